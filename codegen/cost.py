@@ -1,0 +1,125 @@
+"""What a way of computing a part would cost, from its shape at a reference length.
+
+The shape of a part in a layout is, per row, the interval of keys it attends (isl's loops, evaluated for all rows at
+the reference length). Tiles of a given size then compute rows x covered keys, whatever is attended in them. Costs
+are in nanoseconds per head at head dim 64; only their ratios matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import islpy as isl
+import numpy as np
+from numpy.typing import NDArray
+
+from pidsl.codegen.coordinates import Coordinates
+from pidsl.errors import TooHardError
+from pidsl.language.expr import Var, evaluate, holds
+from pidsl.relation.isl import limited
+from pidsl.relation.loops import NoLoop, loops
+
+REFERENCE = 16384  # rows and keys at which plans are compared
+CLASSES = 8  # residue classes looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What the steps of a backend cost, and the tile sizes it offers."""
+
+    pair: float  # one computed pair in a tile
+    small: dict[int, float]  # factor on `pair` by rows of a tile: small tiles use the machine badly
+    tile: float  # starting on one more tile of keys
+    call: float  # one program or one batched call
+    diagonal: float  # one attended pair, elementwise
+    sizes: tuple[tuple[int, int], ...]  # (rows, cols) of tiles
+
+
+PRICES = {
+    "triton": Prices(
+        pair=1.0,
+        small={128: 1.0, 64: 1.1, 32: 1.8, 16: 3.0},
+        tile=1500.0,
+        call=4000.0,
+        diagonal=60.0,
+        sizes=((128, 64), (64, 64), (32, 32), (16, 16)),
+    ),
+    "torch": Prices(
+        pair=2.6,
+        small={512: 1.0, 256: 1.0, 128: 1.1, 64: 1.2, 32: 1.6, 16: 2.5},
+        tile=0.0,
+        call=400.0,
+        diagonal=70.0,
+        sizes=((512, 1), (256, 1), (128, 1), (64, 1), (32, 1), (16, 1)),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Key intervals per row at the reference length: arrays [classes, rows] of the sampled classes of one layout."""
+
+    intervals: tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]  # first, last; empty rows have first > last
+    attended: int
+    weight: float  # classes there are / classes sampled
+
+    def computed(self, rows: int, cols: int) -> tuple[int, int, int]:
+        """Pairs computed with tiles of this size, key tiles visited, and row tiles with any work."""
+        pairs = tiles = programs = 0
+        for first, last in self.intervals:
+            classes, length = first.shape
+            pad = -length % rows
+            lo = np.pad(first, ((0, 0), (0, pad)), constant_values=1)
+            hi = np.pad(last, ((0, 0), (0, pad)), constant_values=0)
+            empty = lo > hi
+            lo = np.where(empty, np.iinfo(np.int64).max, lo).reshape(classes, -1, rows).min(axis=2)
+            hi = np.where(empty, -1, hi).reshape(classes, -1, rows).max(axis=2)
+            used = hi >= lo
+            visited = np.where(used, hi // cols - np.where(used, lo, 0) // cols + 1, 0)
+            tiles += int(visited.sum())
+            pairs += int(visited.sum()) * rows * cols
+            programs += int(used.sum())
+        w = self.weight
+        return int(pairs * w), int(tiles * w), int(programs * w)
+
+
+def shape(relation: isl.Map, at: Coordinates, length: int = REFERENCE) -> Shape:
+    """The shape of a part in a layout at n = m = length; a part that has none is priced as dense."""
+    layout = at.layout
+    classes = layout.query_classes
+    sample = np.unique(np.linspace(0, classes - 1, min(classes, CLASSES)).astype(np.int64))[:, None]
+    rows = -(-length // layout.query_step)
+    a = np.arange(rows)[None, :] + 0 * sample
+    env: dict[str, Any] = {"n": length, "m": length, "offset": 0, "a": a, "c": sample + 0 * a}
+    if not layout.linked:
+        env["c"] = np.full_like(a, evaluate(layout.row_class(), {"offset": 0}))
+    env["d"] = evaluate(layout.key_class_of(Var("c")), env)
+    try:
+        with limited("the keys of one row of a part", 1_000_000):
+            points = at.points(relation)
+            line = points.move_dims(isl.dim_type.param, points.dim(isl.dim_type.param), isl.dim_type.set, 0, 1)
+            line = line.set_dim_name(isl.dim_type.param, line.dim(isl.dim_type.param) - 1, "a")
+            found = loops(line, at.parameter_set("a", f"a >= 0 and {at.row} < n"))
+    except (TooHardError, NoLoop):
+        dense = (np.zeros_like(a), np.full_like(a, -(-length // layout.key_step) - 1))
+        return Shape((dense,), a.size * length, classes / len(sample))
+    exists = layout.query_step * a + env["c"] < length
+    intervals = []
+    attended = 0
+    for loop in found:
+        first = np.broadcast_to(np.asarray(evaluate(at.plain(loop.first), env), dtype=np.int64), a.shape)
+        last = np.broadcast_to(np.asarray(evaluate(at.plain(loop.last), env), dtype=np.int64), a.shape)
+        valid = exists & (first <= last)
+        if loop.guard is not None:
+            valid = valid & np.asarray(holds(at.plain_pred(loop.guard), env))
+        attended += int((((last - first) // loop.step + 1) * valid).sum())
+        intervals.append((np.where(valid, first, 1), np.where(valid, last, 0)))
+    weight = classes / len(sample)
+    return Shape(tuple(intervals), int(attended * weight), weight)
+
+
+def tile_cost(found: Shape, prices: Prices, rows: int, cols: int) -> float:
+    """Nanoseconds to compute a part in tiles of rows x cols."""
+    pairs, tiles, programs = found.computed(rows, cols)
+    return pairs * prices.pair * prices.small[rows] + tiles * prices.tile + programs * prices.call

@@ -1,0 +1,267 @@
+"""Index expressions and predicates as Triton source.
+
+Triton's `//` and `%` round toward zero. Every variable of a plan is a non-negative integer, so a sign analysis shows
+most operands non-negative, and there the plain operator is right. Elsewhere a power of two becomes a shift or a bit
+mask (in two's complement both round down) and the rest calls `_floor_div` or `_floor_mod`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from math import ceil
+from typing import assert_never
+
+from pidsl.errors import SymbolError
+from pidsl.language.expr import (
+    COMPARISONS,
+    Abs,
+    Add,
+    And,
+    Compare,
+    FloorDiv,
+    Index,
+    Max,
+    Min,
+    Mod,
+    Mul,
+    Not,
+    Or,
+    Pred,
+    Sub,
+    Symbol,
+    Truth,
+    Var,
+    simplify,
+    substitute,
+    substitute_pred,
+    vars_in,
+)
+
+Limits = Mapping[str, tuple[int, int | Fraction]]
+
+_ATOM, _UNARY, _TIMES, _PLUS, _SHIFT, _BITAND, _BITOR, _COMPARE = 8, 7, 6, 5, 4, 3, 2, 1
+_OPPOSITE = {"<": ">=", ">=": "<", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
+
+
+def non_negative(e: Index) -> bool:
+    """Whether `e >= 0` follows from its variables being non-negative; False also means "cannot tell".
+
+    `a + 3 -> True`, `a - b -> False`, `(a - b) % 8 -> True`, `maximum(a - b, 0) -> True`.
+    """
+    match e:
+        case int():
+            return e >= 0
+        case Var() | Abs():
+            return True
+        case Add(x, y) | Mul(x, y) | Min(x, y):
+            return non_negative(x) and non_negative(y)
+        case FloorDiv(x, y):
+            return non_negative(x) and non_negative(y)
+        case Mod(_, y):
+            return non_negative(y)
+        case Max(x, y):
+            return non_negative(x) or non_negative(y)
+        case Sub() | Symbol():
+            return False
+        case _:
+            assert_never(e)
+
+
+def index_source(e: Index, level: int = 0) -> str:
+    """`e` as Triton source, put in parentheses when its place binds more tightly than `level`."""
+    match e:
+        case int():
+            text, own = str(e), _ATOM if e >= 0 else _UNARY
+        case Var(name):
+            return name
+        case Abs(x):
+            return f"tl.abs({index_source(x)})"
+        case Min(x, y):
+            return f"tl.minimum({index_source(x)}, {index_source(y)})"
+        case Max(x, y):
+            return f"tl.maximum({index_source(x)}, {index_source(y)})"
+        case Add(x, y):
+            text, own = f"{index_source(x, _PLUS)} + {index_source(y, _TIMES)}", _PLUS
+        case Sub(x, y):
+            text, own = f"{index_source(x, _PLUS)} - {index_source(y, _TIMES)}", _PLUS
+        case Mul(x, y):
+            text, own = f"{index_source(x, _TIMES)} * {index_source(y, _UNARY)}", _TIMES
+        case FloorDiv(x, y) if non_negative(x) and non_negative(y):
+            text, own = f"{index_source(x, _TIMES)} // {index_source(y, _UNARY)}", _TIMES
+        case Mod(x, y) if non_negative(x) and non_negative(y):
+            text, own = f"{index_source(x, _TIMES)} % {index_source(y, _UNARY)}", _TIMES
+        case FloorDiv(x, int(y)) if _power_of_two(y):
+            text, own = f"{index_source(x, _ATOM)} >> {y.bit_length() - 1}", _SHIFT
+        case Mod(x, int(y)) if _power_of_two(y):
+            text, own = f"{index_source(x, _ATOM)} & {y - 1}", _BITAND
+        case FloorDiv(x, y):
+            return f"_floor_div({index_source(x)}, {index_source(y)})"
+        case Mod(x, y):
+            return f"_floor_mod({index_source(x)}, {index_source(y)})"
+        case Symbol(name):
+            raise SymbolError(f"the symbol {name} in a plan", "numbers", hint=f"term.bind({name}=...) before compiling")
+        case _:
+            assert_never(e)
+    return f"({text})" if own < level else text
+
+
+def pred_source(p: Pred, level: int = 0) -> str:
+    """`p` as Triton source. Negations are pushed into the comparisons, so none is left to print."""
+    match p:
+        case Compare(op, x, y):
+            text, own = f"{index_source(x, _BITOR)} {op} {index_source(y, _BITOR)}", _COMPARE
+        case And(x, y):
+            text, own = f"{pred_source(x, _BITAND)} & {pred_source(y, _BITAND + 1)}", _BITAND
+        case Or(x, y):
+            text, own = f"{pred_source(x, _BITOR)} | {pred_source(y, _BITOR + 1)}", _BITOR
+        case Not(x):
+            return pred_source(negated(x), level)
+        case Truth(value):
+            return str(value)
+        case _:
+            assert_never(p)
+    return f"({text})" if own < level else text
+
+
+def negated(p: Pred) -> Pred:
+    """The negation of `p` without a `Not`: `not (x < y and z) -> x >= y or not z`."""
+    match p:
+        case Compare(op, x, y):
+            return Compare(_OPPOSITE[op], x, y)
+        case And(x, y):
+            return Or(negated(x), negated(y))
+        case Or(x, y):
+            return And(negated(x), negated(y))
+        case Not(x):
+            return x
+        case Truth(value):
+            return Truth(not value)
+        case _:
+            assert_never(p)
+
+
+def settled(p: Pred, values: Mapping[str, Index] | None = None) -> Pred:
+    """`p` with `values` put in, constants folded and truths absorbed: `x & True -> x`, `x | True -> True`."""
+    p = substitute_pred(p, values or {})
+    match p:
+        case Compare(op, int(x), int(y)):
+            return Truth(bool(COMPARISONS[op](x, y)))
+        case And(x, y):
+            x, y = settled(x), settled(y)
+            if isinstance(x, Truth):
+                return y if x.value else x
+            if isinstance(y, Truth):
+                return x if y.value else y
+            return And(x, y)
+        case Or(x, y):
+            x, y = settled(x), settled(y)
+            if isinstance(x, Truth):
+                return x if x.value else y
+            if isinstance(y, Truth):
+                return y if y.value else x
+            return Or(x, y)
+        case Not(x):
+            return settled(negated(x))
+        case _:
+            return p
+
+
+def folded(e: Index, values: Mapping[str, Index] | None = None) -> Index:
+    """`e` with `values` put in and constants folded."""
+    return substitute(e, values or {})
+
+
+def plus_one(e: Index) -> Index:
+    """`e + 1`, with the constant merged: `x - 1 -> x`, `x + 2 -> x + 3`."""
+    match e:
+        case Sub(x, int(y)):
+            return simplify(Add(x, 1 - y))
+        case Min(x, y):
+            return Min(plus_one(x), plus_one(y))
+        case Max(x, y):
+            return Max(plus_one(x), plus_one(y))
+        case _:
+            return simplify(Add(e, 1))
+
+
+def _power_of_two(x: int) -> bool:
+    return x > 0 and x & (x - 1) == 0
+
+
+class Reach:
+    """How large the integers of a program can get: `constant + slope * longest` bounds every intermediate value.
+
+    `longest` bounds n, m and offset. The launch uses this to prove that 32-bit arithmetic is exact.
+    """
+
+    def __init__(self) -> None:
+        self._constant, self._slope = Fraction(0), Fraction(1)
+
+    @property
+    def bound(self) -> tuple[int, int]:
+        """`(constant, slope)`, rounded up."""
+        return ceil(self._constant), ceil(self._slope)
+
+    def add(self, *roots: Index | Pred | None, limits: Limits) -> None:
+        """Take every number that computing `roots` meets into account.
+
+        Args:
+            roots: what a program computes.
+            limits: for variables that stay below `constant + slope * longest`, that pair; other variables stay
+                below `longest`.
+        """
+        for root in roots:
+            match root:
+                case Compare(_, x, y):
+                    self._visit(x, limits)
+                    self._visit(y, limits)
+                case And(x, y) | Or(x, y):
+                    self.add(x, y, limits=limits)
+                case Not(x):
+                    self.add(x, limits=limits)
+                case Truth() | None:
+                    pass
+                case _:
+                    self._visit(root, limits)
+
+    def _visit(self, e: Index, limits: Limits) -> tuple[Fraction, Fraction]:
+        constant, slope = self._size(e, limits)
+        self._constant, self._slope = max(self._constant, constant), max(self._slope, slope)
+        return constant, slope
+
+    def _size(self, e: Index, limits: Limits) -> tuple[Fraction, Fraction]:
+        match e:
+            case int():
+                return Fraction(abs(e)), Fraction(0)
+            case Var(name) | Symbol(name):
+                constant, slope = limits.get(name, (0, 1))
+                return Fraction(constant), Fraction(slope)
+            case Abs(x):
+                return self._visit(x, limits)
+            case Add(x, y) | Sub(x, y):
+                (c0, s0), (c1, s1) = self._visit(x, limits), self._visit(y, limits)
+                return c0 + c1, s0 + s1
+            case Mul(x, int(y)) | Mul(int(y), x):
+                c0, s0 = self._visit(x, limits)
+                return c0 * abs(y), s0 * abs(y)
+            case Mul(x, y):  # not linear: no length is proved to fit
+                self.add(x, y, limits=limits)
+                return Fraction(2**31), Fraction(0)
+            case FloorDiv(x, int(y)):
+                c0, s0 = self._visit(x, limits)
+                return c0 / abs(y) + 1, s0 / abs(y)
+            case Mod(x, int(y)):
+                self._visit(x, limits)
+                return Fraction(abs(y)), Fraction(0)
+            case FloorDiv(x, y) | Mod(x, y) | Min(x, y) | Max(x, y):
+                (c0, s0), (c1, s1) = self._visit(x, limits), self._visit(y, limits)
+                return max(c0, c1), max(s0, s1)
+            case _:
+                assert_never(e)
+
+
+def names_in(roots: Iterable[Index | Pred | None], order: tuple[str, ...]) -> list[str]:
+    """The variables that occur in `roots`, in the given order."""
+    used = frozenset[str]().union(*(vars_in(root) for root in roots if root is not None))
+    return [name for name in order if name in used]

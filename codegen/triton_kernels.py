@@ -1,0 +1,438 @@
+"""One stage of a plan as one Triton kernel: forward, dQ, or dK and dV."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+
+from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.triton_expr import Limits, Reach, folded, index_source, names_in, plus_one, pred_source, settled
+from pidsl.codegen.triton_stages import Stage
+from pidsl.language.expr import Add, Compare, Index, Mul, Pred, Sub, Truth, Var, show
+
+WIDTH = 116
+_PLAN_VARS = ("n", "m", "offset", "c", "d", "a", "b", "r", "j")
+_SIZES = "scale, n, m, offset, heads, group,"
+_CONSTANTS = "D: tl.constexpr, D_PAD: tl.constexpr, V: tl.constexpr, V_PAD: tl.constexpr,"
+_TUNING = "PRECISION: tl.constexpr, INDEX: tl.constexpr,"
+
+
+class Lines:
+    """Lines of source at the current indent."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._indent = ""
+
+    def put(self, *lines: str) -> None:
+        """Add lines; an assignment that is too long is broken inside parentheses."""
+        for line in lines:
+            if len(self._indent + line) > WIDTH and " = " in line and "#" not in line:
+                target, value = line.split(" = ", 1)
+                self.put(f"{target} = (", *textwrap.wrap(value, WIDTH - len(self._indent) - 4, break_long_words=False, initial_indent="    ", subsequent_indent="    "), ")")
+            else:
+                self._lines.append((self._indent + line).rstrip())
+
+    @contextmanager
+    def block(self, header: str) -> Iterator[None]:
+        self.put(header)
+        self._indent += "    "
+        yield
+        self._indent = self._indent[:-4]
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines)
+
+
+class KernelWriter:
+    """Writes the kernels of a plan, and remembers how large their integers can get."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.reach = Reach()
+        self.pad = 0  # how far past the end the rows and keys of a tile can lie
+
+    def masks(self) -> Iterator[str]:
+        """The functions that say which pairs, keys and rows there are."""
+        for number, piece in enumerate(self.plan.pieces):
+            if isinstance(piece, TilePiece):
+                keep = self._keep(piece)
+                if keep != Truth(True):
+                    yield _predicate(f"_keep_{number}", keep, f"The pairs of piece {number}, {piece.layout}.")
+        if (keys := self._attended_keys) != Truth(True):
+            yield _predicate("_key_attended", keys, "Keys that some row attends; the others are never read.")
+        if (rows := self._attended_rows) != Truth(True):
+            yield _predicate("_row_attended", rows, "Rows that attend some key.")
+
+    def forward(self, stage: Stage) -> str:
+        """The kernel that absorbs the keys of the stage's pieces into out and lse."""
+        out = Lines()
+        pointers = "q, k, v, out, lse, running," if stage.resumes else "q, k, v, out, lse,"
+        with self._kernel(out, stage, pointers, "q k v"):
+            self._own(out, stage, "r", "a", "n", "heads")
+            out.put(
+                "query = _load_where(exists, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
+                "keys = _matrix(k, batch, head // group, k_b, k_h)",
+                "values = _matrix(v, batch, head // group, v_b, v_h)",
+                "row_0 = (batch * heads + head).to(tl.int64) * n",
+                _SCALE2,
+            )
+            if stage.resumes:
+                out.put("acc, top, total = _resume(exists, running + row_0 * V, lse + row_0, r, V, V_PAD)")
+            else:
+                out.put(
+                    f"acc = tl.zeros([{stage.tile}, V_PAD], tl.float32)",
+                    f'top = tl.full([{stage.tile}], -float("inf"), tl.float32)',
+                    f"total = tl.zeros([{stage.tile}], tl.float32)",
+                )
+            state = "acc, top, total"
+            for number, piece in stage.pieces:
+                out.put("")
+                if isinstance(piece, TilePiece):
+                    for run in self._key_runs(out, number, piece, piece.forward.runs):
+                        with self._key_loop(out, number, piece, run, piece.forward):
+                            if run.full:
+                                call = f"_absorb(query, key, value, {state}, scale2, PRECISION)"
+                            else:
+                                call = f"_absorb_where(keep, query, key, value, {state}, scale2, PRECISION)"
+                            out.put(f"{state} = {call}")
+                else:
+                    for _ in self._lags_of_rows(out, number, piece):
+                        out.put(f"{state} = _absorb_lag(ok, query, key, value, {state}, scale2)")
+            out.put("", f"_finish(exists, out + row_0 * V, lse + row_0, r, {state}, V, V_PAD)")
+        return str(out)
+
+    def grad_query(self, stage: Stage) -> str:
+        """The kernel that sums the stage's part of dQ."""
+        out = Lines()
+        pointers = "q, k, v, grad_out, lse, delta, grad_q," + (" running_q," if stage.resumes else "")
+        with self._kernel(out, stage, pointers, "q k v go"):
+            self._own(out, stage, "r", "a", "n", "heads")
+            out.put(
+                *self._live("live", "exists", "r", rows=True),
+                "query = _load_where(live, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
+                "grad = _load_where(live, _matrix(grad_out, batch, head, go_b, go_h), r, go_r, go_d, V, V_PAD)",
+                "keys = _matrix(k, batch, head // group, k_b, k_h)",
+                "values = _matrix(v, batch, head // group, v_b, v_h)",
+                "row_0 = (batch * heads + head).to(tl.int64) * n",
+                "lse2, pull = _row_statistics(live, lse + row_0, delta + row_0, r)",
+                _SCALE2,
+                f"query_grad = tl.zeros([{stage.tile}, D_PAD], tl.float32)",
+            )
+            for number, piece in stage.pieces:
+                out.put("")
+                if isinstance(piece, TilePiece):
+                    for run in self._key_runs(out, number, piece, piece.grad_query.runs):
+                        with self._key_loop(out, number, piece, run, piece.grad_query):
+                            out.put("p = _weights(query, key, lse2, scale2, PRECISION)")
+                            if not run.full:
+                                out.put("p = tl.where(keep, p, 0.0)")
+                            out.put(
+                                "query_grad = _add_query_grad(p, key, value, grad, pull, query_grad, PRECISION)"
+                            )
+                else:
+                    for _ in self._lags_of_rows(out, number, piece):
+                        out.put(
+                            "_, ds = _lag_slopes(ok, query, key, value, grad, lse2, pull, scale2)",
+                            "query_grad += ds[:, None] * key.to(tl.float32)",
+                        )
+            out.put("", "query_grad *= scale")
+            if stage.resumes:
+                out.put("query_grad += _load_where(exists, running_q + row_0 * D, r, D, 1, D, D_PAD)")
+            out.put("_store_where(exists, grad_q + row_0 * D, r, query_grad, D, D_PAD)")
+        return str(out)
+
+    def grad_key(self, stage: Stage) -> str:
+        """The kernel that sums the stage's part of dK and dV over the heads of a group."""
+        out = Lines()
+        pointers = "q, k, v, grad_out, lse, delta, grad_k, grad_v,"
+        pointers += " running_k, running_v," if stage.resumes else ""
+        with self._kernel(out, stage, pointers, "q k v go"):
+            self._own(out, stage, "j", "b", "m", "(heads // group)")
+            out.put(
+                *self._live("live", "exists", "j", rows=False),
+                "key = _load_where(live, _matrix(k, batch, head, k_b, k_h), j, k_r, k_d, D, D_PAD)",
+                "value = _load_where(live, _matrix(v, batch, head, v_b, v_h), j, v_r, v_d, V, V_PAD)",
+                _SCALE2,
+                f"key_grad = tl.zeros([{stage.tile}, D_PAD], tl.float32)",
+                f"value_grad = tl.zeros([{stage.tile}, V_PAD], tl.float32)",
+                "",
+            )
+            with out.block("for member in range(group):"):
+                out.put(
+                    "q_head = head * group + member",
+                    "queries = _matrix(q, batch, q_head, q_b, q_h)",
+                    "grads = _matrix(grad_out, batch, q_head, go_b, go_h)",
+                    "row_0 = (batch * heads + q_head).to(tl.int64) * n",
+                )
+                for number, piece in stage.pieces:
+                    if isinstance(piece, TilePiece):
+                        self._row_tiles(out, number, piece)
+                    else:
+                        self._lags_of_keys(out, number, piece)
+            out.put(
+                "",
+                "key_0 = (batch * (heads // group) + head).to(tl.int64) * m",
+                "key_grad *= scale",
+            )
+            if stage.resumes:
+                out.put(
+                    "key_grad += _load_where(exists, running_k + key_0 * D, j, D, 1, D, D_PAD)",
+                    "value_grad += _load_where(exists, running_v + key_0 * V, j, V, 1, V, V_PAD)",
+                )
+            out.put(
+                "_store_where(exists, grad_k + key_0 * D, j, key_grad, D, D_PAD)",
+                "_store_where(exists, grad_v + key_0 * V, j, value_grad, V, V_PAD)",
+            )
+        return str(out)
+
+    # The owned dimension.
+
+    @contextmanager
+    def _kernel(self, out: Lines, stage: Stage, pointers: str, strided: str) -> Iterator[None]:
+        strides = " ".join(f"{x}_b, {x}_h, {x}_r, {x}_d," for x in strided.split())
+        out.put('@triton.jit(do_not_specialize=["n", "m", "offset", "heads", "group"])')
+        out.put(f"def {stage.name}(")
+        out.put(f"    {pointers}", f"    {_SIZES}", f"    {strides}", f"    {_CONSTANTS}", f"    {_TUNING}")
+        numbers = ", ".join(str(number) for number, _ in stage.pieces)
+        what = {"rows": "out and lse", "keys": "dK and dV"}[stage.owns]
+        if "grad_q," in pointers:
+            what = "dQ"
+        whose = stage.owns if stage.step == 1 else f"{stage.owns} of one class mod {stage.step}"
+        plural = "s" if len(stage.pieces) > 1 else ""
+        with out.block("):  # fmt: skip"):
+            out.put(f'"""{what} from piece{plural} {numbers}: one program owns {stage.tile} {whose} of one head."""')
+            yield
+
+    def _own(self, out: Lines, stage: Stage, position: str, index: str, length: str, heads: str) -> None:
+        """Which class, tile, head and batch entry the program has, and its positions."""
+        layout = stage.pieces[0][1].layout
+        per_class = length if stage.step == 1 else f"tl.cdiv({length}, {stage.step})"
+        class_name = "c" if stage.owns == "rows" else "d"
+        out.put(f"tiles = tl.cdiv({per_class}, {stage.tile})", "program = tl.program_id(0)")
+        out.put("t = (program % tiles).to(INDEX)")
+        if stage.classes > 1:
+            out.put(
+                f"{class_name} = (program // tiles % {stage.classes}).to(INDEX)",
+                f"program = program // {stage.classes}",
+            )
+        out.put(f"head = program // tiles % {heads}", f"batch = program // tiles // {heads}")
+        out.put("n, m, offset = n.to(INDEX), m.to(INDEX), offset.to(INDEX)")
+        own_class: Index = Var(class_name)
+        if not stage.classes > 1:
+            own_class = layout.row_class() if stage.owns == "rows" else layout.key_class or 0
+            own_class = self._class(out, layout, class_name, own_class)
+        if stage.step > 1:
+            start = show(_position(stage.step * stage.tile, Var("t"), own_class))
+            with out.block(f"if {start} >= {length}:  # the last tile of a short class"):
+                out.put("return")
+        self._positions(out, position, index, "t", stage.tile, stage.step, own_class)
+        out.put(f"exists = {position} < {length}")
+
+    def _class(self, out: Lines, layout: Layout, name: str, value: Index) -> Index:
+        """`value` when it is a number; else a line that computes it, and its name."""
+        value = folded(value)
+        if isinstance(value, int):
+            return value
+        self.reach.add(value, limits={"c": (layout.query_step, 0), "d": (layout.key_step, 0)})
+        out.put(f"{name} = {index_source(value)}")
+        return Var(name)
+
+    def _positions(
+        self, out: Lines, position: str, index: str, tile: str, size: int, step: int, own_class: Index
+    ) -> None:
+        """The positions of a tile; its indices inside the class have a name of their own where they differ."""
+        self.pad = max(self.pad, step * size)
+        inside = f"{tile} * {size} + tl.arange(0, {size})"
+        if step == 1:
+            out.put(f"{position} = {inside}")
+        else:
+            out.put(f"{index} = {inside}")
+            out.put(f"{position} = {show(_position(step, Var(index), own_class))}")
+
+    def _live(self, name: str, exists: str, position: str, *, rows: bool) -> Iterator[str]:
+        """A line that says which rows exist and attend something, or which keys exist and are attended."""
+        attended = self._attended_rows if rows else self._attended_keys
+        if attended == Truth(True):
+            yield f"{name} = {exists}"
+        else:
+            call = _call("_row_attended" if rows else "_key_attended", attended, {"r": position, "j": position})
+            yield f"{name} = ({exists}) & {call}"
+
+    # Sweeps over keys (forward, dQ).
+
+    def _key_runs(self, out: Lines, number: int, piece: TilePiece, runs: tuple[Run, ...]) -> Iterator[Run]:
+        out.put(f"# Piece {number}, {piece.layout}.")
+        if piece.layout.linked:
+            self._class(out, piece.layout, "d", piece.layout.key_class_of(Var("c")))
+        return iter(runs)
+
+    @contextmanager
+    def _key_loop(self, out: Lines, number: int, piece: TilePiece, run: Run, sweep: Sweep) -> Iterator[None]:
+        layout = piece.layout
+        limits = _limits(layout, sweep)
+        with self._loop(out, run, layout, limits):
+            d: Index = Var("d") if layout.linked else layout.key_class or 0
+            self._positions(out, "j", "b", "tile", sweep.cols, layout.key_step, d)
+            if run.full:
+                load = "_load("
+            else:
+                load = "_load_where(live, "
+                out.put(*self._live("live", "j < m", "j", rows=False))
+            out.put(f"key = {load}keys, j, k_r, k_d, D, D_PAD)", f"value = {load}values, j, v_r, v_d, V, V_PAD)")
+            if not run.full:
+                keep = self._keep(piece)
+                if keep == Truth(True):
+                    out.put("keep = live[None, :]")
+                else:
+                    call = _call(f"_keep_{number}", keep, _axes(layout, "[:, None]", "[None, :]"))
+                    out.put(f"keep = {call} & live[None, :]")
+            yield
+
+    def _lags_of_rows(self, out: Lines, number: int, piece: DiagonalPiece) -> Iterator[Diagonal]:
+        """Per diagonal, the keys and values that meet the program's rows."""
+        out.put(f"# Piece {number}, {len(piece.diagonals)} diagonals: every row meets one key per lag.")
+        for diagonal in piece.diagonals:
+            j = Sub(Add(Var("r"), Var("offset")), diagonal.lag)
+            self.reach.add(j, limits={})
+            at = index_source(folded(j))
+            out.put(
+                f"ok = {self._rows_of(diagonal)}  # lag {diagonal.lag}",
+                f"key = _load_where(ok, keys, {at}, k_r, k_d, D, D_PAD)",
+                f"value = _load_where(ok, values, {at}, v_r, v_d, V, V_PAD)",
+            )
+            yield diagonal
+
+    # Sweeps over rows (dK and dV).
+
+    def _row_tiles(self, out: Lines, number: int, piece: TilePiece) -> None:
+        layout = piece.layout
+        out.put("", f"# Piece {number}, {layout}.")
+        c = self._class(out, layout, "c", layout.row_class_of(Var("d")))
+        limits = _limits(layout, piece.grad_key)
+        for run in piece.grad_key.runs:
+            with self._loop(out, run, layout, limits):
+                self._positions(out, "r", "a", "tile", piece.grad_key.rows, layout.query_step, c)
+                out.put(
+                    *(["live = r < n"] if run.full else self._live("live", "r < n", "r", rows=True)),
+                    "query = _load_where(live, queries, r, q_r, q_d, D, D_PAD)",
+                    "grad = _load_where(live, grads, r, go_r, go_d, V, V_PAD)",
+                    "lse2, pull = _row_statistics(live, lse + row_0, delta + row_0, r)",
+                    "p_t = _weights_t(query, key, lse2, scale2, PRECISION)",
+                )
+                keep = self._keep(piece)
+                if not run.full and keep != Truth(True):
+                    call = _call(f"_keep_{number}", keep, _axes(layout, "[None, :]", "[:, None]"))
+                    out.put(f"p_t = tl.where({call}, p_t, 0.0)")
+                out.put(
+                    "key_grad, value_grad = _add_key_grads(",
+                    "    p_t, query, value, grad, pull, key_grad, value_grad, PRECISION",
+                    ")",
+                )
+
+    def _lags_of_keys(self, out: Lines, number: int, piece: DiagonalPiece) -> None:
+        out.put("", f"# Piece {number}, {len(piece.diagonals)} diagonals: every key meets one row per lag.")
+        for diagonal in piece.diagonals:
+            r = Add(Sub(Var("j"), Var("offset")), diagonal.lag)
+            self.reach.add(r, limits={})
+            out.put(
+                f"r = {index_source(folded(r))}  # lag {diagonal.lag}",
+                f"ok = {self._rows_of(diagonal)}",
+                "query = _load_where(ok, queries, r, q_r, q_d, D, D_PAD)",
+                "grad = _load_where(ok, grads, r, go_r, go_d, V, V_PAD)",
+                "lse2, pull = _row_statistics(ok, lse + row_0, delta + row_0, r)",
+                "p, ds = _lag_slopes(ok, query, key, value, grad, lse2, pull, scale2)",
+                "key_grad += ds[:, None] * query.to(tl.float32)",
+                "value_grad += p[:, None] * grad.to(tl.float32)",
+            )
+
+    # What both sweeps share.
+
+    @contextmanager
+    def _loop(self, out: Lines, run: Run, layout: Layout, limits: Limits) -> Iterator[None]:
+        classes = _constant_classes(layout)
+        first, last = folded(run.first, classes), folded(run.last, classes)
+        self.reach.add(first, last, limits=limits)
+        out.put("# Full tiles: every row meets every key." if run.full else "# Tiles with a mask.")
+        out.put(f"first = {index_source(first)}", f"stop = {index_source(plus_one(last))}")
+        if run.guard is not None and (guard := settled(run.guard, classes)) != Truth(True):
+            self.reach.add(guard, limits=limits)
+            out.put(f"stop = tl.where({pred_source(guard)}, stop, first)")
+        step = f", {run.step}" if run.step != 1 else ""
+        with out.block(f"for tile in range(first, stop{step}):"):
+            yield
+
+    def _rows_of(self, diagonal: Diagonal) -> str:
+        """The rows that have the diagonal's lag."""
+        r = Var("r")
+        between: Pred = Compare(">=", r, folded(diagonal.first))
+        last = folded(diagonal.last)
+        parts: list[Pred] = [between, Compare("<=", r, last)]
+        if diagonal.keep is not None:
+            parts.append(settled(diagonal.keep))
+        self.reach.add(*parts, limits={})
+        return " & ".join(f"({pred_source(part)})" for part in parts if part != Truth(True))
+
+    def _keep(self, piece: TilePiece) -> Pred:
+        keep = settled(piece.keep, _constant_classes(piece.layout))
+        self.reach.add(keep, limits=_limits(piece.layout, piece.forward))
+        return keep
+
+    @property
+    def _attended_keys(self) -> Pred:
+        return Truth(True) if self.plan.attended_keys is None else settled(self.plan.attended_keys)
+
+    @property
+    def _attended_rows(self) -> Pred:
+        return Truth(True) if self.plan.attended_rows is None else settled(self.plan.attended_rows)
+
+
+_SCALE2 = "scale2 = tl.maximum(scale * 1.4426950408889634, 1e-30)  # base 2; above 0 so that -inf stays -inf"
+
+
+def _position(step: int, index: Index, own_class: Index) -> Index:
+    """`step * index + class`, simplified."""
+    return folded(Add(Mul(step, index), own_class))
+
+
+def _constant_classes(layout: Layout) -> dict[str, Index]:
+    """Classes that are numbers: `{c: 0, d: 0}` for the identity."""
+    if layout.linked:
+        return {}
+    classes = {"c": folded(layout.row_class()), "d": folded(layout.key_class or 0)}
+    return {name: value for name, value in classes.items() if isinstance(value, int)}
+
+
+def _limits(layout: Layout, sweep: Sweep) -> Limits:
+    """How large the variables of a sweep get, as (constant, slope in the longest of n, m and offset)."""
+    owned = layout.query_step * sweep.rows if sweep.over == "keys" else layout.key_step * sweep.cols
+    return {
+        "c": (layout.query_step, 0),
+        "d": (layout.key_step, 0),
+        "a": (1024, Fraction(1, layout.query_step)),  # a tile that begins inside ends at most 1024 further on
+        "b": (1024, Fraction(1, layout.key_step)),
+        "t": (1, Fraction(1, owned)),
+    }
+
+
+def _axes(layout: Layout, rows: str, keys: str) -> dict[str, str]:
+    """How a mask is handed the positions of a tile: as a column and a row, or the other way round."""
+    a = "r" if layout.query_step == 1 else "a"
+    b = "j" if layout.key_step == 1 else "b"
+    return {"a": a + rows, "b": b + keys, "r": "r" + rows, "j": "j" + keys}
+
+
+def _call(function: str, pred: Pred, arguments: Mapping[str, str]) -> str:
+    names = names_in([pred], _PLAN_VARS)
+    return f"{function}({', '.join(arguments.get(name, name) for name in names)})"
+
+
+def _predicate(function: str, pred: Pred, doc: str) -> str:
+    names = ", ".join(names_in([pred], _PLAN_VARS))
+    out = Lines()
+    out.put("@triton.jit")
+    with out.block(f"def {function}({names}):"):
+        out.put(f'"""{doc}"""', f"return {pred_source(pred)}")
+    return str(out)

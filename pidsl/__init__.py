@@ -1,0 +1,35 @@
+"""pidsl: sparse attention as a compiler problem.
+
+Declare which query may see which key as a short expression, ask what it costs and how far it sees, and compile it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pidsl.errors import (
+    ArgumentError, BackendError, ParseError, PidslError, PredicateError, SizeError, SymbolError, TermError,
+    TooHardError, TruthError,
+)  # fmt: skip
+from pidsl.language.gate import Gate, gate
+from pidsl.language.parse import parse
+from pidsl.language.terms import Term
+from pidsl.language.trace import maximum, minimum, where
+from pidsl.language.vocabulary import (
+    blocks, causal, empty, full, keys, lags, pairs, queries, ring, stride, symbols, window,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from pidsl.runtime.kernel import Kernel, compile
+
+__version__ = "0.1.0"
+
+
+if not TYPE_CHECKING:  # kernels need torch: it is imported when they are first asked for
+
+    def __getattr__(name: str) -> Any:
+        if name in ("Kernel", "compile"):
+            from pidsl.runtime import kernel
+
+            return getattr(kernel, name)
+        raise AttributeError(f"module 'pidsl' has no attribute {name!r}")

@@ -1,0 +1,415 @@
+"""Integer expressions and predicates over positions: what sizes, `where` and tile bounds are made of.
+
+    Index ::= int | Expr
+    Expr  ::= Var(name) | Symbol(name) | Add(Index, Index) | Sub(Index, Index) | Mul(Index, Index)
+            | FloorDiv(Index, Index) | Mod(Index, Index) | Abs(Index) | Min(Index, Index) | Max(Index, Index)
+    Pred  ::= Compare(op, Index, Index) | And(Pred, Pred) | Or(Pred, Pred) | Not(Pred) | Truth(bool)
+
+`//` and `%` round toward minus infinity, as in Python. A `Var` is a position or a length that a program knows
+when it runs (i, j, n, m, ...); a `Symbol` is a number the user has left open and `bind` fills in. Nodes are plain
+values: `==` compares structure. The functions at the end evaluate, substitute and print; they are the only
+place that walks these trees in general.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, assert_never, cast
+
+from pidsl.errors import TermError
+
+__all__ = [
+    "Abs", "Add", "And", "Compare", "Expr", "FloorDiv", "Index", "Max", "Min", "Mod", "Mul", "Not", "Or", "Pred",
+    "Sub", "Symbol", "Traced", "Truth", "Var", "evaluate", "fold", "holds", "show", "show_pred", "simplify", "substitute",
+    "substitute_pred", "symbols_in", "vars_in",
+]  # fmt: skip
+
+
+class Traced:
+    """Base of the stand-ins that `where` calls a predicate with: arithmetic with one of them is theirs to record."""
+
+    __slots__ = ()
+
+
+class Arithmetic:
+    """`+ - * // %` on sizes: `2 * k + 1` builds an expression (and plain integers fold)."""
+
+    __slots__ = ()
+    __array_ufunc__ = None  # a NumPy integer on the left leaves the operation to us
+
+    def __add__(self, other: Index) -> Index:
+        return _build(Add, self, other)
+
+    def __radd__(self, other: Index) -> Index:
+        return _build(Add, other, self)
+
+    def __sub__(self, other: Index) -> Index:
+        return _build(Sub, self, other)
+
+    def __rsub__(self, other: Index) -> Index:
+        return _build(Sub, other, self)
+
+    def __mul__(self, other: Index) -> Index:
+        return _build(Mul, self, other)
+
+    def __rmul__(self, other: Index) -> Index:
+        return _build(Mul, other, self)
+
+    def __floordiv__(self, other: Index) -> Index:
+        return _build(FloorDiv, self, other)
+
+    def __rfloordiv__(self, other: Index) -> Index:
+        return _build(FloorDiv, other, self)
+
+    def __mod__(self, other: Index) -> Index:
+        return _build(Mod, self, other)
+
+    def __rmod__(self, other: Index) -> Index:
+        return _build(Mod, other, self)
+
+    def __neg__(self) -> Index:
+        return _build(Sub, 0, self)
+
+    def __truediv__(self, other: object) -> NoReturn:
+        raise TermError(f"{self!r} / {other!r}", "whole numbers", hint=f"{self!r} // {other!r}")
+
+    def __pow__(self, other: object) -> NoReturn:
+        raise TermError(f"{self!r} ** {other!r}", "+, -, *, // and %", hint=f"{self!r} * {self!r}")
+
+    def __repr__(self) -> str:
+        return show(cast(Index, self))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Var(Arithmetic):
+    name: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Symbol(Arithmetic):
+    """A size the user has left open; `term.bind(k=64)` fills it in."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Add(Arithmetic):
+    left: Index
+    right: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Sub(Arithmetic):
+    left: Index
+    right: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Mul(Arithmetic):
+    left: Index
+    right: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class FloorDiv(Arithmetic):
+    left: Index
+    right: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Mod(Arithmetic):
+    left: Index
+    right: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Abs(Arithmetic):
+    of: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Min(Arithmetic):
+    left: Index
+    right: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Max(Arithmetic):
+    left: Index
+    right: Index
+
+
+Expr = Var | Symbol | Add | Sub | Mul | FloorDiv | Mod | Abs | Min | Max
+Index = int | Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    op: str  # one of < <= == != > >=
+    left: Index
+    right: Index
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    left: Pred
+    right: Pred
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    left: Pred
+    right: Pred
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    of: Pred
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    value: bool
+
+
+Pred = Compare | And | Or | Not | Truth
+
+COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+
+
+def _build(node: type[Add | Sub | Mul | FloorDiv | Mod], left: object, right: object) -> Index:
+    """The operation, folded where it can be; NotImplemented (as Python wants it) beside a traced position."""
+    if isinstance(left, Traced) or isinstance(right, Traced):
+        return cast(Index, NotImplemented)
+    return simplify(node(_index(left), _index(right)))
+
+
+def _index(value: object) -> Index:
+    if isinstance(value, Expr):
+        return value
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TermError(f"{value!r} in a size expression", "integers and symbols", hint="write whole numbers")
+    return operator.index(cast(Any, value))
+
+
+def simplify(e: Index) -> Index:
+    """Fold constants at the root of `e`; operands are assumed folded already.
+
+    `Add(2, 3) -> 5`, `Add(x, 0) -> x`, `Mul(1, x) -> x`, `FloorDiv(x, 1) -> x`.
+
+    Raises:
+        TermError: a division by zero.
+    """
+    match e:
+        case Add(int(a), int(b)):
+            return a + b
+        case Add(x, 0) | Add(0, x) | Sub(x, 0):
+            return x
+        case Add(Add(x, int(a)), int(b)):
+            return simplify(Add(x, a + b))
+        case Add(x, int(b)) if b < 0:
+            return Sub(x, -b)
+        case Sub(int(a), int(b)):
+            return a - b
+        case Mul(int(a), int(b)):
+            return a * b
+        case Mul(_, 0) | Mul(0, _):
+            return 0
+        case Mul(x, 1) | Mul(1, x) | FloorDiv(x, 1):
+            return x
+        case FloorDiv(_, 0) | Mod(_, 0):
+            raise TermError(f"{show(e)} divides by zero", "a divisor that is not 0")
+        case FloorDiv(int(a), int(b)):
+            return a // b
+        case Mod(int(a), int(b)):
+            return a % b
+        case Mod(_, 1):
+            return 0
+        case Abs(int(a)):
+            return abs(a)
+        case Min(int(a), int(b)):
+            return min(a, b)
+        case Max(int(a), int(b)):
+            return max(a, b)
+        case _:
+            return e
+
+
+def fold(p: Pred) -> Pred:
+    """Fold constants at the root of `p`; operands are assumed folded already.
+
+    `Compare(<, 1, 2) -> Truth(True)`, `And(x, Truth(True)) -> x`, `Not(Not(x)) -> x`.
+    """
+    match p:
+        case Compare(op, int(a), int(b)):
+            return Truth(bool(COMPARISONS[op](a, b)))
+        case Compare(op, a, b) if a == b and not symbols_in(a):
+            return Truth(op in ("==", "<=", ">="))
+        case And(Truth(value), x) | And(x, Truth(value)):
+            return x if value else Truth(False)
+        case Or(Truth(value), x) | Or(x, Truth(value)):
+            return Truth(True) if value else x
+        case Not(Truth(value)):
+            return Truth(not value)
+        case Not(Not(x)):
+            return x
+        case _:
+            return p
+
+
+def _children(e: Index | Pred) -> tuple[Any, ...]:
+    match e:
+        case int() | Var() | Symbol() | Truth():
+            return ()
+        case Abs(of) | Not(of):
+            return (of,)
+        case Compare(_, a, b):
+            return (a, b)
+        case Add(a, b) | Sub(a, b) | Mul(a, b) | FloorDiv(a, b) | Mod(a, b) | Min(a, b) | Max(a, b):
+            return (a, b)
+        case And(a, b) | Or(a, b):
+            return (a, b)
+        case _:
+            assert_never(e)
+
+
+def walk(e: Index | Pred) -> Iterator[Index | Pred]:
+    """`e` and everything below it."""
+    yield e
+    for child in _children(e):
+        yield from walk(child)
+
+
+def symbols_in(e: Index | Pred) -> frozenset[str]:
+    """Names of the symbols in `e`."""
+    return frozenset(x.name for x in walk(e) if isinstance(x, Symbol))
+
+
+def vars_in(e: Index | Pred) -> frozenset[str]:
+    """Names of the positions and lengths in `e`."""
+    return frozenset(x.name for x in walk(e) if isinstance(x, Var))
+
+
+def substitute(e: Index, values: Mapping[str, Index]) -> Index:
+    """`e` with the Vars and Symbols named in `values` replaced."""
+    match e:
+        case int():
+            return e
+        case Var(name) | Symbol(name):
+            return values.get(name, e)
+        case Abs(of):
+            return simplify(Abs(substitute(of, values)))
+        case Add(a, b) | Sub(a, b) | Mul(a, b) | FloorDiv(a, b) | Mod(a, b) | Min(a, b) | Max(a, b):
+            return simplify(type(e)(substitute(a, values), substitute(b, values)))
+        case _:
+            assert_never(e)
+
+
+def substitute_pred(p: Pred, values: Mapping[str, Index]) -> Pred:
+    """`p` with the Vars and Symbols named in `values` replaced."""
+    match p:
+        case Compare(op, a, b):
+            return fold(Compare(op, substitute(a, values), substitute(b, values)))
+        case And(a, b) | Or(a, b):
+            return fold(type(p)(substitute_pred(a, values), substitute_pred(b, values)))
+        case Not(of):
+            return fold(Not(substitute_pred(of, values)))
+        case Truth():
+            return p
+        case _:
+            assert_never(p)
+
+
+def evaluate(e: Index, env: Mapping[str, Any]) -> Any:
+    """The value of `e`; `env` gives ints, NumPy arrays or torch tensors for the names in it."""
+    match e:
+        case int():
+            return e
+        case Var(name) | Symbol(name):
+            return env[name]
+        case Add(a, b):
+            return evaluate(a, env) + evaluate(b, env)
+        case Sub(a, b):
+            return evaluate(a, env) - evaluate(b, env)
+        case Mul(a, b):
+            return evaluate(a, env) * evaluate(b, env)
+        case FloorDiv(a, b):
+            return evaluate(a, env) // evaluate(b, env)
+        case Mod(a, b):
+            return evaluate(a, env) % evaluate(b, env)
+        case Abs(of):
+            return abs(evaluate(of, env))
+        case Min(a, b):
+            x, y = evaluate(a, env), evaluate(b, env)
+            return min(x, y) if isinstance(x, int) and isinstance(y, int) else x + (y - x) * (y < x)
+        case Max(a, b):
+            x, y = evaluate(a, env), evaluate(b, env)
+            return max(x, y) if isinstance(x, int) and isinstance(y, int) else x + (y - x) * (y > x)
+        case _:
+            assert_never(e)
+
+
+def holds(p: Pred, env: Mapping[str, Any]) -> Any:
+    """Whether `p` is true, elementwise where `env` holds arrays."""
+    match p:
+        case Compare(op, a, b):
+            return COMPARISONS[op](evaluate(a, env), evaluate(b, env))
+        case And(a, b):
+            return holds(a, env) & holds(b, env)
+        case Or(a, b):
+            return holds(a, env) | holds(b, env)
+        case Not(of):
+            value = holds(of, env)
+            return not value if isinstance(value, bool) else ~value
+        case Truth(value):
+            return value
+        case _:
+            assert_never(p)
+
+
+# How tightly an operator binds; a child is put in parentheses when it binds less tightly than its place needs.
+_ATOM, _UNARY, _TIMES, _PLUS, _BITAND, _BITOR, _COMPARE = 7, 6, 5, 4, 3, 2, 1
+_SYMBOL = {Add: "+", Sub: "-", Mul: "*", FloorDiv: "//", Mod: "%", And: "&", Or: "|"}
+_LEVEL = {Add: _PLUS, Sub: _PLUS, Mul: _TIMES, FloorDiv: _TIMES, Mod: _TIMES, And: _BITAND, Or: _BITOR}
+
+
+def show(e: Index, level: int = 0) -> str:
+    """`e` as Python source, with the fewest parentheses."""
+    match e:
+        case int():
+            text, own = str(e), _ATOM if e >= 0 else _UNARY
+        case Var(name) | Symbol(name):
+            return name
+        case Abs(of):
+            return f"abs({show(of)})"
+        case Min(a, b):
+            return f"minimum({show(a)}, {show(b)})"
+        case Max(a, b):
+            return f"maximum({show(a)}, {show(b)})"
+        case Add(a, b) | Sub(a, b) | Mul(a, b) | FloorDiv(a, b) | Mod(a, b):
+            own = _LEVEL[type(e)]
+            text = f"{show(a, own)} {_SYMBOL[type(e)]} {show(b, own + 1)}"
+        case _:
+            assert_never(e)
+    return f"({text})" if own < level else text
+
+
+def show_pred(p: Pred, level: int = 0) -> str:
+    """`p` as Python source (`&`, `|`, `~` with the parentheses that Python's precedence asks for)."""
+    match p:
+        case Compare(op, a, b):
+            text, own = f"{show(a, _BITOR)} {op} {show(b, _BITOR)}", _COMPARE
+        case And(a, b) | Or(a, b):
+            own = _LEVEL[type(p)]
+            text = f"{show_pred(a, own)} {_SYMBOL[type(p)]} {show_pred(b, own + 1)}"
+        case Not(of):
+            text, own = f"~{show_pred(of, _UNARY)}", _UNARY
+        case Truth(value):
+            return str(value)
+        case _:
+            assert_never(p)
+    return f"({text})" if own < level else text

@@ -1,0 +1,73 @@
+"""Terms as DSL source: what `repr` prints and `parse` reads back."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from pidsl.language.expr import Index, show, show_pred
+from pidsl.language.terms import (
+    Blocked, Blocks, Causal, Complement, Compose, Difference, Dilated, Empty, Full, Intersection, Keys, Lags, Pairs,
+    Power, Queries, Ring, Shift, Stride, SymmetricDifference, Term, Transpose, Union, Where, Window,
+)  # fmt: skip
+
+# Python's precedence of the operators that terms use; a child binding less tightly than its place is parenthesised.
+_OR, _XOR, _AND, _MINUS, _AT, _INVERT, _POWER, _ATOM = range(1, 9)
+_OPERATORS = {
+    Union: (_OR, "|"), SymmetricDifference: (_XOR, "^"), Intersection: (_AND, "&"), Difference: (_MINUS, "-"),
+    Compose: (_AT, "@"),
+}  # fmt: skip
+
+
+def show_term(term: Term, level: int = 0) -> str:
+    """`term` as source, with the fewest parentheses."""
+    match term:
+        case Full():
+            return "full"
+        case Empty():
+            return "empty"
+        case Causal():
+            return "causal"
+        case Window(left, right):
+            return _call("window", left, *_unless(right, 0))
+        case Stride(period, phase):
+            return _call("stride", period, *_unless(phase, 0))
+        case Lags(values):
+            return _call("lags", *values)
+        case Ring(radius):
+            return _call("ring", radius)
+        case Keys(start, stop, step):
+            return _call("keys", start, stop, *_unless(step, 1))
+        case Queries(start, stop, step):
+            return _call("queries", start, stop, *_unless(step, 1))
+        case Blocks(size):
+            return _call("blocks", size)
+        case Where(pred, arity):
+            return f"where(lambda {', '.join('ijnm'[:arity])}: {show_pred(pred)})"
+        case Pairs(values):
+            return f"pairs([{', '.join(map(str, values))}])"
+        case Union() | SymmetricDifference() | Intersection() | Difference() | Compose():
+            own, symbol = _OPERATORS[type(term)]
+            text = f"{show_term(term.left, own)} {symbol} {show_term(term.right, own + 1)}"
+        case Complement(of):
+            own, text = _INVERT, f"~{show_term(of, _INVERT)}"
+        case Power(of, layers):
+            own, text = _POWER, f"{show_term(of, _ATOM)} ** {show(layers, 6)}"
+        case Transpose(of):
+            return f"{show_term(of, _ATOM)}.T"
+        case Shift(of, by):
+            return f"{show_term(of, _ATOM)}.shift({show(by)})"
+        case Blocked(of, size):
+            return f"{show_term(of, _ATOM)}.blocked({show(size)})"
+        case Dilated(of, step):
+            return f"{show_term(of, _ATOM)}.dilated({show(step)})"
+        case _:
+            assert_never(term)
+    return f"({text})" if own < level else text
+
+
+def _unless(value: Index, default: int) -> tuple[Index, ...]:
+    return () if value == default else (value,)
+
+
+def _call(word: str, *sizes: Index | None) -> str:
+    return f"{word}({', '.join('None' if s is None else show(s) for s in sizes)})"

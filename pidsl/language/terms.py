@@ -1,0 +1,532 @@
+"""The terms of the language, all on one page.
+
+    Term ::= Full | Empty | Causal | Window(left, right) | Stride(period, phase) | Lags(values) | Ring(radius)
+           | Keys(start, stop, step) | Queries(start, stop, step) | Blocks(size) | Where(pred, arity) | Pairs(values)
+           | Union(Term, Term) | Intersection(Term, Term) | Difference(Term, Term) | SymmetricDifference(Term, Term)
+           | Complement(Term) | Transpose(Term) | Compose(Term, Term) | Power(Term, Index)
+           | Shift(Term, Index) | Blocked(Term, Index) | Dilated(Term, Index)
+
+A term is a relation between query positions i and key positions j, for every number of queries n and of keys m at
+once. It is a plain value: immutable, hashable, compared by structure. Sizes are integers, or symbols until `bind`.
+What a term means is defined by `pidsl.relation.oracle`; how it is built and checked, by `pidsl.language.vocabulary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, NoReturn, assert_never, cast
+
+from pidsl.errors import SymbolError, TermError, TruthError
+from pidsl.language.expr import Expr, Index, Pred, substitute, substitute_pred, symbols_in
+
+if TYPE_CHECKING:
+    import islpy
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Algebra:
+    """The operators and queries that every term has."""
+
+    __slots__ = ()
+
+    __array_ufunc__ = None  # a NumPy array on the left does not spread the operator over its elements
+
+    def __or__(self, other: Term) -> Term:
+        return Union(_self(self), _term(other, "|"))
+
+    def __and__(self, other: Term) -> Term:
+        return Intersection(_self(self), _term(other, "&"))
+
+    def __sub__(self, other: Term) -> Term:
+        return Difference(_self(self), _term(other, "-"))
+
+    def __xor__(self, other: Term) -> Term:
+        return SymmetricDifference(_self(self), _term(other, "^"))
+
+    def __invert__(self) -> Term:
+        return Complement(_self(self))
+
+    def __matmul__(self, other: Term) -> Term:
+        """Two layers: i reaches j when `self` lets i see some token t and `other` lets t see j.
+
+        The tokens between the layers are the m keys of the last one, `self`.
+        """
+        return Compose(_self(self), _term(other, "@"))
+
+    def __pow__(self, layers: Index) -> Term:
+        """`layers` layers of the same term; `a ** 0` is the diagonal.
+
+        >>> import pidsl
+        >>> (pidsl.window(1) ** 2).equals(pidsl.window(2))
+        True
+
+        Raises:
+            TermError: `layers` is negative or not an integer.
+        """
+        return Power(_self(self), size(layers, "layers", f"{self!r} ** {layers!r}", least=0))
+
+    # Only reached when the left operand is no term; `_term` says so.
+    def __ror__(self, other: object) -> Term:
+        return _term(other, "|")
+
+    def __rand__(self, other: object) -> Term:
+        return _term(other, "&")
+
+    def __rsub__(self, other: object) -> Term:
+        return _term(other, "-")
+
+    def __rxor__(self, other: object) -> Term:
+        return _term(other, "^")
+
+    def __rmatmul__(self, other: object) -> Term:
+        return _term(other, "@")
+
+    @property
+    def T(self) -> Term:
+        """The term with queries and keys swapped.
+
+        >>> import pidsl
+        >>> pidsl.window(2).T.equals(pidsl.window(0, 2))
+        True
+        """
+        return Transpose(_self(self))
+
+    def shift(self, by: Index) -> Term:
+        """The term moved `by` tokens into the past: every lag grows by `by` (negative: into the future).
+
+        `(i, j)` is in `a.shift(by)` when `(i, j + by)` is in `a`.
+
+        >>> import pidsl
+        >>> pidsl.window(0).shift(1).mask(3).astype(int)
+        array([[0, 0, 0],
+               [1, 0, 0],
+               [0, 1, 0]])
+
+        Raises:
+            TermError: `by` is not an integer.
+        """
+        return Shift(_self(self), size(by, "by", f"{self!r}.shift({by!r})", least=None))
+
+    def blocked(self, size: Index) -> Term:
+        """The term read on block indices: i attends j when `i // size` attends `j // size`.
+
+        >>> import pidsl
+        >>> pidsl.causal.blocked(2).mask(4).astype(int)
+        array([[1, 1, 0, 0],
+               [1, 1, 0, 0],
+               [1, 1, 1, 1],
+               [1, 1, 1, 1]])
+
+        Args:
+            size: tokens per block, >= 1; the last block may be shorter.
+
+        Raises:
+            TermError: `size` is below 1 or not an integer.
+        """
+        return Blocked(_self(self), checked_size(size, "size", f"{self!r}.blocked({size!r})", least=1))
+
+    def dilated(self, step: Index) -> Term:
+        """The term within each residue class mod `step`: i and j in the same class, compared by `i // step`, `j // step`.
+
+        >>> import pidsl
+        >>> pidsl.window(1).dilated(3).equals(pidsl.lags(0, 3))
+        True
+
+        Args:
+            step: number of classes, >= 1.
+
+        Raises:
+            TermError: `step` is below 1 or not an integer.
+        """
+        return Dilated(_self(self), size(step, "step", f"{self!r}.dilated({step!r})", least=1))
+
+    def __bool__(self) -> NoReturn:
+        raise TruthError(
+            f"the truth value of a pattern: {self!r}",
+            "a pattern is a set of pairs, neither true nor false",
+            where="`and`, `or`, `not`, `if`, or a chained comparison",
+            hint="a & b, a | b, ~a to combine; a.equals(b), a <= b, a.is_empty() to ask",
+        )
+
+    def __repr__(self) -> str:
+        from pidsl.language.printing import show_term
+
+        return show_term(_self(self))
+
+    # -- symbols -------------------------------------------------------------------------------------------------
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """Names of the symbols that are still open."""
+        return frozenset(name for t in walk(_self(self)) for name in _own_symbols(t))
+
+    def bind(self, /, **values: Index) -> Term:
+        """The term with symbols replaced by numbers (or by other symbols).
+
+        >>> import pidsl
+        >>> k, period = pidsl.symbols("k period")
+        >>> (pidsl.window(k) | pidsl.stride(period)).bind(k=3, period=8)
+        window(3) | stride(8)
+
+        Args:
+            values: a number for each symbol that is to be replaced; the others stay open.
+
+        Raises:
+            SymbolError: a name is not a symbol of the term.
+            TermError: a value is not an integer, or makes a size of some sub-term invalid (period=0, ...).
+        """
+        unknown = sorted(set(values) - self.symbols)
+        if unknown:
+            known = ", ".join(sorted(self.symbols))
+            raise SymbolError(
+                f"bind({', '.join(f'{u}=...' for u in unknown)})",
+                f"symbols of the term: {known}" if known else "no symbols: the term is concrete already",
+                where=repr(self),
+            )
+        checked = {name: size(v, name, f"bind({name}={v!r})", least=None) for name, v in values.items()}
+        return substitute_term(_self(self), checked)
+
+    # -- meaning -------------------------------------------------------------------------------------------------
+
+    def mask(self, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.bool_]:
+        """The dense mask, by the slow obvious definition.
+
+        Args:
+            n: number of queries (rows).
+            m: number of keys (columns); default: n.
+            offset: position of the first query. Row r is position `i = r + offset`.
+
+        Returns:
+            bool array [n, m]; `mask[r, j]` says whether position r + offset attends key j. Always equal to
+            `mask(n + offset, m)[offset:]`: the offset slices the pattern, it does not change it.
+
+        >>> import pidsl
+        >>> pidsl.window(1).mask(4).astype(int)
+        array([[1, 0, 0, 0],
+               [1, 1, 0, 0],
+               [0, 1, 1, 0],
+               [0, 0, 1, 1]])
+        """
+        from pidsl.relation.oracle import dense_mask
+
+        return dense_mask(_self(self), n, m, offset)
+
+    def relation(self) -> islpy.Map:
+        """The exact relation `[n, m] -> { [i] -> [j] : 0 <= i < n and 0 <= j < m and ... }` as an isl map.
+
+        Raises:
+            SymbolError: the term holds unbound symbols.
+            TooHardError: isl's operation limit struck.
+        """
+        from pidsl.relation.build import relation
+
+        return relation(_self(self))
+
+    def equals(self, other: Term) -> bool:
+        """Whether both attend exactly the same pairs, for every n and m."""
+        from pidsl.relation import queries
+
+        return queries.equals(_self(self), _term(other, "equals"))
+
+    def __le__(self, other: Term) -> bool:
+        """Whether every pair of `self` is a pair of `other`, for every n and m."""
+        from pidsl.relation import queries
+
+        return queries.contained(_self(self), _term(other, "<="))
+
+    def __ge__(self, other: Term) -> bool:
+        return _term(other, ">=") <= _self(self)
+
+    def is_empty(self) -> bool:
+        """Whether no query attends any key, for every n and m."""
+        from pidsl.relation import queries
+
+        return queries.is_empty(_self(self))
+
+    def degree(self, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.int64]:
+        """How many keys each query attends: int64 array [n], counted from the relation (exact)."""
+        from pidsl.relation import counting
+
+        return counting.degree(_self(self), n, m, offset)
+
+    def pairs(self, n: int, m: int | None = None, offset: int = 0) -> int:
+        """How many (query, key) pairs are attended, counted from the relation (exact)."""
+        from pidsl.relation import counting
+
+        return counting.pairs(_self(self), n, m, offset)
+
+    def sparsity(self, n: int, m: int | None = None, offset: int = 0) -> float:
+        """The share of the n * m pairs that is *not* attended, from the exact count; 1.0 where there are no pairs.
+
+        >>> import pidsl
+        >>> pidsl.causal.sparsity(3)  # 6 of 9 pairs attended
+        0.3333333333333333
+        """
+        from pidsl.relation import counting
+
+        return counting.sparsity(_self(self), n, m, offset)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Full(Algebra):
+    pass
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Empty(Algebra):
+    pass
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Causal(Algebra):
+    pass
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Window(Algebra):
+    left: Index
+    right: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Stride(Algebra):
+    period: Index
+    phase: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Lags(Algebra):
+    values: tuple[Index, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Ring(Algebra):
+    radius: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Keys(Algebra):
+    start: Index
+    stop: Index | None
+    step: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Queries(Algebra):
+    start: Index
+    stop: Index | None
+    step: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Blocks(Algebra):
+    size: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Where(Algebra):
+    """A traced predicate over Var i, j and, with arity 4, n, m."""
+
+    pred: Pred
+    arity: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Pairs(Algebra):
+    values: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Union(Algebra):
+    left: Term
+    right: Term
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Intersection(Algebra):
+    left: Term
+    right: Term
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Difference(Algebra):
+    left: Term
+    right: Term
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SymmetricDifference(Algebra):
+    left: Term
+    right: Term
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Complement(Algebra):
+    of: Term
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Transpose(Algebra):
+    of: Term
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Compose(Algebra):
+    """`left` after `right`: the last layer is `left`."""
+
+    left: Term
+    right: Term
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Power(Algebra):
+    of: Term
+    layers: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Shift(Algebra):
+    of: Term
+    by: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Blocked(Algebra):
+    of: Term
+    size: Index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Dilated(Algebra):
+    of: Term
+    step: Index
+
+
+Leaf = Full | Empty | Causal | Window | Stride | Lags | Ring | Keys | Queries | Blocks | Where | Pairs
+Binary = Union | Intersection | Difference | SymmetricDifference | Compose
+Term = Leaf | Binary | Complement | Transpose | Power | Shift | Blocked | Dilated
+
+
+LIMIT = 1 << 31  # sizes stay below it, so that NumPy, isl and the kernels agree on every sum and product
+
+
+def size(value: object, name: str, where: str, *, least: int | None) -> Index:
+    """`value` as a size: an integer >= `least` (None: any integer), or a symbolic expression.
+
+    Raises:
+        TermError: anything else, a bool or float included.
+    """
+    if isinstance(value, Expr):
+        return value
+    want = "an integer" if least is None else f"an integer >= {least}"
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        hint = f"{name}={int(value)}" if isinstance(value, float) and value.is_integer() else ""
+        raise TermError(f"{name} = {value!r} ({type(value).__name__})", f"{want}, or a symbol", where, hint)
+    number = int(cast(Any, value).__index__())
+    if least is not None and number < least:
+        hint = "periods, steps and block sizes count from 1" if least == 1 else ""
+        raise TermError(f"{name} = {number}", want, where, hint)
+    if abs(number) >= LIMIT:
+        raise TermError(f"{name} = {number}", f"{want}, of magnitude below 2**31", where, "full or causal for no bound")
+    return number
+
+
+checked_size = size  # for functions whose own argument is called `size`
+
+
+def walk(term: Term) -> Iterator[Term]:
+    """`term` and every term inside it."""
+    yield term
+    for f in fields(term):
+        child = getattr(term, f.name)
+        if isinstance(child, Algebra):
+            yield from walk(cast(Term, child))
+
+
+def _own_symbols(term: Term) -> Iterator[str]:
+    for f in fields(term):
+        value = getattr(term, f.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Expr | Pred):
+                yield from symbols_in(item)
+
+
+def substitute_term(term: Term, values: Mapping[str, Index]) -> Term:
+    """`term` with symbols replaced, each node checked again by its own constructor."""
+    from pidsl.language import vocabulary as v
+
+    def sub(x: Index) -> Index:
+        return substitute(x, values)
+
+    match term:
+        case Full() | Empty() | Causal() | Pairs():
+            return term
+        case Union(a, b) | Intersection(a, b) | Difference(a, b) | SymmetricDifference(a, b) | Compose(a, b):
+            return type(term)(substitute_term(a, values), substitute_term(b, values))
+        case Complement(a) | Transpose(a):
+            return type(term)(substitute_term(a, values))
+        case Power(a, _) | Shift(a, _) | Blocked(a, _) | Dilated(a, _):
+            inner = substitute_term(a, values)
+        case _:
+            inner = term
+    try:
+        match term:
+            case Window(left, right):
+                return v.window(sub(left), sub(right))
+            case Stride(period, phase):
+                return v.stride(sub(period), sub(phase))
+            case Lags(items):
+                return v.lags(*map(sub, items))
+            case Ring(radius):
+                return v.ring(sub(radius))
+            case Keys(start, stop, step):
+                return v.keys(sub(start), None if stop is None else sub(stop), sub(step))
+            case Queries(start, stop, step):
+                return v.queries(sub(start), None if stop is None else sub(stop), sub(step))
+            case Blocks(of):
+                return v.blocks(sub(of))
+            case Where(pred, _):
+                return v.where_pred(substitute_pred(pred, values))
+            case Power(_, layers):
+                return inner ** sub(layers)
+            case Shift(_, by):
+                return inner.shift(sub(by))
+            case Blocked(_, by):
+                return inner.blocked(sub(by))
+            case Dilated(_, step):
+                return inner.dilated(sub(step))
+            case _:
+                assert_never(term)
+    except TermError as e:
+        own = sorted(set(_own_symbols(term)) & set(values))
+        bound = ", ".join(f"{name} = {values[name]!r}" for name in own)
+        raise TermError(e.given, e.expected, f"{term!r} with {bound}", e.hint) from None
+
+
+def require_concrete(term: Term, purpose: str) -> None:
+    """Raise SymbolError when `term` still holds symbols."""
+    if names := sorted(term.symbols):
+        values = ", ".join(f"{name}=..." for name in names)
+        raise SymbolError(
+            f"unbound symbol{'s' * (len(names) > 1)} {', '.join(names)}",
+            f"numbers, to {purpose}",
+            where=repr(term),
+            hint=f"term.bind({values})",
+        )
+
+
+def _self(term: Algebra) -> Term:
+    return cast(Term, term)
+
+
+def _term(value: object, operator: str) -> Term:
+    if isinstance(value, Algebra):
+        return cast(Term, value)
+    shown, kind = repr(value), type(value).__name__
+    if isinstance(value, int | Expr):
+        hint = f"lags({shown}) for one lag, window({shown}) for the last {shown} and the token itself"
+    else:
+        hint = "pidsl.pairs for given pairs, pidsl.where for a predicate"
+    raise TermError(f"{shown} ({kind}) beside `{operator}`", "a pidsl term on both sides", hint=hint)

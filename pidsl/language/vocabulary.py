@@ -1,0 +1,276 @@
+"""The words of the language: one checked constructor per row of the vocabulary.
+
+`i` is the query position, `j` the key position, `lag = i - j`; n queries and m keys. Every size is an integer or a
+symbol; a wrong one raises `TermError` before anything is built.
+"""
+
+from __future__ import annotations
+
+import keyword
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+from pidsl.errors import TermError
+from pidsl.language.expr import Expr, FloorDiv, Index, Mod, Pred, Symbol, Truth, show, vars_in, walk
+from pidsl.language.terms import (
+    LIMIT,
+    Blocks,
+    Causal,
+    Empty,
+    Full,
+    Keys,
+    Lags,
+    Pairs,
+    Queries,
+    Ring,
+    Stride,
+    Term,
+    Where,
+    Window,
+    checked_size,
+    size,
+)
+
+__all__ = [
+    "blocks", "causal", "empty", "full", "keys", "lags", "pairs", "queries", "ring", "stride", "symbols", "window",
+]  # fmt: skip
+
+full = Full()
+empty = Empty()
+causal = Causal()
+
+RESERVED = frozenset(
+    ["i", "j", "n", "m", *__all__, "where", "abs", "minimum", "maximum", "shift", "blocked", "dilated", "T"]
+)
+
+
+def symbols(names: str) -> Any:
+    """Open sizes, named: one symbol for one name, a tuple for several (separated by spaces or commas).
+
+    >>> k, period = symbols("k period")
+    >>> window(k) | stride(2 * period)
+    window(k) | stride(2 * period)
+
+    Args:
+        names: identifiers; not Python keywords, not words of the language, not i, j, n, m.
+
+    Returns:
+        A `Symbol`, or a tuple of them: typed Any, so that `k, period = symbols("k period")` type-checks.
+
+    Raises:
+        TermError: there is no name, or one that is not allowed.
+    """
+    if not isinstance(names, str):
+        raise TermError(f"symbols({names!r})", "a string of names", hint='symbols("k period")')
+    found = [unicodedata.normalize("NFKC", name) for name in names.replace(",", " ").split()]
+    for name in found:
+        if not is_symbol_name(name):
+            expected = "an identifier that is neither a Python keyword nor a word of the language"
+            raise TermError(f"symbol name {name!r}", expected, f"symbols({names!r})", f"{name}_" * name.isidentifier())
+    if not found:
+        raise TermError(f"symbols({names!r})", "at least one name", hint='symbols("k period")')
+    made = tuple(Symbol(name) for name in found)
+    return made[0] if len(made) == 1 else made
+
+
+def is_symbol_name(name: str) -> bool:
+    """Whether a symbol may be called `name`."""
+    return name.isidentifier() and not keyword.iskeyword(name) and name not in RESERVED
+
+
+def window(left: Index, right: Index = 0) -> Term:
+    """Attends when `-right <= lag <= left`, both ends included: `window(0)` is the diagonal, `window(3)` holds 4 keys.
+
+    >>> window(1, 1).mask(3).astype(int)
+    array([[1, 1, 0],
+           [1, 1, 1],
+           [0, 1, 1]])
+
+    Args:
+        left: how many tokens of the past, >= 0, beside the token itself.
+        right: how many tokens of the future, >= 0.
+
+    Raises:
+        TermError: a side is negative or not an integer.
+    """
+    where = f"window({left!r})" if right == 0 else f"window({left!r}, {right!r})"
+    return Window(size(left, "left", where, least=0), size(right, "right", where, least=0))
+
+
+def stride(period: Index, phase: Index = 0) -> Term:
+    """Attends when `lag mod period == phase`, past and future alike; `stride(p) & causal` keeps the past.
+
+    >>> stride(3, 1).mask(4).astype(int)
+    array([[0, 0, 1, 0],
+           [1, 0, 0, 1],
+           [0, 1, 0, 0],
+           [0, 0, 1, 0]])
+
+    Args:
+        period: tokens from one attended lag to the next, >= 1.
+        phase: the smallest attended lag, in 0 .. period - 1.
+
+    Raises:
+        TermError: period < 1, or phase outside 0 .. period - 1, or either is not an integer.
+    """
+    where = f"stride({period!r})" if phase == 0 else f"stride({period!r}, {phase!r})"
+    period = size(period, "period", where, least=1)
+    phase = size(phase, "phase", where, least=None if isinstance(period, int) else 0)
+    if isinstance(period, int) and isinstance(phase, int) and not 0 <= phase < period:
+        hint = f"phase={phase % period}, the same lags"
+        raise TermError(f"phase = {phase}", f"0 <= phase < period = {period}", where, hint)
+    return Stride(period, phase)
+
+
+def lags(*values: Index) -> Term:
+    """Attends when the lag is one of the values: `lag in {values}`; negative lags look ahead.
+
+    Order and repeats do not change the meaning; `lags()` attends nothing.
+
+    >>> lags(0, 2).mask(3).astype(int)
+    array([[1, 0, 0],
+           [0, 1, 0],
+           [1, 0, 1]])
+
+    Args:
+        values: lags `i - j`, in tokens.
+
+    Raises:
+        TermError: a value is not an integer.
+    """
+    where = f"lags({', '.join(map(repr, values))})"
+    return Lags(tuple(size(x, "lag", where, least=None) for x in values))
+
+
+def ring(radius: Index) -> Term:
+    """Attends when the circular distance is at most `radius`: `min(lag mod n, -lag mod n) <= radius`.
+
+    Defined between the n positions of a square pattern (as many keys as query positions).
+
+    >>> ring(1).mask(4).astype(int)
+    array([[1, 1, 0, 1],
+           [1, 1, 1, 0],
+           [0, 1, 1, 1],
+           [1, 0, 1, 1]])
+
+    Args:
+        radius: tokens to either side, >= 0.
+
+    Raises:
+        TermError: the radius is negative or not an integer.
+    """
+    return Ring(size(radius, "radius", f"ring({radius!r})", least=0))
+
+
+def keys(start: Index, stop: Index | None = None, step: Index = 1) -> Term:
+    """Attends when `j in range(m)[start:stop:step]`: negative bounds count from the end, None is the end itself.
+
+    >>> keys(-2).mask(3).astype(int)
+    array([[0, 1, 1],
+           [0, 1, 1],
+           [0, 1, 1]])
+
+    Args:
+        start: the first key.
+        stop: the key after the last.
+        step: from one key to the next, >= 1.
+
+    Raises:
+        TermError: a bound is not an integer, or step < 1.
+    """
+    return Keys(*_slice("keys", start, stop, step))
+
+
+def queries(start: Index, stop: Index | None = None, step: Index = 1) -> Term:
+    """Attends when `i in range(n)[start:stop:step]`: negative bounds count from the end, None is the end itself.
+
+    With an offset, n is the number of query positions, offset included.
+
+    >>> queries(0, None, 2).mask(3).astype(int)
+    array([[1, 1, 1],
+           [0, 0, 0],
+           [1, 1, 1]])
+
+    Args:
+        start: the first query position.
+        stop: the position after the last.
+        step: from one position to the next, >= 1.
+
+    Raises:
+        TermError: a bound is not an integer, or step < 1.
+    """
+    return Queries(*_slice("queries", start, stop, step))
+
+
+def _slice(word: str, start: Index, stop: Index | None, step: Index) -> tuple[Index, Index | None, Index]:
+    where = f"{word}({start!r}, {stop!r})" if step == 1 else f"{word}({start!r}, {stop!r}, {step!r})"
+    return (
+        size(start, "start", where, least=None),
+        None if stop is None else size(stop, "stop", where, least=None),
+        size(step, "step", where, least=1),
+    )
+
+
+def blocks(size: Index) -> Term:
+    """Attends within consecutive blocks: `i // size == j // size`.
+
+    >>> blocks(2).mask(3).astype(int)
+    array([[1, 1, 0],
+           [1, 1, 0],
+           [0, 0, 1]])
+
+    Args:
+        size: tokens per block, >= 1; the last block may be shorter.
+
+    Raises:
+        TermError: size < 1, or not an integer.
+    """
+    return Blocks(checked_size(size, "size", f"blocks({size!r})", least=1))
+
+
+def pairs(values: Iterable[tuple[int, int]]) -> Term:
+    """Attends exactly these: `(i, j) in values`; positions beyond n or m are simply not there.
+
+    >>> pairs([(0, 2), (2, 0)]).mask(3).astype(int)
+    array([[0, 0, 1],
+           [0, 0, 0],
+           [1, 0, 0]])
+
+    Args:
+        values: pairs (query position, key position), in any order; any iterable, an integer array [count, 2] too.
+
+    Raises:
+        TermError: an entry is not a pair of integers >= 0.
+    """
+    try:
+        entries = list(values)
+    except TypeError:
+        raise TermError(f"pairs({values!r})", "a list of pairs (i, j)", hint="pairs([(0, 1), (2, 0)])") from None
+    found: set[tuple[int, int]] = set()
+    for entry in entries:
+        where = f"pairs([... {entry!r} ...])"
+        if isinstance(entry, str) or not hasattr(entry, "__len__") or len(entry) != 2:
+            raise TermError(f"{entry!r}", "a pair (i, j) of integers", where, "pairs([(0, 1), (2, 0)])")
+        i, j = (size(x, name, where, least=0) for x, name in zip(entry, "ij", strict=True))
+        if not isinstance(i, int) or not isinstance(j, int):
+            hint = "symbols stand for sizes, not for single pairs"
+            raise TermError(f"{entry!r}", "plain integers", where, hint)
+        found.add((i, j))
+    return Pairs(tuple(sorted(found)))
+
+
+def where_pred(pred: Pred) -> Term:
+    """A predicate as a term; a constant one is `full` or `empty`.
+
+    Raises:
+        TermError: a divisor below 1, or a constant of magnitude 2**31 and more.
+    """
+    for e in walk(pred):
+        if isinstance(e, FloorDiv | Mod) and isinstance(e.right, int) and e.right < 1:
+            raise TermError(f"{show(e)} in a predicate", "a divisor >= 1", "where(...)")
+        if isinstance(e, int) and abs(e) >= LIMIT:
+            raise TermError(f"{e} in a predicate", "constants of magnitude below 2**31", "where(...)")
+    if isinstance(pred, Truth):
+        return full if pred.value else empty
+    return Where(pred, 4 if vars_in(pred) & {"n", "m"} else 2)

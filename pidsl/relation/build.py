@@ -1,0 +1,196 @@
+"""A term as an exact isl relation, parametric in the numbers of queries and keys.
+
+`unclipped(term)` is `[n, m] -> { [i] -> [j] : ... }` over all integers; `relation(term)` keeps existing positions,
+`rows_relation(term)` renames query positions to rows of q: `[n, m, offset] -> { [r] -> [j] }` with i = r + offset.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, assert_never
+
+import islpy as isl
+
+from pidsl.language.expr import evaluate
+from pidsl.language.terms import (
+    Blocked, Blocks, Causal, Complement, Compose, Difference, Dilated, Empty, Full, Intersection, Keys, Lags, Pairs,
+    Power, Queries, Ring, Shift, Stride, SymmetricDifference, Term, Transpose, Union, Where, Window, require_concrete,
+    walk,
+)  # fmt: skip
+from pidsl.relation.isl import limited, read_map, read_set, region, scope
+
+
+@lru_cache(maxsize=256)
+def relation(term: Term) -> isl.Map:
+    """`[n, m] -> { [i] -> [j] : 0 <= i < n and 0 <= j < m and ... }`; square only (n = m) for terms with a ring."""
+    require_concrete(term, "build the relation")
+    with limited(f"the relation of {term!r}"):
+        bounds = "0 <= i < n and 0 <= j < m" + (" and n = m" if needs_square(term) else "")
+        return (unclipped(term) & read_map(f"[n, m] -> {{ [i] -> [j] : {bounds} }}")).coalesce()
+
+
+@lru_cache(maxsize=256)
+def rows_relation(term: Term) -> isl.Map:
+    """`[n, m, offset] -> { [r] -> [j] : 0 <= r < n and 0 <= j < m and (r + offset, j) in the pattern }`.
+
+    The pattern has n + offset query positions: an offset slices it.
+    """
+    whole = relation(term)
+    with limited(f"the relation of {term!r}"):
+        total = whole.set_dim_name(isl.dim_type.param, 0, "total")
+        total = total.intersect_params(read_set("[total, m, n, offset] -> { : total = n + offset and offset >= 0 and n >= 0 }"))
+        total = _without_param(total, "total")
+        rows = read_map("[n, m, offset] -> { [i] -> [r] : r = i - offset and 0 <= r < n }")
+        return _align(total.apply_domain(rows)).coalesce()
+
+
+def _without_param(m: isl.Map, name: str) -> isl.Map:
+    position = m.find_dim_by_name(isl.dim_type.param, name)
+    return m.project_out(isl.dim_type.param, position, 1)
+
+
+def _align(m: isl.Map) -> isl.Map:
+    return m.align_params(read_set("[n, m, offset] -> { : }").get_space())
+
+
+def needs_square(term: Term) -> bool:
+    return any(isinstance(t, Ring) for t in walk(term))
+
+
+def unclipped(term: Term) -> isl.Map:
+    """The term over all integers i, j."""
+    match term:
+        case Full():
+            return _leaf("")
+        case Empty():
+            return _leaf("1 = 0")
+        case Causal():
+            return _leaf("j <= i")
+        case Window(left, right):
+            return _leaf(f"-{_int(right)} <= i - j <= {_int(left)}")
+        case Stride(period, phase):
+            return _leaf(f"(i - j - {_int(phase)}) mod {_int(period)} = 0")
+        case Lags(values):
+            return _any_of([f"i - j = {_int(v)}" for v in sorted({_int(v) for v in values})])
+        case Ring(radius):
+            r = _int(radius)
+            near = f"(-{r} <= i - j <= {r} or i - j >= n - {r} or j - i >= n - {r})"
+            return _leaf(f"0 <= i < n and 0 <= j < n and {near}")
+        case Keys(start, stop, step):
+            return _leaf(_sliced("j", "m", start, stop, step))
+        case Queries(start, stop, step):
+            return _leaf(_sliced("i", "n", start, stop, step))
+        case Blocks(size):
+            return _leaf(f"floor(i/{_int(size)}) = floor(j/{_int(size)})")
+        case Where(pred, _):
+            found = region(pred, scope("[n, m] -> { [i, j] }"))
+            return found.apply(read_map("[n, m] -> { [i, j] -> [[i] -> [j]] }")).unwrap().coalesce()
+        case Pairs(values):
+            return _any_of([f"i = {i} and j = {j}" for i, j in values])
+        case Union(a, b):
+            return (unclipped(a) | unclipped(b)).coalesce()
+        case Intersection(a, b):
+            return (unclipped(a) & unclipped(b)).coalesce()
+        case Difference(a, b):
+            return (unclipped(a) - unclipped(b)).coalesce()
+        case SymmetricDifference(a, b):
+            x, y = unclipped(a), unclipped(b)
+            return ((x - y) | (y - x)).coalesce()
+        case Complement(a):
+            return unclipped(a).complement().coalesce()
+        case Transpose(a):
+            return _at(a, "i' = j and j' = i and n' = m and m' = n")
+        case Compose(a, b):
+            return _compose(_to_tokens(unclipped(a)), _between_tokens(b))
+        case Power(a, layers):
+            return _power(a, _int(layers))
+        case Shift(a, by):
+            return _at(a, f"i' = i and j' = j + {_int(by)} and n' = n and m' = m")
+        case Blocked(a, size):
+            s = _int(size)
+            ceil = f"n' = floor((n + {s - 1})/{s}) and m' = floor((m + {s - 1})/{s})"
+            return _at(a, f"i' = floor(i/{s}) and j' = floor(j/{s}) and {ceil}")
+        case Dilated(a, step):
+            s = _int(step)
+            # class c = i mod s has the positions c, c + s, ...: ceil((n - c)/s) of them (none when n <= c)
+            count = f"n' = floor((n - c + {s - 1})/{s}) and m' = floor((m - c + {s - 1})/{s})"
+            same = f"i = {s} i' + c and j = {s} j' + c and 0 <= c < {s}"
+            return _at(a, f"exists c: {same} and {count}")
+        case _:
+            assert_never(term)
+
+
+def _leaf(condition: str) -> isl.Map:
+    return read_map(f"[n, m] -> {{ [i] -> [j] : {condition} }}" if condition else "[n, m] -> { [i] -> [j] }")
+
+
+def _any_of(conditions: list[str]) -> isl.Map:
+    if not conditions:
+        return _leaf("1 = 0")
+    return read_map("[n, m] -> { " + "; ".join(f"[i] -> [j] : {c}" for c in conditions) + " }").coalesce()
+
+
+def _sliced(var: str, length: str, start: Any, stop: Any, step: Any) -> str:
+    """`var in range(length)[start:stop:step]`."""
+
+    def bound(x: Any) -> str:
+        return f"{x}" if x >= 0 else f"max({length} - {-x}, 0)"
+
+    first = bound(_int(start))
+    condition = f"{var} >= {first} and 0 <= {var} < {length}"
+    if stop is not None:
+        condition += f" and {var} < {bound(_int(stop))}"
+    if _int(step) > 1:
+        condition += f" and ({var} - {first}) mod {_int(step)} = 0"
+    return condition
+
+
+def _at(term: Term, moved: str) -> isl.Map:
+    """`term` read at other coordinates and lengths: pairs (i, j) for which (i', j') is in the term for n', m'."""
+    inner = unclipped(term)
+    needed = inner.involves_dims(isl.dim_type.param, 0, 2)
+    points = inner.wrap().flatten()
+    if not needed:  # spares isl the lengths of the residue classes
+        where = read_map(f"[n, m] -> {{ [i, j] -> [i', j'] : exists n', m': {moved} }}")
+    else:
+        where = read_map(f"[n, m] -> {{ [i, j] -> [i', j', n', m'] : {moved} }}")
+        points = points.move_dims(isl.dim_type.set, 2, isl.dim_type.param, 0, 2)
+    found = points.apply(where.reverse())
+    return found.apply(read_map("[n, m] -> { [i, j] -> [[i] -> [j]] }")).unwrap().coalesce()
+
+
+def _to_tokens(m: isl.Map) -> isl.Map:
+    return m.intersect_range(read_set("[n, m] -> { [t] : 0 <= t < m }"))
+
+
+def _between_tokens(term: Term) -> isl.Map:
+    """A layer below the last: its queries are the tokens 0 .. m - 1, so its number of queries is m."""
+    layer = unclipped(term)
+    if layer.involves_dims(isl.dim_type.param, 0, 1):
+        layer = layer.intersect_params(read_set("[n, m] -> { : n = m }")).project_out(isl.dim_type.param, 0, 1)
+        layer = layer.insert_dims(isl.dim_type.param, 0, 1).set_dim_name(isl.dim_type.param, 0, "n")
+    return layer.intersect_domain(read_set("[n, m] -> { [t] : 0 <= t < m }"))
+
+
+def _compose(last: isl.Map, first: isl.Map) -> isl.Map:
+    return last.apply_range(first).coalesce()
+
+
+def _power(term: Term, layers: int) -> isl.Map:
+    """`layers` layers, by repeated squaring of the layer between tokens."""
+    if layers == 0:
+        return _leaf("i = j")
+    result = unclipped(term)
+    between = _between_tokens(term)
+    rest = layers - 1
+    while rest:
+        if rest & 1:
+            result = _compose(_to_tokens(result), between)
+        rest >>= 1
+        if rest:
+            between = _compose(_to_tokens(between), between)
+    return result
+
+
+def _int(value: Any) -> int:
+    return int(evaluate(value, {}))

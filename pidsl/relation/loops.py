@@ -1,0 +1,171 @@
+"""From isl to programs: loops that visit a one-dimensional set, and the predicate of a set, as `expr` trees.
+
+isl's AST generator knows which loops, strides and guards visit exactly the points of a set for given parameters;
+here its answer becomes pidsl's own expressions. isl prints `floord` where an operand may be negative and `/`, `%`
+where it cannot; all of them become floor division and floor modulo, which agree with both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import islpy as isl
+
+from pidsl.language.expr import (
+    Add, And, Compare, FloorDiv, Index, Max, Min, Mod, Mul, Not, Or, Pred, Sub, Truth, Var, simplify,
+    substitute_pred,
+)  # fmt: skip
+
+_op = isl.ast_expr_op_type
+_BINARY = {
+    _op.add: Add, _op.sub: Sub, _op.mul: Mul, _op.div: FloorDiv, _op.fdiv_q: FloorDiv, _op.pdiv_q: FloorDiv,
+    _op.pdiv_r: Mod, _op.zdiv_r: Mod, _op.max: Max, _op.min: Min,
+}  # fmt: skip
+_COMPARE = {_op.eq: "==", _op.le: "<=", _op.lt: "<", _op.ge: ">=", _op.gt: ">"}
+_LOGIC = {_op.and_: And, _op.and_then: And, _op.or_: Or, _op.or_else: Or}
+
+
+class NoLoop(Exception):
+    """isl's program has a shape that pidsl's loops cannot say (a conditional expression, a loop in a loop)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """`for x in range(first, last + 1, step): if inside(x): ...`, all of it only when `guard` holds (None: always)."""
+
+    first: Index
+    last: Index
+    step: int = 1
+    guard: Pred | None = None
+    inside: Pred | None = None  # over the loop variable VARIABLE; None: every iteration
+
+
+VARIABLE = "x"
+
+
+def loops(points: isl.Set, context: isl.Set) -> list[Loop]:
+    """Loops that visit exactly `points` (one-dimensional), each once.
+
+    Args:
+        points: `[params] -> { [x] : ... }`.
+        context: a parameter set that is known to hold; the loops need not check it again.
+
+    Raises:
+        NoLoop: the points need a program that `Loop` cannot say.
+    """
+    if points.is_empty():
+        return []
+    try:
+        return _scan(points, context)
+    except NoLoop:  # part by part, each of them simpler
+        parts = points.make_disjoint().get_basic_sets()
+        if len(parts) == 1:
+            raise
+        return [loop for part in parts for loop in _scan(isl.Set.from_basic_set(part), context)]
+
+
+def _scan(points: isl.Set, context: isl.Set) -> list[Loop]:
+    schedule = isl.Map.identity(points.get_space().map_from_set()).intersect_domain(points)
+    tree = isl.AstBuild.from_context(context).node_from_schedule_map(isl.UnionMap.from_map(schedule))
+    found: list[Loop] = []
+    _collect(tree, None, found)
+    return found
+
+
+def condition(points: isl.Set, context: isl.Set) -> Pred:
+    """The predicate of a parameter set, given that `context` holds; `Truth` where it is constant."""
+    if points.is_empty():
+        return Truth(False)
+    return _pred(isl.AstBuild.from_context(context).expr_from_set(points.params()))
+
+
+def _collect(node: isl.AstNode, guard: Pred | None, out: list[Loop]) -> None:
+    kind = node.get_type()
+    if kind == isl.ast_node_type.block:
+        children = node.block_get_children()
+        for k in range(children.n_ast_node()):
+            _collect(children.get_ast_node(k), guard, out)
+    elif kind == isl.ast_node_type.if_:
+        test = _pred(node.if_get_cond())
+        _collect(node.if_get_then_node(), _both(guard, test), out)
+        if node.if_has_else_node():
+            _collect(node.if_get_else_node(), _both(guard, Not(test)), out)
+    elif kind == isl.ast_node_type.for_:
+        out.append(_for(node, guard))
+    elif kind == isl.ast_node_type.user:
+        at = _index(node.user_get_expr().get_op_arg(1))
+        out.append(Loop(at, at, 1, guard))
+    else:
+        raise NoLoop(str(kind))
+
+
+def _both(a: Pred | None, b: Pred) -> Pred:
+    return b if a is None else And(a, b)
+
+
+def _for(node: isl.AstNode, guard: Pred | None) -> Loop:
+    name = node.for_get_iterator().get_id().get_name()
+    first = _index(node.for_get_init())
+    if node.for_is_degenerate():
+        last, step = first, 1
+    else:
+        match _pred(node.for_get_cond()):
+            case Compare("<=", Var(v), bound) if v == name:
+                last = bound
+            case Compare("<", Var(v), bound) if v == name:
+                last = simplify(Sub(bound, 1))
+            case other:
+                raise NoLoop(f"loop condition {other}")
+        increment = _index(node.for_get_inc())
+        if not isinstance(increment, int):
+            raise NoLoop("symbolic step")
+        step = increment
+    tests: list[Pred] = []
+    body = node.for_get_body()
+    while body.get_type() == isl.ast_node_type.if_:
+        if body.if_has_else_node():
+            raise NoLoop("else in a loop")
+        tests.append(_pred(body.if_get_cond()))
+        body = body.if_get_then_node()
+    if body.get_type() != isl.ast_node_type.user:
+        raise NoLoop("nested loops")
+    inside: Pred | None = None
+    for test in tests:
+        inside = _both(inside, substitute_pred(test, {name: Var(VARIABLE)}))
+    at = _index(body.user_get_expr().get_op_arg(1))
+    if at != Var(name):
+        raise NoLoop("a scaled loop variable")
+    return Loop(first, last, step, guard, inside)
+
+
+def _index(e: isl.AstExpr) -> Index:
+    kind = e.get_type()
+    if kind == isl.ast_expr_type.int:
+        return int(e.get_val().to_python())
+    if kind == isl.ast_expr_type.id:
+        return Var(e.get_id().get_name())
+    op = e.get_op_type()
+    if op == _op.minus:
+        return simplify(Sub(0, _index(e.get_op_arg(0))))
+    if op not in _BINARY:
+        raise NoLoop(f"expression {e.to_C_str()}")
+    parts = [_index(e.get_op_arg(k)) for k in range(e.get_op_n_arg())]
+    value = parts[0]
+    for part in parts[1:]:  # max and min take any number of arguments
+        value = simplify(_BINARY[op](value, part))
+    return value
+
+
+def _pred(e: isl.AstExpr) -> Pred:
+    if e.get_type() == isl.ast_expr_type.int:
+        return Truth(int(e.get_val().to_python()) != 0)
+    op = e.get_op_type() if e.get_type() == isl.ast_expr_type.op else None
+    if op in _COMPARE:
+        return Compare(_COMPARE[op], _index(e.get_op_arg(0)), _index(e.get_op_arg(1)))
+    if op in _LOGIC:
+        parts = [_pred(e.get_op_arg(k)) for k in range(e.get_op_n_arg())]
+        value = parts[0]
+        for part in parts[1:]:
+            value = _LOGIC[op](value, part)
+        return value
+    raise NoLoop(f"condition {e.to_C_str()}")

@@ -1,0 +1,227 @@
+"""Checks of a kernel call: every fault is found before anything runs, and all of them are told at once."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from pidsl.errors import ArgumentError, SizeError
+from pidsl.language.terms import Term
+from pidsl.relation.oracle import check_lengths
+
+HALVES = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES: Mapping[str, tuple[torch.dtype, ...]] = {
+    "triton": HALVES,
+    "torch": (*HALVES, torch.float64),
+    "reference": (*HALVES, torch.float64),
+}
+LARGEST_HEAD_DIM = 256  # of the Triton programs, which keep whole rows in registers
+POSITIONS = 2**31  # positions are int32 inside a kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a call: `name` got `got`, `expected` was expected, try `hint`."""
+
+    name: str
+    got: str
+    expected: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: got {self.got}, expected {self.expected}" + (f"; try {self.hint}" if self.hint else "")
+
+
+def raise_faults(faults: Sequence[Fault], call: str) -> None:
+    """Raise one `ArgumentError` that names every fault; nothing when there is none.
+
+    Args:
+        faults: what was found.
+        call: the call they were found in, for the message.
+    """
+    match faults:
+        case []:
+            return
+        case [fault]:
+            raise ArgumentError(f"{fault.name}: {fault.got}", fault.expected, call, fault.hint)
+        case _:
+            raise ArgumentError(f"{len(faults)} faults in {call}", where="\n".join(map(str, faults)))
+
+
+def check_attention(
+    rings: Sequence[Term], backend: str, q: Tensor, k: Tensor, v: Tensor, offset: int
+) -> tuple[list[Fault], dict[str, Tensor]]:
+    """Faults of the tensors of one call.
+
+    Args:
+        rings: patterns that hold a ring and so restrict the lengths.
+        backend: "triton", "torch" or "reference": they differ in dtypes and head dimensions.
+        q: queries [B, Hq, n, D].
+        k: keys [B, Hkv, m, D].
+        v: values [B, Hkv, m, Dv].
+        offset: position of row 0 of q, already checked.
+
+    Returns:
+        The faults, and those of the tensors that are [*, *, *, *] and can be compared with others.
+    """
+    faults: list[Fault] = []
+    shapes = {"q": "[batch, heads, queries, head_dim]", "k": "[batch, kv_heads, keys, head_dim]"}
+    shapes["v"] = "[batch, kv_heads, keys, value_dim]"
+    usable: dict[str, Tensor] = {}
+    for name, value in (("q", q), ("k", k), ("v", v)):
+        if fault := check_form(name, value, shapes[name]):
+            faults.append(fault)
+        else:
+            usable[name] = value
+    faults += check_kind(usable, DTYPES[backend], backend)
+    faults += check_shapes(usable)
+    faults += check_dims(usable, backend)
+    if "q" in usable and offset + usable["q"].shape[2] >= POSITIONS:
+        got = f"{offset} with {usable['q'].shape[2]} queries"
+        faults.append(Fault("offset", got, f"offset + queries < {POSITIONS}"))
+    for term in rings if "q" in usable and "k" in usable else ():
+        try:
+            check_lengths(term, usable["q"].shape[2], usable["k"].shape[2], offset)
+        except SizeError as e:
+            faults.append(Fault("k", e.given, f"{e.expected} (in {e.where})"))
+    return faults, usable
+
+
+def check_form(name: str, value: object, shape: str) -> Fault | None:
+    """The fault of something that is not an ordinary tensor of rank 4; None when it is one."""
+    if not isinstance(value, Tensor):
+        return Fault(name, f"{type(value).__name__}", f"a torch.Tensor {shape}", _tensor_hint(name, value))
+    if value.layout != torch.strided:
+        return Fault(name, f"layout {value.layout}", "an ordinary (strided) tensor", f"{name}.to_dense()")
+    if value.dim() != 4:
+        hint = f"{name}.unsqueeze(0) adds the batch" if value.dim() == 3 else ""
+        return Fault(name, f"shape {_shape(value)}", f"rank 4, {shape}", hint)
+    return None
+
+
+def check_kind(tensors: Mapping[str, Tensor], dtypes: Sequence[torch.dtype], backend: str) -> list[Fault]:
+    """Faults of dtype and device: the first tensor sets what the others must have."""
+    faults: list[Fault] = []
+    for name, tensor in tensors.items():
+        first, judge = next(iter(tensors.items()))
+        if name == first and tensor.dtype not in dtypes:
+            wide = tensor.dtype == torch.float64
+            hint = f'{name}.float(), or compile(..., backend="torch")' if wide else f"{name}.float()"
+            expected = f"one of {', '.join(map(_dtype, dtypes))} (backend {backend!r})"
+            faults.append(Fault(name, f"dtype {_dtype(tensor.dtype)}", expected, hint))
+        if tensor.dtype != judge.dtype:
+            got, expected = f"dtype {_dtype(tensor.dtype)}", f"{_dtype(judge.dtype)}, the dtype of {first}"
+            faults.append(Fault(name, got, expected, f"{name}.to({first}.dtype)"))
+        if tensor.device != judge.device:
+            got, expected = f"device {tensor.device}", f"{judge.device}, the device of {first}"
+            faults.append(Fault(name, got, expected, f"{name}.to({first}.device)"))
+    return faults
+
+
+def check_shapes(tensors: Mapping[str, Tensor]) -> list[Fault]:
+    """Faults of sizes that two tensors should share. Sizes are compared pair by pair, whichever pairs there are."""
+    faults: list[Fault] = []
+
+    def same(a: str, b: str, axis: int, what: str) -> None:
+        if a in tensors and b in tensors and tensors[a].shape[axis] != tensors[b].shape[axis]:
+            got = f"{what} {tensors[b].shape[axis]} in shape {_shape(tensors[b])}"
+            faults.append(Fault(b, got, f"{tensors[a].shape[axis]}, as in {a} {_shape(tensors[a])}"))
+
+    same("q", "k", 0, "batch")
+    same("q" if "q" in tensors else "k", "v", 0, "batch")
+    same("q", "k", 3, "head_dim")
+    same("k", "v", 1, "kv_heads")
+    same("k", "v", 2, "keys")
+    shared = "k" if "k" in tensors else "v"
+    if "q" in tensors and shared in tensors:
+        heads, kv_heads = tensors["q"].shape[1], tensors[shared].shape[1]
+        if (kv_heads == 0 and heads != 0) or (kv_heads != 0 and heads % kv_heads != 0):
+            got = f"{heads} heads with {kv_heads} kv_heads"
+            hint = "q and k are [batch, heads, tokens, dim]: is `transpose(1, 2)` missing?"
+            faults.append(Fault("q", got, f"heads a multiple of {shared}'s kv_heads", hint))
+    return faults
+
+
+def check_dims(tensors: Mapping[str, Tensor], backend: str) -> list[Fault]:
+    """Faults of the head dimension (of q and k) and of the value dimension."""
+    faults = []
+    for name, what in (("q", "head_dim"), ("v", "value_dim")):
+        if name not in tensors or head_dim_fits(tensors[name].shape[3], backend):
+            continue
+        size = tensors[name].shape[3]
+        if backend == "triton":
+            expected = f"a multiple of 8 from 8 to {LARGEST_HEAD_DIM} (backend 'triton')"
+            hint = 'pad with zeros (and pass scale=), or compile(..., backend="torch")'
+            faults.append(Fault(name, f"{what} {size}", expected, hint if size else ""))
+        else:
+            faults.append(Fault(name, f"{what} {size}", "at least 1"))
+    return faults
+
+
+def head_dim_fits(size: int, backend: str) -> bool:
+    """Whether programs of this backend take rows of `size` elements."""
+    return size >= 1 and (backend != "triton" or (size % 8 == 0 and size <= LARGEST_HEAD_DIM))
+
+
+def check_weights(tensors: Mapping[str, Tensor], weights: Tensor, names: Sequence[str]) -> list[Fault]:
+    """Faults of the weights of a gate: [B, Hq, n, branches], of q's dtype and device; nothing is broadcast.
+
+    Args:
+        tensors: the usable ones of q, k, v.
+        weights: what was given as weights.
+        names: names of the branches, in order.
+    """
+    shape = f"[batch, heads, queries, {len(names)}] (branches {', '.join(names)})"
+    if fault := check_form("weights", weights, shape):
+        return [fault]
+    if "q" not in tensors:
+        return []
+    q = tensors["q"]
+    faults = check_kind({"q": q, "weights": weights}, (q.dtype,), "")
+    want = (*q.shape[:3], len(names))
+    if tuple(weights.shape) != want:
+        expected = f"{list(want)}: [batch, heads, queries] of q, and branches {', '.join(names)}"
+        faults.append(Fault("weights", f"shape {_shape(weights)}", expected, f"weights.expand({list(want)})"))
+    return faults
+
+
+def check_scale(scale: object) -> tuple[list[Fault], float | None]:
+    """`scale` as a float (None: not given), and its faults."""
+    if scale is None:
+        return [], None
+    if not isinstance(scale, Real) or isinstance(scale, bool):
+        hint = "float(scale)" if isinstance(scale, Tensor) and scale.numel() == 1 else ""
+        return [Fault("scale", f"{type(scale).__name__}", "a finite number, or None for 1 / sqrt(head_dim)", hint)], 1.0
+    value = float(scale)
+    if not math.isfinite(value):
+        return [Fault("scale", f"{value}", "a finite number, or None for 1 / sqrt(head_dim)")], 1.0
+    return [], value
+
+
+def check_offset(offset: object) -> tuple[list[Fault], int]:
+    """`offset` as an int, and its faults."""
+    if isinstance(offset, bool | Tensor) or not hasattr(offset, "__index__"):
+        hint = "int(offset)" if isinstance(offset, Tensor) and offset.numel() == 1 else ""
+        return [Fault("offset", f"{offset!r} ({type(offset).__name__})", "an integer >= 0", hint)], 0
+    value = offset if isinstance(offset, int) else operator.index(offset)
+    if value < 0:
+        return [Fault("offset", f"{value}", "an integer >= 0: the position of the first query")], 0
+    return [], value
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _tensor_hint(name: str, value: object) -> str:
+    return f"torch.as_tensor({name})" if hasattr(value, "__array__") or isinstance(value, list) else ""

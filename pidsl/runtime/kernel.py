@@ -1,0 +1,226 @@
+"""`compile`: a pattern to a callable kernel."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor
+
+from pidsl.errors import BackendError, TermError
+from pidsl.language.gate import Gate
+from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
+from pidsl.runtime.arguments import (
+    DTYPES, Fault, check_attention, check_offset, check_scale, head_dim_fits, raise_faults,
+)  # fmt: skip
+from pidsl.runtime.operator import attend
+from pidsl.runtime.programs import Compiled, compiled, preferred, triton_installed
+
+if TYPE_CHECKING:
+    from pidsl.codegen.plan import Plan
+    from pidsl.runtime.gating import GateKernel
+
+Backend = Literal["auto", "triton", "torch", "reference"]
+BACKENDS = ("auto", "triton", "torch", "reference")
+
+
+@overload
+def compile(term: Gate, backend: Backend = "auto") -> GateKernel: ...
+
+
+@overload
+def compile(term: Term, backend: Backend = "auto") -> Kernel: ...
+
+
+def compile(term: Term | Gate, backend: Backend = "auto") -> Kernel | GateKernel:
+    """A kernel for a pattern: one program for every number of queries and keys.
+
+    `out[i] = sum over attended j of softmax_j(scale * q_i . k_j) v_j`
+
+    >>> import pidsl, torch
+    >>> kernel = pidsl.compile(pidsl.window(63) | pidsl.stride(256), backend="reference")
+    >>> kernel
+    pidsl.compile(window(63) | stride(256), backend='reference')
+    >>> q, k, v = torch.randn(3, 1, 4, 100, 64)
+    >>> kernel(q, k, v).shape
+    torch.Size([1, 4, 100, 64])
+
+    Kernels are kept: compiling an equal term again is free.
+
+    Args:
+        term: a pattern without unbound symbols, or a `gate` of such.
+        backend: "triton": generated Triton kernels, for GPUs. "torch": generated torch code, for any device and
+            float64. "reference": dense attention under the mask, slow, the judge of the others. "auto": triton for
+            what it can run on a GPU, torch for everything else; `kernel.plan` says which.
+
+    Returns:
+        A `Kernel`; a `GateKernel` for a gate.
+
+    Raises:
+        TermError: not a pattern.
+        SymbolError: the pattern holds unbound symbols.
+        BackendError: an unknown backend, or one that is not installed.
+        TooHardError: isl's operation limit struck.
+    """
+    if not isinstance(term, Algebra | Gate):
+        hint = f"pidsl.compile(pidsl.parse({term!r}))" if isinstance(term, str) else "build one: pidsl.window(63)"
+        raise TermError(f"compile({term!r}) ({type(term).__name__})", "a pidsl term or gate", hint=hint)
+    if backend not in BACKENDS:
+        close = difflib.get_close_matches(str(backend), BACKENDS, n=1)
+        expected = f"one of {', '.join(map(repr, BACKENDS))}"
+        raise BackendError(f"backend = {backend!r}", expected, hint=f"backend={close[0]!r}" if close else "")
+    if backend == "triton" and not triton_installed():
+        hint = "pip install triton (Linux only); backend='torch' runs anywhere"
+        raise BackendError("backend = 'triton', and triton is not installed", "the triton package", hint=hint)
+    if isinstance(term, Gate):
+        return _compile_gate(term, backend)
+    require_concrete(term, "compile the pattern")
+    return _compile(term, backend)
+
+
+@lru_cache(maxsize=512)
+def _compile(term: Term, backend: Backend) -> Kernel:
+    return Kernel(term, backend)
+
+
+@lru_cache(maxsize=512)
+def _compile_gate(gate: Gate, backend: Backend) -> GateKernel:
+    from pidsl.runtime.gating import GateKernel
+
+    return GateKernel(gate, {name: compile(term, backend) for name, term in gate.branches})
+
+
+class Call(NamedTuple):
+    """The numbers of a call, checked."""
+
+    backend: str
+    scale: float
+    offset: int
+
+
+class Kernel:
+    """A compiled pattern. Made by `compile`; immutable, safe to call from several threads, picklable.
+
+    Args:
+        term: the pattern, without symbols.
+        backend: as asked for.
+
+    Attributes:
+        term: the pattern.
+        backend: as asked for; `plan.backend` is what "auto" stands for on this machine.
+        rings: the term, if it holds a ring and so restricts the lengths.
+    """
+
+    def __init__(self, term: Term, backend: Backend) -> None:
+        self.term, self.backend = term, backend
+        self._pattern = repr(term)
+        self._where = f"kernel(q, k, v) of {self._pattern}"
+        self.rings = (term,) if any(isinstance(t, Ring) for t in walk(term)) else ()
+        self._chosen, self._reason = preferred() if backend == "auto" else (backend, "asked for")
+        self._made(64)  # whatever cannot be compiled fails here
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0, return_lse: bool = False
+    ) -> Any:
+        """Attention under the pattern, differentiable once in q, k and v.
+
+        Args:
+            q: queries [B, Hq, n, D], any strides.
+            k: keys [B, Hkv, m, D], of q's dtype and device. Query head h uses key head `h // (Hq // Hkv)`.
+            v: values [B, Hkv, m, Dv].
+            scale: factor of the logits; default 1 / sqrt(D).
+            offset: row r of q stands at position `i = r + offset`.
+            return_lse: return (out, lse).
+
+        Returns:
+            out [B, Hq, n, Dv] in q's dtype; with `return_lse` also the log-sum-exp of the logits [B, Hq, n], natural
+            log, float32 (float64 for float64), differentiable too. A row without keys has out 0 and lse -inf.
+            Inside `torch.autocast`, q, k and v are cast as for torch's scaled_dot_product_attention: to the autocast
+            dtype, float64 excepted.
+
+        Raises:
+            ArgumentError: shapes, dtypes, devices or numbers do not fit; all faults are named, nothing has run.
+            BackendError: backend "triton" with tensors that are not on a GPU (and Triton is not interpreting).
+        """
+        q, k, v = autocast(q, k, v)
+        call, faults, _ = self.check(q, k, v, scale, offset, self.rings)
+        raise_faults(faults, self._where)
+        out, lse = self.attend(q, k, v, call)
+        return (out, lse) if return_lse else out
+
+    @property
+    def plan(self) -> Plan:
+        """What was decided and why: print it. On Triton, for head dimensions up to 128."""
+        plan = self._made(64).plan
+        return replace(plan, notes=(f"auto: {self._reason}", *plan.notes)) if self.backend == "auto" else plan
+
+    def source(self, head_dim: int = 64) -> str:
+        """The text of the generated program.
+
+        Args:
+            head_dim: Triton programs for head dimensions above 128 have smaller tiles.
+        """
+        return self._made(head_dim).program.source
+
+    def explain(self) -> str:
+        """The pattern, the backend and why, the plan, and what the cost model rejected, as text of several lines."""
+        plan = self.plan
+        lines = [f"pattern  {self._pattern}", f"backend  {plan.backend} ({self._reason})", "", str(plan)]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"pidsl.compile({self._pattern}, backend={self.backend!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return compile, (self.term, self.backend)
+
+    def _made(self, head_dim: int) -> Compiled:
+        return compiled(self.term, self._chosen, head_dim)
+
+    def check(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: object, offset: object, rings: Sequence[Term]
+    ) -> tuple[Call, list[Fault], dict[str, Tensor]]:
+        """What to run, if there are no faults; the faults; and which tensors are well formed."""
+        backend = self._backend_for(q, v)
+        scale_faults, factor = check_scale(scale)
+        offset_faults, first = check_offset(offset)
+        faults, usable = check_attention(rings, backend, q, k, v, first)
+        faults = [*faults, *scale_faults, *offset_faults]
+        if factor is None:
+            factor = 1.0 if faults else 1.0 / math.sqrt(q.shape[3])
+        return Call(backend, factor, first), faults, usable
+
+    def _backend_for(self, q: object, v: object) -> str:
+        """`auto` leaves to torch what the Triton programs do not take."""
+        if self.backend != "auto" or self._chosen != "triton":
+            return self._chosen
+        fits = isinstance(q, Tensor) and isinstance(v, Tensor) and q.device.type == "cuda" and q.dtype in DTYPES["triton"]
+        if fits and all(x.dim() == 4 and head_dim_fits(x.shape[3], "triton") for x in (q, v)):
+            return "triton"
+        return "torch"
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+        """(out, lse) of arguments that `check` found no fault in."""
+        return attend(self.term, self._pattern, call.backend, q, k, v, call.scale, call.offset)
+
+
+def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors as `torch.autocast` would hand them to scaled_dot_product_attention; unchanged outside it."""
+    first = tensors[0]
+    if not isinstance(first, Tensor):
+        return tensors
+    kind = first.device.type
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+
+    def cast(x: Tensor) -> Tensor:
+        floating = isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64
+        return x.to(dtype) if floating and x.device.type == kind else x
+
+    return tuple(map(cast, tensors))

@@ -1,0 +1,157 @@
+"""A program as a differentiable operation of torch: eagerly an autograd.Function, for torch.compile a custom op.
+
+The custom op `pidsl::attention` names the pattern by its source text, so that a compiled or exported graph holds
+nothing but tensors, numbers and strings. Eager calls skip it: its dispatch costs more (about 50 us on one core).
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pidsl.language.parse import parse
+from pidsl.language.terms import Term
+from pidsl.runtime.programs import Program, compiled
+from pidsl.runtime.reference import wide
+
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def attend(
+    term: Term, pattern: str, backend: str, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int
+) -> tuple[Tensor, Tensor]:
+    """out [B, Hq, n, Dv] and lse [B, Hq, n] of checked arguments, differentiable once.
+
+    Args:
+        term: the pattern.
+        pattern: its source text.
+        backend: "triton", "torch" or "reference".
+        q, k, v: [B, Hq, n, D], [B, Hkv, m, D], [B, Hkv, m, Dv].
+        scale: factor of the logits.
+        offset: position of row 0 of q.
+    """
+    plain = type(q) in PLAIN and type(k) in PLAIN and type(v) in PLAIN and q.device.type != "meta"
+    if torch.compiler.is_compiling() or not plain:  # tracing, or a subclass (fake, distributed) with its own dispatch
+        return attention(q, k, v, pattern, backend, scale, offset)
+    return _Attention.apply(q, k, v, compiled(term, backend, q.shape[3]).program, scale, offset)
+
+
+def run_forward(program: Program, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
+    """`program.forward`, or its result where there is nothing to attend to."""
+    if q.numel() == 0 or k.numel() == 0:
+        out, lse = _empty_results(q, v)
+        return out.zero_(), lse.fill_(-torch.inf)
+    with _no_autocast(q):
+        out, lse = program.forward(q, k, v, scale, offset)
+    return out.contiguous(), lse.contiguous()
+
+
+def run_backward(
+    program: Program, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor | None,
+    grad_lse: Tensor | None, scale: float, offset: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`program.backward`, or zeros where no gradient can flow."""
+    if q.numel() == 0 or k.numel() == 0 or (grad_out is None and grad_lse is None):
+        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    if grad_out is None:
+        grad_out = torch.zeros_like(out)
+    with _no_autocast(q):
+        return program.backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
+
+
+def _empty_results(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    out = torch.empty((*q.shape[:3], v.shape[3]), dtype=q.dtype, device=q.device)
+    return out, torch.empty(q.shape[:3], dtype=wide(q.dtype), device=q.device)
+
+
+def _no_autocast(q: Tensor) -> AbstractContextManager[object]:
+    """Programs choose their own precision; autocast would lower it a second time."""
+    kind = q.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        q: Tensor, k: Tensor, v: Tensor, program: Program, scale: float, offset: int
+    ) -> tuple[Tensor, Tensor]:
+        return run_forward(program, q, k, v, scale, offset)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        *tensors, ctx.program, ctx.scale, ctx.offset = inputs
+        ctx.save_for_backward(*tensors, *output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+        grads = run_backward(ctx.program, *ctx.saved_tensors, grad_out, grad_lse, ctx.scale, ctx.offset)
+        return (*_wanted(ctx, grads), None, None, None)
+
+
+def _wanted(ctx: Any, grads: tuple[Tensor, Tensor, Tensor]) -> list[Tensor | None]:
+    return [g if needed else None for g, needed in zip(grads, ctx.needs_input_grad, strict=False)]
+
+
+# -- the same for torch.compile and torch.export -----------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def _read(pattern: str) -> Term:
+    return parse(pattern)
+
+
+@torch.library.custom_op("pidsl::attention", mutates_args=())
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, pattern: str, backend: str, scale: float, offset: int
+) -> tuple[Tensor, Tensor]:
+    """`run_forward` of the program for `pattern`."""
+    return run_forward(compiled(_read(pattern), backend, q.shape[3]).program, q, k, v, scale, offset)
+
+
+@attention.register_fake
+def _attention_shapes(
+    q: Tensor, k: Tensor, v: Tensor, pattern: str, backend: str, scale: float, offset: int
+) -> tuple[Tensor, Tensor]:
+    return _empty_results(q, v)
+
+
+@torch.library.custom_op("pidsl::attention_backward", mutates_args=())
+def attention_backward(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor | None, grad_lse: Tensor | None,
+    pattern: str, backend: str, scale: float, offset: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`run_backward` of the program for `pattern`."""
+    program = compiled(_read(pattern), backend, q.shape[3]).program
+    dq, dk, dv = run_backward(program, q, k, v, out, lse, grad_out, grad_lse, scale, offset)
+    return dq.contiguous(), dk.contiguous(), dv.contiguous()
+
+
+@attention_backward.register_fake
+def _gradient_shapes(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor | None, grad_lse: Tensor | None,
+    pattern: str, backend: str, scale: float, offset: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    return dq, dk, dv
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, *ctx.rest = inputs
+    ctx.save_for_backward(q, k, v, *output)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+    grads = attention_backward(*ctx.saved_tensors, grad_out, grad_lse, *ctx.rest)
+    return (*_wanted(ctx, grads), None, None, None, None)
+
+
+attention.register_autograd(_gradients, setup_context=_save)

@@ -1,0 +1,237 @@
+"""The forward and the backward pass of a generated program: one call per piece.
+
+    attention = Forward(q, k, v, scale, offset)           gradients = Backward(q, k, v, out, lse, grad_out, ...)
+    attention.tiles(piece_0)                              gradients.tiles(piece_0)
+    attention.diagonals(piece_1)                          gradients.diagonals(piece_1)
+    out, lse = attention.result()                         dq, dk, dv = gradients.result()
+
+A pass brings the inputs into the form the tile operations want (float32 at least, rows contiguous, as many value as
+key columns, zeros at keys that nothing attends) and owns the running results. The rest is views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pidsl.runtime import diagonal_ops, tile_ops
+from pidsl.runtime.diagonal_ops import DiagonalSet
+from pidsl.runtime.schedule import Band, Mask, Segment
+from pidsl.runtime.views import Tiles, add_windows, batches
+
+Attended = Callable[..., Any] | None
+
+CALL_ELEMENTS = 1 << 19  # elements of q, k or scores in one call: what it reads and writes stays near the caches
+_LANES = 16  # padded head sizes are multiples of this
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What a pass computes in: float64 for float64, float32 for everything narrower."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def prepare(x: Tensor, columns: int, attended: Tensor | None = None) -> Tensor:
+    """x `[B, H, rows, D]` in the working dtype with `columns` columns, unattended rows zeroed; x itself if it is fit.
+
+    Rows that nothing attends may hold NaN, and 0 * NaN would spread it through a tile.
+    """
+    x = x.to(working_dtype(x.dtype))
+    if x.shape[-1] < columns:
+        x = pad(x, (0, columns - x.shape[-1]))
+    if attended is not None:
+        x = x.masked_fill(~attended[:, None], 0.0)
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _attended(which: Attended, n: int, m: int, offset: int, **index: int) -> Tensor | None:
+    """The rows or keys that `which` marks, or None when that is all of them."""
+    if which is None:
+        return None
+    ((name, count),) = index.items()
+    values = which(
+        n=np.int64(n), m=np.int64(m), offset=np.int64(offset), **{name: np.arange(count, dtype=np.int64)}
+    )  # fmt: skip
+    marked = np.broadcast_to(values, (count,))
+    return None if marked.all() else torch.from_numpy(np.array(marked))
+
+
+class _Pass:
+    """Sizes and inputs that both passes share."""
+
+    def __init__(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, columns: int,
+        attended_keys: Attended, attended_rows: Attended,
+    ) -> None:  # fmt: skip
+        self.batch, self.heads, self.n, self.dim = q.shape
+        self.kv_heads, self.m, self.value_dim = k.shape[1], k.shape[2], v.shape[3]
+        self.group = self.heads // self.kv_heads if self.kv_heads else 1
+        self.scale, self.offset, self.columns = scale, offset, columns
+        keys = _attended(attended_keys, self.n, self.m, offset, j=self.m)
+        rows = _attended(attended_rows, self.n, self.m, offset, r=self.n)
+        self.keys = None if keys is None else keys.to(q.device)
+        self.rows = None if rows is None else rows.to(q.device)
+        self.q = prepare(q, columns, self.rows)
+        self.k = prepare(k, columns, self.keys)
+        self.v = prepare(v, columns, self.keys)
+        self.started = False
+
+    def segments(self, band: Band) -> list[tuple[Segment, bool]]:
+        """The batches of `band`, and whether each is the first to write its rows."""
+        first = not self.started
+        self.started = True
+        return [(s, first and s.fresh) for s in band.segments(self.n, self.m, self.offset)]
+
+    def grid(self, s: Segment) -> tuple[int, int, int, int, int]:
+        return self.batch, self.kv_heads, self.group, s.classes, s.tiles
+
+    def limit(self, s: Segment) -> int:
+        """Tiles per call."""
+        return max(1, CALL_ELEMENTS // (max(s.height, s.width) * self.columns))
+
+    def of_rows(self, x: Tensor, s: Segment) -> Tiles:
+        """x `[B, Hq, n]` or `[B, Hq, n, D]` by row tiles."""
+        b, h, r = x.stride()[:3]
+        outer = (b, h * self.group, h, r, r * s.row_tile)
+        offset = x.storage_offset() + r * s.row
+        if x.ndim == 3:
+            return Tiles(x, offset, outer, (s.height,), (r * s.row_step,))
+        return Tiles(x, offset, outer, (s.height, x.shape[3]), (r * s.row_step, 1))
+
+    def of_keys(self, x: Tensor, s: Segment) -> Tiles:
+        """x `[B, Hkv, m, D]` by windows of keys, shared by the query heads of a group."""
+        b, h, j = x.stride()[:3]
+        outer = (b, h, 0, j, j * s.key_tile)
+        return Tiles(x, x.storage_offset() + j * s.key, outer, (s.width, x.shape[3]), (j * s.key_step, 1))
+
+    def of_mask(self, mask: Mask, s: Segment) -> list[Tiles]:
+        """The bias of a mask, and its dead rows if any, over the grid."""
+        step = s.height if mask.bias.shape[0] > 1 else 0
+        tiles = [Tiles(mask.bias, 0, (0, 0, 0, step * s.width, 0), (s.height, s.width), (s.width, 1))]
+        if mask.dead is not None:
+            tiles.append(Tiles(mask.dead, 0, (0, 0, 0, step, 0), (s.height,), (1,)))
+        return tiles
+
+
+class Forward(_Pass):
+    """Attention over the pieces given so far, as (out, lse) per row; starts with no key seen.
+
+    Args:
+        q: `[B, Hq, n, D]`, any strides.
+        k: `[B, Hkv, m, D]`.
+        v: `[B, Hkv, m, Dv]`.
+        scale: factor on the scores.
+        offset: position of row 0.
+        attended_keys, attended_rows: over (n, m, offset, j) and (n, m, offset, r); None when all take part.
+    """
+
+    def __init__(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, *,
+        attended_keys: Attended = None, attended_rows: Attended = None,
+    ) -> None:  # fmt: skip
+        columns = q.shape[3] if q.shape[3] == v.shape[3] else _round_up(max(q.shape[3], v.shape[3]))
+        super().__init__(q, k, v, scale, offset, columns, attended_keys, attended_rows)
+        self.dtype = q.dtype
+        shape = (self.batch, self.heads, self.n)
+        self.out = self.q.new_zeros((*shape, columns))
+        self.lse = self.q.new_full(shape, -torch.inf)
+
+    def tiles(self, band: Band) -> None:
+        """Take in the pairs of `band`."""
+        for s, fresh in self.segments(band):
+            mask = s.mask(self.q.dtype, self.q.device)
+            operands = [self.of_rows(x, s) for x in (self.q, self.out, self.lse)]
+            operands += [self.of_keys(x, s) for x in (self.k, self.v)]
+            operands += [] if mask is None else self.of_mask(mask, s)
+            for q, out, lse, k, v, *masks in batches(self.grid(s), operands, self.limit(s)):
+                bias, dead = (*masks, None, None)[:2]
+                more, more_lse = tile_ops.attend(q, k, v, bias, dead, self.scale)
+                if fresh:
+                    out.copy_(more)
+                    lse.copy_(more_lse)
+                else:
+                    tile_ops.merge(out, lse, more, more_lse)
+
+    def diagonals(self, which: DiagonalSet) -> None:
+        """Take in the pairs of isolated lags."""
+        diagonal_ops.forward(which, self.q, self.k, self.v, self.out, self.lse, self.scale, self.offset, self.started)
+        self.started = True
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """out `[B, Hq, n, Dv]` in q's dtype; lse `[B, Hq, n]` in float32 (float64 for float64)."""
+        return self.out[..., : self.value_dim].to(self.dtype), self.lse
+
+
+class Backward(_Pass):
+    """Gradients of q, k and v from the pieces given so far.
+
+    Args:
+        q, k, v, scale, offset, attended_keys, attended_rows: as given to `Forward`.
+        out, lse: what it returned.
+        grad_out: `[B, Hq, n, Dv]`.
+        grad_lse: `[B, Hq, n]`, or None when nothing depends on lse.
+    """
+
+    def __init__(
+        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
+        scale: float, offset: int, *, attended_keys: Attended = None, attended_rows: Attended = None,
+    ) -> None:  # fmt: skip
+        dim, value_dim = q.shape[3], v.shape[3]
+        if grad_lse is not None:
+            columns = _round_up(max(dim, value_dim + 1))
+        else:
+            columns = dim if dim == value_dim else _round_up(max(dim, value_dim))
+        super().__init__(q, k, v, scale, offset, columns, attended_keys, attended_rows)
+        self.dtypes = q.dtype, k.dtype, v.dtype
+        self.out = prepare(out, columns)
+        self.grad_out = prepare(grad_out, columns, self.rows)
+        self.lse = tile_ops.seen(lse)
+        if grad_lse is not None:
+            # d lse/d score = P, so grad_lse adds P * grad_lse to dS = P * (dO V' - rowsum(dO * O)):
+            # one more column with V = 0, O = -1 and dO = grad_lse says the same.
+            reached = lse != -torch.inf
+            self.out[..., value_dim] = -1.0
+            self.grad_out[..., value_dim] = torch.where(reached, grad_lse.to(self.lse.dtype), 0.0)
+        self.dq, self.dk, self.dv = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (self.q, self.k, self.v))
+
+    def tiles(self, band: Band) -> None:
+        """Add what the pairs of `band` contribute."""
+        for s, fresh in self.segments(band):
+            mask = s.mask(self.q.dtype, self.q.device)
+            operands = [self.of_rows(x, s) for x in (self.q, self.out, self.grad_out, self.lse, self.dq)]
+            operands += [self.of_keys(x, s) for x in (self.k, self.v, self.dk, self.dv)]
+            operands += [] if mask is None else self.of_mask(mask, s)[:1]
+            for q, out, grad_out, lse, dq, k, v, dk, dv, *masks in batches(self.grid(s), operands, self.limit(s)):
+                bias = masks[0] if masks else None
+                gq, gk, gv = tile_ops.attend_backward(grad_out, q, k, v, out, lse, bias, self.scale)
+                if fresh:
+                    dq.copy_(gq)
+                else:
+                    dq.add_(gq)
+                add_windows(dk, gk)
+                add_windows(dv, gv)
+
+    def diagonals(self, which: DiagonalSet) -> None:
+        """Add what the pairs of isolated lags contribute."""
+        diagonal_ops.backward(
+            which, self.q, self.k, self.v, self.out, self.lse, self.grad_out, (self.dq, self.dk, self.dv),
+            self.scale, self.offset,
+        )  # fmt: skip
+        self.started = True
+
+    def result(self) -> tuple[Tensor, Tensor, Tensor]:
+        """dq, dk and dv, shaped and typed like q, k and v."""
+        columns = self.dim, self.dim, self.value_dim
+        dq, dk, dv = (
+            x[..., :c].to(dtype)
+            for x, c, dtype in zip((self.dq, self.dk, self.dv), columns, self.dtypes, strict=True)
+        )
+        return dq, dk, dv
+
+
+def _round_up(columns: int) -> int:
+    return -(-columns // _LANES) * _LANES

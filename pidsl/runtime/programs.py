@@ -1,0 +1,112 @@
+"""One program per term, backend and class of head dimension: lowered, emitted and kept.
+
+`PIDSL_SHOW=plan,source` prints each plan and each generated program to stderr when it is made.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from threading import RLock
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from pidsl.language.terms import Term
+
+if TYPE_CHECKING:
+    from pidsl.codegen.plan import Plan
+
+KEPT = 512  # programs kept; the least recently used go first
+WIDE_HEAD_DIM = 128  # above it, tiles are planned for LARGEST_HEAD_DIM
+
+_lowering = RLock()  # isl's context serves one thread at a time
+
+
+class Program(Protocol):
+    """What a backend makes of a plan. Sizes are positive here: empty calls never reach a program."""
+
+    @property
+    def source(self) -> str:
+        """The text of the generated program."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
+        """out [B, Hq, n, Dv] in q's dtype, and lse [B, Hq, n], natural log, float32 (float64 for float64)."""
+
+    def backward(
+        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
+        scale: float, offset: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """The gradients of q, k and v, of their shapes and dtypes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A plan and its program."""
+
+    plan: Plan
+    program: Program
+
+
+def compiled(term: Term, backend: str, head_dim: int) -> Compiled:
+    """The program for `term`, made on first use. Safe to call from several threads.
+
+    Args:
+        term: the pattern, without symbols.
+        backend: "triton", "torch" or "reference".
+        head_dim: of q and k; only its class matters (up to 128, or above).
+    """
+    wide = backend == "triton" and head_dim > WIDE_HEAD_DIM
+    with _lowering:
+        return _compiled(term, backend, 256 if wide else 64)
+
+
+@lru_cache(maxsize=KEPT)
+def _compiled(term: Term, backend: str, head_dim: int) -> Compiled:
+    made = _make(term, backend, head_dim)
+    show = os.environ.get("PIDSL_SHOW", "").replace(" ", "").split(",")
+    if "plan" in show:
+        print(made.plan, file=sys.stderr)
+    if "source" in show:
+        print(made.program.source, file=sys.stderr)
+    return made
+
+
+def _make(term: Term, backend: str, head_dim: int) -> Compiled:
+    if backend == "reference":
+        from pidsl.codegen.plan import Plan
+        from pidsl.runtime.reference import ReferenceProgram
+
+        note = "dense scores under the oracle's mask, in chunks of rows: O(n * m) time, for judging other backends"
+        return Compiled(Plan(term, backend, (), None, None, None, notes=(note,)), ReferenceProgram(term))
+
+    from pidsl.codegen.lower import lower
+
+    plan = lower(term, backend, head_dim)
+    if backend == "triton":
+        from pidsl.runtime.triton_program import TritonProgram
+
+        return Compiled(plan, TritonProgram(plan))
+
+    from pidsl.runtime.torch_program import TorchProgram
+
+    return Compiled(plan, TorchProgram(plan))
+
+
+def triton_installed() -> bool:
+    """Whether the triton package is there (it is not on macOS and Windows)."""
+    return importlib.util.find_spec("triton") is not None
+
+
+@lru_cache(maxsize=1)
+def preferred() -> tuple[str, str]:
+    """What `auto` stands for on this machine, and why."""
+    if not torch.cuda.is_available():
+        return "torch", "no GPU found"
+    if not triton_installed():
+        return "torch", "a GPU, but triton is not installed"
+    return "triton", "a GPU; CPU tensors, float64 and head dimensions that triton does not take run on torch"

@@ -1,0 +1,108 @@
+"""The reference backend: dense attention under the oracle's mask, slow and obvious, to judge the others by.
+
+    s_ij = scale * q_i . k_j          on attended pairs
+    lse_i = log sum_j exp(s_ij)       p_ij = exp(s_ij - lse_i)       out_i = sum_j p_ij v_j
+
+It shares no code with the planner or the emitters. Rows are computed in chunks; each chunk holds its dense scores.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pidsl.language.terms import Term
+from pidsl.relation.oracle import table
+
+SCORES_AT_ONCE = 1 << 24  # elements of the score matrix that one chunk of rows may have
+
+
+class ReferenceProgram:
+    """Dense attention for one term; see `pidsl.runtime.programs.Program` for the calls.
+
+    Args:
+        term: the pattern, without symbols.
+    """
+
+    def __init__(self, term: Term) -> None:
+        self.term = term
+
+    @property
+    def source(self) -> str:
+        """This module: the reference reads the mask from the oracle, nothing is generated."""
+        return f"# pattern: {self.term!r}, dense under its mask\n{inspect.getsource(sys.modules[__name__])}"
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
+        """out [B, Hq, n, Dv] in q's dtype and lse [B, Hq, n], computed in float32 (float64 for float64)."""
+        batch, heads, n, _ = q.shape
+        out = q.new_zeros(batch, heads, n, v.shape[3])
+        lse = torch.full((batch, heads, n), -torch.inf, dtype=wide(q.dtype), device=q.device)
+        for rows, mask in self._chunks(q, k, offset):
+            chunk = _Chunk(q[:, :, rows], k, v, mask, scale)
+            out[:, :, rows] = (chunk.p @ chunk.v).to(q.dtype)
+            lse[:, :, rows] = chunk.lse
+        return out, lse
+
+    def backward(
+        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
+        scale: float, offset: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """The gradients of q, k and v by the formula; the softmax is computed again, `out` and `lse` are not used.
+
+        ds_ij = p_ij (dp_ij - sum_j p_ij dp_ij + dlse_i),   dp_ij = dout_i . v_j
+        """
+        dq = torch.zeros(q.shape, dtype=wide(q.dtype), device=q.device)
+        dk = torch.zeros(k.shape, dtype=wide(q.dtype), device=q.device)
+        dv = torch.zeros(v.shape, dtype=wide(q.dtype), device=q.device)
+        for rows, mask in self._chunks(q, k, offset):
+            chunk = _Chunk(q[:, :, rows], k, v, mask, scale)
+            do = torch.where(mask.any(1)[:, None], grad_out[:, :, rows].to(dq.dtype), 0.0)
+            dp = torch.where(mask, do @ chunk.v.mT, 0.0)
+            ds = dp - (chunk.p * dp).sum(-1, keepdim=True)
+            if grad_lse is not None:
+                ds = ds + grad_lse[:, :, rows, None]
+            ds = torch.where(mask, chunk.p * ds, 0.0) * scale
+            dq[:, :, rows] = ds @ chunk.k
+            dk += _sum_groups(ds.mT @ chunk.q, k.shape[1])
+            dv += _sum_groups(chunk.p.mT @ do, k.shape[1])
+        return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype)
+
+    def _chunks(self, q: Tensor, k: Tensor, offset: int) -> Iterator[tuple[slice, Tensor]]:
+        """Slices of rows, each with its mask [rows, m]."""
+        batch, heads, n, _ = q.shape
+        m = k.shape[2]
+        height = max(1, SCORES_AT_ONCE // max(1, batch * heads * m))
+        for start in range(0, n, height):
+            stop = min(start + height, n)
+            mask = table(self.term, np.arange(offset + start, offset + stop), np.arange(m), offset + n, m)
+            yield slice(start, stop), torch.from_numpy(np.ascontiguousarray(mask)).to(q.device)
+
+
+class _Chunk:
+    """The softmax of some rows. What no pair of the chunk needs is blanked: 0 * NaN would be NaN."""
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> None:
+        dtype, group = wide(q.dtype), q.shape[1] // k.shape[1]
+        row, key = mask.any(1)[:, None], mask.any(0)[:, None]
+        self.q = torch.where(row, q.to(dtype), 0.0)
+        self.k = torch.where(key, k.to(dtype), 0.0).repeat_interleave(group, 1)
+        self.v = torch.where(key, v.to(dtype), 0.0).repeat_interleave(group, 1)
+        scores = torch.where(mask, self.q @ self.k.mT * scale, -torch.inf)
+        self.lse = torch.logsumexp(scores, -1)
+        finite = torch.where(row, self.lse[..., None], 0.0)  # rows without keys: exp(-inf - 0) is 0
+        self.p = torch.where(mask, torch.exp(scores - finite), 0.0)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What sums are accumulated in, and the dtype of lse: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _sum_groups(grad: Tensor, kv_heads: int) -> Tensor:
+    """[B, Hq, m, D] -> [B, Hkv, m, D]: query heads that share a key head add up."""
+    return grad.unflatten(1, (kv_heads, grad.shape[1] // kv_heads)).sum(2)

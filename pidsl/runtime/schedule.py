@@ -1,0 +1,297 @@
+"""From the loop bounds of a piece to few large batches of equal tiles.
+
+A `Band` is what a generated program says about one sweep: bounds of the key runs of row tile t of class c, and which
+pairs inside them to keep. For given (n, m, offset) `segments` finds the tiles that can be computed by one batched
+call: same height, same width, a constant step from window to window and, by the band's `shifts`, the same mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import gcd
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Bound = Callable[..., Any]
+Ints = NDArray[np.int64]
+
+KNOWN_SIZES = 4  # (n, m, offset) whose schedules a band remembers
+LARGEST_MASK = 1 << 22  # pairs in one mask; taller tiles are cut
+KEPT_MASKS = 1 << 23  # pairs in the masks that one schedule keeps between calls
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Key columns `first, first + step, ..., <= last` for row tile t of class c, where `guard` holds."""
+
+    first: Bound
+    last: Bound
+    full: bool = False
+    step: int = 1
+    guard: Bound | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """One sweep over keys, as a generated program states it.
+
+    Args:
+        rows: rows of one tile.
+        runs: disjoint runs of key columns.
+        keep: over (n, m, offset, c, d, a, b), true on the pairs of the piece; None when every run is full.
+        shifts: translations (da, db) of (a, b) that leave `keep` unchanged.
+        query_step, key_step: row r = query_step * a + c, key j = key_step * b + d.
+        phase: if not None, all classes are visited, and row class c meets key class (c + offset - phase) % key_step.
+        query_class, key_class: otherwise, the fixed class of positions and of keys.
+        keep_by_class: whether `keep` depends on c or d.
+    """
+
+    rows: int
+    runs: tuple[Run, ...]
+    keep: Bound | None = None
+    shifts: tuple[tuple[int, int], ...] = ()
+    query_step: int = 1
+    key_step: int = 1
+    phase: int | None = None
+    query_class: int = 0
+    key_class: int = 0
+    keep_by_class: bool = False
+    _known: dict[tuple[int, int, int], tuple[Segment, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    def segments(self, n: int, m: int, offset: int) -> tuple[Segment, ...]:
+        """Batches of equal tiles that together visit every run once; those of one tile in the order of the runs."""
+        sizes = (n, m, offset)
+        known = self._known.pop(sizes, None)
+        if known is None:
+            known = tuple(_segments(self, *sizes))
+            for oldest in list(self._known)[: 1 - KNOWN_SIZES]:
+                self._known.pop(oldest, None)
+        self._known[sizes] = known
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """The pairs that one tile of a segment keeps, per class if the mask differs between classes."""
+
+    bias: Tensor  # [classes or 1, height, width] 0 where kept, -inf elsewhere
+    dead: Tensor | None  # [classes or 1, height] 0, -inf for rows that keep nothing; None when every row keeps a key
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """Tiles (class, tile) of equal shape in one arithmetic progression.
+
+    Row x of tile (class, tile) is row `row + class + tile * row_tile + x * row_step` of q; column y is row
+    `key + class + tile * key_tile + y * key_step` of k.
+    """
+
+    row: int
+    row_tile: int
+    row_step: int
+    key: int
+    key_tile: int
+    key_step: int
+    classes: int
+    tiles: int
+    height: int
+    width: int
+    fresh: bool  # no earlier segment of the band touches these rows
+    keep: Callable[[], NDArray[np.bool_]] | None
+    keep_pairs: int  # elements of the mask
+    remember: bool
+    _masks: dict[torch.dtype, Mask | None]
+
+    def mask(self, dtype: torch.dtype, device: torch.device) -> Mask | None:
+        """The mask of every tile (per class) in `dtype`, or None when all pairs are kept."""
+        if self.keep is None:
+            return None
+        if dtype in self._masks:
+            mask = self._masks[dtype]
+        else:
+            mask = self._build(self.keep(), dtype)
+            if self.remember or mask is None:
+                self._masks[dtype] = mask
+        if mask is None or device.type == "cpu":
+            return mask
+        return Mask(mask.bias.to(device), None if mask.dead is None else mask.dead.to(device))
+
+    def _build(self, keep: NDArray[np.bool_], dtype: torch.dtype) -> Mask | None:
+        if keep.all():
+            return None
+        kept = torch.from_numpy(keep)
+        bias = torch.zeros(kept.shape, dtype=dtype).masked_fill_(~kept, -torch.inf)
+        some = kept.any(-1)
+        dead = None if bool(some.all()) else torch.zeros(some.shape, dtype=dtype).masked_fill_(~some, -torch.inf)
+        return Mask(bias, dead)
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """The translations generated by `shifts`, in echelon form: multiples of (da, db), plus multiples of (0, free)."""
+
+    da: int
+    db: int
+    free: int
+
+    @staticmethod
+    def of(shifts: Sequence[tuple[int, int]]) -> Lattice:
+        da, db, free = 0, 0, 0
+        for x, y in shifts:
+            while x:  # Euclid on the first coordinate, the second carried along
+                q = da // x
+                da, db, x, y = x, y, da - q * x, db - q * y
+            free = gcd(free, y)
+        if da < 0:
+            da, db = -da, -db
+        return Lattice(da, db, free)
+
+    def period(self, rows: int) -> int:
+        """How many tiles of `rows` rows until a translation can map one to the other; 0 for never."""
+        return self.da // gcd(self.da, rows) if self.da else 0
+
+    def contains(self, x: int, y: Ints) -> NDArray[np.bool_]:
+        if self.da == 0 or x % self.da:
+            return np.zeros(y.shape, dtype=bool)
+        rest = y - x // self.da * self.db
+        return rest % self.free == 0 if self.free else rest == 0
+
+
+def _segments(band: Band, n: int, m: int, offset: int) -> Iterator[Segment]:
+    classes, keys = _classes(band, n, offset)
+    if not len(classes) or m == 0:
+        return
+    row_counts = -((classes - n) // band.query_step)
+    key_counts = np.maximum(-((keys - m) // band.key_step), 0)
+    tiles = np.arange(-(-int(row_counts.max()) // band.rows), dtype=np.int64)
+    heights = np.clip(row_counts[:, None] - tiles * band.rows, 0, band.rows)
+    names = dict(n=np.int64(n), m=np.int64(m), offset=np.int64(offset), c=classes[:, None], d=keys[:, None], t=tiles)
+    lattice = Lattice.of(band.shifts)
+    seen = np.zeros(heights.shape, dtype=bool)
+    budget = KEPT_MASKS
+    for run in band.runs:
+        first = np.maximum(np.broadcast_to(run.first(**names), heights.shape), 0)
+        last = np.minimum(np.broadcast_to(run.last(**names), heights.shape), key_counts[:, None] - 1)
+        if run.step > 1 and bool((np.broadcast_to(run.first(**names), heights.shape) < 0).any()):
+            raise AssertionError("a strided run must start at an existing key")
+        widths = np.maximum((last - first) // run.step + 1, 0) * (heights > 0)
+        if run.guard is not None:
+            widths = widths * np.broadcast_to(run.guard(**names), heights.shape)
+        mask_lattice = None if run.full or band.keep is None else lattice
+        for low, high in _equal_rows(widths, heights, first, keys):
+            if mask_lattice is not None and band.keep_by_class:
+                pairs = int((widths[low] * heights[low]).max())
+                at_once = max(1, LARGEST_MASK // max(1, pairs))
+            else:
+                at_once = high - low
+            for start in range(low, high, at_once):
+                stop = min(start + at_once, high)
+                for ts in _progressions(widths[low], heights[low], first[low], band.rows, mask_lattice):
+                    fresh = not seen[start:stop, ts].any()
+                    for segment in _cut(band, run, names, (start, stop), ts, first, widths, heights, fresh):
+                        segment.remember = segment.keep_pairs <= budget
+                        budget -= segment.keep_pairs if segment.remember else 0
+                        yield segment
+        seen |= widths > 0
+
+
+def _classes(band: Band, n: int, offset: int) -> tuple[Ints, Ints]:
+    """The row classes that exist, and the key class that each meets."""
+    if band.phase is not None:
+        rows = np.arange(min(band.query_step, n), dtype=np.int64)
+        return rows, (rows + offset - band.phase) % band.key_step
+    row = (band.query_class - offset) % band.query_step
+    rows = np.array([row] if row < n else [], dtype=np.int64)
+    return rows, np.full(rows.shape, band.key_class, dtype=np.int64)
+
+
+def _equal_rows(widths: Ints, heights: Ints, first: Ints, keys: Ints) -> Iterator[tuple[int, int]]:
+    """Ranges of consecutive classes with equal tiles, whose key classes are consecutive too."""
+    same = (widths[1:] == widths[:-1]).all(1) & (heights[1:] == heights[:-1]).all(1)
+    same &= (np.where(widths[1:] > 0, first[1:] - first[:-1], 0) == 0).all(1) & (keys[1:] == keys[:-1] + 1)
+    cuts = [0, *(np.flatnonzero(~same) + 1).tolist(), len(widths)]
+    yield from zip(cuts, cuts[1:], strict=False)
+
+
+def _progressions(widths: Ints, heights: Ints, first: Ints, rows: int, lattice: Lattice | None) -> list[Ints]:
+    """Cut the non-empty tiles of one class into arithmetic progressions that one batched call can compute.
+
+    `lattice` None: no mask, so any constant step will do. A mask asks that the step be one of its translations.
+    """
+    period = 1 if lattice is None else lattice.period(rows)
+    if period == 0 or period >= len(widths):
+        return [np.array([t]) for t in np.flatnonzero(widths)]
+    result = []
+    for phase in range(period):
+        ts = np.arange(phase, len(widths), period)
+        w, h, f = widths[ts], heights[ts], first[ts]
+        step = np.diff(f)
+        linked = (w[1:] == w[:-1]) & (h[1:] == h[:-1]) & (step >= 0)
+        if lattice is not None:
+            linked &= lattice.contains(period * rows, step)
+        start = 0
+        while start < len(ts):
+            stop = start + 1
+            if stop < len(ts) and linked[start]:
+                breaks = np.flatnonzero(~(linked[start:] & (step[start:] == step[start])))
+                stop = start + int(breaks[0]) + 1 if len(breaks) else len(ts)
+            if w[start]:
+                result.append(ts[start:stop])
+            start = stop
+    return sorted(result, key=lambda ts: int(ts[0]))
+
+
+def _cut(
+    band: Band, run: Run, names: dict[str, Any], cs: tuple[int, int], ts: Ints, first: Ints, widths: Ints,
+    heights: Ints, fresh: bool,
+) -> Iterator[Segment]:  # fmt: skip
+    """The segment of classes `cs` and tiles `ts`, cut into lower ones where its mask would be too large."""
+    c, t = cs[0], int(ts[0])
+    width, height = int(widths[c, t]), int(heights[c, t])
+    step = int(first[c, ts[1]] - first[c, t]) if len(ts) > 1 else 0
+    stride = int(ts[1] - ts[0]) if len(ts) > 1 else 1
+    masked = not run.full and band.keep is not None
+    lower = max(1, min(height, LARGEST_MASK // width)) if masked else height
+    for x in range(0, height, lower):
+        rows = min(lower, height - x)
+        a = t * band.rows + x + np.arange(rows, dtype=np.int64)[:, None]
+        b = first[c, t] + run.step * np.arange(width, dtype=np.int64)
+        by_class = slice(*cs) if band.keep_by_class else slice(c, c + 1)
+        keep = _keep(band, names, by_class, a, b) if masked else None
+        yield Segment(
+            row=int(names["c"][c, 0]) + band.query_step * (t * band.rows + x),
+            row_tile=band.query_step * band.rows * stride,
+            row_step=band.query_step,
+            key=int(names["d"][c, 0]) + band.key_step * int(first[c, t]),
+            key_tile=band.key_step * step,
+            key_step=band.key_step * run.step,
+            classes=cs[1] - cs[0],
+            tiles=len(ts),
+            height=rows,
+            width=width,
+            fresh=fresh,
+            keep=keep,
+            keep_pairs=(by_class.stop - by_class.start) * rows * width if masked else 0,
+            remember=False,
+            _masks={},
+        )
+
+
+def _keep(
+    band: Band, names: dict[str, Any], classes: slice, a: Ints, b: Ints
+) -> Callable[[], NDArray[np.bool_]]:  # fmt: skip
+    keep = band.keep
+    assert keep is not None
+    c, d = names["c"][classes, :, None], names["d"][classes, :, None]
+    shape = (c.shape[0], a.shape[0], b.shape[0])
+
+    def mask() -> NDArray[np.bool_]:
+        value = keep(n=names["n"], m=names["m"], offset=names["offset"], c=c, d=d, a=a, b=b)
+        return np.array(np.broadcast_to(value, shape))
+
+    return mask

@@ -1,0 +1,327 @@
+"""A generated Triton program, loaded and launched.
+
+The source is written to a cache folder first, because `triton.jit` reads the text of its function from a file; the
+folder is `$PIDSL_CACHE`, or `pidsl` in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+import triton.language as tl
+
+from pidsl.errors import BackendError
+
+if TYPE_CHECKING:
+    from pidsl.codegen.plan import Plan
+
+_INT32 = 2**31
+_DELTA_ROWS = 32  # rows per program of the generated `row_delta`
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One kernel launch: everything that decides what is compiled and what is computed."""
+
+    kernel: Any
+    grid: int
+    arguments: Mapping[str, Any]
+    options: Mapping[str, int]
+
+    def run(self) -> None:
+        """Enqueue the kernel; nothing to do when no program has work."""
+        if self.grid:
+            self.kernel[(self.grid,)](**self.arguments, **self.options)
+
+
+class TritonProgram:
+    """The kernels of a plan, ready to call.
+
+    Args:
+        plan: what to compute; may be None when `source` is given.
+        source: the program, when it has been generated already.
+
+    Raises:
+        BackendError: the program cannot be written to the cache folder.
+    """
+
+    def __init__(self, plan: Plan | None, source: str | None = None) -> None:
+        if source is None:
+            from pidsl.codegen.triton_source import triton_source
+
+            if plan is None:
+                raise TypeError("TritonProgram needs a plan or a source")
+            source = triton_source(plan)
+        self.plan = plan
+        self.source = source
+        self.path = _write(source)
+        self._module = _load(self.path)
+
+    def forward(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, offset: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention output and natural-log lse.
+
+        Args:
+            q: [B, Hq, n, D], any strides.
+            k: [B, Hkv, m, D], any strides; Hq % Hkv == 0.
+            v: [B, Hkv, m, Dv], any strides.
+            scale: factor of the logits.
+            offset: position of row 0.
+
+        Returns:
+            out [B, Hq, n, Dv] in q's dtype, contiguous, and lse [B, Hq, n] in float32; 0 and -inf where a row
+            attends nothing.
+
+        Raises:
+            BackendError: the tensors are not on a GPU (and Triton is not in interpreter mode).
+        """
+        self._check_device(q)
+        if scale < 0:  # the kernels take the maximum of a row before they scale it
+            return self.forward(-q, k, v, -scale, offset)
+        with _on(q):
+            launches, out, lse = self.forward_launches(q, k, v, scale, offset)
+            for launch in launches:
+                launch.run()
+            return out.to(q.dtype), lse
+
+    def backward(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        out: torch.Tensor,
+        lse: torch.Tensor,
+        grad_out: torch.Tensor,
+        grad_lse: torch.Tensor | None,
+        scale: float,
+        offset: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Gradients of q, k and v from the gradients of `forward`'s results; the same bits on every run.
+
+        Args:
+            q, k, v, scale, offset: as given to `forward`.
+            out, lse: as returned by `forward`.
+            grad_out: [B, Hq, n, Dv], any strides.
+            grad_lse: [B, Hq, n], or None for zero.
+
+        Returns:
+            dq, dk, dv, contiguous, in the dtype and shape of q, k and v.
+
+        Raises:
+            BackendError: the tensors are not on a GPU (and Triton is not in interpreter mode).
+        """
+        self._check_device(q)
+        if scale < 0:
+            dq, dk, dv = self.backward(-q, k, v, out, lse, grad_out, grad_lse, -scale, offset)
+            return -dq, dk, dv
+        with _on(q):
+            launches, dq, dk, dv = self.backward_launches(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
+            for launch in launches:
+                launch.run()
+            return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
+
+    def forward_launches(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, offset: int
+    ) -> tuple[list[Launch], torch.Tensor, torch.Tensor]:
+        """What `forward` launches, and the (out, lse) that hold the result afterwards; `out` may be float32."""
+        batch, heads, n, _ = q.shape
+        stages = self._stages("FORWARD")
+        chain = _chain(stages, (batch, heads, n, v.shape[3]), q)
+        if stages and stages[0].whole:
+            lse = q.new_empty((batch, heads, n), dtype=torch.float32)
+        else:
+            lse = q.new_full((batch, heads, n), -torch.inf, dtype=torch.float32)
+        shared = self._shared_arguments(q, k, v, {}, scale, offset)
+        launches = [
+            self._launch("forward", stage, shared | {"out": target, "running": running, "lse": lse}, q, k)
+            for stage, running, target in zip(stages, chain, chain[1:], strict=False)
+        ]
+        return launches, chain[-1], lse
+
+    def backward_launches(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        out: torch.Tensor,
+        lse: torch.Tensor,
+        grad_out: torch.Tensor,
+        grad_lse: torch.Tensor | None,
+        scale: float,
+        offset: int,
+    ) -> tuple[list[Launch], torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `backward` launches, and the gradients of q, k and v that hold the result afterwards."""
+        delta = torch.empty_like(lse, memory_format=torch.contiguous_format)
+        shared = self._shared_arguments(q, k, v, {"go": grad_out, "out": out}, scale, offset)
+        shared |= {
+            "grad_out": grad_out,
+            "lse": lse.contiguous(),
+            "delta": delta,
+            "out": out,
+            "grad_lse": None if grad_lse is None else grad_lse.to(torch.float32).contiguous(),
+        }
+        rows = q.shape[0] * q.shape[1] * triton.cdiv(q.shape[2], _DELTA_ROWS)
+        row_delta = self._module.row_delta
+        launches = [Launch(row_delta, rows, {x: shared[x] for x in row_delta.arg_names}, {"num_warps": 4})]
+
+        stages = self._stages("GRAD_QUERY")
+        grad_q = _chain(stages, tuple(q.shape), q)
+        for stage, running, target in zip(stages, grad_q, grad_q[1:], strict=False):
+            arguments = shared | {"running_q": running, "grad_q": target}
+            launches.append(self._launch("grad_query", stage, arguments, q, k))
+        stages = self._stages("GRAD_KEY")
+        grad_k, grad_v = _chain(stages, tuple(k.shape), k), _chain(stages, tuple(v.shape), v)
+        for i, stage in enumerate(stages):
+            arguments = shared | {"running_k": grad_k[i], "grad_k": grad_k[i + 1]}
+            arguments |= {"running_v": grad_v[i], "grad_v": grad_v[i + 1]}
+            launches.append(self._launch("grad_key", stage, arguments, q, k))
+        return launches, grad_q[-1], grad_k[-1], grad_v[-1]
+
+    def _stages(self, table: str) -> list[Stage]:
+        return [Stage(**row) for row in getattr(self._module, table)]
+
+    def _check_device(self, q: torch.Tensor) -> None:
+        if q.device.type == "cpu" and isinstance(self._module.row_delta, triton.JITFunction):
+            raise BackendError(
+                "a Triton kernel called with tensors on the CPU",
+                "tensors on a GPU",
+                hint='backend="torch" runs on any device; TRITON_INTERPRET=1 before the first import of triton '
+                "interprets the kernels, slowly",
+            )
+
+    def _shared_arguments(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        others: Mapping[str, torch.Tensor],
+        scale: float,
+        offset: int,
+    ) -> dict[str, Any]:
+        """The arguments that do not differ from stage to stage, by the names the kernels have for them."""
+        head_dim, value_dim = q.shape[3], v.shape[3]
+        exact = q.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
+        strided = {"q": q, "k": k, "v": v, **others}
+        n, m = q.shape[2], k.shape[2]
+        arguments: dict[str, Any] = {
+            "q": q, "k": k, "v": v, "scale": float(scale), "n": n, "m": m, "offset": offset,
+            "heads": q.shape[1], "group": q.shape[1] // max(k.shape[1], 1),
+            "D": head_dim, "D_PAD": _pad(head_dim), "V": value_dim, "V_PAD": _pad(value_dim),
+            "PRECISION": "ieee" if exact else "tf32",
+            "INDEX": tl.int32 if self._fits_int32(strided.values(), max(n, m, offset)) else tl.int64,
+        }  # fmt: skip
+        for name, x in strided.items():
+            arguments |= {f"{name}_{axis}": x.stride(i) for i, axis in enumerate("bhrd")}
+        return arguments
+
+    def _fits_int32(self, tensors: Iterable[torch.Tensor], longest: int) -> bool:
+        """Whether every position, bound and address within one head is below 2^31."""
+        constant, slope = self._module.REACH
+        if constant + slope * longest >= _INT32:
+            return False
+        return all(x.shape[2] * x.stride(2) + x.shape[3] * x.stride(3) < _INT32 for x in tensors)
+
+    def _launch(
+        self, task: str, stage: Stage, values: Mapping[str, Any], q: torch.Tensor, k: torch.Tensor
+    ) -> Launch:
+        owner = k if task == "grad_key" else q
+        tiles = triton.cdiv(triton.cdiv(owner.shape[2], stage.step), stage.tile)
+        options = launch_options(task, stage.tile, stage.swept, values["D_PAD"], values["V_PAD"], q.element_size())
+        grid = owner.shape[0] * owner.shape[1] * stage.classes * tiles
+        return Launch(stage.kernel, grid, {x: values[x] for x in stage.kernel.arg_names}, options)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A row of the tables at the end of a generated program."""
+
+    kernel: Any
+    step: int
+    classes: int
+    tile: int
+    swept: int
+    whole: bool
+
+
+def launch_options(task: str, tile: int, swept: int, d_pad: int, v_pad: int, itemsize: int) -> dict[str, int]:
+    """Warps and pipeline stages of a kernel, chosen from the registers and spills of its machine code."""
+    wide = max(d_pad, v_pad)
+    warps = 8 if tile * wide >= 128 * 128 else 4
+    return {"num_warps": warps, "num_stages": 2}
+
+
+def _chain(stages: Sequence[Stage], shape: tuple[int, ...], like: torch.Tensor) -> list[torch.Tensor]:
+    """What stage number x goes on from (entry x) and writes (entry x + 1).
+
+    Between stages the values are float32; the last stage writes `like`'s dtype when it owns everything.
+    """
+    if not stages:
+        return [like.new_zeros(shape)]
+    if len(stages) == 1:
+        only = like.new_empty(shape) if stages[0].whole else like.new_zeros(shape)
+        return [only, only]
+    make = like.new_empty if stages[0].whole else like.new_zeros
+    between = make(shape, dtype=torch.float32)
+    last = like.new_empty(shape) if stages[-1].whole and like.dtype != torch.float32 else between
+    return [between] * len(stages) + [last]
+
+
+def _pad(width: int) -> int:
+    """The tile width that holds `width` columns: a power of two, and at least the 16 that `tl.dot` wants."""
+    return max(16, triton.next_power_of_2(width))
+
+
+def _on(x: torch.Tensor) -> AbstractContextManager[Any]:
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def cache_folder() -> Path:
+    """Where generated programs are written."""
+    if chosen := os.environ.get("PIDSL_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pidsl"
+
+
+def _write(source: str) -> Path:
+    """Write `source` to a file named by its content; whoever reads the file sees all of it or none."""
+    folder = cache_folder()
+    path = folder / f"program_{hashlib.sha256(source.encode()).hexdigest()[:24]}.py"
+    try:
+        if path.exists() and path.read_text(encoding="utf-8") == source:
+            return path
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(source)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise BackendError(
+            f"the cache folder {folder} cannot be written: {error.strerror}",
+            "a folder for generated programs",
+            hint="set PIDSL_CACHE to one",
+        ) from error
+    return path
+
+
+def _load(path: Path) -> ModuleType:
+    name = f"pidsl_generated.{path.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]

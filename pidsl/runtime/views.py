@@ -1,0 +1,111 @@
+"""Zero-copy batches of tiles: the tiles of one segment, cut into calls of bounded size.
+
+All tiles of a segment form a grid (batch, key head, query head in its group, class, tile), and every tensor that
+takes part is a strided view over that grid: overlapping windows for keys and values, stride 0 where query heads
+share a key head. Torch's flash operation knows two batch dimensions, so neighbouring grid dimensions are merged
+where the strides of *all* tensors allow it, the two largest remain, and Python loops over the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """A tensor seen as a grid of equal tiles: element (g, x) lies at `offset + g . outer + x . strides`.
+
+    Args:
+        base: the tensor whose storage is read or written.
+        offset: where the first tile starts, in elements from the start of the storage.
+        outer: one stride per grid dimension, in elements.
+        shape: the shape of one tile.
+        strides: the strides inside one tile.
+    """
+
+    base: Tensor
+    offset: int
+    outer: tuple[int, ...]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def batch(self, offset: int, counts: tuple[int, int], outer: tuple[int, int]) -> Tensor:
+        return self.base.as_strided(counts + self.shape, outer + self.strides, offset)
+
+
+def merge_grid(
+    counts: Sequence[int], strides: Sequence[Sequence[int]]
+) -> tuple[list[int], list[list[int]]]:
+    """Merge neighbouring grid dimensions that every tensor walks as one; drop those of size 1.
+
+    `strides[x]` are the strides of tensor x: counts (2, 3), strides [(30, 10)] -> counts (6,), strides [(10,)].
+    """
+    merged: list[int] = []
+    steps: list[list[int]] = [[] for _ in strides]
+    for axis, count in enumerate(counts):
+        if count == 1:
+            continue
+        here = [s[axis] for s in strides]
+        if merged and all(s[-1] == x * count for s, x in zip(steps, here, strict=True)):
+            merged[-1] *= count
+            for s, x in zip(steps, here, strict=True):
+                s[-1] = x
+        else:
+            merged.append(count)
+            for s, x in zip(steps, here, strict=True):
+                s.append(x)
+    return merged, steps
+
+
+def batches(counts: Sequence[int], tiles: Sequence[Tiles], limit: int) -> Iterator[list[Tensor]]:
+    """For each batch of at most `limit` tiles, every tensor as `[x, y, *tile]`, x * y tiles at a time."""
+    if 0 in counts:
+        return
+    grid, steps = merge_grid(counts, [t.outer for t in tiles])
+    while len(grid) < 2:
+        grid.insert(0, 1)
+        for s in steps:
+            s.insert(0, 0)
+    by_size = sorted(range(len(grid)), key=lambda axis: grid[axis])
+    x, y = sorted(by_size[-2:])
+    small, large = by_size[-2:]
+    piece = dict.fromkeys(range(len(grid)), 1)
+    piece[small] = min(grid[small], limit)
+    piece[large] = min(grid[large], max(1, limit // piece[small]))
+    for start in product(*(range(0, count, piece[axis]) for axis, count in enumerate(grid))):
+        size = (min(piece[x], grid[x] - start[x]), min(piece[y], grid[y] - start[y]))
+        yield [
+            t.batch(t.offset + sum(a * b for a, b in zip(start, s, strict=True)), size, (s[x], s[y]))
+            for t, s in zip(tiles, steps, strict=True)
+        ]
+
+
+def add_windows(target: Tensor, grads: Tensor) -> None:
+    """`target += grads` for `[x, y, keys, D]` views whose tiles may overlap or coincide, in a fixed order.
+
+    A dimension of stride 0 is summed. Where windows overlap, they are cut into slices as long as the step from one
+    window to the next: equal slices of all windows never overlap, so each is one plain addition.
+    """
+    keys, row = target.shape[2], target.stride(2)
+    step = keys
+    overlapping = -1
+    for axis in (0, 1):
+        count, stride = target.shape[axis], target.stride(axis)
+        if count == 1:
+            continue
+        if stride == 0:
+            grads = grads.sum(axis, keepdim=True)
+            target = target.narrow(axis, 0, 1)
+        elif stride % row == 0 and stride // row < keys:
+            step, overlapping = stride // row, axis
+    if overlapping >= 0 and target.shape[overlapping] * step < keys:
+        for window in range(target.shape[overlapping]):
+            target.narrow(overlapping, window, 1).add_(grads.narrow(overlapping, window, 1))
+        return
+    for start in range(0, keys, step):
+        stop = min(start + step, keys)
+        target[:, :, start:stop].add_(grads[:, :, start:stop])

@@ -1,0 +1,342 @@
+"""The torch backend against dense attention in float64: plans written by hand, one per feature of the plan language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Piece, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.torch_source import fold, torch_source
+from pidsl.language.expr import And, Compare, FloorDiv, Max, Min, Mod, Not, Or, Pred, Truth, Var, holds
+from pidsl.runtime import diagonal_ops, passes, schedule, tile_ops
+from pidsl.runtime.passes import prepare
+from pidsl.runtime.schedule import Band, Lattice
+from pidsl.runtime.torch_program import TorchProgram
+from pidsl.runtime.views import merge_grid
+
+n, m, offset, c, d, t, a, b, r, j = (Var(name) for name in ("n", "m", "offset", "c", "d", "t", "a", "b", "r", "j"))
+
+
+def both(*preds: Pred) -> Pred:
+    result = preds[0]
+    for p in preds[1:]:
+        result = And(result, p)
+    return result
+
+
+def le(x: Any, y: Any) -> Pred:
+    return Compare("<=", x, y)
+
+
+def tiles(
+    rows: int,
+    runs: list[Run],
+    keep: Pred,
+    shifts: tuple[tuple[int, int], ...] = (),
+    layout: Layout = Layout(),  # noqa: B008
+    grad: tuple[int, list[Run]] | None = None,
+) -> TilePiece:
+    forward = Sweep("keys", rows, 1, tuple(runs))
+    grad_query = forward if grad is None else Sweep("keys", grad[0], 1, tuple(grad[1]))
+    return TilePiece(layout, keep, forward, grad_query, Sweep("queries", 1, rows, ()), None, shifts)
+
+
+def plan_of(
+    *pieces: Piece, name: str = "placeholder", attended_keys: Pred | None = None, attended_rows: Pred | None = None
+) -> Plan:
+    term: Any = name
+    return Plan(term, "torch", pieces, attended_keys, attended_rows, None)
+
+
+Pattern = Callable[[Any, Any, int, int], Any]  # (i, j, n, m) -> bool array
+
+
+@dataclass(frozen=True)
+class Case:
+    """A plan and, written independently, the pattern that it is a plan for."""
+
+    name: str
+    plan: Plan
+    pattern: Pattern
+
+    def mask(self, rows: int, keys: int, shift: int) -> NDArray[np.bool_]:
+        i, jj = np.arange(rows)[:, None] + shift, np.arange(keys)[None]
+        return np.broadcast_to(self.pattern(i, jj, rows, keys), (rows, keys))
+
+
+def last_row(rows: int, step: int = 1) -> Any:
+    """The last row index of tile t inside its class."""
+    count = FloorDiv(n - c + (step - 1), step) if step > 1 else n
+    return Min(t * rows + (rows - 1), count - 1)
+
+
+def window_runs(rows: int, left: int, right: int = 0) -> list[Run]:
+    return [Run(False, Max(t * rows + offset - left, 0), Min(last_row(rows) + offset + right, m - 1))]
+
+
+def window_keep(left: int, right: int = 0) -> Pred:
+    return both(le(b - right, a + offset), le(a + offset - left, b))
+
+
+def window(left: int, right: int = 0, rows: int = 16, grad_rows: int | None = None) -> TilePiece:
+    grad = None if grad_rows is None else (grad_rows, window_runs(grad_rows, left, right))
+    return tiles(rows, window_runs(rows, left, right), window_keep(left, right), ((1, 1),), grad=grad)
+
+
+def split_window(left: int, rows: int) -> TilePiece:
+    """Masked, full and masked runs; the full one may be empty."""
+    top = Min(last_row(rows) + offset, m - 1)
+    bottom = Max(t * rows + offset - left, 0)
+    full_first, full_last = Max(last_row(rows) + offset - left, 0), Min(t * rows + offset, m - 1)
+    guard = le(full_first, full_last)
+    runs = [
+        Run(True, full_first, full_last, guard=guard),
+        Run(False, bottom, Min(full_first - 1, m - 1), guard=guard),
+        Run(False, full_last + 1, top, guard=guard),
+        Run(False, bottom, top, guard=Not(guard)),
+    ]
+    return tiles(rows, runs, window_keep(left), ((1, 1),))
+
+
+def causal_stride(period: int, phase: int = 0, rows: int = 16, beyond: int = 0) -> TilePiece:
+    """lag % period == phase and lag >= beyond: in class c, key j = period * b + d with lag = ... >= beyond."""
+    lag = a * period + c + offset - b * period - d
+    top = FloorDiv(last_row(rows, period) * period + c + offset - d - beyond, period)
+    keys = FloorDiv(m - d + (period - 1), period)
+    runs = [Run(False, 0, Min(top, keys - 1))]
+    return tiles(rows, runs, le(beyond, lag), ((1, 1),), Layout(period, period, phase=phase))
+
+
+def causal_runs(rows: int) -> list[Run]:
+    return [
+        Run(True, 0, Min(t * rows + offset, m - 1)),
+        Run(False, t * rows + offset + 1, Min(last_row(rows) + offset, m - 1)),
+    ]
+
+
+def causal(rows: int = 32) -> TilePiece:
+    return tiles(rows, causal_runs(rows), le(b, a + offset), ((1, 1),))
+
+
+def blocks(size: int, rows: int) -> TilePiece:
+    i = a + offset
+    low = FloorDiv(t * rows + offset, size) * size
+    high = FloorDiv(last_row(rows) + offset, size) * size + (size - 1)
+    keep = Compare("==", FloorDiv(i, size), FloorDiv(b, size))
+    return tiles(rows, [Run(False, low, Min(high, m - 1))], keep, ((size, size),))
+
+
+def key_class(step: int, chosen: int, rows: int = 16) -> TilePiece:
+    """Causal, and only keys with j % step == chosen."""
+    top = FloorDiv(last_row(rows) + offset - chosen, step)
+    keys = FloorDiv(m - chosen + (step - 1), step)
+    keep = le(b * step + chosen, a + offset)
+    return tiles(rows, [Run(False, 0, Min(top, keys - 1))], keep, ((step, 1),), Layout(1, step, key_class=chosen))
+
+
+def query_class(step: int, chosen: int, left: int, rows: int = 16) -> TilePiece:
+    """Only positions with i % step == chosen, each with its window."""
+    i = a * step + c + offset
+    first = Max(t * (rows * step) + c + offset - left, 0)
+    last = Min(Min(t * (rows * step) + (rows - 1) * step + c, n - 1) + offset, m - 1)
+    keep = both(le(b, i), le(i - left, b))
+    return tiles(rows, [Run(False, first, last)], keep, ((1, step),), Layout(step, 1, query_class=chosen))
+
+
+def diagonals(*values: int, keep: Pred | None = None) -> DiagonalPiece:
+    return DiagonalPiece(
+        tuple(Diagonal(x, Max(x - offset, 0), Min(n - 1, m - 1 + x - offset), keep) for x in values), None
+    )
+
+
+def irregular(rows: int = 8) -> TilePiece:
+    """Keys up to half the position, and of those every third sum: no translation leaves it alone."""
+    i = a + offset
+    keep = both(le(b * 2, i), Compare("!=", Mod(i * i + b, 3), 0))
+    return tiles(rows, [Run(False, 0, Min(FloorDiv(last_row(rows) + offset, 2), m - 1))], keep)
+
+
+def lag(i: Any, jj: Any) -> Any:
+    return i - jj
+
+
+CASES = [
+    Case("window", plan_of(window(5)), lambda i, j, n, m: (i - j >= 0) & (i - j <= 5)),
+    Case("window, other tiles backward", plan_of(window(5, grad_rows=24)), lambda i, j, n, m: (i - j >= 0) & (i - j <= 5)),
+    Case("two-sided window", plan_of(window(9, 20)), lambda i, j, n, m: (i - j >= -20) & (i - j <= 9)),
+    Case("wide window, split", plan_of(split_window(40, 8)), lambda i, j, n, m: (i - j >= 0) & (i - j <= 40)),
+    Case("stride", plan_of(causal_stride(7)), lambda i, j, n, m: (i - j >= 0) & ((i - j) % 7 == 0)),
+    Case("stride, phase", plan_of(causal_stride(6, 4, 4)), lambda i, j, n, m: (i - j >= 0) & ((i - j) % 6 == 4)),
+    Case(
+        "window or stride",
+        plan_of(window(10), causal_stride(8, beyond=11)),
+        lambda i, j, n, m: (i - j >= 0) & ((i - j <= 10) | ((i - j) % 8 == 0)),
+    ),
+    Case(
+        "window, stride and lags",
+        plan_of(diagonals(33, 61), window(3), causal_stride(16, beyond=4)),
+        lambda i, j, n, m: (i - j >= 0) & ((i - j <= 3) | ((i - j) % 16 == 0) | (i - j == 33) | (i - j == 61)),
+    ),
+    Case("lags", plan_of(diagonals(-3, 0, 1, 2, 4, 8, 100)), lambda i, j, n, m: np.isin(i - j, [-3, 0, 1, 2, 4, 8, 100])),
+    Case(
+        "lags of even positions",
+        plan_of(diagonals(0, 9, keep=Compare("==", Mod(r + offset, 2), 0))),
+        lambda i, j, n, m: np.isin(i - j, [0, 9]) & (i % 2 == 0),
+    ),
+    Case(
+        "window and lags",
+        plan_of(window(2), diagonals(5, 17)),
+        lambda i, j, n, m: ((i - j >= 0) & (i - j <= 2)) | np.isin(i - j, [5, 17]),
+    ),
+    Case("causal", plan_of(causal()), lambda i, j, n, m: i >= j),
+    Case("blocks in equal tiles", plan_of(blocks(16, 32)), lambda i, j, n, m: i // 16 == j // 16),
+    Case("blocks across tiles", plan_of(blocks(12, 16)), lambda i, j, n, m: i // 12 == j // 12),
+    Case(
+        "key class",
+        plan_of(key_class(5, 3), attended_keys=And(Compare("==", Mod(j, 5), 3), Compare("<", j, n + offset))),
+        lambda i, j, n, m: (i >= j) & (j % 5 == 3),
+    ),
+    Case(
+        "query class",
+        plan_of(
+            query_class(4, 1, 10),
+            attended_rows=both(Compare("==", Mod(r + offset, 4), 1), Compare("<", r + offset - 10, m)),
+        ),
+        lambda i, j, n, m: (i % 4 == 1) & (i - j >= 0) & (i - j <= 10),
+    ),
+    Case(
+        "no shifts",
+        plan_of(irregular()),
+        lambda i, j, n, m: (2 * j <= i) & ((i * i + j) % 3 != 0),
+    ),
+    Case("nothing", plan_of(attended_keys=Truth(False), attended_rows=Truth(False)), lambda i, j, n, m: (i < 0) & (j < 0)),
+]
+PROGRAMS = [(case, TorchProgram(case.plan)) for case in CASES]
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, mask: NDArray[np.bool_], scale: float) -> tuple[Tensor, Tensor]:
+    """(out, lse) the slow, obvious way, in the dtype of q."""
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    keep = torch.from_numpy(mask.copy())
+    scores = (q @ k.transpose(-1, -2) * scale).masked_fill(~keep, -torch.inf)
+    alive = keep.any(-1)
+    lse = torch.logsumexp(scores, -1) if scores.shape[-1] else scores.new_full(scores.shape[:-1], -torch.inf)
+    p = torch.exp(scores - torch.where(alive, lse, 0.0).unsqueeze(-1)).masked_fill(~keep, 0.0)
+    return p @ v, lse
+
+
+@dataclass(frozen=True)
+class Inputs:
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float
+    offset: int
+    grad_out: Tensor
+    grad_lse: Tensor | None
+
+    def exact(self) -> list[Tensor]:
+        return [x.detach().double().requires_grad_() for x in (self.q, self.k, self.v)]
+
+
+def inputs(
+    rows: int, keys: int, shift: int = 0, *, batch: int = 2, heads: int = 2, kv_heads: int = 1, dim: int = 16,
+    value_dim: int = 16, dtype: torch.dtype = torch.float32, strides: str = "plain", with_lse: bool = False,
+    seed: int = 0,
+) -> Inputs:  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+
+    def make(h: int, length: int, width: int) -> Tensor:
+        match strides:
+            case "heads last":
+                x = torch.randn(batch, length, h, width, generator=generator).transpose(1, 2)
+            case "expanded":
+                x = torch.randn(1, 1, length, width, generator=generator).expand(batch, h, length, width)
+            case "gaps":
+                x = torch.randn(batch, h, 2 * length, 2 * width, generator=generator)[:, :, ::2, ::2]
+            case _:
+                x = torch.randn(batch, h, length, width, generator=generator)
+        return x.to(dtype)
+
+    q, k, v = make(heads, rows, dim), make(kv_heads, keys, dim), make(kv_heads, keys, value_dim)
+    grad_lse = torch.randn(batch, heads, rows, generator=generator) if with_lse else None
+    return Inputs(q, k, v, dim**-0.5, shift, make(heads, rows, value_dim), grad_lse)
+
+
+def check(case: Case, program: TorchProgram, x: Inputs, tolerance: float) -> None:
+    """Forward and backward agree with the dense float64 reference, relative to the size of the values."""
+    mask = case.mask(x.q.shape[2], x.k.shape[2], x.offset)
+    exact = x.exact()
+    want_out, want_lse = reference(*exact, mask, x.scale)
+    out, lse = program.forward(x.q, x.k, x.v, x.scale, x.offset)
+    assert out.dtype == x.q.dtype
+    assert lse.dtype == passes.working_dtype(x.q.dtype)
+    dead = torch.from_numpy(~mask.any(-1)) if mask.shape[1] else torch.ones(mask.shape[0], dtype=torch.bool)
+    assert not out[:, :, dead].any()
+    assert (lse[:, :, dead] == -torch.inf).all()
+    close(out, want_out, tolerance)
+    close(lse[:, :, ~dead], want_lse[:, :, ~dead], tolerance)
+
+    loss = (want_out * x.grad_out.double()).sum()
+    if x.grad_lse is not None:
+        loss = loss + (want_lse * x.grad_lse.double())[:, :, ~dead].sum()
+    want = torch.autograd.grad(loss, exact)
+    got = program.backward(x.q, x.k, x.v, out, lse, x.grad_out, x.grad_lse, x.scale, x.offset)
+    for g, w, like in zip(got, want, (x.q, x.k, x.v), strict=True):
+        assert g.dtype == like.dtype
+        close(g, w, 2 * tolerance)
+
+
+def close(got: Tensor, want: Tensor, tolerance: float) -> None:
+    assert got.shape == want.shape
+    if got.numel():
+        error = (got.double() - want.double()).abs().max().item()
+        assert error <= tolerance * (1 + want.abs().max().item()), error
+
+
+ALL = pytest.mark.parametrize(("case", "program"), PROGRAMS, ids=[case.name for case in CASES])
+SIZES = [(0, 5, 0), (5, 0, 0), (1, 1, 0), (3, 3, 0), (17, 17, 0), (100, 100, 0), (64, 150, 40), (150, 33, 0), (33, 90, 200)]
+
+
+@ALL
+@pytest.mark.parametrize("size", SIZES)
+def test_float64(case: Case, program: TorchProgram, size: tuple[int, int, int]) -> None:
+    check(case, program, inputs(*size, dtype=torch.float64, with_lse=size[0] % 2 == 0), 1e-12)
+
+
+@ALL
+@given(data=st.data())
+def test_any_shape(case: Case, program: TorchProgram, data: st.DataObject) -> None:
+    def draw(values: st.SearchStrategy[Any]) -> Any:
+        return data.draw(values)
+
+    rows = draw(st.integers(0, 300))
+    kv_heads = draw(st.sampled_from([1, 2]))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]))
+    dim = draw(st.sampled_from([8, 16, 40, 64, 128]))
+    x = inputs(
+        rows,
+        draw(st.sampled_from([rows, rows, 0, 1, 50, 301])),
+        draw(st.sampled_from([0, 0, 1, 13, 100])),
+        batch=draw(st.integers(1, 2)),
+        heads=kv_heads * draw(st.sampled_from([1, 2])),
+        kv_heads=kv_heads,
+        dim=dim,
+        value_dim=draw(st.sampled_from([dim, dim, 8, 24, 128])),
+        dtype=dtype,
+        strides=draw(st.sampled_from(["plain", "heads last", "expanded", "gaps"])),
+        with_lse=draw(st.booleans()),
+        seed=draw(st.integers(0, 1000)),
+    )
+    tolerance = {torch.float64: 1e-11, torch.float32: 2e-5, torch.float16: 3e-3, torch.bfloat16: 3e-2}[dtype]
+    check(case, program, x, tolerance)
