@@ -65,3 +65,7 @@ class BackendError(PidslError, RuntimeError):
 
 class TooHardError(PidslError, RuntimeError):
     """An exact answer was cut off at isl's operation limit."""
+
+
+class PlanError(PidslError, AssertionError):
+    """A plan does not compute its pattern: a defect in pidsl, found by the plan checks."""

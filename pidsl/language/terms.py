@@ -59,8 +59,8 @@ class Algebra:
         """`layers` layers of the same term; `a ** 0` is the diagonal.
 
         >>> import pidsl
-        >>> (pidsl.window(1) ** 2).equals(pidsl.window(2))
-        True
+        >>> (pidsl.lags(0, 2) ** 2).mask(5)[4].astype(int)  # lags 0, 2 and 4
+        array([1, 0, 1, 0, 1])
 
         Raises:
             TermError: `layers` is negative or not an integer.

@@ -1,0 +1,182 @@
+"""Proof, by isl and for all n, m and offset at once, that a plan computes its pattern: nothing lost, nothing twice.
+
+The checks read the plan as an emitter does: they turn its expressions (bounds, guards, masks) back into isl sets, and
+share with the planner only the pieces' relations, which are themselves held against the term's.
+
+    check_pieces     the pieces are disjoint, and their union is the relation
+    check_mask       `keep` is true on exactly the pairs of its piece
+    check_diagonals  rows and lags of a diagonal piece are exactly its pairs
+    check_sweep      no tile is visited twice or out of range, every attended pair lies in a visited tile, and a tile
+                     called full is full
+    check_attended   `attended_keys` and `attended_rows` are the range and the domain of the relation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import islpy as isl
+
+from pidsl.codegen.coordinates import Coordinates, coordinates
+from pidsl.codegen.plan import DiagonalPiece, Layout, Plan, Run, Sweep, TilePiece
+from pidsl.errors import PlanError
+from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, Var
+from pidsl.relation.build import needs_square, rows_relation
+from pidsl.relation.isl import affine, limited, read_map, read_set, region, scope
+
+OPERATIONS = 100_000_000
+LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise PlanError naming every property that does not hold.
+
+    Raises:
+        TooHardError: isl could not decide within its limit.
+    """
+    square = needs_square(plan.term)
+    with limited(f"the checks of the plan of {plan.term!r}", OPERATIONS):
+        faults = list(check_pieces(plan)) + list(check_attended(plan))
+        for k, piece in enumerate(plan.pieces):
+            if isinstance(piece, DiagonalPiece):
+                faults += [f"piece {k}: {x}" for x in check_diagonals(piece)]
+                continue
+            at = coordinates(piece.layout, square)
+            faults += [f"piece {k}: {x}" for x in check_mask(piece, at)]
+            for sweep in (piece.forward, piece.grad_query, piece.grad_key):
+                faults += [f"piece {k}, over {sweep.over}: {x}" for x in check_sweep(piece, sweep, at)]
+    if faults:
+        raise PlanError("; ".join(faults), "a plan that computes exactly its pattern", where=f"{plan.term!r}\n{plan}")
+
+
+def check_pieces(plan: Plan) -> Iterator[str]:
+    """Disjoint, and together the relation of the term."""
+    whole = rows_relation(plan.term)
+    for (x, a), (y, b) in combinations(enumerate(plan.pieces), 2):
+        if not (a.relation & b.relation).is_empty():
+            yield f"pieces {x} and {y} overlap"
+    union = whole - whole
+    for piece in plan.pieces:
+        union = union | piece.relation
+    lengths = read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}")
+    if not union.intersect_params(lengths).is_equal(whole.intersect_params(lengths)):
+        yield "the union of the pieces is not the relation"
+
+
+def check_attended(plan: Plan) -> Iterator[str]:
+    """The emitted conditions say which keys and rows occur."""
+    for pred, points, name, length in (
+        (plan.attended_keys, plan.relation.range(), "j", "m"),
+        (plan.attended_rows, plan.relation.domain(), "r", "n"),
+    ):
+        if pred is None:
+            continue
+        space = f"[n, m, offset] -> {{ [{name}] : 0 <= {name} < {length} and {LENGTHS} }}"
+        exist = read_set(space)
+        if needs_square(plan.term):
+            exist = exist.intersect_params(read_set("[n, m, offset] -> { : n + offset = m }"))
+        said = region(pred, scope(space)) & exist
+        if not said.is_equal(points & exist):
+            yield f"the condition on attended {name} is wrong"
+
+
+def check_mask(piece: TilePiece, at: Coordinates) -> Iterator[str]:
+    """`keep` on existing rows and keys of the layout's classes is the piece."""
+    kept = _kept(piece, at)
+    if not kept.is_equal(at.points(piece.relation)):
+        yield "the mask is not the piece"
+    lengths = read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}")
+    classes = isl.Map.from_domain_and_range(_rows_of(piece.layout), _keys_of(piece.layout))
+    if piece.layout.linked:
+        step, phase = piece.layout.query_step, piece.layout.phase
+        classes = read_map(f"[n, m, offset] -> {{ [r] -> [j] : (r + offset - j - {phase}) mod {step} = 0 }}")
+    if not piece.relation.intersect_params(lengths).is_subset(classes):
+        yield "a pair of the piece lies outside the classes of its layout"
+
+
+def check_diagonals(piece: DiagonalPiece) -> Iterator[str]:
+    """The rows of each lag, together, are the piece."""
+    names = scope("[n, m, offset] -> { [r] }")
+    said: isl.Map | None = None
+    for x in piece.diagonals:
+        rows = region(And(Compare("<=", x.first, Var("r")), Compare("<=", Var("r"), x.last)), names)
+        if x.keep is not None:
+            rows = rows & region(x.keep, names)
+        lag = read_map(f"[n, m, offset] -> {{ [r] -> [j] : j = r + offset - {x.lag} }}").intersect_domain(rows)
+        if said is not None and not (said & lag).is_empty():
+            yield f"lag {x.lag} twice"
+        said = lag if said is None else said | lag
+    lengths = read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}")
+    if said is None or not said.intersect_params(lengths).is_equal(piece.relation.intersect_params(lengths)):
+        yield "the diagonals are not the piece"
+
+
+def check_sweep(piece: TilePiece, sweep: Sweep, at: Coordinates) -> Iterator[str]:
+    """Every tile at most once and in range, every pair visited, full tiles full."""
+    own, moved = ("a", "b") if sweep.over == "keys" else ("b", "a")
+    own_size, moved_size = (sweep.rows, sweep.cols) if sweep.over == "keys" else (sweep.cols, sweep.rows)
+    tiles = (
+        f"{own_size} t <= {own} < {own_size} t + {own_size} and {moved_size} x <= {moved} < {moved_size} x + {moved_size}"
+    )
+    to_tile = read_map(f"[{at.parameters}] -> {{ [a, b] -> [t, x] : {tiles} }}")
+    exist = at.exists
+    own_exists = f"{at.row} < n" if sweep.over == "keys" else f"{at.key} < m"
+    programs = read_set(
+        f"[{at.parameters}] -> {{ [t, x] : t >= 0 and {at.known} and exists a, b: {own} = {own_size} t and {own_exists} }}"
+    )
+    visited = [_visited(run, at) & programs for run in sweep.runs]
+    in_range = exist.apply(to_tile)
+    union = programs - programs
+    for k, tile in enumerate(visited):
+        if not (union & tile).is_empty():
+            yield f"run {k} visits a tile again"
+        union = union | tile
+        if not tile.is_subset(in_range):
+            yield f"run {k} visits a tile that does not exist"
+    pairs = _kept(piece, at)
+    if not pairs.apply(to_tile).is_subset(union):
+        yield "an attended pair is not visited"
+    # rows beyond n may hang over a full tile (they are never stored), keys beyond m may not when keys are swept
+    row_exists = read_set(f"[{at.parameters}] -> {{ [a, b] : a >= 0 and b >= 0 and {at.row} < n and {at.known} }}")
+    must = row_exists if sweep.over == "keys" else exist
+    for k, (run, tile) in enumerate(zip(sweep.runs, visited, strict=True)):
+        if run.full and not (must & tile.apply(to_tile.reverse())).is_subset(pairs):
+            yield f"run {k} is not full"
+
+
+def _kept(piece: TilePiece, at: Coordinates) -> isl.Set:
+    return (region(piece.keep, _names(at, "a, b")) & at.exists).coalesce()
+
+
+def _visited(run: Run, at: Coordinates) -> isl.Set:
+    x = Var("x")
+    inside: Pred = And(Compare("<=", run.first, x), Compare("<=", x, run.last))
+    if run.step != 1:
+        inside = And(inside, Compare("==", Mod(Sub(x, run.first), run.step), 0))
+    if run.guard is not None:
+        inside = And(inside, run.guard)
+    return region(inside, _names(at, "t, x"))
+
+
+def _names(at: Coordinates, dims: str) -> dict[str, isl.PwAff]:
+    """What the plan's variables are: dimensions, parameters, and the offset by its definition."""
+    names = scope(f"[{at.parameters}] -> {{ [{dims}] }}")
+    if "offset" not in names:
+        layout = at.layout
+        behind: Index = Mul(layout.query_step, Var("e"))
+        residue: Index = Add(Var("d"), layout.phase or 0) if layout.linked else (layout.query_class or 0)
+        names["offset"] = affine(Sub(Add(behind, residue), Var("c")), names)
+    return names
+
+
+def _rows_of(layout: Layout) -> isl.Set:
+    if layout.query_class is None:
+        return read_set("[n, m, offset] -> { [r] }")
+    return read_set(f"[n, m, offset] -> {{ [r] : (r + offset - {layout.query_class}) mod {layout.query_step} = 0 }}")
+
+
+def _keys_of(layout: Layout) -> isl.Set:
+    if layout.key_class is None:
+        return read_set("[n, m, offset] -> { [j] }")
+    return read_set(f"[n, m, offset] -> {{ [j] : (j - {layout.key_class}) mod {layout.key_step} = 0 }}")

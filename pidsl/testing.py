@@ -1,0 +1,150 @@
+"""Hypothesis strategies over terms, for pidsl's own tests and for anyone who writes passes or kernels for it.
+
+Sizes are small, so that patterns show all their corners (blocks that end early, windows that leave the sequence, keys
+that nobody attends) within a few dozen positions. Needs `hypothesis`: `pip install 'pidsl[test]'`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+try:
+    from hypothesis import strategies as st
+except ImportError as e:  # pragma: no cover
+    raise ImportError("pidsl.testing needs hypothesis: pip install 'pidsl[test]'") from e
+
+from pidsl.language import trace, vocabulary
+from pidsl.language.expr import Index, Symbol, Truth, Var
+from pidsl.language.terms import Term
+
+__all__ = ["lengths", "predicates", "sizes", "terms"]
+
+Terms = st.SearchStrategy[Term]
+LARGEST = 12  # size in a leaf
+
+
+def lengths(largest: int = 30) -> st.SearchStrategy[int]:
+    """Sequence lengths from 0 up."""
+    return st.integers(0, largest)
+
+
+@lru_cache
+def sizes(least: int, most: int, symbols: tuple[str, ...] = ()) -> st.SearchStrategy[Index]:
+    """Integers in least .. most, and expressions over `symbols`: `2 * k + 1`, `(k - 3) // p`."""
+    numbers: st.SearchStrategy[Index] = st.integers(least, most)
+    if not symbols:
+        return numbers
+    names: st.SearchStrategy[Index] = st.sampled_from([Symbol(name) for name in symbols])
+    operators: list[Any] = [
+        lambda a, b: a + b,
+        lambda a, b: a - b,
+        lambda a, b: a * b,
+        lambda a, b: a // (b if b != 0 else 1),
+        lambda a, b: a % (b if b != 0 else 1),
+        lambda a, _: -a,
+    ]
+    compound = st.recursive(
+        numbers | names,
+        lambda inner: st.builds(lambda op, a, b: op(a, b), st.sampled_from(operators), inner, inner),
+        max_leaves=4,
+    )
+    return (numbers | names | compound).filter(lambda x: not isinstance(x, int) or least <= x <= most)
+
+
+@lru_cache
+def terms(depth: int = 5, *, ring: bool = False, symbols: tuple[str, ...] = ()) -> Terms:
+    """Terms of every word and every operator, up to `depth` operators inside one another.
+
+    Args:
+        depth: 0 gives single words.
+        ring: whether rings may occur; such terms have a meaning for n == m only.
+        symbols: names of symbols that may stand for sizes. Binding one may make a size invalid.
+
+    Returns:
+        A strategy; what it draws is shown as DSL source, and shrinks toward fewer and smaller parts.
+    """
+    leaves = _leaves(ring, symbols)
+    if depth == 0:
+        return leaves
+    inner = terms(depth - 1, ring=ring, symbols=symbols)
+    step, block = sizes(1, 4, symbols), sizes(1, 5, symbols)
+    return st.one_of(
+        leaves,
+        st.builds(lambda a, op, b: op(a, b), inner, st.sampled_from(_SET_OPERATORS), inner),
+        st.one_of(
+            st.builds(lambda a: ~a, inner),
+            st.builds(lambda a: a.T, inner),
+            st.builds(lambda a, by: a.shift(by), inner, sizes(-LARGEST, LARGEST, symbols)),
+            st.builds(lambda a, size: a.blocked(size), inner, block),
+            st.builds(lambda a, step: a.dilated(step), inner, step),
+            st.builds(lambda a, b: a @ b, inner, inner),
+            st.builds(lambda a, layers: a**layers, inner, sizes(0, 3, symbols)),
+        ),
+    )
+
+
+_SET_OPERATORS: list[Any] = [lambda a, b: a | b, lambda a, b: a & b, lambda a, b: a - b, lambda a, b: a ^ b]
+
+
+@lru_cache
+def _leaves(ring: bool, symbols: tuple[str, ...]) -> Terms:
+    position = st.integers(0, 2 * LARGEST)
+    small, lag = sizes(0, LARGEST, symbols), sizes(-LARGEST, LARGEST, symbols)
+    count = sizes(1, LARGEST, symbols)
+    bounds = (lag, st.none() | lag, sizes(1, 4, symbols))
+    words = [
+        st.sampled_from([vocabulary.causal, vocabulary.full, vocabulary.empty]),
+        st.builds(vocabulary.window, small, small | st.just(0)),
+        st.builds(vocabulary.stride, count),
+        st.integers(1, LARGEST).flatmap(lambda p: st.builds(vocabulary.stride, st.just(p), st.integers(0, p - 1))),
+        st.lists(lag, max_size=4).map(lambda values: vocabulary.lags(*values)),
+        st.builds(vocabulary.keys, *bounds),
+        st.builds(vocabulary.queries, *bounds),
+        st.builds(vocabulary.blocks, count),
+        st.lists(st.tuples(position, position), max_size=6).map(vocabulary.pairs),
+        predicates(symbols),
+    ]
+    if ring:
+        words.append(st.builds(vocabulary.ring, small))
+    return st.one_of(words)
+
+
+@lru_cache
+def predicates(symbols: tuple[str, ...] = ()) -> Terms:
+    """`where` terms: comparisons of affine and modular expressions, joined by `& | ^ ~`."""
+    constant = sizes(-LARGEST, LARGEST, symbols)
+    divisor = sizes(1, LARGEST, symbols)
+    # i and j are drawn more often than the lengths
+    variable = st.sampled_from("ijijijnm").map(lambda name: trace.TracedIndex(Var(name)))
+    number = st.recursive(
+        variable | constant.map(trace.TracedIndex),
+        lambda inner: st.one_of(
+            st.builds(lambda a, b: a + b, inner, inner),
+            st.builds(lambda a, b: a - b, inner, inner),
+            st.builds(lambda a, c: c * a, inner, sizes(-3, 3, symbols)),
+            st.builds(lambda a, c: a // c, inner, divisor),
+            st.builds(lambda a, c: a % c, inner, divisor),
+            st.builds(abs, inner),
+            st.builds(trace.minimum, inner, inner),
+            st.builds(trace.maximum, inner, inner),
+        ),
+        max_leaves=5,
+    )
+    comparisons: list[Any] = [
+        lambda a, b: a < b,
+        lambda a, b: a <= b,
+        lambda a, b: a > b,
+        lambda a, b: a >= b,
+        lambda a, b: a == b,
+        lambda a, b: a != b,
+    ]
+    pred = st.recursive(
+        st.builds(lambda op, a, b: op(a, b), st.sampled_from(comparisons), number, number),
+        lambda inner: st.one_of(
+            st.builds(lambda op, a, b: op(a, b), st.sampled_from([_SET_OPERATORS[k] for k in (0, 1, 3)]), inner, inner),
+            st.builds(lambda a: ~a, inner),
+        ),
+        max_leaves=3,
+    )
+    return pred.map(lambda p: vocabulary.where_pred(trace.as_pred(p))).filter(lambda t: not isinstance(t, Truth))
