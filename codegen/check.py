@@ -25,7 +25,7 @@ from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, V
 from pidsl.relation.build import needs_square, rows_relation
 from pidsl.relation.isl import affine, limited, read_map, read_set, region, scope
 
-OPERATIONS = 100_000_000
+OPERATIONS = 20_000_000  # about ten seconds
 LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
 

@@ -34,6 +34,11 @@ class Prices:
     call: float  # one program or one batched call
     diagonal: float  # one attended pair, elementwise
     sizes: tuple[tuple[int, int], ...]  # (rows, cols) of tiles
+    large_head_sizes: tuple[tuple[int, int], ...]  # the same for head dims above 128
+
+    def pair_cost(self, rows: int) -> float:
+        """One computed pair in a tile of this many rows."""
+        return self.pair * self.small[min(self.small, key=lambda known: abs(known - rows))]
 
 
 PRICES = {
@@ -44,6 +49,7 @@ PRICES = {
         call=4000.0,
         diagonal=60.0,
         sizes=((128, 64), (64, 64), (32, 32), (16, 16)),
+        large_head_sizes=((64, 32), (32, 32), (16, 16)),
     ),
     "torch": Prices(
         pair=2.6,
@@ -52,6 +58,7 @@ PRICES = {
         call=400.0,
         diagonal=70.0,
         sizes=((512, 1), (256, 1), (128, 1), (64, 1), (32, 1), (16, 1)),
+        large_head_sizes=((512, 1), (256, 1), (128, 1), (64, 1), (32, 1), (16, 1)),
     ),
 }
 
@@ -122,4 +129,4 @@ def shape(relation: isl.Map, at: Coordinates, length: int = REFERENCE) -> Shape:
 def tile_cost(found: Shape, prices: Prices, rows: int, cols: int) -> float:
     """Nanoseconds to compute a part in tiles of rows x cols."""
     pairs, tiles, programs = found.computed(rows, cols)
-    return pairs * prices.pair * prices.small[rows] + tiles * prices.tile + programs * prices.call
+    return pairs * prices.pair_cost(rows) + tiles * prices.tile + programs * prices.call

@@ -1,142 +1,149 @@
-"""The relation cut into disjoint parts, and the layouts in which each part could be computed.
-
-    window(63) | stride(256) & causal
-    ->  lags 0 .. 63                                   identity
-        lags 256, 512, ... (the stride less the window)  identity, or residue classes mod 256
-"""
+"""Pieces of a plan from parts of the relation: masks, tiles and loops of dense pieces, rows of diagonal ones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from math import lcm
 
 import islpy as isl
 
-from pidsl.codegen.plan import Layout
-from pidsl.relation.isl import read_map
+from pidsl.codegen.coordinates import Coordinates
+from pidsl.codegen.cost import Prices, Shape, shape, tile_cost
+from pidsl.codegen.parts import Part
+from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, TilePiece
+from pidsl.codegen.tiles import every_tile, mask, mask_pred, sweep, tile_sets
+from pidsl.language.expr import Pred, Sub, Truth, Var
+from pidsl.relation.isl import read_map, read_set
+from pidsl.relation.loops import NoLoop, condition, loops
 
-MAX_PARTS = 24  # more basic maps than this are computed as one masked piece
-MAX_DIAGONALS = 32  # more lags than this are never computed one by one
-
-
-@dataclass(frozen=True, slots=True)
-class Lags:
-    """What is known of the lags of a part, over all n, m, offset."""
-
-    least: int | None  # None: unbounded
-    most: int | None
-    step: int
-    phase: int
-
-    def values(self) -> tuple[int, ...] | None:
-        """All lags, when they are few."""
-        if self.least is None or self.most is None:
-            return None
-        found = range(self.least, self.most + 1, self.step)
-        return tuple(found) if len(found) <= MAX_DIAGONALS else None
+MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
+SPLIT = 4.0  # key range of a row tile, in its own rows, above which unmasked runs pay for a merge (torch)
+LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One disjoint part of the relation."""
-
-    relation: isl.Map
-    lags: Lags
-    layouts: tuple[Layout, ...]  # candidates, the identity first
-
-
-def parts(relation: isl.Map) -> list[Part]:
-    """Disjoint parts whose union is `relation`: lag-dense ones first, so that strided ones lose the overlap."""
-    found = [isl.Map.from_basic_map(b) for b in relation.coalesce().get_basic_maps()]
-    if len(found) > MAX_PARTS:
-        return [part(relation)]
-    found.sort(key=lambda x: _order(lag_facts(x)))
-    done: isl.Map | None = None
-    out: list[isl.Map] = []
-    for x in found:
-        rest = x if done is None else (x - done).coalesce()
-        done = x if done is None else (done | x).coalesce()
-        for b in rest.make_disjoint().coalesce().get_basic_maps():
-            out.append(isl.Map.from_basic_map(b))
-    if len(out) > 2 * MAX_PARTS or not _disjoint(out):
-        return [part(relation)]
-    return [part(x) for x in out]
+def union(group: Sequence[Part]) -> isl.Map:
+    """The pairs of several parts."""
+    relation = group[0].relation
+    for x in group[1:]:
+        relation = relation | x.relation
+    return relation.coalesce()
 
 
-def part(relation: isl.Map) -> Part:
-    facts = lag_facts(relation)
-    return Part(relation, facts, tuple(_layouts(relation, facts)))
+def tile_piece(relation: isl.Map, at: Coordinates, prices: Prices, backend: str) -> TilePiece:
+    """One piece in dense tiles: its mask, its tiles, and the loops of the forward and backward programs."""
+    simple = mask(at, at.points(relation))
+    outline = shape(relation, at)
+    period = _period(simple)
+    sizes = list(prices.sizes)
+    if backend == "torch":
+        sizes += [(r, 1) for r in _whole_periods(period, prices)]
+    rows, cols = min(sizes, key=lambda size: tile_cost(outline, prices, *size))
+    sets = tile_sets(at, simple, rows, cols)
+    if backend == "torch" and _narrow(outline, rows):
+        sets = sets.all_masked()
+    back_rows, back_cols = (min(rows, 64), cols) if backend == "triton" else (rows, cols)
+    back = sets if (back_rows, back_cols) == (rows, cols) else tile_sets(at, simple, back_rows, back_cols)
+    return TilePiece(
+        layout=at.layout,
+        keep=mask_pred(at, simple),
+        forward=sweep(at, sets, "keys", rows, cols),
+        grad_query=sweep(at, back, "keys", back_rows, back_cols),
+        grad_key=sweep(at, back, "queries", back_rows, back_cols),
+        relation=relation,
+        shifts=_shifts(at, simple, rows, period) if backend == "torch" else (),
+        attended=outline.attended,
+        computed=outline.computed(rows, cols)[0],
+    )
 
 
-def _order(facts: Lags) -> tuple[int, int]:
-    """Dense lags before strided ones, bounded before unbounded."""
-    width = 1 << 60 if facts.least is None or facts.most is None else facts.most - facts.least
-    return facts.step, width
+def masked_piece(relation: isl.Map, at: Coordinates, prices: Prices) -> TilePiece:
+    """Every tile, masked: right for any relation, and what is left when isl's limit strikes."""
+    rows, cols = prices.sizes[0]
+    over_keys = every_tile(at, "keys", rows, cols)
+    return TilePiece(
+        layout=Layout(),
+        keep=mask_pred(at, at.points(relation)),
+        forward=over_keys,
+        grad_query=over_keys,
+        grad_key=every_tile(at, "queries", rows, cols),
+        relation=relation,
+    )
 
 
-def _disjoint(maps: list[isl.Map]) -> bool:
-    """coalesce may merge parts across the order they were cut in; never rely on it."""
-    seen: isl.Map | None = None
-    for x in maps:
-        if seen is not None and not (seen & x).is_empty():
-            return False
-        seen = x if seen is None else seen | x
-    return True
+def _whole_periods(period: int, prices: Prices) -> list[int]:
+    """Row counts that are whole periods of the mask, near the offered sizes: all tiles then have the same mask."""
+    if period <= 1 or period > MAX_SHIFT:
+        return []
+    return sorted({max(1, round(r / period)) * period for r, _ in prices.sizes})
 
 
-def lag_facts(relation: isl.Map) -> Lags:
-    """Range, step and phase of r + offset - j."""
-    to_lag = read_map("[n, m, offset] -> { [[r] -> [j]] -> [r + offset - j] }")
-    found = _numbers(relation.wrap().apply(to_lag))
-    if found.is_empty():
-        return Lags(0, -1, 1, 0)
-    least, most = found.dim_min_val(0), found.dim_max_val(0)
-    low = int(least.to_python()) if least.is_int() else None
-    high = int(most.to_python()) if most.is_int() else None
-    if low is not None and low == high:
-        return Lags(low, high, 1, 0)
-    step, phase = _stride(found)
-    return Lags(low, high, step, phase)
+def _period(points: isl.Set) -> int:
+    """A translation length under which the divisions in the mask repeat; 1 when there are none, or it is too long."""
+    period = 1
+    for b in points.get_basic_sets():
+        local = b.get_local_space()
+        for k in range(b.dim(isl.dim_type.div)):
+            period = lcm(period, int(local.get_div(k).get_denominator_val().to_python()))
+            if period > MAX_SHIFT:
+                return 1
+    return period
 
 
-def _layouts(relation: isl.Map, facts: Lags) -> list[Layout]:
-    out = [Layout()]
-    if facts.step > 1:
-        out.append(Layout(facts.step, facts.step, phase=facts.phase))
-    to_position = read_map("[n, m, offset] -> { [r] -> [r + offset] }")
-    positions = _numbers(relation.domain().apply(to_position))
-    keys = _numbers(relation.range())
-    if positions.is_empty() or keys.is_empty():
-        return out
-    query_step, query_class = _stride_of(positions)
-    key_step, key_class = _stride_of(keys)
-    if query_step > 1 or key_step > 1:
-        out.append(
-            Layout(
-                query_step,
-                key_step,
-                query_class=query_class if query_step > 1 else None,
-                key_class=key_class if key_step > 1 else None,
-            )
-        )
-    return out
+def _shifts(at: Coordinates, simple: isl.Set, rows: int, period: int) -> tuple[tuple[int, int], ...]:
+    """Translations (da, db), da a whole number of row tiles, that leave the mask as it is. isl checks each."""
+    da = lcm(rows, period)
+    out = []
+    for db in (da, 0):
+        moved = simple.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [a + {da}, b + {db}] }}"))
+        if moved.is_equal(simple):
+            out.append((da, db))
+    return tuple(out)
 
 
-def _numbers(points: isl.Set) -> isl.Set:
-    """The integers that occur for some parameters."""
-    return points.project_out(isl.dim_type.param, 0, points.dim(isl.dim_type.param)).coalesce()
+def _narrow(outline: Shape, rows: int) -> bool:
+    """Whether one masked call over all touched keys is cheaper than unmasked and masked calls and their merge."""
+    pairs, _, programs = outline.computed(rows, 1)
+    return programs == 0 or pairs / programs <= SPLIT * rows * rows
 
 
-def _stride_of(numbers: isl.Set) -> tuple[int, int]:
-    """Step and class of a set of integers; a single number has step 1, being no progression."""
-    least, most = numbers.dim_min_val(0), numbers.dim_max_val(0)
-    if least.is_int() and most.is_int() and least.eq(most):
-        return 1, 0
-    return _stride(numbers)
+def diagonal_piece(group: Sequence[Part]) -> DiagonalPiece:
+    """Isolated lags, each with the rows that have it."""
+    by_lag: dict[int, isl.Set] = {}
+    for x in group:
+        for lag in x.lags.values() or ():
+            only = read_map(f"[n, m, offset] -> {{ [r] -> [j] : j = r + offset - {lag} }}")
+            rows = (x.relation & only).domain()
+            by_lag[lag] = (by_lag[lag] | rows) if lag in by_lag else rows
+    diagonals = tuple(_diagonal(lag, rows.coalesce()) for lag, rows in sorted(by_lag.items()) if not rows.is_empty())
+    return DiagonalPiece(diagonals, union(group))
 
 
-def _stride(numbers: isl.Set) -> tuple[int, int]:
-    info = numbers.get_stride_info(0)
-    step = int(info.get_stride().to_python())
-    if step <= 1:
-        return 1, 0
-    return step, int(info.get_offset().get_constant_val().to_python()) % step
+def _diagonal(lag: int, rows: isl.Set) -> Diagonal:
+    context = read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}")
+    try:
+        match loops(rows, context):
+            case [only] if only.step == 1 and only.guard is None and only.inside is None:
+                return Diagonal(lag, only.first, only.last)
+    except NoLoop:
+        pass
+    keep = attended(rows, "r", "n")
+    return Diagonal(lag, 0, Sub(Var("n"), 1), keep if keep is not None else Truth(True))
+
+
+def attended(points: isl.Set, name: str, length: str) -> Pred | None:
+    """The condition on an index that it is in `points`; None when every one is."""
+    everything = read_set(f"[n, m, offset] -> {{ [x] : 0 <= x < {length} and {LENGTHS} }}")
+    if everything.is_subset(points):
+        return None
+    last = points.dim(isl.dim_type.param)
+    lifted = points.gist(everything).move_dims(isl.dim_type.param, last, isl.dim_type.set, 0, 1)
+    lifted = lifted.set_dim_name(isl.dim_type.param, last, name)
+    context = read_set(f"[n, m, offset, {name}] -> {{ : 0 <= {name} < {length} and {LENGTHS} }}")
+    return condition(lifted, context)
+
+
+def with_counts(piece: DiagonalPiece, group: Sequence[Part], at: Coordinates) -> DiagonalPiece:
+    """The piece with its pairs at the reference length."""
+    count = sum(shape(x.relation, at).attended for x in group)
+    return replace(piece, attended=count, computed=count)

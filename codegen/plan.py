@@ -204,3 +204,8 @@ class Plan:
     @property
     def diagonals(self) -> Iterator[DiagonalPiece]:
         return (p for p in self.pieces if isinstance(p, DiagonalPiece))
+
+    def __str__(self) -> str:
+        from pidsl.codegen.describe import describe
+
+        return describe(self)

@@ -95,6 +95,12 @@ def sweep(at: Coordinates, sets: TileSets, over: Over, rows: int, cols: int) -> 
     return Sweep(over, rows, cols, tuple(runs))
 
 
+def every_tile(at: Coordinates, over: Over, rows: int, cols: int) -> Sweep:
+    """A loop over all tiles of the swept dimension, masked: right for any piece."""
+    runs = _cut(at, over, rows, cols, False, Loop(0, Var("top")))
+    return Sweep(over, rows, cols, tuple(runs))
+
+
 def _scan(points: isl.Set, context: isl.Set) -> list[Loop]:
     found = loops(points.gist_params(context).coalesce(), context)
     if any(x.inside is not None for x in found):

@@ -167,6 +167,60 @@ def settled(p: Pred, values: Mapping[str, Index] | None = None) -> Pred:
             return p
 
 
+def separated(p: Pred, keys: frozenset[str]) -> Pred:
+    """`p` with every comparison written rows against keys: then a tile costs one comparison per pair.
+
+    `16 * (a - b) + offset > 63 -> 16 * a + offset - 63 > 16 * b`, where `keys = {b, j}`.
+    """
+    match p:
+        case Compare(op, x, y):
+            terms, constant = _linear(Sub(x, y))
+            right = {atom: -factor for atom, factor in terms.items() if vars_in(atom) and vars_in(atom) <= keys}
+            left = {atom: factor for atom, factor in terms.items() if atom not in right}
+            if not left or not right:
+                return p
+            return Compare(op, _sum(left, constant), _sum(right, 0))
+        case And(x, y) | Or(x, y):
+            return type(p)(separated(x, keys), separated(y, keys))
+        case Not(x):
+            return Not(separated(x, keys))
+        case Truth():
+            return p
+        case _:
+            assert_never(p)
+
+
+def _linear(e: Index) -> tuple[dict[Index, int], int]:
+    """`e` as a sum of atoms with factors, and a constant."""
+    match e:
+        case int():
+            return {}, e
+        case Add(x, y) | Sub(x, y):
+            terms, constant = _linear(x)
+            others, other = _linear(y)
+            sign = 1 if isinstance(e, Add) else -1
+            for atom, factor in others.items():
+                terms[atom] = terms.get(atom, 0) + sign * factor
+            return {atom: factor for atom, factor in terms.items() if factor}, constant + sign * other
+        case Mul(x, int(y)) | Mul(int(y), x):
+            terms, constant = _linear(x)
+            return {atom: y * factor for atom, factor in terms.items() if y}, y * constant
+        case _:
+            return {e: 1}, 0
+
+
+def _sum(terms: Mapping[Index, int], constant: int) -> Index:
+    """The sum of `factor * atom` and the constant, positive terms first."""
+    total: Index | None = None
+    for atom, factor in sorted(terms.items(), key=lambda item: item[1] < 0):
+        term = simplify(Mul(abs(factor), atom))
+        if total is None:
+            total = term if factor > 0 else Sub(0, term)
+        else:
+            total = Add(total, term) if factor > 0 else Sub(total, term)
+    return constant if total is None else simplify(Add(total, constant))
+
+
 def folded(e: Index, values: Mapping[str, Index] | None = None) -> Index:
     """`e` with `values` put in and constants folded."""
     return substitute(e, values or {})

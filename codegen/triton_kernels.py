@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 
 from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Plan, Run, Sweep, TilePiece
-from pidsl.codegen.triton_expr import Limits, Reach, folded, index_source, names_in, plus_one, pred_source, settled
+from pidsl.codegen.triton_expr import Limits, Reach, folded, index_source, names_in, plus_one, pred_source, separated, settled
 from pidsl.codegen.triton_stages import Stage
 from pidsl.language.expr import Add, Compare, Index, Mul, Pred, Sub, Truth, Var, show
 
@@ -111,13 +111,13 @@ class KernelWriter:
         with self._kernel(out, stage, pointers, "q k v go"):
             self._own(out, stage, "r", "a", "n", "heads")
             out.put(
-                *self._live("live", "exists", "r", rows=True),
-                "query = _load_where(live, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
-                "grad = _load_where(live, _matrix(grad_out, batch, head, go_b, go_h), r, go_r, go_d, V, V_PAD)",
+                *self._live("mine", "exists", "r", rows=True),
+                "query = _load_where(mine, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
+                "grad = _load_where(mine, _matrix(grad_out, batch, head, go_b, go_h), r, go_r, go_d, V, V_PAD)",
                 "keys = _matrix(k, batch, head // group, k_b, k_h)",
                 "values = _matrix(v, batch, head // group, v_b, v_h)",
                 "row_0 = (batch * heads + head).to(tl.int64) * n",
-                "lse2, pull = _row_statistics(live, lse + row_0, delta + row_0, r)",
+                "lse2, pull = _row_statistics(mine, lse + row_0, delta + row_0, r)",
                 _SCALE2,
                 f"query_grad = tl.zeros([{stage.tile}, D_PAD], tl.float32)",
             )
@@ -152,9 +152,9 @@ class KernelWriter:
         with self._kernel(out, stage, pointers, "q k v go"):
             self._own(out, stage, "j", "b", "m", "(heads // group)")
             out.put(
-                *self._live("live", "exists", "j", rows=False),
-                "key = _load_where(live, _matrix(k, batch, head, k_b, k_h), j, k_r, k_d, D, D_PAD)",
-                "value = _load_where(live, _matrix(v, batch, head, v_b, v_h), j, v_r, v_d, V, V_PAD)",
+                *self._live("mine", "exists", "j", rows=False),
+                "key = _load_where(mine, _matrix(k, batch, head, k_b, k_h), j, k_r, k_d, D, D_PAD)",
+                "value = _load_where(mine, _matrix(v, batch, head, v_b, v_h), j, v_r, v_d, V, V_PAD)",
                 _SCALE2,
                 f"key_grad = tl.zeros([{stage.tile}, D_PAD], tl.float32)",
                 f"value_grad = tl.zeros([{stage.tile}, V_PAD], tl.float32)",
@@ -376,7 +376,7 @@ class KernelWriter:
         return " & ".join(f"({pred_source(part)})" for part in parts if part != Truth(True))
 
     def _keep(self, piece: TilePiece) -> Pred:
-        keep = settled(piece.keep, _constant_classes(piece.layout))
+        keep = separated(settled(piece.keep, _constant_classes(piece.layout)), frozenset({"b", "j"}))
         self.reach.add(keep, limits=_limits(piece.layout, piece.forward))
         return keep
 

@@ -68,20 +68,18 @@ def terms(depth: int = 5, *, ring: bool = False, symbols: tuple[str, ...] = ()) 
     if depth == 0:
         return leaves
     inner = terms(depth - 1, ring=ring, symbols=symbols)
-    step, block = sizes(1, 4, symbols), sizes(1, 5, symbols)
-    return st.one_of(
-        leaves,
-        st.builds(lambda a, op, b: op(a, b), inner, st.sampled_from(_SET_OPERATORS), inner),
-        st.one_of(
-            st.builds(lambda a: ~a, inner),
-            st.builds(lambda a: a.T, inner),
-            st.builds(lambda a, by: a.shift(by), inner, sizes(-LARGEST, LARGEST, symbols)),
-            st.builds(lambda a, size: a.blocked(size), inner, block),
-            st.builds(lambda a, step: a.dilated(step), inner, step),
-            st.builds(lambda a, b: a @ b, inner, inner),
-            st.builds(lambda a, layers: a**layers, inner, sizes(0, 3, symbols)),
-        ),
+    combined = st.builds(lambda a, op, b: op(a, b), inner, st.sampled_from(_SET_OPERATORS), inner)
+    changed = st.one_of(
+        st.builds(lambda a: ~a, inner),
+        st.builds(lambda a: a.T, inner),
+        st.builds(lambda a, by: a.shift(by), inner, sizes(-LARGEST, LARGEST, symbols)),
+        st.builds(lambda a, size: a.blocked(size), inner, sizes(1, 5, symbols)),
+        st.builds(lambda a, step: a.dilated(step), inner, sizes(1, 4, symbols)),
+        st.builds(lambda a, b: a @ b, inner, inner),
+        st.builds(lambda a, layers: a**layers, inner, sizes(0, 3, symbols)),
     )
+    # one_of would flatten these and draw mostly words
+    return st.sampled_from([leaves, combined, changed, combined]).flatmap(lambda chosen: chosen)
 
 
 _SET_OPERATORS: list[Any] = [lambda a, b: a | b, lambda a, b: a & b, lambda a, b: a - b, lambda a, b: a ^ b]

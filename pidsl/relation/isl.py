@@ -1,7 +1,7 @@
 """The one door to islpy: a context with an operation limit, and small conversions.
 
-isl objects are not thread-safe, so every use goes through `limited()`, which also resets the operation count and
-turns isl's "limit reached" into `TooHardError`.
+One context serves the whole process; isl objects may be kept and freed anywhere, but work on them goes through
+`limited()`: it lets one thread in at a time, counts isl's operations and turns "limit reached" into `TooHardError`.
 """
 
 from __future__ import annotations
@@ -12,53 +12,103 @@ from contextlib import contextmanager
 
 import islpy as isl
 
-from pidsl.errors import TooHardError
+from pidsl.errors import PidslError, TooHardError
 from pidsl.language.expr import (
-    Abs, Add, And, Compare, FloorDiv, Index, Max, Min, Mod, Mul, Not, Or, Pred, Sub, Symbol, Truth, Var, show,
-)  # fmt: skip
+    Abs,
+    Add,
+    And,
+    Compare,
+    FloorDiv,
+    Index,
+    Max,
+    Min,
+    Mod,
+    Mul,
+    Not,
+    Or,
+    Pred,
+    Sub,
+    Symbol,
+    Truth,
+    Var,
+    show,
+)
 
 CONTEXT = isl.Context()
-MAX_OPERATIONS = 4_000_000  # about two seconds; random terms of depth 5 need 10^4 .. 10^5
+MAX_OPERATIONS = 4_000_000
 
 _lock = threading.RLock()
-_depth = 0
+_limits: list[int] = []  # of the `limited` blocks that are running, outermost first
 
 
 @contextmanager
 def limited(what: str, operations: int = MAX_OPERATIONS) -> Iterator[None]:
-    """Run isl code with a limit on its work; nested uses keep their own, smaller limits.
+    """Run isl code with a limit on its work.
+
+    A block inside another one draws on the outer block's operations, unless it asks for fewer than the outer block
+    began with: then it has a budget of its own, and the outer block begins afresh after it.
+
+    Args:
+        what: what is being computed, for the error.
+        operations: isl's own count, the same on every machine and in every run.
 
     Raises:
-        TooHardError: the limit struck; `what` says what was being computed.
+        TooHardError: the limit struck.
     """
-    global _depth
     with _lock:
-        saved = CONTEXT.get_max_operations() if _depth else 0
-        _depth += 1
-        CONTEXT.reset_operations()
-        CONTEXT.set_max_operations(operations)
-        try:
+        outer = _limits[-1] if _limits else None
+        if outer is not None and outer <= operations:
             yield
-        except isl.Error as e:
-            if "maximal number of operations" in str(e) or "quota" in str(e):
-                raise TooHardError(
-                    f"isl stopped after {operations} operations",
-                    "an answer within the limit",
-                    where=what,
-                    hint="simplify the term, or ask for concrete sizes",
-                ) from None
-            raise
+            return
+        _limits.append(operations)
+        _set_limit(operations)
+        try:
+            try:
+                yield
+            except PidslError:
+                raise
+            except Exception:  # whatever isl or islpy made of a call that was cut short
+                if _exhausted():
+                    raise _too_hard(what, operations) from None
+                raise
+            if _exhausted():  # swallowed on the way: the result cannot be trusted
+                raise _too_hard(what, operations)
         finally:
-            _depth -= 1
-            CONTEXT.reset_operations()
-            CONTEXT.set_max_operations(saved)
+            _limits.pop()
+            _set_limit(outer or 0)
+
+
+def _set_limit(operations: int) -> None:
+    """Allow so many operations from now on (0: any number)."""
+    CONTEXT.reset_operations()
+    CONTEXT.set_max_operations(operations)
+
+
+def _exhausted() -> bool:
+    """Whether the limit has been reached: then every further operation fails."""
+    try:
+        isl.Set.read_from_str(CONTEXT, "{ : }")
+    except isl.Error:
+        return True
+    return False
+
+
+def _too_hard(what: str, operations: int) -> TooHardError:
+    return TooHardError(
+        f"isl stopped after {operations} operations",
+        "an answer within the limit",
+        where=what,
+        hint="simplify the term, or ask for concrete sizes",
+    )
 
 
 def read_set(text: str) -> isl.Set:
+    """A set from isl's notation."""
     return isl.Set.read_from_str(CONTEXT, text)
 
 
 def read_map(text: str) -> isl.Map:
+    """A map from isl's notation."""
     return isl.Map.read_from_str(CONTEXT, text)
 
 

@@ -76,6 +76,17 @@ def condition(points: isl.Set, context: isl.Set) -> Pred:
     """The predicate of a parameter set, given that `context` holds; `Truth` where it is constant."""
     if points.is_empty():
         return Truth(False)
+    try:
+        return _condition(points, context)
+    except NoLoop:  # part by part, each of them simpler
+        out: Pred = Truth(False)
+        for part in points.make_disjoint().get_basic_sets():
+            test = _condition(isl.Set.from_basic_set(part), context)
+            out = test if out == Truth(False) else Or(out, test)
+        return out
+
+
+def _condition(points: isl.Set, context: isl.Set) -> Pred:
     return _pred(isl.AstBuild.from_context(context).expr_from_set(points.params()))
 
 

@@ -198,7 +198,10 @@ def check_scale(scale: object) -> tuple[list[Fault], float | None]:
     if not isinstance(scale, Real) or isinstance(scale, bool):
         hint = "float(scale)" if isinstance(scale, Tensor) and scale.numel() == 1 else ""
         return [Fault("scale", f"{type(scale).__name__}", "a finite number, or None for 1 / sqrt(head_dim)", hint)], 1.0
-    value = float(scale)
+    try:
+        value = float(scale)
+    except OverflowError:
+        value = math.inf
     if not math.isfinite(value):
         return [Fault("scale", f"{value}", "a finite number, or None for 1 / sqrt(head_dim)")], 1.0
     return [], value

@@ -157,7 +157,7 @@ class Kernel:
     def plan(self) -> Plan:
         """What was decided and why: print it. On Triton, for head dimensions up to 128."""
         plan = self._made(64).plan
-        return replace(plan, notes=(f"auto: {self._reason}", *plan.notes)) if self.backend == "auto" else plan
+        return replace(plan, notes=(f"auto: {self._chosen}, {self._reason}", *plan.notes)) if self.backend == "auto" else plan
 
     def source(self, head_dim: int = 64) -> str:
         """The text of the generated program.

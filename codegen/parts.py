@@ -1,0 +1,149 @@
+"""The relation cut into disjoint parts, and the layouts in which each part could be computed.
+
+    window(63) | stride(256) & causal
+    ->  lags 0 .. 63                                   identity
+        lags 256, 512, ... (the stride less the window)  identity, or residue classes mod 256
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import islpy as isl
+
+from pidsl.codegen.plan import Layout
+from pidsl.relation.isl import read_map
+
+MAX_PARTS = 24  # more basic maps than this are computed as one masked piece
+MAX_DIAGONALS = 32  # more lags than this are never computed one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Lags:
+    """What is known of the lags of a part, over all n, m, offset."""
+
+    least: int | None  # None: unbounded
+    most: int | None
+    step: int
+    phase: int
+
+    def __str__(self) -> str:
+        low = "-inf" if self.least is None else self.least
+        high = "inf" if self.most is None else self.most
+        if low == high:
+            return f"lag {low}"
+        return f"lags {low} .. {high}" + (f" step {self.step}" if self.step > 1 else "")
+
+    def values(self) -> tuple[int, ...] | None:
+        """All lags, when they are few."""
+        if self.least is None or self.most is None:
+            return None
+        found = range(self.least, self.most + 1, self.step)
+        return tuple(found) if len(found) <= MAX_DIAGONALS else None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One disjoint part of the relation."""
+
+    relation: isl.Map
+    lags: Lags
+    layouts: tuple[Layout, ...]  # candidates, the identity first
+
+
+def parts(relation: isl.Map) -> list[Part]:
+    """Disjoint parts whose union is `relation`: lag-dense ones first, so that strided ones lose the overlap."""
+    found = [isl.Map.from_basic_map(b) for b in relation.coalesce().get_basic_maps()]
+    if len(found) > MAX_PARTS:
+        return [part(relation)]
+    found.sort(key=lambda x: _order(lag_facts(x)))
+    done: isl.Map | None = None
+    out: list[isl.Map] = []
+    for x in found:
+        rest = x if done is None else (x - done).coalesce()
+        done = x if done is None else (done | x).coalesce()
+        for b in rest.make_disjoint().coalesce().get_basic_maps():
+            out.append(isl.Map.from_basic_map(b))
+    if len(out) > 2 * MAX_PARTS or not _disjoint(out):
+        return [part(relation)]
+    return [part(x) for x in out]
+
+
+def part(relation: isl.Map) -> Part:
+    facts = lag_facts(relation)
+    return Part(relation, facts, tuple(_layouts(relation, facts)))
+
+
+def _order(facts: Lags) -> tuple[int, int]:
+    """Dense lags before strided ones, bounded before unbounded."""
+    width = 1 << 60 if facts.least is None or facts.most is None else facts.most - facts.least
+    return facts.step, width
+
+
+def _disjoint(maps: list[isl.Map]) -> bool:
+    """coalesce may merge parts across the order they were cut in; never rely on it."""
+    seen: isl.Map | None = None
+    for x in maps:
+        if seen is not None and not (seen & x).is_empty():
+            return False
+        seen = x if seen is None else seen | x
+    return True
+
+
+def lag_facts(relation: isl.Map) -> Lags:
+    """Range, step and phase of r + offset - j."""
+    to_lag = read_map("[n, m, offset] -> { [[r] -> [j]] -> [r + offset - j] }")
+    found = _numbers(relation.wrap().apply(to_lag))
+    if found.is_empty():
+        return Lags(0, -1, 1, 0)
+    least, most = found.dim_min_val(0), found.dim_max_val(0)
+    low = int(least.to_python()) if least.is_int() else None
+    high = int(most.to_python()) if most.is_int() else None
+    if low is not None and low == high:
+        return Lags(low, high, 1, 0)
+    step, phase = _stride(found)
+    return Lags(low, high, step, phase)
+
+
+def _layouts(relation: isl.Map, facts: Lags) -> list[Layout]:
+    out = [Layout()]
+    if facts.step > 1:
+        out.append(Layout(facts.step, facts.step, phase=facts.phase))
+    to_position = read_map("[n, m, offset] -> { [r] -> [r + offset] }")
+    positions = _numbers(relation.domain().apply(to_position))
+    keys = _numbers(relation.range())
+    if positions.is_empty() or keys.is_empty():
+        return out
+    query_step, query_class = _stride_of(positions)
+    key_step, key_class = _stride_of(keys)
+    if query_step > 1 or key_step > 1:
+        out.append(
+            Layout(
+                query_step,
+                key_step,
+                query_class=query_class if query_step > 1 else None,
+                key_class=key_class if key_step > 1 else None,
+            )
+        )
+    return out
+
+
+def _numbers(points: isl.Set) -> isl.Set:
+    """The integers that occur for some parameters."""
+    return points.project_out(isl.dim_type.param, 0, points.dim(isl.dim_type.param)).coalesce()
+
+
+def _stride_of(numbers: isl.Set) -> tuple[int, int]:
+    """Step and class of a set of integers; a single number has step 1, being no progression."""
+    least, most = numbers.dim_min_val(0), numbers.dim_max_val(0)
+    if least.is_int() and most.is_int() and least.eq(most):
+        return 1, 0
+    return _stride(numbers)
+
+
+def _stride(numbers: isl.Set) -> tuple[int, int]:
+    info = numbers.get_stride_info(0)
+    step = int(info.get_stride().to_python())
+    if step <= 1:
+        return 1, 0
+    return step, int(info.get_offset().get_constant_val().to_python()) % step

@@ -1,0 +1,220 @@
+"""Attention modules: projections around a pattern, and pi-attention with its fusion gate."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+import pidsl
+from pidsl.errors import ArgumentError, TermError
+from pidsl.language.gate import Gate
+from pidsl.language.terms import Term
+from pidsl.patterns.pi import Skip, pi_branches, pi_gate
+
+if TYPE_CHECKING:
+    from pidsl.runtime.kernel import Backend
+
+__all__ = ["PiAttention", "SparseAttention", "rotate"]
+
+HIDDEN = 64  # width of the gate's MLP
+
+
+class Attention(nn.Module):
+    """Projections around a kernel; what to do between them is `attend` of a subclass.
+
+    Args:
+        dim, heads, kv_heads, bias, rope, backend: as in `SparseAttention`.
+        pattern: a term or a gate without symbols.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        pattern: Term | Gate,
+        kv_heads: int | None,
+        bias: bool,
+        rope: float | None,
+        backend: Backend,
+    ) -> None:
+        super().__init__()
+        kv_heads = heads if kv_heads is None else kv_heads
+        _check_sizes(type(self).__name__, dim, heads, kv_heads, rope)
+        self.dim, self.heads, self.kv_heads, self.head_dim = dim, heads, kv_heads, dim // heads
+        self.rope = rope
+        self.kernel: Any = pidsl.compile(pattern, backend=backend)
+        self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.head_dim, bias=bias)
+        self.out = nn.Linear(dim, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x [B, n, dim]` to `[B, n, dim]`.
+
+        Raises:
+            ArgumentError: x has another shape.
+        """
+        if x.dim() != 3 or x.shape[2] != self.dim:
+            raise ArgumentError(f"x: shape {list(x.shape)}", f"[batch, n, {self.dim}]", f"{type(self).__name__}.forward")
+        q, k, v = self.project(x)
+        return self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q [B, heads, n, D], k and v [B, kv_heads, n, D]: views of one projection, before rotation."""
+        parts = self.qkv(x).unflatten(2, (self.heads + 2 * self.kv_heads, self.head_dim)).transpose(1, 2)
+        q, k, v = parts.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        return q, k, v
+
+    def rotated(self, x: Tensor) -> Tensor:
+        """Queries or keys turned by their positions, if the module has rotary position embedding."""
+        return x if self.rope is None else rotate(x, self.rope)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """[B, heads, n, D] from the projections."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        rope = "" if self.rope is None else f", rope={self.rope:g}"
+        return f"{self.dim}, heads={self.heads}, kv_heads={self.kv_heads}{rope}, {self.kernel!r}"
+
+
+class SparseAttention(Attention):
+    """Self-attention under any pattern, with its projections: a drop-in for causal self-attention.
+
+    `y = W_o concat_h softmax_pattern(q_h k_h^T / sqrt(D)) v_h`, with q, k, v linear in x and D = dim / heads.
+
+    >>> layer = SparseAttention(64, 4, pidsl.window(63) | pidsl.lags(256))
+    >>> layer(torch.randn(2, 100, 64)).shape
+    torch.Size([2, 100, 64])
+
+    Args:
+        dim: width of the tokens.
+        heads: query heads; divides dim.
+        pattern: which token sees which, without symbols.
+        kv_heads: key and value heads, each shared by heads / kv_heads query heads; default: heads.
+        bias: whether the projections have one.
+        rope: base of rotary position embedding (10000.0 is usual); None: none.
+        backend: as in `pidsl.compile`.
+
+    Raises:
+        ArgumentError: heads does not divide dim, kv_heads does not divide heads, an odd head size with rope.
+        PidslError: whatever `pidsl.compile` says of the pattern.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        pattern: Term,
+        *,
+        kv_heads: int | None = None,
+        bias: bool = False,
+        rope: float | None = None,
+        backend: Backend = "auto",
+    ) -> None:
+        if isinstance(pattern, Gate):
+            raise TermError(
+                repr(pattern),
+                "a pattern: the branches of a gate need weights",
+                f"SparseAttention({dim!r}, {heads!r}, pattern)",
+                "pidsl.nn.PiAttention, or a module of your own around pidsl.compile(gate)",
+            )
+        super().__init__(dim, heads, pattern, kv_heads, bias, rope, backend)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.kernel(self.rotated(q), self.rotated(k), v)
+
+
+class PiAttention(Attention):
+    """pi-attention with the adaptive fusion gate: a softmax over the window, one over the skip, and a blend of both.
+
+    `out_i = alpha_i local_i + (1 - alpha_i) skip_i`, where per head and token `alpha_i = sigmoid(MLP(q_i))`; the MLP
+    is head_dim -> 64 -> GELU -> 1, shared by the heads, of the query before rotation. A token with nothing to skip to
+    (the first `period` tokens under the single causal skip) has alpha = 1, so that it loses nothing to an empty branch.
+
+    >>> layer = PiAttention(64, 4, k=15, period=32)
+    >>> layer(torch.randn(2, 100, 64)).shape
+    torch.Size([2, 100, 64])
+
+    The paper (arXiv 2511.10696) has a dynamic gate per head and token that blends local and long-range context; its
+    formula is not known to us, and this one is a reading of it. For the skip set see `pidsl.patterns.pi`.
+
+    Args:
+        dim, heads, kv_heads, bias, rope, backend: as in `SparseAttention`.
+        k: radius of the window in tokens.
+        period: the skip in tokens, the paper's pi.
+        skip: which reading of the skip set, as in `pidsl.patterns.pi_attention`.
+        causal: only keys j <= i.
+
+    Raises:
+        ArgumentError: as in `SparseAttention`.
+        TermError: as in `pidsl.patterns.pi_attention`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        k: int,
+        period: int,
+        *,
+        skip: Skip = "single",
+        causal: bool = True,
+        kv_heads: int | None = None,
+        bias: bool = False,
+        rope: float | None = None,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__(dim, heads, pi_gate(k, period, skip=skip, causal=causal), kv_heads, bias, rope, backend)
+        self.skip = pi_branches(k, period, skip=skip, causal=causal)["skip"]
+        self.gate = nn.Sequential(nn.Linear(self.head_dim, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.kernel(self.rotated(q), self.rotated(k), v, self.weights(q))
+
+    def weights(self, q: Tensor) -> Tensor:
+        """`alpha` and `1 - alpha` of each head and token, [B, heads, n, 2], from the queries before rotation."""
+        alpha = torch.sigmoid(self.gate(q).squeeze(-1))
+        alpha = torch.where(_has_key(self.skip, q.shape[2], q.device), alpha, 1.0)
+        return torch.stack([alpha, 1.0 - alpha], dim=-1)
+
+
+def rotate(x: Tensor, base: float, offset: int = 0) -> Tensor:
+    """Rotary position embedding (Su et al., arXiv 2104.09864): pairs (x_p, x_{p + D/2}) turn by `i * base ** (-2p / D)`.
+
+    Args:
+        x: [..., n, D], D even.
+        base: of the wavelengths.
+        offset: position of the first row.
+    """
+    cos, sin = _turns(x.shape[-2], x.shape[-1] // 2, base, offset, x.device)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+@lru_cache(maxsize=16)
+def _turns(n: int, half: int, base: float, offset: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    frequencies = base ** (-torch.arange(half, dtype=torch.float64) / half)
+    angles = torch.arange(offset, offset + n, dtype=torch.float64)[:, None] * frequencies
+    return angles.cos().float().to(device), angles.sin().float().to(device)
+
+
+@lru_cache(maxsize=16)
+def _has_key(term: Term, n: int, device: torch.device) -> Tensor:
+    """bool [n]: whether the token attends anything, exactly, from the relation."""
+    return torch.from_numpy(term.degree(n) > 0).to(device)
+
+
+def _check_sizes(module: str, dim: int, heads: int, kv_heads: int, rope: float | None) -> None:
+    where = f"{module}(dim={dim!r}, heads={heads!r}, kv_heads={kv_heads!r})"
+    for name, value in (("dim", dim), ("heads", heads), ("kv_heads", kv_heads)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ArgumentError(f"{name} = {value!r}", "an integer >= 1", where)
+    if dim % heads:
+        raise ArgumentError(f"dim = {dim} with {heads} heads", "dim % heads == 0", where)
+    if heads % kv_heads:
+        raise ArgumentError(f"heads = {heads} with {kv_heads} kv_heads", "heads % kv_heads == 0", where)
+    if rope is not None and (dim // heads) % 2:
+        raise ArgumentError(f"head size {dim // heads} with rope", "an even head size: it turns pairs", where)
