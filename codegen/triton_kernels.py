@@ -73,7 +73,8 @@ class KernelWriter:
         with self._kernel(out, stage, pointers, "q k v"):
             self._own(out, stage, "r", "a", "n", "heads")
             out.put(
-                "query = _load_where(exists, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
+                *self._live("mine", "exists", "r", rows=True),
+                "query = _load_where(mine, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
                 "keys = _matrix(k, batch, head // group, k_b, k_h)",
                 "values = _matrix(v, batch, head // group, v_b, v_h)",
                 "row_0 = (batch * heads + head).to(tl.int64) * n",
@@ -96,7 +97,7 @@ class KernelWriter:
                             if run.full:
                                 call = f"_absorb(query, key, value, {state}, scale2, PRECISION)"
                             else:
-                                call = f"_absorb_where(keep, query, key, value, {state}, scale2, PRECISION)"
+                                call = f"_absorb_where(keep, live, query, key, value, {state}, scale2, PRECISION)"
                             out.put(f"{state} = {call}")
                 else:
                     for _ in self._lags_of_rows(out, number, piece):
@@ -107,7 +108,7 @@ class KernelWriter:
     def grad_query(self, stage: Stage) -> str:
         """The kernel that sums the stage's part of dQ."""
         out = Lines()
-        pointers = "q, k, v, grad_out, lse, delta, grad_q," + (" running_q," if stage.resumes else "")
+        pointers = "q, k, v, grad_out, lse2, pull, grad_q," + (" running_q," if stage.resumes else "")
         with self._kernel(out, stage, pointers, "q k v go"):
             self._own(out, stage, "r", "a", "n", "heads")
             out.put(
@@ -117,7 +118,8 @@ class KernelWriter:
                 "keys = _matrix(k, batch, head // group, k_b, k_h)",
                 "values = _matrix(v, batch, head // group, v_b, v_h)",
                 "row_0 = (batch * heads + head).to(tl.int64) * n",
-                "lse2, pull = _row_statistics(mine, lse + row_0, delta + row_0, r)",
+                "row_lse2 = tl.load(lse2 + row_0 + r, mask=mine, other=0.0)",
+                "row_pull = tl.load(pull + row_0 + r, mask=mine, other=0.0)",
                 _SCALE2,
                 f"query_grad = tl.zeros([{stage.tile}, D_PAD], tl.float32)",
             )
@@ -126,16 +128,16 @@ class KernelWriter:
                 if isinstance(piece, TilePiece):
                     for run in self._key_runs(out, number, piece, piece.grad_query.runs):
                         with self._key_loop(out, number, piece, run, piece.grad_query):
-                            out.put("p = _weights(query, key, lse2, scale2, PRECISION)")
+                            out.put("p = _weights(query, key, row_lse2, scale2, PRECISION)")
                             if not run.full:
-                                out.put("p = tl.where(keep, p, 0.0)")
+                                out.put("p = tl.where(keep & live[None, :], p, 0.0)")
                             out.put(
-                                "query_grad = _add_query_grad(p, key, value, grad, pull, query_grad, PRECISION)"
+                                "query_grad = _add_query_grad(p, key, value, grad, row_pull, query_grad, PRECISION)"
                             )
                 else:
                     for _ in self._lags_of_rows(out, number, piece):
                         out.put(
-                            "_, ds = _lag_slopes(ok, query, key, value, grad, lse2, pull, scale2)",
+                            "_, ds = _lag_slopes(ok, query, key, value, grad, row_lse2, row_pull, scale2)",
                             "query_grad += ds[:, None] * key.to(tl.float32)",
                         )
             out.put("", "query_grad *= scale")
@@ -147,7 +149,7 @@ class KernelWriter:
     def grad_key(self, stage: Stage) -> str:
         """The kernel that sums the stage's part of dK and dV over the heads of a group."""
         out = Lines()
-        pointers = "q, k, v, grad_out, lse, delta, grad_k, grad_v,"
+        pointers = "q, k, v, grad_out, lse2, pull, grad_k, grad_v,"
         pointers += " running_k, running_v," if stage.resumes else ""
         with self._kernel(out, stage, pointers, "q k v go"):
             self._own(out, stage, "j", "b", "m", "(heads // group)")
@@ -160,7 +162,7 @@ class KernelWriter:
                 f"value_grad = tl.zeros([{stage.tile}, V_PAD], tl.float32)",
                 "",
             )
-            with out.block("for member in range(group):"):
+            with out.block("for member in tl.range(0, group, disable_licm=True):"):
                 out.put(
                     "q_head = head * group + member",
                     "queries = _matrix(q, batch, q_head, q_b, q_h)",
@@ -284,11 +286,8 @@ class KernelWriter:
             out.put(f"key = {load}keys, j, k_r, k_d, D, D_PAD)", f"value = {load}values, j, v_r, v_d, V, V_PAD)")
             if not run.full:
                 keep = self._keep(piece)
-                if keep == Truth(True):
-                    out.put("keep = live[None, :]")
-                else:
-                    call = _call(f"_keep_{number}", keep, _axes(layout, "[:, None]", "[None, :]"))
-                    out.put(f"keep = {call} & live[None, :]")
+                keep_call = _call(f"_keep_{number}", keep, _axes(layout, "[:, None]", "[None, :]"))
+                out.put(f"keep = {'True' if keep == Truth(True) else keep_call}")
             yield
 
     def _lags_of_rows(self, out: Lines, number: int, piece: DiagonalPiece) -> Iterator[Diagonal]:
@@ -319,8 +318,9 @@ class KernelWriter:
                     *(["live = r < n"] if run.full else self._live("live", "r < n", "r", rows=True)),
                     "query = _load_where(live, queries, r, q_r, q_d, D, D_PAD)",
                     "grad = _load_where(live, grads, r, go_r, go_d, V, V_PAD)",
-                    "lse2, pull = _row_statistics(live, lse + row_0, delta + row_0, r)",
-                    "p_t = _weights_t(query, key, lse2, scale2, PRECISION)",
+                    "row_lse2 = tl.load(lse2 + row_0 + r, mask=live, other=0.0)",
+                    "row_pull = tl.load(pull + row_0 + r, mask=live, other=0.0)",
+                    "p_t = _weights_t(query, key, row_lse2, scale2, PRECISION)",
                 )
                 keep = self._keep(piece)
                 if not run.full and keep != Truth(True):
@@ -328,7 +328,7 @@ class KernelWriter:
                     out.put(f"p_t = tl.where({call}, p_t, 0.0)")
                 out.put(
                     "key_grad, value_grad = _add_key_grads(",
-                    "    p_t, query, value, grad, pull, key_grad, value_grad, PRECISION",
+                    "    p_t, query, value, grad, row_pull, key_grad, value_grad, PRECISION",
                     ")",
                 )
 
@@ -342,8 +342,9 @@ class KernelWriter:
                 f"ok = {self._rows_of(diagonal)}",
                 "query = _load_where(ok, queries, r, q_r, q_d, D, D_PAD)",
                 "grad = _load_where(ok, grads, r, go_r, go_d, V, V_PAD)",
-                "lse2, pull = _row_statistics(ok, lse + row_0, delta + row_0, r)",
-                "p, ds = _lag_slopes(ok, query, key, value, grad, lse2, pull, scale2)",
+                "row_lse2 = tl.load(lse2 + row_0 + r, mask=ok, other=0.0)",
+                    "row_pull = tl.load(pull + row_0 + r, mask=ok, other=0.0)",
+                "p, ds = _lag_slopes(ok, query, key, value, grad, row_lse2, row_pull, scale2)",
                 "key_grad += ds[:, None] * query.to(tl.float32)",
                 "value_grad += p[:, None] * grad.to(tl.float32)",
             )

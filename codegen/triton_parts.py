@@ -2,7 +2,8 @@
 
 `triton_source` copies the ones a program uses, text and all, into the program, which then stands on its own. A tile
 of keys is `[keys, D]`, a tile of rows `[rows, D]`; D and V are the head dims of q/k and of v, `D_PAD` and `V_PAD` the
-powers of two that hold them, and padded columns are zero. Logarithms and exponentials are base 2 here: `scale2` is
+powers of two that hold them, and padded columns are zero. Rows and keys that a tile blanks are zero in every
+operand, so they add zero to every gradient. Logarithms and exponentials are base 2 here: `scale2` is
 the softmax scale times log2(e). A row that has met no key has `top = -inf` and `total = 0`.
 """
 
@@ -80,10 +81,11 @@ def _absorb(query, key, value, acc, top, total, scale2, PRECISION: tl.constexpr)
 
 
 @triton.jit
-def _absorb_where(keep, query, key, value, acc, top, total, scale2, PRECISION: tl.constexpr):
-    """Online softmax over one more tile of keys, of the pairs in `keep`; rows may have met no key yet."""
-    logits = tl.dot(query, tl.trans(key), input_precision=PRECISION)
-    logits = tl.where(keep, logits * scale2, -float("inf"))
+def _absorb_where(keep, live, query, key, value, acc, top, total, scale2, PRECISION: tl.constexpr):
+    """Online softmax over one more tile of keys, of the pairs in `keep` with live keys; top may still be -inf."""
+    dead = tl.where(live, 0.0, -float("inf"))  # added with the scaling, so that it costs nothing per pair
+    logits = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale2 + dead[None, :]
+    logits = tl.where(keep, logits, -float("inf"))
     new_top = tl.maximum(top, tl.max(logits, 1))
     base = tl.where(new_top == -float("inf"), 0.0, new_top)  # -inf - -inf is NaN
     p = tl.exp2(logits - base[:, None])
@@ -121,22 +123,15 @@ def _finish(ok, out, lse, index, acc, top, total, V: tl.constexpr, V_PAD: tl.con
 
 
 @triton.jit
-def _row_statistics(ok, lse, delta, index):
-    """lse (base 2) and delta of rows; lse = +inf makes every weight of a missing or keyless row 0."""
-    lse2 = tl.load(lse + index, mask=ok, other=float("inf")) * 1.4426950408889634
-    return tl.where(lse2 == -float("inf"), float("inf"), lse2), tl.load(delta + index, mask=ok, other=0.0)
-
-
-@triton.jit
 def _weights(query, key, lse2, scale2, PRECISION: tl.constexpr):
     """The softmax weights [rows, keys] of a tile, recomputed from the final lse."""
     return tl.exp2(tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale2 - lse2[:, None])
 
 
 @triton.jit
-def _add_query_grad(p, key, value, grad_out, delta, grad, PRECISION: tl.constexpr):
-    """dQ of one tile: with ds = p * (dO V^T - delta), grad + ds K."""
-    ds = p * (tl.dot(grad_out, tl.trans(value), input_precision=PRECISION) - delta[:, None])
+def _add_query_grad(p, key, value, grad_out, pull, grad, PRECISION: tl.constexpr):
+    """dQ of one tile: with ds = p * (dO V^T - pull), grad + ds K."""
+    ds = p * (tl.dot(grad_out, tl.trans(value), input_precision=PRECISION) - pull[:, None])
     return tl.dot(ds.to(key.dtype), key, grad, input_precision=PRECISION)
 
 
@@ -147,28 +142,31 @@ def _weights_t(query, key, lse2, scale2, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _add_key_grads(p_t, query, value, grad_out, delta, grad_k, grad_v, PRECISION: tl.constexpr):
+def _add_key_grads(p_t, query, value, grad_out, pull, grad_k, grad_v, PRECISION: tl.constexpr):
     """dK and dV of one tile from its transposed weights: grad_k + ds^T Q and grad_v + p^T dO."""
     grad_v = tl.dot(p_t.to(grad_out.dtype), grad_out, grad_v, input_precision=PRECISION)
-    ds_t = p_t * (tl.dot(value, tl.trans(grad_out), input_precision=PRECISION) - delta[None, :])
+    ds_t = p_t * (tl.dot(value, tl.trans(grad_out), input_precision=PRECISION) - pull[None, :])
     return tl.dot(ds_t.to(query.dtype), query, grad_k, input_precision=PRECISION), grad_v
 
 
 @triton.jit
-def _lag_slopes(ok, query, key, value, grad_out, lse2, delta, scale2):
-    """p and ds = p * (dO . V - delta) of pairs (row x of `query`, row x of `key`)."""
+def _lag_slopes(ok, query, key, value, grad_out, lse2, pull, scale2):
+    """p and ds = p * (dO . V - pull) of pairs (row x of `query`, row x of `key`)."""
     p = tl.exp2(tl.sum(query.to(tl.float32) * key.to(tl.float32), 1) * scale2 - lse2)
     p = tl.where(ok, p, 0.0)
-    return p, p * (tl.sum(grad_out.to(tl.float32) * value.to(tl.float32), 1) - delta)
+    return p, p * (tl.sum(grad_out.to(tl.float32) * value.to(tl.float32), 1) - pull)
 
 
 @triton.jit(do_not_specialize=["n", "heads"])
-def row_delta(
-    out, grad_out, lse, grad_lse, delta, n, heads,
+def row_statistics(
+    out, grad_out, lse, grad_lse, lse2, pull, n, heads,
     out_b, out_h, out_r, out_d, go_b, go_h, go_r, go_d,
     V: tl.constexpr, V_PAD: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """delta = rowsum(dO * O) - dlse of 32 rows of one head: what every weight of a row is pulled towards."""
+    """What the gradients need of each row: lse in base 2, and pull = rowsum(dO * O) - dlse; 32 rows of one head.
+
+    Rows without keys get lse2 = +inf, which makes all their weights 0.
+    """
     tiles = tl.cdiv(n, 32)
     program = tl.program_id(0)
     head = program // tiles % heads
@@ -181,5 +179,7 @@ def row_delta(
     sums = tl.sum(o.to(tl.float32) * grad.to(tl.float32), 1)
     if grad_lse is not None:
         sums -= tl.load(grad_lse + row, mask=ok, other=0.0)
-    keyless = tl.load(lse + row, mask=ok, other=0.0) == -float("inf")
-    tl.store(delta + row, tl.where(keyless, 0.0, sums), mask=ok)
+    row_lse = tl.load(lse + row, mask=ok, other=0.0)
+    keyless = row_lse == -float("inf")
+    tl.store(lse2 + row, tl.where(keyless, float("inf"), row_lse * 1.4426950408889634), mask=ok)
+    tl.store(pull + row, tl.where(keyless, 0.0, sums), mask=ok)

@@ -102,9 +102,9 @@ def _library() -> dict[str, tuple[str, frozenset[str]]]:
 
 
 def _device_functions(source: str) -> list[str]:
-    """The device functions that `source` calls, directly or not; `row_delta` is launched by itself."""
+    """The device functions that `source` calls, directly or not; `row_statistics` is launched by itself."""
     library = _library()
-    wanted = ["row_delta", *(x.id for x in ast.walk(ast.parse(source)) if isinstance(x, ast.Name) and x.id in library)]
+    wanted = ["row_statistics", *(x.id for x in ast.walk(ast.parse(source)) if isinstance(x, ast.Name) and x.id in library)]
     needed: set[str] = set()
     while wanted:
         name = wanted.pop()

@@ -1,17 +1,17 @@
 """pi-attention: a local window and a periodic skip (Liu and Yu, arXiv 2511.10696).
 
-The abstract fixes a local window of size k and a deterministic stride pi ("period" here), blended by a dynamic gate per
-head and token. It leaves open which keys the stride adds, whether the window looks both ways, and how the two parts
-share a softmax. So nothing here is called *the* pi-attention: each reading has a name, and what is proved or measured is
-said of that reading.
+The abstract fixes a local window of size k and a deterministic stride pi ("period" here), blended by a dynamic gate
+per head and token. It leaves open which keys the stride adds, whether the window looks both ways, and how the two
+parts share a softmax. So nothing here is called *the* pi-attention: each reading has a name, and what is proved or
+measured is said of that reading.
 
     skip        keys beside the window of token i          keys per token
     "single"    i - period                                 k + 2
     "both"      i - period and i + period                  2 k + 3, not causal
     "comb"      every j with (i - j) mod period == 0       k + 1 + n / period
 
-"single" and "both" agree with the O(n k) cost that the paper states; the comb costs O(n (k + n / period)), and reaches
-every earlier token within a number of layers that does not depend on n. The sizes used in the paper are not known to us.
+"single" and "both" agree with the O(n k) cost that the paper states; the comb costs O(n (k + n / period)) and reaches
+every earlier token in a number of layers that does not depend on n. The sizes used in the paper are not known to us.
 """
 
 from __future__ import annotations
@@ -121,9 +121,9 @@ def pi_layers(
 ) -> tuple[Term, ...]:
     """One term per layer: the skip in the layers `at` says, the window alone in the others.
 
-    With the single skip in the layers 1, 2, 4, 8, ... (counted from 1 at the input), a path through L layers takes it at
-    most s = 1 + floor(log2 L) times, so its lag is at most `k (L - s) + period s` (for period >= k). That is a bound of
-    the form O(k L + period log L), as the paper states it. With the skip in every layer the farthest lag is `period L`.
+    With the single skip in the layers 1, 2, 4, 8, ... (counted from 1 at the input), a path through L layers takes it
+    at most s = 1 + floor(log2 L) times, so its lag is at most `k (L - s) + period s` (for period >= k): a bound of the
+    form O(k L + period log L), as the paper states it. With the skip in every layer the farthest lag is `period L`.
 
     >>> for term in pi_layers(4, 16, 5):
     ...     print(term)

@@ -56,7 +56,7 @@ class Attention(nn.Module):
             ArgumentError: x has another shape.
         """
         if x.dim() != 3 or x.shape[2] != self.dim:
-            raise ArgumentError(f"x: shape {list(x.shape)}", f"[batch, n, {self.dim}]", f"{type(self).__name__}.forward")
+            raise ArgumentError(f"x: shape {list(x.shape)}", f"[batch, n, {self.dim}]", type(self).__name__)
         q, k, v = self.project(x)
         return self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
 
@@ -181,7 +181,7 @@ class PiAttention(Attention):
 
 
 def rotate(x: Tensor, base: float, offset: int = 0) -> Tensor:
-    """Rotary position embedding (Su et al., arXiv 2104.09864): pairs (x_p, x_{p + D/2}) turn by `i * base ** (-2p / D)`.
+    """Rotary position embedding (arXiv 2104.09864): the pair (x_p, x_{p + D/2}) turns by `i * base ** (-2p / D)`.
 
     Args:
         x: [..., n, D], D even.
@@ -189,22 +189,23 @@ def rotate(x: Tensor, base: float, offset: int = 0) -> Tensor:
         offset: position of the first row.
     """
     cos, sin = _turns(x.shape[-2], x.shape[-1] // 2, base, offset, x.device)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
 
 
 @lru_cache(maxsize=16)
 def _turns(n: int, half: int, base: float, offset: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    frequencies = base ** (-torch.arange(half, dtype=torch.float64) / half)
-    angles = torch.arange(offset, offset + n, dtype=torch.float64)[:, None] * frequencies
-    return angles.cos().float().to(device), angles.sin().float().to(device)
+    with torch.inference_mode(False):  # what is kept must serve training too
+        frequencies = base ** (-torch.arange(half, dtype=torch.float64) / half)
+        angles = torch.arange(offset, offset + n, dtype=torch.float64)[:, None] * frequencies
+        return angles.cos().float().to(device), angles.sin().float().to(device)
 
 
 @lru_cache(maxsize=16)
 def _has_key(term: Term, n: int, device: torch.device) -> Tensor:
     """bool [n]: whether the token attends anything, exactly, from the relation."""
-    return torch.from_numpy(term.degree(n) > 0).to(device)
+    with torch.inference_mode(False):
+        return torch.from_numpy(term.degree(n) > 0).to(device)
 
 
 def _check_sizes(module: str, dim: int, heads: int, kv_heads: int, rope: float | None) -> None:

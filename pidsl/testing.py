@@ -79,7 +79,7 @@ def terms(depth: int = 5, *, ring: bool = False, symbols: tuple[str, ...] = ()) 
         st.builds(lambda a, layers: a**layers, inner, sizes(0, 3, symbols)),
     )
     # one_of would flatten these and draw mostly words
-    return st.sampled_from([leaves, combined, changed, combined]).flatmap(lambda chosen: chosen)
+    return st.sampled_from([leaves, leaves, combined, combined, changed]).flatmap(lambda chosen: chosen)
 
 
 _SET_OPERATORS: list[Any] = [lambda a, b: a | b, lambda a, b: a & b, lambda a, b: a - b, lambda a, b: a ^ b]

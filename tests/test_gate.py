@@ -84,7 +84,7 @@ def test_wrong_gates(branches: dict[str, Any], text: str) -> None:
 def test_a_gate_is_not_a_term() -> None:
     with pytest.raises(TermError, match="a pidsl term on both sides"):
         window(3) | PI  # type: ignore[operator]
-    with pytest.raises(TypeError):
+    with pytest.raises((TermError, TypeError)):
         PI | window(3)  # type: ignore[operator]
 
 
@@ -95,7 +95,7 @@ def test_a_gate_is_not_a_term() -> None:
 def test_blend(backend: str) -> None:
     kernel = compile(PI, backend)
     assert isinstance(kernel, GateKernel)
-    inputs = [x.requires_grad_() for x in tensors(11, 14, dv=8, heads=4)]
+    inputs = [x.requires_grad_() for x in tensors(9, 12, dv=8, kv_heads=1)]
     weights = weights_for(inputs[0], 3).requires_grad_()
     out, lse = kernel(*inputs, weights, offset=3, scale=0.3, return_lse=True)
     exact = blended(PI, *inputs, weights, offset=3, scale=0.3)
@@ -112,7 +112,7 @@ def test_blend(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 def test_gradcheck(backend: str) -> None:
-    inputs = [x.requires_grad_() for x in tensors(7, 7, 3, 2, heads=2, kv_heads=1, dtype=torch.float64)]
+    inputs = [x.requires_grad_() for x in tensors(6, 6, 2, 1, heads=2, kv_heads=1, dtype=torch.float64)]
     weights = weights_for(inputs[0], 3).requires_grad_()
     assert torch.autograd.gradcheck(compile(PI, backend), (*inputs, weights))
 

@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pidsl
-from pidsl import causal, compile, empty, full, keys, lags, pairs, queries, ring, stride, where, window
+from pidsl import BackendError, causal, compile, empty, full, keys, lags, pairs, queries, ring, stride, where, window
 from pidsl.runtime import operator, programs
 from pidsl.testing import terms
 
 FAST = ("torch", "reference")
 ALL = ("torch", "reference", "triton")  # triton in interpreter mode: tiny sizes
-SHAPES = {"torch": 96, "reference": 96, "triton": 24}  # longest sequence tried
+SHAPES = {"torch": 96, "reference": 96, "triton": 20}  # longest sequence tried
 DIMS = {"torch": (1, 5, 8, 16, 40), "reference": (1, 16), "triton": (8, 16, 40)}
-PI = window(3) | stride(8) & causal
+PI = window(2) | stride(4) & causal
 
 
 def close(got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
@@ -57,7 +57,7 @@ def check(
 
 @st.composite
 def calls(draw: st.DrawFn, backend: str) -> dict[str, Any]:
-    term = draw(terms(max_depth=3))
+    term = draw(terms(depth=3, ring=True))
     longest = SHAPES[backend]
     n, offset = draw(st.integers(0, longest)), draw(st.sampled_from((0, 0, 1, 17)))
     square = any(isinstance(t, pidsl.language.terms.Ring) for t in pidsl.language.terms.walk(term))
@@ -87,7 +87,7 @@ def laid(x: Tensor, layout: str) -> Tensor:
 
 @pytest.mark.parametrize("backend", ALL)
 def test_random_terms(backend: str) -> None:
-    share = {"torch": 1, "reference": 2, "triton": 5}[backend]
+    share = {"torch": 1, "reference": 2, "triton": 10}[backend]
 
     @settings(max_examples=settings.default.max_examples // share)
     @given(calls(backend))
@@ -107,13 +107,13 @@ FEW = [
 @pytest.mark.parametrize("backend", ALL)
 @pytest.mark.parametrize("term", FEW, ids=map(repr, FEW))
 def test_each_word(backend: str, term: pidsl.Term) -> None:
-    check(backend, term, *tensors(19, 19, heads=4, dv=8))
+    check(backend, term, *(tensors(9, 9, 8, 8, 1, 1) if backend == "triton" else tensors(19, 19, heads=4, dv=8)))
 
 
 @pytest.mark.parametrize("backend", ALL)
 @pytest.mark.parametrize("scale", [0.0, 0.3, -0.7])
 def test_scale(backend: str, scale: float) -> None:
-    check(backend, PI, *tensors(21, 21), scale=scale)
+    check(backend, PI, *tensors(11, 11, heads=1, kv_heads=1), scale=scale)
 
 
 # -- accuracy ----------------------------------------------------------------------------------------------------
@@ -124,19 +124,17 @@ def test_scale(backend: str, scale: float) -> None:
 def test_error_is_at_most_twice_that_of_sdpa(backend: str, dtype: torch.dtype) -> None:
     cases = [(PI, 200, 64), (window(63) | stride(16), 300, 40), (causal, 150, 128), (lags(0, 1, 2, 4, 8), 130, 16)]
     if backend == "triton":
-        cases = [(PI, 40, 16), (causal, 33, 40)]
+        cases = [(PI, 20, 16), (causal, 33, 40)]
     for term, n, d in cases:
-        inputs = [x.requires_grad_() for x in tensors(n, n, d, d, heads=4, kv_heads=2, dtype=dtype)]
-        seed = torch.randn(1, 4, n, d, generator=torch.Generator().manual_seed(1)).to(dtype)
+        inputs = [x.requires_grad_() for x in tensors(n, n, d, d, heads=2, kv_heads=1, dtype=dtype)]
+        seed = torch.randn(1, 2, n, d, generator=torch.Generator().manual_seed(1)).to(dtype)
         errors = []
-        exact, _ = dense(term, *inputs)
-        want = [exact, *gradients([exact], inputs, [seed])]
         # the gradient of a leaf has the leaf's dtype: differentiate with respect to float64 copies instead
         doubles = [x.detach().double().requires_grad_() for x in inputs]
         exact, _ = dense(term, *doubles)
-        want = [exact, *gradients([exact], doubles, [seed])]
+        want = [exact.detach(), *gradients([exact], doubles, [seed])]
         for out in (compile(term, backend)(*inputs), sdpa(term, *inputs)):
-            got = [out, *gradients([out], inputs, [seed])]
+            got = [out.detach(), *gradients([out], inputs, [seed])]
             errors.append([float((g.double() - w).abs().max()) for g, w in zip(got, want, strict=True)])
         for ours, theirs, w in zip(*errors, want, strict=True):
             assert ours <= 2 * theirs + torch.finfo(dtype).eps * float(w.abs().max()) / 2
@@ -201,7 +199,7 @@ def test_empty_tensors(backend: str, n: int, m: int, batch: int, heads: int) -> 
 @pytest.mark.parametrize("backend", ALL)
 def test_same_bits_every_time(backend: str) -> None:
     def run() -> list[Tensor]:
-        q, k, v = (x.requires_grad_() for x in tensors(30, 30, heads=4))
+        q, k, v = (x.requires_grad_() for x in tensors(20, 20, heads=2, kv_heads=1))
         out, lse = compile(PI, backend)(q, k, v, return_lse=True)
         return [out, lse, *torch.autograd.grad(out.square().sum() + lse.sum(), [q, k, v])]
 
@@ -244,8 +242,8 @@ def test_only_what_is_needed(backend: str) -> None:
 def test_twice_differentiated_is_an_error() -> None:
     q, k, v = (x.requires_grad_() for x in tensors(9, 9))
     (dq,) = torch.autograd.grad(compile(PI, "torch")(q, k, v).sum(), q, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        dq.sum().backward()
+    with pytest.raises(BackendError, match="first derivatives only"):
+        (dq.sum() + q.sum()).backward()
 
 
 def test_functorch() -> None:
@@ -279,9 +277,8 @@ def test_autocast(backend: str) -> None:
 # -- torch.compile and torch.export ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ALL)
-def test_compiled_in_one_graph(backend: str) -> None:
-    kernel = compile(PI, backend)
+def test_compiled_in_one_graph() -> None:
+    kernel = compile(PI, "torch")
     graphs = []
 
     def counting(graph: Any, example: Any) -> Any:
@@ -295,7 +292,7 @@ def test_compiled_in_one_graph(backend: str) -> None:
         return out.sin() + lse[..., None]
 
     compiled = torch.compile(model, backend=counting, fullgraph=True, dynamic=True)
-    for n in (13, 20, 27):
+    for n in (9, 14):
         inputs = [x.requires_grad_() for x in tensors(n, n, heads=4)]
         got, want = compiled(*inputs), model(*inputs)
         assert torch.equal(got, want)
@@ -409,7 +406,7 @@ assert "torch" in sys.modules and "triton" not in sys.modules
 def test_triton_without_a_gpu() -> None:
     code = """
 import torch, pidsl
-kernel = pidsl.compile(pidsl.window(3), "triton")
+kernel = pidsl.compile(pidsl.window(63), "triton")
 print("tl.dot" in kernel.source(), kernel.plan.backend)
 q, k, v = torch.randn(3, 1, 2, 8, 16)
 try:

@@ -9,20 +9,48 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from typing import Any
+
 import islpy as isl
 
+from pidsl.errors import TooHardError
 from pidsl.language.expr import (
-    Add, And, Compare, FloorDiv, Index, Max, Min, Mod, Mul, Not, Or, Pred, Sub, Truth, Var, simplify,
+    Add,
+    And,
+    Compare,
+    FloorDiv,
+    Index,
+    Max,
+    Min,
+    Mod,
+    Mul,
+    Not,
+    Or,
+    Pred,
+    Sub,
+    Truth,
+    Var,
+    fold,
+    simplify,
     substitute_pred,
-)  # fmt: skip
+)
+from pidsl.relation.isl import limited
 
-_op = isl.ast_expr_op_type
-_BINARY = {
+# An operation of isl's generator takes up to 13 microseconds, most take 0.5. All parts of a union at once make the
+# best program; where that is too much work, one by one often is not.
+WHOLE_OPERATIONS = 200_000
+PARTS_OPERATIONS = 1_000_000
+
+# islpy's type stubs call the kinds of nodes int and misspell some of their names, so nodes are Any here.
+_op: Any = isl.ast_expr_op_type
+_expr_kind: Any = isl.ast_expr_type
+_node_kind: Any = isl.ast_node_type
+_BINARY: dict[Any, Any] = {
     _op.add: Add, _op.sub: Sub, _op.mul: Mul, _op.div: FloorDiv, _op.fdiv_q: FloorDiv, _op.pdiv_q: FloorDiv,
     _op.pdiv_r: Mod, _op.zdiv_r: Mod, _op.max: Max, _op.min: Min,
 }  # fmt: skip
-_COMPARE = {_op.eq: "==", _op.le: "<=", _op.lt: "<", _op.ge: ">=", _op.gt: ">"}
-_LOGIC = {_op.and_: And, _op.and_then: And, _op.or_: Or, _op.or_else: Or}
+_COMPARE: dict[Any, str] = {_op.eq: "==", _op.le: "<=", _op.lt: "<", _op.ge: ">=", _op.gt: ">"}
+_LOGIC: dict[Any, Any] = {_op.and_: And, _op.and_then: And, _op.or_: Or, _op.or_else: Or}
 
 
 class NoLoop(Exception):
@@ -52,16 +80,17 @@ def loops(points: isl.Set, context: isl.Set) -> list[Loop]:
 
     Raises:
         NoLoop: the points need a program that `Loop` cannot say.
+        TooHardError: isl's operation limit struck.
     """
     if points.is_empty():
         return []
     try:
-        return _scan(points, context)
-    except NoLoop:  # part by part, each of them simpler
-        parts = points.make_disjoint().get_basic_sets()
-        if len(parts) == 1:
-            raise
-        return [loop for part in parts for loop in _scan(isl.Set.from_basic_set(part), context)]
+        with limited("the loops over a set", WHOLE_OPERATIONS):
+            return _scan(points, context)
+    except (NoLoop, TooHardError):  # part by part, each of them simpler
+        with limited("the loops over the parts of a set", PARTS_OPERATIONS):
+            parts = points.make_disjoint().get_basic_sets()
+            return [loop for part in parts for loop in _scan(isl.Set.from_basic_set(part), context)]
 
 
 def _scan(points: isl.Set, context: isl.Set) -> list[Loop]:
@@ -90,20 +119,20 @@ def _condition(points: isl.Set, context: isl.Set) -> Pred:
     return _pred(isl.AstBuild.from_context(context).expr_from_set(points.params()))
 
 
-def _collect(node: isl.AstNode, guard: Pred | None, out: list[Loop]) -> None:
+def _collect(node: Any, guard: Pred | None, out: list[Loop]) -> None:
     kind = node.get_type()
-    if kind == isl.ast_node_type.block:
+    if kind == _node_kind.block:
         children = node.block_get_children()
         for k in range(children.n_ast_node()):
             _collect(children.get_ast_node(k), guard, out)
-    elif kind == isl.ast_node_type.if_:
+    elif kind == _node_kind.if_:
         test = _pred(node.if_get_cond())
         _collect(node.if_get_then_node(), _both(guard, test), out)
         if node.if_has_else_node():
             _collect(node.if_get_else_node(), _both(guard, Not(test)), out)
-    elif kind == isl.ast_node_type.for_:
+    elif kind == _node_kind.for_:
         out.append(_for(node, guard))
-    elif kind == isl.ast_node_type.user:
+    elif kind == _node_kind.user:
         at = _index(node.user_get_expr().get_op_arg(1))
         out.append(Loop(at, at, 1, guard))
     else:
@@ -114,7 +143,7 @@ def _both(a: Pred | None, b: Pred) -> Pred:
     return b if a is None else And(a, b)
 
 
-def _for(node: isl.AstNode, guard: Pred | None) -> Loop:
+def _for(node: Any, guard: Pred | None) -> Loop:
     name = node.for_get_iterator().get_id().get_name()
     first = _index(node.for_get_init())
     if node.for_is_degenerate():
@@ -133,12 +162,12 @@ def _for(node: isl.AstNode, guard: Pred | None) -> Loop:
         step = increment
     tests: list[Pred] = []
     body = node.for_get_body()
-    while body.get_type() == isl.ast_node_type.if_:
+    while body.get_type() == _node_kind.if_:
         if body.if_has_else_node():
             raise NoLoop("else in a loop")
         tests.append(_pred(body.if_get_cond()))
         body = body.if_get_then_node()
-    if body.get_type() != isl.ast_node_type.user:
+    if body.get_type() != _node_kind.user:
         raise NoLoop("nested loops")
     inside: Pred | None = None
     for test in tests:
@@ -149,11 +178,11 @@ def _for(node: isl.AstNode, guard: Pred | None) -> Loop:
     return Loop(first, last, step, guard, inside)
 
 
-def _index(e: isl.AstExpr) -> Index:
+def _index(e: Any) -> Index:
     kind = e.get_type()
-    if kind == isl.ast_expr_type.int:
+    if kind == _expr_kind.int:
         return int(e.get_val().to_python())
-    if kind == isl.ast_expr_type.id:
+    if kind == _expr_kind.id:
         return Var(e.get_id().get_name())
     op = e.get_op_type()
     if op == _op.minus:
@@ -167,10 +196,10 @@ def _index(e: isl.AstExpr) -> Index:
     return value
 
 
-def _pred(e: isl.AstExpr) -> Pred:
-    if e.get_type() == isl.ast_expr_type.int:
+def _pred(e: Any) -> Pred:
+    if e.get_type() == _expr_kind.int:
         return Truth(int(e.get_val().to_python()) != 0)
-    op = e.get_op_type() if e.get_type() == isl.ast_expr_type.op else None
+    op = e.get_op_type() if e.get_type() == _expr_kind.op else None
     if op in _COMPARE:
         return Compare(_COMPARE[op], _index(e.get_op_arg(0)), _index(e.get_op_arg(1)))
     if op in _LOGIC:

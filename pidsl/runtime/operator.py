@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from pidsl.errors import BackendError
 from pidsl.language.parse import parse
 from pidsl.language.terms import Term
 from pidsl.runtime.programs import Program, compiled
@@ -90,10 +90,32 @@ class _Attention(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-        grads = run_backward(ctx.program, *ctx.saved_tensors, grad_out, grad_lse, ctx.scale, ctx.offset)
+        grads = _Gradients.apply(*ctx.saved_tensors, grad_out, grad_lse, ctx.program, ctx.scale, ctx.offset)
         return (*_wanted(ctx, grads), None, None, None)
+
+
+class _Gradients(torch.autograd.Function):
+    """`run_backward`, tied to q, k and v so that asking for a second derivative is an error and never a zero."""
+
+    @staticmethod
+    def forward(
+        q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor | None, grad_lse: Tensor | None,
+        program: Program, scale: float, offset: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        return run_backward(program, q, k, v, out, lse, grad_out, grad_lse, scale, offset)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        raise BackendError(
+            "a derivative of the gradient of a pidsl kernel",
+            "first derivatives only",
+            hint="for second ones: torch's scaled_dot_product_attention with attn_mask=torch.from_numpy(term.mask(n))",
+        )
 
 
 def _wanted(ctx: Any, grads: tuple[Tensor, Tensor, Tensor]) -> list[Tensor | None]:

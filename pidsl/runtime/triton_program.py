@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pidsl.codegen.plan import Plan
 
 _INT32 = 2**31
-_DELTA_ROWS = 32  # rows per program of the generated `row_delta`
+_STATISTICS_ROWS = 32  # rows per program of the generated `row_statistics`
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,18 +164,18 @@ class TritonProgram:
         offset: int,
     ) -> tuple[list[Launch], torch.Tensor, torch.Tensor, torch.Tensor]:
         """What `backward` launches, and the gradients of q, k and v that hold the result afterwards."""
-        delta = torch.empty_like(lse, memory_format=torch.contiguous_format)
         shared = self._shared_arguments(q, k, v, {"go": grad_out, "out": out}, scale, offset)
         shared |= {
             "grad_out": grad_out,
             "lse": lse.contiguous(),
-            "delta": delta,
+            "lse2": q.new_empty(lse.shape, dtype=torch.float32),
+            "pull": q.new_empty(lse.shape, dtype=torch.float32),
             "out": out,
             "grad_lse": None if grad_lse is None else grad_lse.to(torch.float32).contiguous(),
         }
-        rows = q.shape[0] * q.shape[1] * triton.cdiv(q.shape[2], _DELTA_ROWS)
-        row_delta = self._module.row_delta
-        launches = [Launch(row_delta, rows, {x: shared[x] for x in row_delta.arg_names}, {"num_warps": 4})]
+        rows = q.shape[0] * q.shape[1] * triton.cdiv(q.shape[2], _STATISTICS_ROWS)
+        row_statistics = self._module.row_statistics
+        launches = [Launch(row_statistics, rows, {x: shared[x] for x in row_statistics.arg_names}, {"num_warps": 4})]
 
         stages = self._stages("GRAD_QUERY")
         grad_q = _chain(stages, tuple(q.shape), q)
@@ -194,7 +194,7 @@ class TritonProgram:
         return [Stage(**row) for row in getattr(self._module, table)]
 
     def _check_device(self, q: torch.Tensor) -> None:
-        if q.device.type == "cpu" and isinstance(self._module.row_delta, triton.JITFunction):
+        if q.device.type == "cpu" and isinstance(self._module.row_statistics, triton.JITFunction):
             raise BackendError(
                 "a Triton kernel called with tensors on the CPU",
                 "tensors on a GPU",

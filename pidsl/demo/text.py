@@ -1,0 +1,67 @@
+"""Real text that is on every machine: the source code of the Python standard library."""
+
+from __future__ import annotations
+
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pidsl.errors import PidslError
+
+LEAST = 1 << 20  # bytes for training to be worth it
+MOST = 24 << 20
+HELD_OUT = 12  # every so many files, one is held out
+EXCLUDED = frozenset({"site-packages", "dist-packages", "test", "tests", "__pycache__", "idle_test", "lib2to3"})
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Bytes to train on and bytes held out, from different files."""
+
+    train: Tensor  # uint8 [bytes]
+    held_out: Tensor
+    files: int
+    folder: Path
+
+    def batch(self, size: int, length: int, generator: torch.Generator) -> Tensor:
+        """`size` random excerpts of `length` bytes from the training files: int64 [size, length]."""
+        starts = torch.randint(len(self.train) - length + 1, (size,), generator=generator)
+        return torch.stack([self.train[s : s + length] for s in starts]).long()
+
+    def validation(self, count: int, length: int) -> Tensor:
+        """`count` excerpts spread evenly over the held-out files, the same ones every time: int64 [count, length]."""
+        starts = np.linspace(0, len(self.held_out) - length, count).astype(int)
+        return torch.stack([self.held_out[s : s + length] for s in starts]).long()
+
+
+def standard_library(folder: Path | None = None) -> Text:
+    """The modules of the standard library without its tests, in the order of their names.
+
+    Raises:
+        PidslError: there are none to read (some systems ship compiled modules only).
+    """
+    folder = folder or Path(sysconfig.get_paths()["stdlib"])
+    train, held_out = bytearray(), bytearray()
+    count = 0
+    for path in sorted(folder.rglob("*.py"), key=lambda p: p.relative_to(folder).as_posix()):
+        if EXCLUDED.intersection(path.relative_to(folder).parts):
+            continue
+        try:
+            content = path.read_bytes()
+        except OSError:
+            continue
+        (held_out if count % HELD_OUT == HELD_OUT - 1 else train).extend(content)
+        count += 1
+        if len(train) > MOST:
+            break
+    if len(train) < LEAST or not held_out:
+        raise PidslError(
+            f"{len(train)} bytes of Python source in {folder}",
+            f"at least {LEAST}, to train on",
+            hint="install the source of the standard library",
+        )
+    return Text(*(torch.frombuffer(b, dtype=torch.uint8) for b in (train, held_out)), files=count, folder=folder)
