@@ -14,7 +14,7 @@ import islpy as isl
 from pidsl.codegen.plan import Layout
 from pidsl.relation.isl import read_map
 
-MAX_PARTS = 24  # more basic maps than this are computed as one masked piece
+MAX_PARTS = 48  # more basic maps than this are computed as one masked piece
 MAX_DIAGONALS = 32  # more lags than this are never computed one by one
 
 

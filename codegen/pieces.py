@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import lcm
 
 import islpy as isl
 
-from pidsl.codegen.coordinates import Coordinates
+from pidsl.codegen.choose import Choice
+from pidsl.codegen.coordinates import Coordinates, coordinates
 from pidsl.codegen.cost import Prices, Shape, shape, tile_cost
-from pidsl.codegen.parts import Part
-from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, TilePiece
+from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Piece, TilePiece
 from pidsl.codegen.tiles import every_tile, mask, mask_pred, sweep, tile_sets
 from pidsl.language.expr import Pred, Sub, Truth, Var
 from pidsl.relation.isl import read_map, read_set
 from pidsl.relation.loops import NoLoop, condition, loops
 
 MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
+MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
 SPLIT = 4.0  # key range of a row tile, in its own rows, above which unmasked runs pay for a merge (torch)
 LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
 
-def union(group: Sequence[Part]) -> isl.Map:
-    """The pairs of several parts."""
-    relation = group[0].relation
+def pieces(choices: Sequence[Choice], prices: Prices, backend: str, square: bool) -> tuple[Piece, ...]:
+    """One piece per part; the isolated lags together, and parts of one layout together when they are many."""
+    groups: dict[Layout | None, list[Choice]] = {}
+    for x in choices:
+        groups.setdefault(x.layout, []).append(x)
+    out: list[Piece] = []
+    for layout, group in groups.items():
+        if layout is None:
+            out.append(diagonal_piece(group))
+            continue
+        at = coordinates(layout, square)
+        if len(group) <= MAX_PIECES:
+            out += [tile_piece(x.part.relation, x.shape, at, prices, backend) for x in group]
+        else:
+            relation = _union(group)
+            out.append(tile_piece(relation, shape(relation, at), at, prices, backend))
+    return tuple(out)
+
+
+def _union(group: Sequence[Choice]) -> isl.Map:
+    relation = group[0].part.relation
     for x in group[1:]:
-        relation = relation | x.relation
+        relation = relation | x.part.relation
     return relation.coalesce()
 
 
-def tile_piece(relation: isl.Map, at: Coordinates, prices: Prices, backend: str) -> TilePiece:
+def tile_piece(relation: isl.Map, outline: Shape, at: Coordinates, prices: Prices, backend: str) -> TilePiece:
     """One piece in dense tiles: its mask, its tiles, and the loops of the forward and backward programs."""
     simple = mask(at, at.points(relation))
-    outline = shape(relation, at)
     period = _period(simple)
     sizes = list(prices.sizes)
     if backend == "torch":
@@ -107,16 +124,17 @@ def _narrow(outline: Shape, rows: int) -> bool:
     return programs == 0 or pairs / programs <= SPLIT * rows * rows
 
 
-def diagonal_piece(group: Sequence[Part]) -> DiagonalPiece:
+def diagonal_piece(group: Sequence[Choice]) -> DiagonalPiece:
     """Isolated lags, each with the rows that have it."""
     by_lag: dict[int, isl.Set] = {}
     for x in group:
-        for lag in x.lags.values() or ():
+        for lag in x.part.lags.values() or ():
             only = read_map(f"[n, m, offset] -> {{ [r] -> [j] : j = r + offset - {lag} }}")
-            rows = (x.relation & only).domain()
+            rows = (x.part.relation & only).domain()
             by_lag[lag] = (by_lag[lag] | rows) if lag in by_lag else rows
     diagonals = tuple(_diagonal(lag, rows.coalesce()) for lag, rows in sorted(by_lag.items()) if not rows.is_empty())
-    return DiagonalPiece(diagonals, union(group))
+    count = sum(x.shape.attended for x in group)
+    return DiagonalPiece(diagonals, _union(group), attended=count, computed=count)
 
 
 def _diagonal(lag: int, rows: isl.Set) -> Diagonal:
@@ -141,9 +159,3 @@ def attended(points: isl.Set, name: str, length: str) -> Pred | None:
     lifted = lifted.set_dim_name(isl.dim_type.param, last, name)
     context = read_set(f"[n, m, offset, {name}] -> {{ : 0 <= {name} < {length} and {LENGTHS} }}")
     return condition(lifted, context)
-
-
-def with_counts(piece: DiagonalPiece, group: Sequence[Part], at: Coordinates) -> DiagonalPiece:
-    """The piece with its pairs at the reference length."""
-    count = sum(shape(x.relation, at).attended for x in group)
-    return replace(piece, attended=count, computed=count)

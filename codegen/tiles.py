@@ -1,15 +1,17 @@
 """Which tiles a piece touches, which of them it fills, and the loops that visit them, for every n at once.
 
 A tile (t, x) holds `rows` rows and `cols` keys of one pair of classes. Where the sequence ends is kept apart from
-the pattern: isl works on the mask alone, for rows and keys without end, and the last tile is cut here:
+the pattern: the tile sets are those of the mask alone, for rows and keys without end, and loops are cut at the last
+tile that exists:
 
-    touched   tiles with a pair of the mask
+    touched   tiles that may hold a pair of the mask
     full      touched tiles without a missing pair: they need no mask
-    runs      loops over the full and over the other touched tiles, up to the last tile that exists; the part of a
-              full loop that meets the ragged last tile of keys becomes a masked run of its own
+    runs      full tiles; the touched tiles before and after them; the ragged last tile of keys, masked
 
-Every step has a sound fallback when isl's answer is too hard or cannot be said as loops: no full tiles, then the hull
-of the touched tiles, then all tiles. A mask is always right; the fallbacks only cost time.
+A mask that is one convex set gives its tiles directly, constraint by constraint: a tile is full when every constraint
+holds in its worst corner, and may be touched when every constraint holds in its best corner. Other masks go through
+isl's set operations. Every step has a sound fallback: no full tiles, then the hull of the touched tiles, then all
+tiles. A mask is always right; the fallbacks only cost time.
 """
 
 from __future__ import annotations
@@ -28,19 +30,19 @@ from pidsl.language.expr import (
 from pidsl.relation.isl import limited, read_map, read_set
 from pidsl.relation.loops import Loop, NoLoop, condition, loops
 
-FULL_LIMIT = 400_000  # isl operations spent on finding full tiles before giving them up
+FULL_LIMIT = 100_000  # isl operations spent on finding full tiles of a mask with divisions before giving them up
 
 
 @dataclass(frozen=True, slots=True)
 class TileSets:
-    """`{ [t, x] }`: touched tiles, split in those without a missing pair and those that need a mask."""
+    """`{ [t, x] }`: tiles that may be touched, and those of them without a missing pair."""
 
+    touched: isl.Set
     full: isl.Set
-    masked: isl.Set
 
     def all_masked(self) -> TileSets:
         """The same tiles, every one with a mask."""
-        return TileSets(self.full - self.full, (self.full | self.masked).coalesce())
+        return TileSets(self.touched, self.full - self.full)
 
 
 def mask(at: Coordinates, points: isl.Set) -> isl.Set:
@@ -58,6 +60,9 @@ def mask_pred(at: Coordinates, simple: isl.Set) -> Pred:
 
 def tile_sets(at: Coordinates, simple: isl.Set, rows: int, cols: int) -> TileSets:
     """The tiles of a mask, for rows and keys without end."""
+    parts = simple.get_basic_sets()
+    if len(parts) == 1 and parts[0].dim(isl.dim_type.div) == 0:
+        return TileSets(_corners(at, parts[0], rows, cols, best=True), _corners(at, parts[0], rows, cols, best=False))
     to_tile = read_map(
         f"[{at.parameters}] -> {{ [a, b] -> [t, x] : {rows} t <= a < {rows} t + {rows} "
         f"and {cols} x <= b < {cols} x + {cols} }}"
@@ -68,15 +73,38 @@ def tile_sets(at: Coordinates, simple: isl.Set, rows: int, cols: int) -> TileSet
     try:
         with limited("the full tiles of a piece", FULL_LIMIT):
             missing = (quadrant - pairs).apply(to_tile).coalesce()
-            full = (touched - missing).coalesce()
-            return TileSets(full, (touched - full).coalesce())
+            return TileSets(touched, (touched - missing).coalesce())
     except TooHardError:
-        return TileSets(touched - touched, touched)
+        return TileSets(touched, touched - touched)
+
+
+def _corners(at: Coordinates, convex: isl.BasicSet, rows: int, cols: int, *, best: bool) -> isl.Set:
+    """Tiles in whose best (or worst) corner each constraint of `convex` holds.
+
+    `a - b >= 0` with 64 x 64 tiles: best `64 t + 63 - 64 x >= 0`, worst `64 t - (64 x + 63) >= 0`.
+    """
+    tiles = read_set(f"[{at.parameters}] -> {{ [t, x] : t >= 0 and x >= 0 and {at.known} }}")
+    space = isl.LocalSpace.from_space(tiles.get_space())
+    for c in convex.get_constraints():
+        sides = (1, -1) if c.is_equality() else (1,)  # an equality is two inequalities
+        for sign in sides:
+            constant = sign * int(c.get_constant_val().to_python())
+            out = isl.Constraint.alloc_inequality(space)
+            for k in range(tiles.dim(isl.dim_type.param)):
+                value = sign * int(c.get_coefficient_val(isl.dim_type.param, k).to_python())
+                out = out.set_coefficient_val(isl.dim_type.param, k, isl.Val(value, tiles.get_ctx()))
+            for k, size in enumerate((rows, cols)):
+                value = sign * int(c.get_coefficient_val(isl.dim_type.set, k).to_python())
+                out = out.set_coefficient_val(isl.dim_type.set, k, isl.Val(value * size, tiles.get_ctx()))
+                far = value * (size - 1)
+                constant += max(far, 0) if best else min(far, 0)
+            tiles = tiles.add_constraint(out.set_constant_val(isl.Val(constant, tiles.get_ctx())))
+    return tiles
 
 
 def sweep(at: Coordinates, sets: TileSets, over: Over, rows: int, cols: int) -> Sweep:
     """Loops over the tiles of one dimension for a given tile `t` of the other."""
-    first = sets.full.dim(isl.dim_type.param)
+    first = sets.touched.dim(isl.dim_type.param)
     context = at.parameter_set("t, top", "t >= 0 and top >= -1")
     below_top = read_set(f"[{at.parameters}, t, top] -> {{ [x] : x <= top }}")
 
@@ -85,12 +113,8 @@ def sweep(at: Coordinates, sets: TileSets, over: Over, rows: int, cols: int) -> 
         line = line.set_dim_name(isl.dim_type.param, first, "t").set_dim_name(isl.dim_type.set, 0, "x")
         return (line & below_top).coalesce()
 
-    full, masked = lines(sets.full), lines(sets.masked)
-    try:
-        found = [(True, x) for x in _scan(full, context)] + [(False, x) for x in _scan(masked, context)]
-    except NoLoop:
-        touched = (full | masked).coalesce()
-        found = [(False, x) for x in _scan_hull(touched, context)]
+    touched, full = lines(sets.touched), lines(sets.full)
+    found = _split(touched, full, context) or [(False, x) for x in _scan_hull(touched, context)]
     runs = (run for is_full, x in found for run in _cut(at, over, rows, cols, is_full, x))
     return Sweep(over, rows, cols, tuple(runs))
 
@@ -99,6 +123,34 @@ def every_tile(at: Coordinates, over: Over, rows: int, cols: int) -> Sweep:
     """A loop over all tiles of the swept dimension, masked: right for any piece."""
     runs = _cut(at, over, rows, cols, False, Loop(0, Var("top")))
     return Sweep(over, rows, cols, tuple(runs))
+
+
+def _split(touched: isl.Set, full: isl.Set, context: isl.Set) -> list[tuple[bool, Loop]] | None:
+    """Full loops, then masked loops over the other touched tiles; None when isl's loops cannot say it."""
+    try:
+        outer, inner = _scan(touched, context), _scan(full, context)
+        if not inner:
+            return [(False, x) for x in outer]
+        if len(outer) == len(inner) == 1 and _plain(outer[0]) and _plain(inner[0]):
+            return [(True, inner[0]), *((False, x) for x in _around(outer[0], inner[0]))]
+        rest = _scan((touched - full).coalesce(), context)
+        return [(True, x) for x in inner] + [(False, x) for x in rest]
+    except NoLoop:
+        return None
+
+
+def _plain(loop: Loop) -> bool:
+    return loop.step == 1 and loop.guard is None
+
+
+def _around(outer: Loop, inner: Loop) -> Iterator[Loop]:
+    """The iterations of `outer` before and after `inner`; all of them, once, when `inner` is empty."""
+    if inner.first != outer.first:
+        yield Loop(outer.first, simplify(Min(simplify(Sub(inner.first, 1)), outer.last)))
+    if inner.last != outer.last:
+        after = simplify(Add(inner.last, 1))
+        start = after if inner.first == 0 else simplify(Max(inner.first, after))
+        yield Loop(simplify(Max(outer.first, start)), outer.last)
 
 
 def _scan(points: isl.Set, context: isl.Set) -> list[Loop]:
@@ -125,22 +177,27 @@ def _cut(at: Coordinates, over: Over, rows: int, cols: int, full: bool, loop: Lo
         last_tile = _last_tile(Var("m"), Var("d"), at.layout.key_step, cols)
     else:
         last_tile = _last_tile(Var("n"), Var("c"), at.layout.query_step, rows)
-    ends = {"top": last_tile}
-    first, last = (at.plain(substitute(x, ends)) for x in (loop.first, loop.last))
-    guard = None if loop.guard is None else at.plain_pred(substitute_pred(loop.guard, ends))
+    first, last, guard = _until(at, loop, last_tile)
     if not full or over == "queries" or cols == 1:
         # a full tile may lack rows (they are not stored) but no keys; over queries the own keys may be cut as well
         yield Run(full, first, last, loop.step, guard)
         return
     whole = _whole_tiles(Var("m"), Var("d"), at.layout.key_step, cols)
-    yield Run(True, first, simplify(Min(last, simplify(Sub(whole, 1)))), loop.step, guard)
+    whole_first, whole_last, whole_guard = _until(at, loop, simplify(Sub(whole, 1)))
+    yield Run(True, whole_first, whole_last, loop.step, whole_guard)
     if loop.step == 1:
         yield Run(False, simplify(Max(first, whole)), last, 1, guard)
         return
     meets = And(Compare("<=", first, whole), Compare("<=", whole, last))
-    on_step = Compare("==", Mod(Sub(whole, first), loop.step), 0)
-    inside = And(meets, on_step)
+    inside = And(meets, Compare("==", Mod(Sub(whole, first), loop.step), 0))
     yield Run(False, whole, whole, 1, inside if guard is None else And(guard, inside))
+
+
+def _until(at: Coordinates, loop: Loop, top: Index) -> tuple[Index, Index, Pred | None]:
+    """First, last and guard of a loop over tiles up to `top`."""
+    ends = {"top": top}
+    guard = None if loop.guard is None else at.plain_pred(substitute_pred(loop.guard, ends))
+    return at.plain(substitute(loop.first, ends)), at.plain(substitute(loop.last, ends)), guard
 
 
 def _last_tile(length: Var, own_class: Var, step: int, size: int) -> Index:

@@ -22,6 +22,12 @@ from pidsl.language.vocabulary import (
 if TYPE_CHECKING:
     from pidsl.runtime.kernel import Kernel, compile
 
+__all__ = [
+    "ArgumentError", "BackendError", "Gate", "Kernel", "ParseError", "PidslError", "PredicateError",
+    "SizeError", "SymbolError", "Term", "TermError", "TooHardError", "TruthError", "blocks", "causal",
+    "compile", "empty", "full", "gate", "keys", "lags", "maximum", "minimum", "pairs", "parse", "queries",
+    "ring", "stride", "symbols", "where", "window",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 

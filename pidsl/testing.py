@@ -15,7 +15,7 @@ except ImportError as e:  # pragma: no cover
     raise ImportError("pidsl.testing needs hypothesis: pip install 'pidsl[test]'") from e
 
 from pidsl.language import trace, vocabulary
-from pidsl.language.expr import Index, Symbol, Truth, Var
+from pidsl.language.expr import Index, Symbol, Var
 from pidsl.language.terms import Term
 
 __all__ = ["lengths", "predicates", "sizes", "terms"]
@@ -91,7 +91,7 @@ def _leaves(ring: bool, symbols: tuple[str, ...]) -> Terms:
     small, lag = sizes(0, LARGEST, symbols), sizes(-LARGEST, LARGEST, symbols)
     count = sizes(1, LARGEST, symbols)
     bounds = (lag, st.none() | lag, sizes(1, 4, symbols))
-    words = [
+    words: list[Terms] = [
         st.sampled_from([vocabulary.causal, vocabulary.full, vocabulary.empty]),
         st.builds(vocabulary.window, small, small | st.just(0)),
         st.builds(vocabulary.stride, count),
@@ -145,4 +145,4 @@ def predicates(symbols: tuple[str, ...] = ()) -> Terms:
         ),
         max_leaves=3,
     )
-    return pred.map(lambda p: vocabulary.where_pred(trace.as_pred(p))).filter(lambda t: not isinstance(t, Truth))
+    return pred.map(lambda p: vocabulary.where_pred(trace.as_pred(p)))

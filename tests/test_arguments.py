@@ -43,7 +43,8 @@ WRONG: list[tuple[str, str, Callable[[Arguments], Arguments], str]] = [
      "q: ndarray\n  expected: a torch.Tensor [batch, heads, queries, head_dim]\n"
      "  where: kernel(q, k, v) of window(3)\n  try: torch.as_tensor(q)"),
     ("none", "torch", lambda a: {"k": None},
-     "k: NoneType\n  expected: a torch.Tensor [batch, kv_heads, keys, head_dim]\n  where: kernel(q, k, v) of window(3)"),
+     "k: NoneType\n  expected: a torch.Tensor [batch, kv_heads, keys, head_dim]\n"
+     "  where: kernel(q, k, v) of window(3)"),
     ("rank", "torch", lambda a: {"v": a["v"][0]},
      "v: shape [2, 8, 16]\n  expected: rank 4, [batch, kv_heads, keys, value_dim]\n"
      "  where: kernel(q, k, v) of window(3)\n  try: v.unsqueeze(0) adds the batch"),

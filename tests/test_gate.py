@@ -64,8 +64,14 @@ def test_symbols() -> None:
     ("branches", "text"),
     [
         ({}, "gate()\n  expected: at least one branch\n  try: gate(local=window(63), skip=stride(256))"),
-        ({"a b": window(1)}, "branch name 'a b'\n  expected: an identifier that is not a Python keyword\n  where: gate(...)"),
-        ({"for": window(1)}, "branch name 'for'\n  expected: an identifier that is not a Python keyword\n  where: gate(...)"),
+        (
+            {"a b": window(1)},
+            "branch name 'a b'\n  expected: an identifier that is not a Python keyword\n  where: gate(...)",
+        ),
+        (
+            {"for": window(1)},
+            "branch name 'for'\n  expected: an identifier that is not a Python keyword\n  where: gate(...)",
+        ),
         ({"a": 3}, "a = 3 (int)\n  expected: a pidsl term\n  where: gate(...)\n  try: build it with pidsl.where"),
         (
             {"a": gate(b=window(1))},
@@ -156,9 +162,18 @@ def test_wrong_weights() -> None:
     where = "  where: kernel(q, k, v, weights) of gate(a=window(2), b=lags(3))"
     expected = "  expected: [1, 2, 9, 2]: [batch, heads, queries] of q, and branches a, b"
     given: list[tuple[Any, str]] = [
-        (torch.ones(1, 2, 9, 3), f"weights: shape [1, 2, 9, 3]\n{expected}\n{where}\n  try: weights.expand([1, 2, 9, 2])"),
-        (torch.ones(1, 1, 9, 2), f"weights: shape [1, 1, 9, 2]\n{expected}\n{where}\n  try: weights.expand([1, 2, 9, 2])"),
-        (torch.ones(2, 9, 2), "weights: shape [2, 9, 2]\n  expected: rank 4, [batch, heads, queries, 2] (branches a, b)"),
+        (
+            torch.ones(1, 2, 9, 3),
+            f"weights: shape [1, 2, 9, 3]\n{expected}\n{where}\n  try: weights.expand([1, 2, 9, 2])",
+        ),
+        (
+            torch.ones(1, 1, 9, 2),
+            f"weights: shape [1, 1, 9, 2]\n{expected}\n{where}\n  try: weights.expand([1, 2, 9, 2])",
+        ),
+        (
+            torch.ones(2, 9, 2),
+            "weights: shape [2, 9, 2]\n  expected: rank 4, [batch, heads, queries, 2] (branches a, b)",
+        ),
         (torch.ones(1, 2, 9, 2).half(), "weights: dtype float16\n  expected: float32, the dtype of q"),
         (torch.ones(1, 2, 9, 2, device="meta"), "weights: device meta\n  expected: cpu, the device of q"),
         ([0.5, 0.5], "weights: list\n  expected: a torch.Tensor [batch, heads, queries, 2]"),

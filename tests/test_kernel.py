@@ -181,7 +181,9 @@ def test_nan_where_nobody_looks(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ALL)
-@pytest.mark.parametrize(("n", "m", "batch", "heads"), [(0, 5, 1, 2), (5, 0, 1, 2), (0, 0, 1, 2), (5, 5, 0, 2), (5, 5, 1, 0)])
+@pytest.mark.parametrize(
+    ("n", "m", "batch", "heads"), [(0, 5, 1, 2), (5, 0, 1, 2), (0, 0, 1, 2), (5, 5, 0, 2), (5, 5, 1, 0)]
+)
 def test_empty_tensors(backend: str, n: int, m: int, batch: int, heads: int) -> None:
     q, k, v = (x.requires_grad_() for x in tensors(n, m, 16, 8, heads, heads, batch))
     out, lse = compile(window(3, 3), backend)(q, k, v, return_lse=True)

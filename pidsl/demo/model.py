@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -72,13 +71,3 @@ class ByteModel(nn.Module):
         """Mean cross-entropy in nats of bytes 1 .. n given those before them; `tokens` [B, n + 1]."""
         logits = self(tokens[:, :-1])
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
-
-    @torch.no_grad()
-    def activations(self, tokens: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v as the kernel of `layer` gets them, and before rotation, [B, heads, n, D]."""
-        x = self.embedding(tokens)
-        for block in self.blocks[:layer]:
-            x = block(x)
-        block = self.blocks[layer]
-        assert isinstance(block, Block)
-        return block.attention.project(block.attention_norm(x))

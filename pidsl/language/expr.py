@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Traced:
-    """Base of the stand-ins that `where` calls a predicate with: arithmetic with one of them is theirs to record."""
+    """Base of the stand-ins that `where` calls a predicate with: what happens to them is theirs to record."""
 
     __slots__ = ()
 

@@ -92,5 +92,7 @@ def gate(**branches: Term) -> Gate:
             raise TermError(f"branch name {name!r}", "an identifier that is not a Python keyword", where="gate(...)")
         if not isinstance(term, Algebra):
             nested = "one softmax over both is a | b" if isinstance(term, Gate) else "build it with pidsl.where"
-            raise TermError(f"{name} = {term!r} ({type(term).__name__})", "a pidsl term", where="gate(...)", hint=nested)
+            raise TermError(
+                f"{name} = {term!r} ({type(term).__name__})", "a pidsl term", where="gate(...)", hint=nested
+            )
     return Gate(tuple(branches.items()))

@@ -91,7 +91,9 @@ class Parser:
         except (SyntaxError, ValueError, MemoryError) as e:
             reason = getattr(e, "msg", None) or str(e) or "too large"
             given = f"syntax error: {reason.removesuffix(' (<unknown>, line 1)')}" if self.line.strip() else "no text"
-            raise ParseError(given, "one pidsl expression", self._caret((getattr(e, "offset", None) or 1) - 1)) from None
+            raise ParseError(
+                given, "one pidsl expression", self._caret((getattr(e, "offset", None) or 1) - 1)
+            ) from None
         return self.term(tree.body)
 
     def _caret(self, column: int) -> str:
@@ -159,10 +161,10 @@ class Parser:
         for name, arg in zip(names, node.args, strict=False):
             given[name] = self._optional(arg) if name == "stop" else self.size(arg)
         for keyword in node.keywords:
-            name, arg = keyword.arg, keyword.value
-            if name is None or name not in names or name in given:
-                raise self.fail(node, f"argument {name or '**'}", f"each of {', '.join(names)} at most once")
-            given[name] = self._optional(arg) if name == "stop" else self.size(arg)
+            word, arg = keyword.arg, keyword.value
+            if word is None or word not in names or word in given:
+                raise self.fail(node, f"argument {word or '**'}", f"each of {', '.join(names)} at most once")
+            given[word] = self._optional(arg) if word == "stop" else self.size(arg)
         optional = DEFAULTS if len(names) > 1 else {}  # the step of .dilated is none
         missing = [name for name in names if name not in given and name not in optional]
         if missing:

@@ -6,8 +6,30 @@ from typing import assert_never
 
 from pidsl.language.expr import Index, show, show_pred
 from pidsl.language.terms import (
-    Blocked, Blocks, Causal, Complement, Compose, Difference, Dilated, Empty, Full, Intersection, Keys, Lags, Pairs,
-    Power, Queries, Ring, Shift, Stride, SymmetricDifference, Term, Transpose, Union, Where, Window,
+    Blocked,
+    Blocks,
+    Causal,
+    Complement,
+    Compose,
+    Difference,
+    Dilated,
+    Empty,
+    Full,
+    Intersection,
+    Keys,
+    Lags,
+    Pairs,
+    Power,
+    Queries,
+    Ring,
+    Shift,
+    Stride,
+    SymmetricDifference,
+    Term,
+    Transpose,
+    Union,
+    Where,
+    Window,
 )  # fmt: skip
 
 # Python's precedence of the operators that terms use; a child binding less tightly than its place is parenthesised.

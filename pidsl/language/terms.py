@@ -128,7 +128,7 @@ class Algebra:
         return Blocked(_self(self), checked_size(size, "size", f"{self!r}.blocked({size!r})", least=1))
 
     def dilated(self, step: Index) -> Term:
-        """The term within each residue class mod `step`: i and j in the same class, compared by `i // step`, `j // step`.
+        """The term within each residue class mod `step`: `i mod step == j mod step`, and i // step attends j // step.
 
         >>> import pidsl
         >>> pidsl.window(1).dilated(3).equals(pidsl.lags(0, 3))

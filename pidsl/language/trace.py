@@ -140,7 +140,9 @@ def _index(value: Any) -> Index:
         except TypeError:  # an array
             pass
     hint = f"{int(value)}" if isinstance(value, float) and value.is_integer() else ""
-    raise PredicateError(f"{value!r} ({type(value).__name__}) in a predicate", "integers, symbols, i, j, n, m", "", hint)
+    raise PredicateError(
+        f"{value!r} ({type(value).__name__}) in a predicate", "integers, symbols, i, j, n, m", "", hint
+    )
 
 
 class Traced(expr.Traced):

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pidsl.errors import TermError
-from pidsl.language.expr import Expr, FloorDiv, Index, Mod, Pred, Symbol, Truth, show, vars_in, walk
+from pidsl.language.expr import FloorDiv, Index, Mod, Pred, Symbol, Truth, show, vars_in, walk
 from pidsl.language.terms import (
     LIMIT,
     Blocks,

@@ -11,22 +11,62 @@ from typing import Any, assert_never
 
 import islpy as isl
 
+from pidsl.errors import TooHardError
 from pidsl.language.expr import evaluate
 from pidsl.language.terms import (
-    Blocked, Blocks, Causal, Complement, Compose, Difference, Dilated, Empty, Full, Intersection, Keys, Lags, Pairs,
-    Power, Queries, Ring, Shift, Stride, SymmetricDifference, Term, Transpose, Union, Where, Window, require_concrete,
+    Blocked,
+    Blocks,
+    Causal,
+    Complement,
+    Compose,
+    Difference,
+    Dilated,
+    Empty,
+    Full,
+    Intersection,
+    Keys,
+    Lags,
+    Pairs,
+    Power,
+    Queries,
+    Ring,
+    Shift,
+    Stride,
+    SymmetricDifference,
+    Term,
+    Transpose,
+    Union,
+    Where,
+    Window,
+    require_concrete,
     walk,
 )  # fmt: skip
 from pidsl.relation.isl import limited, read_map, read_set, region, scope
 
 
-@lru_cache(maxsize=256)
 def relation(term: Term) -> isl.Map:
-    """`[n, m] -> { [i] -> [j] : 0 <= i < n and 0 <= j < m and ... }`; square only (n = m) for terms with a ring."""
+    """`[n, m] -> { [i] -> [j] : 0 <= i < n and 0 <= j < m and ... }`; square only (n = m) for terms with a ring.
+
+    Raises:
+        SymbolError: the term holds unbound symbols.
+        TooHardError: isl's operation limit struck.
+    """
     require_concrete(term, "build the relation")
-    with limited(f"the relation of {term!r}"):
-        bounds = "0 <= i < n and 0 <= j < m" + (" and n = m" if needs_square(term) else "")
-        return (unclipped(term) & read_map(f"[n, m] -> {{ [i] -> [j] : {bounds} }}")).coalesce()
+    found = _relation(term)
+    if isinstance(found, TooHardError):
+        raise TooHardError(found.given, found.expected, found.where, found.hint)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _relation(term: Term) -> isl.Map | TooHardError:
+    """The relation, or why there is none: failing takes a second, so it is remembered too."""
+    bounds = "0 <= i < n and 0 <= j < m" + (" and n = m" if needs_square(term) else "")
+    try:
+        with limited(f"the relation of {term!r}"):
+            return (unclipped(term) & read_map(f"[n, m] -> {{ [i] -> [j] : {bounds} }}")).coalesce()
+    except TooHardError as e:
+        return e.with_traceback(None)
 
 
 @lru_cache(maxsize=256)
@@ -38,8 +78,8 @@ def rows_relation(term: Term) -> isl.Map:
     whole = relation(term)
     with limited(f"the relation of {term!r}"):
         total = whole.set_dim_name(isl.dim_type.param, 0, "total")
-        total = total.intersect_params(read_set("[total, m, n, offset] -> { : total = n + offset and offset >= 0 and n >= 0 }"))
-        total = _without_param(total, "total")
+        lengths = "[total, m, n, offset] -> { : total = n + offset and offset >= 0 and n >= 0 }"
+        total = _without_param(total.intersect_params(read_set(lengths)), "total")
         rows = read_map("[n, m, offset] -> { [i] -> [r] : r = i - offset and 0 <= r < n }")
         return _align(total.apply_domain(rows)).coalesce()
 
@@ -54,6 +94,7 @@ def _align(m: isl.Map) -> isl.Map:
 
 
 def needs_square(term: Term) -> bool:
+    """Whether the term has a meaning only for as many keys as query positions."""
     return any(isinstance(t, Ring) for t in walk(term))
 
 

@@ -13,26 +13,43 @@ import islpy as isl
 import numpy as np
 from numpy.typing import NDArray
 
+from pidsl.errors import TooHardError
 from pidsl.language.expr import evaluate, holds
 from pidsl.language.terms import Term
 from pidsl.relation.build import relation
 from pidsl.relation.isl import limited, read_set
-from pidsl.relation.loops import VARIABLE, Loop, loops
+from pidsl.relation.loops import VARIABLE, Loop, NoLoop, loops
 from pidsl.relation.oracle import check_lengths
 
 CHUNK = 1 << 20  # rows counted at a time
 
 
-@lru_cache(maxsize=256)
 def key_loops(term: Term) -> tuple[Loop, ...]:
-    """Loops over the keys of query i, each key once: over n, m and i."""
+    """Loops over the keys of query i, each key once: over n, m and i.
+
+    Raises:
+        TooHardError: isl found no such loops within its limits.
+    """
+    found = _key_loops(term)
+    if isinstance(found, TooHardError):
+        raise TooHardError(found.given, found.expected, found.where, found.hint)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _key_loops(term: Term) -> tuple[Loop, ...] | TooHardError:
+    what = f"the keys of one query of {term!r}"
     whole = relation(term)
-    with limited(f"the keys of one query of {term!r}"):
-        points = whole.wrap().flatten()
-        points = points.move_dims(isl.dim_type.param, 2, isl.dim_type.set, 0, 1)
-        points = points.set_dim_name(isl.dim_type.param, 2, "i")
-        context = read_set("[n, m, i] -> { : 0 <= i < n and m > 0 }")
-        return tuple(loops(points, context))
+    try:
+        with limited(what):
+            points = whole.wrap().flatten()
+            points = points.move_dims(isl.dim_type.param, 2, isl.dim_type.set, 0, 1)
+            points = points.set_dim_name(isl.dim_type.param, 2, "i")
+            return tuple(loops(points, read_set("[n, m, i] -> { : 0 <= i < n and m > 0 }")))
+    except NoLoop as e:
+        return TooHardError(f"isl's program holds {e}", "plain loops over the keys", what, "simplify the term")
+    except TooHardError as e:
+        return e.with_traceback(None)
 
 
 def degree(term: Term, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.int64]:

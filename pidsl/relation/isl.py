@@ -49,7 +49,7 @@ def limited(what: str, operations: int = MAX_OPERATIONS) -> Iterator[None]:
     began with: then it has a budget of its own, and the outer block begins afresh after it.
 
     Args:
-        what: what is being computed, for the error; the outermost block has the say.
+        what: what is being computed, for the error.
         operations: isl's own count, the same on every machine and in every run.
 
     Raises:
@@ -65,8 +65,8 @@ def limited(what: str, operations: int = MAX_OPERATIONS) -> Iterator[None]:
         try:
             try:
                 yield
-            except TooHardError as e:  # from a block inside: this one knows better what it was for
-                raise TooHardError(e.given, e.expected, what, e.hint) from None
+            except TooHardError as e:  # from a block inside: say what it was for
+                raise TooHardError(e.given, e.expected, f"{e.where}\n{what}", e.hint) from None
             except PidslError:
                 raise
             except Exception:  # whatever isl or islpy made of a call that was cut short
@@ -122,7 +122,7 @@ def scope(space: str) -> dict[str, isl.PwAff]:
     s = read_set(space).get_space()
     local = isl.LocalSpace.from_space(s)
     return {
-        s.get_dim_name(kind, k): isl.PwAff.from_aff(isl.Aff.var_on_domain(local, kind, k))
+        str(s.get_dim_name(kind, k)): isl.PwAff.from_aff(isl.Aff.var_on_domain(local, kind, k))
         for kind in (isl.dim_type.param, isl.dim_type.set)
         for k in range(s.dim(kind))
     }

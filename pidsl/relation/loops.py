@@ -8,7 +8,6 @@ where it cannot; all of them become floor division and floor modulo, which agree
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from typing import Any
 
 import islpy as isl
@@ -30,7 +29,6 @@ from pidsl.language.expr import (
     Sub,
     Truth,
     Var,
-    fold,
     simplify,
     substitute_pred,
 )
@@ -39,7 +37,7 @@ from pidsl.relation.isl import limited
 # An operation of isl's generator takes up to 13 microseconds, most take 0.5. All parts of a union at once make the
 # best program; where that is too much work, one by one often is not.
 WHOLE_OPERATIONS = 200_000
-PARTS_OPERATIONS = 1_000_000
+PARTS_OPERATIONS = 500_000
 
 # islpy's type stubs call the kinds of nodes int and misspell some of their names, so nodes are Any here.
 _op: Any = isl.ast_expr_op_type

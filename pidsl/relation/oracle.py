@@ -17,8 +17,31 @@ from numpy.typing import NDArray
 from pidsl.errors import SizeError
 from pidsl.language.expr import evaluate, holds
 from pidsl.language.terms import (
-    Blocked, Blocks, Causal, Complement, Compose, Difference, Dilated, Empty, Full, Intersection, Keys, Lags, Pairs,
-    Power, Queries, Ring, Shift, Stride, SymmetricDifference, Term, Transpose, Union, Where, Window, require_concrete,
+    Blocked,
+    Blocks,
+    Causal,
+    Complement,
+    Compose,
+    Difference,
+    Dilated,
+    Empty,
+    Full,
+    Intersection,
+    Keys,
+    Lags,
+    Pairs,
+    Power,
+    Queries,
+    Ring,
+    Shift,
+    Stride,
+    SymmetricDifference,
+    Term,
+    Transpose,
+    Union,
+    Where,
+    Window,
+    require_concrete,
     walk,
 )  # fmt: skip
 

@@ -15,9 +15,7 @@ from torch import Tensor
 from pidsl.errors import BackendError, TermError
 from pidsl.language.gate import Gate
 from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
-from pidsl.runtime.arguments import (
-    DTYPES, Fault, check_attention, check_offset, check_scale, head_dim_fits, raise_faults,
-)  # fmt: skip
+from pidsl.runtime.arguments import DTYPES, Fault, check_attention, check_offset, check_scale, head_dim_fits, raise_faults
 from pidsl.runtime.operator import attend
 from pidsl.runtime.programs import Compiled, compiled, preferred, triton_installed
 
@@ -157,7 +155,11 @@ class Kernel:
     def plan(self) -> Plan:
         """What was decided and why: print it. On Triton, for head dimensions up to 128."""
         plan = self._made(64).plan
-        return replace(plan, notes=(f"auto: {self._chosen}, {self._reason}", *plan.notes)) if self.backend == "auto" else plan
+        return (
+            replace(plan, notes=(f"auto: {self._chosen}, {self._reason}", *plan.notes))
+            if self.backend == "auto"
+            else plan
+        )
 
     def source(self, head_dim: int = 64) -> str:
         """The text of the generated program.
@@ -195,11 +197,13 @@ class Kernel:
             factor = 1.0 if faults else 1.0 / math.sqrt(q.shape[3])
         return Call(backend, factor, first), faults, usable
 
-    def _backend_for(self, q: object, v: object) -> str:
+    def _backend_for(self, q: Tensor, v: Tensor) -> str:
         """`auto` leaves to torch what the Triton programs do not take."""
         if self.backend != "auto" or self._chosen != "triton":
             return self._chosen
-        fits = isinstance(q, Tensor) and isinstance(v, Tensor) and q.device.type == "cuda" and q.dtype in DTYPES["triton"]
+        fits = (
+            isinstance(q, Tensor) and isinstance(v, Tensor) and q.device.type == "cuda" and q.dtype in DTYPES["triton"]
+        )
         if fits and all(x.dim() == 4 and head_dim_fits(x.shape[3], "triton") for x in (q, v)):
             return "triton"
         return "torch"

@@ -38,7 +38,8 @@ def attend(
     plain = type(q) in PLAIN and type(k) in PLAIN and type(v) in PLAIN and q.device.type != "meta"
     if torch.compiler.is_compiling() or not plain:  # tracing, or a subclass (fake, distributed) with its own dispatch
         return attention(q, k, v, pattern, backend, scale, offset)
-    return _Attention.apply(q, k, v, compiled(term, backend, q.shape[3]).program, scale, offset)
+    program = compiled(term, backend, q.shape[3]).program
+    return _Attention.apply(q, k, v, program, scale, offset)  # type: ignore[no-untyped-call]
 
 
 def run_forward(program: Program, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
@@ -78,9 +79,7 @@ def _no_autocast(q: Tensor) -> AbstractContextManager[object]:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        q: Tensor, k: Tensor, v: Tensor, program: Program, scale: float, offset: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(q: Tensor, k: Tensor, v: Tensor, program: Program, scale: float, offset: int) -> tuple[Tensor, Tensor]:
         return run_forward(program, q, k, v, scale, offset)
 
     @staticmethod
@@ -91,7 +90,8 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-        grads = _Gradients.apply(*ctx.saved_tensors, grad_out, grad_lse, ctx.program, ctx.scale, ctx.offset)
+        given = (*ctx.saved_tensors, grad_out, grad_lse, ctx.program, ctx.scale, ctx.offset)
+        grads = _Gradients.apply(*given)  # type: ignore[no-untyped-call]
         return (*_wanted(ctx, grads), None, None, None)
 
 

@@ -27,6 +27,7 @@ from pidsl.runtime.views import Tiles, add_windows, batches
 Attended = Callable[..., Any] | None
 
 CALL_ELEMENTS = 1 << 19  # elements of q, k or scores in one call: what it reads and writes stays near the caches
+PACKED_ROWS = 128  # tiles this tall read each key often enough that gathering spread keys first pays
 _LANES = 16  # padded head sizes are multiples of this
 
 
@@ -93,6 +94,10 @@ class _Pass:
         """Tiles per call."""
         return max(1, CALL_ELEMENTS // (max(s.height, s.width) * self.columns))
 
+    def packs(self, s: Segment) -> bool:
+        """Whether to copy windows whose keys lie apart: at strides of many KiB they share few cache sets."""
+        return s.key_step > 1 and s.height >= PACKED_ROWS and self.k.device.type == "cpu"
+
     def of_rows(self, x: Tensor, s: Segment) -> Tiles:
         """x `[B, Hq, n]` or `[B, Hq, n, D]` by row tiles."""
         b, h, r = x.stride()[:3]
@@ -149,6 +154,8 @@ class Forward(_Pass):
             operands += [] if mask is None else self.of_mask(mask, s)
             for q, out, lse, k, v, *masks in batches(self.grid(s), operands, self.limit(s)):
                 bias, dead = (*masks, None, None)[:2]
+                if self.packs(s):
+                    k, v = k.contiguous(), v.contiguous()
                 more, more_lse = tile_ops.attend(q, k, v, bias, dead, self.scale)
                 if fresh:
                     out.copy_(more)
@@ -207,6 +214,8 @@ class Backward(_Pass):
             operands += [] if mask is None else self.of_mask(mask, s)[:1]
             for q, out, grad_out, lse, dq, k, v, dk, dv, *masks in batches(self.grid(s), operands, self.limit(s)):
                 bias = masks[0] if masks else None
+                if self.packs(s):
+                    k, v = k.contiguous(), v.contiguous()
                 gq, gk, gv = tile_ops.attend_backward(grad_out, q, k, v, out, lse, bias, self.scale)
                 if fresh:
                     dq.copy_(gq)

@@ -1,7 +1,7 @@
 """The reference backend: dense attention under the oracle's mask, slow and obvious, to judge the others by.
 
-    s_ij = scale * q_i . k_j          on attended pairs
-    lse_i = log sum_j exp(s_ij)       p_ij = exp(s_ij - lse_i)       out_i = sum_j p_ij v_j
+    s_ij = scale * q_i . k_j    on attended pairs
+    lse_i = log sum_j exp(s_ij),    p_ij = exp(s_ij - lse_i),    out_i = sum_j p_ij v_j
 
 It shares no code with the planner or the emitters. Rows are computed in chunks; each chunk holds its dense scores.
 """
@@ -94,8 +94,7 @@ class _Chunk:
         self.v = torch.where(key, v.to(dtype), 0.0).repeat_interleave(group, 1)
         scores = torch.where(mask, self.q @ self.k.mT * scale, -torch.inf)
         self.lse = torch.logsumexp(scores, -1)
-        finite = torch.where(row, self.lse[..., None], 0.0)  # rows without keys: exp(-inf - 0) is 0
-        self.p = torch.where(mask, torch.exp(scores - finite), 0.0)
+        self.p = torch.where(mask, torch.softmax(torch.where(row, scores, 0.0), -1), 0.0)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
