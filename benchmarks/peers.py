@@ -115,7 +115,9 @@ def compare(case: Case, args: argparse.Namespace, device: torch.device) -> list[
     for side, r in ready.items():
         if side != "dense SDPA":
             try:
-                rows[side]["errors"] = sample_errors(case, r.attend, q, k, v, gradients=not r.backward and not args.forward_only)
+                rows[side]["errors"] = sample_errors(
+                    case, r.attend, q, k, v, gradients=not r.backward and not args.forward_only
+                )
             except Exception as e:
                 rows[side]["errors"] = {"failed": reason(e)}
     for row in rows.values():
@@ -148,9 +150,14 @@ def print_row(row: dict[str, Any]) -> None:
         elif found:
             parts.append(f"{short} n/a: {found['failed']}")
     if errors := row.get("errors", {}):
-        parts.append("error " + " ".join(f"{k} {x}" if isinstance(x, str) else f"{k} {x:.1e}" for k, x in errors.items()))
+        parts.append(
+            "error " + " ".join(f"{k} {x}" if isinstance(x, str) else f"{k} {x:.1e}" for k, x in errors.items())
+        )
     setup = ", ".join(f"{name} {duration(s)}" for name, s in row["setup_seconds"].items())
-    print(f"{side} {' | '.join(parts)}{' | setup ' + setup if setup else ''}{' | ' + row['note'] if row['note'] else ''}", flush=True)
+    print(
+        f"{side} {' | '.join(parts)}{' | setup ' + setup if setup else ''}{' | ' + row['note'] if row['note'] else ''}",
+        flush=True,
+    )
 
 
 def reason(e: Exception) -> str:
@@ -163,6 +170,7 @@ def reason(e: Exception) -> str:
 
 def commit() -> str:
     """The commit of this checkout, with a mark when files differ from it."""
+
     def git(*command: str) -> str:
         done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""

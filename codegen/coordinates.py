@@ -18,6 +18,7 @@ import islpy as isl
 from pidsl.codegen.plan import Layout
 from pidsl.language.expr import Add, FloorDiv, Index, Pred, Sub, Var, simplify, substitute, substitute_pred
 from pidsl.relation.isl import read_map, read_set
+from pidsl.relation.loops import condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +91,16 @@ def coordinates(layout: Layout, square: bool = False) -> Coordinates:
     known = f"n >= 1 and m >= 1 and {link}" + (f" and n + {offset} = m" if square else "")
     row, key = (f"{s} a + c", f"{t} b + d") if layout != Layout() else ("a", "b")
     return Coordinates(layout, parameters, offset, known, row, key)
+
+
+def mask(at: Coordinates, points: isl.Set) -> isl.Set:
+    """The condition on (a, b) under which an existing row and key are a pair of the piece."""
+    return points.gist(at.exists).coalesce()
+
+
+def mask_pred(at: Coordinates, simple: isl.Set) -> Pred:
+    """`mask` as a predicate over the variables of the plan."""
+    first = simple.dim(isl.dim_type.param)
+    lifted = simple.move_dims(isl.dim_type.param, first, isl.dim_type.set, 0, 2)
+    lifted = lifted.set_dim_name(isl.dim_type.param, first, "a").set_dim_name(isl.dim_type.param, first + 1, "b")
+    return at.plain_pred(condition(lifted, at.parameter_set("a, b", "a >= 0 and b >= 0")))

@@ -7,18 +7,21 @@ are in nanoseconds per head at head dim 64; only their ratios matter.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import islpy as isl
 import numpy as np
 from numpy.typing import NDArray
 
-from pidsl.codegen.coordinates import Coordinates
+from pidsl.codegen.bands import band
+from pidsl.codegen.coordinates import Coordinates, mask
 from pidsl.errors import TooHardError
-from pidsl.language.expr import Var, evaluate, holds
+from pidsl.language.expr import FloorDiv, Index, Sub, Var, evaluate, holds
 from pidsl.relation.isl import limited
-from pidsl.relation.loops import NoLoop, loops
+from pidsl.relation.loops import Loop, NoLoop, loops
 
 REFERENCE = 16384  # rows and keys at which plans are compared
 CLASSES = 8  # residue classes looked at
@@ -92,7 +95,7 @@ class Shape:
 
 
 def shape(relation: isl.Map, at: Coordinates, length: int = REFERENCE) -> Shape:
-    """The shape of a part in a layout at n = m = length; a part that has none is priced as dense."""
+    """The shape of a part in a layout at n = m = length; a part without a band is priced by its hull, or as dense."""
     layout = at.layout
     classes = layout.query_classes
     sample = np.unique(np.linspace(0, classes - 1, min(classes, CLASSES)).astype(np.int64))[:, None]
@@ -102,28 +105,44 @@ def shape(relation: isl.Map, at: Coordinates, length: int = REFERENCE) -> Shape:
     if not layout.linked:
         env["c"] = np.full_like(a, evaluate(layout.row_class(), {"offset": 0}))
     env["d"] = evaluate(layout.key_class_of(Var("c")), env)
-    try:
-        with limited("the keys of one row of a part", 1_000_000):
-            points = at.points(relation)
-            line = points.move_dims(isl.dim_type.param, points.dim(isl.dim_type.param), isl.dim_type.set, 0, 1)
-            line = line.set_dim_name(isl.dim_type.param, line.dim(isl.dim_type.param) - 1, "a")
-            found = loops(line, at.parameter_set("a", f"a >= 0 and {at.row} < n"))
-    except (TooHardError, NoLoop):
-        dense = (np.zeros_like(a), np.full_like(a, -(-length // layout.key_step) - 1))
-        return Shape((dense,), a.size * length, classes / len(sample))
-    exists = layout.query_step * a + env["c"] < length
-    intervals = []
-    attended = 0
-    for loop in found:
-        first = np.broadcast_to(np.asarray(evaluate(at.plain(loop.first), env), dtype=np.int64), a.shape)
-        last = np.broadcast_to(np.asarray(evaluate(at.plain(loop.last), env), dtype=np.int64), a.shape)
-        valid = exists & (first <= last)
-        if loop.guard is not None:
-            valid = valid & np.asarray(holds(at.plain_pred(loop.guard), env))
-        attended += int((((last - first) // loop.step + 1) * valid).sum())
-        intervals.append((np.where(valid, first, 1), np.where(valid, last, 0)))
     weight = classes / len(sample)
+    exists = layout.query_step * a + env["c"] < length
+    last_key = (length - 1 - env["d"]) // layout.key_step
+    points = at.points(relation)
+    intervals = []
+    for first, last, valid in _intervals(at, points, env):
+        lo, hi = np.maximum(first, 0), np.minimum(last, last_key)
+        inside = exists & valid & (lo <= hi)
+        intervals.append((np.where(inside, lo, 1) + 0 * a, np.where(inside, hi, 0) + 0 * a))
+    attended = sum(int((hi - lo + 1).sum()) for lo, hi in intervals)
     return Shape(tuple(intervals), int(attended * weight), weight)
+
+
+def _intervals(at: Coordinates, points: isl.Set, env: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
+    """First key, last key and whether there are any, for the rows `a` of `env`; several when a row has several."""
+
+    def value(e: Index) -> Any:
+        return np.asarray(evaluate(at.plain(e), env), dtype=np.int64)
+
+    found = band(at, mask(at, points), "keys")
+    if found is not None:
+        last_key = np.asarray((env["m"] - 1 - env["d"]) // at.layout.key_step)
+        first = reduce(np.maximum, [value(x.value) for x in found.lower], np.zeros_like(env["a"]))
+        last = reduce(np.minimum, [value(x.value) for x in found.upper], last_key + 0 * env["a"])
+        valid = reduce(np.logical_and, [value(x) <= env["a"] for x in found.first], np.ones_like(env["a"], dtype=bool))
+        valid = reduce(np.logical_and, [env["a"] <= value(x) for x in found.last], valid)
+        yield first, last, valid if found.guard is None else valid & np.asarray(holds(at.plain_pred(found.guard), env))
+        return
+    line = points.move_dims(isl.dim_type.param, points.dim(isl.dim_type.param), isl.dim_type.set, 0, 1)
+    line = line.set_dim_name(isl.dim_type.param, line.dim(isl.dim_type.param) - 1, "a")
+    try:
+        with limited("the keys of one row of a part", 20_000):
+            parts = loops(line, at.parameter_set("a", f"a >= 0 and {at.row} < n"))
+    except (TooHardError, NoLoop):
+        parts = [Loop(0, FloorDiv(Sub(Var("m"), 1), at.layout.key_step))]
+    for x in parts:
+        valid = np.asarray(True if x.guard is None else holds(at.plain_pred(x.guard), env))
+        yield value(x.first), value(x.last), valid
 
 
 def tile_cost(found: Shape, prices: Prices, rows: int, cols: int) -> float:

@@ -8,10 +8,11 @@ from math import lcm
 import islpy as isl
 
 from pidsl.codegen.choose import Choice
-from pidsl.codegen.coordinates import Coordinates, coordinates
+from pidsl.codegen.coordinates import Coordinates, coordinates, mask, mask_pred
 from pidsl.codegen.cost import Prices, Shape, shape, tile_cost
 from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Piece, TilePiece
-from pidsl.codegen.tiles import every_tile, mask, mask_pred, sweep, tile_sets
+from pidsl.codegen.tile_sets import every_tile
+from pidsl.codegen.tiles import sweep
 from pidsl.language.expr import Pred, Sub, Truth, Var
 from pidsl.relation.isl import read_map, read_set
 from pidsl.relation.loops import NoLoop, condition, loops
@@ -56,17 +57,14 @@ def tile_piece(relation: isl.Map, outline: Shape, at: Coordinates, prices: Price
     if backend == "torch":
         sizes += [(r, 1) for r in _whole_periods(period, prices)]
     rows, cols = min(sizes, key=lambda size: tile_cost(outline, prices, *size))
-    sets = tile_sets(at, simple, rows, cols)
-    if backend == "torch" and _narrow(outline, rows):
-        sets = sets.all_masked()
     back_rows, back_cols = (min(rows, 64), cols) if backend == "triton" else (rows, cols)
-    back = sets if (back_rows, back_cols) == (rows, cols) else tile_sets(at, simple, back_rows, back_cols)
+    split = backend == "triton" or not _narrow(outline, rows)
     return TilePiece(
         layout=at.layout,
         keep=mask_pred(at, simple),
-        forward=sweep(at, sets, "keys", rows, cols),
-        grad_query=sweep(at, back, "keys", back_rows, back_cols),
-        grad_key=sweep(at, back, "queries", back_rows, back_cols),
+        forward=sweep(at, simple, "keys", rows, cols, split=split),
+        grad_query=sweep(at, simple, "keys", back_rows, back_cols, split=split),
+        grad_key=sweep(at, simple, "queries", back_rows, back_cols, split=split),
         relation=relation,
         shifts=_shifts(at, simple, rows, period) if backend == "torch" else (),
         attended=outline.attended,

@@ -1,211 +1,136 @@
-"""Which tiles a piece touches, which of them it fills, and the loops that visit them, for every n at once.
+"""The loops over tiles that compute a piece, for every n at once.
 
-A tile (t, x) holds `rows` rows and `cols` keys of one pair of classes. Where the sequence ends is kept apart from
-the pattern: the tile sets are those of the mask alone, for rows and keys without end, and loops are cut at the last
-tile that exists:
+A program owns one tile of a dimension and sweeps tiles of the other. From the band of the piece (the interval of
+keys of each row) the tiles follow by looking at the corners of the own tile, because the bounds are monotone:
 
-    touched   tiles that may hold a pair of the mask
-    full      touched tiles without a missing pair: they need no mask
-    runs      full tiles; the touched tiles before and after them; the ragged last tile of keys, masked
+    touched   from the least lower bound to the greatest upper bound of the tile's rows
+    full      from the greatest lower bound to the least upper bound: no pair is missing, no mask is needed
+    runs      the full tiles, and the touched ones before and after them; all end at the last tile that exists
 
-A mask that is one convex set gives its tiles directly, constraint by constraint: a tile is full when every constraint
-holds in its worst corner, and may be touched when every constraint holds in its best corner. Other masks go through
-isl's set operations. Every step has a sound fallback: no full tiles, then the hull of the touched tiles, then all
-tiles. A mask is always right; the fallbacks only cost time.
+Where the sequence ends is kept apart from the pattern: rows beyond n may hang over a full tile (they are never
+stored); the ragged last tile of keys is masked. A piece without a band goes through isl's set operations
+(`tile_sets`); a mask is always right, so giving up on precision only costs time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import islpy as isl
+import numpy as np
 
+from pidsl.codegen.bands import Band, Bound, band
 from pidsl.codegen.coordinates import Coordinates
 from pidsl.codegen.plan import Over, Run, Sweep
-from pidsl.errors import TooHardError
+from pidsl.codegen.tile_sets import general_sweep, last_tile, whole_tiles
 from pidsl.language.expr import (
-    Add, And, Compare, FloorDiv, Index, Max, Min, Mod, Pred, Sub, Var, simplify, substitute, substitute_pred,
+    Add, And, Compare, FloorDiv, Index, Max, Min, Mul, Pred, Sub, Var, evaluate, simplify, substitute,
 )  # fmt: skip
-from pidsl.relation.isl import limited, read_map, read_set
-from pidsl.relation.loops import Loop, NoLoop, condition, loops
 
-FULL_LIMIT = 100_000  # isl operations spent on finding full tiles of a mask with divisions before giving them up
+PROBE = 16384  # length at which a sweep without any full tile is taken to have none
 
 
-@dataclass(frozen=True, slots=True)
-class TileSets:
-    """`{ [t, x] }`: tiles that may be touched, and those of them without a missing pair."""
+def sweep(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols: int, *, split: bool = True) -> Sweep:
+    """Loops over the tiles of one dimension for a given tile `t` of the other.
 
-    touched: isl.Set
-    full: isl.Set
-
-    def all_masked(self) -> TileSets:
-        """The same tiles, every one with a mask."""
-        return TileSets(self.touched, self.full - self.full)
-
-
-def mask(at: Coordinates, points: isl.Set) -> isl.Set:
-    """The condition on (a, b) under which an existing row and key are a pair of the piece."""
-    return points.gist(at.exists).coalesce()
-
-
-def mask_pred(at: Coordinates, simple: isl.Set) -> Pred:
-    """`mask` as a predicate over the variables of the plan."""
-    first = simple.dim(isl.dim_type.param)
-    lifted = simple.move_dims(isl.dim_type.param, first, isl.dim_type.set, 0, 2)
-    lifted = lifted.set_dim_name(isl.dim_type.param, first, "a").set_dim_name(isl.dim_type.param, first + 1, "b")
-    return at.plain_pred(condition(lifted, at.parameter_set("a, b", "a >= 0 and b >= 0")))
-
-
-def tile_sets(at: Coordinates, simple: isl.Set, rows: int, cols: int) -> TileSets:
-    """The tiles of a mask, for rows and keys without end."""
-    parts = simple.get_basic_sets()
-    if len(parts) == 1 and parts[0].dim(isl.dim_type.div) == 0:
-        return TileSets(_corners(at, parts[0], rows, cols, best=True), _corners(at, parts[0], rows, cols, best=False))
-    to_tile = read_map(
-        f"[{at.parameters}] -> {{ [a, b] -> [t, x] : {rows} t <= a < {rows} t + {rows} "
-        f"and {cols} x <= b < {cols} x + {cols} }}"
-    )
-    quadrant = read_set(f"[{at.parameters}] -> {{ [a, b] : a >= 0 and b >= 0 and {at.known} }}")
-    pairs = simple & quadrant
-    touched = pairs.apply(to_tile).coalesce()
-    try:
-        with limited("the full tiles of a piece", FULL_LIMIT):
-            missing = (quadrant - pairs).apply(to_tile).coalesce()
-            return TileSets(touched, (touched - missing).coalesce())
-    except TooHardError:
-        return TileSets(touched, touched - touched)
-
-
-def _corners(at: Coordinates, convex: isl.BasicSet, rows: int, cols: int, *, best: bool) -> isl.Set:
-    """Tiles in whose best (or worst) corner each constraint of `convex` holds.
-
-    `a - b >= 0` with 64 x 64 tiles: best `64 t + 63 - 64 x >= 0`, worst `64 t - (64 x + 63) >= 0`.
+    Args:
+        simple: the mask of the piece, as a set of (a, b).
+        split: whether to look for full tiles; without, every run has a mask.
     """
-    tiles = read_set(f"[{at.parameters}] -> {{ [t, x] : t >= 0 and x >= 0 and {at.known} }}")
-    space = isl.LocalSpace.from_space(tiles.get_space())
-    for c in convex.get_constraints():
-        sides = (1, -1) if c.is_equality() else (1,)  # an equality is two inequalities
-        for sign in sides:
-            constant = sign * int(c.get_constant_val().to_python())
-            out = isl.Constraint.alloc_inequality(space)
-            for k in range(tiles.dim(isl.dim_type.param)):
-                value = sign * int(c.get_coefficient_val(isl.dim_type.param, k).to_python())
-                out = out.set_coefficient_val(isl.dim_type.param, k, isl.Val(value, tiles.get_ctx()))
-            for k, size in enumerate((rows, cols)):
-                value = sign * int(c.get_coefficient_val(isl.dim_type.set, k).to_python())
-                out = out.set_coefficient_val(isl.dim_type.set, k, isl.Val(value * size, tiles.get_ctx()))
-                far = value * (size - 1)
-                constant += max(far, 0) if best else min(far, 0)
-            tiles = tiles.add_constraint(out.set_constant_val(isl.Val(constant, tiles.get_ctx())))
-    return tiles
+    found = band(at, simple, over)
+    if found is None:
+        return general_sweep(at, simple, over, rows, cols, split=split)
+    runs = _runs(at, found, over, rows, cols, split)
+    return Sweep(over, rows, cols, tuple(_plain(at, run) for run in runs))
 
 
-def sweep(at: Coordinates, sets: TileSets, over: Over, rows: int, cols: int) -> Sweep:
-    """Loops over the tiles of one dimension for a given tile `t` of the other."""
-    first = sets.touched.dim(isl.dim_type.param)
-    context = at.parameter_set("t, top", "t >= 0 and top >= -1")
-    below_top = read_set(f"[{at.parameters}, t, top] -> {{ [x] : x <= top }}")
+def _runs(at: Coordinates, found: Band, over: Over, rows: int, cols: int, split: bool) -> list[Run]:
+    own, own_size, size = ("a", rows, cols) if over == "keys" else ("b", cols, rows)
+    near: Index = simplify(Mul(own_size, Var("t")))
+    far: Index = simplify(Add(near, own_size - 1))
+    end = last_tile(at, over, size)
 
-    def lines(tiles: isl.Set) -> isl.Set:
-        line = tiles.move_dims(isl.dim_type.param, first, isl.dim_type.set, 0 if over == "keys" else 1, 1)
-        line = line.set_dim_name(isl.dim_type.param, first, "t").set_dim_name(isl.dim_type.set, 0, "x")
-        return (line & below_top).coalesce()
+    def corner(bounds: Sequence[Bound], *, least: bool) -> list[Index]:
+        return [substitute(b.value, {own: near if (b.slope > 0) == least else far}) for b in bounds]
 
-    touched, full = lines(sets.touched), lines(sets.full)
-    found = _split(touched, full, context) or [(False, x) for x in _scan_hull(touched, context)]
-    runs = (run for is_full, x in found for run in _cut(at, over, rows, cols, is_full, x))
-    return Sweep(over, rows, cols, tuple(runs))
-
-
-def every_tile(at: Coordinates, over: Over, rows: int, cols: int) -> Sweep:
-    """A loop over all tiles of the swept dimension, masked: right for any piece."""
-    runs = _cut(at, over, rows, cols, False, Loop(0, Var("top")))
-    return Sweep(over, rows, cols, tuple(runs))
-
-
-def _split(touched: isl.Set, full: isl.Set, context: isl.Set) -> list[tuple[bool, Loop]] | None:
-    """Full loops, then masked loops over the other touched tiles; None when isl's loops cannot say it."""
-    try:
-        outer, inner = _scan(touched, context), _scan(full, context)
-        if not inner:
-            return [(False, x) for x in outer]
-        if len(outer) == len(inner) == 1 and _plain(outer[0]) and _plain(inner[0]):
-            return [(True, inner[0]), *((False, x) for x in _around(outer[0], inner[0]))]
-        rest = _scan((touched - full).coalesce(), context)
-        return [(True, x) for x in inner] + [(False, x) for x in rest]
-    except NoLoop:
-        return None
+    # tiles that some row of the own tile reaches
+    first = greatest([0, *(_tile(x, size) for x in corner(found.lower, least=True))])
+    last = smallest([end, *(_tile(x, size) for x in corner(found.upper, least=False))])
+    guard = found.guard
+    for x in found.first:
+        guard = _and(guard, Compare("<=", x, far))
+    for x in found.last:
+        guard = _and(guard, Compare("<=", near, x))
+    everything = Run(False, first, last, 1, guard)
+    if not split or not found.exact or found.first or found.last or found.guard is not None:
+        return [everything]
+    # tiles in which no row of the own tile misses a key
+    whole = end if over == "queries" else whole_tiles(at, size) - 1
+    inner_first = greatest([0, *(_tile(x + (size - 1), size) for x in corner(found.lower, least=False))])
+    inner_last = smallest([whole, *(_tile(x + 1, size) - 1 for x in corner(found.upper, least=True))])
+    if not _ever(at, over, own_size, inner_first, inner_last):
+        return [everything]
+    runs = [Run(True, inner_first, inner_last)]
+    if inner_first != first:
+        runs.append(Run(False, first, smallest([inner_first - 1, last])))
+    if inner_last != last:
+        runs.append(Run(False, greatest([first, inner_first, inner_last + 1]), last))
+    return runs
 
 
-def _plain(loop: Loop) -> bool:
-    return loop.step == 1 and loop.guard is None
+def _and(a: Pred | None, b: Pred) -> Pred:
+    return b if a is None else And(a, b)
 
 
-def _around(outer: Loop, inner: Loop) -> Iterator[Loop]:
-    """The iterations of `outer` before and after `inner`; all of them, once, when `inner` is empty."""
-    if inner.first != outer.first:
-        yield Loop(outer.first, simplify(Min(simplify(Sub(inner.first, 1)), outer.last)))
-    if inner.last != outer.last:
-        after = simplify(Add(inner.last, 1))
-        start = after if inner.first == 0 else simplify(Max(inner.first, after))
-        yield Loop(simplify(Max(outer.first, start)), outer.last)
+def _tile(index: Index, size: int) -> Index:
+    return simplify(FloorDiv(index, size))
 
 
-def _scan(points: isl.Set, context: isl.Set) -> list[Loop]:
-    found = loops(points.gist_params(context).coalesce(), context)
-    if any(x.inside is not None for x in found):
-        raise NoLoop("a loop with a test inside")
-    return found
+def greatest(values: Sequence[Index]) -> Index:
+    """The maximum of expressions, flat and without repeats."""
+    return _fold(Max, values)
 
 
-def _scan_hull(touched: isl.Set, context: isl.Set) -> list[Loop]:
-    """Loops over a superset of the touched tiles, each tile once."""
-    hull = isl.Set.from_basic_set(touched.remove_divs().simple_hull())
-    for points in (touched, hull):
-        try:
-            return _scan(points, context)
-        except NoLoop:
-            continue
-    return [Loop(0, Var("top"))]
+def smallest(values: Sequence[Index]) -> Index:
+    """The minimum of expressions, flat and without repeats."""
+    return _fold(Min, values)
 
 
-def _cut(at: Coordinates, over: Over, rows: int, cols: int, full: bool, loop: Loop) -> Iterator[Run]:
-    """A loop as runs that end where the sequence does."""
-    if over == "keys":
-        last_tile = _last_tile(Var("m"), Var("d"), at.layout.key_step, cols)
-    else:
-        last_tile = _last_tile(Var("n"), Var("c"), at.layout.query_step, rows)
-    first, last, guard = _until(at, loop, last_tile)
-    if not full or over == "queries" or cols == 1:
-        # a full tile may lack rows (they are not stored) but no keys; over queries the own keys may be cut as well
-        yield Run(full, first, last, loop.step, guard)
-        return
-    whole = _whole_tiles(Var("m"), Var("d"), at.layout.key_step, cols)
-    whole_first, whole_last, whole_guard = _until(at, loop, simplify(Sub(whole, 1)))
-    yield Run(True, whole_first, whole_last, loop.step, whole_guard)
-    if loop.step == 1:
-        yield Run(False, simplify(Max(first, whole)), last, 1, guard)
-        return
-    meets = And(Compare("<=", first, whole), Compare("<=", whole, last))
-    inside = And(meets, Compare("==", Mod(Sub(whole, first), loop.step), 0))
-    yield Run(False, whole, whole, 1, inside if guard is None else And(guard, inside))
+def _fold(pick: type[Max] | type[Min], values: Sequence[Index]) -> Index:
+    flat: list[Index] = []
+
+    def add(x: Index) -> None:
+        if isinstance(x, pick):
+            add(x.left)
+            add(x.right)
+        elif x not in flat:
+            flat.append(x)
+
+    for value in values:
+        add(value)
+    numbers = [x for x in flat if isinstance(x, int)]
+    kept: list[Index] = [x for x in flat if not isinstance(x, int)]
+    if numbers:
+        kept.insert(0, max(numbers) if pick is Max else min(numbers))
+    out = kept[0]
+    for x in kept[1:]:
+        out = simplify(pick(out, x))
+    return out
 
 
-def _until(at: Coordinates, loop: Loop, top: Index) -> tuple[Index, Index, Pred | None]:
-    """First, last and guard of a loop over tiles up to `top`."""
-    ends = {"top": top}
-    guard = None if loop.guard is None else at.plain_pred(substitute_pred(loop.guard, ends))
-    return at.plain(substitute(loop.first, ends)), at.plain(substitute(loop.last, ends)), guard
+def _ever(at: Coordinates, over: Over, own_size: int, first: Index, last: Index) -> bool:
+    """Whether the loop first .. last is ever entered at the probe length (if not, dropping it costs nothing there)."""
+    layout = at.layout
+    step = layout.query_step if over == "keys" else layout.key_step
+    tiles = np.arange(max(1, -(-PROBE // (step * own_size))))
+    env: dict[str, Any] = {"n": PROBE, "m": PROBE, "offset": 0, "t": tiles, "c": 0}
+    env["d"] = evaluate(layout.key_class_of(0), env)
+    return bool(np.any(np.asarray(evaluate(at.plain(first), env)) <= np.asarray(evaluate(at.plain(last), env))))
 
 
-def _last_tile(length: Var, own_class: Var, step: int, size: int) -> Index:
-    """Index of the tile that holds the last member of a class; -1 when the class is empty."""
-    top = Sub(length, 1) if step == 1 else Sub(Sub(length, 1), own_class)
-    return simplify(FloorDiv(top, step * size))
+def _plain(at: Coordinates, run: Run) -> Run:
+    guard = None if run.guard is None else at.plain_pred(run.guard)
+    return Run(run.full, at.plain(run.first), at.plain(run.last), run.step, guard)
 
 
-def _whole_tiles(length: Var, own_class: Var, step: int, size: int) -> Index:
-    """How many tiles of a class are complete."""
-    return simplify(FloorDiv(length if step == 1 else Add(Sub(length, own_class), step - 1), step * size))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import fields
 
 from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Piece, Plan, Run, Sweep, TilePiece
 from pidsl.language.expr import (
@@ -101,12 +102,14 @@ def _piece(index: int, piece: Piece) -> Iterator[str]:
     masked = any(not run.full for sweep in (piece.forward, piece.grad_query) for run in sweep.runs)
     if masked:
         yield _function(f"{name}_keep", keep)
-    yield from _band(name, piece, piece.forward, masked)
+        if parts := list(dict.fromkeys(class_parts(keep))):
+            yield _alike(f"{name}_alike", parts)
+    yield from _band(name, piece, piece.forward, masked, owner=name)
     if piece.grad_query != piece.forward:
-        yield from _band(f"{name}_grad", piece, piece.grad_query, masked, keep=f"{name}_keep")
+        yield from _band(f"{name}_grad", piece, piece.grad_query, masked, owner=name)
 
 
-def _band(name: str, piece: TilePiece, sweep: Sweep, masked: bool, keep: str = "") -> Iterator[str]:
+def _band(name: str, piece: TilePiece, sweep: Sweep, masked: bool, owner: str) -> Iterator[str]:
     assert sweep.over == "keys" and sweep.cols == 1, sweep
     arguments = [f"rows={sweep.rows}"]
     runs = []
@@ -118,11 +121,11 @@ def _band(name: str, piece: TilePiece, sweep: Sweep, masked: bool, keep: str = "
         runs.append(_run(f"{name}_run_{x}", run))
     arguments.append("runs=(" + "".join(f"{run}, " for run in runs).rstrip(" ") + ")")
     if masked:
-        arguments.append(f"keep={keep or name + '_keep'}")
+        arguments.append(f"keep={owner}_keep")
         if piece.shifts:
             arguments.append(f"shifts={piece.shifts!r}")
-        if vars_in(fold(piece.keep)) & {"c", "d"}:
-            arguments.append("keep_by_class=True")
+        if list(class_parts(fold(piece.keep))):
+            arguments.append(f"alike={owner}_alike")
     yield _call(name.upper(), "Band", arguments + _layout(piece.layout))
 
 
@@ -219,6 +222,34 @@ def _function(name: str, value: Index | Pred, comment: str = "") -> str:
     head = f"def {name}({', '.join([*arguments, '**_'])}):"
     comment = f"{INDENT}# {comment}\n" if comment else ""
     return f"{head}\n{comment}{INDENT}return {text}"
+
+
+def _alike(name: str, parts: list[Index | Pred]) -> str:
+    used = frozenset[str]().union(*(vars_in(part) for part in parts))
+    arguments = [v for v in ORDER if v in used]
+    values = ", ".join(show_pred(part) if isinstance(part, Pred) else show(part) for part in parts)
+    return (
+        f"def {name}({', '.join([*arguments, '**_'])}):\n"
+        f"{INDENT}# classes with equal values keep the same pairs\n"
+        f"{INDENT}return ({values},)"
+    )
+
+
+def class_parts(e: Index | Pred) -> Iterator[Index | Pred]:
+    """The largest parts of `e` over c, d and lengths alone: the only ways in which it depends on the class.
+
+    `(c + offset) // 256 + a >= b + 1 -> (c + offset) // 256`.
+    """
+    used = vars_in(e)
+    if not used & {"c", "d"}:
+        return
+    if not used & {"a", "b"}:
+        yield e
+        return
+    for part in fields(e):  # type: ignore[arg-type]
+        child = getattr(e, part.name)
+        if not isinstance(child, str):
+            yield from class_parts(child)
 
 
 def _call(name: str, function: str, arguments: list[str]) -> str:

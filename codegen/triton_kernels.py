@@ -92,13 +92,9 @@ class KernelWriter:
             for number, piece in stage.pieces:
                 out.put("")
                 if isinstance(piece, TilePiece):
-                    for run in self._key_runs(out, number, piece, piece.forward.runs):
-                        with self._key_loop(out, number, piece, run, piece.forward):
-                            if run.full:
-                                call = f"_absorb(query, key, value, {state}, scale2, PRECISION)"
-                            else:
-                                call = f"_absorb_where(keep, live, query, key, value, {state}, scale2, PRECISION)"
-                            out.put(f"{state} = {call}")
+                    for full in self._key_loops(out, number, piece, piece.forward):
+                        absorb = "_absorb(" if full else "_absorb_where(keep, live, "
+                        out.put(f"{state} = {absorb}query, key, value, {state}, scale2, PRECISION)")
                 else:
                     for _ in self._lags_of_rows(out, number, piece):
                         out.put(f"{state} = _absorb_lag(ok, query, key, value, {state}, scale2)")
@@ -126,14 +122,11 @@ class KernelWriter:
             for number, piece in stage.pieces:
                 out.put("")
                 if isinstance(piece, TilePiece):
-                    for run in self._key_runs(out, number, piece, piece.grad_query.runs):
-                        with self._key_loop(out, number, piece, run, piece.grad_query):
-                            out.put("p = _weights(query, key, row_lse2, scale2, PRECISION)")
-                            if not run.full:
-                                out.put("p = tl.where(keep & live[None, :], p, 0.0)")
-                            out.put(
-                                "query_grad = _add_query_grad(p, key, value, grad, row_pull, query_grad, PRECISION)"
-                            )
+                    for full in self._key_loops(out, number, piece, piece.grad_query):
+                        out.put("p = _weights(query, key, row_lse2, scale2, PRECISION)")
+                        if not full:
+                            out.put("p = tl.where(keep & live[None, :], p, 0.0)")
+                        out.put("query_grad = _add_query_grad(p, key, value, grad, row_pull, query_grad, PRECISION)")
                 else:
                     for _ in self._lags_of_rows(out, number, piece):
                         out.put(
@@ -265,30 +258,24 @@ class KernelWriter:
 
     # Sweeps over keys (forward, dQ).
 
-    def _key_runs(self, out: Lines, number: int, piece: TilePiece, runs: tuple[Run, ...]) -> Iterator[Run]:
-        out.put(f"# Piece {number}, {piece.layout}.")
-        if piece.layout.linked:
-            self._class(out, piece.layout, "d", piece.layout.key_class_of(Var("c")))
-        return iter(runs)
-
-    @contextmanager
-    def _key_loop(self, out: Lines, number: int, piece: TilePiece, run: Run, sweep: Sweep) -> Iterator[None]:
+    def _key_loops(self, out: Lines, number: int, piece: TilePiece, sweep: Sweep) -> Iterator[bool]:
+        """Loops that load tiles of keys and values; yields whether they are full, inside the loop."""
         layout = piece.layout
-        limits = _limits(layout, sweep)
-        with self._loop(out, run, layout, limits):
-            d: Index = Var("d") if layout.linked else layout.key_class or 0
+        out.put(f"# Piece {number}, {layout}.")
+        d: Index = layout.key_class or 0
+        if layout.linked:
+            d = self._class(out, layout, "d", layout.key_class_of(Var("c")))
+        for full in self._loops(out, piece, sweep):
             self._positions(out, "j", "b", "tile", sweep.cols, layout.key_step, d)
-            if run.full:
-                load = "_load("
-            else:
-                load = "_load_where(live, "
+            if not full:
                 out.put(*self._live("live", "j < m", "j", rows=False))
+            load = "_load(" if full else "_load_where(live, "
             out.put(f"key = {load}keys, j, k_r, k_d, D, D_PAD)", f"value = {load}values, j, v_r, v_d, V, V_PAD)")
-            if not run.full:
+            if not full:
                 keep = self._keep(piece)
-                keep_call = _call(f"_keep_{number}", keep, _axes(layout, "[:, None]", "[None, :]"))
-                out.put(f"keep = {'True' if keep == Truth(True) else keep_call}")
-            yield
+                call = _call(f"_keep_{number}", keep, _axes(layout, "[:, None]", "[None, :]"))
+                out.put(f"keep = {'live[None, :]' if keep == Truth(True) else call}")
+            yield full
 
     def _lags_of_rows(self, out: Lines, number: int, piece: DiagonalPiece) -> Iterator[Diagonal]:
         """Per diagonal, the keys and values that meet the program's rows."""
@@ -310,27 +297,25 @@ class KernelWriter:
         layout = piece.layout
         out.put("", f"# Piece {number}, {layout}.")
         c = self._class(out, layout, "c", layout.row_class_of(Var("d")))
-        limits = _limits(layout, piece.grad_key)
-        for run in piece.grad_key.runs:
-            with self._loop(out, run, layout, limits):
-                self._positions(out, "r", "a", "tile", piece.grad_key.rows, layout.query_step, c)
-                out.put(
-                    *(["live = r < n"] if run.full else self._live("live", "r < n", "r", rows=True)),
-                    "query = _load_where(live, queries, r, q_r, q_d, D, D_PAD)",
-                    "grad = _load_where(live, grads, r, go_r, go_d, V, V_PAD)",
-                    "row_lse2 = tl.load(lse2 + row_0 + r, mask=live, other=0.0)",
-                    "row_pull = tl.load(pull + row_0 + r, mask=live, other=0.0)",
-                    "p_t = _weights_t(query, key, row_lse2, scale2, PRECISION)",
-                )
-                keep = self._keep(piece)
-                if not run.full and keep != Truth(True):
-                    call = _call(f"_keep_{number}", keep, _axes(layout, "[None, :]", "[:, None]"))
-                    out.put(f"p_t = tl.where({call}, p_t, 0.0)")
-                out.put(
-                    "key_grad, value_grad = _add_key_grads(",
-                    "    p_t, query, value, grad, row_pull, key_grad, value_grad, PRECISION",
-                    ")",
-                )
+        keep = self._keep(piece)
+        for full in self._loops(out, piece, piece.grad_key):
+            self._positions(out, "r", "a", "tile", piece.grad_key.rows, layout.query_step, c)
+            out.put(
+                *(["live = r < n"] if full else self._live("live", "r < n", "r", rows=True)),
+                "query = _load_where(live, queries, r, q_r, q_d, D, D_PAD)",
+                "grad = _load_where(live, grads, r, go_r, go_d, V, V_PAD)",
+                "row_lse2 = tl.load(lse2 + row_0 + r, mask=live, other=0.0)",
+                "row_pull = tl.load(pull + row_0 + r, mask=live, other=0.0)",
+                "p_t = _weights_t(query, key, row_lse2, scale2, PRECISION)",
+            )
+            if not full and keep != Truth(True):
+                call = _call(f"_keep_{number}", keep, _axes(layout, "[None, :]", "[:, None]"))
+                out.put(f"p_t = tl.where({call}, p_t, 0.0)")
+            out.put(
+                "key_grad, value_grad = _add_key_grads(",
+                "    p_t, query, value, grad, row_pull, key_grad, value_grad, PRECISION",
+                ")",
+            )
 
     def _lags_of_keys(self, out: Lines, number: int, piece: DiagonalPiece) -> None:
         out.put("", f"# Piece {number}, {len(piece.diagonals)} diagonals: every key meets one row per lag.")
@@ -351,19 +336,48 @@ class KernelWriter:
 
     # What both sweeps share.
 
-    @contextmanager
-    def _loop(self, out: Lines, run: Run, layout: Layout, limits: Limits) -> Iterator[None]:
-        classes = _constant_classes(layout)
+    def _loops(self, out: Lines, piece: TilePiece, sweep: Sweep) -> Iterator[bool]:
+        """Open a loop over the full tiles of a sweep, then one over those with a mask; yield whether it is full.
+
+        Runs of a kind share a loop, because each loop fills and drains a software pipeline of its own.
+        """
+        limits = _limits(piece.layout, sweep)
+        classes = _constant_classes(piece.layout)
+        for full in (True, False):
+            runs = [run for run in sweep.runs if run.full == full]
+            if runs:
+                out.put("# Full tiles: every row meets every key." if full else "# Tiles with a mask.")
+            if len(runs) == 1:
+                first, stop = self._bounds(out, runs[0], classes, limits, "")
+                step = f", {runs[0].step}" if runs[0].step != 1 else ""
+                with out.block(f"for tile in range({first}, {stop}{step}):"):
+                    yield full
+            elif runs:
+                end, tile = "", ""
+                for number, run in enumerate(runs):
+                    first, stop = self._bounds(out, run, classes, limits, f"_{number}")
+                    steps = f"{stop} - {first}" if run.step == 1 else f"tl.cdiv({stop} - {first}, {run.step})"
+                    x = f"(x - {end})" if end else "x"
+                    at = f"{first} + {x}" if run.step == 1 else f"{first} + {x} * {run.step}"
+                    tile = f"tl.where(x < {end}, {tile}, {at})" if end else at
+                    out.put(f"end_{number} = {end}{' + ' if end else ''}tl.maximum({steps}, 0)")
+                    end = f"end_{number}"
+                with out.block(f"for x in range(0, {end}):"):
+                    out.put(f"tile = {tile}")
+                    yield full
+
+    def _bounds(
+        self, out: Lines, run: Run, classes: Mapping[str, Index], limits: Limits, suffix: str
+    ) -> tuple[str, str]:
+        """Lines that compute where a run begins and stops; their names."""
         first, last = folded(run.first, classes), folded(run.last, classes)
         self.reach.add(first, last, limits=limits)
-        out.put("# Full tiles: every row meets every key." if run.full else "# Tiles with a mask.")
-        out.put(f"first = {index_source(first)}", f"stop = {index_source(plus_one(last))}")
+        names = f"first{suffix}", f"stop{suffix}"
+        out.put(f"{names[0]} = {index_source(first)}", f"{names[1]} = {index_source(plus_one(last))}")
         if run.guard is not None and (guard := settled(run.guard, classes)) != Truth(True):
             self.reach.add(guard, limits=limits)
-            out.put(f"stop = tl.where({pred_source(guard)}, stop, first)")
-        step = f", {run.step}" if run.step != 1 else ""
-        with out.block(f"for tile in range(first, stop{step}):"):
-            yield
+            out.put(f"{names[1]} = tl.where({pred_source(guard)}, {names[1]}, {names[0]})")
+        return names
 
     def _rows_of(self, diagonal: Diagonal) -> str:
         """The rows that have the diagonal's lag."""

@@ -8,16 +8,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pidsl.errors import (
-    ArgumentError, BackendError, ParseError, PidslError, PredicateError, SizeError, SymbolError, TermError,
-    TooHardError, TruthError,
-)  # fmt: skip
+    ArgumentError,
+    BackendError,
+    ParseError,
+    PidslError,
+    PredicateError,
+    SizeError,
+    SymbolError,
+    TermError,
+    TooHardError,
+    TruthError,
+)
 from pidsl.language.gate import Gate, gate
 from pidsl.language.parse import parse
 from pidsl.language.terms import Term
 from pidsl.language.trace import maximum, minimum, where
 from pidsl.language.vocabulary import (
-    blocks, causal, empty, full, keys, lags, pairs, queries, ring, stride, symbols, window,
-)  # fmt: skip
+    blocks,
+    causal,
+    empty,
+    full,
+    keys,
+    lags,
+    pairs,
+    queries,
+    ring,
+    stride,
+    symbols,
+    window,
+)
 
 if TYPE_CHECKING:
     from pidsl.runtime.kernel import Kernel, compile

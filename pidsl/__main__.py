@@ -91,7 +91,8 @@ def run_demo(args: argparse.Namespace) -> None:
     """`demo`: the main job."""
     import torch
 
-    from pidsl.demo.run import Settings, demo
+    from pidsl.demo.run import Demo
+    from pidsl.demo.settings import Settings
 
     if args.device:
         try:
@@ -100,7 +101,7 @@ def run_demo(args: argparse.Namespace) -> None:
             reason = str(e).splitlines()[0]
             raise pidsl.BackendError(f"--device {args.device}: {reason}", "cpu, or a GPU that torch sees") from None
     settings = replace(Settings(), skip=args.skip)
-    demo(settings.quick() if args.quick else settings, args.out, args.device)
+    Demo(settings.quick() if args.quick else settings, args.out, args.device).run()
 
 
 def _count(text: str) -> int:

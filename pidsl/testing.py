@@ -52,7 +52,6 @@ def sizes(least: int, most: int, symbols: tuple[str, ...] = ()) -> st.SearchStra
     return (numbers | names | compound).filter(lambda x: not isinstance(x, int) or least <= x <= most)
 
 
-@lru_cache
 def terms(depth: int = 5, *, ring: bool = False, symbols: tuple[str, ...] = ()) -> Terms:
     """Terms of every word and every operator, up to `depth` operators inside one another.
 
@@ -64,22 +63,33 @@ def terms(depth: int = 5, *, ring: bool = False, symbols: tuple[str, ...] = ()) 
     Returns:
         A strategy; what it draws is shown as DSL source, and shrinks toward fewer and smaller parts.
     """
-    leaves = _leaves(ring, symbols)
-    if depth == 0:
-        return leaves
-    inner = terms(depth - 1, ring=ring, symbols=symbols)
-    combined = st.builds(lambda a, op, b: op(a, b), inner, st.sampled_from(_SET_OPERATORS), inner)
-    changed = st.one_of(
-        st.builds(lambda a: ~a, inner),
-        st.builds(lambda a: a.T, inner),
-        st.builds(lambda a, by: a.shift(by), inner, sizes(-LARGEST, LARGEST, symbols)),
-        st.builds(lambda a, size: a.blocked(size), inner, sizes(1, 5, symbols)),
-        st.builds(lambda a, step: a.dilated(step), inner, sizes(1, 4, symbols)),
-        st.builds(lambda a, b: a @ b, inner, inner),
-        st.builds(lambda a, layers: a**layers, inner, sizes(0, 3, symbols)),
-    )
-    # one_of would flatten these and draw mostly words
-    return st.sampled_from([leaves, leaves, combined, combined, changed]).flatmap(lambda chosen: chosen)
+    return _leaves(ring, symbols) if depth == 0 else _combined(depth, ring, symbols)
+
+
+@st.composite
+def _combined(draw: st.DrawFn, depth: int, ring: bool, symbols: tuple[str, ...]) -> Term:
+    kind = draw(st.sampled_from(["leaf", "leaf", "set", "set", "moved", "layers"]))
+    if kind == "leaf":
+        return draw(_leaves(ring, symbols))
+    a = draw(terms(depth - 1, ring=ring, symbols=symbols))
+    if kind == "set":
+        b = draw(terms(depth - 1, ring=ring, symbols=symbols))
+        return draw(st.sampled_from(_SET_OPERATORS))(a, b)
+    if kind == "layers":
+        if draw(st.booleans()):
+            return a ** draw(sizes(0, 3, symbols))
+        return a @ draw(terms(depth - 1, ring=ring, symbols=symbols))
+    match draw(st.sampled_from(["~", "T", "shift", "blocked", "dilated"])):
+        case "~":
+            return ~a
+        case "T":
+            return a.T
+        case "shift":
+            return a.shift(draw(sizes(-LARGEST, LARGEST, symbols)))
+        case "blocked":
+            return a.blocked(draw(sizes(1, 5, symbols)))
+        case _:
+            return a.dilated(draw(sizes(1, 4, symbols)))
 
 
 _SET_OPERATORS: list[Any] = [lambda a, b: a | b, lambda a, b: a & b, lambda a, b: a - b, lambda a, b: a ^ b]

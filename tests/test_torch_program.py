@@ -107,13 +107,16 @@ def split_window(left: int, rows: int) -> TilePiece:
     return tiles(rows, runs, window_keep(left), ((1, 1),))
 
 
-def causal_stride(period: int, phase: int = 0, rows: int = 16, beyond: int = 0) -> TilePiece:
-    """lag % period == phase and lag >= beyond: in class c, key j = period * b + d with lag = ... >= beyond."""
-    lag = a * period + c + offset - b * period - d
+def causal_stride(period: int, phase: int = 0, rows: int = 16, beyond: int = 0, mixed: bool = False) -> TilePiece:
+    """lag % period == phase and lag >= beyond; `mixed`: with a mask in which the class cannot be told apart."""
+    if mixed:
+        keep = le(beyond, a * period + c + offset - b * period - d)
+    else:
+        keep = le(b, a + FloorDiv(c + offset - d - beyond, period))
     top = FloorDiv(last_row(rows, period) * period + c + offset - d - beyond, period)
     keys = FloorDiv(m - d + (period - 1), period)
     runs = [Run(False, 0, Min(top, keys - 1))]
-    return tiles(rows, runs, le(beyond, lag), ((1, 1),), Layout(period, period, phase=phase))
+    return tiles(rows, runs, keep, ((1, 1),), Layout(period, period, phase=phase))
 
 
 def causal_runs(rows: int) -> list[Run]:
@@ -175,7 +178,7 @@ CASES = [
     Case("two-sided window", plan_of(window(9, 20)), lambda i, j, n, m: (i - j >= -20) & (i - j <= 9)),
     Case("wide window, split", plan_of(split_window(40, 8)), lambda i, j, n, m: (i - j >= 0) & (i - j <= 40)),
     Case("stride", plan_of(causal_stride(7)), lambda i, j, n, m: (i - j >= 0) & ((i - j) % 7 == 0)),
-    Case("stride, phase", plan_of(causal_stride(6, 4, 4)), lambda i, j, n, m: (i - j >= 0) & ((i - j) % 6 == 4)),
+    Case("stride, phase", plan_of(causal_stride(6, 4, 4, mixed=True)), lambda i, j, n, m: (i - j >= 0) & ((i - j) % 6 == 4)),
     Case(
         "window or stride",
         plan_of(window(10), causal_stride(8, beyond=11)),

@@ -41,7 +41,9 @@ def compare(pattern: Term | Gate, q: Tensor, k: Tensor, v: Tensor, weights: Tens
     inputs = [q, k, v] if weights is None else [q, k, v, weights]
     masks = [mask_of(term, q) for term in _branches(pattern)]
     seed = torch.randn(v.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(v)
-    exact = _run(lambda *x: _blend([_dense(mask, *x[:3]) for mask in masks], *x[3:]), [x.double() for x in inputs], seed)
+    exact = _run(
+        lambda *x: _blend([_dense(mask, *x[:3]) for mask in masks], *x[3:]), [x.double() for x in inputs], seed
+    )
     kernel = pidsl.compile(pattern)
     ours = _run(kernel, inputs, seed)
     theirs = _run(lambda *x: _blend([_sdpa(mask, *x[:3]) for mask in masks], *x[3:]), inputs, seed)

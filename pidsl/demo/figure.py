@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pidsl.demo.train import Run
 from pidsl.language.terms import Term
 
 SMOOTHING = 0.9
+PIXELS = 320  # of one mask
 
 
 def available() -> bool:
@@ -30,11 +34,13 @@ def draw(path: Path, patterns: Mapping[str, Term], size: int, runs: Sequence[Run
 
     figure: Any = plt.figure(figsize=(3.6 * len(patterns), 7.2), layout="constrained")
     grid = figure.add_gridspec(2, len(patterns), height_ratios=[1, 0.9])
-    colors = plt.get_cmap("tab10").colors
+    colors = [f"C{column}" for column in range(len(patterns))]
     for column, (name, term) in enumerate(patterns.items()):
         axes = figure.add_subplot(grid[0, column])
         own = mpl.colors.ListedColormap(["white", colors[column]])
-        axes.imshow(term.mask(size), cmap=own, interpolation="nearest", vmin=0, vmax=1)
+        axes.imshow(
+            coarse(term.mask(size)), cmap=own, interpolation="nearest", vmin=0, vmax=1, extent=(0, size, size, 0)
+        )
         pairs = term.pairs(size)
         axes.set_title(f"{name}: {term!r}\n{pairs} of {size * (size + 1) // 2} causal pairs", fontsize=8)
         axes.set_xlabel("key j", fontsize=8)
@@ -51,6 +57,13 @@ def draw(path: Path, patterns: Mapping[str, Term], size: int, runs: Sequence[Run
     axes.legend()
     figure.savefig(path, dpi=110, format="png")
     plt.close(figure)
+
+
+def coarse(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask on a grid that fits the picture: a cell is filled if any of its pairs is attended."""
+    cell = -(-len(mask) // PIXELS)
+    padded = np.pad(mask, (0, -len(mask) % cell))
+    return padded.reshape(len(padded) // cell, cell, len(padded) // cell, cell).any(axis=(1, 3))
 
 
 def smooth(values: Sequence[float]) -> list[float]:

@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ def alternate(
 
 
 def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -129,10 +130,8 @@ def high_water_mark() -> int:
 
 
 def _restart_high_water_mark() -> bool:
-    try:
+    with suppress(AttributeError, OSError):  # no malloc_trim in this C library
         ctypes.CDLL(None).malloc_trim(0)  # freed blocks that malloc keeps are not this block's
-    except (AttributeError, OSError):
-        pass
     try:
         Path("/proc/self/clear_refs").write_text("5")  # man 5 proc
         return _status("VmHWM") > 0
@@ -165,6 +164,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
     from importlib import metadata
 
     found = {"python": platform.python_version()}

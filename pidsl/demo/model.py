@@ -31,11 +31,11 @@ class Block(nn.Module):
         super().__init__()
         self.attention = attention
         self.attention_norm, self.mlp_norm = nn.RMSNorm(dim), nn.RMSNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim, bias=False), nn.GELU(), nn.Linear(4 * dim, dim, bias=False))
+        self.widen, self.narrow = nn.Linear(dim, 4 * dim, bias=False), nn.Linear(4 * dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x))
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.narrow(F.relu(self.widen(self.mlp_norm(x))).square())
 
 
 class ByteModel(nn.Module):
@@ -56,8 +56,7 @@ class ByteModel(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.5)
         for block in self.blocks:  # the residual stream keeps its size with depth
             assert isinstance(block, Block)
-            for last in (block.attention.out, block.mlp[2]):
-                assert isinstance(last, nn.Linear)
+            for last in (block.attention.out, block.narrow):
                 nn.init.normal_(last.weight, std=(2 * layers * last.in_features) ** -0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:

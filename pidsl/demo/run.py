@@ -1,11 +1,12 @@
-"""The stages of the main job, in order."""
+"""The main job: its stages, in order."""
 
 from __future__ import annotations
 
 import json
+import platform
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,195 +16,234 @@ from torch import Tensor
 
 import pidsl
 from pidsl.demo import figure
-from pidsl.demo.check import Errors, compare
+from pidsl.demo.check import compare
 from pidsl.demo.console import Progress, heading, table
-from pidsl.demo.measure import MIB, Times, alternate, default_device, duration, machine, synchronize, versions
+from pidsl.demo.measure import MIB, Times, alternate, default_device, machine, versions
 from pidsl.demo.model import ROPE, Block, ByteModel, DenseAttention
 from pidsl.demo.output import Folder
-from pidsl.demo.text import Text, standard_library
-from pidsl.demo.train import Budget, Run, evaluate, share_weights, train
+from pidsl.demo.settings import Settings
+from pidsl.demo.text import standard_library
+from pidsl.demo.train import Run, share_weights, train
 from pidsl.errors import TooHardError
 from pidsl.language.gate import Gate
 from pidsl.language.terms import Term
 from pidsl.nn import Attention, PiAttention, SparseAttention
-from pidsl.patterns import dense_attention, pi_attention, pi_gate, pi_layers, ring_attention
-from pidsl.patterns.pi import Skip
+from pidsl.patterns import pi_attention, pi_gate, pi_layers, ring_attention
 from pidsl.relation.reach import reach
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What to run.
+class Demo:
+    """Declare three patterns, say what is known of them, compile, check, time, and train with them.
 
     Args:
-        k, period, skip: of pi-attention; the ring window has the same k.
-        tokens: the length at which patterns are analysed.
-        depths: layers for the receptive field.
-        long: the length at which kernels are timed.
-        rounds: timed calls of each side.
-        dim, heads, layers: of the language models.
-        budget: of their training.
+        settings: sizes.
+        out: folder for the results.
+        device: cpu, cuda, ...; default: the GPU where there is one.
+
+    Attributes:
+        results: the figures so far, as written to results.json.
     """
 
-    k: int = 63
-    period: int = 256
-    skip: Skip = "comb"
-    tokens: int = 4096
-    depths: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12)
-    long: int = 16384
-    rounds: int = 5
-    dim: int = 128
-    heads: int = 4
-    layers: int = 4
-    budget: Budget = field(default_factory=lambda: Budget(steps=200, batch=2, length=1024))
+    def __init__(self, settings: Settings, out: str | Path, device: str | None = None) -> None:
+        self.settings, self.folder, self.device = settings, Folder(out), default_device(device)
+        self.patterns = settings.patterns
+        self.gate = pi_gate(settings.k, settings.period, skip=settings.skip)
+        self.backend = pidsl.compile(self.patterns["pi"]).plan.backend
+        self.text = standard_library()
+        self.models = self.make_models()
+        self.results: dict[str, Any] = {
+            "settings": asdict(settings), "machine": machine(self.device), "versions": versions(),
+            "backend": self.backend,
+        }  # fmt: skip
 
-    def quick(self) -> Settings:
-        """The same, in about a quarter of the time; the models hardly learn."""
-        budget = replace(self.budget, steps=max(1, self.budget.steps // 10), excerpts=4)
-        return replace(self, long=self.long // 4, rounds=3, budget=budget)
+    def run(self) -> dict[str, Any]:
+        """All stages; the report goes to standard output, figures and files to the folder."""
+        started = time.monotonic()
+        print(f"pidsl {versions()['pidsl']}, torch {torch.__version__}, backend {self.backend}, on {self.where}")
+        heading(f"1. Three patterns, and what is known of them at n = {self.settings.tokens}")
+        self.results["pairs"] = self.count()
+        self.results["reach"] = self.receptive_fields()
+        heading("2. The plan and the programs")
+        self.results["programs"] = self.write_programs()
+        heading("3. Kernels against dense attention on real activations: the starting weights")
+        self.results["errors"] = {"starting weights": self.check()}
+        heading(f"4. Times at n = {self.settings.long}")
+        self.results["seconds"] = self.time()
+        heading("5. Three byte-level language models on the source code of the Python standard library")
+        runs = self.train()
+        self.results["training"] = [{**asdict(run), "step": list(run.step.seconds)} for run in runs]
+        heading("6. Kernels against dense attention on real activations: the trained weights")
+        self.results["errors"]["trained weights"] = self.check()
+        heading("7. Results")
+        self.results["total_seconds"] = time.monotonic() - started
+        self.write_results(runs)
+        print(f"\n{self.results['total_seconds']:.0f} s in all, on {self.where}, backend {self.backend}")
+        return self.results
+
+    @property
+    def where(self) -> str:
+        """The device, in words."""
+        found = machine(self.device)
+        return f"{self.device} ({found.get('gpu') or '{cpu}, {cores} cores'.format(**found)})"
+
+    # -- what is known ---------------------------------------------------------------------------------------------
+
+    def count(self) -> list[list[Any]]:
+        """Pairs and tiles of each pattern."""
+        n = self.settings.tokens
+        rows: list[list[Any]] = []
+        for name, term in self.patterns.items():
+            pieces = pidsl.compile(term).plan.pieces
+            share = sum(piece.attended for piece in pieces) / max(1, sum(piece.computed for piece in pieces))
+            rows.append([name, repr(term), term.pairs(n), f"{term.sparsity(n):.2%}", f"{share:.1%}"])
+        print(table(["", "term", "pairs", "not attended", "attended / computed"], rows, left=2))
+        print("Pairs are counted from the relation; computed are the tiles of the plan.")
+        return rows
+
+    def receptive_fields(self) -> dict[str, dict[int, str]]:
+        """How far each pattern sees through several layers."""
+        settings = self.settings
+        k, period = settings.k, settings.period
+        stacks: dict[str, Callable[[int], list[Term]]] = {
+            name: lambda depth, term=term: [term] * depth  # type: ignore[misc]
+            for name, term in {**self.patterns, "pi, single skip": pi_attention(k, period)}.items()
+        }
+        stacks["single, layers 1, 2, 4, 8"] = lambda depth: list(pi_layers(k, period, depth))
+        found = {
+            name: {depth: _reach(stack(depth), settings.tokens) for depth in settings.depths}
+            for name, stack in stacks.items()
+        }
+        print("\nReceptive field of L layers, contiguous / farthest lag: exact, from the relation")
+        rows = ([name, *by_depth.values()] for name, by_depth in found.items())
+        print(table(["", *(f"L={depth}" for depth in settings.depths)], rows))
+        return found
+
+    def write_programs(self) -> dict[str, str]:
+        """The plan of pi-attention, and its programs as files."""
+        term = self.patterns["pi"]
+        print(f"{pidsl.compile(term).explain()}\n")
+        written: dict[str, str] = {}
+        for backend in ("triton", "torch"):
+            try:
+                source = pidsl.compile(term, backend=backend).source()
+            except pidsl.BackendError as e:
+                print(f"{backend} source: {e}")
+                continue
+            written[backend] = str(self.folder.write(f"pi_{backend}.py", source))
+            print(f"{backend} source: {written[backend]}, {len(source.splitlines())} lines")
+        return written
+
+    # -- kernels -----------------------------------------------------------------------------------------------------
+
+    def check(self) -> list[list[Any]]:
+        """Kernels against float64 on what the last layer of the pi model computes from held-out text."""
+        tokens = self.text.validation(1, self.settings.budget.length).to(self.device)
+        q, k, v, weights = activations(self.models["pi"], tokens)
+        dtypes = [torch.float32, *([torch.bfloat16] if self.device.type == "cuda" else [])]
+        checks: dict[str, Term | Gate] = {**self.patterns, "pi, gated": self.gate}
+        rows: list[list[Any]] = []
+        with Progress("checking", len(checks) * len(dtypes)) as progress:
+            for name, pattern in checks.items():
+                for dtype in dtypes:
+                    gated = weights.to(dtype) if isinstance(pattern, Gate) else None
+                    errors = compare(pattern, q.to(dtype), k.to(dtype), v.to(dtype), gated)
+                    both = [f"{errors.pidsl[x]:.1e} / {errors.sdpa[x]:.1e}" for x in ("out", "dq", "dk", "dv")]
+                    rows.append([name, str(dtype).removeprefix("torch."), *both, f"{errors.worst_ratio:.2f}"])
+                    progress.step()
+        print("Largest errors against float64, pidsl / SDPA under the same mask:")
+        print(table(["", "", "out", "dq", "dk", "dv", "worst ratio"], rows, left=2))
+        return rows
+
+    def time(self) -> dict[str, dict[str, list[float]]]:
+        """The sparse patterns against torch's dense causal attention."""
+        n, heads, head_dim = self.settings.long, 4, 64
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        torch.manual_seed(0)
+        q, k, v = (torch.randn(1, heads, n, head_dim, device=self.device, dtype=dtype) for _ in range(3))
+        sides: dict[str, Callable[..., Tensor]] = {"dense SDPA": sdpa}
+        sides |= {f"pidsl, {name}": pidsl.compile(self.patterns[name]) for name in ("ring", "pi")}
+
+        def forward(attend: Callable[..., Tensor]) -> Tensor:
+            with torch.no_grad():
+                return attend(q, k, v)
+
+        def both(attend: Callable[..., Tensor]) -> None:
+            attend(*(x.detach().requires_grad_() for x in (q, k, v))).backward(v)
+
+        times: dict[str, dict[str, Times]] = {}
+        for what, run, rounds in (("forward", forward, self.settings.rounds), ("forward + backward", both, 3)):
+            with Progress(f"timing {what}", rounds) as progress:
+                calls = {name: lambda run=run, attend=attend: run(attend) for name, attend in sides.items()}
+                times[what] = alternate(calls, rounds, self.device, after=progress.step)
+        rows = []
+        for name in sides:
+            faster = [t["dense SDPA"].median / t[name].median for t in times.values()]
+            cells = [x for t, f in zip(times.values(), faster, strict=True) for x in (str(t[name]), f"{f:.1f}x")]
+            rows.append([name, *cells])
+        print(f"{heads} heads of {head_dim}, {str(dtype).removeprefix('torch.')}, median (min .. max):")
+        print(table(["", "forward", "", "forward + backward", ""], rows))
+        return {what: {name: list(t.seconds) for name, t in by_side.items()} for what, by_side in times.items()}
+
+    # -- models ------------------------------------------------------------------------------------------------------
+
+    def make_models(self) -> dict[str, ByteModel]:
+        """One model per pattern; they differ in the attention only."""
+        settings = self.settings
+        size = (settings.dim, settings.heads)
+        attentions: dict[str, Callable[[], Attention]] = {
+            "dense": lambda: DenseAttention(*size),
+            "ring": lambda: SparseAttention(*size, ring_attention(settings.k), rope=ROPE),
+            "pi": lambda: PiAttention(*size, settings.k, settings.period, skip=settings.skip, rope=ROPE),
+        }
+        models: dict[str, ByteModel] = {}
+        for name, attention in attentions.items():
+            torch.manual_seed(settings.budget.seed)
+            models[name] = ByteModel(settings.dim, settings.layers, attention).to(self.device)
+            share_weights(models["dense"], models[name])
+        return models
+
+    def train(self) -> list[Run]:
+        """Train them all, and say what became of each."""
+        settings, budget, text = self.settings, self.settings.budget, self.text
+        print(
+            f"Python {platform.python_version()}: {text.files} files, {len(text.train) / 1e6:.1f} MB to train on, "
+            f"{len(text.held_out) / 1e6:.1f} MB of other files held out.\n"
+            f"{settings.layers} layers, width {settings.dim}, {settings.heads} heads; {budget.steps} steps of "
+            f"{budget.batch} x {budget.length} bytes; same seed, batches and starting weights."
+        )
+        runs = [train(name, model, text, budget, self.device) for name, model in self.models.items()]
+        rows = [
+            [
+                run.name, run.parameters, f"{run.held_out_before:.3f}", f"{run.held_out:.3f}",
+                f"{run.step.median * 1e3:.0f}", f"{run.peak_bytes / MIB:.0f}",
+            ]
+            for run in runs
+        ]  # fmt: skip
+        print(table(["", "parameters", "bits/byte before", "after", "ms per step", "peak MiB"], rows))
+        print(
+            "Bits per byte are of the held-out files; the dense model uses torch's SDPA.\n"
+            f"Peak: {runs[0].peak_is}, above what was held before training."
+        )
+        return runs
+
+    def write_results(self, runs: list[Run]) -> None:
+        """The picture and the figures."""
+        if figure.available():
+            size = min(5 * self.settings.period // 2, 1024)
+            print(self.folder.write("figure.png", lambda path: figure.draw(path, self.patterns, size, runs)))
+        else:
+            print("no picture: matplotlib is not installed (pip install 'pidsl[plot]')")
+        print(self.folder.write("results.json", json.dumps(self.results, indent=1) + "\n"))
 
 
-def demo(settings: Settings, out: str | Path, device_name: str | None = None) -> dict[str, Any]:
-    """Run all stages, print the report, write the results into the folder `out`.
-
-    Returns:
-        The figures, as written to results.json.
-    """
-    started = time.monotonic()
-    device = default_device(device_name)
-    folder = Folder(out)
-    patterns: dict[str, Term] = {
-        "dense": dense_attention(),
-        "ring": ring_attention(settings.k),
-        "pi": pi_attention(settings.k, settings.period, skip=settings.skip),
-    }
-    gate = pi_gate(settings.k, settings.period, skip=settings.skip)
-    results: dict[str, Any] = {"settings": asdict(settings), "machine": machine(device), "versions": versions()}
-    results["backend"] = pidsl.compile(patterns["pi"]).plan.backend
-    print(f"pidsl {versions()['pidsl']}, torch {torch.__version__}, backend {results['backend']}, on {_on(device)}")
-
-    results["patterns"] = analyse(settings, patterns)
-    results["programs"] = programs(patterns["pi"], folder)
-    text = standard_library()
-    models = make_models(settings, device)
-    results["errors_before"] = check("starting weights", settings, patterns, gate, models["pi"], text, device)
-    results["times"] = time_kernels(settings, patterns, device)
-    runs = train_models(settings, models, text, device)
-    results["errors_after"] = check("trained weights", settings, patterns, gate, models["pi"], text, device)
-    results["training"] = [{**asdict(run), "step": list(run.step.seconds)} for run in runs]
-
-    heading("Written")
-    if figure.available():
-        size = min(2 * settings.period + settings.period // 2, 1024)
-        print(folder.write("figure.png", lambda path: figure.draw(path, patterns, size, runs)))
-    else:
-        print("no picture: matplotlib is not installed (pip install 'pidsl[plot]')")
-    results["seconds"] = time.monotonic() - started
-    print(folder.write("results.json", json.dumps(results, indent=1) + "\n"))
-    print(f"\n{results['seconds']:.0f} s in all, on {_on(device)}, backend {results['backend']}")
-    return results
-
-
-def analyse(settings: Settings, patterns: Mapping[str, Term]) -> dict[str, Any]:
-    """What the relation says of each pattern: pairs, tiles, receptive field."""
-    n = settings.tokens
-    heading(f"1. Three patterns, and what is known of them at n = {n}")
-    rows = []
-    for name, term in patterns.items():
-        pairs, plan = term.pairs(n), pidsl.compile(term).plan
-        attended = sum(piece.attended for piece in plan.pieces)
-        computed = sum(piece.computed for piece in plan.pieces)
-        rows.append([name, repr(term), pairs, f"{term.sparsity(n):.2%}", f"{attended / max(computed, 1):.1%}"])
-    print(table(["", "term", "pairs", "not attended", "of computed pairs attended"], rows, left=2))
-    print("Pairs are counted from the relation. The last column is the plan's: its tiles cover what is computed.")
-
-    stacks: dict[str, Any] = {name: lambda depth, term=term: [term] * depth for name, term in patterns.items()}
-    if settings.skip == "comb":
-        single = pi_attention(settings.k, settings.period)
-        stacks["pi, single skip"] = lambda depth: [single] * depth
-    stacks["... in layers 1, 2, 4, 8"] = lambda depth: list(pi_layers(settings.k, settings.period, depth))
-    found: dict[str, Any] = {}
-    for name, stack in stacks.items():
-        found[name] = {depth: _reach(stack(depth), n) for depth in settings.depths}
-    print(f"\nReceptive field after L layers, n = {n}: contiguous reach / farthest lag, exact, from the relation")
-    header = ["", *(f"L={depth}" for depth in settings.depths)]
-    print(table(header, ([name, *by_depth.values()] for name, by_depth in found.items())))
-    return {"table": rows, "reach": found}
-
-
-def _reach(stack: list[Term], n: int) -> str:
-    try:
-        found = reach(stack, n)
-    except TooHardError:
-        return "too hard"
-    return f"{found.contiguous} / {found.farthest}"
-
-
-def programs(term: Term, folder: Folder) -> dict[str, str]:
-    """The plan of the pattern, and its programs for both backends as files."""
-    heading("2. The plan and the programs")
-    print(pidsl.compile(term).explain())
-    written = {}
-    for backend in ("triton", "torch"):
-        try:
-            source = pidsl.compile(term, backend=backend).source()  # type: ignore[call-overload]
-        except pidsl.BackendError as e:
-            print(f"\n{backend} source: {e}")
-            continue
-        written[backend] = str(folder.write(f"pi_{backend}.py", source))
-        print(f"{'' if written.keys() - {backend} else chr(10)}{backend} source: {written[backend]}, {len(source.splitlines())} lines")
-    return written
-
-
-def make_models(settings: Settings, device: torch.device) -> dict[str, ByteModel]:
-    """One model per pattern; they differ in the attention only."""
-    size = (settings.dim, settings.heads)
-
-    def ring() -> Attention:
-        return SparseAttention(*size, ring_attention(settings.k), rope=ROPE)
-
-    def pi() -> Attention:
-        return PiAttention(*size, settings.k, settings.period, skip=settings.skip, rope=ROPE)
-
-    models = {}
-    for name, attention in {"dense": lambda: DenseAttention(*size), "ring": ring, "pi": pi}.items():
-        torch.manual_seed(settings.budget.seed)
-        models[name] = ByteModel(settings.dim, settings.layers, attention).to(device)
-        share_weights(models["dense"], models[name])
-    return models
-
-
-def check(
-    which: str, settings: Settings, patterns: Mapping[str, Term], gate: Gate, model: ByteModel, text: Text,
-    device: torch.device,
-) -> list[list[Any]]:  # fmt: skip
-    """Kernels against float64 on the activations of the last layer, on held-out text."""
-    heading(f"Kernels against dense attention on real activations, {which}")
-    tokens = text.validation(1, settings.budget.length).to(device)
-    q, k, v, weights = activations(model, tokens)
-    dtypes = [torch.float32, *([torch.bfloat16] if device.type == "cuda" else [])]
-    checks: list[tuple[str, Term | Gate]] = [*patterns.items(), ("pi, gated", gate)]
-    rows: list[list[Any]] = []
-    with Progress("checking", len(checks) * len(dtypes)) as progress:
-        for name, pattern in checks:
-            for dtype in dtypes:
-                gated = weights.to(dtype) if isinstance(pattern, Gate) else None
-                errors = compare(pattern, q.to(dtype), k.to(dtype), v.to(dtype), gated)
-                rows.append([name, str(dtype).removeprefix("torch."), *_pairs_of(errors)])
-                progress.step()
-    print("Largest error against float64, pidsl / SDPA under the same mask, both in the dtype of the row:")
-    print(table(["", "", "out", "dq", "dk", "dv", "worst ratio"], rows, left=2))
-    return rows
-
-
-def _pairs_of(errors: Errors) -> list[str]:
-    pairs = [f"{errors.pidsl[name]:.1e} / {errors.sdpa[name]:.1e}" for name in ("out", "dq", "dk", "dv")]
-    return [*pairs, f"{errors.worst_ratio:.2f}"]
+def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """torch's dense causal attention."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 @torch.no_grad()
 def activations(model: ByteModel, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """q, k, v and gate weights of the last layer, as its kernel gets them, in float32."""
+    """q, k, v and gate weights as the kernel of the last layer gets them."""
     x = model.embedding(tokens)
     for block in model.blocks[:-1]:
         x = block(x)
@@ -215,71 +255,9 @@ def activations(model: ByteModel, tokens: Tensor) -> tuple[Tensor, Tensor, Tenso
     return attention.rotated(q), attention.rotated(k), v, attention.weights(q)
 
 
-def time_kernels(settings: Settings, patterns: Mapping[str, Term], device: torch.device) -> dict[str, Any]:
-    """The patterns against torch's dense causal attention."""
-    n, heads, head_dim = settings.long, 4, 64
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    heading(f"4. Times at n = {n}, {heads} heads of {head_dim}, {str(dtype).removeprefix('torch.')}, on {_on(device)}")
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(1, heads, n, head_dim, device=device, dtype=dtype) for _ in range(3))
-    sides: dict[str, Any] = {"dense SDPA": lambda *x: F.scaled_dot_product_attention(*x, is_causal=True)}
-    sides |= {f"pidsl, {name}": pidsl.compile(term) for name, term in patterns.items() if name != "dense"}
-
-    def forward(attend: Any) -> Any:
-        def call() -> None:
-            with torch.no_grad():
-                attend(q, k, v)
-
-        return call
-
-    def both(attend: Any) -> Any:
-        def call() -> None:
-            leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-            attend(*leaves).backward(v)
-
-        return call
-
-    times: dict[str, dict[str, Times]] = {}
-    for what, make, rounds in (("forward", forward, settings.rounds), ("forward + backward", both, 3)):
-        with Progress(f"timing {what}", rounds) as progress:
-            calls = {name: make(attend) for name, attend in sides.items()}
-            times[what] = alternate(calls, rounds, device, after=progress.step)
-    rows = []
-    for name in sides:
-        row: list[str] = [name]
-        for by_side in times.values():
-            row += [str(by_side[name]), f"{by_side['dense SDPA'].median / by_side[name].median:.1f}x"]
-        rows.append(row)
-    print(table(["median (min .. max)", "forward", "", "forward + backward", ""], rows))
-    return {what: {name: list(t.seconds) for name, t in by_side.items()} for what, by_side in times.items()}
-
-
-def train_models(settings: Settings, models: Mapping[str, ByteModel], text: Text, device: torch.device) -> list[Run]:
-    """One language model per pattern, and what became of each."""
-    budget = settings.budget
-    heading("5. Three byte-level language models, on the source code of the Python standard library")
-    print(
-        f"{text.files} files of {text.folder}: {len(text.train) / 1e6:.1f} MB to train on, "
-        f"{len(text.held_out) / 1e6:.1f} MB of other files held out.\n"
-        f"{settings.layers} layers, width {settings.dim}, {settings.heads} heads; {budget.steps} steps of "
-        f"{budget.batch} x {budget.length} bytes each; same seed, batches and starting weights."
-    )
-    runs = [train(name, model, text, budget, device) for name, model in models.items()]
-    rows = [
-        [
-            run.name, run.parameters, f"{run.held_out_before:.3f}", f"{run.held_out:.3f}",
-            f"{run.step.median * 1e3:.0f}", f"{run.peak_bytes / MIB:.0f}",
-        ]
-        for run in runs
-    ]  # fmt: skip
-    header = ["", "parameters", "bits/byte before", "after (held out)", "ms per step", "peak MiB"]
-    print(table(header, rows))
-    print(f"The dense model uses torch's SDPA. Peak memory: {runs[0].peak_is}, above what was held before training.")
-    return runs
-
-
-def _on(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    found = machine(device)
-    return f"{device} ({found['cpu']}, {found['cores']} cores)"
+def _reach(stack: list[Term], n: int) -> str:
+    try:
+        found = reach(stack, n)
+    except TooHardError:
+        return "too hard"
+    return f"{found.contiguous} / {found.farthest}"

@@ -64,4 +64,6 @@ def standard_library(folder: Path | None = None) -> Text:
             f"at least {LEAST}, to train on",
             hint="install the source of the standard library",
         )
-    return Text(*(torch.frombuffer(b, dtype=torch.uint8) for b in (train, held_out)), files=count, folder=folder)
+    return Text(
+        torch.frombuffer(train, dtype=torch.uint8), torch.frombuffer(held_out, dtype=torch.uint8), count, folder
+    )

@@ -17,6 +17,7 @@ from pidsl.demo.model import ByteModel
 from pidsl.demo.text import Text
 
 WARMUP = 0.1  # share of the steps
+MUON = 3.3  # its learning rate in units of AdamW's
 LAST_RATE = 0.05  # share of the learning rate at the end
 
 
@@ -26,7 +27,7 @@ class Budget:
 
     Args:
         steps, batch, length: batches of `batch` excerpts of `length` bytes.
-        rate: the highest learning rate.
+        rate: the highest learning rate of AdamW.
         seed: of the starting weights and of the batches.
         excerpts: of the held-out text, for the final figure.
     """
@@ -34,7 +35,7 @@ class Budget:
     steps: int
     batch: int
     length: int
-    rate: float = 3e-3
+    rate: float = 6e-3
     seed: int = 0
     excerpts: int = 16
 
@@ -48,7 +49,7 @@ class Run:
     bits: list[float] = field(default_factory=list)  # per byte, of each training batch
     held_out_before: float = math.nan
     held_out: float = math.nan
-    step: Times = Times(())
+    step: Times = field(default_factory=lambda: Times(()))
     peak_bytes: int = 0
     peak_is: str = ""
 
@@ -111,7 +112,12 @@ def precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 def _optimizers(model: ByteModel, rate: float) -> Iterator[torch.optim.Optimizer]:
-    yield torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
+    """Muon for the matrices inside the blocks, AdamW for everything else: few steps have to do."""
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    inside = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in inside]
+    yield torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
+    yield torch.optim.Muon(matrices, lr=MUON * rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
 
 
 def _schedule(steps: int) -> Callable[[int], float]:

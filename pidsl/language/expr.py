@@ -22,8 +22,8 @@ from pidsl.errors import TermError
 
 __all__ = [
     "Abs", "Add", "And", "Compare", "Expr", "FloorDiv", "Index", "Max", "Min", "Mod", "Mul", "Not", "Or", "Pred",
-    "Sub", "Symbol", "Traced", "Truth", "Var", "evaluate", "fold", "holds", "show", "show_pred", "simplify", "substitute",
-    "substitute_pred", "symbols_in", "vars_in",
+    "Sub", "Symbol", "Traced", "Truth", "Var", "evaluate", "fold", "holds", "show", "show_pred", "simplify",
+    "substitute", "substitute_pred", "symbols_in", "vars_in",
 ]  # fmt: skip
 
 

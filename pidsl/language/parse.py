@@ -90,10 +90,9 @@ class Parser:
             tree = ast.parse(self.line.strip(), mode="eval")
         except (SyntaxError, ValueError, MemoryError) as e:
             reason = getattr(e, "msg", None) or str(e) or "too large"
+            offset = (getattr(e, "offset", None) or len(self.line.strip())) - 1  # 0: at the end
             given = f"syntax error: {reason.removesuffix(' (<unknown>, line 1)')}" if self.line.strip() else "no text"
-            raise ParseError(
-                given, "one pidsl expression", self._caret((getattr(e, "offset", None) or 1) - 1)
-            ) from None
+            raise ParseError(given, "one pidsl expression", self._caret(offset)) from None
         return self.term(tree.body)
 
     def _caret(self, column: int) -> str:

@@ -15,9 +15,17 @@ from torch import Tensor
 from pidsl.errors import BackendError, TermError
 from pidsl.language.gate import Gate
 from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
-from pidsl.runtime.arguments import DTYPES, Fault, check_attention, check_offset, check_scale, head_dim_fits, raise_faults
-from pidsl.runtime.operator import attend
-from pidsl.runtime.programs import Compiled, compiled, preferred, triton_installed
+from pidsl.runtime.arguments import (
+    DTYPES,
+    Fault,
+    check_attention,
+    check_offset,
+    check_scale,
+    head_dim_fits,
+    raise_faults,
+)
+from pidsl.runtime.operator import attend, attention, is_traced
+from pidsl.runtime.programs import Compiled, compiled, is_wide, preferred, triton_installed
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan import Plan
@@ -120,7 +128,8 @@ class Kernel:
         self._where = f"kernel(q, k, v) of {self._pattern}"
         self.rings = (term,) if any(isinstance(t, Ring) for t in walk(term)) else ()
         self._chosen, self._reason = preferred() if backend == "auto" else (backend, "asked for")
-        self._made(64)  # whatever cannot be compiled fails here
+        self._programs: dict[tuple[str, bool], Compiled] = {}
+        self._made(self._chosen, 64)  # whatever cannot be compiled fails here
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0, return_lse: bool = False
@@ -154,7 +163,7 @@ class Kernel:
     @property
     def plan(self) -> Plan:
         """What was decided and why: print it. On Triton, for head dimensions up to 128."""
-        plan = self._made(64).plan
+        plan = self._made(self._chosen, 64).plan
         return (
             replace(plan, notes=(f"auto: {self._chosen}, {self._reason}", *plan.notes))
             if self.backend == "auto"
@@ -167,7 +176,7 @@ class Kernel:
         Args:
             head_dim: Triton programs for head dimensions above 128 have smaller tiles.
         """
-        return self._made(head_dim).program.source
+        return self._made(self._chosen, head_dim).program.source
 
     def explain(self) -> str:
         """The pattern, the backend and why, the plan, and what the cost model rejected, as text of several lines."""
@@ -181,8 +190,11 @@ class Kernel:
     def __reduce__(self) -> tuple[Any, ...]:
         return compile, (self.term, self.backend)
 
-    def _made(self, head_dim: int) -> Compiled:
-        return compiled(self.term, self._chosen, head_dim)
+    def _made(self, backend: str, head_dim: int) -> Compiled:
+        key = backend, is_wide(backend, head_dim)
+        if key not in self._programs:  # another thread may write the same entry: it is the same object
+            self._programs[key] = compiled(self.term, *key)
+        return self._programs[key]
 
     def check(
         self, q: Tensor, k: Tensor, v: Tensor, scale: object, offset: object, rings: Sequence[Term]
@@ -210,7 +222,9 @@ class Kernel:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         """(out, lse) of arguments that `check` found no fault in."""
-        return attend(self.term, self._pattern, call.backend, q, k, v, call.scale, call.offset)
+        if is_traced(q, k, v):
+            return attention(q, k, v, self._pattern, *call)
+        return attend(self._made(call.backend, q.shape[3]).program, q, k, v, call.scale, call.offset)
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

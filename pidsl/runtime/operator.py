@@ -15,30 +15,21 @@ from torch import Tensor
 
 from pidsl.errors import BackendError
 from pidsl.language.parse import parse
-from pidsl.language.terms import Term
-from pidsl.runtime.programs import Program, compiled
-from pidsl.runtime.reference import wide
+from pidsl.runtime.programs import Program, compiled, is_wide
+from pidsl.runtime.reference import accumulator
 
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def attend(
-    term: Term, pattern: str, backend: str, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int
-) -> tuple[Tensor, Tensor]:
-    """out [B, Hq, n, Dv] and lse [B, Hq, n] of checked arguments, differentiable once.
+def is_traced(*tensors: Tensor) -> bool:
+    """Whether torch is recording a graph, or a tensor has a dispatch of its own (fake, distributed, meta)."""
+    if torch.compiler.is_compiling():
+        return True
+    return any(type(x) not in PLAIN or x.device.type == "meta" for x in tensors)
 
-    Args:
-        term: the pattern.
-        pattern: its source text.
-        backend: "triton", "torch" or "reference".
-        q, k, v: [B, Hq, n, D], [B, Hkv, m, D], [B, Hkv, m, Dv].
-        scale: factor of the logits.
-        offset: position of row 0 of q.
-    """
-    plain = type(q) in PLAIN and type(k) in PLAIN and type(v) in PLAIN and q.device.type != "meta"
-    if torch.compiler.is_compiling() or not plain:  # tracing, or a subclass (fake, distributed) with its own dispatch
-        return attention(q, k, v, pattern, backend, scale, offset)
-    program = compiled(term, backend, q.shape[3]).program
+
+def attend(program: Program, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
+    """out [B, Hq, n, Dv] and lse [B, Hq, n] of checked arguments, differentiable once; for eager calls."""
     return _Attention.apply(q, k, v, program, scale, offset)  # type: ignore[no-untyped-call]
 
 
@@ -67,7 +58,7 @@ def run_backward(
 
 def _empty_results(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     out = torch.empty((*q.shape[:3], v.shape[3]), dtype=q.dtype, device=q.device)
-    return out, torch.empty(q.shape[:3], dtype=wide(q.dtype), device=q.device)
+    return out, torch.empty(q.shape[:3], dtype=accumulator(q.dtype), device=q.device)
 
 
 def _no_autocast(q: Tensor) -> AbstractContextManager[object]:
@@ -78,15 +69,18 @@ def _no_autocast(q: Tensor) -> AbstractContextManager[object]:
 
 
 class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, program: Program, scale: float, offset: int) -> tuple[Tensor, Tensor]:
-        return run_forward(program, q, k, v, scale, offset)
+    """Without `setup_context`, for which torch would inspect signatures on each call: that costs more than a small
+    kernel. So torch.func transforms are refused, with an error that says so."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        *tensors, ctx.program, ctx.scale, ctx.offset = inputs
-        ctx.save_for_backward(*tensors, *output)
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, program: Program, scale: float, offset: int
+    ) -> tuple[Tensor, Tensor]:
+        out, lse = run_forward(program, q, k, v, scale, offset)
+        ctx.program, ctx.scale, ctx.offset = program, scale, offset
+        ctx.save_for_backward(q, k, v, out, lse)
         ctx.set_materialize_grads(False)
+        return out, lse
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -100,14 +94,10 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor | None, grad_lse: Tensor | None,
-        program: Program, scale: float, offset: int,
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor | None,
+        grad_lse: Tensor | None, program: Program, scale: float, offset: int,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         return run_backward(program, q, k, v, out, lse, grad_out, grad_lse, scale, offset)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -126,8 +116,8 @@ def _wanted(ctx: Any, grads: tuple[Tensor, Tensor, Tensor]) -> list[Tensor | Non
 
 
 @lru_cache(maxsize=1024)
-def _read(pattern: str) -> Term:
-    return parse(pattern)
+def _named(pattern: str, backend: str, wide: bool) -> Program:
+    return compiled(parse(pattern), backend, wide).program
 
 
 @torch.library.custom_op("pidsl::attention", mutates_args=())
@@ -135,7 +125,8 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, pattern: str, backend: str, scale: float, offset: int
 ) -> tuple[Tensor, Tensor]:
     """`run_forward` of the program for `pattern`."""
-    return run_forward(compiled(_read(pattern), backend, q.shape[3]).program, q, k, v, scale, offset)
+    program = _named(pattern, backend, is_wide(backend, q.shape[3]))
+    return run_forward(program, q, k, v, scale, offset)
 
 
 @attention.register_fake
@@ -151,7 +142,7 @@ def attention_backward(
     pattern: str, backend: str, scale: float, offset: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`run_backward` of the program for `pattern`."""
-    program = compiled(_read(pattern), backend, q.shape[3]).program
+    program = _named(pattern, backend, is_wide(backend, q.shape[3]))
     dq, dk, dv = run_backward(program, q, k, v, out, lse, grad_out, grad_lse, scale, offset)
     return dq.contiguous(), dk.contiguous(), dv.contiguous()
 

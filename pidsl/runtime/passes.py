@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 
 from pidsl.runtime import diagonal_ops, tile_ops
 from pidsl.runtime.diagonal_ops import DiagonalSet
-from pidsl.runtime.schedule import Band, Mask, Segment
+from pidsl.runtime.schedule import Band, Segment
 from pidsl.runtime.views import Tiles, add_windows, batches
 
 Attended = Callable[..., Any] | None
@@ -113,13 +113,6 @@ class _Pass:
         outer = (b, h, 0, j, j * s.key_tile)
         return Tiles(x, x.storage_offset() + j * s.key, outer, (s.width, x.shape[3]), (j * s.key_step, 1))
 
-    def of_mask(self, mask: Mask, s: Segment) -> list[Tiles]:
-        """The bias of a mask, and its dead rows if any, over the grid."""
-        step = s.height if mask.bias.shape[0] > 1 else 0
-        tiles = [Tiles(mask.bias, 0, (0, 0, 0, step * s.width, 0), (s.height, s.width), (s.width, 1))]
-        if mask.dead is not None:
-            tiles.append(Tiles(mask.dead, 0, (0, 0, 0, step, 0), (s.height,), (1,)))
-        return tiles
 
 
 class Forward(_Pass):
@@ -151,12 +144,10 @@ class Forward(_Pass):
             mask = s.mask(self.q.dtype, self.q.device)
             operands = [self.of_rows(x, s) for x in (self.q, self.out, self.lse)]
             operands += [self.of_keys(x, s) for x in (self.k, self.v)]
-            operands += [] if mask is None else self.of_mask(mask, s)
-            for q, out, lse, k, v, *masks in batches(self.grid(s), operands, self.limit(s)):
-                bias, dead = (*masks, None, None)[:2]
+            for q, out, lse, k, v in batches(self.grid(s), operands, self.limit(s)):
                 if self.packs(s):
                     k, v = k.contiguous(), v.contiguous()
-                more, more_lse = tile_ops.attend(q, k, v, bias, dead, self.scale)
+                more, more_lse = tile_ops.attend(q, k, v, mask, self.scale)
                 if fresh:
                     out.copy_(more)
                     lse.copy_(more_lse)
@@ -211,12 +202,10 @@ class Backward(_Pass):
             mask = s.mask(self.q.dtype, self.q.device)
             operands = [self.of_rows(x, s) for x in (self.q, self.out, self.grad_out, self.lse, self.dq)]
             operands += [self.of_keys(x, s) for x in (self.k, self.v, self.dk, self.dv)]
-            operands += [] if mask is None else self.of_mask(mask, s)[:1]
-            for q, out, grad_out, lse, dq, k, v, dk, dv, *masks in batches(self.grid(s), operands, self.limit(s)):
-                bias = masks[0] if masks else None
+            for q, out, grad_out, lse, dq, k, v, dk, dv in batches(self.grid(s), operands, self.limit(s)):
                 if self.packs(s):
                     k, v = k.contiguous(), v.contiguous()
-                gq, gk, gv = tile_ops.attend_backward(grad_out, q, k, v, out, lse, bias, self.scale)
+                gq, gk, gv = tile_ops.attend_backward(grad_out, q, k, v, out, lse, mask, self.scale)
                 if fresh:
                     dq.copy_(gq)
                 else:

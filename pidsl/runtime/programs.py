@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pidsl.codegen.plan import Plan
 
 KEPT = 512  # programs kept; the least recently used go first
-WIDE_HEAD_DIM = 128  # above it, tiles are planned for LARGEST_HEAD_DIM
+WIDE_HEAD_DIM = 128  # above it, Triton's tiles are smaller
 
 _lowering = RLock()  # isl's context serves one thread at a time
 
@@ -52,15 +52,19 @@ class Compiled:
     program: Program
 
 
-def compiled(term: Term, backend: str, head_dim: int) -> Compiled:
+def is_wide(backend: str, head_dim: int) -> bool:
+    """The class of a head dimension: whether rows of `head_dim` elements need a program of their own."""
+    return backend == "triton" and head_dim > WIDE_HEAD_DIM
+
+
+def compiled(term: Term, backend: str, wide: bool) -> Compiled:
     """The program for `term`, made on first use. Safe to call from several threads.
 
     Args:
         term: the pattern, without symbols.
         backend: "triton", "torch" or "reference".
-        head_dim: of q and k; only its class matters (up to 128, or above).
+        wide: the class of the head dimension, see `is_wide`.
     """
-    wide = backend == "triton" and head_dim > WIDE_HEAD_DIM
     with _lowering:
         return _compiled(term, backend, 256 if wide else 64)
 

@@ -41,7 +41,7 @@ class ReferenceProgram:
         """out [B, Hq, n, Dv] in q's dtype and lse [B, Hq, n], computed in float32 (float64 for float64)."""
         batch, heads, n, _ = q.shape
         out = q.new_zeros(batch, heads, n, v.shape[3])
-        lse = torch.full((batch, heads, n), -torch.inf, dtype=wide(q.dtype), device=q.device)
+        lse = torch.full((batch, heads, n), -torch.inf, dtype=accumulator(q.dtype), device=q.device)
         for rows, mask in self._chunks(q, k, offset):
             chunk = _Chunk(q[:, :, rows], k, v, mask, scale)
             out[:, :, rows] = (chunk.p @ chunk.v).to(q.dtype)
@@ -56,9 +56,9 @@ class ReferenceProgram:
 
         ds_ij = p_ij (dp_ij - sum_j p_ij dp_ij + dlse_i),   dp_ij = dout_i . v_j
         """
-        dq = torch.zeros(q.shape, dtype=wide(q.dtype), device=q.device)
-        dk = torch.zeros(k.shape, dtype=wide(q.dtype), device=q.device)
-        dv = torch.zeros(v.shape, dtype=wide(q.dtype), device=q.device)
+        dq = torch.zeros(q.shape, dtype=accumulator(q.dtype), device=q.device)
+        dk = torch.zeros(k.shape, dtype=accumulator(q.dtype), device=q.device)
+        dv = torch.zeros(v.shape, dtype=accumulator(q.dtype), device=q.device)
         for rows, mask in self._chunks(q, k, offset):
             chunk = _Chunk(q[:, :, rows], k, v, mask, scale)
             do = torch.where(mask.any(1)[:, None], grad_out[:, :, rows].to(dq.dtype), 0.0)
@@ -87,7 +87,7 @@ class _Chunk:
     """The softmax of some rows. What no pair of the chunk needs is blanked: 0 * NaN would be NaN."""
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> None:
-        dtype, group = wide(q.dtype), q.shape[1] // k.shape[1]
+        dtype, group = accumulator(q.dtype), q.shape[1] // k.shape[1]
         row, key = mask.any(1)[:, None], mask.any(0)[:, None]
         self.q = torch.where(row, q.to(dtype), 0.0)
         self.k = torch.where(key, k.to(dtype), 0.0).repeat_interleave(group, 1)
@@ -97,7 +97,7 @@ class _Chunk:
         self.p = torch.where(mask, torch.softmax(torch.where(row, scores, 0.0), -1), 0.0)
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
+def accumulator(dtype: torch.dtype) -> torch.dtype:
     """What sums are accumulated in, and the dtype of lse: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 

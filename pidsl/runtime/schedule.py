@@ -48,7 +48,8 @@ class Band:
         query_step, key_step: row r = query_step * a + c, key j = key_step * b + d.
         phase: if not None, all classes are visited, and row class c meets key class (c + offset - phase) % key_step.
         query_class, key_class: otherwise, the fixed class of positions and of keys.
-        keep_by_class: whether `keep` depends on c or d.
+        alike: over (n, m, offset, c, d), the values through which alone `keep` depends on c and d; classes with equal
+            values have equal masks. None when `keep` mentions neither.
     """
 
     rows: int
@@ -60,7 +61,7 @@ class Band:
     phase: int | None = None
     query_class: int = 0
     key_class: int = 0
-    keep_by_class: bool = False
+    alike: Bound | None = None
     _known: dict[tuple[int, int, int], tuple[Segment, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def segments(self, n: int, m: int, offset: int) -> tuple[Segment, ...]:
@@ -77,10 +78,10 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """The pairs that one tile of a segment keeps, per class if the mask differs between classes."""
+    """The pairs that every tile of a segment keeps."""
 
-    bias: Tensor  # [classes or 1, height, width] 0 where kept, -inf elsewhere
-    dead: Tensor | None  # [classes or 1, height] 0, -inf for rows that keep nothing; None when every row keeps a key
+    bias: Tensor  # [height, width] 0 where kept, -inf elsewhere
+    dead: Tensor | None  # [height] 0, -inf for rows that keep nothing; None when every row keeps a key
 
 
 @dataclass(slots=True, eq=False)
@@ -108,7 +109,7 @@ class Segment:
     _masks: dict[torch.dtype, Mask | None]
 
     def mask(self, dtype: torch.dtype, device: torch.device) -> Mask | None:
-        """The mask of every tile (per class) in `dtype`, or None when all pairs are kept."""
+        """The mask of every tile in `dtype`, or None when all pairs are kept."""
         if self.keep is None:
             return None
         if dtype in self._masks:
@@ -173,6 +174,7 @@ def _segments(band: Band, n: int, m: int, offset: int) -> Iterator[Segment]:
     names = dict(n=np.int64(n), m=np.int64(m), offset=np.int64(offset), c=classes[:, None], d=keys[:, None], t=tiles)
     lattice = Lattice.of(band.shifts)
     seen = np.zeros(heights.shape, dtype=bool)
+    alike = None if band.alike is None else [np.broadcast_to(x, keys[:, None].shape) for x in band.alike(**names)]
     budget = KEPT_MASKS
     for run in band.runs:
         first = np.maximum(np.broadcast_to(run.first(**names), heights.shape), 0)
@@ -182,21 +184,14 @@ def _segments(band: Band, n: int, m: int, offset: int) -> Iterator[Segment]:
         widths = np.maximum((last - first) // run.step + 1, 0) * (heights > 0)
         if run.guard is not None:
             widths = widths * np.broadcast_to(run.guard(**names), heights.shape)
-        mask_lattice = None if run.full or band.keep is None else lattice
-        for low, high in _equal_rows(widths, heights, first, keys):
-            if mask_lattice is not None and band.keep_by_class:
-                pairs = int((widths[low] * heights[low]).max())
-                at_once = max(1, LARGEST_MASK // max(1, pairs))
-            else:
-                at_once = high - low
-            for start in range(low, high, at_once):
-                stop = min(start + at_once, high)
-                for ts in _progressions(widths[low], heights[low], first[low], band.rows, mask_lattice):
-                    fresh = not seen[start:stop, ts].any()
-                    for segment in _cut(band, run, names, (start, stop), ts, first, widths, heights, fresh):
-                        segment.remember = segment.keep_pairs <= budget
-                        budget -= segment.keep_pairs if segment.remember else 0
-                        yield segment
+        masked = not run.full and band.keep is not None
+        for start, stop in _equal_classes(widths, heights, first, keys, alike if masked else None):
+            for ts in _progressions(widths[start], heights[start], first[start], band.rows, lattice if masked else None):
+                fresh = not seen[start:stop, ts].any()
+                for segment in _cut(band, run, names, (start, stop), ts, first, widths, heights, fresh):
+                    segment.remember = segment.keep_pairs <= budget
+                    budget -= segment.keep_pairs if segment.remember else 0
+                    yield segment
         seen |= widths > 0
 
 
@@ -210,10 +205,14 @@ def _classes(band: Band, n: int, offset: int) -> tuple[Ints, Ints]:
     return rows, np.full(rows.shape, band.key_class, dtype=np.int64)
 
 
-def _equal_rows(widths: Ints, heights: Ints, first: Ints, keys: Ints) -> Iterator[tuple[int, int]]:
-    """Ranges of consecutive classes with equal tiles, whose key classes are consecutive too."""
+def _equal_classes(
+    widths: Ints, heights: Ints, first: Ints, keys: Ints, alike: list[NDArray[Any]] | None
+) -> Iterator[tuple[int, int]]:
+    """Ranges of consecutive classes with equal tiles and masks, whose key classes are consecutive too."""
     same = (widths[1:] == widths[:-1]).all(1) & (heights[1:] == heights[:-1]).all(1)
     same &= (np.where(widths[1:] > 0, first[1:] - first[:-1], 0) == 0).all(1) & (keys[1:] == keys[:-1] + 1)
+    for value in alike or ():
+        same &= (value[1:] == value[:-1]).all(1)
     cuts = [0, *(np.flatnonzero(~same) + 1).tolist(), len(widths)]
     yield from zip(cuts, cuts[1:], strict=False)
 
@@ -261,8 +260,7 @@ def _cut(
         rows = min(lower, height - x)
         a = t * band.rows + x + np.arange(rows, dtype=np.int64)[:, None]
         b = first[c, t] + run.step * np.arange(width, dtype=np.int64)
-        by_class = slice(*cs) if band.keep_by_class else slice(c, c + 1)
-        keep = _keep(band, names, by_class, a, b) if masked else None
+        keep = _keep(band, names, c, a, b) if masked else None
         yield Segment(
             row=int(names["c"][c, 0]) + band.query_step * (t * band.rows + x),
             row_tile=band.query_step * band.rows * stride,
@@ -276,22 +274,19 @@ def _cut(
             width=width,
             fresh=fresh,
             keep=keep,
-            keep_pairs=(by_class.stop - by_class.start) * rows * width if masked else 0,
+            keep_pairs=rows * width if masked else 0,
             remember=False,
             _masks={},
         )
 
 
-def _keep(
-    band: Band, names: dict[str, Any], classes: slice, a: Ints, b: Ints
-) -> Callable[[], NDArray[np.bool_]]:  # fmt: skip
+def _keep(band: Band, names: dict[str, Any], c: int, a: Ints, b: Ints) -> Callable[[], NDArray[np.bool_]]:
     keep = band.keep
     assert keep is not None
-    c, d = names["c"][classes, :, None], names["d"][classes, :, None]
-    shape = (c.shape[0], a.shape[0], b.shape[0])
+    sizes = {name: names[name] for name in ("n", "m", "offset")}
+    classes = {name: names[name][c, 0] for name in ("c", "d")}
 
     def mask() -> NDArray[np.bool_]:
-        value = keep(n=names["n"], m=names["m"], offset=names["offset"], c=c, d=d, a=a, b=b)
-        return np.array(np.broadcast_to(value, shape))
+        return np.array(np.broadcast_to(keep(**sizes, **classes, a=a, b=b), (a.shape[0], b.shape[0])))
 
     return mask

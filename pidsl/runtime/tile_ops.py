@@ -10,28 +10,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pidsl.runtime.schedule import Mask
+
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dead: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Attention of every tile, and the log-sum-exp of each of its rows.
 
     Args:
         q: `[x, y, rows, D]`.
         k, v: `[x, y, keys, D]`.
-        bias: `[x, y, rows, keys]` (broadcast by strides), 0 or -inf, or None.
-        dead: `[x, y, rows]`, -inf for rows whose bias keeps no key and 0 elsewhere; None when there are none.
+        mask: the pairs to keep, the same in every tile; None for all.
+        scale: factor on the scores.
 
     Returns:
-        out `[x, y, rows, D]` (0 in dead rows) and lse `[x, y, rows]` (-inf in dead rows).
+        out `[x, y, rows, D]` and lse `[x, y, rows]`: 0 and -inf in rows whose mask keeps no key.
     """
+    bias = None if mask is None else mask.bias
     if q.device.type == "cpu":
         out, lse = _flash(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
-        if dead is not None:
-            lse = lse + dead  # the flash operation reports 0
+        if mask is not None and mask.dead is not None:
+            lse = lse + mask.dead  # the flash operation reports 0
         return out, lse
     scores = torch.matmul(q, k.transpose(-1, -2)).mul_(scale)
     if bias is not None:
@@ -41,7 +44,7 @@ def attend(
 
 
 def attend_backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, bias: Tensor | None, scale: float
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Mask | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The part of the gradients of q, k and v that comes from the keys of these tiles.
 
@@ -50,6 +53,7 @@ def attend_backward(
 
         P = exp(S - lse)    dV = P' dO    dS = P * (dO V' - rowsum(dO * O))    dQ = scale dS K    dK = scale dS' Q
     """
+    bias = None if mask is None else mask.bias
     if q.device.type == "cpu":
         dq, dk, dv = _flash_backward(grad_out, q, k, v, out, lse, 0.0, False, attn_mask=bias, scale=scale)
         return dq, dk, dv

@@ -1,0 +1,133 @@
+"""Tiles of pieces whose keys per row are no simple band, by isl's set operations.
+
+    touched   the image of the mask under (a, b) -> tile
+    full      touched tiles without the image of what is missing in the mask
+    runs      isl's own loops over the full tiles and over the other touched ones
+
+Each step has a sound fallback when isl's answer is too hard or cannot be said as loops: no full tiles, then the hull
+of the touched tiles, then all tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import islpy as isl
+
+from pidsl.codegen.coordinates import Coordinates
+from pidsl.codegen.plan import Over, Run, Sweep
+from pidsl.errors import TooHardError
+from pidsl.language.expr import (
+    Add, And, Compare, FloorDiv, Index, Max, Mod, Pred, Sub, Var, simplify, substitute, substitute_pred,
+)  # fmt: skip
+from pidsl.relation.isl import limited, read_map, read_set
+from pidsl.relation.loops import Loop, NoLoop, condition, loops
+
+FULL_LIMIT = 20_000  # isl operations spent on finding full tiles before giving them up
+LOOP_LIMIT = 20_000  # and on loops over them before visiting their hull
+
+
+def general_sweep(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols: int, *, split: bool) -> Sweep:
+    """Loops over the tiles of one dimension for a given tile `t` of the other; see `tiles.sweep`."""
+    touched, full = _tile_sets(at, simple, rows, cols, split)
+    first = touched.dim(isl.dim_type.param)
+    context = at.parameter_set("t, top", "t >= 0 and top >= -1")
+    below_top = read_set(f"[{at.parameters}, t, top] -> {{ [x] : x <= top }}")
+
+    def lines(tiles: isl.Set) -> isl.Set:
+        line = tiles.move_dims(isl.dim_type.param, first, isl.dim_type.set, 0 if over == "keys" else 1, 1)
+        line = line.set_dim_name(isl.dim_type.param, first, "t").set_dim_name(isl.dim_type.set, 0, "x")
+        return (line & below_top).coalesce()
+
+    found = _loops(lines(touched), lines(full), context)
+    return Sweep(over, rows, cols, tuple(run for is_full, x in found for run in _cut(at, over, rows, cols, is_full, x)))
+
+
+def every_tile(at: Coordinates, over: Over, rows: int, cols: int) -> Sweep:
+    """A loop over all tiles of the swept dimension, masked: right for any piece."""
+    runs = _cut(at, over, rows, cols, False, Loop(0, Var("top")))
+    return Sweep(over, rows, cols, tuple(runs))
+
+
+def _tile_sets(at: Coordinates, simple: isl.Set, rows: int, cols: int, split: bool) -> tuple[isl.Set, isl.Set]:
+    """`{ [t, x] }`: touched and full tiles of a mask, for rows and keys without end."""
+    to_tile = read_map(
+        f"[{at.parameters}] -> {{ [a, b] -> [t, x] : {rows} t <= a < {rows} t + {rows} "
+        f"and {cols} x <= b < {cols} x + {cols} }}"
+    )
+    quadrant = read_set(f"[{at.parameters}] -> {{ [a, b] : a >= 0 and b >= 0 and {at.known} }}")
+    pairs = simple & quadrant
+    touched = pairs.apply(to_tile).coalesce()
+    nothing = touched - touched
+    if not split:
+        return touched, nothing
+    try:
+        with limited("the full tiles of a piece", FULL_LIMIT):
+            missing = (quadrant - pairs).apply(to_tile).coalesce()
+            return touched, (touched - missing).coalesce()
+    except TooHardError:
+        return touched, nothing
+
+
+def _loops(touched: isl.Set, full: isl.Set, context: isl.Set) -> list[tuple[bool, Loop]]:
+    """Full loops and masked loops over the other touched tiles, or masked loops over a superset of them."""
+    hull = isl.Set.from_basic_set(touched.remove_divs().simple_hull())
+    try:
+        with limited("the loops over the tiles of a piece", LOOP_LIMIT):
+            rest = (touched - full).coalesce()
+            return [(True, x) for x in _scan(full, context)] + [(False, x) for x in _scan(rest, context)]
+    except (NoLoop, TooHardError):
+        pass
+    for points in (touched, hull):
+        try:
+            with limited("the loops over the touched tiles of a piece", LOOP_LIMIT):
+                return [(False, x) for x in _scan(points, context)]
+        except (NoLoop, TooHardError):
+            continue
+    return [(False, Loop(0, Var("top")))]
+
+
+def _scan(points: isl.Set, context: isl.Set) -> list[Loop]:
+    found = loops(points.gist_params(context).coalesce(), context)
+    if any(x.inside is not None for x in found):
+        raise NoLoop("a loop with a test inside")
+    return found
+
+
+def _cut(at: Coordinates, over: Over, rows: int, cols: int, full: bool, loop: Loop) -> Iterator[Run]:
+    """A loop as runs that end where the sequence does."""
+    first, last, guard = _until(at, loop, last_tile(at, over, cols if over == "keys" else rows))
+    if not full or over == "queries" or cols == 1:
+        # a full tile may lack rows (they are not stored) but no keys; over queries the own keys may be cut as well
+        yield Run(full, first, last, loop.step, guard)
+        return
+    whole = whole_tiles(at, cols)
+    whole_first, whole_last, whole_guard = _until(at, loop, simplify(Sub(whole, 1)))
+    yield Run(True, whole_first, whole_last, loop.step, whole_guard)
+    if loop.step == 1:
+        yield Run(False, simplify(Max(first, whole)), last, 1, guard)
+        return
+    meets = And(Compare("<=", first, whole), Compare("<=", whole, last))
+    inside = And(meets, Compare("==", Mod(Sub(whole, first), loop.step), 0))
+    yield Run(False, whole, whole, 1, inside if guard is None else And(guard, inside))
+
+
+def _until(at: Coordinates, loop: Loop, top: Index) -> tuple[Index, Index, Pred | None]:
+    """First, last and guard of a loop over tiles up to `top`."""
+    ends = {"top": top}
+    guard = None if loop.guard is None else at.plain_pred(substitute_pred(loop.guard, ends))
+    return at.plain(substitute(loop.first, ends)), at.plain(substitute(loop.last, ends)), guard
+
+
+def last_tile(at: Coordinates, over: Over, size: int) -> Index:
+    """Index of the last swept tile that exists; -1 when the class is empty."""
+    length, own_class, step = ("m", "d", at.layout.key_step) if over == "keys" else ("n", "c", at.layout.query_step)
+    top: Index = Var(length) - 1 if step == 1 else Var(length) - 1 - Var(own_class)
+    return simplify(FloorDiv(top, step * size))
+
+
+def whole_tiles(at: Coordinates, size: int) -> Index:
+    """How many tiles of keys of a class are complete."""
+    step = at.layout.key_step
+    length: Index = Var("m") if step == 1 else Var("m") - Var("d") + (step - 1)
+    return simplify(FloorDiv(length, step * size))

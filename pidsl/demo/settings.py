@@ -1,0 +1,51 @@
+"""What the main job runs on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from pidsl.demo.train import Budget
+from pidsl.language.terms import Term
+from pidsl.patterns import dense_attention, pi_attention, ring_attention
+from pidsl.patterns.pi import Skip
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Sizes of all stages.
+
+    Args:
+        k, period, skip: of pi-attention; the ring window has the same k.
+        tokens: the length at which patterns are analysed.
+        depths: layers for the receptive field.
+        long: the length at which kernels are timed.
+        rounds: timed calls of each side, forward.
+        dim, heads, layers: of the language models.
+        budget: of their training.
+    """
+
+    k: int = 63
+    period: int = 256
+    skip: Skip = "comb"
+    tokens: int = 4096
+    depths: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12)
+    long: int = 16384
+    rounds: int = 5
+    dim: int = 128
+    heads: int = 4
+    layers: int = 3
+    budget: Budget = field(default_factory=lambda: Budget(steps=200, batch=1, length=2048))
+
+    def quick(self) -> Settings:
+        """Shorter sequences and a tenth of the training: the models hardly learn."""
+        budget = replace(self.budget, steps=max(1, self.budget.steps // 10), length=self.budget.length // 2, excerpts=4)
+        return replace(self, long=self.long // 4, rounds=3, budget=budget)
+
+    @property
+    def patterns(self) -> dict[str, Term]:
+        """The three patterns by name."""
+        return {
+            "dense": dense_attention(),
+            "ring": ring_attention(self.k),
+            "pi": pi_attention(self.k, self.period, skip=self.skip),
+        }
