@@ -7,8 +7,9 @@ monotone in the row. From monotone bounds the tiles follow in closed form (see `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import islpy as isl
@@ -53,7 +54,7 @@ def band(at: Coordinates, simple: isl.Set, over: Over) -> Band | None:
         return None
     own, swept = ("a", "b") if over == "keys" else ("b", "a")
     if parts[0].dim(isl.dim_type.div) == 0:
-        return _from_constraints(parts[0], own, swept)
+        return _from_constraints(parts[0], {"a": 0, "b": 1}, own, swept)
     try:
         with limited("the keys of one row of a piece", LIMIT):
             return _from_extremes(at, simple, own, swept)
@@ -61,8 +62,7 @@ def band(at: Coordinates, simple: isl.Set, over: Over) -> Band | None:
         return None
 
 
-def _from_constraints(convex: isl.BasicSet, own: str, swept: str) -> Band:
-    position = {"a": 0, "b": 1}
+def _from_constraints(convex: isl.BasicSet, position: Mapping[str, int], own: str, swept: str) -> Band:
     lower: list[Bound] = []
     upper: list[Bound] = []
     first: list[Index] = []
@@ -102,33 +102,34 @@ def _inequalities(convex: isl.BasicSet) -> Iterator[tuple[int, dict[Any, int]]]:
 
 
 def _from_extremes(at: Coordinates, simple: isl.Set, own: str, swept: str) -> Band | None:
-    """Bounds from the least and the greatest swept index of each own one, where those are single formulas."""
+    """Bounds from the least and the greatest swept index of each own one, where those are maxima and minima."""
     graph = simple.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [[{own}] -> [{swept}]] }}")).unwrap()
     everywhere = read_set(f"[{at.parameters}] -> {{ [{own}] : {own} >= 0 and {at.known} }}")
-    if not everywhere.is_subset(graph.domain()):
-        return None
-    between = isl.Map.universe(graph.get_space())
-    bounds: dict[str, tuple[Bound, ...]] = {}
-    for side, extreme, relation in (
-        ("lower", isl.Map.lexmin_pw_multi_aff, ">="),
-        ("upper", isl.Map.lexmax_pw_multi_aff, "<="),
+    between = isl.Map.universe(graph.get_space()).intersect_domain(everywhere)
+    bounds: list[tuple[Bound, ...]] = []
+    for extreme, combine, relation in (
+        (isl.Map.lexmin_pw_multi_aff, isl.PwAff.max, ">="),
+        (isl.Map.lexmax_pw_multi_aff, isl.PwAff.min, "<="),
     ):
         try:
-            found = extreme(graph)
+            found = extreme(graph).get_pw_aff(0)
         except isl.Error as e:
             if "unbounded" not in str(e):
                 raise
-            bounds[side] = ()
+            bounds.append(())
             continue
-        formula = found.get_pw_aff(0)
-        slope = _slope(at, formula, own)
-        if formula.n_piece() != 1 or slope is None:
+        formulas = [piece[1] for piece in found.get_pieces()]
+        whole = reduce(combine, [isl.PwAff.from_aff(f) for f in formulas])
+        slopes = [_slope(at, isl.PwAff.from_aff(f), own) for f in formulas]
+        if None in slopes or not found.ne_set(whole).is_empty():
             return None
-        bounds[side] = (Bound(_formula(formula.get_pieces()[0][1], own), slope),)
+        bounds.append(tuple(Bound(_formula(f, own), s or 1) for f, s in zip(formulas, slopes, strict=True)))
         beyond = read_map(f"[{at.parameters}] -> {{ [x] -> [y] : y {relation} x }}")
-        between = between & isl.Map.from_pw_multi_aff(found).apply_range(beyond)
-    exact = bool(between.intersect_domain(everywhere).is_subset(graph))
-    return Band(bounds["lower"], bounds["upper"], (), (), None, exact)
+        between = between & isl.Map.from_pw_aff(whole).apply_range(beyond)
+    # the formulas hold where a row has any key at all; the hull of those rows is known without divisions
+    rows = graph.domain().gist(everywhere).remove_divs().simple_hull()
+    own_only = _from_constraints(rows, {own: 0, swept: 1}, own, swept)
+    return replace(own_only, lower=bounds[0], upper=bounds[1], exact=bool(between.is_subset(graph)))
 
 
 def _slope(at: Coordinates, formula: isl.PwAff, own: str) -> int | None:

@@ -63,7 +63,8 @@ def coarse(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The mask on a grid that fits the picture: a cell is filled if any of its pairs is attended."""
     cell = -(-len(mask) // PIXELS)
     padded = np.pad(mask, (0, -len(mask) % cell))
-    return padded.reshape(len(padded) // cell, cell, len(padded) // cell, cell).any(axis=(1, 3))
+    cells = padded.reshape(len(padded) // cell, cell, len(padded) // cell, cell)
+    return np.asarray(cells.any(axis=(1, 3)))
 
 
 def smooth(values: Sequence[float]) -> list[float]:

@@ -18,7 +18,7 @@ from pidsl.language.expr import evaluate, holds
 from pidsl.language.terms import Term
 from pidsl.relation.build import relation
 from pidsl.relation.isl import limited, read_set
-from pidsl.relation.loops import VARIABLE, Loop, NoLoop, loops
+from pidsl.relation.loops import VARIABLE, Loop, NoLoop, loops, part_loops
 from pidsl.relation.oracle import check_lengths
 
 CHUNK = 1 << 20  # rows counted at a time
@@ -40,12 +40,16 @@ def key_loops(term: Term) -> tuple[Loop, ...]:
 def _key_loops(term: Term) -> tuple[Loop, ...] | TooHardError:
     what = f"the keys of one query of {term!r}"
     whole = relation(term)
+    context = read_set("[n, m, i] -> { : 0 <= i < n and m > 0 }")
     try:
         with limited(what):
             points = whole.wrap().flatten()
             points = points.move_dims(isl.dim_type.param, 2, isl.dim_type.set, 0, 1)
             points = points.set_dim_name(isl.dim_type.param, 2, "i")
-            return tuple(loops(points, read_set("[n, m, i] -> { : 0 <= i < n and m > 0 }")))
+            try:
+                return tuple(part_loops(points, context))
+            except TooHardError:
+                return tuple(loops(points, context))
     except NoLoop as e:
         return TooHardError(f"isl's program holds {e}", "plain loops over the keys", what, "simplify the term")
     except TooHardError as e:

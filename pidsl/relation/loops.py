@@ -85,10 +85,20 @@ def loops(points: isl.Set, context: isl.Set) -> list[Loop]:
     try:
         with limited("the loops over a set", WHOLE_OPERATIONS):
             return _scan(points, context)
-    except (NoLoop, TooHardError):  # part by part, each of them simpler
-        with limited("the loops over the parts of a set", PARTS_OPERATIONS):
-            parts = points.make_disjoint().get_basic_sets()
-            return [loop for part in parts for loop in _scan(isl.Set.from_basic_set(part), context)]
+    except (NoLoop, TooHardError):
+        return part_loops(points, context)
+
+
+def part_loops(points: isl.Set, context: isl.Set) -> list[Loop]:
+    """As `loops`, but part by part: more of them, each simpler, and hardly any with a test `inside`.
+
+    Raises:
+        NoLoop: the points need a program that `Loop` cannot say.
+        TooHardError: isl's operation limit struck.
+    """
+    with limited("the loops over the parts of a set", PARTS_OPERATIONS):
+        parts = points.make_disjoint().get_basic_sets()
+        return [loop for part in parts for loop in _scan(isl.Set.from_basic_set(part), context)]
 
 
 def _scan(points: isl.Set, context: isl.Set) -> list[Loop]:
