@@ -1,13 +1,13 @@
 """pidsl against its peers: dense SDPA, masked SDPA and compiled FlexAttention.
 
     python benchmarks/peers.py                      the table, and benchmarks/results/<device>-<n>.json
-    python benchmarks/peers.py --cases window,ring --peers pidsl,"dense SDPA" --n 4096 --quick
+    python benchmarks/peers.py --cases window,ring --peers pidsl,"dense SDPA" --quick
     python benchmarks/peers.py --memory             peak memory of a long forward, in a fresh process
     python benchmarks/peers.py --compile-time       term to source, and what that allocates
 
 One process; the sides take turns within each round, after warm-up; medians with (min .. max). Errors are the largest
 differences from a float64 evaluation of the pattern's predicate on sampled query rows (the gradients: of a loss that
-only these rows enter). A side that cannot run is a row that says why.
+only these rows enter). A side that cannot run is a row that says why. Results are written after every pattern.
 """
 
 from __future__ import annotations
@@ -19,153 +19,69 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from cases import CASES, Case
-from exact import sample_errors
-from sides import SIDES, Ready, Skip
-from torch import Tensor
+from cases import CASES
+from compare import Inputs, compare, describe
+from extras import compile_time, memory, memory_child
+from sides import SIDES
 
-from pidsl.demo.measure import MIB, Times, alternate, default_device, duration, machine, peak_memory, versions
+from pidsl.demo.measure import default_device, machine, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def main() -> int:
-    args = arguments()
+def main(argv: Sequence[str] | None = None) -> int:
+    args = arguments(argv)
     if args.memory_child:
-        from extras import memory_child
-
         return memory_child(args)
     device = default_device(args.device)
     report: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "benchmarks/peers.py", *(sys.argv[1:] if argv is None else argv)]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": commit(),
         "machine": machine(device),
         "versions": versions(),
     }
-    print(", ".join(f"{k} {v}" for k, v in (report["machine"] | report["versions"]).items() if v))
-    if args.memory:
-        from extras import memory
-
-        report["memory"] = memory(args, device)
-        name = f"{device.type}-memory"
-    elif args.compile_time:
-        from extras import compile_time
-
-        report["compile_time"] = compile_time()
-        name = "compile-time"
-    else:
-        report["shape"] = {
-            "batch": args.batch, "heads": args.heads, "n": args.n, "head_dim": args.head_dim, "dtype": args.dtype,
-        }  # fmt: skip
-        report["rounds"] = args.rounds
-        report["results"] = [row for case in args.cases for row in compare(CASES[case], args, device)]
-        name = f"{device.type}-{args.n}"
-    path = Path(args.out or ROOT / "benchmarks" / "results" / f"{name}.json")
-    write_atomically(path, json.dumps(report, indent=1) + "\n")
+    print(", ".join(f"{k} {v}" for k, v in (report["machine"] | report["versions"]).items()))
+    name, parts = stages(args, device)
+    path = Path(args.out) if args.out else ROOT / "benchmarks" / "results" / f"{name}.json"
+    for part in parts:
+        report |= part
+        write_atomically(path, json.dumps(report, indent=1) + "\n")
     print(f"\nwritten: {path}")
     return 0
 
 
-def compare(case: Case, args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """The rows of one pattern: every side, forward and forward plus backward."""
-    torch.manual_seed(0)
+def stages(args: argparse.Namespace, device: torch.device) -> tuple[str, Iterable[dict[str, Any]]]:
+    """The name of what is measured, and the report as it grows."""
+    if args.memory:
+        return f"{device.type}-memory", ({"memory": memory(args, device)} for _ in range(1))
+    if args.compile_time:
+        return "compile-time", ({"compile_time": compile_time()} for _ in range(1))
+    return f"{device.type}-{args.n}", comparison(args, device)
+
+
+def comparison(args: argparse.Namespace, device: torch.device) -> Iterable[dict[str, Any]]:
+    """The table, pattern by pattern."""
     shape = (args.batch, args.heads, args.n, args.head_dim)
-    q, k, v = (torch.randn(shape, device=device).to(DTYPES[args.dtype]) for _ in range(3))
-    print(f"\n{case.name}: {case.source}")
-    ready: dict[str, Ready] = {}
-    rows: dict[str, dict[str, Any]] = {}
-    for side in args.peers:
-        rows[side] = {"case": case.name, "pattern": case.source, "side": side}
-        try:
-            ready[side] = SIDES[side](case, q, k)
-            rows[side] |= {"setup_seconds": ready[side].setup, "note": ready[side].note}
-        except Exception as e:
-            rows[side]["failed"] = reason(e)
-    passes: dict[str, Callable[[Ready], Callable[[], object]]] = {
-        "forward": lambda r: lambda: forward(r, q, k, v),
-        "forward+backward": lambda r: lambda: backward(r, q, k, v),
-    }
-    for pass_, make in passes.items():
-        if pass_ == "forward+backward" and args.forward_only:
-            continue
-        able = {side: make(r) for side, r in ready.items() if pass_ == "forward" or not r.backward}
-        for side, r in ready.items():
-            if side not in able:
-                rows[side][pass_] = {"failed": r.backward}
-        for side, call in list(able.items()):  # the first call: compiles, and shows who fails
-            try:
-                with peak_memory(device) as peak:
-                    call()
-                rows[side][pass_] = {"peak_bytes": peak.bytes, "peak_is": peak.what}
-                with peak_memory(device) as peak:  # the second: what a call needs
-                    call()
-                rows[side][pass_]["peak_bytes"] = peak.bytes
-            except Exception as e:
-                rows[side][pass_] = {"failed": reason(e)}
-                del able[side]
-        for side, times in alternate(able, args.rounds, device, warmup=0 if args.quick else 1).items():
-            rows[side][pass_] |= {"seconds": list(times.seconds), "median_seconds": times.median}
-    for side, r in ready.items():
-        if side != "dense SDPA":
-            try:
-                rows[side]["errors"] = sample_errors(
-                    case, r.attend, q, k, v, gradients=not r.backward and not args.forward_only
-                )
-            except Exception as e:
-                rows[side]["errors"] = {"failed": reason(e)}
-    for row in rows.values():
-        print_row(row)
-    return list(rows.values())
-
-
-def forward(ready: Ready, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    with torch.no_grad():
-        return ready.attend(q, k, v)
-
-
-def backward(ready: Ready, q: Tensor, k: Tensor, v: Tensor) -> None:
-    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-    out = ready.attend(*leaves)
-    out.backward(torch.ones_like(out))
-
-
-def print_row(row: dict[str, Any]) -> None:
-    side = f"  {row['side']:14}"
-    if "failed" in row:
-        print(f"{side} failed: {row['failed']}")
-        return
-    parts = []
-    for pass_, short in (("forward", "fwd"), ("forward+backward", "fwd+bwd")):
-        found = row.get(pass_, {})
-        if "seconds" in found:
-            memory = f"{found['peak_bytes'] / MIB:.0f} MiB"
-            parts.append(f"{short} {Times(tuple(found['seconds']))}, {memory}")
-        elif found:
-            parts.append(f"{short} n/a: {found['failed']}")
-    if errors := row.get("errors", {}):
-        parts.append(
-            "error " + " ".join(f"{k} {x}" if isinstance(x, str) else f"{k} {x:.1e}" for k, x in errors.items())
-        )
-    setup = ", ".join(f"{name} {duration(s)}" for name, s in row["setup_seconds"].items())
-    print(
-        f"{side} {' | '.join(parts)}{' | setup ' + setup if setup else ''}{' | ' + row['note'] if row['note'] else ''}",
-        flush=True,
-    )
-
-
-def reason(e: Exception) -> str:
-    """The first line of an error, short."""
-    if isinstance(e, Skip):
-        return str(e)
-    text = (str(e).strip().splitlines() or [""])[0]
-    return f"{type(e).__name__}: {text}"[:160]
+    inputs = Inputs.random(shape, DTYPES[args.dtype], device)
+    about = {"batch": shape[0], "heads": shape[1], "n": shape[2], "head_dim": shape[3], "dtype": args.dtype}
+    results: list[dict[str, Any]] = []
+    for name in args.cases:
+        print(f"\n{name}: {CASES[name].source}")
+        rows = compare(
+            CASES[name], args.peers, inputs, rounds=args.rounds, warmup=0 if args.quick else 1,
+            backward=not args.forward_only,
+        )  # fmt: skip
+        for row in rows:
+            print(describe(row), flush=True)
+        results += rows
+        yield {"shape": about, "rounds": args.rounds, "results": results}
 
 
 def commit() -> str:
@@ -188,7 +104,7 @@ def write_atomically(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
     parser.add_argument("--n", type=int, help="tokens (default 16384; 262144 with --memory)")
@@ -205,7 +121,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--memory-child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--compile-time", action="store_true", help="term to source")
     parser.add_argument("--out", help="the JSON file (default: benchmarks/results/NAME.json)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     long = args.memory or args.memory_child
     args.n = args.n or (262144 if long else 4096 if args.quick else 16384)
     args.heads = args.heads or (1 if long else 4)

@@ -28,13 +28,13 @@ class Ready:
 
     Args:
         attend: out = attend(q, k, v).
-        backward: "" or why there is none.
+        no_backward: "" or why there is none.
         setup: seconds of what had to happen before the first call, by name.
         note: what else a reader should know.
     """
 
     attend: Attend
-    backward: str = ""
+    no_backward: str = ""
     setup: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
@@ -84,7 +84,7 @@ def prepare_flex(case: Case, q: Tensor, k: Tensor) -> Ready:
     kept = 100 - mask.sparsity()
     return Ready(
         lambda q, k, v: compiled(q, k, v, block_mask=mask),
-        backward="" if q.is_cuda else "no backward on CPU",
+        no_backward="" if q.is_cuda else "no backward on CPU",
         setup=setup,
         note=f"{kept:.1f} % of the blocks",
     )

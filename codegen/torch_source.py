@@ -215,24 +215,30 @@ def _attended_arguments(plan: Plan) -> str:
 
 def _function(name: str, value: Index | Pred, comment: str = "") -> str:
     """`def name(<the variables of value>, **_): return value`."""
-    is_pred = isinstance(value, Pred)
     used = vars_in(value)
     arguments = [v for v in ORDER if v in used]
-    text = show_pred(value) if is_pred else show(value)
     head = f"def {name}({', '.join([*arguments, '**_'])}):"
     comment = f"{INDENT}# {comment}\n" if comment else ""
-    return f"{head}\n{comment}{INDENT}return {text}"
+    return f"{head}\n{comment}{INDENT}return {_show(value)}"
 
 
 def _alike(name: str, parts: list[Index | Pred]) -> str:
     used = frozenset[str]().union(*(vars_in(part) for part in parts))
     arguments = [v for v in ORDER if v in used]
-    values = ", ".join(show_pred(part) if isinstance(part, Pred) else show(part) for part in parts)
+    values = ", ".join(_show(part) for part in parts)
     return (
         f"def {name}({', '.join([*arguments, '**_'])}):\n"
         f"{INDENT}# classes with equal values keep the same pairs\n"
         f"{INDENT}return ({values},)"
     )
+
+
+def _show(value: Index | Pred) -> str:
+    match value:
+        case Compare() | And() | Or() | Not() | Truth():
+            return show_pred(value)
+        case _:
+            return show(value)
 
 
 def class_parts(e: Index | Pred) -> Iterator[Index | Pred]:

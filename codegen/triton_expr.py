@@ -239,6 +239,21 @@ def plus_one(e: Index) -> Index:
             return simplify(Add(e, 1))
 
 
+def has_scalar(p: Pred, vectors: frozenset[str]) -> bool:
+    """Whether `p` compares numbers that do not depend on `vectors`: `(m > 4) & (j < m) -> True` for `vectors = {j}`."""
+    match p:
+        case Compare():
+            return not vars_in(p) & vectors
+        case And(x, y) | Or(x, y):
+            return has_scalar(x, vectors) or has_scalar(y, vectors)
+        case Not(x):
+            return has_scalar(x, vectors)
+        case Truth():
+            return True
+        case _:
+            assert_never(p)
+
+
 def _power_of_two(x: int) -> bool:
     return x > 0 and x & (x - 1) == 0
 

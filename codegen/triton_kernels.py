@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 
 from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Plan, Run, Sweep, TilePiece
-from pidsl.codegen.triton_expr import Limits, Reach, folded, index_source, names_in, plus_one, pred_source, separated, settled
+from pidsl.codegen.triton_expr import Limits, Reach, folded, has_scalar, index_source, names_in, plus_one, pred_source, separated, settled
 from pidsl.codegen.triton_stages import Stage
-from pidsl.language.expr import Add, Compare, Index, Mul, Pred, Sub, Truth, Var, show
+from pidsl.language.expr import Add, Compare, Index, Mul, Pred, Sub, Truth, Var, show, simplify
 
 WIDTH = 116
 _PLAN_VARS = ("n", "m", "offset", "c", "d", "a", "b", "r", "j")
@@ -254,7 +254,8 @@ class KernelWriter:
             yield f"{name} = {exists}"
         else:
             call = _call("_row_attended" if rows else "_key_attended", attended, {"r": position, "j": position})
-            yield f"{name} = ({exists}) & {call}"
+            both = f"({exists}) & {call}" if " " in exists else f"{exists} & {call}"
+            yield f"{name} = {_narrow(both, [attended])}"
 
     # Sweeps over keys (forward, dQ).
 
@@ -281,7 +282,7 @@ class KernelWriter:
         """Per diagonal, the keys and values that meet the program's rows."""
         out.put(f"# Piece {number}, {len(piece.diagonals)} diagonals: every row meets one key per lag.")
         for diagonal in piece.diagonals:
-            j = Sub(Add(Var("r"), Var("offset")), diagonal.lag)
+            j = simplify(Add(Add(Var("r"), Var("offset")), -diagonal.lag))
             self.reach.add(j, limits={})
             at = index_source(folded(j))
             out.put(
@@ -388,7 +389,8 @@ class KernelWriter:
         if diagonal.keep is not None:
             parts.append(settled(diagonal.keep))
         self.reach.add(*parts, limits={})
-        return " & ".join(f"({pred_source(part)})" for part in parts if part != Truth(True))
+        parts = [part for part in parts if part != Truth(True)]
+        return _narrow(" & ".join(f"({pred_source(part)})" for part in parts), parts)
 
     def _keep(self, piece: TilePiece) -> Pred:
         keep = separated(settled(piece.keep, _constant_classes(piece.layout)), frozenset({"b", "j"}))
@@ -442,6 +444,11 @@ def _axes(layout: Layout, rows: str, keys: str) -> dict[str, str]:
 def _call(function: str, pred: Pred, arguments: Mapping[str, str]) -> str:
     names = names_in([pred], _PLAN_VARS)
     return f"{function}({', '.join(arguments.get(name, name) for name in names)})"
+
+
+def _narrow(mask: str, preds: Iterable[Pred]) -> str:
+    """A mask for loads. Where single numbers are compared too, Triton's interpreter makes integers of it."""
+    return f"({mask}) != 0" if any(has_scalar(p, frozenset({"r", "j"})) for p in preds) else mask
 
 
 def _predicate(function: str, pred: Pred, doc: str) -> str:

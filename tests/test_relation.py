@@ -307,6 +307,23 @@ def test_counts_by_formula() -> None:
     assert causal.degree(3, 7, 2).tolist() == [3, 4, 5]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "causal | window(5) | stride(16)",
+        "stride(2) | stride(3, 1) | where(lambda i, j: (i - j) % 5 < 2)",
+        "stride(7, 3) | queries(2, -2, 3) | where(lambda i, j: (i - j) % 5 < 2)",
+        "where(lambda i, j: (i // 3 + j // 2) % 4 == 1) & causal",
+        "where(lambda i, j: abs(i - 2 * j) % 7 > 3) - stride(2)",
+        "(stride(4) | blocks(3)) ** 2 | keys(1, None, 6)",
+    ],
+)
+def test_counts_over_many_periods(text: str) -> None:
+    term = parse(text)
+    for n, m in ((150, 170), (170, 150)):
+        assert (term.degree(n, m) == term.mask(n, m).sum(axis=1)).all()
+
+
 # --- the operation limit
 
 HARD = parse("(stride(7) | stride(11, 3).blocked(2) | blocks(13) - keys(5, None, 3) ^ keys(-7, None, 4)) ** 5")

@@ -56,7 +56,7 @@ def compare(pattern: Term | Gate, q: Tensor, k: Tensor, v: Tensor, weights: Tens
 
 def mask_of(term: Term, q: Tensor) -> Tensor:
     """bool [n, n] on q's device, from the oracle."""
-    return torch.from_numpy(term.mask(q.shape[2])).to(q.device)
+    return torch.from_numpy(term.mask(q.shape[2]).copy()).to(q.device)
 
 
 def _branches(pattern: Term | Gate) -> list[Term]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 MIB = 1 << 20
+LONG_ENOUGH = 0.02  # seconds of one measurement on a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +56,39 @@ def alternate(
 
     Args:
         sides: what to call, by name.
-        rounds: timed calls of each side.
+        rounds: timed calls of each side (on a GPU, calls in a row that last long enough).
         device: the device to wait for around each call.
         warmup: calls of each side before the first timed one.
         after: called once per round, for a progress bar.
     """
-    for call in sides.values():
+    repeats = {}
+    for name, call in sides.items():
         for _ in range(warmup):
             call()
+        repeats[name] = _repeats(call, device)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, call in sides.items():
-            synchronize(device)
-            start = time.perf_counter()
-            call()
-            synchronize(device)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(_seconds(call, repeats[name], device))
         after()
     return {name: Times(tuple(s)) for name, s in seconds.items()}
+
+
+def _seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Seconds per call, of several calls in a row."""
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    synchronize(device)
+    return (time.perf_counter() - start) / repeats
+
+
+def _repeats(call: Callable[[], object], device: torch.device) -> int:
+    """On a GPU, enough calls in a row that the time to launch one hides behind the others."""
+    if device.type != "cuda":
+        return 1
+    return max(1, min(200, round(LONG_ENOUGH / _seconds(call, 3, device))))
 
 
 def synchronize(device: torch.device) -> None:

@@ -34,11 +34,11 @@ class Settings:
     dim: int = 128
     heads: int = 4
     layers: int = 3
-    budget: Budget = field(default_factory=lambda: Budget(steps=200, batch=1, length=2048))
+    budget: Budget = field(default_factory=lambda: Budget(steps=200, batch=2, length=1024))
 
     def quick(self) -> Settings:
         """Shorter sequences and a tenth of the training: the models hardly learn."""
-        budget = replace(self.budget, steps=max(1, self.budget.steps // 10), length=self.budget.length // 2, excerpts=4)
+        budget = replace(self.budget, steps=max(1, self.budget.steps // 10), excerpts=4)
         return replace(self, long=self.long // 4, rounds=3, budget=budget)
 
     @property

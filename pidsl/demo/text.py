@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +48,7 @@ def standard_library(folder: Path | None = None) -> Text:
     folder = folder or Path(sysconfig.get_paths()["stdlib"])
     train, held_out = bytearray(), bytearray()
     count = 0
-    for path in sorted(folder.rglob("*.py"), key=lambda p: p.relative_to(folder).as_posix()):
-        if EXCLUDED.intersection(path.relative_to(folder).parts):
-            continue
+    for path in _modules(folder):
         try:
             content = path.read_bytes()
         except OSError:
@@ -67,3 +66,12 @@ def standard_library(folder: Path | None = None) -> Text:
     return Text(
         torch.frombuffer(train, dtype=torch.uint8), torch.frombuffer(held_out, dtype=torch.uint8), count, folder
     )
+
+
+def _modules(folder: Path) -> list[Path]:
+    """Sorted by their path inside the folder, so that every machine with this Python reads the same text."""
+    found: list[Path] = []
+    for parent, below, names in os.walk(folder):
+        below[:] = [name for name in below if name not in EXCLUDED]  # not walked into
+        found += [Path(parent, name) for name in names if name.endswith(".py")]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())

@@ -245,7 +245,7 @@ class TracedIndex(Traced):
         shown = f"{show(self.expr)} {op} {show(right)}"
         if vars_in(right):
             self._refuse(shown, "divide by constants only")
-        if isinstance(right, int) and right < 1:
+        if right == 0 or (isinstance(right, int) and right < 1 and vars_in(self.expr)):
             self._refuse(shown, "divisors count from 1")
         return right
 

@@ -267,7 +267,7 @@ def where_pred(pred: Pred) -> Term:
         TermError: a divisor below 1, or a constant of magnitude 2**31 and more.
     """
     for e in walk(pred):
-        if isinstance(e, FloorDiv | Mod) and isinstance(e.right, int) and e.right < 1:
+        if isinstance(e, FloorDiv | Mod) and isinstance(e.right, int) and e.right < 1 and vars_in(e.left):
             raise TermError(f"{show(e)} in a predicate", "a divisor >= 1", "where(...)")
         if isinstance(e, int) and abs(e) >= LIMIT:
             raise TermError(f"{e} in a predicate", "constants of magnitude below 2**31", "where(...)")

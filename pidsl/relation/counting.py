@@ -6,15 +6,37 @@ query position, evaluated for all queries at once. No n x m array is built.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from math import gcd, lcm
+from typing import Any, assert_never
 
 import islpy as isl
 import numpy as np
 from numpy.typing import NDArray
 
 from pidsl.errors import TooHardError
-from pidsl.language.expr import evaluate, holds
+from pidsl.language.expr import (
+    Abs,
+    Add,
+    And,
+    Compare,
+    FloorDiv,
+    Index,
+    Max,
+    Min,
+    Mod,
+    Mul,
+    Not,
+    Or,
+    Pred,
+    Sub,
+    Symbol,
+    Truth,
+    Var,
+    evaluate,
+    holds,
+)
 from pidsl.language.terms import Term
 from pidsl.relation.build import relation
 from pidsl.relation.isl import limited, read_set
@@ -96,10 +118,74 @@ def _count(parts: tuple[Loop, ...], i: NDArray[np.int64], n: int, m: int) -> NDA
 
 
 def _count_inside(part: Loop, first: Any, last: Any, env: dict[str, Any]) -> NDArray[np.int64]:
-    """Iterations that pass the loop's own test: all queries advance through their keys together."""
+    """Iterations that pass the loop's own test: all queries advance through their keys together.
+
+    Where the test repeats with the key, one period is enough.
+    """
     assert part.inside is not None
+    total = np.maximum((last - first) // part.step + 1, 0)
+    period = _period(part.inside)
+    cycle = int(total.max(initial=0)) if period is None else period // gcd(period, part.step)
+    cycles, rest = total // max(cycle, 1), total % max(cycle, 1)
     found = np.zeros(len(first), dtype=np.int64)
-    for k in range(int((last - first).max(initial=-1)) // part.step + 1):
-        x = first + k * part.step
-        found += (x <= last) & np.asarray(holds(part.inside, {**env, VARIABLE: x}))
+    for k in range(min(cycle, int(total.max(initial=0)))):
+        passes = np.asarray(holds(part.inside, {**env, VARIABLE: first + k * part.step}))
+        found += passes * (cycles + (k < rest))
     return found
+
+
+def _period(p: Pred) -> int | None:
+    """After how many keys `p` repeats, whatever the query; None: perhaps never.
+
+    `(x - i) % 6 >= 3 -> 6`, `x + 5 * ((i - x) // 5) >= i -> 5`, `x <= i -> None`.
+    """
+    match p:
+        case Truth():
+            return 1
+        case Not(a):
+            return _period(a)
+        case And(a, b) | Or(a, b):
+            left, right = _period(a), _period(b)
+            return None if left is None or right is None else lcm(left, right)
+        case Compare(_, a, b):
+            found = _drift(Sub(a, b))
+            return found[0] if found is not None and found[1] == 0 else None
+        case _:
+            assert_never(p)
+
+
+def _drift(e: Index) -> tuple[int, Fraction] | None:
+    """(period, slope): when the key grows by a multiple of `period`, `e` grows by slope times as much."""
+    match e:
+        case int() | Symbol():
+            return 1, Fraction(0)
+        case Var(name):
+            return 1, Fraction(name == VARIABLE)
+        case Abs(a):
+            found = _drift(a)
+            return found if found is not None and found[1] == 0 else None
+        case FloorDiv(a, int(b)) | Mod(a, int(b)):
+            found = _drift(a)
+            if found is None:
+                return None
+            period, slope = found
+            period *= b // gcd(b, int(slope * period))  # until `a` has grown by a multiple of b
+            return period, slope / b if isinstance(e, FloorDiv) else Fraction(0)
+        case Add(a, b) | Sub(a, b) | Mul(a, b) | Min(a, b) | Max(a, b) | FloorDiv(a, b) | Mod(a, b):
+            left, right = _drift(a), _drift(b)
+        case _:
+            assert_never(e)
+    if left is None or right is None:
+        return None
+    period, x, y = lcm(left[0], right[0]), left[1], right[1]
+    match e:
+        case Add():
+            return period, x + y
+        case Sub():
+            return period, x - y
+        case Mul(int(c), _):
+            return period, c * y
+        case Mul(_, int(c)):
+            return period, c * x
+        case _:
+            return (period, x) if x == y == 0 else None

@@ -27,6 +27,7 @@ from pidsl.runtime.views import Tiles, add_windows, batches
 Attended = Callable[..., Any] | None
 
 CALL_ELEMENTS = 1 << 19  # elements of q, k or scores in one call: what it reads and writes stays near the caches
+SCORE_ELEMENTS = 1 << 25  # scores in one call on devices where they are kept
 PACKED_ROWS = 128  # tiles this tall read each key often enough that gathering spread keys first pays
 _LANES = 16  # padded head sizes are multiples of this
 
@@ -92,7 +93,9 @@ class _Pass:
 
     def limit(self, s: Segment) -> int:
         """Tiles per call."""
-        return max(1, CALL_ELEMENTS // (max(s.height, s.width) * self.columns))
+        if self.q.device.type == "cpu":
+            return max(1, CALL_ELEMENTS // (max(s.height, s.width) * self.columns))
+        return max(1, SCORE_ELEMENTS // (s.height * s.width))
 
     def packs(self, s: Segment) -> bool:
         """Whether to copy windows whose keys lie apart: at strides of many KiB they share few cache sets."""
@@ -102,7 +105,7 @@ class _Pass:
         """x `[B, Hq, n]` or `[B, Hq, n, D]` by row tiles."""
         b, h, r = x.stride()[:3]
         outer = (b, h * self.group, h, r, r * s.row_tile)
-        offset = x.storage_offset() + r * s.row
+        offset = int(x.storage_offset()) + r * s.row
         if x.ndim == 3:
             return Tiles(x, offset, outer, (s.height,), (r * s.row_step,))
         return Tiles(x, offset, outer, (s.height, x.shape[3]), (r * s.row_step, 1))
@@ -111,8 +114,7 @@ class _Pass:
         """x `[B, Hkv, m, D]` by windows of keys, shared by the query heads of a group."""
         b, h, j = x.stride()[:3]
         outer = (b, h, 0, j, j * s.key_tile)
-        return Tiles(x, x.storage_offset() + j * s.key, outer, (s.width, x.shape[3]), (j * s.key_step, 1))
-
+        return Tiles(x, int(x.storage_offset()) + j * s.key, outer, (s.width, x.shape[3]), (j * s.key_step, 1))
 
 
 class Forward(_Pass):
@@ -194,7 +196,7 @@ class Backward(_Pass):
             reached = lse != -torch.inf
             self.out[..., value_dim] = -1.0
             self.grad_out[..., value_dim] = torch.where(reached, grad_lse.to(self.lse.dtype), 0.0)
-        self.dq, self.dk, self.dv = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (self.q, self.k, self.v))
+        self.dq, self.dk, self.dv = (x.new_zeros(x.shape) for x in (self.q, self.k, self.v))
 
     def tiles(self, band: Band) -> None:
         """Add what the pairs of `band` contribute."""
@@ -225,8 +227,7 @@ class Backward(_Pass):
         """dq, dk and dv, shaped and typed like q, k and v."""
         columns = self.dim, self.dim, self.value_dim
         dq, dk, dv = (
-            x[..., :c].to(dtype)
-            for x, c, dtype in zip((self.dq, self.dk, self.dv), columns, self.dtypes, strict=True)
+            x[..., :c].to(dtype) for x, c, dtype in zip((self.dq, self.dk, self.dv), columns, self.dtypes, strict=True)
         )
         return dq, dk, dv
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import gcd
 from typing import Any
 
@@ -106,30 +107,28 @@ class Segment:
     keep: Callable[[], NDArray[np.bool_]] | None
     keep_pairs: int  # elements of the mask
     remember: bool
-    _masks: dict[torch.dtype, Mask | None]
+    _masks: dict[tuple[torch.dtype, torch.device], Mask | None]
 
     def mask(self, dtype: torch.dtype, device: torch.device) -> Mask | None:
         """The mask of every tile in `dtype`, or None when all pairs are kept."""
         if self.keep is None:
             return None
-        if dtype in self._masks:
-            mask = self._masks[dtype]
-        else:
-            mask = self._build(self.keep(), dtype)
-            if self.remember or mask is None:
-                self._masks[dtype] = mask
-        if mask is None or device.type == "cpu":
-            return mask
-        return Mask(mask.bias.to(device), None if mask.dead is None else mask.dead.to(device))
+        if (dtype, device) in self._masks:
+            return self._masks[dtype, device]
+        mask = _mask(self.keep(), dtype, device)
+        if self.remember or mask is None:
+            self._masks[dtype, device] = mask
+        return mask
 
-    def _build(self, keep: NDArray[np.bool_], dtype: torch.dtype) -> Mask | None:
-        if keep.all():
-            return None
-        kept = torch.from_numpy(keep)
-        bias = torch.zeros(kept.shape, dtype=dtype).masked_fill_(~kept, -torch.inf)
-        some = kept.any(-1)
-        dead = None if bool(some.all()) else torch.zeros(some.shape, dtype=dtype).masked_fill_(~some, -torch.inf)
-        return Mask(bias, dead)
+
+def _mask(keep: NDArray[np.bool_], dtype: torch.dtype, device: torch.device) -> Mask | None:
+    if keep.all():
+        return None
+    kept = torch.from_numpy(keep).to(device)
+    some = kept.any(-1)
+    bias = torch.zeros(kept.shape, dtype=dtype, device=device).masked_fill_(~kept, -torch.inf)
+    dead = torch.zeros(some.shape, dtype=dtype, device=device).masked_fill_(~some, -torch.inf)
+    return Mask(bias, None if bool(some.all()) else dead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +185,8 @@ def _segments(band: Band, n: int, m: int, offset: int) -> Iterator[Segment]:
             widths = widths * np.broadcast_to(run.guard(**names), heights.shape)
         masked = not run.full and band.keep is not None
         for start, stop in _equal_classes(widths, heights, first, keys, alike if masked else None):
-            for ts in _progressions(widths[start], heights[start], first[start], band.rows, lattice if masked else None):
+            shared = lattice if masked else None
+            for ts in _progressions(widths[start], heights[start], first[start], band.rows, shared):
                 fresh = not seen[start:stop, ts].any()
                 for segment in _cut(band, run, names, (start, stop), ts, first, widths, heights, fresh):
                     segment.remember = segment.keep_pairs <= budget
@@ -214,7 +214,7 @@ def _equal_classes(
     for value in alike or ():
         same &= (value[1:] == value[:-1]).all(1)
     cuts = [0, *(np.flatnonzero(~same) + 1).tolist(), len(widths)]
-    yield from zip(cuts, cuts[1:], strict=False)
+    yield from pairwise(cuts)
 
 
 def _progressions(widths: Ints, heights: Ints, first: Ints, rows: int, lattice: Lattice | None) -> list[Ints]:

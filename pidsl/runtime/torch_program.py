@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 from types import ModuleType
+from zlib import crc32
 
 from torch import Tensor
 
@@ -21,12 +22,13 @@ class TorchProgram:
     Attributes:
         plan: the plan.
         source: the program's text.
+        module: the loaded program.
     """
 
     def __init__(self, plan: Plan, source: str | None = None) -> None:
         self.plan = plan
         self.source = torch_source(plan) if source is None else source
-        self._module = _load(self.source)
+        self.module = _load(self.source)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
         """Attention.
@@ -42,7 +44,7 @@ class TorchProgram:
             out `[B, Hq, n, Dv]` in q's dtype, and lse `[B, Hq, n]` in float32 (float64 for float64): natural
             log-sum-exp. Rows that attend nothing have out 0 and lse -inf.
         """
-        return self._module.forward(q, k, v, scale, offset)
+        return self.module.forward(q, k, v, scale, offset)
 
     def backward(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
@@ -56,11 +58,11 @@ class TorchProgram:
             grad_out: `[B, Hq, n, Dv]`.
             grad_lse: `[B, Hq, n]`, or None when nothing depends on lse.
         """
-        return self._module.backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
+        return self.module.backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
 
 
 def _load(source: str) -> ModuleType:
-    name = f"pidsl_torch_program_{hash(source) & 0xFFFFFFFFFFFF:012x}"
+    name = f"pidsl_torch_program_{crc32(source.encode()):08x}"
     filename = f"<{name}>"
     module = ModuleType(name)
     exec(compile(source, filename, "exec"), module.__dict__)

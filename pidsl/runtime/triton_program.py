@@ -146,7 +146,7 @@ class TritonProgram:
             lse = q.new_full((batch, heads, n), -torch.inf, dtype=torch.float32)
         shared = self._shared_arguments(q, k, v, {}, scale, offset)
         launches = [
-            self._launch("forward", stage, shared | {"out": target, "running": running, "lse": lse}, q, k)
+            self._launch(stage, q, shared | {"out": target, "running": running, "lse": lse})
             for stage, running, target in zip(stages, chain, chain[1:], strict=False)
         ]
         return launches, chain[-1], lse
@@ -181,13 +181,13 @@ class TritonProgram:
         grad_q = _chain(stages, tuple(q.shape), q)
         for stage, running, target in zip(stages, grad_q, grad_q[1:], strict=False):
             arguments = shared | {"running_q": running, "grad_q": target}
-            launches.append(self._launch("grad_query", stage, arguments, q, k))
+            launches.append(self._launch(stage, q, arguments))
         stages = self._stages("GRAD_KEY")
         grad_k, grad_v = _chain(stages, tuple(k.shape), k), _chain(stages, tuple(v.shape), v)
         for i, stage in enumerate(stages):
             arguments = shared | {"running_k": grad_k[i], "grad_k": grad_k[i + 1]}
             arguments |= {"running_v": grad_v[i], "grad_v": grad_v[i + 1]}
-            launches.append(self._launch("grad_key", stage, arguments, q, k))
+            launches.append(self._launch(stage, k, arguments))
         return launches, grad_q[-1], grad_k[-1], grad_v[-1]
 
     def _stages(self, table: str) -> list[Stage]:
@@ -234,13 +234,12 @@ class TritonProgram:
             return False
         return all(x.shape[2] * x.stride(2) + x.shape[3] * x.stride(3) < _INT32 for x in tensors)
 
-    def _launch(
-        self, task: str, stage: Stage, values: Mapping[str, Any], q: torch.Tensor, k: torch.Tensor
-    ) -> Launch:
-        owner = k if task == "grad_key" else q
+    def _launch(self, stage: Stage, owner: torch.Tensor, values: Mapping[str, Any]) -> Launch:
+        """One program per tile of `owner`'s positions (q for rows, k for keys), class, head and batch entry."""
         tiles = triton.cdiv(triton.cdiv(owner.shape[2], stage.step), stage.tile)
-        options = launch_options(task, stage.tile, stage.swept, values["D_PAD"], values["V_PAD"], q.element_size())
         grid = owner.shape[0] * owner.shape[1] * stage.classes * tiles
+        widths = values["D_PAD"] + values["V_PAD"]
+        options = launch_options(stage, widths, owner.element_size(), _shared_limit(owner))
         return Launch(stage.kernel, grid, {x: values[x] for x in stage.kernel.arg_names}, options)
 
 
@@ -256,11 +255,29 @@ class Stage:
     whole: bool
 
 
-def launch_options(task: str, tile: int, swept: int, d_pad: int, v_pad: int, itemsize: int) -> dict[str, int]:
-    """Warps and pipeline stages of a kernel, chosen from the registers and spills of its machine code."""
-    wide = max(d_pad, v_pad)
-    warps = 8 if tile * wide >= 128 * 128 else 4
-    return {"num_warps": warps, "num_stages": 2}
+def launch_options(stage: Stage, widths: int, itemsize: int, shared_limit: int) -> dict[str, int]:
+    """Warps and pipeline stages of a kernel, chosen from the registers and spills of its machine code.
+
+    Args:
+        stage: whose tiles they are.
+        widths: padded D + padded Dv.
+        itemsize: bytes per element of q.
+        shared_limit: bytes of shared memory a program can have.
+
+    One warp group (4 warps) per 64 owned positions: fewer spill for large head dims, more would compute tiles twice.
+    Two pipeline stages hide the loads; a third costs registers, and with them the second program per multiprocessor.
+    """
+    warps = max(4, stage.tile // 16)
+    owned, swept = stage.tile * widths * itemsize, stage.swept * widths * itemsize
+    return {"num_warps": warps, "num_stages": 2 if owned + 2 * swept + 2048 <= shared_limit else 1}
+
+
+def _shared_limit(x: torch.Tensor) -> int:
+    """Shared memory per program, in bytes; that of sm_90 where there is no GPU to ask."""
+    if not x.is_cuda:
+        return 227 * 1024
+    properties = torch.cuda.get_device_properties(x.device)
+    return int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
 
 
 def _chain(stages: Sequence[Stage], shape: tuple[int, ...], like: torch.Tensor) -> list[torch.Tensor]:

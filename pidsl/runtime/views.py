@@ -37,9 +37,7 @@ class Tiles:
         return self.base.as_strided(counts + self.shape, outer + self.strides, offset)
 
 
-def merge_grid(
-    counts: Sequence[int], strides: Sequence[Sequence[int]]
-) -> tuple[list[int], list[list[int]]]:
+def merge_grid(counts: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
     """Merge neighbouring grid dimensions that every tensor walks as one; drop those of size 1.
 
     `strides[x]` are the strides of tensor x: counts (2, 3), strides [(30, 10)] -> counts (6,), strides [(10,)].
