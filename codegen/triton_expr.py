@@ -41,6 +41,7 @@ from pidsl.language.expr import (
 Limits = Mapping[str, tuple[int, int | Fraction]]
 
 _ATOM, _UNARY, _TIMES, _PLUS, _SHIFT, _BITAND, _BITOR, _COMPARE = 8, 7, 6, 5, 4, 3, 2, 1
+_MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "==": "==", "!=": "!="}
 _OPPOSITE = {"<": ">=", ">=": "<", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
 
 
@@ -179,6 +180,9 @@ def separated(p: Pred, keys: frozenset[str]) -> Pred:
             left = {atom: factor for atom, factor in terms.items() if atom not in right}
             if not left or not right:
                 return p
+            if all(factor < 0 for factor in right.values()):  # -a + 3 >= -b  ->  a - 3 <= b
+                op, constant = _MIRRORED[op], -constant
+                left, right = ({atom: -factor for atom, factor in side.items()} for side in (left, right))
             return Compare(op, _sum(left, constant), _sum(right, 0))
         case And(x, y) | Or(x, y):
             return type(p)(separated(x, keys), separated(y, keys))

@@ -93,7 +93,7 @@ class KernelWriter:
                 out.put("")
                 if isinstance(piece, TilePiece):
                     for full in self._key_loops(out, number, piece, piece.forward):
-                        absorb = "_absorb(" if full else "_absorb_where(keep, live, "
+                        absorb = "_absorb(" if full else "_absorb_where(keep, inside, "
                         out.put(f"{state} = {absorb}query, key, value, {state}, scale2, PRECISION)")
                 else:
                     for _ in self._lags_of_rows(out, number, piece):
@@ -125,7 +125,7 @@ class KernelWriter:
                     for full in self._key_loops(out, number, piece, piece.grad_query):
                         out.put("p = _weights(query, key, row_lse2, scale2, PRECISION)")
                         if not full:
-                            out.put("p = tl.where(keep & live[None, :], p, 0.0)")
+                            out.put("p = tl.where(keep & inside[None, :], p, 0.0)")
                         out.put("query_grad = _add_query_grad(p, key, value, grad, row_pull, query_grad, PRECISION)")
                 else:
                     for _ in self._lags_of_rows(out, number, piece):
@@ -269,13 +269,13 @@ class KernelWriter:
         for full in self._loops(out, piece, sweep):
             self._positions(out, "j", "b", "tile", sweep.cols, layout.key_step, d)
             if not full:
-                out.put(*self._live("live", "j < m", "j", rows=False))
+                out.put("inside = j < m", *self._live("live", "inside", "j", rows=False))
             load = "_load(" if full else "_load_where(live, "
             out.put(f"key = {load}keys, j, k_r, k_d, D, D_PAD)", f"value = {load}values, j, v_r, v_d, V, V_PAD)")
             if not full:
                 keep = self._keep(piece)
                 call = _call(f"_keep_{number}", keep, _axes(layout, "[:, None]", "[None, :]"))
-                out.put(f"keep = {'live[None, :]' if keep == Truth(True) else call}")
+                out.put(f"keep = {'inside[None, :]' if keep == Truth(True) else call}")
             yield full
 
     def _lags_of_rows(self, out: Lines, number: int, piece: DiagonalPiece) -> Iterator[Diagonal]:

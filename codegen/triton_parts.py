@@ -81,9 +81,9 @@ def _absorb(query, key, value, acc, top, total, scale2, PRECISION: tl.constexpr)
 
 
 @triton.jit
-def _absorb_where(keep, live, query, key, value, acc, top, total, scale2, PRECISION: tl.constexpr):
-    """Online softmax over one more tile of keys, of the pairs in `keep` with live keys; top may still be -inf."""
-    dead = tl.where(live, 0.0, -float("inf"))  # added with the scaling, so that it costs nothing per pair
+def _absorb_where(keep, inside, query, key, value, acc, top, total, scale2, PRECISION: tl.constexpr):
+    """Online softmax over one more tile of keys, of the pairs in `keep` with keys `inside`; top may be -inf."""
+    dead = tl.where(inside, 0.0, -float("inf"))  # added with the scaling, so that it costs nothing per pair
     logits = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale2 + dead[None, :]
     logits = tl.where(keep, logits, -float("inf"))
     new_top = tl.maximum(top, tl.max(logits, 1))

@@ -12,9 +12,9 @@ import pidsl
 from pidsl.errors import ArgumentError, TermError
 from pidsl.language.gate import Gate
 from pidsl.language.terms import Term
-from pidsl.patterns.pi import Skip, pi_branches, pi_gate
 
 if TYPE_CHECKING:
+    from pidsl.patterns.pi import Skip
     from pidsl.runtime.kernel import Backend
 
 __all__ = ["PiAttention", "SparseAttention", "rotate"]
@@ -166,6 +166,8 @@ class PiAttention(Attention):
         rope: float | None = None,
         backend: Backend = "auto",
     ) -> None:
+        from pidsl.patterns import pi_branches, pi_gate
+
         super().__init__(dim, heads, pi_gate(k, period, skip=skip, causal=causal), kv_heads, bias, rope, backend)
         self.skip = pi_branches(k, period, skip=skip, causal=causal)["skip"]
         self.gate = nn.Sequential(nn.Linear(self.head_dim, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import combinations
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -167,6 +169,7 @@ def irregular(rows: int = 8) -> TilePiece:
     return tiles(rows, [Run(False, 0, Min(FloorDiv(last_row(rows) + offset, 2), m - 1))], keep)
 
 
+NONE = Truth(False)
 CASES = [
     Case("window", plan_of(window(5)), lambda i, j, n, m: (i - j >= 0) & (i - j <= 5)),
     Case(
@@ -317,7 +320,7 @@ ALL = pytest.mark.parametrize(("case", "program"), PROGRAMS, ids=[case.name for 
 
 @ALL
 def test_float64(case: Case, program: TorchProgram) -> None:
-    for size in ((0, 5, 0), (5, 0, 0), (1, 1, 0), (100, 100, 0), (64, 150, 40), (150, 33, 0), (33, 90, 200)):
+    for size in ((0, 5, 0), (5, 0, 0), (1, 1, 0), (70, 70, 0), (64, 110, 40), (90, 33, 0), (33, 50, 100)):
         check(case, program, inputs(*size, dtype=torch.float64, with_lse=size[0] % 2 == 0), 1e-12)
 
 
@@ -326,13 +329,13 @@ def test_float64(case: Case, program: TorchProgram) -> None:
 @given(data=st.data())
 def test_any_shape(case: Case, program: TorchProgram, data: st.DataObject) -> None:
     draw = data.draw
-    rows = draw(st.integers(0, 300))
+    rows = draw(st.integers(0, 200))
     kv_heads = draw(st.sampled_from([1, 2]))
     dtype = draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]))
     dim = draw(st.sampled_from([8, 16, 40, 64, 128]))
     x = inputs(
         rows,
-        draw(st.sampled_from([rows, rows, 0, 1, 50, 301])),
+        draw(st.sampled_from([rows, rows, 0, 1, 50, 201])),
         draw(st.sampled_from([0, 0, 1, 13, 100])),
         batch=draw(st.integers(1, 2)),
         heads=kv_heads * draw(st.sampled_from([1, 2])),
@@ -354,21 +357,21 @@ def test_small_calls_say_the_same(case: Case, program: TorchProgram, monkeypatch
     monkeypatch.setattr(passes, "CALL_ELEMENTS", 1000)
     monkeypatch.setattr(passes, "PACKED_ROWS", 2)
     monkeypatch.setattr(diagonal_ops, "CHUNK_ELEMENTS", 700)
-    monkeypatch.setattr(schedule, "LARGEST_MASK", 150)
+    monkeypatch.setattr(schedule, "LARGEST_MASK", 100)
     monkeypatch.setattr(schedule, "KEPT_MASKS", 400)
-    check(case, TorchProgram(case.plan), inputs(150, 150, heads=4, kv_heads=2, dtype=torch.float64), 1e-12)
+    check(case, TorchProgram(case.plan), inputs(75, 75, heads=4, kv_heads=2, dtype=torch.float64), 1e-12)
 
 
 @ALL
 def test_without_the_flash_operation(case: Case, program: TorchProgram, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tile_ops, "attend", tile_ops.attend_dense)
     monkeypatch.setattr(tile_ops, "attend_backward", tile_ops.attend_dense_backward)
-    check(case, program, inputs(90, 90, heads=4, kv_heads=2, dtype=torch.float64, with_lse=True), 1e-12)
+    check(case, program, inputs(60, 60, heads=4, kv_heads=2, dtype=torch.float64, with_lse=True), 1e-12)
 
 
 @ALL
 def test_the_same_bits_every_run(case: Case, program: TorchProgram) -> None:
-    x = inputs(200, 200, heads=4, kv_heads=2)
+    x = inputs(100, 100)
     runs = []
     for made in (program, program, TorchProgram(case.plan)):
         out, lse = made.forward(x.q, x.k, x.v, x.scale, 0)
@@ -406,7 +409,7 @@ def band(name: str) -> Band:
 
 
 def test_equal_tiles_are_one_batch() -> None:
-    short, long = (band("window").segments(length, length, 0) for length in (1000, 16_000))
+    short, long = (band("window").segments(length, length, 0) for length in (1600, 16_000))
     assert len(short) == len(long) <= 4
     assert max(s.tiles for s in long) >= 16_000 // 16 - 2
     assert sum(s.classes * s.tiles * s.height for s in long) == 16_000
@@ -429,12 +432,13 @@ def test_lattice_contains_its_combinations(shifts: list[tuple[int, int]], factor
     for x, y in shifts:
         if lattice.da:
             assert lattice.contains(factor * x, np.array([factor * y])).all()
-    generators = [(lattice.da, lattice.db), (0, lattice.free)]
-    reached = {(0, 0)}
-    for _ in range(12):  # far enough for generators of at most 6
-        reached |= {(x + s * u, y + s * w) for x, y in reached for u, w in shifts for s in (1, -1)}
-        reached = {(x, y) for x, y in reached if abs(x) <= 40 and abs(y) <= 40}
-    assert all(g in reached for g in generators if max(map(abs, g)) <= 6)
+    assert invariants([(lattice.da, lattice.db), (0, lattice.free)]) == invariants(shifts)
+
+
+def invariants(vectors: list[tuple[int, int]]) -> tuple[int, int]:
+    """Two lattices, one inside the other, are equal when these are."""
+    entries = gcd(*(x for vector in vectors for x in vector))
+    return entries, gcd(*(u[0] * v[1] - u[1] * v[0] for u, v in combinations(vectors, 2)))
 
 
 # -- views and source ----------------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ from pidsl.errors import TooHardError
 from pidsl.language.gate import Gate
 from pidsl.language.terms import Term
 from pidsl.nn import Attention, PiAttention, SparseAttention
-from pidsl.patterns import pi_attention, pi_gate, pi_layers, ring_attention
 from pidsl.relation.reach import reach
 
 
@@ -46,8 +45,7 @@ class Demo:
 
     def __init__(self, settings: Settings, out: str | Path, device: str | None = None) -> None:
         self.settings, self.folder, self.device = settings, Folder(out), default_device(device)
-        self.patterns = settings.patterns
-        self.gate = pi_gate(settings.k, settings.period, skip=settings.skip)
+        self.patterns, self.gate = settings.patterns, settings.gate
         self.backend = pidsl.compile(self.patterns["pi"]).plan.backend
         self.text = standard_library()
         self.models = self.make_models()
@@ -102,20 +100,13 @@ class Demo:
 
     def receptive_fields(self) -> dict[str, dict[int, str]]:
         """How far each pattern sees through several layers."""
-        settings = self.settings
-        k, period = settings.k, settings.period
-        stacks: dict[str, Callable[[int], list[Term]]] = {
-            name: lambda depth, term=term: [term] * depth  # type: ignore[misc]
-            for name, term in {**self.patterns, "pi, single skip": pi_attention(k, period)}.items()
-        }
-        stacks["single, layers 1, 2, 4, 8"] = lambda depth: list(pi_layers(k, period, depth))
-        found = {
-            name: {depth: _reach(stack(depth), settings.tokens) for depth in settings.depths}
-            for name, stack in stacks.items()
-        }
+        found: dict[str, dict[int, str]] = {}
+        for depth in self.settings.depths:
+            for name, stack in self.settings.stacks(depth).items():
+                found.setdefault(name, {})[depth] = _reach(stack, self.settings.tokens)
         print("\nReceptive field of L layers, contiguous / farthest lag: exact, from the relation")
         rows = ([name, *by_depth.values()] for name, by_depth in found.items())
-        print(table(["", *(f"L={depth}" for depth in settings.depths)], rows))
+        print(table(["", *(f"L={depth}" for depth in self.settings.depths)], rows))
         return found
 
     def write_programs(self) -> dict[str, str]:
@@ -192,7 +183,7 @@ class Demo:
         size = (settings.dim, settings.heads)
         attentions: dict[str, Callable[[], Attention]] = {
             "dense": lambda: DenseAttention(*size),
-            "ring": lambda: SparseAttention(*size, ring_attention(settings.k), rope=ROPE),
+            "ring": lambda: SparseAttention(*size, self.patterns["ring"], rope=ROPE),
             "pi": lambda: PiAttention(*size, settings.k, settings.period, skip=settings.skip, rope=ROPE),
         }
         models: dict[str, ByteModel] = {}
@@ -255,7 +246,7 @@ def activations(model: ByteModel, tokens: Tensor) -> tuple[Tensor, Tensor, Tenso
     return attention.rotated(q), attention.rotated(k), v, attention.weights(q)
 
 
-def _reach(stack: list[Term], n: int) -> str:
+def _reach(stack: tuple[Term, ...], n: int) -> str:
     try:
         found = reach(stack, n)
     except TooHardError:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from pidsl.demo.train import Budget
+from pidsl.language.gate import Gate
 from pidsl.language.terms import Term
-from pidsl.patterns import dense_attention, pi_attention, ring_attention
-from pidsl.patterns.pi import Skip
+
+if TYPE_CHECKING:
+    from pidsl.patterns.pi import Skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,27 @@ class Settings:
     @property
     def patterns(self) -> dict[str, Term]:
         """The three patterns by name."""
+        from pidsl.patterns import dense_attention, pi_attention, ring_attention
+
         return {
             "dense": dense_attention(),
             "ring": ring_attention(self.k),
             "pi": pi_attention(self.k, self.period, skip=self.skip),
+        }
+
+    @property
+    def gate(self) -> Gate:
+        """pi-attention with a softmax per branch."""
+        from pidsl.patterns import pi_gate
+
+        return pi_gate(self.k, self.period, skip=self.skip)
+
+    def stacks(self, depth: int) -> dict[str, tuple[Term, ...]]:
+        """A term per layer, for each pattern and for the single skip in all and in some layers."""
+        from pidsl.patterns import pi_layers
+
+        return {
+            **{name: (term,) * depth for name, term in self.patterns.items()},
+            "pi, single skip": pi_layers(self.k, self.period, depth, at="all"),
+            "single, layers 1, 2, 4, 8": pi_layers(self.k, self.period, depth),
         }

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 1 << 17  # elements of q in one chunk: 512 KiB in float32
+CHUNK_ELEMENTS = 1 << 18  # elements of q in one chunk: 1 MiB in float32
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,7 +239,13 @@ class TritonProgram:
         tiles = triton.cdiv(triton.cdiv(owner.shape[2], stage.step), stage.tile)
         grid = owner.shape[0] * owner.shape[1] * stage.classes * tiles
         widths = values["D_PAD"] + values["V_PAD"]
-        options = launch_options(stage, widths, owner.element_size(), _shared_limit(owner))
+        options = launch_options(
+            stage,
+            widths,
+            owner.element_size(),
+            tensor_cores=owner.dtype != torch.float32 or values["PRECISION"] == "tf32",
+            shared_limit=_shared_limit(owner),
+        )
         return Launch(stage.kernel, grid, {x: values[x] for x in stage.kernel.arg_names}, options)
 
 
@@ -255,19 +261,22 @@ class Stage:
     whole: bool
 
 
-def launch_options(stage: Stage, widths: int, itemsize: int, shared_limit: int) -> dict[str, int]:
+def launch_options(
+    stage: Stage, widths: int, itemsize: int, *, tensor_cores: bool, shared_limit: int
+) -> dict[str, int]:
     """Warps and pipeline stages of a kernel, chosen from the registers and spills of its machine code.
 
     Args:
         stage: whose tiles they are.
         widths: padded D + padded Dv.
         itemsize: bytes per element of q.
+        tensor_cores: False for exact float32 products, which need many more registers.
         shared_limit: bytes of shared memory a program can have.
 
     One warp group (4 warps) per 64 owned positions: fewer spill for large head dims, more would compute tiles twice.
     Two pipeline stages hide the loads; a third costs registers, and with them the second program per multiprocessor.
     """
-    warps = max(4, stage.tile // 16)
+    warps = max(4, stage.tile // 16) if tensor_cores else 16
     owned, swept = stage.tile * widths * itemsize, stage.swept * widths * itemsize
     return {"num_warps": warps, "num_stages": 2 if owned + 2 * swept + 2048 <= shared_limit else 1}
 
