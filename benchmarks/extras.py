@@ -65,7 +65,7 @@ def vocabulary(x: int) -> dict[str, Term]:
     where = pidsl.where(lambda i, j: (i - j) // 8 % 2 == 0) & pidsl.window(300 + x)
     causal = pidsl.causal
     return {
-        "causal": causal, "full": pidsl.full, "window": window, "window, two-sided": pidsl.window(60 + x, 70),
+        "causal, shifted": causal.shift(x), "window": window, "window, two-sided": pidsl.window(60 + x, 70),
         "stride": stride, "stride & causal": stride & causal, "stride with phase": pidsl.stride(250 + x, 7) & causal,
         "lags": lags, "ring": pidsl.ring(60 + x), "keys": keys, "queries": queries, "blocks": blocks,
         "dilated window": pidsl.window(31 + x).dilated(8), "blocked window": pidsl.window(3).blocked(60 + x),
@@ -86,22 +86,26 @@ def compile_time(rounds: int = 5) -> list[dict[str, Any]]:
     for backend in ("torch", "triton"):
         for name in vocabulary(0):
             row: dict[str, Any] = {"term": name, "backend": backend}
+            rows.append(row)
             try:
-                row["seconds"] = [_to_source(vocabulary(x)[name], backend) for x in range(rounds + 1)][1:]
+                wall, cpu = zip(*(_to_source(vocabulary(x)[name], backend) for x in range(rounds + 1)), strict=True)
                 tracemalloc.start()
                 _to_source(vocabulary(rounds + 1)[name], backend)
+                row |= {"seconds": wall[1:], "cpu_seconds": cpu[1:]}  # the first one warmed the code up
                 row["peak_python_bytes"] = tracemalloc.get_traced_memory()[1]
-                tracemalloc.stop()
-                note = f"{duration(statistics.median(row['seconds'])):>9} (max {duration(max(row['seconds']))})"
-                note += f"  {row['peak_python_bytes'] / 1024:6.0f} KiB"
             except pidsl.PidslError as e:
-                row["failed"] = note = f"failed: {str(e).splitlines()[0]}"
-            rows.append(row)
-            print(f"  {backend:7} {name:34} {note}", flush=True)
+                row["failed"] = str(e).splitlines()[0]
+                print(f"  {backend:7} {name:34} failed: {row['failed']}", flush=True)
+                continue
+            finally:
+                tracemalloc.stop()
+            times = f"{duration(statistics.median(wall[1:])):>8}, cpu {duration(statistics.median(cpu[1:])):>8}"
+            print(f"  {backend:7} {name:34} {times} {row['peak_python_bytes'] / 1024:6.0f} KiB", flush=True)
     return rows
 
 
-def _to_source(term: Term, backend: str) -> float:
-    start = time.perf_counter()
+def _to_source(term: Term, backend: str) -> tuple[float, float]:
+    """Seconds on the wall, and of this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
     pidsl.compile(term, backend=backend).source()
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - cpu

@@ -34,7 +34,8 @@ class Prices:
     pair: float  # one computed pair in a tile
     small: dict[int, float]  # factor on `pair` by rows of a tile: small tiles use the machine badly
     tile: float  # starting on one more tile of keys
-    call: float  # one program or one batched call
+    call: float  # starting on one more tile of rows
+    row: float  # one row of a piece: reading the query, merging the result
     diagonal: float  # one attended pair, elementwise
     sizes: tuple[tuple[int, int], ...]  # (rows, cols) of tiles
     large_head_sizes: tuple[tuple[int, int], ...]  # the same for head dims above 128
@@ -50,16 +51,18 @@ PRICES = {
         small={128: 1.0, 64: 1.1, 32: 1.8, 16: 3.0},
         tile=1500.0,
         call=4000.0,
+        row=0.0,
         diagonal=120.0,
         sizes=((128, 64), (64, 64), (32, 32), (16, 16)),
         large_head_sizes=((64, 32), (32, 32), (16, 16)),
     ),
     "torch": Prices(
-        pair=2.6,
-        small={512: 1.0, 256: 1.0, 128: 1.1, 64: 1.2, 32: 1.6, 16: 2.5},
+        pair=3.2,
+        small={512: 0.97, 256: 0.97, 128: 1.0, 64: 1.08, 32: 1.3, 16: 1.7},
         tile=0.0,
-        call=400.0,
-        diagonal=70.0,
+        call=1100.0,
+        row=300.0,
+        diagonal=75.0,
         sizes=((512, 1), (256, 1), (128, 1), (64, 1), (32, 1), (16, 1)),
         large_head_sizes=((512, 1), (256, 1), (128, 1), (64, 1), (32, 1), (16, 1)),
     ),
@@ -148,4 +151,4 @@ def _intervals(at: Coordinates, points: isl.Set, env: dict[str, Any]) -> Iterato
 def tile_cost(found: Shape, prices: Prices, rows: int, cols: int) -> float:
     """Nanoseconds to compute a part in tiles of rows x cols."""
     pairs, tiles, programs = found.computed(rows, cols)
-    return pairs * prices.pair_cost(rows) + tiles * prices.tile + programs * prices.call
+    return pairs * prices.pair_cost(rows) + tiles * prices.tile + programs * (prices.call + rows * prices.row)

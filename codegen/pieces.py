@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import lcm
+from math import gcd, lcm
 
 import islpy as isl
 
@@ -19,7 +19,7 @@ from pidsl.relation.loops import NoLoop, condition, loops
 
 MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
 MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
-SPLIT = 4.0  # key range of a row tile, in its own rows, above which unmasked runs pay for a merge (torch)
+SPLIT = 2048  # keys per row above which unmasked runs pay for the merge with masked ones (torch)
 LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
 
@@ -106,10 +106,15 @@ def _period(points: isl.Set) -> int:
 
 
 def _shifts(at: Coordinates, simple: isl.Set, rows: int, period: int) -> tuple[tuple[int, int], ...]:
-    """Translations (da, db), da a whole number of row tiles, that leave the mask as it is. isl checks each."""
-    da = lcm(rows, period)
+    """Translations (da, db), da a whole number of row tiles, that leave the mask as it is. isl checks each.
+
+    Candidates keep the lag (along the diagonal), or the keys.
+    """
+    s, t = at.layout.query_step, at.layout.key_step
+    still = lcm(rows, period)
+    along = lcm(still, t // gcd(s, t))
     out = []
-    for db in (da, 0):
+    for da, db in ((along, along * s // t), (still, 0)):
         moved = simple.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [a + {da}, b + {db}] }}"))
         if moved.is_equal(simple):
             out.append((da, db))
@@ -119,7 +124,7 @@ def _shifts(at: Coordinates, simple: isl.Set, rows: int, period: int) -> tuple[t
 def _narrow(outline: Shape, rows: int) -> bool:
     """Whether one masked call over all touched keys is cheaper than unmasked and masked calls and their merge."""
     pairs, _, programs = outline.computed(rows, 1)
-    return programs == 0 or pairs / programs <= SPLIT * rows * rows
+    return programs == 0 or pairs / (programs * rows) <= SPLIT
 
 
 def diagonal_piece(group: Sequence[Choice]) -> DiagonalPiece:

@@ -86,3 +86,17 @@ def test_memory_of_a_forward(peers: ModuleType, tmp_path: Path) -> None:
     assert peers.main(["--memory", "--device", "cpu", "--n", "1024", "--head-dim", "16", "--out", str(out)]) == 0
     found = json.loads(out.read_text())["memory"]
     assert found["peak_resident_bytes"] >= found["before_bytes"] > 0
+
+
+def test_time_from_term_to_source(peers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = sys.modules["extras"].vocabulary
+    assert len(whole(0)) > 20
+    for (name, a), b in zip(whole(0).items(), whole(1).values(), strict=True):
+        assert a != b, f"{name} would come from a cache"
+    monkeypatch.setattr("extras.vocabulary", lambda x: {"window": whole(x)["window"]})
+    out = tmp_path / "time.json"
+    assert peers.main(["--compile-time", "--device", "cpu", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["compile_time"]
+    assert [row["backend"] for row in rows] == ["torch", "triton"]
+    for row in rows:
+        assert len(row["seconds"]) == len(row["cpu_seconds"]) == 5 and row["peak_python_bytes"] > 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -140,7 +139,11 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
 
 
 def high_water_mark() -> int:
-    """The most resident memory this process ever held, in bytes."""
+    """The most resident memory this process ever held, in bytes; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
