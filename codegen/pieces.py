@@ -20,6 +20,7 @@ from pidsl.relation.loops import NoLoop, condition, loops
 MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
 MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
 SPLIT = 2048  # keys per row above which unmasked runs pay for the merge with masked ones (torch)
+UNBATCHED = 256  # rows of a tile whose mask is like no other's: each tile is a call of its own (torch)
 LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
 
@@ -57,6 +58,9 @@ def tile_piece(relation: isl.Map, outline: Shape, at: Coordinates, prices: Price
     if backend == "torch":
         sizes += [(r, 1) for r in _whole_periods(period, prices)]
     rows, cols = min(sizes, key=lambda size: tile_cost(outline, prices, *size))
+    shifts = _shifts(at, simple, rows, period) if backend == "torch" else ()
+    if backend == "torch" and not shifts:
+        rows = max(rows, UNBATCHED)
     back_rows, back_cols = (min(rows, 64), cols) if backend == "triton" else (rows, cols)
     split = backend == "triton" or not _narrow(outline, rows)
     return TilePiece(
@@ -66,7 +70,7 @@ def tile_piece(relation: isl.Map, outline: Shape, at: Coordinates, prices: Price
         grad_query=sweep(at, simple, "keys", back_rows, back_cols, split=split),
         grad_key=sweep(at, simple, "queries", back_rows, back_cols, split=split),
         relation=relation,
-        shifts=_shifts(at, simple, rows, period) if backend == "torch" else (),
+        shifts=shifts,
         attended=outline.attended,
         computed=outline.computed(rows, cols)[0],
     )

@@ -7,13 +7,13 @@ the same size. Stages run one after the other, and a later one goes on from what
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pidsl.codegen.plan import DiagonalPiece, Piece, Plan, Sweep, TilePiece
 
 Pass = Literal["forward", "grad_query", "grad_key"]
 
-LAG_TILE = 64  # rows of a program that computes nothing but diagonals
+LAG_TILE = 32  # rows (keys) of a program that computes diagonals
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Stage:
         tile: positions per program.
         swept: the longest tile of the other dimension, 0 when the stage has only diagonals.
         resumes: an earlier kernel (or the launcher's fill) has written something to go on from.
-        pieces: (number of the piece in the plan, piece), the diagonals last.
+        pieces: (number of the piece in the plan, piece).
     """
 
     name: str
@@ -56,44 +56,50 @@ def stages(plan: Plan, task: Pass) -> tuple[Stage, ...]:
     `window(63) | stride(256) & causal` -> one stage that owns rows in tiles of 128, for the band, and one that owns
     rows of the classes mod 256 in tiles of 64, for the stride.
     """
-    groups: dict[tuple[int, int | None, int], list[tuple[int, Piece]]] = {}
+    groups: dict[_Group, list[tuple[int, Piece]]] = {}
     for number, piece in enumerate(plan.pieces):
-        if isinstance(piece, TilePiece):
-            groups.setdefault((*_side(piece, task), _owned(_sweep(piece, task))), []).append((number, piece))
-    for number, piece in enumerate(plan.pieces):
-        if isinstance(piece, DiagonalPiece):  # rides with tiles that own plain rows (keys), where there are any
-            host = next((key for key in groups if key[:2] == (1, None)), (1, None, LAG_TILE))
-            groups.setdefault(host, []).append((number, piece))
+        step, fixed = piece.layout.key_side if task == "grad_key" else piece.layout.query_side
+        tile = _owned(_sweep(piece, task)) if isinstance(piece, TilePiece) else LAG_TILE
+        group = _Group(fixed is not None, step, fixed or 0, tile, isinstance(piece, DiagonalPiece))
+        groups.setdefault(group, []).append((number, piece))
     # A stage that owns every row goes first, so that it can initialise, and another one goes last, so that it can
     # write the final dtype; stages with a fixed class come between them.
-    order = sorted(groups, key=lambda key: key[1] is not None)
-    if len(order) > 1 and order[1][1] is None:
+    order = sorted(groups, key=lambda group: group.partial)
+    if len(order) > 1 and not order[1].partial:
         order.append(order.pop(1))
     found: list[Stage] = []
-    for key in order:
-        step, fixed, tile = key
-        side = "" if step == 1 else f"_mod_{step}" if fixed is None else f"_{fixed}_mod_{step}"
-        name = f"{task}{side}"
+    for group in order:
+        side = "" if group.step == 1 else f"_mod_{group.step}"
+        name = f"{task}{f'_{group.fixed}' if group.partial else ''}{side}{'_lags' if group.lags else ''}"
         if any(stage.name == name for stage in found):
-            name += f"_by_{tile}"
-        swept = [_swept(_sweep(p, task)) for _, p in groups[key] if isinstance(p, TilePiece)]
+            name += f"_by_{group.tile}"
+        swept = [_swept(_sweep(piece, task)) for _, piece in groups[group] if isinstance(piece, TilePiece)]
         found.append(
             Stage(
                 name=name,
                 owns="keys" if task == "grad_key" else "rows",
-                step=step,
-                fixed=fixed,
-                tile=tile,
+                step=group.step,
+                fixed=group.fixed if group.partial else None,
+                tile=group.tile,
                 swept=max(swept, default=0),
-                resumes=bool(found) or fixed is not None,
-                pieces=tuple(groups[key]),
+                resumes=bool(found) or group.partial,
+                pieces=tuple(groups[group]),
             )
         )
     return tuple(found)
 
 
-def _side(piece: Piece, task: Pass) -> tuple[int, int | None]:
-    return piece.layout.key_side if task == "grad_key" else piece.layout.query_side
+class _Group(NamedTuple):
+    """What pieces must have in common to share a kernel.
+
+    Diagonals keep to themselves: their products are not tensor-core tiles, and the registers of both would spill.
+    """
+
+    partial: bool
+    step: int
+    fixed: int
+    tile: int
+    lags: bool
 
 
 def _sweep(piece: TilePiece, task: Pass) -> Sweep:

@@ -392,6 +392,13 @@ def test_limited_strikes_and_resets() -> None:
         assert not work().is_empty()
 
 
+def test_a_failed_assertion_of_isl_does_no_harm() -> None:
+    """Coalescing this one stops with "original tableau does not correspond to original basic map"."""
+    term = ~(keys(-7, None, 3) ^ ring(0)) @ queries(6, None, 2)
+    for n in (0, 1, 8, 13):
+        assert pairs_of(term.relation(), n, n) == pairs_in(term.mask(n, n))
+
+
 def test_limited_notices_a_failure_that_was_swallowed() -> None:
     with pytest.raises(TooHardError), limited("work", 100), contextlib.suppress(Exception):
         work()

@@ -211,6 +211,8 @@ def simplify(e: Index) -> Index:
             return x
         case Add(Add(x, int(a)), int(b)):
             return simplify(Add(x, a + b))
+        case Add(Sub(0, x), int(b)):
+            return Sub(b, x)
         case Add(x, int(b)) if b < 0:
             return Sub(x, -b)
         case Sub(int(a), int(b)):

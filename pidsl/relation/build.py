@@ -41,7 +41,7 @@ from pidsl.language.terms import (
     require_concrete,
     walk,
 )  # fmt: skip
-from pidsl.relation.isl import limited, read_map, read_set, region, scope
+from pidsl.relation.isl import coalesced, limited, read_map, read_set, region, scope
 
 
 def relation(term: Term) -> isl.Map:
@@ -64,7 +64,7 @@ def _relation(term: Term) -> isl.Map | TooHardError:
     bounds = "0 <= i < n and 0 <= j < m" + (" and n = m" if needs_square(term) else "")
     try:
         with limited(f"the relation of {term!r}"):
-            return (unclipped(term) & read_map(f"[n, m] -> {{ [i] -> [j] : {bounds} }}")).coalesce()
+            return coalesced(unclipped(term) & read_map(f"[n, m] -> {{ [i] -> [j] : {bounds} }}"))
     except TooHardError as e:
         return e.with_traceback(None)
 
@@ -81,7 +81,7 @@ def rows_relation(term: Term) -> isl.Map:
         lengths = "[total, m, n, offset] -> { : total = n + offset and offset >= 0 and n >= 0 }"
         total = _without_param(total.intersect_params(read_set(lengths)), "total")
         rows = read_map("[n, m, offset] -> { [i] -> [r] : r = i - offset and 0 <= r < n }")
-        return _align(total.apply_domain(rows)).coalesce()
+        return coalesced(_align(total.apply_domain(rows)))
 
 
 def _without_param(m: isl.Map, name: str) -> isl.Map:
@@ -125,20 +125,20 @@ def unclipped(term: Term) -> isl.Map:
             return _leaf(f"floor(i/{_int(size)}) = floor(j/{_int(size)})")
         case Where(pred, _):
             found = region(pred, scope("[n, m] -> { [i, j] }"))
-            return found.apply(read_map("[n, m] -> { [i, j] -> [[i] -> [j]] }")).unwrap().coalesce()
+            return coalesced(found.apply(read_map("[n, m] -> { [i, j] -> [[i] -> [j]] }")).unwrap())
         case Pairs(values):
             return _any_of([f"i = {i} and j = {j}" for i, j in values])
         case Union(a, b):
-            return (unclipped(a) | unclipped(b)).coalesce()
+            return coalesced(unclipped(a) | unclipped(b))
         case Intersection(a, b):
-            return (unclipped(a) & unclipped(b)).coalesce()
+            return coalesced(unclipped(a) & unclipped(b))
         case Difference(a, b):
-            return (unclipped(a) - unclipped(b)).coalesce()
+            return coalesced(unclipped(a) - unclipped(b))
         case SymmetricDifference(a, b):
             x, y = unclipped(a), unclipped(b)
-            return ((x - y) | (y - x)).coalesce()
+            return coalesced((x - y) | (y - x))
         case Complement(a):
-            return unclipped(a).complement().coalesce()
+            return coalesced(unclipped(a).complement())
         case Transpose(a):
             return _at(a, "i' = j and j' = i and n' = m and m' = n")
         case Compose(a, b):
@@ -168,7 +168,7 @@ def _leaf(condition: str) -> isl.Map:
 def _any_of(conditions: list[str]) -> isl.Map:
     if not conditions:
         return _leaf("1 = 0")
-    return read_map("[n, m] -> { " + "; ".join(f"[i] -> [j] : {c}" for c in conditions) + " }").coalesce()
+    return coalesced(read_map("[n, m] -> { " + "; ".join(f"[i] -> [j] : {c}" for c in conditions) + " }"))
 
 
 def _sliced(var: str, length: str, start: Any, stop: Any, step: Any) -> str:
@@ -197,7 +197,7 @@ def _at(term: Term, moved: str) -> isl.Map:
         where = read_map(f"[n, m] -> {{ [i, j] -> [i', j', n', m'] : {moved} }}")
         points = points.move_dims(isl.dim_type.set, 2, isl.dim_type.param, 0, 2)
     found = points.apply(where.reverse())
-    return found.apply(read_map("[n, m] -> { [i, j] -> [[i] -> [j]] }")).unwrap().coalesce()
+    return coalesced(found.apply(read_map("[n, m] -> { [i, j] -> [[i] -> [j]] }")).unwrap())
 
 
 def _to_tokens(m: isl.Map) -> isl.Map:
@@ -214,7 +214,7 @@ def _between_tokens(term: Term) -> isl.Map:
 
 
 def _compose(last: isl.Map, first: isl.Map) -> isl.Map:
-    return last.apply_range(first).coalesce()
+    return coalesced(last.apply_range(first))
 
 
 def _power(term: Term, layers: int) -> isl.Map:

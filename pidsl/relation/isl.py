@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import islpy as isl
 
@@ -33,6 +34,8 @@ from pidsl.language.expr import (
     Var,
     show,
 )
+
+SetOrMap = TypeVar("SetOrMap", isl.Set, isl.Map)
 
 CONTEXT = isl.Context()
 MAX_OPERATIONS = 2_000_000  # one to three seconds; of random terms of depth 5, 99 in 100 need less than half of it
@@ -102,6 +105,16 @@ def _too_hard(what: str, operations: int) -> TooHardError:
         where=what,
         hint="simplify the term, or ask for concrete sizes",
     )
+
+
+def coalesced(x: SetOrMap) -> SetOrMap:
+    """`x` in fewer parts where isl can, else as it is: on a few maps isl fails an assertion of its own."""
+    try:
+        return x.coalesce()
+    except isl.Error:
+        if _exhausted():
+            raise
+        return x
 
 
 def read_set(text: str) -> isl.Set:
