@@ -145,7 +145,7 @@ def _formula(aff: isl.Aff, own: str) -> Index:
     terms: list[tuple[int, Index]] = []
     for kind, length in ((isl.dim_type.param, aff.dim(isl.dim_type.param)), (isl.dim_type.in_, 1)):
         for k in range(length):
-            name = aff.get_dim_name(kind, k) if kind == isl.dim_type.param else own
+            name = str(aff.get_dim_name(kind, k)) if kind == isl.dim_type.param else own
             terms.append((_numerator(aff, aff.get_coefficient_val(kind, k)), Var(name)))
     for k in range(aff.dim(isl.dim_type.div)):
         if coefficient := _numerator(aff, aff.get_coefficient_val(isl.dim_type.div, k)):
@@ -164,8 +164,5 @@ def _sum(constant: int, terms: Iterable[tuple[int, Index]]) -> Index:
     out: Index = 0
     for coefficient, term in ordered:
         size = simplify(Mul(abs(coefficient), term))
-        if coefficient > 0:
-            out = size if out == 0 else simplify(Add(out, size))
-        else:
-            out = simplify(Sub(out, size))
-    return constant if out == 0 else simplify(Add(out, constant))
+        out = simplify(Add(out, size)) if coefficient > 0 else simplify(Sub(out, size))
+    return simplify(Add(out, constant))

@@ -116,15 +116,13 @@ def check_sweep(piece: TilePiece, sweep: Sweep, at: Coordinates) -> Iterator[str
     """Every tile at most once and in range, every pair visited, full tiles full."""
     own, moved = ("a", "b") if sweep.over == "keys" else ("b", "a")
     own_size, moved_size = (sweep.rows, sweep.cols) if sweep.over == "keys" else (sweep.cols, sweep.rows)
-    tiles = (
-        f"{own_size} t <= {own} < {own_size} t + {own_size} and {moved_size} x <= {moved} < {moved_size} x + {moved_size}"
-    )
+    own_tile = f"{own_size} t <= {own} < {own_size} t + {own_size}"
+    tiles = f"{own_tile} and {moved_size} x <= {moved} < {moved_size} x + {moved_size}"
     to_tile = read_map(f"[{at.parameters}] -> {{ [a, b] -> [t, x] : {tiles} }}")
     exist = at.exists
     own_exists = f"{at.row} < n" if sweep.over == "keys" else f"{at.key} < m"
-    programs = read_set(
-        f"[{at.parameters}] -> {{ [t, x] : t >= 0 and {at.known} and exists a, b: {own} = {own_size} t and {own_exists} }}"
-    )
+    has_rows = f"exists a, b: {own} = {own_size} t and {own_exists}"
+    programs = read_set(f"[{at.parameters}] -> {{ [t, x] : t >= 0 and {at.known} and {has_rows} }}")
     visited = [_visited(run, at) & programs for run in sweep.runs]
     in_range = exist.apply(to_tile)
     union = programs - programs

@@ -20,9 +20,7 @@ class Choice:
     shape: Shape
 
 
-def choose_layouts(
-    found: Sequence[Part], prices: Prices, square: bool
-) -> tuple[list[Choice], list[Alternative]]:
+def choose_layouts(found: Sequence[Part], prices: Prices, square: bool) -> tuple[list[Choice], list[Alternative]]:
     """The cheapest layout of each part (identity first, diagonals, then the others), and what was rejected."""
     choices: list[Choice] = []
     rejected: list[Alternative] = []

@@ -1,6 +1,6 @@
 """From a term to a plan: `lower` reads as the table of contents of the compiler.
 
-    term -> relation -> disjoint parts -> a layout for each -> pieces with masks, tiles and loops -> plan
+term -> relation -> disjoint parts -> a layout for each -> pieces with masks, tiles and loops -> plan
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ def _prices(backend: str, head_dim: int) -> Prices:
     return prices if head_dim <= 128 else replace(prices, sizes=prices.large_head_sizes)
 
 
-def _plan(
-    term: Term, backend: str, found: tuple[Piece, ...], relation: isl.Map, rejected: list[Alternative]
-) -> Plan:
+def _plan(term: Term, backend: str, found: tuple[Piece, ...], relation: isl.Map, rejected: list[Alternative]) -> Plan:
     # diagonals load only the keys they attend, so they never need unattended keys blanked
     tiled = any(isinstance(piece, TilePiece) for piece in found)
     return Plan(

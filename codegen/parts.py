@@ -1,8 +1,8 @@
 """The relation cut into disjoint parts, and the layouts in which each part could be computed.
 
-    window(63) | stride(256) & causal
-    ->  lags 0 .. 63                                   identity
-        lags 256, 512, ... (the stride less the window)  identity, or residue classes mod 256
+window(63) | stride(256) & causal
+->  lags 0 .. 63                                   identity
+    lags 256, 512, ... (the stride less the window)  identity, or residue classes mod 256
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def parts(relation: isl.Map) -> list[Part]:
 
 
 def part(relation: isl.Map) -> Part:
+    """One part, with what isl says of its lags and the layouts they suggest."""
     facts = lag_facts(relation)
     return Part(relation, facts, tuple(_layouts(relation, facts)))
 

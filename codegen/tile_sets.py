@@ -18,10 +18,21 @@ from pidsl.codegen.coordinates import Coordinates
 from pidsl.codegen.plan import Over, Run, Sweep
 from pidsl.errors import TooHardError
 from pidsl.language.expr import (
-    Add, And, Compare, FloorDiv, Index, Max, Mod, Pred, Sub, Var, simplify, substitute, substitute_pred,
+    And,
+    Compare,
+    FloorDiv,
+    Index,
+    Max,
+    Mod,
+    Pred,
+    Sub,
+    Var,
+    simplify,
+    substitute,
+    substitute_pred,
 )  # fmt: skip
 from pidsl.relation.isl import limited, read_map, read_set
-from pidsl.relation.loops import Loop, NoLoop, condition, loops
+from pidsl.relation.loops import Loop, NoLoop, loops
 
 FULL_LIMIT = 20_000  # isl operations spent on finding full tiles before giving them up
 LOOP_LIMIT = 20_000  # and on loops over them before visiting their hull

@@ -25,7 +25,19 @@ from pidsl.codegen.coordinates import Coordinates
 from pidsl.codegen.plan import Over, Run, Sweep
 from pidsl.codegen.tile_sets import general_sweep, last_tile, whole_tiles
 from pidsl.language.expr import (
-    Add, And, Compare, FloorDiv, Index, Max, Min, Mul, Pred, Sub, Var, evaluate, simplify, substitute,
+    Add,
+    And,
+    Compare,
+    FloorDiv,
+    Index,
+    Max,
+    Min,
+    Mul,
+    Pred,
+    Var,
+    evaluate,
+    simplify,
+    substitute,
 )  # fmt: skip
 
 PROBE = 16384  # length at which a sweep without any full tile is taken to have none
@@ -132,5 +144,3 @@ def _ever(at: Coordinates, over: Over, own_size: int, first: Index, last: Index)
 def _plain(at: Coordinates, run: Run) -> Run:
     guard = None if run.guard is None else at.plain_pred(run.guard)
     return Run(run.full, at.plain(run.first), at.plain(run.last), run.step, guard)
-
-

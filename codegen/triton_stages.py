@@ -13,7 +13,7 @@ from pidsl.codegen.plan import DiagonalPiece, Piece, Plan, Sweep, TilePiece
 
 Pass = Literal["forward", "grad_query", "grad_key"]
 
-LAG_TILE = 32  # rows (keys) of a program that computes diagonals
+LAG_TILE = 16  # rows (keys) per program of diagonals: with more, their many loads in flight spill
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache
 
 import islpy as isl
 
 from pidsl.errors import SizeError
 from pidsl.language.terms import Term
 from pidsl.relation.build import relation
-from pidsl.relation.isl import limited, read_map
+from pidsl.relation.isl import coalesced, limited, read_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,9 @@ def reach(layers: Term | Sequence[Term], n: int, depth: int | None = None) -> Re
 @lru_cache(maxsize=256)
 def _reach(stack: tuple[Term, ...], n: int) -> Reach:
     with limited(f"the reach of {len(stack)} layers"):
-        seen = reduce(lambda seen, layer: _layer(layer, n).apply_range(seen).coalesce(), stack[1:], _layer(stack[0], n))
+        seen = _layer(stack[0], n)
+        for layer in stack[1:]:
+            seen = coalesced(_layer(layer, n).apply_range(seen))
         past = read_map(f"{{ [i] -> [j] : 0 <= j <= i < {n} }}")
         reached, missing = seen & past, past - seen
         farthest = None if reached.is_empty() else -_least(reached)
@@ -71,7 +73,7 @@ def _layer(term: Term, n: int) -> isl.Map:
     fixed = relation(term)
     for p in range(2):
         fixed = fixed.fix_val(isl.dim_type.param, p, isl.Val(n, fixed.get_ctx()))
-    return fixed.project_out(isl.dim_type.param, 0, 2).coalesce()
+    return coalesced(fixed.project_out(isl.dim_type.param, 0, 2))
 
 
 def _least(m: isl.Map) -> int:

@@ -276,7 +276,7 @@ def launch_options(
     One warp group (4 warps) per 64 owned positions: fewer spill for large head dims, more would compute tiles twice.
     Two pipeline stages hide the loads; a third costs registers, and with them the second program per multiprocessor.
     """
-    warps = max(4, stage.tile // 16) if tensor_cores else 16
+    warps = 16 if stage.swept and not tensor_cores else max(4, stage.tile // 16)
     owned, swept = stage.tile * widths * itemsize, stage.swept * widths * itemsize
     return {"num_warps": warps, "num_stages": 2 if owned + 2 * swept + 2048 <= shared_limit else 1}
 
