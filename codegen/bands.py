@@ -58,7 +58,7 @@ def band(at: Coordinates, simple: isl.Set, over: Over) -> Band | None:
     try:
         with limited("the keys of one row of a piece", LIMIT):
             return _from_extremes(at, simple, own, swept)
-    except TooHardError:
+    except (TooHardError, isl.Error):  # no band is no loss but of time
         return None
 
 

@@ -29,14 +29,18 @@ OPERATIONS = 20_000_000  # about ten seconds
 LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
 
-def check_plan(plan: Plan) -> None:
+def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
     """Raise PlanError naming every property that does not hold.
+
+    Args:
+        plan: what `lower` made, or a changed copy.
+        operations: isl's operation limit.
 
     Raises:
         TooHardError: isl could not decide within its limit.
     """
     square = needs_square(plan.term)
-    with limited(f"the checks of the plan of {plan.term!r}", OPERATIONS):
+    with limited(f"the checks of the plan of {plan.term!r}", operations):
         faults = list(check_pieces(plan)) + list(check_attended(plan))
         for k, piece in enumerate(plan.pieces):
             if isinstance(piece, DiagonalPiece):

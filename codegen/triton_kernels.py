@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from fractions import Fraction
 
 from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Plan, Run, Sweep, TilePiece
-from pidsl.codegen.triton_expr import Limits, Reach, folded, has_scalar, index_source, names_in, plus_one, pred_source, separated, settled
+from pidsl.codegen.triton_expr import (
+    Limits,
+    Reach,
+    folded,
+    index_source,
+    plus_one,
+    pred_source,
+    separated,
+    settled,
+)  # fmt: skip
+from pidsl.codegen.triton_lines import Lines
+from pidsl.codegen.triton_masks import (
+    affine,
+    axes,
+    call_source,
+    constant_classes,
+    limits_of,
+    load_mask,
+    predicate_source,
+)
 from pidsl.codegen.triton_stages import Stage
-from pidsl.language.expr import Add, Compare, Index, Mul, Pred, Sub, Truth, Var, show, simplify
+from pidsl.language.expr import Add, Compare, Index, Pred, Sub, Truth, Var, show, simplify
 
-WIDTH = 116
-_PLAN_VARS = ("n", "m", "offset", "c", "d", "a", "b", "r", "j")
 _SIZES = "scale, n, m, offset, heads, group,"
 _CONSTANTS = "D: tl.constexpr, D_PAD: tl.constexpr, V: tl.constexpr, V_PAD: tl.constexpr,"
 _TUNING = "PRECISION: tl.constexpr, INDEX: tl.constexpr,"
-
-
-class Lines:
-    """Lines of source at the current indent."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._indent = ""
-
-    def put(self, *lines: str) -> None:
-        """Add lines; an assignment that is too long is broken inside parentheses."""
-        for line in lines:
-            if len(self._indent + line) > WIDTH and " = " in line and "#" not in line:
-                target, value = line.split(" = ", 1)
-                self.put(f"{target} = (", *textwrap.wrap(value, WIDTH - len(self._indent) - 4, break_long_words=False, initial_indent="    ", subsequent_indent="    "), ")")
-            else:
-                self._lines.append((self._indent + line).rstrip())
-
-    @contextmanager
-    def block(self, header: str) -> Iterator[None]:
-        self.put(header)
-        self._indent += "    "
-        yield
-        self._indent = self._indent[:-4]
-
-    def __str__(self) -> str:
-        return "\n".join(self._lines)
 
 
 class KernelWriter:
@@ -60,11 +48,11 @@ class KernelWriter:
             if isinstance(piece, TilePiece):
                 keep = self._keep(piece)
                 if keep != Truth(True):
-                    yield _predicate(f"_keep_{number}", keep, f"The pairs of piece {number}, {piece.layout}.")
+                    yield predicate_source(f"_keep_{number}", keep, f"The pairs of piece {number}, {piece.layout}.")
         if (keys := self._attended_keys) != Truth(True):
-            yield _predicate("_key_attended", keys, "Keys that some row attends; the others are never read.")
+            yield predicate_source("_key_attended", keys, "Keys that some row attends; the others are never read.")
         if (rows := self._attended_rows) != Truth(True):
-            yield _predicate("_row_attended", rows, "Rows that attend some key.")
+            yield predicate_source("_row_attended", rows, "Rows that attend some key.")
 
     def forward(self, stage: Stage) -> str:
         """The kernel that absorbs the keys of the stage's pieces into out and lse."""
@@ -220,7 +208,7 @@ class KernelWriter:
             own_class = layout.row_class() if stage.owns == "rows" else layout.key_class or 0
             own_class = self._class(out, layout, class_name, own_class)
         if stage.step > 1:
-            start = show(_position(stage.step * stage.tile, Var("t"), own_class))
+            start = show(affine(stage.step * stage.tile, Var("t"), own_class))
             with out.block(f"if {start} >= {length}:  # the last tile of a short class"):
                 out.put("return")
         self._positions(out, position, index, "t", stage.tile, stage.step, own_class)
@@ -245,7 +233,7 @@ class KernelWriter:
             out.put(f"{position} = {inside}")
         else:
             out.put(f"{index} = {inside}")
-            out.put(f"{position} = {show(_position(step, Var(index), own_class))}")
+            out.put(f"{position} = {show(affine(step, Var(index), own_class))}")
 
     def _live(self, name: str, exists: str, position: str, *, rows: bool) -> Iterator[str]:
         """A line that says which rows exist and attend something, or which keys exist and are attended."""
@@ -253,9 +241,9 @@ class KernelWriter:
         if attended == Truth(True):
             yield f"{name} = {exists}"
         else:
-            call = _call("_row_attended" if rows else "_key_attended", attended, {"r": position, "j": position})
+            call = call_source("_row_attended" if rows else "_key_attended", attended, {"r": position, "j": position})
             both = f"({exists}) & {call}" if " " in exists else f"{exists} & {call}"
-            yield f"{name} = {_narrow(both, [attended])}"
+            yield f"{name} = {load_mask(both, [attended])}"
 
     # Sweeps over keys (forward, dQ).
 
@@ -274,7 +262,7 @@ class KernelWriter:
             out.put(f"key = {load}keys, j, k_r, k_d, D, D_PAD)", f"value = {load}values, j, v_r, v_d, V, V_PAD)")
             if not full:
                 keep = self._keep(piece)
-                call = _call(f"_keep_{number}", keep, _axes(layout, "[:, None]", "[None, :]"))
+                call = call_source(f"_keep_{number}", keep, axes(layout, "[:, None]", "[None, :]"))
                 out.put(f"keep = {'inside[None, :]' if keep == Truth(True) else call}")
             yield full
 
@@ -286,7 +274,8 @@ class KernelWriter:
             self.reach.add(j, limits={})
             at = index_source(folded(j))
             out.put(
-                f"ok = {self._rows_of(diagonal)}  # lag {diagonal.lag}",
+                f"# Lag {diagonal.lag}.",
+                f"ok = {self._rows_of(diagonal)}",
                 f"key = _load_where(ok, keys, {at}, k_r, k_d, D, D_PAD)",
                 f"value = _load_where(ok, values, {at}, v_r, v_d, V, V_PAD)",
             )
@@ -310,7 +299,7 @@ class KernelWriter:
                 "p_t = _weights_t(query, key, row_lse2, scale2, PRECISION)",
             )
             if not full and keep != Truth(True):
-                call = _call(f"_keep_{number}", keep, _axes(layout, "[None, :]", "[:, None]"))
+                call = call_source(f"_keep_{number}", keep, axes(layout, "[None, :]", "[:, None]"))
                 out.put(f"p_t = tl.where({call}, p_t, 0.0)")
             out.put(
                 "key_grad, value_grad = _add_key_grads(",
@@ -324,12 +313,13 @@ class KernelWriter:
             r = Add(Sub(Var("j"), Var("offset")), diagonal.lag)
             self.reach.add(r, limits={})
             out.put(
-                f"r = {index_source(folded(r))}  # lag {diagonal.lag}",
+                f"# Lag {diagonal.lag}.",
+                f"r = {index_source(folded(r))}",
                 f"ok = {self._rows_of(diagonal)}",
                 "query = _load_where(ok, queries, r, q_r, q_d, D, D_PAD)",
                 "grad = _load_where(ok, grads, r, go_r, go_d, V, V_PAD)",
                 "row_lse2 = tl.load(lse2 + row_0 + r, mask=ok, other=0.0)",
-                    "row_pull = tl.load(pull + row_0 + r, mask=ok, other=0.0)",
+                "row_pull = tl.load(pull + row_0 + r, mask=ok, other=0.0)",
                 "p, ds = _lag_slopes(ok, query, key, value, grad, row_lse2, row_pull, scale2)",
                 "key_grad += ds[:, None] * query.to(tl.float32)",
                 "value_grad += p[:, None] * grad.to(tl.float32)",
@@ -342,8 +332,8 @@ class KernelWriter:
 
         Runs of a kind share a loop, because each loop fills and drains a software pipeline of its own.
         """
-        limits = _limits(piece.layout, sweep)
-        classes = _constant_classes(piece.layout)
+        limits = limits_of(piece.layout, sweep)
+        classes = constant_classes(piece.layout)
         for full in (True, False):
             runs = [run for run in sweep.runs if run.full == full]
             if runs:
@@ -390,11 +380,11 @@ class KernelWriter:
             parts.append(settled(diagonal.keep))
         self.reach.add(*parts, limits={})
         parts = [part for part in parts if part != Truth(True)]
-        return _narrow(" & ".join(f"({pred_source(part)})" for part in parts), parts)
+        return load_mask(" & ".join(f"({pred_source(part)})" for part in parts), parts)
 
     def _keep(self, piece: TilePiece) -> Pred:
-        keep = separated(settled(piece.keep, _constant_classes(piece.layout)), frozenset({"b", "j"}))
-        self.reach.add(keep, limits=_limits(piece.layout, piece.forward))
+        keep = separated(settled(piece.keep, constant_classes(piece.layout)), frozenset({"b", "j"}))
+        self.reach.add(keep, limits=limits_of(piece.layout, piece.forward))
         return keep
 
     @property
@@ -407,54 +397,3 @@ class KernelWriter:
 
 
 _SCALE2 = "scale2 = tl.maximum(scale * 1.4426950408889634, 1e-30)  # base 2; above 0 so that -inf stays -inf"
-
-
-def _position(step: int, index: Index, own_class: Index) -> Index:
-    """`step * index + class`, simplified."""
-    return folded(Add(Mul(step, index), own_class))
-
-
-def _constant_classes(layout: Layout) -> dict[str, Index]:
-    """Classes that are numbers: `{c: 0, d: 0}` for the identity."""
-    if layout.linked:
-        return {}
-    classes = {"c": folded(layout.row_class()), "d": folded(layout.key_class or 0)}
-    return {name: value for name, value in classes.items() if isinstance(value, int)}
-
-
-def _limits(layout: Layout, sweep: Sweep) -> Limits:
-    """How large the variables of a sweep get, as (constant, slope in the longest of n, m and offset)."""
-    owned = layout.query_step * sweep.rows if sweep.over == "keys" else layout.key_step * sweep.cols
-    return {
-        "c": (layout.query_step, 0),
-        "d": (layout.key_step, 0),
-        "a": (1024, Fraction(1, layout.query_step)),  # a tile that begins inside ends at most 1024 further on
-        "b": (1024, Fraction(1, layout.key_step)),
-        "t": (1, Fraction(1, owned)),
-    }
-
-
-def _axes(layout: Layout, rows: str, keys: str) -> dict[str, str]:
-    """How a mask is handed the positions of a tile: as a column and a row, or the other way round."""
-    a = "r" if layout.query_step == 1 else "a"
-    b = "j" if layout.key_step == 1 else "b"
-    return {"a": a + rows, "b": b + keys, "r": "r" + rows, "j": "j" + keys}
-
-
-def _call(function: str, pred: Pred, arguments: Mapping[str, str]) -> str:
-    names = names_in([pred], _PLAN_VARS)
-    return f"{function}({', '.join(arguments.get(name, name) for name in names)})"
-
-
-def _narrow(mask: str, preds: Iterable[Pred]) -> str:
-    """A mask for loads. Where single numbers are compared too, Triton's interpreter makes integers of it."""
-    return f"({mask}) != 0" if any(has_scalar(p, frozenset({"r", "j"})) for p in preds) else mask
-
-
-def _predicate(function: str, pred: Pred, doc: str) -> str:
-    names = ", ".join(names_in([pred], _PLAN_VARS))
-    out = Lines()
-    out.put("@triton.jit")
-    with out.block(f"def {function}({names}):"):
-        out.put(f'"""{doc}"""', f"return {pred_source(pred)}")
-    return str(out)

@@ -8,7 +8,8 @@ the softmax scale times log2(e). A row that has met no key has `top = -inf` and 
 """
 
 # mypy: ignore-errors
-# pyright: basic, reportPossiblyUnbound=false, reportInvalidTypeForm=false
+# ruff: noqa: SIM108 (the branches are chosen while compiling)
+# pyright: basic, reportPossiblyUnboundVariable=false, reportInvalidTypeForm=false
 
 import triton
 import triton.language as tl

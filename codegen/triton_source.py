@@ -13,9 +13,9 @@ from functools import cache
 from importlib.resources import files
 
 from pidsl.codegen.plan import DiagonalPiece, Plan
-from pidsl.codegen.triton_kernels import WIDTH, KernelWriter
+from pidsl.codegen.triton_kernels import KernelWriter
+from pidsl.codegen.triton_lines import WIDTH
 from pidsl.codegen.triton_stages import Stage, stages
-
 
 
 def triton_source(plan: Plan) -> str:
@@ -70,17 +70,15 @@ def _header(plan: Plan) -> str:
 
 
 def _wrap(text: str, indent: str, later: str | None = None) -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=indent, subsequent_indent=indent if later is None else later
-    )
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent if later is None else later)
 
 
 def _table(name: str, rows: Sequence[Stage]) -> str:
     if not rows:
         return f"{name} = []"
     entries = [
-        f'    {{"kernel": {stage.name}, "step": {stage.step}, "classes": {stage.classes}, "tile": {stage.tile},\n'
-        f'     "swept": {stage.swept}, "whole": {stage.whole}}},'
+        f'    {{"kernel": {stage.name}, "step": {stage.step}, "classes": {stage.classes}, '
+        f'"tile": {stage.tile}, "swept": {stage.swept}, "whole": {stage.whole}}},'
         for stage in rows
     ]
     return "\n".join([f"{name} = [", *entries, "]"])
@@ -89,7 +87,7 @@ def _table(name: str, rows: Sequence[Stage]) -> str:
 @cache
 def _library() -> dict[str, tuple[str, frozenset[str]]]:
     """Every device function of `triton_parts`: its text and the other ones it calls, in the order of the file."""
-    text = (files(__package__) / "triton_parts.py").read_text(encoding="utf-8")
+    text = (files("pidsl.codegen") / "triton_parts.py").read_text(encoding="utf-8")
     lines = text.splitlines()
     functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
     names = {node.name for node in functions}
@@ -104,7 +102,8 @@ def _library() -> dict[str, tuple[str, frozenset[str]]]:
 def _device_functions(source: str) -> list[str]:
     """The device functions that `source` calls, directly or not; `row_statistics` is launched by itself."""
     library = _library()
-    wanted = ["row_statistics", *(x.id for x in ast.walk(ast.parse(source)) if isinstance(x, ast.Name) and x.id in library)]
+    names = [x.id for x in ast.walk(ast.parse(source)) if isinstance(x, ast.Name)]
+    wanted = ["row_statistics", *(name for name in names if name in library)]
     needed: set[str] = set()
     while wanted:
         name = wanted.pop()

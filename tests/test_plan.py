@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pidsl
@@ -102,14 +102,21 @@ def test_plan_is_proved_and_visits_each_pair_once(term: Term, backend: str) -> N
             np.testing.assert_array_equal(found, expected, err_msg=f"{which} {n, m, offset}")
 
 
-@given(term=terms(), backend=st.sampled_from(BACKENDS), n=st.integers(1, 40), more=st.integers(0, 20), data=st.data())
+@settings(max_examples=settings.default.max_examples // 2)
+@given(
+    term=terms(depth=3),
+    backend=st.sampled_from(BACKENDS),
+    n=st.integers(1, 40),
+    more=st.integers(0, 20),
+    data=st.data(),
+)
 def test_random_terms(term: Term, backend: str, n: int, more: int, data: st.DataObject) -> None:
     try:
         plan = lower(term, backend)
     except TooHardError:
         return  # the relation itself is beyond isl's limit; test_relation counts these
     with suppress(TooHardError):  # the enumeration below still judges the plan
-        check_plan(plan)
+        check_plan(plan, operations=500_000)
     square = any(isinstance(t, Ring) for t in walk(term))
     m = n + more if square else data.draw(st.integers(1, 60), label="m")
     offset = m - n if square else data.draw(st.integers(0, 30), label="offset")
@@ -145,7 +152,9 @@ def test_layouts_chosen(backend: str) -> None:
 
 
 def test_isolated_lags_are_diagonals() -> None:
-    assert layouts(lags(*[0] + [2**k for k in range(14)])) == ["15 diagonals"]
+    term = lags(*[0] + [2**k for k in range(14)])
+    assert layouts(term, "torch") == ["15 diagonals"]
+    assert layouts(term, "triton") == ["identity", "12 diagonals"]  # 0, 1, 2 are a band
 
 
 def test_rejected_layouts_are_remembered_with_their_price() -> None:
