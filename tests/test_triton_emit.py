@@ -6,13 +6,18 @@ import ast
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from triton.runtime import interpreter
 
 from pidsl import blocks, causal, empty, full, keys, lags, queries, ring, stride, where, window
 from pidsl.codegen.lower import lower
@@ -21,7 +26,21 @@ from pidsl.codegen.triton_expr import Reach, index_source, non_negative, pred_so
 from pidsl.codegen.triton_source import triton_source
 from pidsl.errors import BackendError, SymbolError, TooHardError
 from pidsl.language.expr import (
-    Abs, Add, And, Compare, FloorDiv, Max, Min, Mod, Mul, Not, Or, Sub, Symbol, Truth, Var,
+    Abs,
+    Add,
+    And,
+    Compare,
+    FloorDiv,
+    Max,
+    Min,
+    Mod,
+    Mul,
+    Not,
+    Or,
+    Sub,
+    Symbol,
+    Truth,
+    Var,
 )  # fmt: skip
 from pidsl.language.terms import Term
 from pidsl.runtime.triton_program import TritonProgram
@@ -70,6 +89,7 @@ class Case:
         loss = (out * self.grad_out.double()).sum() + (lse * some * self.grad_lse.double()).sum()
         loss.backward()
         lse = torch.where(some, lse, -torch.inf)
+        assert q.grad is not None and k.grad is not None and v.grad is not None
         return {"out": out.detach(), "lse": lse.detach(), "dq": q.grad, "dk": k.grad, "dv": v.grad}
 
 
@@ -150,9 +170,10 @@ def test_lengths(n: int, m: int, offset: int) -> None:
 
 
 @interpreted
-def test_long_window_has_full_tiles() -> None:
-    assert "_absorb(query" in program(window(150)).source
-    check(window(150), case(300))
+def test_full_tiles_need_no_mask() -> None:
+    source = program(causal).source
+    assert "_absorb(query" in source and "_absorb_where(keep" in source
+    check(causal, case(150))
 
 
 @interpreted
@@ -164,13 +185,14 @@ def test_head_dims(d: int, dv: int) -> None:
 @interpreted
 @pytest.mark.parametrize("group", [1, 2, 4])
 def test_grouped_heads_and_batches(group: int) -> None:
-    check(window(5) | lags(9), case(30, heads=2, group=group, batch=2))
+    check(window(5) | lags(9), case(20, heads=2, group=group, batch=2))
 
 
 @interpreted
 def test_strides() -> None:
-    x = case(37, heads=2, group=2)
-    plain = x.run(program(PI))
+    term = window(5) | lags(9)
+    x = case(20, heads=2, group=2)
+    plain = x.run(program(term))
     transposed = replace(
         x,
         q=x.q.transpose(1, 2).contiguous().transpose(1, 2),
@@ -178,10 +200,10 @@ def test_strides() -> None:
         v=torch.cat([x.v, x.v], -1)[..., ::2].copy_(x.v),
         grad_out=x.grad_out.mT.contiguous().mT,
     )
-    for name, y in transposed.run(program(PI)).items():
+    for name, y in transposed.run(program(term)).items():
         assert torch.equal(y, plain[name]), name
-    expanded = replace(x, k=x.k[:, :1].expand(-1, 2, -1, -1), grad_out=torch.ones(1, 1, 1, 1).expand(1, 4, 37, 8))
-    check(PI, expanded)
+    expanded = replace(x, k=x.k[:, :1].expand(-1, 2, -1, -1), grad_out=torch.ones(1, 1, 1, 1).expand(1, 4, 20, 8))
+    check(term, expanded)
 
 
 @interpreted
@@ -190,15 +212,37 @@ def test_scales(scale: float) -> None:
     check(window(9), replace(case(30), scale=scale))
 
 
+@pytest.fixture
+def bfloat16_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the interpreter round and multiply bfloat16 numbers; left alone, it truncates, and multiplies their bits."""
+    builder = interpreter.InterpreterBuilder
+    cast_impl, create_dot = builder.cast_impl, builder.create_dot
+
+    def cast(self: Any, source: Any, kind: Any) -> Any:
+        if source.dtype.scalar == tl.float32 and kind.scalar == tl.bfloat16:
+            rounded = torch.from_numpy(source.data).to(torch.bfloat16).view(torch.int16).numpy()
+            return interpreter.TensorHandle(rounded.view(np.uint16), tl.bfloat16)
+        return cast_impl(self, source, kind)
+
+    def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        a, b = (cast_impl(self, x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
+        return create_dot(self, a, b, *rest)
+
+    monkeypatch.setattr(builder, "cast_impl", cast)
+    monkeypatch.setattr(builder, "create_dot", dot)
+    monkeypatch.setattr(TritonProgram, "_misread", lambda *_: False)
+
+
 @interpreted
+@pytest.mark.usefixtures("bfloat16_of_a_gpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_error_is_at_most_twice_that_of_torch(dtype: torch.dtype) -> None:
-    term = window(20) | stride(4) & causal
-    x = case(100, d=40, dv=24, dtype=dtype)
+@pytest.mark.parametrize("term", [window(20) | stride(4) & causal, lags(0, 1, 5, 30)], ids=repr)
+def test_error_is_at_most_twice_that_of_torch(term: Term, dtype: torch.dtype) -> None:
+    x = case(80, d=40, dv=24, dtype=dtype)
     x.grad_lse = torch.zeros_like(x.grad_lse)
     wanted, got = x.dense(term), x.run(program(term))
     q, k, v = (y.detach().clone().requires_grad_() for y in (x.q, x.k, x.v))
-    mask = torch.from_numpy(term.mask(100).copy())
+    mask = torch.from_numpy(term.mask(80).copy())
     out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=x.scale)
     out.backward(x.grad_out)
     for name, theirs in {"out": out, "dq": q.grad, "dk": k.grad, "dv": v.grad}.items():
@@ -209,7 +253,7 @@ def test_error_is_at_most_twice_that_of_torch(dtype: torch.dtype) -> None:
 
 @interpreted
 def test_runs_are_bit_identical() -> None:
-    x = case(50, heads=2, group=2, dtype=torch.bfloat16)
+    x = case(30, heads=1, group=2, dtype=torch.float16)
     first, second = x.run(program(PI)), x.run(program(PI))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -337,7 +381,7 @@ def test_text_cannot_leave_the_header() -> None:
     ast.parse(triton_source(replace(lower(window(3)), term=Odd())))  # type: ignore[arg-type]
 
 
-def test_cache_holds_the_program(tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_holds_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIDSL_CACHE", str(tmp_path))
     made = TritonProgram(lower(window(31)))
     assert made.path.read_text() == made.source and made.path.parent == tmp_path
@@ -346,7 +390,9 @@ def test_cache_holds_the_program(tmp_path: pytest.TempPathFactory, monkeypatch: 
     assert again.path.read_text() == made.source
 
 
-def test_cache_that_cannot_be_written(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_that_cannot_be_written(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path_factory.mktemp("x") / "file"
     file.write_text("")
     monkeypatch.setenv("PIDSL_CACHE", str(file / "folder"))

@@ -91,6 +91,9 @@ class TritonProgram:
         self._check_device(q)
         if scale < 0:  # the kernels take the maximum of a row before they scale it
             return self.forward(-q, k, v, -scale, offset)
+        if self._misread(q):
+            out, lse = self.forward(q.float(), k.float(), v.float(), scale, offset)
+            return out.to(q.dtype), lse
         with _on(q):
             launches, out, lse = self.forward_launches(q, k, v, scale, offset)
             for launch in launches:
@@ -127,6 +130,10 @@ class TritonProgram:
         if scale < 0:
             dq, dk, dv = self.backward(-q, k, v, out, lse, grad_out, grad_lse, -scale, offset)
             return -dq, dk, dv
+        if self._misread(q):
+            wide = (x.float() for x in (q, k, v, out))
+            dq, dk, dv = self.backward(*wide, lse, grad_out.float(), grad_lse, scale, offset)
+            return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
         with _on(q):
             launches, dq, dk, dv = self.backward_launches(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
             for launch in launches:
@@ -193,8 +200,16 @@ class TritonProgram:
     def _stages(self, table: str) -> list[Stage]:
         return [Stage(**row) for row in getattr(self._module, table)]
 
+    @property
+    def _interpreted(self) -> bool:
+        return not isinstance(self._module.row_statistics, triton.JITFunction)
+
+    def _misread(self, q: torch.Tensor) -> bool:
+        """Triton's interpreter keeps bfloat16 as integers, and `tl.dot` multiplies those."""
+        return self._interpreted and q.dtype == torch.bfloat16
+
     def _check_device(self, q: torch.Tensor) -> None:
-        if q.device.type == "cpu" and isinstance(self._module.row_statistics, triton.JITFunction):
+        if q.device.type == "cpu" and not self._interpreted:
             raise BackendError(
                 "a Triton kernel called with tensors on the CPU",
                 "tensors on a GPU",
