@@ -23,7 +23,7 @@ from pidsl.codegen.plan import DiagonalPiece, Layout, Plan, Run, Sweep, TilePiec
 from pidsl.errors import PlanError
 from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, Var
 from pidsl.relation.build import needs_square, rows_relation
-from pidsl.relation.isl import affine, limited, read_map, read_set, region, scope
+from pidsl.relation.isl import affine, coalesced, limited, read_map, read_set, region, scope
 
 OPERATIONS = 20_000_000  # about ten seconds
 LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
@@ -148,7 +148,7 @@ def check_sweep(piece: TilePiece, sweep: Sweep, at: Coordinates) -> Iterator[str
 
 
 def _kept(piece: TilePiece, at: Coordinates) -> isl.Set:
-    return (region(piece.keep, _names(at, "a, b")) & at.exists).coalesce()
+    return coalesced(region(piece.keep, _names(at, "a, b")) & at.exists)
 
 
 def _visited(run: Run, at: Coordinates) -> isl.Set:

@@ -17,7 +17,7 @@ import islpy as isl
 
 from pidsl.codegen.plan import Layout
 from pidsl.language.expr import Add, FloorDiv, Index, Pred, Sub, Var, simplify, substitute, substitute_pred
-from pidsl.relation.isl import read_map, read_set
+from pidsl.relation.isl import coalesced, read_map, read_set
 from pidsl.relation.loops import condition
 
 
@@ -49,7 +49,7 @@ class Coordinates:
             position = found.find_dim_by_name(isl.dim_type.param, "offset")
             found = found.project_out(isl.dim_type.param, position, 1)
         names = read_set(f"[{self.parameters}] -> {{ : }}").get_space()
-        return found.apply(to_pair).align_params(names).coalesce()
+        return coalesced(found.apply(to_pair).align_params(names))
 
     @property
     def exists(self) -> isl.Set:
@@ -95,7 +95,7 @@ def coordinates(layout: Layout, square: bool = False) -> Coordinates:
 
 def mask(at: Coordinates, points: isl.Set) -> isl.Set:
     """The condition on (a, b) under which an existing row and key are a pair of the piece."""
-    return points.gist(at.exists).coalesce()
+    return coalesced(points.gist(at.exists))
 
 
 def mask_pred(at: Coordinates, simple: isl.Set) -> Pred:

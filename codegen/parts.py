@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import islpy as isl
 
 from pidsl.codegen.plan import Layout
-from pidsl.relation.isl import read_map
+from pidsl.relation.isl import coalesced, read_map
 
 MAX_PARTS = 48  # more basic maps than this are computed as one masked piece
 MAX_DIAGONALS = 32  # more lags than this are never computed one by one
@@ -53,16 +53,16 @@ class Part:
 
 def parts(relation: isl.Map) -> list[Part]:
     """Disjoint parts whose union is `relation`: lag-dense ones first, so that strided ones lose the overlap."""
-    found = [isl.Map.from_basic_map(b) for b in relation.coalesce().get_basic_maps()]
+    found = [isl.Map.from_basic_map(b) for b in coalesced(relation).get_basic_maps()]
     if len(found) > MAX_PARTS:
         return [part(relation)]
     found.sort(key=lambda x: _order(lag_facts(x)))
     done: isl.Map | None = None
     out: list[isl.Map] = []
     for x in found:
-        rest = x if done is None else (x - done).coalesce()
-        done = x if done is None else (done | x).coalesce()
-        for b in rest.make_disjoint().coalesce().get_basic_maps():
+        rest = x if done is None else coalesced(x - done)
+        done = x if done is None else coalesced(done | x)
+        for b in coalesced(rest.make_disjoint()).get_basic_maps():
             out.append(isl.Map.from_basic_map(b))
     if len(out) > 2 * MAX_PARTS or not _disjoint(out):
         return [part(relation)]
@@ -131,7 +131,7 @@ def _layouts(relation: isl.Map, facts: Lags) -> list[Layout]:
 
 def _numbers(points: isl.Set) -> isl.Set:
     """The integers that occur for some parameters."""
-    return points.project_out(isl.dim_type.param, 0, points.dim(isl.dim_type.param)).coalesce()
+    return coalesced(points.project_out(isl.dim_type.param, 0, points.dim(isl.dim_type.param)))
 
 
 def _stride_of(numbers: isl.Set) -> tuple[int, int]:

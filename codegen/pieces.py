@@ -14,7 +14,7 @@ from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Piece, TilePiece
 from pidsl.codegen.tile_sets import every_tile
 from pidsl.codegen.tiles import sweep
 from pidsl.language.expr import Pred, Sub, Truth, Var
-from pidsl.relation.isl import read_map, read_set
+from pidsl.relation.isl import coalesced, read_map, read_set
 from pidsl.relation.loops import NoLoop, condition, loops
 
 MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
@@ -47,7 +47,7 @@ def _union(group: Sequence[Choice]) -> isl.Map:
     relation = group[0].part.relation
     for x in group[1:]:
         relation = relation | x.part.relation
-    return relation.coalesce()
+    return coalesced(relation)
 
 
 def tile_piece(relation: isl.Map, outline: Shape, at: Coordinates, prices: Prices, backend: str) -> TilePiece:
@@ -139,7 +139,7 @@ def diagonal_piece(group: Sequence[Choice]) -> DiagonalPiece:
             only = read_map(f"[n, m, offset] -> {{ [r] -> [j] : j = r + offset - {lag} }}")
             rows = (x.part.relation & only).domain()
             by_lag[lag] = (by_lag[lag] | rows) if lag in by_lag else rows
-    diagonals = tuple(_diagonal(lag, rows.coalesce()) for lag, rows in sorted(by_lag.items()) if not rows.is_empty())
+    diagonals = tuple(_diagonal(lag, coalesced(rows)) for lag, rows in sorted(by_lag.items()) if not rows.is_empty())
     count = sum(x.shape.attended for x in group)
     return DiagonalPiece(diagonals, _union(group), attended=count, computed=count)
 

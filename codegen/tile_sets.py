@@ -31,7 +31,7 @@ from pidsl.language.expr import (
     substitute,
     substitute_pred,
 )  # fmt: skip
-from pidsl.relation.isl import limited, read_map, read_set
+from pidsl.relation.isl import coalesced, limited, read_map, read_set
 from pidsl.relation.loops import Loop, NoLoop, loops
 
 FULL_LIMIT = 20_000  # isl operations spent on finding full tiles before giving them up
@@ -48,7 +48,7 @@ def general_sweep(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols:
     def lines(tiles: isl.Set) -> isl.Set:
         line = tiles.move_dims(isl.dim_type.param, first, isl.dim_type.set, 0 if over == "keys" else 1, 1)
         line = line.set_dim_name(isl.dim_type.param, first, "t").set_dim_name(isl.dim_type.set, 0, "x")
-        return (line & below_top).coalesce()
+        return coalesced(line & below_top)
 
     found = _loops(lines(touched), lines(full), context)
     return Sweep(over, rows, cols, tuple(run for is_full, x in found for run in _cut(at, over, rows, cols, is_full, x)))
@@ -68,14 +68,14 @@ def _tile_sets(at: Coordinates, simple: isl.Set, rows: int, cols: int, split: bo
     )
     quadrant = read_set(f"[{at.parameters}] -> {{ [a, b] : a >= 0 and b >= 0 and {at.known} }}")
     pairs = simple & quadrant
-    touched = pairs.apply(to_tile).coalesce()
+    touched = coalesced(pairs.apply(to_tile))
     nothing = touched - touched
     if not split:
         return touched, nothing
     try:
         with limited("the full tiles of a piece", FULL_LIMIT):
-            missing = (quadrant - pairs).apply(to_tile).coalesce()
-            return touched, (touched - missing).coalesce()
+            missing = coalesced((quadrant - pairs).apply(to_tile))
+            return touched, coalesced(touched - missing)
     except TooHardError:
         return touched, nothing
 
@@ -85,7 +85,7 @@ def _loops(touched: isl.Set, full: isl.Set, context: isl.Set) -> list[tuple[bool
     hull = isl.Set.from_basic_set(touched.remove_divs().simple_hull())
     try:
         with limited("the loops over the tiles of a piece", LOOP_LIMIT):
-            rest = (touched - full).coalesce()
+            rest = coalesced(touched - full)
             return [(True, x) for x in _scan(full, context)] + [(False, x) for x in _scan(rest, context)]
     except (NoLoop, TooHardError):
         pass
@@ -99,7 +99,7 @@ def _loops(touched: isl.Set, full: isl.Set, context: isl.Set) -> list[tuple[bool
 
 
 def _scan(points: isl.Set, context: isl.Set) -> list[Loop]:
-    found = loops(points.gist_params(context).coalesce(), context)
+    found = loops(coalesced(points.gist_params(context)), context)
     if any(x.inside is not None for x in found):
         raise NoLoop("a loop with a test inside")
     return found

@@ -92,14 +92,17 @@ class _Chunks:
         torch.mul(x, y, out=product)
         torch.sum(product, -1, out=into)
 
-    def scores(self, q: Tensor, k: Tensor, member: int, start: int, stop: int, stretches: list[_Stretch]) -> Tensor:
-        """q . k along every stretch, `[stretches, B, Hkv, rows]`; -inf where there is no pair."""
+    def scores(
+        self, q: Tensor, k: Tensor, scale: float, member: int, start: int, stop: int, stretches: list[_Stretch]
+    ) -> Tensor:
+        """scale * q . k along every stretch, `[stretches, B, Hkv, rows]`; -inf where there is no pair."""
         scores = q.new_empty((len(stretches), self.batch, self.kv_heads, stop - start))
         for x, s in zip(scores, stretches, strict=True):
             if s.stop - s.start < stop - start:
                 x.fill_(-torch.inf)
             here = x[:, :, s.start - start : s.stop - start]
             self.dots(self.rows_of(q, member, s.start, s.stop), self.keys_of(k, s), here)
+            here.mul_(scale)  # before the mask: -inf must stay -inf whatever the sign of the scale
             if s.kept is not None:
                 here.masked_fill_(~s.kept.to(x.device), -torch.inf)
         return scores
@@ -116,7 +119,7 @@ def forward(
     """Fold the diagonals into (out, lse), in place; `started`: they may already hold other keys."""
     chunks = _Chunks(which, q, k, offset)
     for member, start, stop, stretches in chunks:
-        scores = chunks.scores(q, k, member, start, stop, stretches).mul_(scale)
+        scores = chunks.scores(q, k, scale, member, start, stop, stretches)
         out_here, lse_here = (chunks.rows_of(x, member, start, stop) for x in (out, lse))
         total = torch.logsumexp(scores, 0)
         if started:
@@ -139,7 +142,7 @@ def backward(
     dq, dk, dv = grads
     chunks = _Chunks(which, q, k, offset)
     for member, start, stop, stretches in chunks:
-        weights = chunks.scores(q, k, member, start, stop, stretches).mul_(scale)
+        weights = chunks.scores(q, k, scale, member, start, stop, stretches)
         weights.sub_(chunks.rows_of(lse, member, start, stop)).exp_()
         delta = weights.new_empty(weights.shape[1:])
         grad = weights.new_empty(weights.shape[1:])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import linecache
 from types import ModuleType
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from torch import Tensor
 
-from pidsl.codegen.plan import Plan
-from pidsl.codegen.torch_source import torch_source
+if TYPE_CHECKING:
+    from pidsl.codegen.plan import Plan
 
 
 class TorchProgram:
@@ -26,6 +27,8 @@ class TorchProgram:
     """
 
     def __init__(self, plan: Plan, source: str | None = None) -> None:
+        from pidsl.codegen.torch_source import torch_source
+
         self.plan = plan
         self.source = torch_source(plan) if source is None else source
         self.module = _load(self.source)
