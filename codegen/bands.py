@@ -14,7 +14,7 @@ from typing import Any
 
 import islpy as isl
 
-from pidsl.codegen.coordinates import Coordinates
+from pidsl.codegen.coordinates import Coordinates, mask
 from pidsl.codegen.plan import Over
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Add, And, Compare, FloorDiv, Index, Mul, Pred, Sub, Var, simplify
@@ -45,6 +45,23 @@ class Band:
     last: tuple[Index, ...]
     guard: Pred | None
     exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A part of the relation in a layout: its pairs and its mask as sets of (a, b), and the keys of each row."""
+
+    at: Coordinates
+    points: isl.Set
+    mask: isl.Set
+    keys: Band | None
+
+
+def place(relation: isl.Map, at: Coordinates) -> Placed:
+    """`relation` in the coordinates of a layout."""
+    points = at.points(relation)
+    simple = mask(at, points)
+    return Placed(at, points, simple, band(at, simple, "keys"))
 
 
 def band(at: Coordinates, simple: isl.Set, over: Over) -> Band | None:

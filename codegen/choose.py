@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pidsl.codegen.bands import Placed, place
 from pidsl.codegen.coordinates import coordinates
 from pidsl.codegen.cost import Prices, Shape, shape, tile_cost
 from pidsl.codegen.parts import Part
@@ -17,6 +18,7 @@ class Choice:
 
     part: Part
     layout: Layout | None
+    placed: Placed
     shape: Shape
 
 
@@ -26,7 +28,8 @@ def choose_layouts(found: Sequence[Part], prices: Prices, square: bool) -> tuple
     rejected: list[Alternative] = []
     for x in found:
         lags = x.lags.values()
-        outlines = {layout: shape(x.relation, coordinates(layout, square)) for layout in x.layouts}
+        places = {layout: place(x.relation, coordinates(layout, square)) for layout in x.layouts}
+        outlines = {layout: shape(placed) for layout, placed in places.items()}
         options: list[tuple[float, str, Layout | None]] = []
         for layout, outline in outlines.items():
             cost, rows, cols = min((tile_cost(outline, prices, r, c), r, c) for r, c in prices.sizes)
@@ -37,7 +40,7 @@ def choose_layouts(found: Sequence[Part], prices: Prices, square: bool) -> tuple
             options.append((cost, f"{x.lags}: {len(lags)} diagonals", None))
         options.sort(key=lambda o: o[0])
         best = options[0][2]
-        choices.append(Choice(x, best, outlines[best or Layout()]))
+        choices.append(Choice(x, best, places[best or Layout()], outlines[best or Layout()]))
         least = max(options[0][0], 1.0)
         rejected += [Alternative(what, cost / least) for cost, what, _ in options[1:]]
     choices.sort(key=lambda c: (c.layout is not None and c.layout != Layout(), c.layout is None, str(c.layout)))

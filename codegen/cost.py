@@ -16,8 +16,7 @@ import islpy as isl
 import numpy as np
 from numpy.typing import NDArray
 
-from pidsl.codegen.bands import band
-from pidsl.codegen.coordinates import Coordinates, mask
+from pidsl.codegen.bands import Placed
 from pidsl.errors import TooHardError
 from pidsl.language.expr import FloorDiv, Index, Sub, Var, evaluate, holds
 from pidsl.relation.isl import limited
@@ -97,9 +96,9 @@ class Shape:
         return int(pairs * w), int(tiles * w), int(programs * w)
 
 
-def shape(relation: isl.Map, at: Coordinates, length: int = REFERENCE) -> Shape:
+def shape(placed: Placed, length: int = REFERENCE) -> Shape:
     """The shape of a part in a layout at n = m = length; a part without a band is priced by its hull, or as dense."""
-    layout = at.layout
+    layout = placed.at.layout
     classes = layout.query_classes
     sample = np.unique(np.linspace(0, classes - 1, min(classes, CLASSES)).astype(np.int64))[:, None]
     rows = -(-length // layout.query_step)
@@ -111,9 +110,8 @@ def shape(relation: isl.Map, at: Coordinates, length: int = REFERENCE) -> Shape:
     weight = classes / len(sample)
     exists = layout.query_step * a + env["c"] < length
     last_key = (length - 1 - env["d"]) // layout.key_step
-    points = at.points(relation)
     intervals = []
-    for first, last, valid in _intervals(at, points, env):
+    for first, last, valid in _intervals(placed, env):
         lo, hi = np.maximum(first, 0), np.minimum(last, last_key)
         inside = exists & valid & (lo <= hi)
         intervals.append((np.where(inside, lo, 1) + 0 * a, np.where(inside, hi, 0) + 0 * a))
@@ -121,13 +119,13 @@ def shape(relation: isl.Map, at: Coordinates, length: int = REFERENCE) -> Shape:
     return Shape(tuple(intervals), int(attended * weight), weight)
 
 
-def _intervals(at: Coordinates, points: isl.Set, env: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
+def _intervals(placed: Placed, env: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
     """First key, last key and whether there are any, for the rows `a` of `env`; several when a row has several."""
+    at, points, found = placed.at, placed.points, placed.keys
 
     def value(e: Index) -> Any:
         return np.asarray(evaluate(at.plain(e), env), dtype=np.int64)
 
-    found = band(at, mask(at, points), "keys")
     if found is not None:
         last_key = np.asarray((env["m"] - 1 - env["d"]) // at.layout.key_step)
         first = reduce(np.maximum, [value(x.value) for x in found.lower], np.zeros_like(env["a"]))

@@ -7,8 +7,9 @@ from math import gcd, lcm
 
 import islpy as isl
 
+from pidsl.codegen.bands import Placed, place
 from pidsl.codegen.choose import Choice
-from pidsl.codegen.coordinates import Coordinates, coordinates, mask, mask_pred
+from pidsl.codegen.coordinates import Coordinates, coordinates, mask_pred
 from pidsl.codegen.cost import Prices, Shape, shape, tile_cost
 from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Piece, TilePiece
 from pidsl.codegen.tile_sets import every_tile
@@ -21,6 +22,7 @@ MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
 MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
 SPLIT = 2048  # keys per row above which unmasked runs pay for the merge with masked ones (torch)
 UNBATCHED = 256  # rows of a tile whose mask is like no other's: each tile is a call of its own (torch)
+BACKWARD_ROWS = 64  # most rows of a tile in the gradient kernels, which hold two accumulators (triton)
 LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
 
@@ -34,12 +36,12 @@ def pieces(choices: Sequence[Choice], prices: Prices, backend: str, square: bool
         if layout is None:
             out.append(diagonal_piece(group))
             continue
-        at = coordinates(layout, square)
         if len(group) <= MAX_PIECES:
-            out += [tile_piece(x.part.relation, x.shape, at, prices, backend) for x in group]
+            out += [tile_piece(x.part.relation, x.placed, x.shape, prices, backend) for x in group]
         else:
             relation = _union(group)
-            out.append(tile_piece(relation, shape(relation, at), at, prices, backend))
+            placed = place(relation, coordinates(layout, square))
+            out.append(tile_piece(relation, placed, shape(placed), prices, backend))
     return tuple(out)
 
 
@@ -50,9 +52,9 @@ def _union(group: Sequence[Choice]) -> isl.Map:
     return coalesced(relation)
 
 
-def tile_piece(relation: isl.Map, outline: Shape, at: Coordinates, prices: Prices, backend: str) -> TilePiece:
+def tile_piece(relation: isl.Map, placed: Placed, outline: Shape, prices: Prices, backend: str) -> TilePiece:
     """One piece in dense tiles: its mask, its tiles, and the loops of the forward and backward programs."""
-    simple = mask(at, at.points(relation))
+    at, simple = placed.at, placed.mask
     period = _period(simple)
     sizes = list(prices.sizes)
     if backend == "torch":
@@ -61,14 +63,20 @@ def tile_piece(relation: isl.Map, outline: Shape, at: Coordinates, prices: Price
     shifts = _shifts(at, simple, rows, period) if backend == "torch" else ()
     if backend == "torch" and not shifts:
         rows = max(rows, UNBATCHED)
-    back_rows, back_cols = (min(rows, 64), cols) if backend == "triton" else (rows, cols)
     split = backend == "triton" or not _narrow(outline, rows)
+    forward = sweep(placed, "keys", rows, cols, split=split)
+    if backend == "torch":  # one program gives all gradients: it sweeps keys and folds what falls on the same key
+        grad_query, grad_key = forward, every_tile(at, "queries", rows, cols)
+    else:
+        back_rows = min(rows, BACKWARD_ROWS)
+        grad_query = forward if back_rows == rows else sweep(placed, "keys", back_rows, cols, split=split)
+        grad_key = sweep(placed, "queries", back_rows, cols, split=split)
     return TilePiece(
         layout=at.layout,
         keep=mask_pred(at, simple),
-        forward=sweep(at, simple, "keys", rows, cols, split=split),
-        grad_query=sweep(at, simple, "keys", back_rows, back_cols, split=split),
-        grad_key=sweep(at, simple, "queries", back_rows, back_cols, split=split),
+        forward=forward,
+        grad_query=grad_query,
+        grad_key=grad_key,
         relation=relation,
         shifts=shifts,
         attended=outline.attended,

@@ -17,10 +17,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import islpy as isl
 import numpy as np
 
-from pidsl.codegen.bands import Band, Bound, band
+from pidsl.codegen.bands import Band, Bound, Placed, band
 from pidsl.codegen.coordinates import Coordinates
 from pidsl.codegen.plan import Over, Run, Sweep
 from pidsl.codegen.tile_sets import general_sweep, last_tile, whole_tiles
@@ -43,16 +42,20 @@ from pidsl.language.expr import (
 PROBE = 16384  # length at which a sweep without any full tile is taken to have none
 
 
-def sweep(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols: int, *, split: bool = True) -> Sweep:
+def sweep(placed: Placed, over: Over, rows: int, cols: int, *, split: bool = True) -> Sweep:
     """Loops over the tiles of one dimension for a given tile `t` of the other.
 
     Args:
-        simple: the mask of the piece, as a set of (a, b).
+        placed: the piece in its layout.
+        over: the dimension that is swept.
+        rows: rows of a tile.
+        cols: keys of a tile.
         split: whether to look for full tiles; without, every run has a mask.
     """
-    found = band(at, simple, over)
+    at = placed.at
+    found = placed.keys if over == "keys" else band(at, placed.mask, over)
     if found is None:
-        return general_sweep(at, simple, over, rows, cols, split=split)
+        return general_sweep(at, placed.mask, over, rows, cols, split=split)
     runs = _runs(at, found, over, rows, cols, split)
     return Sweep(over, rows, cols, tuple(_plain(at, run) for run in runs))
 

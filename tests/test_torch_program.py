@@ -354,7 +354,8 @@ def test_any_shape(case: Case, program: TorchProgram, data: st.DataObject) -> No
 @ALL
 def test_small_calls_say_the_same(case: Case, program: TorchProgram, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every limit that cuts work into pieces, so low that it cuts here."""
-    monkeypatch.setattr(passes, "CALL_ELEMENTS", 1000)
+    monkeypatch.setattr(passes.Forward, "call_elements", 1000)
+    monkeypatch.setattr(passes.Backward, "call_elements", 1000)
     monkeypatch.setattr(passes, "PACKED_ROWS", 2)
     monkeypatch.setattr(diagonal_ops, "CHUNK_ELEMENTS", 700)
     monkeypatch.setattr(schedule, "LARGEST_MASK", 100)

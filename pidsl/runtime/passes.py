@@ -26,7 +26,10 @@ from pidsl.runtime.views import Tiles, add_windows, batches
 
 Attended = Callable[..., Any] | None
 
-CALL_ELEMENTS = 1 << 19  # elements of q, k or scores in one call: what it reads and writes stays near the caches
+# Elements of q, k or scores in one call. Every call is a barrier for all threads, so few large ones suffer least from
+# other work on the machine; the gradients of overlapping windows are folded after each call, and gain from the caches.
+FORWARD_ELEMENTS = 1 << 23
+BACKWARD_ELEMENTS = 1 << 21
 SCORE_ELEMENTS = 1 << 25  # scores in one call on devices where they are kept
 PACKED_ROWS = 128  # tiles this tall read each key often enough that gathering spread keys first pays
 _LANES = 16  # padded head sizes are multiples of this
@@ -65,6 +68,8 @@ def _attended(which: Attended, n: int, m: int, offset: int, **index: int) -> Ten
 class _Pass:
     """Sizes and inputs that both passes share."""
 
+    call_elements: int
+
     def __init__(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, columns: int,
         attended_keys: Attended, attended_rows: Attended,
@@ -94,7 +99,7 @@ class _Pass:
     def limit(self, s: Segment) -> int:
         """Tiles per call."""
         if self.q.device.type == "cpu":
-            return max(1, CALL_ELEMENTS // (max(s.height, s.width) * self.columns))
+            return max(1, self.call_elements // (max(s.height, s.width) * self.columns))
         return max(1, SCORE_ELEMENTS // (s.height * s.width))
 
     def packs(self, s: Segment) -> bool:
@@ -128,6 +133,8 @@ class Forward(_Pass):
         offset: position of row 0.
         attended_keys, attended_rows: over (n, m, offset, j) and (n, m, offset, r); None when all take part.
     """
+
+    call_elements = FORWARD_ELEMENTS
 
     def __init__(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, *,
@@ -175,6 +182,8 @@ class Backward(_Pass):
         grad_out: `[B, Hq, n, Dv]`.
         grad_lse: `[B, Hq, n]`, or None when nothing depends on lse.
     """
+
+    call_elements = BACKWARD_ELEMENTS
 
     def __init__(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,

@@ -131,8 +131,9 @@ class TritonProgram:
             dq, dk, dv = self.backward(-q, k, v, out, lse, grad_out, grad_lse, -scale, offset)
             return -dq, dk, dv
         if self._misread(q):
-            wide = (x.float() for x in (q, k, v, out))
-            dq, dk, dv = self.backward(*wide, lse, grad_out.float(), grad_lse, scale, offset)
+            dq, dk, dv = self.backward(
+                q.float(), k.float(), v.float(), out.float(), lse, grad_out.float(), grad_lse, scale, offset
+            )
             return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
         with _on(q):
             launches, dq, dk, dv = self.backward_launches(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
@@ -228,14 +229,14 @@ class TritonProgram:
     ) -> dict[str, Any]:
         """The arguments that do not differ from stage to stage, by the names the kernels have for them."""
         head_dim, value_dim = q.shape[3], v.shape[3]
-        exact = q.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
+        rounded = torch.get_float32_matmul_precision() != "highest" and torch.version.hip is None
         strided = {"q": q, "k": k, "v": v, **others}
         n, m = q.shape[2], k.shape[2]
         arguments: dict[str, Any] = {
             "q": q, "k": k, "v": v, "scale": float(scale), "n": n, "m": m, "offset": offset,
             "heads": q.shape[1], "group": q.shape[1] // max(k.shape[1], 1),
             "D": head_dim, "D_PAD": _pad(head_dim), "V": value_dim, "V_PAD": _pad(value_dim),
-            "PRECISION": "ieee" if exact else "tf32",
+            "PRECISION": "tf32" if rounded and q.dtype == torch.float32 else "ieee",
             "INDEX": tl.int32 if self._fits_int32(strided.values(), max(n, m, offset)) else tl.int64,
         }  # fmt: skip
         for name, x in strided.items():
