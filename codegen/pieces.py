@@ -22,7 +22,7 @@ MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
 MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
 SPLIT = 2048  # keys per row above which unmasked runs pay for the merge with masked ones (torch)
 UNBATCHED = 256  # rows of a tile whose mask is like no other's: each tile is a call of its own (torch)
-BACKWARD_ROWS = 64  # most rows of a tile in the gradient kernels (triton)
+BACKWARD_ROWS = 64  # rows of a tile in the gradient programs: at most (triton), or about, where fewer (torch)
 KEY_GRADIENT_ROWS = 32
 LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
@@ -67,7 +67,9 @@ def tile_piece(relation: isl.Map, placed: Placed, outline: Shape, prices: Prices
     split = backend == "triton" or not _narrow(outline, rows)
     forward = sweep(placed, "keys", rows, cols, split=split)
     if backend == "torch":  # one program gives all gradients: it sweeps keys and folds what falls on the same key
-        grad_query, grad_key = forward, every_tile(at, "queries", rows, cols)
+        taller = rows * max(1, BACKWARD_ROWS // rows)
+        grad_query = forward if taller == rows else sweep(placed, "keys", taller, cols, split=split)
+        grad_key = every_tile(at, "queries", rows, cols)
     else:
         back_rows = min(rows, BACKWARD_ROWS)
         grad_query = forward if back_rows == rows else sweep(placed, "keys", back_rows, cols, split=split)
