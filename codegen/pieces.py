@@ -23,7 +23,7 @@ MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mas
 SPLIT = 2048  # keys per row above which unmasked runs pay for the merge with masked ones (torch)
 UNBATCHED = 256  # rows of a tile whose mask is like no other's: each tile is a call of its own (torch)
 BACKWARD_ROWS = 64  # rows of a tile in the gradient programs: at most (triton), or about, where fewer (torch)
-KEY_GRADIENT_ROWS = 32
+KEY_GRADIENT_ROWS = 32  # most rows of a tile of the dK/dV kernels (triton)
 LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
 
@@ -73,7 +73,7 @@ def tile_piece(relation: isl.Map, placed: Placed, outline: Shape, prices: Prices
     else:
         back_rows = min(rows, BACKWARD_ROWS)
         grad_query = forward if back_rows == rows else sweep(placed, "keys", back_rows, cols, split=split)
-        # dK and dV are two accumulators: half the rows keep them in registers at head dim 128 (sm_90)
+        # dK and dV are two accumulators: fewer rows keep them in registers at head dim 128 (sm_90)
         grad_key = sweep(placed, "queries", min(rows, KEY_GRADIENT_ROWS), cols, split=split)
     return TilePiece(
         layout=at.layout,

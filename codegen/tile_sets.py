@@ -10,7 +10,7 @@ of the touched tiles, then all tiles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import islpy as isl
 
@@ -82,20 +82,24 @@ def _tile_sets(at: Coordinates, simple: isl.Set, rows: int, cols: int, split: bo
 
 def _loops(touched: isl.Set, full: isl.Set, context: isl.Set) -> list[tuple[bool, Loop]]:
     """Full loops and masked loops over the other touched tiles, or masked loops over a superset of them."""
-    hull = isl.Set.from_basic_set(touched.remove_divs().simple_hull())
     try:
         with limited("the loops over the tiles of a piece", LOOP_LIMIT):
             rest = coalesced(touched - full)
             return [(True, x) for x in _scan(full, context)] + [(False, x) for x in _scan(rest, context)]
     except (NoLoop, TooHardError):
         pass
-    for points in (touched, hull):
+    supersets: tuple[Callable[[isl.Set], isl.Set], ...] = (isl.Set.copy, _hull)
+    for superset in supersets:
         try:
             with limited("the loops over the touched tiles of a piece", LOOP_LIMIT):
-                return [(False, x) for x in _scan(points, context)]
+                return [(False, x) for x in _scan(superset(touched), context)]
         except (NoLoop, TooHardError):
             continue
     return [(False, Loop(0, Var("top")))]
+
+
+def _hull(tiles: isl.Set) -> isl.Set:
+    return isl.Set.from_basic_set(tiles.remove_divs().simple_hull())
 
 
 def _scan(points: isl.Set, context: isl.Set) -> list[Loop]:
