@@ -89,9 +89,24 @@ class _Pass:
 
     def segments(self, band: Band) -> list[tuple[Segment, bool]]:
         """The batches of `band`, and whether each is the first to write its rows."""
+        segments = band.segments(self.n, self.m, self.offset)
+        first = self.begin(sum(s.classes * s.tiles * s.height for s in segments if s.fresh))
+        return [(s, first and s.fresh) for s in segments]
+
+    def begin(self, rows_written: int) -> bool:
+        """Whether this piece is the first; if it does not write every row, the results are cleared before it.
+
+        Clearing costs a pass over memory, and most patterns start with a piece that writes all rows.
+        """
         first = not self.started
+        if first and rows_written < self.n:
+            self.clear()
         self.started = True
-        return [(s, first and s.fresh) for s in band.segments(self.n, self.m, self.offset)]
+        return first
+
+    def clear(self) -> None:
+        """The results before any key is seen, in every row."""
+        raise NotImplementedError
 
     def grid(self, s: Segment) -> tuple[int, int, int, int, int]:
         return self.batch, self.kv_heads, self.group, s.classes, s.tiles
@@ -144,8 +159,12 @@ class Forward(_Pass):
         super().__init__(q, k, v, scale, offset, columns, attended_keys, attended_rows)
         self.dtype = q.dtype
         shape = (self.batch, self.heads, self.n)
-        self.out = self.q.new_zeros((*shape, columns))
-        self.lse = self.q.new_full(shape, -torch.inf)
+        self.out = self.q.new_empty((*shape, columns))
+        self.lse = self.q.new_empty(shape)
+
+    def clear(self) -> None:
+        self.out.zero_()
+        self.lse.fill_(-torch.inf)
 
     def tiles(self, band: Band) -> None:
         """Take in the pairs of `band`."""
@@ -165,11 +184,12 @@ class Forward(_Pass):
 
     def diagonals(self, which: DiagonalSet) -> None:
         """Take in the pairs of isolated lags."""
-        diagonal_ops.forward(which, self.q, self.k, self.v, self.out, self.lse, self.scale, self.offset, self.started)
-        self.started = True
+        seen_others = not self.begin(0)
+        diagonal_ops.forward(which, self.q, self.k, self.v, self.out, self.lse, self.scale, self.offset, seen_others)
 
     def result(self) -> tuple[Tensor, Tensor]:
         """out `[B, Hq, n, Dv]` in q's dtype; lse `[B, Hq, n]` in float32 (float64 for float64)."""
+        self.begin(0)
         return self.out[..., : self.value_dim].to(self.dtype), self.lse
 
 
@@ -205,7 +225,11 @@ class Backward(_Pass):
             reached = lse != -torch.inf
             self.out[..., value_dim] = -1.0
             self.grad_out[..., value_dim] = torch.where(reached, grad_lse.to(self.lse.dtype), 0.0)
-        self.dq, self.dk, self.dv = (x.new_zeros(x.shape) for x in (self.q, self.k, self.v))
+        self.dq = self.q.new_empty(self.q.shape)
+        self.dk, self.dv = (x.new_zeros(x.shape) for x in (self.k, self.v))
+
+    def clear(self) -> None:
+        self.dq.zero_()
 
     def tiles(self, band: Band) -> None:
         """Add what the pairs of `band` contribute."""
@@ -226,14 +250,15 @@ class Backward(_Pass):
 
     def diagonals(self, which: DiagonalSet) -> None:
         """Add what the pairs of isolated lags contribute."""
+        self.begin(0)
         diagonal_ops.backward(
             which, self.q, self.k, self.v, self.out, self.lse, self.grad_out, (self.dq, self.dk, self.dv),
             self.scale, self.offset,
         )  # fmt: skip
-        self.started = True
 
     def result(self) -> tuple[Tensor, Tensor, Tensor]:
         """dq, dk and dv, shaped and typed like q, k and v."""
+        self.begin(0)
         columns = self.dim, self.dim, self.value_dim
         dq, dk, dv = (
             x[..., :c].to(dtype) for x, c, dtype in zip((self.dq, self.dk, self.dv), columns, self.dtypes, strict=True)
