@@ -1,0 +1,102 @@
+"""Proofs: named ways to verify a bound from its statement, and what they asked of whom.
+
+Each method is a function `check(bound) -> Verdict` in the module named here, imported when it is needed. It may read
+nothing but the bound: the term, the quantity, the formula, the assumptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from pidsl.errors import PidslError
+
+if TYPE_CHECKING:
+    from pidsl.analysis.bound import Bound
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a statement was verified.
+
+    Args:
+        holds: it was.
+        steps: what was established on the way, one line each.
+        failure: the first thing that could not be, "" if all could.
+        smtlib: what an SMT solver was asked: every script must be answered `unsat`. "" where none was.
+    """
+
+    holds: bool
+    steps: tuple[str, ...] = ()
+    failure: str = ""
+    smtlib: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to prove.
+
+    Args:
+        summary: one line for people: what is done, and which theorem makes it a proof.
+        checker: "module:function" that verifies a bound.
+    """
+
+    summary: str
+    checker: str
+
+
+METHODS: dict[str, Method] = {}
+
+
+def verdict_of(bound: Bound) -> Verdict:
+    """Verify a bound from its statement."""
+    if not bound.is_known:
+        return Verdict(False, failure="nothing is claimed")
+    method = METHODS.get(bound.method)
+    if method is None:
+        return Verdict(False, failure=f"no method {bound.method!r}")
+    module, function = method.checker.split(":")
+    check: Callable[[Bound], Verdict] = getattr(import_module(module), function)
+    try:
+        return check(bound)
+    except PidslError as e:
+        return Verdict(False, failure=str(e))
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The proof of a bound.
+
+    Attributes:
+        statement: the bound.
+    """
+
+    statement: Bound
+
+    @property
+    def summary(self) -> str:
+        """How it is proved, in one line."""
+        method = METHODS.get(self.statement.method)
+        return method.summary if method else "none"
+
+    def check(self) -> bool:
+        """Verify the statement again, from nothing but the term, the formula and the assumptions.
+
+        Returns:
+            True when every step holds; False when one fails or cannot be decided. `verdict()` says which.
+        """
+        return self.verdict().holds
+
+    def verdict(self) -> Verdict:
+        """As `check`, with the steps and the first failure."""
+        return verdict_of(self.statement)
+
+    def to_smtlib(self) -> str:
+        """What an SMT solver is asked, as SMT-LIB 2 scripts, each to be answered `unsat`; a comment where none is.
+
+        Scripts are separated by `(reset)`, so that the text can be given to any solver as it is.
+        """
+        text = self.verdict().smtlib
+        return text or f"; proved without an SMT solver: {self.summary}\n"
