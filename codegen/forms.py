@@ -1,0 +1,206 @@
+"""Constraints as isl has them: quasi-affine forms, sums of variables and of floors of such sums, that are >= 0.
+
+A constraint is said about one variable by taking that variable out of the floors around it:
+
+    42 * floor((b + 3) / 42) <= a           b <= 42 * floor(a / 42) + 38      the same
+    6 * floor((3 - b) / 6) + 6 * b <= a     floor((5 * b + 3) / 6) <= ...     the same, then as above
+    a + b - 7 * floor((a + b) / 7) >= 1     (nothing)                         says less: the modulus is dropped
+
+The third kind, congruences, restricts which indices of an interval occur and not the interval, so little is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import gcd
+
+import islpy as isl
+
+from pidsl.language.expr import Add, FloorDiv, Index, Mod, Mul, Sub, Var, simplify
+
+_dim = isl.dim_type
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # equal to itself only: isl shares its divisions
+class Floor:
+    """`floor(of / by)`."""
+
+    of: Form
+    by: int
+
+
+Atom = str | Floor
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """`constant + sum of factor * atom`, no factor zero."""
+
+    constant: int
+    terms: Mapping[Atom, int]
+
+    def plus(self, other: Form, factor: int = 1) -> Form:
+        """`self + factor * other`."""
+        terms = dict(self.terms)
+        for atom, value in other.terms.items():
+            terms[atom] = terms.get(atom, 0) + factor * value
+        return Form(self.constant + factor * other.constant, {atom: x for atom, x in terms.items() if x})
+
+    def times(self, factor: int) -> Form:
+        """`factor * self` for a factor that is not 0."""
+        return Form(factor * self.constant, {atom: factor * x for atom, x in self.terms.items()})
+
+    def without(self, atom: Atom) -> Form:
+        """The other terms."""
+        return Form(self.constant, {other: x for other, x in self.terms.items() if other != atom})
+
+    def floors(self, name: str) -> list[Floor]:
+        """The floors of this sum that a variable stands in."""
+        return [atom for atom in self.terms if isinstance(atom, Floor) and atom.of.involves(name)]
+
+    def involves(self, name: str) -> bool:
+        """Whether a variable occurs, in floors too."""
+        return name in self.terms or bool(self.floors(name))
+
+    def steps(self, name: str) -> tuple[int, int]:
+        """The least and the greatest change when a variable grows by one."""
+        low = high = self.terms.get(name, 0)
+        for floor in self.floors(name):
+            factor = self.terms[floor]
+            least, most = floor.of.steps(name)
+            ends = factor * (least // floor.by), factor * -(-most // floor.by)
+            low, high = low + min(ends), high + max(ends)
+        return low, high
+
+    def index(self) -> Index:
+        """As an expression: positive terms first, so that little is subtracted from nothing."""
+        form, terms = self, list[tuple[int, Index]]()
+        for floor in [x for x in self.terms if isinstance(x, Floor)]:
+            factor, inner = self.terms[floor], floor.of.index()
+            rest = form.without(floor).plus(floor.of, factor // floor.by)
+            if factor % floor.by == 0 and not rest.terms.keys() & floor.of.terms.keys():  # x - s * floor(x / s)
+                form = rest
+                terms.append((-(factor // floor.by), Mod(inner, floor.by)))
+            else:
+                form = form.without(floor)
+                terms.append((factor, simplify(FloorDiv(inner, floor.by))))
+        terms = [(x, Var(name)) for name, x in form.terms.items() if isinstance(name, str)] + terms
+        out: Index = 0
+        for factor, term in sorted(terms, key=lambda x: x[0] < 0):
+            size = simplify(Mul(abs(factor), term))
+            out = simplify(Add(out, size)) if factor > 0 else simplify(Sub(out, size))
+        return simplify(Add(out, form.constant))
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """`form >= 0`; not `exact`: it says less than what it was made from."""
+
+    form: Form
+    exact: bool = True
+
+    @property
+    def trivial(self) -> bool:
+        """It says nothing."""
+        return not self.form.terms and self.form.constant >= 0
+
+    def solved(self, name: str) -> Constraint:
+        """A consequence in which a variable stands outside all floors; the same thing where that can be."""
+        form, exact = self.form, self.exact
+        while floors := form.floors(name):
+            form, floor = _gathered(form, floors[0], name)
+            rest, factor = form.without(floor), form.terms[floor]
+            if not rest.involves(name):
+                form = _lifted(rest, factor, floor)
+                continue
+            form = _relaxed(rest, factor, floor)
+            exact = exact and _always(_relaxed(rest, factor, floor, most=False))
+        return Constraint(_reduced(form), exact)
+
+    def monotone(self, name: str) -> Constraint:
+        """A consequence that only rises or only falls with a variable."""
+        low, high = self.form.steps(name)
+        if low >= 0 or high <= 0:
+            return self
+        return self.solved(name)
+
+
+def _gathered(form: Form, floor: Floor, name: str) -> tuple[Form, Floor]:
+    """A variable that stands beside a floor too, taken into it: `6 * floor((3 - b) / 6) + 6 * b`."""
+    factor, beside = form.terms[floor], form.terms.get(name, 0)
+    if not beside or beside % factor:
+        return form, floor
+    inner = Floor(floor.of.plus(Form(0, {name: 1}), floor.by * (beside // factor)), floor.by)
+    return Form(form.constant, {**form.without(floor).without(name).terms, inner: factor}), inner
+
+
+def _lifted(rest: Form, factor: int, floor: Floor) -> Form:
+    """`rest + factor * floor(of / by) >= 0` as a bound on `of`."""
+    if factor > 0:  # floor(of / by) >= ceil(-rest / factor)
+        return floor.of.plus(_quotient(rest.times(-1), factor, up=True), -floor.by)
+    limit = _quotient(rest, -factor, up=False)
+    return Form(floor.by - 1, {}).plus(limit, floor.by).plus(floor.of, -1)
+
+
+def _quotient(form: Form, by: int, *, up: bool) -> Form:
+    """`form / by`, rounded up or down."""
+    if all(x % by == 0 for x in form.terms.values()):
+        constant = -(-form.constant // by) if up else form.constant // by
+        return Form(constant, {atom: x // by for atom, x in form.terms.items()})
+    if up:
+        form = Form(form.constant + by - 1, form.terms)
+    return Form(0, {Floor(form, by): 1})
+
+
+def _relaxed(rest: Form, factor: int, floor: Floor, *, most: bool = True) -> Form:
+    """A positive multiple of what `rest + factor * floor(of / by)` is at most (at least), without the floor."""
+    highest = (factor > 0) == most  # of / by, else (of - by + 1) / by
+    of = floor.of if highest else Form(floor.of.constant - floor.by + 1, floor.of.terms)
+    return rest.times(floor.by).plus(of, factor)
+
+
+def _reduced(form: Form) -> Form:
+    """`form >= 0` without common factors."""
+    common = gcd(*form.terms.values()) if form.terms else 1
+    if common == 1:
+        return form
+    return Form(form.constant // common, {atom: x // common for atom, x in form.terms.items()})
+
+
+def _always(form: Form) -> bool:
+    return not form.terms and form.constant >= 0
+
+
+def constraints(convex: isl.BasicSet, names: Iterable[str]) -> Iterator[Constraint]:
+    """The constraints of a basic set, with names for its dimensions; an equality is two of them.
+
+    Raises:
+        isl.Error: isl knows no formula of a division.
+    """
+    atoms: list[Atom] = [str(convex.get_dim_name(_dim.param, k)) for k in range(convex.dim(_dim.param))]
+    atoms += names
+    local = convex.get_local_space()
+    for k in range(convex.dim(_dim.div)):
+        division = local.get_div(k)
+        scale = division.get_denominator_val()
+        numerators = [division.get_constant_val()]
+        numerators += [division.get_coefficient_val(_dim.param, x) for x in range(convex.dim(_dim.param))]
+        numerators += [division.get_coefficient_val(_dim.in_, x) for x in range(convex.dim(_dim.set))]
+        numerators += [division.get_coefficient_val(_dim.div, x) for x in range(k)]
+        atoms.append(Floor(_form([int((x * scale).to_python()) for x in numerators], atoms), int(scale.to_python())))
+    order = _dim.cst, _dim.param, _dim.set, _dim.div
+    for row in _rows(convex.equalities_matrix(*order)):
+        yield Constraint(_form(row, atoms))
+        yield Constraint(_form([-x for x in row], atoms))
+    for row in _rows(convex.inequalities_matrix(*order)):
+        yield Constraint(_form(row, atoms))
+
+
+def _rows(matrix: isl.Mat) -> Iterator[list[int]]:
+    for y in range(matrix.rows()):
+        yield [int(matrix.get_element_val(y, x).to_python()) for x in range(matrix.cols())]
+
+
+def _form(row: list[int], atoms: list[Atom]) -> Form:
+    return Form(row[0], {atom: value for atom, value in zip(atoms, row[1:], strict=False) if value})
