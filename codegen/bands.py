@@ -1,4 +1,4 @@
-"""For each row of a convex piece the interval of keys it attends (and for each key the rows), as expressions.
+"""For each row of a convex piece the interval of keys it attends (and for each key the rows), as forms.
 
 `0 <= a + offset - b <= 63` gives, per row a, keys `a + offset - 63 .. a + offset`; a block of 16 gives
 `16 * (a // 16) .. 16 * (a // 16) + 15`. Every constraint of the mask is solved for the swept index (see `forms`). The
@@ -16,14 +16,14 @@ import islpy as isl
 from pidsl.codegen.coordinates import Coordinates, mask
 from pidsl.codegen.forms import Constraint, Form, constraints
 from pidsl.codegen.plan import Over
-from pidsl.language.expr import And, Compare, FloorDiv, Index, Pred, simplify
+from pidsl.language.expr import And, Compare, Pred
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A bound on the swept index as an expression in the own one, nondecreasing (+1) or nonincreasing (-1) in it."""
+    """A bound on the swept index as a form in the own one, nondecreasing (+1) or nonincreasing (-1) in it."""
 
-    value: Index
+    value: Form
     slope: int
 
 
@@ -37,8 +37,8 @@ class Band:
 
     lower: tuple[Bound, ...]
     upper: tuple[Bound, ...]
-    first: tuple[Index, ...]
-    last: tuple[Index, ...]
+    first: tuple[Form, ...]
+    last: tuple[Form, ...]
     guard: Pred | None
     exact: bool
 
@@ -75,8 +75,8 @@ def band(at: Coordinates, simple: isl.Set, over: Over) -> Band | None:
 def _band(found: Iterable[Constraint], own: str, swept: str) -> Band:
     lower: list[Bound] = []
     upper: list[Bound] = []
-    first: list[Index] = []
-    last: list[Index] = []
+    first: list[Form] = []
+    last: list[Form] = []
     guard: Pred | None = None
     exact = True
     for given in found:
@@ -97,12 +97,12 @@ def _band(found: Iterable[Constraint], own: str, swept: str) -> Band:
     return Band(tuple(lower), tuple(upper), tuple(first), tuple(last), guard, exact)
 
 
-def _bound(form: Form, name: str) -> Index:
+def _bound(form: Form, name: str) -> Form:
     """The least (greatest) value of a variable with `form >= 0`, for a positive (negative) factor of it."""
     factor, rest = form.terms[name], form.without(name)
     if factor > 0:  # factor * name >= -rest, rounded up
         rest = Form(factor - 1, {}).plus(rest, -1)
-    return simplify(FloorDiv(rest.index(), abs(factor)))
+    return rest.floored(abs(factor))
 
 
 def _slope(form: Form, swept: str, own: str) -> int:

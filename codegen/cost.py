@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pidsl.codegen.bands import Placed
+from pidsl.codegen.forms import Form
 from pidsl.errors import TooHardError
 from pidsl.language.expr import FloorDiv, Index, Sub, Var, evaluate, holds
 from pidsl.relation.isl import limited
@@ -123,8 +124,8 @@ def _intervals(placed: Placed, env: dict[str, Any]) -> Iterator[tuple[Any, Any, 
     """First key, last key and whether there are any, for the rows `a` of `env`; several when a row has several."""
     at, points, found = placed.at, placed.points, placed.keys
 
-    def value(e: Index) -> Any:
-        return np.asarray(evaluate(at.plain(e), env), dtype=np.int64)
+    def value(e: Index | Form) -> Any:
+        return np.asarray(evaluate(at.plain(e.index() if isinstance(e, Form) else e), env), dtype=np.int64)
 
     if found is not None:
         last_key = np.asarray((env["m"] - 1 - env["d"]) // at.layout.key_step)

@@ -63,6 +63,29 @@ class Form:
         """Whether a variable occurs, in floors too."""
         return name in self.terms or bool(self.floors(name))
 
+    def put(self, name: str, value: Form) -> Form:
+        """With `value` in place of a variable."""
+        out = Form(self.constant, {})
+        for atom, factor in self.terms.items():
+            if atom == name:
+                out = out.plus(value, factor)
+            elif isinstance(atom, Floor) and atom.of.involves(name):
+                out = out.plus(atom.of.put(name, value).floored(atom.by), factor)
+            else:
+                out = out.plus(Form(0, {atom: factor}))
+        return out
+
+    def floored(self, by: int) -> Form:
+        """`floor(self / by)`."""
+        match list(self.terms.items()):
+            case [(Floor(of, inner), 1)]:  # floor((floor(x / 3) + 2) / 4) -> floor((x + 6) / 12)
+                return Form(of.constant + inner * self.constant, of.terms).floored(inner * by)
+        common = gcd(by, *self.terms.values())  # floor((6 * x + 5) / 4) -> floor((3 * x + 2) / 2)
+        form = Form(self.constant // common, {atom: x // common for atom, x in self.terms.items()})
+        if by == common:
+            return form
+        return Form(0, {Floor(form, by // common): 1})
+
     def steps(self, name: str) -> tuple[int, int]:
         """The least and the greatest change when a variable grows by one."""
         low = high = self.terms.get(name, 0)
@@ -138,19 +161,8 @@ def _gathered(form: Form, floor: Floor, name: str) -> tuple[Form, Floor]:
 def _lifted(rest: Form, factor: int, floor: Floor) -> Form:
     """`rest + factor * floor(of / by) >= 0` as a bound on `of`."""
     if factor > 0:  # floor(of / by) >= ceil(-rest / factor)
-        return floor.of.plus(_quotient(rest.times(-1), factor, up=True), -floor.by)
-    limit = _quotient(rest, -factor, up=False)
-    return Form(floor.by - 1, {}).plus(limit, floor.by).plus(floor.of, -1)
-
-
-def _quotient(form: Form, by: int, *, up: bool) -> Form:
-    """`form / by`, rounded up or down."""
-    if all(x % by == 0 for x in form.terms.values()):
-        constant = -(-form.constant // by) if up else form.constant // by
-        return Form(constant, {atom: x // by for atom, x in form.terms.items()})
-    if up:
-        form = Form(form.constant + by - 1, form.terms)
-    return Form(0, {Floor(form, by): 1})
+        return floor.of.plus(Form(factor - 1, {}).plus(rest, -1).floored(factor), -floor.by)
+    return Form(floor.by - 1, {}).plus(rest.floored(-factor), floor.by).plus(floor.of, -1)
 
 
 def _relaxed(rest: Form, factor: int, floor: Floor, *, most: bool = True) -> Form:

@@ -21,23 +21,10 @@ import numpy as np
 
 from pidsl.codegen.bands import Band, Bound, Placed, band
 from pidsl.codegen.coordinates import Coordinates
+from pidsl.codegen.forms import Form
 from pidsl.codegen.plan import Over, Run, Sweep
 from pidsl.codegen.tile_sets import general_sweep, last_tile, whole_tiles
-from pidsl.language.expr import (
-    Add,
-    And,
-    Compare,
-    FloorDiv,
-    Index,
-    Max,
-    Min,
-    Mul,
-    Pred,
-    Var,
-    evaluate,
-    simplify,
-    substitute,
-)  # fmt: skip
+from pidsl.language.expr import And, Compare, Index, Max, Min, Pred, evaluate, simplify
 
 PROBE = 16384  # length at which a sweep without any full tile is taken to have none
 
@@ -62,28 +49,30 @@ def sweep(placed: Placed, over: Over, rows: int, cols: int, *, split: bool = Tru
 
 def _runs(at: Coordinates, found: Band, over: Over, rows: int, cols: int, split: bool) -> list[Run]:
     own, own_size, size = ("a", rows, cols) if over == "keys" else ("b", cols, rows)
-    near: Index = simplify(Mul(own_size, Var("t")))
-    far: Index = simplify(Add(near, own_size - 1))
+    near = Form(0, {"t": own_size})
+    far = Form(own_size - 1, {"t": own_size})
     end = last_tile(at, over, size)
 
-    def corner(bounds: Sequence[Bound], *, least: bool) -> list[Index]:
-        return [substitute(b.value, {own: near if (b.slope > 0) == least else far}) for b in bounds]
+    def tiles(bounds: Sequence[Bound], *, least: bool, plus: int = 0) -> list[Form]:
+        corners = (b.value.put(own, near if (b.slope > 0) == least else far) for b in bounds)
+        return [Form(x.constant + plus, x.terms).floored(size) for x in corners]
 
     # tiles that some row of the own tile reaches
-    first = greatest([0, *(_tile(x, size) for x in corner(found.lower, least=True))])
-    last = smallest([end, *(_tile(x, size) for x in corner(found.upper, least=False))])
+    first = greatest([0, *(x.index() for x in tiles(found.lower, least=True))])
+    last = smallest([end, *(x.index() for x in tiles(found.upper, least=False))])
     guard = found.guard
     for x in found.first:
-        guard = _and(guard, Compare("<=", x, far))
+        guard = _and(guard, _at_least(far.plus(x, -1)))
     for x in found.last:
-        guard = _and(guard, Compare("<=", near, x))
+        guard = _and(guard, _at_least(x.plus(near, -1)))
     everything = Run(False, first, last, 1, guard)
     if not split or not found.exact or found.first or found.last or found.guard is not None:
         return [everything]
     # tiles in which no row of the own tile misses a key
     whole = end if over == "queries" else whole_tiles(at, size) - 1
-    inner_first = greatest([0, *(_tile(x + (size - 1), size) for x in corner(found.lower, least=False))])
-    inner_last = smallest([whole, *(_tile(x + 1, size) - 1 for x in corner(found.upper, least=True))])
+    inner_first = greatest([0, *(x.index() for x in tiles(found.lower, least=False, plus=size - 1))])
+    before = (Form(x.constant - 1, x.terms) for x in tiles(found.upper, least=True, plus=1))
+    inner_last = smallest([whole, *(x.index() for x in before)])
     if not _ever(at, over, own_size, inner_first, inner_last):
         return [everything]
     runs = [Run(True, inner_first, inner_last)]
@@ -98,8 +87,8 @@ def _and(a: Pred | None, b: Pred) -> Pred:
     return b if a is None else And(a, b)
 
 
-def _tile(index: Index, size: int) -> Index:
-    return simplify(FloorDiv(index, size))
+def _at_least(form: Form) -> Pred:
+    return Compare(">=", form.index(), 0)
 
 
 def greatest(values: Sequence[Index]) -> Index:
