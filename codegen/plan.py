@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pidsl.language.expr import Add, Index, Mod, Pred, Sub, Var, show, show_pred
+from pidsl.language.expr import Index, Pred, Var, show, show_pred
 from pidsl.language.terms import Term
 
 Over = Literal["keys", "queries"]
@@ -70,19 +70,19 @@ class Layout:
         """c for a layout that is not linked."""
         if self.query_class is None:
             return 0
-        return Mod(Sub(self.query_class, Var("offset")), self.query_step)
+        return (self.query_class - Var("offset")) % self.query_step
 
     def key_class_of(self, row_class: Index) -> Index:
         """d, the class of the keys met by rows of class `row_class`."""
         if self.phase is None:
             return self.key_class or 0
-        return Mod(Sub(Add(row_class, Var("offset")), self.phase), self.key_step)
+        return (row_class + Var("offset") - self.phase) % self.key_step
 
     def row_class_of(self, key_class: Index) -> Index:
         """c, the class of the rows that meet keys of class `key_class`."""
         if self.phase is None:
             return self.row_class()
-        return Mod(Add(Sub(key_class, Var("offset")), self.phase), self.query_step)
+        return (key_class - Var("offset") + self.phase) % self.query_step
 
     def __str__(self) -> str:
         if self.linked:

@@ -14,7 +14,6 @@ from typing import assert_never
 
 from pidsl.errors import SymbolError
 from pidsl.language.expr import (
-    COMPARISONS,
     Abs,
     Add,
     And,
@@ -32,8 +31,8 @@ from pidsl.language.expr import (
     Symbol,
     Truth,
     Var,
+    fold,
     simplify,
-    substitute,
     substitute_pred,
     vars_in,
 )
@@ -144,28 +143,17 @@ def negated(p: Pred) -> Pred:
 
 def settled(p: Pred, values: Mapping[str, Index] | None = None) -> Pred:
     """`p` with `values` put in, constants folded and truths absorbed: `x & True -> x`, `x | True -> True`."""
-    p = substitute_pred(p, values or {})
-    match p:
-        case Compare(op, int(x), int(y)):
-            return Truth(bool(COMPARISONS[op](x, y)))
+    match substitute_pred(p, values) if values else p:
+        case Compare() as q:
+            return fold(q)
         case And(x, y):
-            x, y = settled(x), settled(y)
-            if isinstance(x, Truth):
-                return y if x.value else x
-            if isinstance(y, Truth):
-                return x if y.value else y
-            return And(x, y)
+            return fold(And(settled(x), settled(y)))
         case Or(x, y):
-            x, y = settled(x), settled(y)
-            if isinstance(x, Truth):
-                return x if x.value else y
-            if isinstance(y, Truth):
-                return y if y.value else x
-            return Or(x, y)
+            return fold(Or(settled(x), settled(y)))
         case Not(x):
             return settled(negated(x))
-        case _:
-            return p
+        case q:
+            return q
 
 
 def separated(p: Pred, keys: frozenset[str]) -> Pred:
@@ -223,11 +211,6 @@ def _sum(terms: Mapping[Index, int], constant: int) -> Index:
         else:
             total = Add(total, term) if factor > 0 else Sub(total, term)
     return constant if total is None else simplify(Add(total, constant))
-
-
-def folded(e: Index, values: Mapping[str, Index] | None = None) -> Index:
-    """`e` with `values` put in and constants folded."""
-    return substitute(e, values or {})
 
 
 def plus_one(e: Index) -> Index:

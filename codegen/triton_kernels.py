@@ -9,7 +9,6 @@ from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Plan, Run, Sweep
 from pidsl.codegen.triton_expr import (
     Limits,
     Reach,
-    folded,
     index_source,
     plus_one,
     pred_source,
@@ -27,7 +26,7 @@ from pidsl.codegen.triton_masks import (
     predicate_source,
 )
 from pidsl.codegen.triton_stages import Stage
-from pidsl.language.expr import Add, Compare, Index, Pred, Sub, Truth, Var, show, simplify
+from pidsl.language.expr import Compare, Index, Pred, Truth, Var, show, substitute
 
 _SIZES = "scale, n, m, offset, heads, group,"
 _CONSTANTS = "D: tl.constexpr, D_PAD: tl.constexpr, V: tl.constexpr, V_PAD: tl.constexpr,"
@@ -41,14 +40,16 @@ class KernelWriter:
         self.plan = plan
         self.reach = Reach()
         self.pad = 0  # how far past the end the rows and keys of a tile can lie
+        self._keeps = {k: self._keep(piece) for k, piece in enumerate(plan.pieces) if isinstance(piece, TilePiece)}
+        self._attended_keys = self._attended(plan.attended_keys)
+        self._attended_rows = self._attended(plan.attended_rows)
 
     def masks(self) -> Iterator[str]:
         """The functions that say which pairs, keys and rows there are."""
-        for number, piece in enumerate(self.plan.pieces):
-            if isinstance(piece, TilePiece):
-                keep = self._keep(piece)
-                if keep != Truth(True):
-                    yield predicate_source(f"_keep_{number}", keep, f"The pairs of piece {number}, {piece.layout}.")
+        for number, keep in self._keeps.items():
+            if keep != Truth(True):
+                doc = f"The pairs of piece {number}, {self.plan.pieces[number].layout}."
+                yield predicate_source(f"_keep_{number}", keep, doc)
         if (keys := self._attended_keys) != Truth(True):
             yield predicate_source("_key_attended", keys, "Keys that some row attends; the others are never read.")
         if (rows := self._attended_rows) != Truth(True):
@@ -216,7 +217,6 @@ class KernelWriter:
 
     def _class(self, out: Lines, layout: Layout, name: str, value: Index) -> Index:
         """`value` when it is a number; else a line that computes it, and its name."""
-        value = folded(value)
         if isinstance(value, int):
             return value
         self.reach.add(value, limits={"c": (layout.query_step, 0), "d": (layout.key_step, 0)})
@@ -261,7 +261,7 @@ class KernelWriter:
             load = "_load(" if full else "_load_where(live, "
             out.put(f"key = {load}keys, j, k_r, k_d, D, D_PAD)", f"value = {load}values, j, v_r, v_d, V, V_PAD)")
             if not full:
-                keep = self._keep(piece)
+                keep = self._keeps[number]
                 call = call_source(f"_keep_{number}", keep, axes(layout, "[:, None]", "[None, :]"))
                 out.put(f"keep = {'inside[None, :]' if keep == Truth(True) else call}")
             yield full
@@ -270,9 +270,9 @@ class KernelWriter:
         """Per diagonal, the keys and values that meet the program's rows."""
         out.put(f"# Piece {number}, {len(piece.diagonals)} diagonals: every row meets one key per lag.")
         for diagonal in piece.diagonals:
-            j = simplify(Add(Add(Var("r"), Var("offset")), -diagonal.lag))
+            j = Var("r") + Var("offset") - diagonal.lag
             self.reach.add(j, limits={})
-            at = index_source(folded(j))
+            at = index_source(j)
             out.put(
                 f"# Lag {diagonal.lag}.",
                 f"ok = {self._rows_of(diagonal)}",
@@ -287,7 +287,7 @@ class KernelWriter:
         layout = piece.layout
         out.put("", f"# Piece {number}, {layout}.")
         c = self._class(out, layout, "c", layout.row_class_of(Var("d")))
-        keep = self._keep(piece)
+        keep = self._keeps[number]
         for full in self._loops(out, piece, piece.grad_key):
             self._positions(out, "r", "a", "tile", piece.grad_key.rows, layout.query_step, c)
             out.put(
@@ -310,11 +310,11 @@ class KernelWriter:
     def _lags_of_keys(self, out: Lines, number: int, piece: DiagonalPiece) -> None:
         out.put("", f"# Piece {number}, {len(piece.diagonals)} diagonals: every key meets one row per lag.")
         for diagonal in piece.diagonals:
-            r = Add(Sub(Var("j"), Var("offset")), diagonal.lag)
+            r = Var("j") - Var("offset") + diagonal.lag
             self.reach.add(r, limits={})
             out.put(
                 f"# Lag {diagonal.lag}.",
-                f"r = {index_source(folded(r))}",
+                f"r = {index_source(r)}",
                 f"ok = {self._rows_of(diagonal)}",
                 "query = _load_where(ok, queries, r, q_r, q_d, D, D_PAD)",
                 "grad = _load_where(ok, grads, r, go_r, go_d, V, V_PAD)",
@@ -361,7 +361,7 @@ class KernelWriter:
         self, out: Lines, run: Run, classes: Mapping[str, Index], limits: Limits, suffix: str
     ) -> tuple[str, str]:
         """Lines that compute where a run begins and stops; their names."""
-        first, last = folded(run.first, classes), folded(run.last, classes)
+        first, last = substitute(run.first, classes), substitute(run.last, classes)
         self.reach.add(first, last, limits=limits)
         names = f"first{suffix}", f"stop{suffix}"
         out.put(f"{names[0]} = {index_source(first)}", f"{names[1]} = {index_source(plus_one(last))}")
@@ -373,9 +373,8 @@ class KernelWriter:
     def _rows_of(self, diagonal: Diagonal) -> str:
         """The rows that have the diagonal's lag."""
         r = Var("r")
-        between: Pred = Compare(">=", r, folded(diagonal.first))
-        last = folded(diagonal.last)
-        parts: list[Pred] = [between, Compare("<=", r, last)]
+        between: Pred = Compare(">=", r, diagonal.first)
+        parts: list[Pred] = [between, Compare("<=", r, diagonal.last)]
         if diagonal.keep is not None:
             parts.append(settled(diagonal.keep))
         self.reach.add(*parts, limits={})
@@ -387,13 +386,10 @@ class KernelWriter:
         self.reach.add(keep, limits=limits_of(piece.layout, piece.forward))
         return keep
 
-    @property
-    def _attended_keys(self) -> Pred:
-        return Truth(True) if self.plan.attended_keys is None else settled(self.plan.attended_keys)
-
-    @property
-    def _attended_rows(self) -> Pred:
-        return Truth(True) if self.plan.attended_rows is None else settled(self.plan.attended_rows)
+    def _attended(self, given: Pred | None) -> Pred:
+        attended = Truth(True) if given is None else settled(given)
+        self.reach.add(attended, limits={})
+        return attended
 
 
 _SCALE2 = "scale2 = tl.maximum(scale * 1.4426950408889634, 1e-30)  # base 2; above 0 so that -inf stays -inf"

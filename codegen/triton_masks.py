@@ -6,23 +6,23 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from pidsl.codegen.plan import Layout, Sweep
-from pidsl.codegen.triton_expr import Limits, folded, has_scalar, names_in, pred_source
+from pidsl.codegen.triton_expr import Limits, has_scalar, names_in, pred_source
 from pidsl.codegen.triton_lines import Lines
-from pidsl.language.expr import Add, Index, Mul, Pred
+from pidsl.language.expr import Add, Index, Mul, Pred, simplify
 
 PLAN_VARS = ("n", "m", "offset", "c", "d", "a", "b", "r", "j")
 
 
 def affine(step: int, index: Index, own_class: Index) -> Index:
     """`step * index + class`, simplified."""
-    return folded(Add(Mul(step, index), own_class))
+    return simplify(Add(simplify(Mul(step, index)), own_class))
 
 
 def constant_classes(layout: Layout) -> dict[str, Index]:
     """Classes that are numbers: `{c: 0, d: 0}` for the identity."""
     if layout.linked:
         return {}
-    classes = {"c": folded(layout.row_class()), "d": folded(layout.key_class or 0)}
+    classes = {"c": layout.row_class(), "d": layout.key_class or 0}
     return {name: value for name, value in classes.items() if isinstance(value, int)}
 
 

@@ -204,41 +204,73 @@ def simplify(e: Index) -> Index:
     Raises:
         TermError: a division by zero.
     """
-    match e:
-        case Add(int(a), int(b)):
+    rules = _SIMPLIFY.get(type(e))
+    return e if rules is None else rules(e)
+
+
+def _simplify_sum(e: Add) -> Index:
+    match e.left, e.right:
+        case int(a), int(b):
             return a + b
-        case Add(x, 0) | Add(0, x) | Sub(x, 0):
+        case (x, 0) | (0, x):
             return x
-        case Add(Add(x, int(a)), int(b)):
+        case Add(x, int(a)), int(b):
             return simplify(Add(x, a + b))
-        case Add(Sub(0, x), int(b)):
+        case Sub(0, x), int(b):
             return Sub(b, x)
-        case Add(x, int(b)) if b < 0:
+        case x, int(b) if b < 0:
             return Sub(x, -b)
-        case Sub(int(a), int(b)):
+    return e
+
+
+def _simplify_difference(e: Sub) -> Index:
+    match e.left, e.right:
+        case int(a), int(b):
             return a - b
-        case Mul(int(a), int(b)):
-            return a * b
-        case Mul(_, 0) | Mul(0, _):
-            return 0
-        case Mul(x, 1) | Mul(1, x) | FloorDiv(x, 1):
+        case x, 0:
             return x
-        case FloorDiv(_, 0) | Mod(_, 0):
-            raise TermError(f"{show(e)} divides by zero", "a divisor that is not 0")
-        case FloorDiv(int(a), int(b)):
-            return a // b
-        case Mod(int(a), int(b)):
-            return a % b
-        case Mod(_, 1):
+    return e
+
+
+def _simplify_product(e: Mul) -> Index:
+    match e.left, e.right:
+        case int(a), int(b):
+            return a * b
+        case (_, 0) | (0, _):
             return 0
+        case (x, 1) | (1, x):
+            return x
+    return e
+
+
+def _simplify_division(e: FloorDiv | Mod) -> Index:
+    quotient = isinstance(e, FloorDiv)
+    match e.left, e.right:
+        case x, 1:
+            return x if quotient else 0
+        case _, 0:
+            raise TermError(f"{show(e)} divides by zero", "a divisor that is not 0")
+        case int(a), int(b):
+            return a // b if quotient else a % b
+    return e
+
+
+def _simplify_choice(e: Abs | Min | Max) -> Index:
+    match e:
         case Abs(int(a)):
             return abs(a)
         case Min(int(a), int(b)):
             return min(a, b)
         case Max(int(a), int(b)):
             return max(a, b)
-        case _:
-            return e
+    return e
+
+
+# By kind of node: trying every rule on every node took a tenth of the time from a term to its source.
+_SIMPLIFY: Mapping[type, Callable[[Any], Index]] = {
+    Add: _simplify_sum, Sub: _simplify_difference, Mul: _simplify_product, FloorDiv: _simplify_division,
+    Mod: _simplify_division, Abs: _simplify_choice, Min: _simplify_choice, Max: _simplify_choice,
+}  # fmt: skip
 
 
 def fold(p: Pred) -> Pred:
@@ -265,25 +297,24 @@ def fold(p: Pred) -> Pred:
 
 def _children(e: Index | Pred) -> tuple[Any, ...]:
     match e:
-        case int() | Var() | Symbol() | Truth():
+        case int() | Var():
             return ()
-        case Abs(of) | Not(of):
-            return (of,)
-        case Compare(_, a, b):
-            return (a, b)
-        case Add(a, b) | Sub(a, b) | Mul(a, b) | FloorDiv(a, b) | Mod(a, b) | Min(a, b) | Max(a, b):
-            return (a, b)
-        case And(a, b) | Or(a, b):
-            return (a, b)
+        case Compare() | Add() | Sub() | Mul() | FloorDiv() | Mod() | Min() | Max() | And() | Or():
+            return (e.left, e.right)
+        case Abs() | Not():
+            return (e.of,)
+        case Symbol() | Truth():
+            return ()
         case _:
             assert_never(e)
 
 
 def walk(e: Index | Pred) -> Iterator[Index | Pred]:
     """`e` and everything below it."""
-    yield e
-    for child in _children(e):
-        yield from walk(child)
+    rest: list[Index | Pred] = [e]
+    while rest:
+        yield (x := rest.pop())
+        rest.extend(reversed(_children(x)))
 
 
 def symbols_in(e: Index | Pred) -> frozenset[str]:
@@ -305,8 +336,9 @@ def substitute(e: Index, values: Mapping[str, Index]) -> Index:
             return values.get(name, e)
         case Abs(of):
             return simplify(Abs(substitute(of, values)))
-        case Add(a, b) | Sub(a, b) | Mul(a, b) | FloorDiv(a, b) | Mod(a, b) | Min(a, b) | Max(a, b):
-            return simplify(type(e)(substitute(a, values), substitute(b, values)))
+        case Add() | Sub() | Mul() | FloorDiv() | Mod() | Min() | Max():
+            a, b = substitute(e.left, values), substitute(e.right, values)
+            return e if a is e.left and b is e.right else simplify(type(e)(a, b))
         case _:
             assert_never(e)
 
