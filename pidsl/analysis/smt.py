@@ -1,0 +1,341 @@
+"""Obligations over integers with symbols, decided by z3: polynomials, floors, minima, case distinctions.
+
+An obligation says: under these conditions, the conclusion holds for all integers. Before the solver sees it, it is
+split into cases in which nothing but polynomials is left:
+
+    Min(a, b)          a where a <= b, else b; likewise Max, Abs and Piecewise
+    floor(x/p), p a number or a symbol >= 1, proved to be >= 1
+                       a new integer q with p*q <= x < p*(q + 1)
+    x = p*q + r        where x is split by p on request: floor((x + d)/p) is q + s with |s| <= |d|, one case each
+
+What is left is sent to the solver as it is, and written down in SMT-LIB, so that any solver can be asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import count
+from typing import Any
+
+import sympy
+import z3
+
+from pidsl.analysis.formulas import symbol
+from pidsl.analysis.proofs import Verdict
+from pidsl.errors import TermError
+
+RESOURCES = 8_000_000  # z3's own count for one question, the same on every machine: at most a few seconds
+PRUNE_RESOURCES = 200_000
+MOST_CASES = 4096
+
+Condition = sympy.Basic  # a relation or a combination of them
+
+
+@dataclass(frozen=True)
+class Obligation:
+    """`conditions => conclusion` for all integers.
+
+    Args:
+        name: what it is for, one line.
+        conditions: what may be assumed.
+        conclusion: what must follow.
+        split: (x, p): write the symbol x as p*q + r with 0 <= r < p.
+    """
+
+    name: str
+    conditions: tuple[Condition, ...]
+    conclusion: Condition
+    split: tuple[sympy.Symbol, sympy.Expr] | None = None
+
+
+@dataclass
+class _Case:
+    """Conditions without minima and floors, and what must follow from them."""
+
+    conditions: list[Condition]
+    conclusion: Condition
+    free: frozenset[sympy.Symbol] = frozenset()  # symbols that an equation may replace
+
+
+@dataclass
+class Prover:
+    """Discharges obligations one after another, and keeps what it asked.
+
+    Attributes:
+        steps: names of what was proved.
+        scripts: SMT-LIB scripts, each expected to be `unsat`.
+        failure: the first obligation that could not be proved, "" so far.
+    """
+
+    steps: list[str] = field(default_factory=list)
+    scripts: list[str] = field(default_factory=list)
+    failure: str = ""
+    _fresh: Iterator[int] = field(default_factory=count)
+
+    def prove(self, obligation: Obligation) -> bool:
+        """Whether the obligation holds; a failure is remembered and ends the proof."""
+        if self.failure:
+            return False
+        reason = self._refusal(obligation)
+        if reason:
+            self.failure = f"{obligation.name}: {reason}"
+            return False
+        self.steps.append(obligation.name)
+        return True
+
+    def all(self, obligations: Iterable[Obligation]) -> bool:
+        """Whether every one holds."""
+        return all([self.prove(o) for o in obligations])
+
+    def verdict(self) -> Verdict:
+        """What came of it."""
+        return Verdict(not self.failure, tuple(self.steps), self.failure, "\n(reset)\n".join(self.scripts))
+
+    def _refusal(self, o: Obligation) -> str:
+        cases = 0
+        parts = [*o.conditions, o.conclusion]
+        divisors = {s for x in parts for a in x.atoms(sympy.floor, sympy.Mod) for s in _divisor(a).free_symbols}
+        named = {s for x in parts for s in x.free_symbols}
+        start = _Case(list(o.conditions), o.conclusion, frozenset(named - divisors))
+        if o.split is not None:
+            start = self._euclid(start, *o.split)
+        for case in self._cases(start):
+            cases += 1
+            if cases > MOST_CASES:
+                return f"more than {MOST_CASES} cases"
+            answer = self._ask(o.name, case)
+            if answer != "unsat":
+                return answer
+        return ""
+
+    def _euclid(self, case: _Case, x: sympy.Symbol, p: sympy.Expr) -> _Case:
+        k = next(self._fresh)
+        q, r = symbol(f"q{k}"), symbol(f"r{k}")
+        moved = {x: p * q + r}
+        conditions = [c.subs(moved) for c in case.conditions]
+        return _Case([r >= 0, r < p, *conditions], case.conclusion.subs(moved), case.free - {x})
+
+    def _cases(self, case: _Case) -> Iterator[_Case]:
+        """`case` split until no minimum, floor or piecewise is left; cases that cannot occur are dropped."""
+        atom = _innermost([*case.conditions, case.conclusion])
+        if atom is None:
+            yield case
+            return
+        for value, conditions in self._values(atom, case.conditions):
+            added = [c for c in conditions if c != sympy.true]
+            if sympy.false in added:
+                continue
+            kept = [_replace(c, atom, value) for c in case.conditions]
+            kept = [c for c in kept if c != sympy.true]
+            if sympy.false in kept:
+                continue
+            branch = _without_equalities(_Case([*kept, *added], _replace(case.conclusion, atom, value), case.free))
+            if not _impossible(branch.conditions):
+                yield from self._cases(branch)
+
+    def _values(
+        self, atom: sympy.Expr, conditions: Sequence[Condition]
+    ) -> list[tuple[sympy.Expr, list[Condition]]]:  # fmt: skip
+        """The values an atom can have, and when."""
+        if isinstance(atom, sympy.Min | sympy.Max):
+            chosen: list[tuple[sympy.Expr, list[Condition]]] = []
+            for x in atom.args:
+                least = isinstance(atom, sympy.Min)
+                earlier = [y for y, _ in chosen]  # a tie goes to the first
+                later = [y for y in atom.args if y != x and y not in earlier]
+                strict = [x < y if least else x > y for y in earlier]
+                chosen.append((x, strict + [x <= y if least else x >= y for y in later]))
+            return chosen
+        if isinstance(atom, sympy.Abs):
+            x = atom.args[0]
+            return [(x, [x >= 0]), (-x, [x < 0])]
+        if isinstance(atom, sympy.Piecewise):
+            branches, before = [], []
+            for x, condition in atom.args:
+                branches.append((x, [*before, condition]))
+                before.append(sympy.Not(condition))
+            return branches
+        if isinstance(atom, sympy.Mod):
+            x, p = atom.args
+            return [(x - p * sympy.floor(x / p), [])]
+        if isinstance(atom, sympy.ceiling):
+            return [(-sympy.floor(-atom.args[0]), [])]
+        return self._floors(atom, conditions)
+
+    def _floors(
+        self, atom: sympy.Expr, conditions: Sequence[Condition]
+    ) -> list[tuple[sympy.Expr, list[Condition]]]:  # fmt: skip
+        above, below = sympy.fraction(sympy.together(atom.args[0]))
+        if below.could_extract_minus_sign():
+            above, below = -above, -below
+        above, below = sympy.expand(above), sympy.expand(below)
+        if not below.is_positive and _ask_z3([*conditions, below <= 0])[0] != "unsat":
+            raise TermError(f"a division by {below}", f"{below} >= 1 by assumption", where=str(atom))
+        multiple, rest = _divided(above, below)
+        remainders = [x for x in rest.free_symbols if x.name.startswith("r") and x.name[1:].isdigit()]
+        if len(remainders) == 1:
+            shift = sympy.expand(rest - remainders[0])
+            if shift.is_Integer and (remainders[0] < below) in conditions:
+                low, high = (
+                    (int(shift) // int(below), (int(shift) + int(below) - 1) // int(below))
+                    if below.is_Integer
+                    else (min(0, int(shift)), max(0, int(shift)))
+                )
+                return [
+                    (multiple + s, [below * s <= rest, rest < below * (s + 1)]) for s in range(low, high + 1)
+                ]  # fmt: skip
+        q = symbol(f"f{next(self._fresh)}")
+        return [(q, [below * q <= above, above <= below * q + below - 1])]
+
+    def _ask(self, name: str, case: _Case) -> str:
+        """`unsat` when the conclusion follows, else what z3 says instead."""
+        answer, script, model = _ask_z3([*case.conditions, sympy.Not(case.conclusion)], wanted=True)
+        self.scripts.append(f"; {name}\n{script}")
+        return answer if answer != "sat" else f"does not hold at {model}"
+
+
+def consistent(conditions: Sequence[Condition]) -> bool:
+    """Whether some integers satisfy all conditions. Only a definite `no` is a no."""
+    prover = Prover()
+    return any(not _impossible(case.conditions) for case in prover._cases(_Case(list(conditions), sympy.true)))
+
+
+def require_consistent(conditions: Sequence[Condition]) -> None:
+    """Refuse contradictory assumptions: everything would follow from them.
+
+    Raises:
+        TermError: no integers satisfy them.
+    """
+    if not consistent(conditions):
+        raise TermError(
+            "assumptions " + ", ".join(map(str, conditions)),
+            "assumptions that some integers satisfy: from contradictory ones anything follows",
+        )
+
+
+def follows(conditions: Sequence[Condition], conclusion: Condition) -> bool:
+    """Whether the conclusion is certain under the conditions."""
+    if conclusion in (sympy.true, sympy.false):
+        return conclusion == sympy.true
+    return Prover().prove(Obligation("", tuple(conditions), conclusion))
+
+
+_SPLIT = (sympy.Min, sympy.Max, sympy.Abs, sympy.Piecewise, sympy.Mod, sympy.floor, sympy.ceiling)
+
+
+def _innermost(parts: Sequence[Condition]) -> Any:
+    """An atom to split that holds no other one; None when there is none."""
+    for kinds in (_SPLIT[:4], _SPLIT[4:]):
+        for part in parts:
+            found = [x for x in part.atoms(*kinds) if not any(a.has(*_SPLIT) for a in x.args)]
+            if found:
+                return min(found, key=sympy.default_sort_key)
+    return None
+
+
+def _without_equalities(case: _Case) -> _Case:
+    """`k <= n and n <= k`: k replaced by n everywhere, so that their quotients become one."""
+    known: dict[sympy.Expr, Condition] = {}
+    for c in case.conditions:
+        x = _at_least_zero(c)
+        if x is None:
+            continue
+        if -x in known or sympy.expand(-x) in known:
+            for s in sorted(x.free_symbols & case.free, key=lambda s: s.name):
+                factor = x.coeff(s, 1)
+                if factor in (1, -1) and not x.coeff(s, 0).has(s) and x.coeff(s, 0) != x:
+                    other = sympy.expand(-x.coeff(s, 0) * factor)
+                    rest = [y for y in (d.subs(s, other) for d in case.conditions) if y != sympy.true]
+                    return _without_equalities(_Case(rest, case.conclusion.subs(s, other), case.free - {s}))
+        known[x] = c
+    return case
+
+
+def _at_least_zero(c: Condition) -> sympy.Expr | None:
+    """The polynomial x for which the condition reads x >= 0 (over integers); None if it has no such form."""
+    if not isinstance(c, sympy.Rel) or c.has(*_SPLIT):
+        return None
+    x = sympy.expand(c.lhs - c.rhs)
+    return {">=": x, ">": x - 1, "<=": -x, "<": sympy.expand(-x - 1)}.get(c.rel_op)
+
+
+def _divided(x: sympy.Expr, by: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+    """x as by * multiple + rest, term by term: `p*q + r - 1` by p is (q, r - 1)."""
+    multiple = rest = sympy.Integer(0)
+    for term in sympy.Add.make_args(x):
+        share = term / by
+        whole = share.as_numer_denom()[1] == 1
+        multiple, rest = (multiple + share, rest) if whole else (multiple, rest + term)
+    return multiple, rest
+
+
+def _divisor(atom: sympy.Expr) -> sympy.Expr:
+    if isinstance(atom, sympy.Mod):
+        return atom.args[1]
+    return sympy.fraction(sympy.together(atom.args[0]))[1]
+
+
+def _replace(c: Condition, atom: Any, value: Any) -> Condition:
+    return c.xreplace({atom: value}) if c.has(atom) else c
+
+
+def _impossible(conditions: Sequence[Condition]) -> bool:
+    return _ask_z3(conditions, resources=PRUNE_RESOURCES)[0] == "unsat"
+
+
+def _ask_z3(
+    conditions: Sequence[Condition], *, wanted: bool = False, resources: int = RESOURCES
+) -> tuple[str, str, str]:  # fmt: skip
+    """z3's answer on the conjunction; the script and the model when wanted."""
+    solver = z3.Solver()
+    solver.set("rlimit", resources)
+    for c in conditions:
+        solver.add(_boolean(c))
+    answer = str(solver.check())
+    script = solver.sexpr() + "(check-sat)\n" if wanted else ""
+    model = ""
+    if wanted and answer == "sat":
+        found = solver.model()
+        model = ", ".join(sorted(f"{d.name()} = {found[d]}" for d in found.decls()))
+    if answer == "unknown":
+        answer = f"z3 does not decide it ({solver.reason_unknown()})"
+    return answer, script, model
+
+
+@lru_cache(maxsize=1 << 14)
+def _boolean(c: Condition) -> Any:
+    """A condition as a z3 formula."""
+    if c == sympy.true or c == sympy.false:
+        return z3.BoolVal(c == sympy.true)
+    if isinstance(c, sympy.And):
+        return z3.And(*map(_boolean, c.args))
+    if isinstance(c, sympy.Or):
+        return z3.Or(*map(_boolean, c.args))
+    if isinstance(c, sympy.Not):
+        return z3.Not(_boolean(c.args[0]))
+    if isinstance(c, sympy.Rel):
+        above, below = sympy.fraction(sympy.together(c.lhs - c.rhs))
+        if not below.is_Integer:
+            raise TypeError(f"not a polynomial: {c}")
+        x = _integer(sympy.expand(above))
+        zero = z3.IntVal(0)
+        kinds = {"==": x == zero, "!=": x != zero, "<": x < zero, "<=": x <= zero, ">": x > zero, ">=": x >= zero}
+        return kinds[c.rel_op]
+    raise TypeError(f"not a condition: {c}")
+
+
+def _integer(e: sympy.Expr) -> Any:
+    """A polynomial with integer coefficients as a z3 term."""
+    if e.is_Integer:
+        return z3.IntVal(int(e))
+    if e.is_Symbol:
+        return z3.Int(e.name)
+    if e.is_Add:
+        return z3.Sum([_integer(x) for x in e.args])
+    if e.is_Mul:
+        return z3.Product([_integer(x) for x in e.args])
+    if e.is_Pow and e.exp.is_Integer and e.exp > 0:
+        return z3.Product([_integer(e.base)] * int(e.exp))
+    raise TypeError(f"not a polynomial with integer coefficients: {e}")
