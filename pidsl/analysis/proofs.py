@@ -47,7 +47,27 @@ class Method:
     checker: str
 
 
-METHODS: dict[str, Method] = {}
+_REACH = "pidsl.analysis.reach_check"
+
+METHODS: dict[str, Method] = {
+    # pairs and lags of several layers
+    "layers": Method("isl composes the layers and compares the formula for all n", f"{_REACH}:check_layers"),
+    "lag sums": Method(
+        "causal and translation invariant: sums of lags, compared with the formula for all n", f"{_REACH}:check_lag_sums"
+    ),
+    "lag growth": Method("sums of lags, and induction on the number of layers", f"{_REACH}:check_lag_growth"),
+    "stable layers": Method(
+        "isl composes layers until one more adds nothing, and compares the formula", f"{_REACH}:check_stable_layers"
+    ),
+    "second differences": Method(
+        "the second differences in n are the keys gained, for all values of the symbols (z3), and n = 0, 1 agree",
+        "pidsl.analysis.lag_pairs:check_pairs",
+    ),
+    "second differences, at most": Method(
+        "the second differences in n are at least the keys gained, for all values of the symbols (z3)",
+        "pidsl.analysis.lag_pairs:check_pairs",
+    ),
+}
 
 
 def verdict_of(bound: Bound) -> Verdict:

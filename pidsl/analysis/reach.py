@@ -1,0 +1,322 @@
+"""How far attention sees through several layers, exactly and for every number of tokens.
+
+`S_L` is the set of pairs `(i, j)` for which j at the input reaches i through exactly L layers; `S_0` is the diagonal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import islpy as isl
+import sympy
+
+from pidsl.analysis import stacks
+from pidsl.analysis.bound import Bound, Subject, exact, unknown
+from pidsl.analysis.formulas import L, n
+from pidsl.analysis.piecewise import Branch, Formula, chain, formula
+from pidsl.analysis.stacks import Intervals, Stack, attempt, checked, connected, lag_sums, lags_of, stack
+from pidsl.errors import SizeError, TooHardError
+from pidsl.language.terms import Term
+from pidsl.relation.isl import limited, read_set
+
+STABLE = 12  # layers within which sets that stop growing are noticed
+
+
+def farthest(subject: object, layers: object = None) -> Bound:
+    """The largest lag `i - j` of the pairs that the layers connect.
+
+    >>> import pidsl
+    >>> term = pidsl.window(4) | pidsl.lags(16)
+    >>> farthest(term, 12)(n=4096)
+    192
+    >>> farthest(term).expr  # of any number of layers
+    16*L
+
+    Args:
+        subject: a term, or a term per layer, the layer at the input first.
+        layers: how many layers; a schedule begins again after its last. None: L of them (a schedule: each once).
+
+    Returns:
+        A formula in n, for n >= 1; `-oo` where the layers connect nothing. Negative for what only looks ahead.
+
+    Raises:
+        SizeError: `layers` is negative or no integer.
+        SymbolError: a term holds unbound symbols.
+    """
+    return _bound("farthest", subject, layers)
+
+
+def contiguous(subject: object, layers: object = None) -> Bound:
+    """The largest D such that every token sees itself and all of its D predecessors that exist.
+
+    -1 if some token does not see itself, n - 1 if every token sees all its predecessors.
+
+    >>> import pidsl
+    >>> contiguous(pidsl.window(4) | pidsl.lags(16), 12)(n=4096)
+    156
+    >>> contiguous(pidsl.window(4) | pidsl.lags(16)).expr
+    Piecewise((16*L - 36, L >= 4), (4*L, True))
+
+    Args and errors as in `farthest`.
+    """
+    return _bound("contiguous", subject, layers)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reachable:
+    """What some layers connect.
+
+    `(i, j) in it` and, if it is a set of lags, `lag in it`; two are equal when they hold the same.
+
+    Args:
+        lags: `{ [d] }`, the lags of n tokens being those below n; None if the pairs are no matter of lags.
+        pairs: `[n] -> { [i] -> [j] }`.
+    """
+
+    lags: isl.Set | None
+    pairs: isl.Map
+
+    def __contains__(self, item: object) -> bool:
+        if isinstance(item, tuple) and len(item) == 2:
+            i, j = (stacks.number(x, "position") for x in item)
+            # n tokens for some n; where the pattern depends on n, for that n
+            return not (self.pairs & _one_pair(i, j)).is_empty()
+        if self.lags is None:
+            raise SizeError(f"lag {item!r}", "a pair (i, j): the pattern is not translation invariant")
+        lag = stacks.number(item, "lag")
+        return not (self.lags & read_set(f"{{ [d] : d = {lag} }}")).is_empty()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reachable) and self.pairs.is_equal(other.pairs)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        if self.lags is None:
+            return str(self.pairs)
+        found = attempt(lambda: stacks.intervals(self.lags)) if self.lags is not None else None
+        if isinstance(found, tuple) and len(found) <= 64:
+            return "{ " + ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in found) + " }"
+        return str(self.lags)
+
+
+def _one_pair(i: int, j: int) -> isl.Map:
+    from pidsl.relation.isl import read_map
+
+    return read_map(f"{{ [i] -> [j] : i = {i} and j = {j} }}")
+
+
+def reachable(subject: object, layers: object = None) -> Reachable:
+    """The lags, or else the pairs, that the layers connect.
+
+    >>> import pidsl
+    >>> reachable(pidsl.window(4) | pidsl.lags(16), 3)
+    { 0..12, 16..24, 32..36, 48 }
+    >>> (100, 90) in reachable(pidsl.window(4) | pidsl.lags(16), 3)
+    True
+
+    Args:
+        subject: a term, or a term per layer, the layer at the input first.
+        layers: how many layers; None: one, or each of a schedule once.
+
+    Raises:
+        TooHardError: isl's operation limit struck.
+    """
+    layers_ = stack(checked(subject), None if layers is None else stacks.number(layers, "layers"))
+    lags = lag_sums(layers_)
+    if lags is None:
+        return Reachable(None, connected(layers_))
+    found = _set_of(lags) if isinstance(lags, tuple) else lags
+    return Reachable(found, stacks.pairs_at(found))
+
+
+def _set_of(parts: Intervals) -> isl.Set:
+    return read_set("{ " + "; ".join(f"[d] : {a} <= d <= {b}" for a, b in parts) + (" }" if parts else "[d] : 1 = 0 }"))
+
+
+# -- formulas ----------------------------------------------------------------------------------------------------------
+
+
+def _bound(quantity: str, subject: object, layers: object) -> Bound:
+    known = checked(subject)
+    if layers is None and not isinstance(known, tuple) or layers == L or getattr(layers, "name", None) == "L":
+        found = attempt(lambda: _for_all_layers(quantity, known))
+        given = {"layers": "L"}
+    else:
+        layers_ = stack(known, None if layers is None else stacks.number(layers, "layers"))
+        given = {"layers": len(layers_)}
+        found = attempt(lambda: _for_layers(quantity, known, layers_))
+    return unknown(known, quantity, _said(found), given) if isinstance(found, TooHardError) else found
+
+
+def _said(e: TooHardError) -> str:
+    return f"{e.given}, {e.where}" if e.where else e.given
+
+
+def _for_layers(quantity: str, subject: Subject, layers: Stack) -> Bound:
+    given = {"layers": len(layers)}
+    lags = lag_sums(layers)
+    method = "layers" if lags is None else "lag sums"
+    if isinstance(lags, tuple):
+        found = (_farthest_in if quantity == "farthest" else _contiguous_in)(lags)
+    else:
+        found = pairs_formula(quantity, connected(layers)) if lags is None else _set_formula(quantity, lags)
+    note = f"for shorter n the formula has more than {found.least} cases" if found.least > 1 else ""
+    return exact(subject, quantity, found.expr, method, given=given, assumptions=found.assumptions,
+                 reason=note.replace(f"more than {found.least}", "many"))  # fmt: skip
+
+
+def pairs_formula(quantity: str, pairs: isl.Map) -> Formula:
+    """Farthest or contiguous of given pairs."""
+    with limited(f"the {quantity} lag"):
+        if quantity == "farthest":
+            lags = lags_of(pairs)
+            return Formula(-sympy.oo) if lags.is_empty() else formula(lags.dim_max(0), -sympy.oo)
+        return _first_missing(lags_of(stacks.past() - pairs))
+
+
+def _set_formula(quantity: str, lags: isl.Set) -> Formula:
+    with limited(f"the {quantity} lag"):
+        inside = read_set("[n] -> { [d] : 0 <= d < n }")
+        if quantity == "farthest":
+            return formula((lags & inside).dim_max(0), -sympy.oo)
+        return _first_missing(inside - lags)
+
+
+def _first_missing(missing: isl.Set) -> Formula:
+    """Contiguous, from the lags of the pairs that are missing."""
+    if missing.is_empty():
+        return Formula(n - 1)
+    first = missing.dim_min(0).coalesce()
+    one, all_ = (isl.PwAff.read_from_str(first.get_ctx(), f"[n] -> {{ [({x})] }}") for x in ("1", "n - 1"))
+    found = first.sub(one).union_add(all_.intersect_params(first.domain().complement()))
+    return formula(found, sympy.nan)
+
+
+def _farthest_in(lags: Intervals) -> Formula:
+    branches: list[Branch] = []
+    for low, high in lags:
+        if high > low:
+            branches.append((n - 1, low + 1))
+        branches.append((sympy.Integer(high), high + 1))
+    if not lags or lags[0][0] > 0:
+        branches.insert(0, (-sympy.oo, 1))
+    if len(branches) > 64:
+        branches = branches[-64:]
+    return chain(branches, lambda x: max((min(b, x - 1) for a, b in lags if a < x), default=-sympy.oo))
+
+
+def _contiguous_in(lags: Intervals) -> Formula:
+    last = lags[0][1] if lags and lags[0][0] == 0 else -1
+    if last == -1:
+        return Formula(sympy.Integer(-1))
+    return chain([(n - 1, 1), (sympy.Integer(last), last + 1)], lambda x: min(x - 1, last))
+
+
+# -- any number of layers ----------------------------------------------------------------------------------------------
+
+
+def _for_all_layers(quantity: str, subject: Subject) -> Bound:
+    given = {"layers": "L"}
+    if isinstance(subject, tuple):
+        raise TooHardError("a schedule of L layers", "a number of layers")
+    lags = lag_sums((subject,))
+    if isinstance(lags, tuple):
+        expr = growth(lags, quantity)
+        largest = lags[-1][1] if lags else 0
+        return exact(subject, quantity, expr, "lag growth", given=given,
+                     assumptions=(sympy.Ge(L, 0), sympy.Ge(n, largest * L + 1)))  # fmt: skip
+    return _stable(quantity, subject)
+
+
+def growth(lags: Intervals, quantity: str) -> sympy.Expr:
+    """Farthest or contiguous of L layers whose lags are a finite set, for n beyond all of them.
+
+    Let M be the largest lag. Farthest is M L. Contiguous, once it is at least M - 1, grows by M per layer if the lag
+    after it stays out of reach for ever: that lag is M L - delta with the same delta for all these L, and it is in
+    reach for some L exactly when delta is a sum of numbers M - d, d in the set.
+    """
+    if not lags:
+        return sympy.Piecewise((-sympy.oo if quantity == "farthest" else -1, L >= 1), (0, True))
+    largest = lags[-1][1]
+    if quantity == "farthest":
+        return sympy.expand(largest * L)
+    if lags[0][0] > 0:
+        return sympy.Piecewise((-1, L >= 1), (0, True))
+    if lags[0][1] == 0:
+        return sympy.Integer(0)
+    seen, reach = lags, [0]
+    while True:
+        reach.append(seen[0][1])
+        if seen[0][1] >= largest - 1 and not is_sum(lags, largest * (len(reach) - 1) - seen[0][1] - 1):
+            break
+        if len(reach) > stacks.WHOLE:
+            raise TooHardError(f"lags that fill up after more than {stacks.WHOLE} layers", "fewer")
+        seen = stacks.added(seen, lags)
+    first = len(reach) - 1
+    branches: list[Branch] = []
+    x = 0
+    while x < first:
+        step = reach[x + 1] - reach[x]
+        if not branches or reach[x - 1] + step != reach[x] or reach[x] != branches[-1][0].subs(L, x):
+            branches.append((reach[x] + step * (L - x), x))
+        x += 1
+    tail = largest * (L - first) + reach[first]
+    while branches and tail.subs(L, branches[-1][1]) == reach[branches[-1][1]]:
+        first = branches.pop()[1]
+    while first > 0 and tail.subs(L, first - 1) == reach[first - 1]:
+        first -= 1
+    if not branches or first == 0:
+        return sympy.expand(tail)
+    if len(branches) > 64:
+        raise TooHardError(f"a formula in L of {len(branches)} cases", "at most 64")
+    cases = [(sympy.expand(tail), sympy.Ge(L, first))]
+    cases += [(sympy.expand(e), sympy.Ge(L, at)) for e, at in reversed(branches[1:])]
+    return sympy.Piecewise(*cases, (sympy.expand(branches[0][0]), True))
+
+
+def is_sum(lags: Intervals, delta: int) -> bool:
+    """Whether delta is a sum of any number of M - d, d in the set, M its largest element."""
+    if delta < 0:
+        return False
+    largest = lags[-1][1]
+    mask = (1 << (delta + 1)) - 1
+    steps = [(largest - high, largest - low) for low, high in reversed(lags)]
+    bits = 1
+    while True:
+        more = bits
+        for low, high in steps:
+            if low <= delta:
+                more |= stacks.spread(bits << low, min(high, delta) - low) & mask
+        if more == bits:
+            return bool(bits >> delta & 1)
+        bits = more
+
+
+def _stable(quantity: str, term: Term) -> Bound:
+    """A formula by the number of layers, for a term whose layers stop to add pairs."""
+    formulas: list[Formula] = []
+    for count in range(STABLE):
+        bound = _for_layers(quantity, term, (term,) * count)
+        formulas.append(Formula(bound.expr, max(int(c.rhs) for c in bound.assumptions)))  # type: ignore[attr-defined]
+        if count and _same(term, count):
+            break
+    else:
+        raise TooHardError(f"sets that still grow after {STABLE} layers", "a term whose layers stop to add pairs")
+    while len(formulas) > 1 and formulas[-1] == formulas[-2]:
+        formulas.pop()
+    last = len(formulas) - 1
+    cases: list[tuple[sympy.Expr, object]] = [(formulas[last].expr, sympy.Ge(L, last))]
+    cases += [(formulas[k].expr, sympy.Eq(L, k)) for k in range(last - 1, 0, -1)]
+    expr = sympy.Piecewise(*cases, (formulas[0].expr, True)) if last else formulas[0].expr
+    least = max(f.least for f in formulas)
+    return exact(term, quantity, expr, "stable layers", given={"layers": "L"},
+                 assumptions=(sympy.Ge(L, 0), sympy.Ge(n, least)))  # fmt: skip
+
+
+def _same(term: Term, count: int) -> bool:
+    """Whether one layer more connects the same."""
+    a, b = lag_sums((term,) * count), lag_sums((term,) * (count + 1))
+    if isinstance(a, isl.Set) and isinstance(b, isl.Set):
+        return bool(a.is_equal(b))
+    return bool(connected((term,) * count).is_equal(connected((term,) * (count + 1))))

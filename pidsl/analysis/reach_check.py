@@ -1,0 +1,287 @@
+"""Checkers for what several layers connect: each starts from the terms, and decides with isl.
+
+Nothing here reads what the derivation computed or remembered: relations are built again, layers are added one by one
+from the output down (the derivation halves the stack), sets of lags are intervals added pair by pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import islpy as isl
+import sympy
+
+from pidsl.analysis.bound import Bound
+from pidsl.analysis.formulas import L, n
+from pidsl.analysis.piecewise import function, region
+from pidsl.analysis.proofs import Verdict
+from pidsl.language.terms import Term
+from pidsl.relation.build import unclipped
+from pidsl.relation.isl import coalesced, limited, read_map, read_set
+
+MOST = 4_000_000  # additions of intervals
+
+Parts = list[tuple[int, int]]
+
+
+def stack_of(bound: Bound, layers: int) -> list[Term]:
+    """The terms of so many layers, the layer at the input first."""
+    schedule = bound.subject if isinstance(bound.subject, tuple) else (bound.subject,)
+    return [schedule[k % len(schedule)] for k in range(layers)]
+
+
+def layer(term: Term) -> isl.Map:
+    """The relation between n tokens, from the term."""
+    pairs = unclipped(term) & read_map("[n, m] -> { [i] -> [j] : n = m and 0 <= i < n and 0 <= j < n }")
+    return coalesced(pairs.project_out(isl.dim_type.param, 1, 1))
+
+
+def fresh(terms: Iterable[Term]) -> list[isl.Map]:
+    """A relation per layer; equal layers share one."""
+    known: dict[Term, isl.Map] = {}
+    return [known.setdefault(t, known.get(t) or layer(t)) for t in terms]
+
+
+def composed(layers: list[isl.Map]) -> isl.Map:
+    """What the layers connect, from the output down."""
+    seen = read_map("[n] -> { [i] -> [i] : 0 <= i < n }")
+    for one in reversed(layers):
+        seen = coalesced(seen.apply_range(one))
+    return seen
+
+
+# -- the question that every checker ends in ---------------------------------------------------------------------------
+
+
+def judge(quantity: str, lags: isl.Set, missing: isl.Set, bound: Bound, where: isl.Set, names: tuple[str, ...]) -> str:
+    """Why the formula is not the quantity, "" if it is.
+
+    Args:
+        quantity: "farthest" or "contiguous".
+        lags: `[n] -> { [d] }`, the lags that are connected.
+        missing: `[n] -> { [d] }`, the lags >= 0 of pairs that are not.
+        bound: has the formula.
+        where: the n (and L) for which it is claimed.
+        names: parameters of the formula.
+    """
+    if where.is_empty():
+        return "no n satisfies the assumptions"
+    if bound.expr.has(sympy.oo) or bound.expr.has(sympy.nan):
+        return f"{bound.expr} is infinite"
+    f = function(bound.expr, names).intersect_params(where)
+    value = isl.Set.from_pw_aff(f)
+    if quantity == "farthest":
+        lags = lags & where.align_params(lags.get_space()) if False else lags.intersect_params(where)
+        if not value.is_subset(lags):
+            return "some n has no pair with that lag"
+        if not (value.apply(read_map("{ [v] -> [d] : d > v }")) & lags).is_empty():
+            return "some pair has a larger lag"
+        return "" if lags.params().is_subset(f.domain()) else "-oo where there are pairs"
+    if bound.expr.has(-sympy.oo) or not where.is_subset(f.domain()):
+        return "the formula has no value somewhere"
+    missing = missing.intersect_params(where)
+    if not (value.apply(read_map("{ [v] -> [d] : 0 <= d <= v }")) & missing).is_empty():
+        return "a pair of at most that lag is missing"
+    ends = read_set(f"[{', '.join(names)}] -> {{ [v] : v = n - 1 }}")
+    stops = missing.apply(read_map("{ [d] -> [d - 1] }"))
+    return "" if value.is_subset(ends | stops) else "a longer run of predecessors is connected"
+
+
+def _verdict(failure: str, *steps: str) -> Verdict:
+    return Verdict(not failure, () if failure else steps, failure)
+
+
+# -- methods -----------------------------------------------------------------------------------------------------------
+
+
+def check_layers(bound: Bound) -> Verdict:
+    """Compose the relations of the layers; the formula is their largest lag (or their contiguous reach) for every n."""
+    with limited("checking a formula over layers"):
+        terms = stack_of(bound, bound.argument("layers"))
+        pairs = composed(fresh(terms))
+        failure = _judge_pairs(bound, pairs, region(bound.assumptions, least=0), ("n",))
+    return _verdict(failure, f"the pairs of {len(terms)} layers, composed", "the formula compared with them, for all n")
+
+
+def _judge_pairs(bound: Bound, pairs: isl.Map, where: isl.Set, names: tuple[str, ...]) -> str:
+    past = read_map("[n] -> { [i] -> [j] : 0 <= j <= i < n }")
+    missing = (past - pairs if bound.quantity == "contiguous" else past & pairs).reverse().deltas()
+    return judge(bound.quantity, pairs.reverse().deltas(), missing, bound, where, names)
+
+
+def check_lag_sums(bound: Bound) -> Verdict:
+    """All layers are causal and translation invariant, so L of them connect the sums of L lags, one per layer."""
+    with limited("checking sums of lags"):
+        terms = stack_of(bound, bound.argument("layers"))
+        sets = lag_sets(terms)
+        if sets is None:
+            return Verdict(False, failure="a layer is not causal and translation invariant")
+        where = region(bound.assumptions)
+        if where.is_empty():
+            return Verdict(False, failure="no n satisfies the assumptions")
+        total = summed_sets(terms, sets)
+        failure = _judge_lags(bound, total, where, ("n",))
+    return _verdict(failure, f"{len(terms)} layers: causal, translation invariant", "lags summed", "formula compared")
+
+
+def _judge_lags(bound: Bound, total: Parts | isl.Set, where: isl.Set, names: tuple[str, ...]) -> str:
+    inside = read_set("[n] -> { [d] : 0 <= d < n }")
+    if isinstance(total, list):
+        if bound.quantity == "contiguous":  # what lies beyond the first gap does not matter
+            first = total[0] if total and total[0][0] == 0 else (0, -1)
+            missing = inside & read_set(f"{{ [d] : d > {first[1]} }}")
+            return judge(bound.quantity, inside, missing, bound, where, names)
+        least = int(_line(where).dim_min_val(0).to_python())
+        reached = max((a for a, _ in total if a < least), default=0)  # the lags below are no maximum for these n
+        text = "; ".join(f"[d] : {a} <= d <= {b}" for a, b in total if b >= reached)
+        return judge(bound.quantity, inside & read_set(f"{{ {text or '[d] : 1 = 0'} }}"), inside, bound, where, names)
+    return judge(bound.quantity, inside & total, inside - total, bound, where, names)
+
+
+def _line(where: isl.Set) -> isl.Set:
+    """The n of a parameter set, as numbers."""
+    position = where.find_dim_by_name(isl.dim_type.param, "n")
+    found = where.move_dims(isl.dim_type.set, 0, isl.dim_type.param, position, 1)
+    return found.project_out(isl.dim_type.param, 0, found.dim(isl.dim_type.param))
+
+
+def lag_sets(terms: Iterable[Term]) -> dict[Term, isl.Set] | None:
+    """The lags of each term, once it is verified that they say everything; None where they do not."""
+    found: dict[Term, isl.Set] = {}
+    for term in terms:
+        if term in found:
+            continue
+        pairs = layer(term)
+        lags = coalesced(pairs.reverse().deltas().project_out(isl.dim_type.param, 0, 1))
+        every = read_map("[n] -> { [d] -> [[i] -> [j]] : d = i - j and 0 <= i < n and 0 <= j < n }")
+        if not every.intersect_domain(lags).range().unwrap().is_equal(pairs):
+            return None
+        if not lags.is_subset(read_set("{ [d] : d >= 0 }")):
+            return None
+        found[term] = lags
+    return found
+
+
+def summed_sets(terms: list[Term], sets: dict[Term, isl.Set]) -> Parts | isl.Set:
+    """The sums of one lag per layer: intervals if all sets are finite."""
+    if all(sets[t].is_bounded() for t in terms):
+        parts = {t: points(sets[t]) for t in sets}
+        total: Parts = [(0, 0)]
+        for term in terms:
+            if len(total) * len(parts[term]) > MOST:
+                raise ValueError("too many lags")
+            total = joined((a + u, b + v) for a, b in total for u, v in parts[term])
+        return total
+    sums = read_set("{ [d] : d = 0 }")
+    for term in terms:
+        sums = coalesced(sums.sum(sets[term]))
+    return sums
+
+
+def points(lags: isl.Set) -> Parts:
+    """A bounded set of numbers as intervals."""
+    found: Parts = []
+    for part in lags.make_disjoint().compute_divs().get_basic_sets():
+        one = isl.Set.from_basic_set(part)
+        low, high = int(one.dim_min_val(0).to_python()), int(one.dim_max_val(0).to_python())
+        if one.is_equal(read_set(f"{{ [d] : {low} <= d <= {high} }}")):
+            found.append((low, high))
+        else:
+            one.foreach_point(lambda p: found.append(_twice(p)))
+    return joined(found)
+
+
+def _twice(p: isl.Point) -> tuple[int, int]:
+    x = int(p.get_coordinate_val(isl.dim_type.set, 0).to_python())
+    return x, x
+
+
+def joined(parts: Iterable[tuple[int, int]]) -> Parts:
+    """Intervals in order, overlapping and touching ones made one."""
+    found: Parts = []
+    for a, b in sorted(parts):
+        if found and a - 1 <= found[-1][1]:
+            if b > found[-1][1]:
+                found[-1] = (found[-1][0], b)
+        else:
+            found.append((a, b))
+    return found
+
+
+def check_lag_growth(bound: Bound) -> Verdict:
+    """L layers of one finite set of lags, its largest M: M L is the farthest; contiguous by induction on L.
+
+    Let c(L) be the contiguous reach and l a number of layers with c(l) >= M - 1. Then c(L + 1) >= c(L) + M for all
+    L >= l, for the sums of L + 1 lags hold those of L and the same moved by M. And c(l) + 1 + (L - l) M is no sum of L
+    lags d for any L >= l if delta = l M - c(l) - 1 is no sum of numbers M - d: so c grows by M exactly.
+    """
+    if isinstance(bound.subject, tuple):
+        return Verdict(False, failure="a schedule")
+    with limited("checking lags for any number of layers"):
+        sets = lag_sets([bound.subject])
+        where = region(bound.assumptions, ("n", "L"))
+        if sets is None or not sets[bound.subject].is_bounded():
+            return Verdict(False, failure="not a causal, translation invariant term with finitely many lags")
+        if where.is_empty():
+            return Verdict(False, failure="no n and L satisfy the assumptions")
+        lags = points(sets[bound.subject])
+        largest = lags[-1][1] if lags else 0
+        beyond = read_set(f"[n, L] -> {{ : L >= 0 and n > {largest} L }}")
+        if not where.is_subset(beyond):
+            return Verdict(False, failure="the assumptions allow n that the lags leave")
+        reach, last = [0], 0
+        if bound.quantity == "contiguous" and lags and lags[0][0] == 0 and lags[0][1] > 0:
+            total: Parts = [(0, 0)]
+            while not (reach[-1] >= largest - 1 and last and not sum_of(lags, largest * last - reach[-1] - 1)):
+                last += 1
+                total = joined((a + u, b + v) for a, b in total for u, v in lags if a <= reach[-1] + largest)
+                reach.append(total[0][1])
+            tail: sympy.Expr = largest * (L - last) + reach[-1]
+        elif bound.quantity == "contiguous":
+            tail = sympy.Integer(0 if lags and lags[0][0] == 0 else -1)
+        else:
+            tail = largest * L if lags else -sympy.oo
+        cases = sympy.Piecewise((tail, L >= max(last, 1)), *((reach[k], sympy.Eq(L, k)) for k in range(1, last)), (0, True))
+        wanted = function(cases, ("n", "L")).intersect_params(where)
+        given = function(bound.expr, ("n", "L")).intersect_params(where)
+        same = wanted.domain().is_equal(given.domain()) and wanted.domain().is_subset(wanted.eq_set(given))
+    failure = "" if same and not bound.expr.has(sympy.oo) else f"not {cases}"
+    return _verdict(failure, "causal, translation invariant", f"the first {last} layers summed", "induction on L")
+
+
+def sum_of(lags: Parts, delta: int) -> bool:
+    """Whether delta is a sum of numbers M - d, any number of them."""
+    if delta < 0:
+        return False
+    largest = lags[-1][1]
+    steps = [(largest - b, largest - a) for a, b in lags]
+    can = bytearray(delta + 1)
+    can[0] = 1
+    for x in range(1, delta + 1):
+        can[x] = any(u <= x and any(can[max(0, x - v) : x - max(u, 1) + 1]) for u, v in steps)
+    return bool(can[delta])
+
+
+def check_stable_layers(bound: Bound) -> Verdict:
+    """Each number of layers up to l on its own; l + 1 layers connect what l do, so all L >= l do."""
+    if isinstance(bound.subject, tuple):
+        return Verdict(False, failure="a schedule")
+    with limited("checking a formula for any number of layers"):
+        where = region(bound.assumptions, ("n", "L"))
+        if where.is_empty():
+            return Verdict(False, failure="no n and L satisfy the assumptions")
+        one = layer(bound.subject)
+        seen = read_map("[n] -> { [i] -> [i] : 0 <= i < n }")
+        for count in range(20):
+            after = coalesced(one.apply_range(seen))
+            stable = after.is_equal(seen)
+            here = where & read_set(f"[n, L] -> {{ : L {'>=' if stable else '='} {count} }}")
+            if not here.is_empty() and (failure := _judge_pairs(bound, seen, here, ("n", "L"))):
+                return Verdict(False, failure=f"L = {count}: {failure}")
+            if stable:
+                return Verdict(True, (f"{count} layers connect what more do", "the formula for each number up to it"))
+            seen = after
+    return Verdict(False, failure="the layers go on to connect more")
+
+
+__all__ = ["check_lag_growth", "check_lag_sums", "check_layers", "check_stable_layers", "n"]
