@@ -8,15 +8,15 @@ mask, and the band is a superset.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import islpy as isl
 
 from pidsl.codegen.coordinates import Coordinates, mask
-from pidsl.codegen.forms import Constraint, Form, constraints
+from pidsl.codegen.forms import Form, constraints
 from pidsl.codegen.plan import Over
-from pidsl.language.expr import And, Compare, Pred
+from pidsl.language.expr import And, Pred
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +57,29 @@ def place(relation: isl.Map, at: Coordinates) -> Placed:
     """`relation` in the coordinates of a layout."""
     points = at.points(relation)
     simple = mask(at, points)
-    return Placed(at, points, simple, band(at, simple, "keys"))
+    return Placed(at, points, simple, band(simple, "keys"))
 
 
-def band(at: Coordinates, simple: isl.Set, over: Over) -> Band | None:
+def band(simple: isl.Set, over: Over) -> Band | None:
     """The band of a mask, over keys per row or over rows per key; None when it has no such form."""
-    parts = simple.get_basic_sets()
+    own, swept = ("a", "b") if over == "keys" else ("b", "a")
+    return _band(simple, ("a", "b"), own, swept)
+
+
+def interval(points: isl.Set, name: str) -> Band | None:
+    """The bounds of a one-dimensional set; None when it is no interval, or is one for some parameters only."""
+    found = _band(points, (name,), "", name)
+    return found if found is not None and found.exact and found.guard is None else None
+
+
+def _band(points: isl.Set, names: Sequence[str], own: str, swept: str) -> Band | None:
+    parts = points.get_basic_sets()
     if len(parts) != 1:
         return None
-    own, swept = ("a", "b") if over == "keys" else ("b", "a")
     try:
-        return _band(constraints(parts[0], ("a", "b")), own, swept)
+        found = list(constraints(parts[0], names))
     except isl.Error:  # isl knows no formula of a division; no band is no loss but of time
         return None
-
-
-def _band(found: Iterable[Constraint], own: str, swept: str) -> Band:
     lower: list[Bound] = []
     upper: list[Bound] = []
     first: list[Form] = []
@@ -88,21 +95,13 @@ def _band(found: Iterable[Constraint], own: str, swept: str) -> Band:
         form = x.form
         v, u = form.terms.get(swept, 0), form.terms.get(own, 0)
         if v:
-            (lower if v > 0 else upper).append(Bound(_bound(form, swept), _slope(form, swept, own)))
+            (lower if v > 0 else upper).append(Bound(form.bound(swept), _slope(form, swept, own)))
         elif u:
-            (first if u > 0 else last).append(_bound(form, own))
+            (first if u > 0 else last).append(form.bound(own))
         else:
-            test = Compare(">=", form.index(), 0)
+            test = form.compare(">=")
             guard = test if guard is None else And(guard, test)
     return Band(tuple(lower), tuple(upper), tuple(first), tuple(last), guard, exact)
-
-
-def _bound(form: Form, name: str) -> Form:
-    """The least (greatest) value of a variable with `form >= 0`, for a positive (negative) factor of it."""
-    factor, rest = form.terms[name], form.without(name)
-    if factor > 0:  # factor * name >= -rest, rounded up
-        rest = Form(factor - 1, {}).plus(rest, -1)
-    return rest.floored(abs(factor))
 
 
 def _slope(form: Form, swept: str, own: str) -> int:

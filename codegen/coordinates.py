@@ -15,10 +15,10 @@ from functools import lru_cache
 
 import islpy as isl
 
+from pidsl.codegen.forms import predicate
 from pidsl.codegen.plan import Layout
 from pidsl.language.expr import Add, FloorDiv, Index, Pred, Sub, Var, simplify, substitute, substitute_pred
 from pidsl.relation.isl import coalesced, read_map, read_set
-from pidsl.relation.loops import condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,4 @@ def mask(at: Coordinates, points: isl.Set) -> isl.Set:
 
 def mask_pred(at: Coordinates, simple: isl.Set) -> Pred:
     """`mask` as a predicate over the variables of the plan."""
-    first = simple.dim(isl.dim_type.param)
-    lifted = simple.move_dims(isl.dim_type.param, first, isl.dim_type.set, 0, 2)
-    lifted = lifted.set_dim_name(isl.dim_type.param, first, "a").set_dim_name(isl.dim_type.param, first + 1, "b")
-    return at.plain_pred(condition(lifted, at.parameter_set("a, b", "a >= 0 and b >= 0")))
+    return at.plain_pred(predicate(simple, ("a", "b")))

@@ -25,6 +25,8 @@ from pidsl.relation.loops import Loop, NoLoop, loops
 
 REFERENCE = 16384  # rows and keys at which plans are compared
 CLASSES = 8  # residue classes looked at
+GRAIN = 16  # rows whose keys are looked at together
+NEVER = np.iinfo(np.int64).max  # the first key of a row without keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,32 +71,41 @@ PRICES = {
 }
 
 
+Ends = tuple[NDArray[np.int64], NDArray[np.int64]]  # first and last key [classes, rows]; NEVER and -1 where none is
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Key intervals per row at the reference length: arrays [classes, rows] of the sampled classes of one layout."""
+    """Key intervals per row at the reference length, of the sampled classes of one layout."""
 
-    intervals: tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]  # first, last; empty rows have first > last
+    rows: tuple[Ends, ...]
+    grains: tuple[Ends, ...]  # of GRAIN rows together: most tiles are whole grains
     attended: int
     weight: float  # classes there are / classes sampled
 
     def computed(self, rows: int, cols: int) -> tuple[int, int, int]:
         """Pairs computed with tiles of this size, key tiles visited, and row tiles with any work."""
         pairs = tiles = programs = 0
-        for first, last in self.intervals:
-            classes, length = first.shape
-            pad = -length % rows
-            lo = np.pad(first, ((0, 0), (0, pad)), constant_values=1)
-            hi = np.pad(last, ((0, 0), (0, pad)), constant_values=0)
-            empty = lo > hi
-            lo = np.where(empty, np.iinfo(np.int64).max, lo).reshape(classes, -1, rows).min(axis=2)
-            hi = np.where(empty, -1, hi).reshape(classes, -1, rows).max(axis=2)
-            used = hi >= lo
-            visited = np.where(used, hi // cols - np.where(used, lo, 0) // cols + 1, 0)
-            tiles += int(visited.sum())
-            pairs += int(visited.sum()) * rows * cols
+        known, times = (self.rows, rows) if rows % GRAIN else (self.grains, rows // GRAIN)
+        for ends in known:
+            first, last = grouped(ends, times)
+            used = first <= last
+            visited = int((last // cols - first // cols + 1)[used].sum())
+            tiles += visited
+            pairs += visited * rows * cols
             programs += int(used.sum())
         w = self.weight
         return int(pairs * w), int(tiles * w), int(programs * w)
+
+
+def grouped(ends: Ends, times: int) -> Ends:
+    """The first and the last key of every so many neighbours together."""
+    first, last = ends
+    classes, length = first.shape
+    if pad := -length % times:
+        first = np.concatenate([first, np.full((classes, pad), NEVER)], axis=1)
+        last = np.concatenate([last, np.full((classes, pad), -1)], axis=1)
+    return first.reshape(classes, -1, times).min(axis=2), last.reshape(classes, -1, times).max(axis=2)
 
 
 def shape(placed: Placed, length: int = REFERENCE) -> Shape:
@@ -111,13 +122,15 @@ def shape(placed: Placed, length: int = REFERENCE) -> Shape:
     weight = classes / len(sample)
     exists = layout.query_step * a + env["c"] < length
     last_key = (length - 1 - env["d"]) // layout.key_step
-    intervals = []
+    found: list[Ends] = []
+    attended = 0
     for first, last, valid in _intervals(placed, env):
         lo, hi = np.maximum(first, 0), np.minimum(last, last_key)
         inside = exists & valid & (lo <= hi)
-        intervals.append((np.where(inside, lo, 1) + 0 * a, np.where(inside, hi, 0) + 0 * a))
-    attended = sum(int((hi - lo + 1).sum()) for lo, hi in intervals)
-    return Shape(tuple(intervals), int(attended * weight), weight)
+        attended += int(np.where(inside, hi - lo + 1, 0).sum())
+        found.append((np.where(inside, lo, NEVER), np.where(inside, hi, -1)))
+    grains = tuple(grouped(ends, GRAIN) for ends in found)
+    return Shape(tuple(found), grains, int(attended * weight), weight)
 
 
 def _intervals(placed: Placed, env: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:

@@ -11,13 +11,29 @@ The third kind, congruences, restricts which indices of an interval occur and no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
+from typing import Literal
 
 import islpy as isl
 
-from pidsl.language.expr import Add, FloorDiv, Index, Mod, Mul, Sub, Var, simplify
+from pidsl.language.expr import (
+    Add,
+    And,
+    Compare,
+    FloorDiv,
+    Index,
+    Mod,
+    Mul,
+    Or,
+    Pred,
+    Sub,
+    Truth,
+    Var,
+    fold,
+    simplify,
+)  # fmt: skip
 
 _dim = isl.dim_type
 
@@ -86,6 +102,13 @@ class Form:
             return form
         return Form(0, {Floor(form, by // common): 1})
 
+    def bound(self, name: str) -> Form:
+        """The least (greatest) value of a variable with `self >= 0`, for a positive (negative) factor of it."""
+        factor, rest = self.terms[name], self.without(name)
+        if factor > 0:  # factor * name >= -rest, rounded up
+            rest = Form(factor - 1, {}).plus(rest, -1)
+        return rest.floored(abs(factor))
+
     def steps(self, name: str) -> tuple[int, int]:
         """The least and the greatest change when a variable grows by one."""
         low = high = self.terms.get(name, 0)
@@ -98,22 +121,38 @@ class Form:
 
     def index(self) -> Index:
         """As an expression: positive terms first, so that little is subtracted from nothing."""
+        constant, terms = self._printable()
+        out: Index = 0
+        for factor, term in sorted(terms, key=lambda x: x[0] < 0):
+            size = simplify(Mul(abs(factor), term))
+            out = simplify(Add(out, size)) if factor > 0 else simplify(Sub(out, size))
+        return simplify(Add(out, constant))
+
+    def compare(self, op: Literal[">=", "=="]) -> Pred:
+        """`self >= 0` or `self == 0` with the negative terms on the other side: `a + 63 >= b`, `b <= 3`."""
+        constant, terms = self._printable()
+        sides: list[Index] = [0, 0]
+        for factor, term in [*terms, (1 if constant > 0 else -1, abs(constant))]:
+            side = factor < 0
+            sides[side] = simplify(Add(sides[side], simplify(Mul(abs(factor), term))))
+        left, right = sides
+        if isinstance(left, int):
+            return fold(Compare("<=" if op == ">=" else op, right, left))
+        return fold(Compare(op, left, right))
+
+    def _printable(self) -> tuple[int, list[tuple[int, Index]]]:
+        """The constant and the terms, with `x - s * floor(x / s)` as a modulus."""
         form, terms = self, list[tuple[int, Index]]()
         for floor in [x for x in self.terms if isinstance(x, Floor)]:
             factor, inner = self.terms[floor], floor.of.index()
             rest = form.without(floor).plus(floor.of, factor // floor.by)
-            if factor % floor.by == 0 and not rest.terms.keys() & floor.of.terms.keys():  # x - s * floor(x / s)
+            if factor % floor.by == 0 and not rest.terms.keys() & floor.of.terms.keys():
                 form = rest
                 terms.append((-(factor // floor.by), Mod(inner, floor.by)))
             else:
                 form = form.without(floor)
                 terms.append((factor, simplify(FloorDiv(inner, floor.by))))
-        terms = [(x, Var(name)) for name, x in form.terms.items() if isinstance(name, str)] + terms
-        out: Index = 0
-        for factor, term in sorted(terms, key=lambda x: x[0] < 0):
-            size = simplify(Mul(abs(factor), term))
-            out = simplify(Add(out, size)) if factor > 0 else simplify(Sub(out, size))
-        return simplify(Add(out, form.constant))
+        return form.constant, [(x, Var(name)) for name, x in form.terms.items() if isinstance(name, str)] + terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +176,7 @@ class Constraint:
             if not rest.involves(name):
                 form = _lifted(rest, factor, floor)
                 continue
-            form = _relaxed(rest, factor, floor)
-            exact = exact and _always(_relaxed(rest, factor, floor, most=False))
+            form, exact = _relaxed(form, floor), False
         return Constraint(_reduced(form), exact)
 
     def monotone(self, name: str) -> Constraint:
@@ -165,11 +203,12 @@ def _lifted(rest: Form, factor: int, floor: Floor) -> Form:
     return Form(floor.by - 1, {}).plus(rest.floored(-factor), floor.by).plus(floor.of, -1)
 
 
-def _relaxed(rest: Form, factor: int, floor: Floor, *, most: bool = True) -> Form:
-    """A positive multiple of what `rest + factor * floor(of / by)` is at most (at least), without the floor."""
+def _relaxed(form: Form, floor: Floor, *, most: bool = True) -> Form:
+    """A positive multiple of what `form` is at most (at least), without one of its floors."""
+    factor = form.terms[floor]
     highest = (factor > 0) == most  # of / by, else (of - by + 1) / by
     of = floor.of if highest else Form(floor.of.constant - floor.by + 1, floor.of.terms)
-    return rest.times(floor.by).plus(of, factor)
+    return form.without(floor).times(floor.by).plus(of, factor)
 
 
 def _reduced(form: Form) -> Form:
@@ -180,8 +219,10 @@ def _reduced(form: Form) -> Form:
     return Form(form.constant // common, {atom: x // common for atom, x in form.terms.items()})
 
 
-def _always(form: Form) -> bool:
-    return not form.terms and form.constant >= 0
+def _holds(form: Form) -> bool:
+    """Whether `form >= 0` by what a floor is: `x - 3 * floor(x / 3) >= 0`."""
+    least = (_relaxed(form, x, most=False) for x in form.terms if isinstance(x, Floor))
+    return any(not x.terms and x.constant >= 0 for x in least)
 
 
 def constraints(convex: isl.BasicSet, names: Iterable[str]) -> Iterator[Constraint]:
@@ -190,6 +231,31 @@ def constraints(convex: isl.BasicSet, names: Iterable[str]) -> Iterator[Constrai
     Raises:
         isl.Error: isl knows no formula of a division.
     """
+    for equal, form in _forms(convex, names):
+        yield from (Constraint(x) for x in (form, form.times(-1))[: 1 + equal] if not _holds(x))
+
+
+def predicate(points: isl.Set, names: Sequence[str]) -> Pred:
+    """The condition on dimensions (with these names) and parameters that a point is in the set.
+
+    `[n] -> { [a, b] : b <= 3 or (a - b) mod 4 = 1 }` gives `(b <= 3) | ((a - b + 3) % 4 == 0)`
+    """
+    try:
+        alternatives = [list(_forms(x, names)) for x in points.get_basic_sets()]
+    except isl.Error:  # a division without a formula: isl can find one, which may split the set
+        alternatives = [list(_forms(x, names)) for x in points.compute_divs().get_basic_sets()]
+    out: Pred = Truth(False)
+    for found in alternatives:
+        every: Pred = Truth(True)
+        for equal, form in found:
+            if equal or not _holds(form):
+                every = fold(And(every, form.compare("==" if equal else ">=")))
+        out = fold(Or(out, every))
+    return out
+
+
+def _forms(convex: isl.BasicSet, names: Iterable[str]) -> Iterator[tuple[bool, Form]]:
+    """Forms that are 0 (True) or at least 0 (False) in a basic set."""
     atoms: list[Atom] = [str(convex.get_dim_name(_dim.param, k)) for k in range(convex.dim(_dim.param))]
     atoms += names
     local = convex.get_local_space()
@@ -202,11 +268,8 @@ def constraints(convex: isl.BasicSet, names: Iterable[str]) -> Iterator[Constrai
         numerators += [division.get_coefficient_val(_dim.div, x) for x in range(k)]
         atoms.append(Floor(_form([int((x * scale).to_python()) for x in numerators], atoms), int(scale.to_python())))
     order = _dim.cst, _dim.param, _dim.set, _dim.div
-    for row in _rows(convex.equalities_matrix(*order)):
-        yield Constraint(_form(row, atoms))
-        yield Constraint(_form([-x for x in row], atoms))
-    for row in _rows(convex.inequalities_matrix(*order)):
-        yield Constraint(_form(row, atoms))
+    yield from ((True, _form(row, atoms)) for row in _rows(convex.equalities_matrix(*order)))
+    yield from ((False, _form(row, atoms)) for row in _rows(convex.inequalities_matrix(*order)))
 
 
 def _rows(matrix: isl.Mat) -> Iterator[list[int]]:

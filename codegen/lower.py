@@ -60,12 +60,13 @@ def _prices(backend: str, head_dim: int) -> Prices:
 def _plan(term: Term, backend: str, found: tuple[Piece, ...], relation: isl.Map, rejected: list[Alternative]) -> Plan:
     # diagonals load only the keys they attend, so they never need unattended keys blanked
     tiled = any(isinstance(piece, TilePiece) for piece in found)
+    square = needs_square(term)
     return Plan(
         term=term,
         backend=backend,
         pieces=found,
-        attended_keys=attended(relation.range(), "j", "m") if tiled else None,
-        attended_rows=attended(relation.domain(), "r", "n"),
+        attended_keys=attended(relation.range(), "j", "m", square) if tiled else None,
+        attended_rows=attended(relation.domain(), "r", "n", square),
         relation=relation,
         rejected=tuple(rejected),
         reference=REFERENCE,

@@ -7,16 +7,16 @@ from math import gcd, lcm
 
 import islpy as isl
 
-from pidsl.codegen.bands import Placed, place
+from pidsl.codegen.bands import Placed, interval, place
 from pidsl.codegen.choose import Choice
 from pidsl.codegen.coordinates import Coordinates, coordinates, mask_pred
 from pidsl.codegen.cost import Prices, Shape, shape, tile_cost
+from pidsl.codegen.forms import predicate
 from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Piece, TilePiece
 from pidsl.codegen.tile_sets import every_tile
-from pidsl.codegen.tiles import sweep
-from pidsl.language.expr import Pred, Sub, Truth, Var
+from pidsl.codegen.tiles import greatest, smallest, sweep
+from pidsl.language.expr import Pred, Truth, Var
 from pidsl.relation.isl import coalesced, read_map, read_set
-from pidsl.relation.loops import NoLoop, condition, loops
 
 MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
 MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
@@ -157,24 +157,19 @@ def diagonal_piece(group: Sequence[Choice]) -> DiagonalPiece:
 
 
 def _diagonal(lag: int, rows: isl.Set) -> Diagonal:
-    context = read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}")
-    try:
-        match loops(rows, context):
-            case [only] if only.step == 1 and only.guard is None and only.inside is None:
-                return Diagonal(lag, only.first, only.last)
-    except NoLoop:
-        pass
+    simple = rows.gist_params(read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}"))
+    found = interval(simple, "r")
+    if found is not None:
+        first = greatest([0, *(x.value.index() for x in found.lower)])
+        return Diagonal(lag, first, smallest([Var("n") - 1, *(x.value.index() for x in found.upper)]))
     keep = attended(rows, "r", "n")
-    return Diagonal(lag, 0, Sub(Var("n"), 1), keep if keep is not None else Truth(True))
+    return Diagonal(lag, 0, Var("n") - 1, keep if keep is not None else Truth(True))
 
 
-def attended(points: isl.Set, name: str, length: str) -> Pred | None:
+def attended(points: isl.Set, name: str, length: str, square: bool = False) -> Pred | None:
     """The condition on an index that it is in `points`; None when every one is."""
-    everything = read_set(f"[n, m, offset] -> {{ [x] : 0 <= x < {length} and {LENGTHS} }}")
+    known = LENGTHS + (" and n + offset = m" if square else "")
+    everything = read_set(f"[n, m, offset] -> {{ [x] : 0 <= x < {length} and {known} }}")
     if everything.is_subset(points):
         return None
-    last = points.dim(isl.dim_type.param)
-    lifted = points.gist(everything).move_dims(isl.dim_type.param, last, isl.dim_type.set, 0, 1)
-    lifted = lifted.set_dim_name(isl.dim_type.param, last, name)
-    context = read_set(f"[n, m, offset, {name}] -> {{ : 0 <= {name} < {length} and {LENGTHS} }}")
-    return condition(lifted, context)
+    return predicate(coalesced(points.gist(everything)), (name,))

@@ -24,7 +24,7 @@ from pidsl.codegen.coordinates import Coordinates
 from pidsl.codegen.forms import Form
 from pidsl.codegen.plan import Over, Run, Sweep
 from pidsl.codegen.tile_sets import general_sweep, last_tile, whole_tiles
-from pidsl.language.expr import And, Compare, Index, Max, Min, Pred, evaluate, simplify
+from pidsl.language.expr import And, Index, Max, Min, Pred, evaluate, simplify
 
 PROBE = 16384  # length at which a sweep without any full tile is taken to have none
 
@@ -40,7 +40,7 @@ def sweep(placed: Placed, over: Over, rows: int, cols: int, *, split: bool = Tru
         split: whether to look for full tiles; without, every run has a mask.
     """
     at = placed.at
-    found = placed.keys if over == "keys" else band(at, placed.mask, over)
+    found = placed.keys if over == "keys" else band(placed.mask, over)
     if found is None:
         return general_sweep(at, placed.mask, over, rows, cols, split=split)
     runs = _runs(at, found, over, rows, cols, split)
@@ -62,9 +62,9 @@ def _runs(at: Coordinates, found: Band, over: Over, rows: int, cols: int, split:
     last = smallest([end, *(x.index() for x in tiles(found.upper, least=False))])
     guard = found.guard
     for x in found.first:
-        guard = _and(guard, _at_least(far.plus(x, -1)))
+        guard = _and(guard, far.plus(x, -1).compare(">="))
     for x in found.last:
-        guard = _and(guard, _at_least(x.plus(near, -1)))
+        guard = _and(guard, x.plus(near, -1).compare(">="))
     everything = Run(False, first, last, 1, guard)
     if not split or not found.exact or found.first or found.last or found.guard is not None:
         return [everything]
@@ -85,10 +85,6 @@ def _runs(at: Coordinates, found: Band, over: Over, rows: int, cols: int, split:
 
 def _and(a: Pred | None, b: Pred) -> Pred:
     return b if a is None else And(a, b)
-
-
-def _at_least(form: Form) -> Pred:
-    return Compare(">=", form.index(), 0)
 
 
 def greatest(values: Sequence[Index]) -> Index:

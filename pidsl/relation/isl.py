@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TypeVar
 
 import islpy as isl
@@ -117,11 +118,13 @@ def coalesced(x: SetOrMap) -> SetOrMap:
         return x
 
 
+@lru_cache(maxsize=1024)
 def read_set(text: str) -> isl.Set:
-    """A set from isl's notation."""
+    """A set from isl's notation. The text of a plan's few spaces is read again and again: isl objects never change."""
     return isl.Set.read_from_str(CONTEXT, text)
 
 
+@lru_cache(maxsize=1024)
 def read_map(text: str) -> isl.Map:
     """A map from isl's notation."""
     return isl.Map.read_from_str(CONTEXT, text)

@@ -1,4 +1,4 @@
-"""From isl to programs: loops that visit a one-dimensional set, and the predicate of a set, as `expr` trees.
+"""From isl to programs: loops that visit a one-dimensional set, as `expr` trees.
 
 isl's AST generator knows which loops, strides and guards visit exactly the points of a set for given parameters;
 here its answer becomes pidsl's own expressions. isl prints `floord` where an operand may be negative and `/`, `%`
@@ -107,24 +107,6 @@ def _scan(points: isl.Set, context: isl.Set) -> list[Loop]:
     found: list[Loop] = []
     _collect(tree, None, found)
     return found
-
-
-def condition(points: isl.Set, context: isl.Set) -> Pred:
-    """The predicate of a parameter set, given that `context` holds; `Truth` where it is constant."""
-    if points.is_empty():
-        return Truth(False)
-    try:
-        return _condition(points, context)
-    except NoLoop:  # part by part, each of them simpler
-        out: Pred = Truth(False)
-        for part in points.make_disjoint().get_basic_sets():
-            test = _condition(isl.Set.from_basic_set(part), context)
-            out = test if out == Truth(False) else Or(out, test)
-        return out
-
-
-def _condition(points: isl.Set, context: isl.Set) -> Pred:
-    return _pred(isl.AstBuild.from_context(context).expr_from_set(points.params()))
 
 
 def _collect(node: Any, guard: Pred | None, out: list[Loop]) -> None:
