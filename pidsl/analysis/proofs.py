@@ -50,6 +50,31 @@ class Method:
 _REACH = "pidsl.analysis.reach_check"
 
 METHODS: dict[str, Method] = {
+    "layers by induction": Method(
+        "what L layers reach, by induction over L, and the formula from it, for all values of the symbols (z3)",
+        "pidsl.analysis.lag_reach:check_reach",
+    ),
+    "live keys by witness": Method(
+        "the largest lag is attended and no larger one is, for all values of the symbols (z3)",
+        "pidsl.analysis.lag_reach:check_live",
+    ),
+    # concrete terms: pairs, keys per query, live keys
+    "quasi-polynomial": Method(
+        "equal to exact counts at as many n of each chamber as determine a quasi-polynomial",
+        "pidsl.analysis.counts_check:check_pairs",
+    ),
+    "degree": Method(
+        "isl: the keys of each query are arithmetic progressions, whose sizes sum to the formula for all i and n",
+        "pidsl.analysis.degrees_check:check_degree",
+    ),
+    "largest degree": Method(
+        "isl: no query has more keys, and for every n some query has as many",
+        "pidsl.analysis.degrees_check:check_maximum",
+    ),
+    "live keys": Method(
+        "equal to exact counts at as many t of each chamber as determine a quasi-polynomial",
+        "pidsl.analysis.memory:check_live",
+    ),
     # pairs and lags of several layers
     "layers": Method("isl composes the layers and compares the formula for all n", f"{_REACH}:check_layers"),
     "lag sums": Method(

@@ -1,0 +1,180 @@
+"""How many pairs a pattern attends: a closed form in n that holds for every n >= 0.
+
+    relation with m = n  ->  chambers and period (isl)  ->  exact counts at enough n  ->  the quasi-polynomial
+
+Where whether i attends j does not depend on n, a sequence that grows by a token only gains that token's pairs, so
+that counts of one-dimensional sets, summed up, are all it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+
+import islpy as isl
+import numpy as np
+import sympy
+
+from pidsl.analysis import quasi
+from pidsl.analysis.bound import Bound, exact, unknown
+from pidsl.analysis.formulas import n
+from pidsl.analysis.lattice import Chambers, by_length, chambers, square
+from pidsl.analysis.progressions import Ints, count_loops, loops_of, sum_rows
+from pidsl.errors import TooHardError
+from pidsl.language.terms import Complement, Difference, SymmetricDifference, Term, Union, require_concrete
+from pidsl.relation.isl import limited
+
+METHOD = "quasi-polynomial"
+LISTED = 48  # numbers listed one by one in a formula, from which on it is taken apart if possible
+LONGEST = 300_000  # most lengths that are counted one after another
+
+
+def pairs(term: Term) -> Bound:
+    """The number of attended pairs for n tokens, m = n.
+
+    >>> import pidsl
+    >>> pairs(pidsl.window(2) & pidsl.causal).expr
+    Piecewise((n**2/2 + n/2, n < 3), (3*n - 3, True))
+    >>> pairs(pidsl.stride(256) & pidsl.causal)(n=2**40)
+    2361183241984081625088
+
+    Args:
+        term: a term without symbols.
+
+    Returns:
+        A bound over n, exact for every n >= 0; unknown where isl's operation limit strikes.
+
+    Raises:
+        SymbolError: the term holds unbound symbols.
+    """
+    require_concrete(term, "count pairs")
+    return _pairs(term)
+
+
+@lru_cache(maxsize=256)
+def _pairs(term: Term) -> Bound:
+    try:
+        expr, listed = _direct(term)
+    except TooHardError as e:
+        return unknown(term, "pairs", _reason(e))
+    if listed > LISTED and (apart := _apart(term)) is not None:
+        expr = apart
+    return exact(term, "pairs", expr, METHOD)
+
+
+def _reason(e: TooHardError) -> str:
+    return f"{e.given}{f' ({e.where.splitlines()[-1]})' if e.where else ''}"
+
+
+def _direct(term: Term) -> tuple[sympy.Expr, int]:
+    points = square(term)
+    grown = _grown(points)
+    if grown is not None:
+        shape, stretches = _by_length(grown)
+    else:
+        shape, stretches = _by_rows(points)
+    del shape
+    return quasi.expression(quasi.merged(stretches), n)
+
+
+def _apart(term: Term) -> sympy.Expr | None:
+    """A formula from those of other terms, by inclusion and exclusion, where they are short."""
+    match term:
+        case Union(a, b):
+            parts = [(1, a), (1, b), (-1, a & b)]
+        case Difference(a, b):
+            parts = [(1, a), (-1, a & b)]
+        case SymmetricDifference(a, b):
+            parts = [(1, a), (1, b), (-2, a & b)]
+        case Complement(a):
+            return None
+        case _:
+            return None
+    total = sympy.Integer(0)
+    for sign, part in parts:
+        try:
+            expr, listed = _direct(part)
+        except TooHardError:
+            return None
+        if listed > LISTED:
+            inner = _apart(part)
+            if inner is None:
+                return None
+            expr = inner
+        total += sign * expr
+    return total
+
+
+def _grown(points: isl.Set) -> tuple[isl.Set, isl.Set] | None:
+    try:
+        with limited("whether pairs depend on n", 200_000):
+            return by_length(points)
+    except TooHardError:
+        return None
+
+
+def _by_length(grown: tuple[isl.Set, isl.Set]) -> tuple[Chambers, list[quasi.Stretch]]:
+    """Sums of what each token adds."""
+    with limited("the chambers of what a token adds"):
+        shape = chambers(grown[0]) | chambers(grown[1])
+    parts = [loops_of(x, "[t] -> { : t >= 0 }") for x in grown]
+    most = shape.starts[-1] + 3 * shape.period
+    if most > LONGEST:
+        raise TooHardError(f"a formula of period {shape.period} from n = {shape.starts[-1]} on", f"{LONGEST} counts")
+    t = np.arange(most)
+    added = sum((count_loops(p, {"t": t}) for p in parts), np.zeros(most, dtype=np.int64))
+    values = np.concatenate([[0], np.cumsum(added)])
+    return shape, _stretches(shape, lambda x: values[x])
+
+
+def _by_rows(points: isl.Set) -> tuple[Chambers, list[quasi.Stretch]]:
+    """Sums over the queries for each n on its own, part by part: each has a period of its own, often a short one."""
+    shape, each = Chambers((0,), 1), []
+    with limited("the parts of the pairs"):
+        parts = [isl.Set.from_basic_set(part) for part in points.make_disjoint().get_basic_sets()]
+    for part in parts:
+        with limited("the chambers of the number of pairs"):
+            own = chambers(part)
+            rows = part.move_dims(isl.dim_type.param, 1, isl.dim_type.set, 0, 1)
+            rows = rows.set_dim_name(isl.dim_type.param, 1, "i")
+        found = loops_of(rows, "[n, i] -> { : 0 <= i < n }")
+        each.append(_stretches(own, partial(sum_rows, count=partial(count_loops, found))))
+        shape |= own
+    if 3 * shape.period * len(each) > LONGEST:
+        raise TooHardError(f"a formula of period {shape.period}", f"at most {LONGEST} counts")
+    return shape, _stretches(shape, lambda lengths: [sum(quasi.value(s, int(x)) for s in each) for x in lengths])
+
+
+def _stretches(shape: Chambers, count: Callable[[Ints], Sequence[int] | Ints]) -> list[quasi.Stretch]:
+    """Each chamber's quasi-polynomial, or its values where it is shorter than what determines one."""
+    found, wanted = [], []
+    for start, stop in zip(shape.starts, [*shape.starts[1:], None], strict=True):
+        nodes = 3 * shape.period
+        short = stop is not None and stop - start <= nodes
+        wanted.append((start, stop, np.arange(start, stop if short and stop is not None else start + nodes), short))
+    values = count(np.concatenate([w[2] for w in wanted]))
+    at = 0
+    for start, stop, lengths, short in wanted:
+        here = [int(v) for v in values[at : at + len(lengths)]]
+        at += len(lengths)
+        if short:
+            found.append(quasi.Stretch(start, stop, None, tuple(here)))
+        else:
+            found.append(quasi.Stretch(start, stop, quasi.interpolate(here, start, shape.period)))
+    return found
+
+
+def sparsity(term: Term) -> Bound:
+    """The share of the n * n pairs that is not attended, for n >= 1.
+
+    >>> import pidsl
+    >>> sparsity(pidsl.causal)(n=3)
+    Fraction(1, 3)
+
+    Raises:
+        SymbolError: the term holds unbound symbols.
+    """
+    count = pairs(term)
+    if not count.is_known:
+        return unknown(term, "sparsity", count.reason)
+    return exact(term, "sparsity", 1 - count.expr / n**2, METHOD, assumptions=(sympy.Ge(n, 1),))

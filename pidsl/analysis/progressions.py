@@ -1,0 +1,223 @@
+"""Counting the points of a one-dimensional isl set for many parameters at once.
+
+Two ways that share no code. `Counter` lets isl's AST generator write loops and counts their iterations; it serves the
+derivations. `progressions` asks isl for the first and the last point of each part and lets it verify that the part is
+the arithmetic progression between them; it serves the proofs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import lcm
+from typing import Any
+
+import islpy as isl
+import numpy as np
+from numpy.typing import NDArray
+
+from pidsl.errors import TooHardError
+from pidsl.language.expr import evaluate, holds
+from pidsl.relation.counting import _count_inside
+from pidsl.relation.isl import limited, read_set
+from pidsl.relation.loops import Loop, NoLoop, loops, part_loops
+
+_dim: Any = isl.dim_type
+Ints = NDArray[np.int64]
+CLASSES = 360  # residue classes that a part is split into before it is given up
+CELLS = 12_000_000  # most rows in one count
+CHUNK = 1 << 20  # rows counted at a time
+
+
+def loops_of(points: isl.Set, context: str) -> tuple[Loop, ...]:
+    """Loops over the points of a one-dimensional set, each point once.
+
+    Raises:
+        TooHardError: isl found no such loops within its limits.
+    """
+    known = read_set(context)
+    try:
+        with limited("loops over keys"):
+            try:
+                return tuple(part_loops(points, known))
+            except (TooHardError, NoLoop):
+                return tuple(loops(points, known))
+    except NoLoop as e:
+        raise TooHardError(f"isl's program holds {e}", "plain loops over the keys", hint="simplify the term") from None
+
+
+def count_loops(parts: tuple[Loop, ...], env: Mapping[str, Ints]) -> Ints:
+    """Iterations of all loops, for arrays of parameters of one shape."""
+    some = next(iter(env.values()))
+    count = np.zeros(some.shape, dtype=np.int64)
+    values: dict[str, Any] = dict(env)
+    for part in parts:
+        first = np.broadcast_to(np.asarray(evaluate(part.first, values), dtype=np.int64), some.shape)
+        last = np.broadcast_to(np.asarray(evaluate(part.last, values), dtype=np.int64), some.shape)
+        found = np.maximum((last - first) // part.step + 1, 0)
+        if part.inside is not None:
+            found = _count_inside(part, first, last, values)
+        if part.guard is not None:
+            found = found * np.asarray(holds(part.guard, values))
+        count += found
+    return count
+
+
+def sum_rows(lengths: Ints, count: Callable[[dict[str, Ints]], Ints]) -> Ints:
+    """Sums of `count({"n": ..., "i": ...})` over the queries i of each n.
+
+    Raises:
+        TooHardError: there are too many rows in all.
+    """
+    total = int(lengths.sum())
+    if total > CELLS:
+        raise TooHardError(f"{total} rows to count", f"at most {CELLS}")
+    found = np.zeros(len(lengths), dtype=np.int64)
+    start = 0
+    while start < len(lengths):
+        stop = start + 1
+        while stop < len(lengths) and int(lengths[start:stop].sum()) < CHUNK:
+            stop += max(1, (stop - start) // 2)
+        some = lengths[start:stop]
+        which = np.repeat(np.arange(len(some)), some)
+        offsets = np.concatenate([[0], np.cumsum(some)[:-1]])
+        i = np.arange(int(some.sum())) - offsets[which]
+        if len(i):
+            counted = count({"n": some[which], "i": i})
+            np.add.at(found, start + which, counted)
+        start = stop
+    return found
+
+
+@dataclass(frozen=True)
+class Progression:
+    """first, first + step, ..., last: functions of the parameters, where both are defined."""
+
+    first: isl.PwAff
+    last: isl.PwAff
+    step: int
+
+    def size(self) -> isl.PwAff:
+        """How many points, over the parameters for which there is one."""
+        one = self.first.get_ctx()
+        gap = (self.last - self.first).scale_down_val(isl.Val(self.step, one))
+        return gap + isl.Val(1, one)
+
+
+def progressions(points: isl.Set) -> list[Progression]:
+    """Disjoint progressions that isl proved to be the points, together.
+
+    Args:
+        points: one-dimensional, with any parameters.
+
+    Raises:
+        TooHardError: some part is no union of a few progressions, or isl's operation limit struck.
+    """
+    found: list[Progression] = []
+    with limited("arithmetic progressions of keys", 500_000):
+        for basic in points.make_disjoint().get_basic_sets():
+            part = isl.Set.from_basic_set(basic)
+            if (one := _progression(part)) is not None:
+                found.append(one)
+                continue
+            for modulus in _moduli(basic):
+                classes = _split(part, modulus)
+                if classes is not None:
+                    found += classes
+                    break
+            else:
+                raise TooHardError(f"the points {basic}", f"progressions, in at most {CLASSES} residue classes")
+    return found
+
+
+def _progression(part: isl.Set) -> Progression | None:
+    """The part as a single progression, if isl agrees that it is one."""
+    first, last = part.dim_min(0), part.dim_max(0)
+    step = int(part.get_stride(0).to_python())
+    space = part.get_space()
+    key = isl.PwAff.from_aff(isl.Aff.var_on_domain(isl.LocalSpace.from_space(space), _dim.set, 0))
+    low, high = first.insert_domain(space), last.insert_domain(space)
+    whole = key.ge_set(low) & key.le_set(high)
+    if step > 1:
+        value = isl.Val(step, part.get_ctx())
+        whole &= (key - low).mod_val(value).eq_set(key - key)
+        if not (last - first).mod_val(value).ne_set(first - first).is_empty():
+            return None
+    return Progression(first, last, step) if whole.is_equal(part) else None
+
+
+def _moduli(part: isl.BasicSet) -> list[int]:
+    """Moduli whose classes may be progressions: of the floors in the part, then of all of them together."""
+    local = part.compute_divs().get_basic_sets()[0].get_local_space()
+    each = {int(local.get_div(k).get_denominator_val().to_python()) for k in range(local.dim(_dim.div))}
+    together = lcm(*each)
+    return [x for x in dict.fromkeys([*sorted(each), together, together**2]) if 1 < x <= CLASSES]
+
+
+def _split(part: isl.Set, modulus: int) -> list[Progression] | None:
+    found = []
+    for rest in range(modulus):
+        inside = part & read_set(f"{{ [x] : x mod {modulus} = {rest} }}")
+        for basic in inside.make_disjoint().get_basic_sets():
+            one = _progression(isl.Set.from_basic_set(basic))
+            if one is None:
+                return None
+            found.append(one)
+    return found
+
+
+def total_size(parts: list[Progression], domain: isl.Set) -> isl.PwAff:
+    """The number of points of all parts as one function on `domain` (a parameter set), 0 where there are none.
+
+    Raises:
+        TooHardError: isl's operation limit struck.
+    """
+    with limited("the number of keys as a function"):
+        zero = isl.PwAff.zero_on_domain(isl.LocalSpace.from_space(domain.get_space())).intersect_domain(domain)
+        total = zero
+        for part in parts:
+            size = part.size()
+            elsewhere = zero.intersect_domain(domain - size.domain())
+            total = (total + size.intersect_domain(domain).union_add(elsewhere)).coalesce()
+        return total
+
+
+def count_progressions(parts: list[Progression], env: Mapping[str, Ints]) -> Ints:
+    """Points of all parts, for arrays of parameters of one shape."""
+    some = next(iter(env.values()))
+    count = np.zeros(some.shape, dtype=np.int64)
+    for part in parts:
+        for domain, size in part.size().get_pieces():
+            inside = np.zeros(some.shape, dtype=np.bool_)
+            for basic in domain.compute_divs().get_basic_sets():
+                inside |= _inside(basic, env)
+            count += inside * _affine(size, env)
+    return count
+
+
+def _inside(part: isl.BasicSet, env: Mapping[str, Ints]) -> NDArray[np.bool_]:
+    found = np.ones(next(iter(env.values())).shape, dtype=np.bool_)
+    for constraint in part.get_constraints():
+        value = _affine(constraint.get_aff(), env)
+        found &= (value == 0) if constraint.is_equality() else (value >= 0)
+    return found
+
+
+def _affine(f: isl.Aff, env: Mapping[str, Ints]) -> Ints:
+    """A quasi-affine function of the parameters at arrays of them."""
+    bottom = int(f.get_denominator_val().to_python())
+
+    def whole(value: isl.Val) -> int:
+        return int((value * isl.Val(bottom, f.get_ctx())).to_python())
+
+    shape = next(iter(env.values())).shape
+    total = np.full(shape, whole(f.get_constant_val()), dtype=np.int64)
+    for k in range(f.dim(_dim.param)):
+        slope = whole(f.get_coefficient_val(_dim.param, k))
+        if slope:
+            total += slope * env[f.get_dim_name(_dim.param, k)]
+    for k in range(f.dim(_dim.div)):
+        slope = whole(f.get_coefficient_val(_dim.div, k))
+        if slope:
+            total += slope * _affine(f.get_div(k), env)
+    return total // bottom
