@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -105,7 +105,9 @@ class Bound:
         missing = sorted(self.symbols - values.keys())
         if missing:
             wanted = ", ".join(f"{name}=..." for name in missing)
-            raise SymbolError(f"{self.name} without {', '.join(missing)}", f"a number for {wanted}", where=str(self.expr))
+            raise SymbolError(
+                f"{self.name} without {', '.join(missing)}", f"a number for {wanted}", where=str(self.expr)
+            )
         for name, value in values.items():
             if isinstance(value, bool) or not hasattr(value, "__index__") or (name in ("n", "m", "L") and value < 0):
                 raise SizeError(f"{name} = {value!r}", "an integer" + (" >= 0" if name in ("n", "m", "L") else ""))
@@ -119,6 +121,29 @@ class Bound:
                     hint="bind the term to numbers and ask again: a concrete term needs fewer assumptions",
                 )
         return value_of(self.expr, numbers)
+
+    def under(self, *assume: str | sympy.Basic) -> Bound:
+        """The bound under further assumptions, in a simpler form where they decide a minimum or a case.
+
+        >>> import pidsl
+        >>> k = pidsl.symbols("k")
+        >>> pidsl.window(k).pairs().under("n > k").expr
+        (k + 1)*(-k + 2*n)/2
+
+        Args:
+            assume: comparisons as text, "period > k", or as sympy relations.
+
+        Raises:
+            ParseError: text that is no comparison.
+            TermError: the assumptions contradict each other.
+        """
+        from pidsl.analysis import smt
+        from pidsl.analysis.assume import conditions, simplified
+
+        known = (*self.assumptions, *(c for c in conditions(assume) if c not in self.assumptions))
+        positive = [symbol(name) >= 0 for name in ("n", "t") if name in self.symbols]
+        smt.require_consistent([*known, *positive])
+        return replace(self, expr=simplified(self.expr, [*known, *positive]), assumptions=known)
 
     def __int__(self) -> int:
         found = self()

@@ -62,6 +62,25 @@ class Table(sympy.Function):
         return None
 
 
+class CeilLog(sympy.Function):
+    """`CeilLog(b, x)` is the least L >= 0 with b**L >= x.
+
+    >>> CeilLog(2, 1024), CeilLog(2, 1025)
+    (10, 11)
+    """
+
+    is_integer = True
+
+    @classmethod
+    def eval(cls, base: Any, x: Any) -> Any:
+        if base.is_Integer and x.is_Integer and base >= 2:
+            power, layers = 1, 0
+            while power < x:
+                power, layers = power * int(base), layers + 1
+            return sympy.Integer(layers)
+        return None
+
+
 def number(x: object) -> sympy.Expr:
     """`x` as a sympy expression: a number, a size of a term, or a sympy expression already."""
     if isinstance(x, sympy.Basic):

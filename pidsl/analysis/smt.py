@@ -22,7 +22,7 @@ from typing import Any
 import sympy
 import z3
 
-from pidsl.analysis.formulas import symbol
+from pidsl.analysis.formulas import CeilLog, symbol
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import TermError
 
@@ -171,7 +171,7 @@ class Prover:
         if below.could_extract_minus_sign():
             above, below = -above, -below
         above, below = sympy.expand(above), sympy.expand(below)
-        if not below.is_positive and _ask_z3([*conditions, below <= 0])[0] != "unsat":
+        if not below.is_positive and not _impossible([*conditions, below <= 0]):
             raise TermError(f"a division by {below}", f"{below} >= 1 by assumption", where=str(atom))
         multiple, rest = _divided(above, below)
         remainders = [x for x in rest.free_symbols if x.name.startswith("r") and x.name[1:].isdigit()]
@@ -282,7 +282,8 @@ def _replace(c: Condition, atom: Any, value: Any) -> Condition:
 
 
 def _impossible(conditions: Sequence[Condition]) -> bool:
-    return _ask_z3(conditions, resources=PRUNE_RESOURCES)[0] == "unsat"
+    """Whether the conditions that are split already contradict each other; those that are not yet wait."""
+    return _ask_z3([c for c in conditions if not c.has(*_SPLIT)], resources=PRUNE_RESOURCES)[0] == "unsat"
 
 
 def _ask_z3(
@@ -315,6 +316,10 @@ def _boolean(c: Condition) -> Any:
         return z3.Or(*map(_boolean, c.args))
     if isinstance(c, sympy.Not):
         return z3.Not(_boolean(c.args[0]))
+    if isinstance(c, sympy.ITE):
+        return z3.If(*map(_boolean, c.args))
+    if isinstance(c, sympy.Implies):
+        return z3.Implies(*map(_boolean, c.args))
     if isinstance(c, sympy.Rel):
         above, below = sympy.fraction(sympy.together(c.lhs - c.rhs))
         if not below.is_Integer:
@@ -338,4 +343,6 @@ def _integer(e: sympy.Expr) -> Any:
         return z3.Product([_integer(x) for x in e.args])
     if e.is_Pow and e.exp.is_Integer and e.exp > 0:
         return z3.Product([_integer(e.base)] * int(e.exp))
+    if e.is_Pow and e.is_integer is not False or isinstance(e, CeilLog):
+        return z3.Int(str(e))  # an integer of which nothing else is known
     raise TypeError(f"not a polynomial with integer coefficients: {e}")

@@ -1,0 +1,257 @@
+"""Receptive field and live keys of the families, with symbols: which family a pattern is, and its proved formulas.
+
+    window(k) | lags(p)   ->   WindowAndSkip: farthest p*L, contiguous k*L, then p*(L + 1 - c) + k*(c - 1), ...
+
+The answer to "depth" is the least number of layers that connects every causal pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import sympy
+
+from pidsl.analysis import smt
+from pidsl.analysis.bound import Bound, Subject
+from pidsl.analysis.families import Family, WindowAndSkip, WindowOnly
+from pidsl.analysis.families_periodic import BaseLags, OwnBlock, StrideAlone, WindowAndComb, WindowAndSinks
+from pidsl.analysis.formulas import CeilLog, L, from_index, n, symbol
+from pidsl.analysis.lag_sets import Condition, NotByLag, Progression, Reader, Sides, domain, holds_at
+from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.schedules import BaseSchedule
+from pidsl.language.terms import Blocks, Causal, Intersection, Keys, Term, Union
+
+REACH = ("farthest", "contiguous", "depth")
+t = symbol("t")
+
+
+@dataclass(frozen=True)
+class Match:
+    """A pattern as a member of a family; `assumptions` are what makes it one."""
+
+    family: Family
+    assumptions: tuple[Condition, ...]
+
+
+def match_family(subject: Subject | BaseSchedule, assume: Iterable[Condition] = ()) -> Match:
+    """The family of a pattern.
+
+    Raises:
+        NotByLag: it is in none.
+        TermError: contradictory assumptions.
+    """
+    given = tuple(assume)
+    if isinstance(subject, BaseSchedule):
+        found: Family = BaseLags(from_index(subject.base))
+        return _match(found, given)
+    if isinstance(subject, tuple):
+        raise NotByLag("a schedule of single layers: ask with numbers")
+    smt.require_consistent([*domain(subject), *given])
+    known = (*domain(subject), *given)
+    block = _block(subject)
+    if block is not None:
+        return _match(OwnBlock(subject, *block), known)
+    sinks, rest = _sinks(subject)
+    reader = Reader.of(subject, given)
+    sides = reader.sides(rest)
+    if sides.future:
+        raise NotByLag("it looks ahead: the ends of the sequence matter in every layer")
+    family = _by_lag(subject, sides)
+    if sinks is not None:
+        if not isinstance(family, WindowOnly):
+            raise NotByLag("sinks beside more than a window")
+        family = WindowAndSinks(subject, family.k, sinks)
+    return _match(family, (*known, *reader.chosen))
+
+
+def _match(family: Family, known: tuple[Condition, ...]) -> Match:
+    needs = [c for c in family.needs if c not in (sympy.true, *known)]
+    if sympy.false in needs:
+        raise NotByLag(f"the sizes are outside those of the family ({family.shown})")
+    smt.require_consistent([*known, *needs])
+    stated = [*needs, *known]  # the family's own conditions are the stronger ones
+    kept = [c for k, c in enumerate(stated) if not (k >= len(needs) and smt.follows(needs, c))]
+    return Match(family, tuple(kept))
+
+
+def _by_lag(term: Term, sides: Sides) -> Family:
+    zero = [p for p in sides.past if p.start == 0 and p.step == 1 and p.last is not None]
+    singles = [p for p in sides.past if p.is_single and p.start != 0]
+    combs = [p for p in sides.past if p.last is None and p.start == 0 and p.step != 1]
+    if len(zero) + len(singles) + len(combs) != len(sides.past) or len(zero) > 1:
+        raise NotByLag("it is no window with a skip or a comb")
+    k = zero[0].last if zero else sympy.Integer(0)
+    assert k is not None
+    match singles, combs:
+        case [], [] if zero:
+            return WindowOnly(term, k)
+        case [one], [] if zero:
+            return WindowAndSkip(term, k, one.start)
+        case [], [one] if k == 0:
+            return StrideAlone(term, one.step)
+        case [], [one]:
+            return WindowAndComb(term, k, one.step)
+    raise NotByLag("it is no window with one skip or one comb")
+
+
+def _block(term: Term) -> tuple[sympy.Expr, bool] | None:
+    match term:
+        case Blocks(size):
+            return from_index(size), False
+        case Intersection(Blocks(size), Causal()) | Intersection(Causal(), Blocks(size)):
+            return from_index(size), True
+    return None
+
+
+def _sinks(term: Term) -> tuple[sympy.Expr | None, Term]:
+    """The first keys that every later query sees, and what else there is."""
+    match term:
+        case Intersection(Keys(0, stop, 1), Causal()) | Intersection(Causal(), Keys(0, stop, 1)) if stop is not None:
+            return from_index(stop), Causal()
+        case Intersection(Union(a, b), Causal()) | Intersection(Causal(), Union(a, b)):
+            return _sinks(Union(Intersection(a, Causal()), Intersection(b, Causal())))
+        case Union(a, b):
+            for part, rest in ((a, b), (b, a)):
+                found, inner = _sinks(part)
+                if found is not None:
+                    return found, rest if inner == Causal() else Union(inner, rest)
+    return None, term
+
+
+def reach_by_family(
+    subject: Subject | BaseSchedule, quantity: str, layers: int | None = None, assume: Iterable[Condition] = ()
+) -> Bound:
+    """The formula of "farthest", "contiguous" or "depth" for a family member.
+
+    Args:
+        subject: a term with symbols, or a schedule by powers.
+        quantity: which.
+        layers: a number, or None for all L.
+        assume: conditions on the symbols.
+
+    Raises:
+        NotByLag: the pattern is in no family.
+        TermError: contradictory assumptions.
+    """
+    found = match_family(subject, assume)
+    answer = found.family.answer(quantity)
+    expr, more = answer.expr, answer.assumptions
+    if layers is not None:
+        expr = expr.subs(L, layers)
+        more = tuple(c.subs(L, layers) for c in more)
+    more = tuple(c for c in more if c != sympy.true)
+    given = () if quantity == "depth" else (("layers", L if layers is None else layers),)
+    return Bound(subject, quantity, "==", expr, (*found.assumptions, *more), "layers by induction", given, answer.note)
+
+
+def check_reach(bound: Bound) -> Verdict:
+    """Verify the closed form by induction over the layers, the formula from the closed form."""
+    assumptions = bound.assumptions
+    if not smt.consistent([*assumptions]):
+        return Verdict(False, failure="the assumptions contradict each other")
+    try:
+        match = match_family(bound.subject, [c for c in assumptions if not c.free_symbols & {n, L}])
+    except NotByLag as e:
+        return Verdict(False, failure=str(e))
+    family = match.family
+    answer = family.answer(bound.quantity)
+    layers = bound.argument("layers")
+    own, wanted = answer.expr, [*family.needs, *answer.assumptions]
+    if isinstance(layers, int):
+        own, wanted = own.subs(L, layers), [c.subs(L, layers) for c in wanted]
+    prover = smt.Prover()
+    known = tuple(dict.fromkeys((*assumptions, *(domain(bound.subject) if isinstance(bound.subject, Term) else ()))))  # type: ignore[arg-type]
+    for condition in wanted:
+        if condition != sympy.true:
+            prover.prove(smt.Obligation(f"assumed: {condition}", known, condition))
+    prover.all(family.closed_form())
+    prover.all(family.theorem(bound.quantity))
+    if own != bound.expr:
+        if own.has(sympy.oo, sympy.Pow, CeilLog) or bound.expr.has(sympy.oo, sympy.nan):
+            return Verdict(False, tuple(prover.steps), f"not the formula {own}")
+        prover.prove(smt.Obligation("the formula", known, sympy.Eq(bound.expr - own, 0)))
+    return prover.verdict()
+
+
+def live_by_family(subject: Term, assume: Iterable[Condition] = ()) -> Bound:
+    """How many keys of tokens 0 .. t some later query can still attend, when the sequence may go on for ever.
+
+    Raises:
+        NotByLag: the pattern is in no family.
+    """
+    live = _live(subject, tuple(assume))
+    return Bound(subject, "live keys", "==", live.size, live.assumptions, "live keys by witness", (), live.which)
+
+
+@dataclass(frozen=True)
+class _Live:
+    size: sympy.Expr
+    which: str
+    assumptions: tuple[Condition, ...]
+    obligations: tuple[smt.Obligation, ...]
+
+
+def _live(subject: Term, assume: tuple[Condition, ...]) -> _Live:
+    smt.require_consistent([*domain(subject), *assume])
+    known = (*domain(subject), *assume)
+    block = _block(subject)
+    if block is not None:
+        b = block[0]
+        same = smt.Obligation(
+            "the next query is in the block of t + 1",
+            (b >= 1, t >= 0),
+            sympy.Eq(t + 1 - b * sympy.floor((t + 1) / b), sympy.Mod(t + 1, b)),
+        )
+        return _Live(sympy.Mod(t + 1, b), "the keys of the block that token t + 1 is in", (*known, t >= 0), (same,))
+    sinks, rest = _sinks(subject)
+    reader = Reader.of(subject, assume)
+    sides = reader.sides(rest)
+    d, y = symbol("d"), symbol("y")
+    lag = holds_at(rest, d)
+    endless = [p for p in sides.past if p.last is None]
+    conditions = (*known, *reader.chosen, t >= 0)
+    if endless:
+        p = endless[0]
+        later = p.start + p.step * (sympy.floor((sympy.Max(y, p.start) - p.start) / p.step) + 1)
+        reached = smt.Obligation(
+            "every key is attended again", (*conditions, y >= 1), sympy.And(holds_at(rest, later), later >= y)
+        )
+        return _Live(t + 1, "all keys 0 .. t", conditions, (reached,))
+    if not sides.past:
+        raise NotByLag("no query looks back")
+    oldest = _greatest(sides.past)
+    last = smt.Obligation("no lag is larger", (*conditions, lag), d <= oldest)
+    taken = smt.Obligation("the largest lag is attended", conditions, holds_at(rest, oldest))
+    size, which = sympy.Min(oldest, t + 1), f"the last {oldest} keys"
+    if sinks is not None:
+        conditions = (*conditions, *(c for c in (sinks >= 1,) if c != sympy.true))
+        size, which = sympy.Min(oldest + sinks, t + 1), f"the first {sinks} and {which}"
+    return _Live(size, which, conditions, (last, taken))
+
+
+def _greatest(past: Iterable[Progression]) -> sympy.Expr:
+    ends = [p.last for p in past if p.last is not None]
+    return sympy.Max(*ends)
+
+
+def check_live(bound: Bound) -> Verdict:
+    """Verify the largest lag, from the term; the size of the two intervals is arithmetic."""
+    assumptions = bound.assumptions
+    if isinstance(bound.subject, tuple) or not smt.consistent([*assumptions]):
+        return Verdict(False, failure="the assumptions contradict each other")
+    try:
+        live = _live(bound.subject, tuple(c for c in assumptions if t not in c.free_symbols))
+    except NotByLag as e:
+        return Verdict(False, failure=str(e))
+    prover = smt.Prover()
+    for condition in live.assumptions:
+        prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
+    prover.all(live.obligations)
+    prover.prove(smt.Obligation("the formula", assumptions, sympy.Eq(bound.expr - live.size, 0)))
+    return prover.verdict()
+
+
+def conditions_of(bound: Bound) -> Iterator[Condition]:
+    """The assumptions of a bound that are not about its own variables."""
+    yield from (c for c in bound.assumptions if not c.free_symbols & {n, L, t})
