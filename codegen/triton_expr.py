@@ -37,7 +37,8 @@ from pidsl.language.expr import (
     vars_in,
 )
 
-Limits = Mapping[str, tuple[int, int | Fraction]]
+Rational = int | Fraction  # an int where it is one: sums of those take a tenth of the time
+Limits = Mapping[str, tuple[int, Rational]]
 
 _ATOM, _UNARY, _TIMES, _PLUS, _SHIFT, _BITAND, _BITOR, _COMPARE = 8, 7, 6, 5, 4, 3, 2, 1
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "==": "==", "!=": "!="}
@@ -252,7 +253,8 @@ class Reach:
     """
 
     def __init__(self) -> None:
-        self._constant, self._slope = Fraction(0), Fraction(1)
+        self._constant: Rational = 0
+        self._slope: Rational = 1
 
     @property
     def bound(self) -> tuple[int, int]:
@@ -281,18 +283,20 @@ class Reach:
                 case _:
                     self._visit(root, limits)
 
-    def _visit(self, e: Index, limits: Limits) -> tuple[Fraction, Fraction]:
+    def _visit(self, e: Index, limits: Limits) -> tuple[Rational, Rational]:
         constant, slope = self._size(e, limits)
-        self._constant, self._slope = max(self._constant, constant), max(self._slope, slope)
+        if constant > self._constant:
+            self._constant = constant
+        if slope > self._slope:
+            self._slope = slope
         return constant, slope
 
-    def _size(self, e: Index, limits: Limits) -> tuple[Fraction, Fraction]:
+    def _size(self, e: Index, limits: Limits) -> tuple[Rational, Rational]:
         match e:
             case int():
-                return Fraction(abs(e)), Fraction(0)
+                return abs(e), 0
             case Var(name) | Symbol(name):
-                constant, slope = limits.get(name, (0, 1))
-                return Fraction(constant), Fraction(slope)
+                return limits.get(name, (0, 1))
             case Abs(x):
                 return self._visit(x, limits)
             case Add(x, y) | Sub(x, y):
@@ -300,21 +304,28 @@ class Reach:
                 return c0 + c1, s0 + s1
             case Mul(x, int(y)) | Mul(int(y), x):
                 c0, s0 = self._visit(x, limits)
-                return c0 * abs(y), s0 * abs(y)
+                return _ratio(c0 * abs(y), 1), _ratio(s0 * abs(y), 1)
             case Mul(x, y):  # not linear: no length is proved to fit
                 self.add(x, y, limits=limits)
-                return Fraction(2**31), Fraction(0)
+                return 2**31, 0
             case FloorDiv(x, int(y)):
                 c0, s0 = self._visit(x, limits)
-                return c0 / abs(y) + 1, s0 / abs(y)
+                return _ratio(c0, abs(y)) + 1, _ratio(s0, abs(y))
             case Mod(x, int(y)):
                 self._visit(x, limits)
-                return Fraction(abs(y)), Fraction(0)
+                return abs(y), 0
             case FloorDiv(x, y) | Mod(x, y) | Min(x, y) | Max(x, y):
                 (c0, s0), (c1, s1) = self._visit(x, limits), self._visit(y, limits)
                 return max(c0, c1), max(s0, s1)
             case _:
                 assert_never(e)
+
+
+def _ratio(x: Rational, y: int) -> Rational:
+    if isinstance(x, int) and x % y == 0:
+        return x // y
+    exact = Fraction(x, y)
+    return exact.numerator if exact.denominator == 1 else exact
 
 
 def names_in(roots: Iterable[Index | Pred | None], order: tuple[str, ...]) -> list[str]:
