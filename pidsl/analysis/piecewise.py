@@ -43,7 +43,7 @@ class Formula:
         return (sympy.Ge(n, self.least),)
 
 
-def formula(f: isl.PwAff, missing: sympy.Expr, least: int = 1) -> Formula:
+def formula(f: isl.PwAff, missing: sympy.Expr, least: int = 1, most: int = BRANCHES) -> Formula:
     """A function `[n] -> { [value] }` for n >= least as a formula, exact.
 
     >>> from pidsl.relation.isl import read_set
@@ -55,6 +55,7 @@ def formula(f: isl.PwAff, missing: sympy.Expr, least: int = 1) -> Formula:
         f: the function.
         missing: what the formula is where `f` has no value.
         least: the first n that matters.
+        most: how many branches it may have; with more of them, it is for long n only.
 
     Raises:
         TooHardError: its period is too long to write down.
@@ -67,15 +68,16 @@ def formula(f: isl.PwAff, missing: sympy.Expr, least: int = 1) -> Formula:
     branches: list[Branch] = []
     for first, stop in zip(breaks, [*breaks[1:], None], strict=True):
         branches += _fit(at, first, stop, period, missing)
-    return chain(branches, lambda x: at(x) if at(x) is not None else missing)
+    return chain(branches, lambda x: at(x) if at(x) is not None else missing, most)
 
 
-def chain(branches: list[Branch], at: Callable[[int], Any]) -> Formula:
+def chain(branches: list[Branch], at: Callable[[int], Any], most: int = BRANCHES) -> Formula:
     """Branches in the order of n as one formula, the one for long n first.
 
     Args:
         branches: each holds from its n up to the next one's.
         at: the value at any n, for moving a branch down to where it begins to hold.
+        most: how many branches the formula may have.
     """
     merged: list[Branch] = []
     for expr, first in branches:
@@ -87,10 +89,11 @@ def chain(branches: list[Branch], at: Callable[[int], Any]) -> Formula:
             first = before
         if merged and merged[-1][0] == expr:
             continue
-        while merged and first - 1 > merged[-1][1] and first - 1 >= 0 and expr.subs(n, first - 1) == at(first - 1):
+        stop = first - 64
+        while merged and first - 1 > max(merged[-1][1], stop) and expr.subs(n, first - 1) == at(first - 1):
             first -= 1
         merged.append((expr, first))
-    if len(merged) > BRANCHES:
+    if len(merged) > most:
         return Formula(*merged[-1])
     least = merged[0][1]
     rest = [(expr, sympy.Ge(n, first)) for expr, first in reversed(merged[1:])]

@@ -48,8 +48,13 @@ class Method:
 
 
 _REACH = "pidsl.analysis.reach_check"
+_DEPTH = "pidsl.analysis.depth_check"
 
 METHODS: dict[str, Method] = {
+    "first differences": Method(
+        "one more lag is one more key, for all values of the symbols (z3), and the first lag agrees",
+        "pidsl.analysis.lag_degree:check_degree",
+    ),
     "layers by induction": Method(
         "what L layers reach, by induction over L, and the formula from it, for all values of the symbols (z3)",
         "pidsl.analysis.lag_reach:check_reach",
@@ -81,6 +86,12 @@ METHODS: dict[str, Method] = {
         "causal and translation invariant: sums of lags, compared with the formula for all n", f"{_REACH}:check_lag_sums"
     ),
     "lag growth": Method("sums of lags, and induction on the number of layers", f"{_REACH}:check_lag_growth"),
+    "lag depth": Method("sums of lags, and induction on the number of layers", f"{_DEPTH}:check_lag_depth"),
+    "depth": Method(
+        "isl composes layer by layer, for all n; where none is enough, an invariant that holds of every number of them",
+        f"{_DEPTH}:check_depth",
+    ),
+    "matrices": Method("boolean matrices for this n, until they repeat", f"{_DEPTH}:check_matrices"),
     "stable layers": Method(
         "isl composes layers until one more adds nothing, and compares the formula", f"{_REACH}:check_stable_layers"
     ),

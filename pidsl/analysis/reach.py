@@ -146,10 +146,11 @@ def _bound(quantity: str, subject: object, layers: object) -> Bound:
         layers_ = stack(known, None if layers is None else stacks.number(layers, "layers"))
         given = {"layers": len(layers_)}
         found = attempt(lambda: _for_layers(quantity, known, layers_))
-    return unknown(known, quantity, _said(found), given) if isinstance(found, TooHardError) else found
+    return unknown(known, quantity, said(found), given) if isinstance(found, TooHardError) else found
 
 
-def _said(e: TooHardError) -> str:
+def said(e: TooHardError) -> str:
+    """Why isl could not answer, in one line."""
     return f"{e.given}, {e.where}" if e.where else e.given
 
 
@@ -245,14 +246,7 @@ def growth(lags: Intervals, quantity: str) -> sympy.Expr:
         return sympy.Piecewise((-1, L >= 1), (0, True))
     if lags[0][1] == 0:
         return sympy.Integer(0)
-    seen, reach = lags, [0]
-    while True:
-        reach.append(seen[0][1])
-        if seen[0][1] >= largest - 1 and not is_sum(lags, largest * (len(reach) - 1) - seen[0][1] - 1):
-            break
-        if len(reach) > stacks.WHOLE:
-            raise TooHardError(f"lags that fill up after more than {stacks.WHOLE} layers", "fewer")
-        seen = stacks.added(seen, lags)
+    reach = growing(lags)
     first = len(reach) - 1
     branches: list[Branch] = []
     x = 0
@@ -273,6 +267,18 @@ def growth(lags: Intervals, quantity: str) -> sympy.Expr:
     cases = [(sympy.expand(tail), sympy.Ge(L, first))]
     cases += [(sympy.expand(e), sympy.Ge(L, at)) for e, at in reversed(branches[1:])]
     return sympy.Piecewise(*cases, (sympy.expand(branches[0][0]), True))
+
+
+def growing(lags: Intervals) -> list[int]:
+    """c(0), c(1), ..., c(l) for lags that hold 0 and 1: from l layers on, the contiguous reach grows by M per layer."""
+    largest, seen, reach = lags[-1][1], lags, [0]
+    while True:
+        reach.append(seen[0][1])
+        if seen[0][1] >= largest - 1 and not is_sum(lags, largest * (len(reach) - 1) - seen[0][1] - 1):
+            return reach
+        if len(reach) > stacks.WHOLE:
+            raise TooHardError(f"lags that fill up after more than {stacks.WHOLE} layers", "fewer")
+        seen = stacks.added(seen, lags)
 
 
 def is_sum(lags: Intervals, delta: int) -> bool:

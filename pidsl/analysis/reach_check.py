@@ -20,6 +20,7 @@ from pidsl.relation.build import unclipped
 from pidsl.relation.isl import coalesced, limited, read_map, read_set
 
 MOST = 4_000_000  # additions of intervals
+CHECK_OPERATIONS = 8_000_000  # a proof may take longer than its statement
 
 Parts = list[tuple[int, int]]
 
@@ -96,7 +97,7 @@ def _verdict(failure: str, *steps: str) -> Verdict:
 
 def check_layers(bound: Bound) -> Verdict:
     """Compose the relations of the layers; the formula is their largest lag (or their contiguous reach) for every n."""
-    with limited("checking a formula over layers"):
+    with limited("checking a formula over layers", CHECK_OPERATIONS):
         terms = stack_of(bound, bound.argument("layers"))
         pairs = composed(fresh(terms))
         failure = _judge_pairs(bound, pairs, region(bound.assumptions, least=0), ("n",))
@@ -111,7 +112,7 @@ def _judge_pairs(bound: Bound, pairs: isl.Map, where: isl.Set, names: tuple[str,
 
 def check_lag_sums(bound: Bound) -> Verdict:
     """All layers are causal and translation invariant, so L of them connect the sums of L lags, one per layer."""
-    with limited("checking sums of lags"):
+    with limited("checking sums of lags", CHECK_OPERATIONS):
         terms = stack_of(bound, bound.argument("layers"))
         sets = lag_sets(terms)
         if sets is None:
@@ -230,12 +231,8 @@ def check_lag_growth(bound: Bound) -> Verdict:
         if not where.is_subset(beyond):
             return Verdict(False, failure="the assumptions allow n that the lags leave")
         reach, last = [0], 0
-        if bound.quantity == "contiguous" and lags and lags[0][0] == 0 and lags[0][1] > 0:
-            total: Parts = [(0, 0)]
-            while not (reach[-1] >= largest - 1 and last and not sum_of(lags, largest * last - reach[-1] - 1)):
-                last += 1
-                total = joined((a + u, b + v) for a, b in total for u, v in lags if a <= reach[-1] + largest)
-                reach.append(total[0][1])
+        if bound.quantity == "contiguous" and fills(lags):
+            reach, last = reaches(lags), len(reaches(lags)) - 1
             tail: sympy.Expr = largest * (L - last) + reach[-1]
         elif bound.quantity == "contiguous":
             tail = sympy.Integer(0 if lags and lags[0][0] == 0 else -1)
@@ -247,6 +244,23 @@ def check_lag_growth(bound: Bound) -> Verdict:
         same = wanted.domain().is_equal(given.domain()) and wanted.domain().is_subset(wanted.eq_set(given))
     failure = "" if same and not bound.expr.has(sympy.oo) else f"not {cases}"
     return _verdict(failure, "causal, translation invariant", f"the first {last} layers summed", "induction on L")
+
+
+def fills(lags: Parts) -> bool:
+    """Whether the lags hold 0 and 1, so that enough layers reach any lag."""
+    return bool(lags) and lags[0][0] == 0 and lags[0][1] > 0
+
+
+def reaches(lags: Parts) -> list[int]:
+    """c(0), c(1), ..., c(l) for an l from which on c grows by M per layer, by the argument of `check_lag_growth`."""
+    largest, reach = lags[-1][1], [0]
+    total: Parts = [(0, 0)]
+    while True:
+        total = joined((a + u, b + v) for a, b in total for u, v in lags if a <= reach[-1] + largest)
+        reach.append(total[0][1])
+        layers = len(reach) - 1
+        if reach[-1] >= largest - 1 and not sum_of(lags, largest * layers - reach[-1] - 1):
+            return reach
 
 
 def sum_of(lags: Parts, delta: int) -> bool:

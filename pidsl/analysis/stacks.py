@@ -166,7 +166,7 @@ def intervals(lags: isl.Set) -> Intervals | None:
         elif high - low > 100 * MANY:
             raise TooHardError(f"lags {low} to {high} with gaps", "fewer")
         else:
-            part.foreach_point(lambda p: found.append((_at(p), _at(p))))
+            isl.Set.from_basic_set(part).foreach_point(lambda p: found.append((_at(p), _at(p))))
     return merged(found)
 
 

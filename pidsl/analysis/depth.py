@@ -1,0 +1,323 @@
+"""Depth: the fewest layers after which everything is connected, as a formula in the number of tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import islpy as isl
+import sympy
+
+from pidsl.analysis import matrices, stacks
+from pidsl.analysis.bound import Bound, Subject, exact, unknown
+from pidsl.analysis.formulas import n
+from pidsl.analysis.matrices import Of
+from pidsl.analysis.never import outside
+from pidsl.analysis.piecewise import Branch, Formula, chain, formula
+from pidsl.analysis.reach import said
+from pidsl.analysis.stacks import Intervals, attempt, causal_lags, checked, connected, lag_sums, square, stack
+from pidsl.errors import TermError, TooHardError
+from pidsl.language.terms import Term
+from pidsl.language.vocabulary import causal
+from pidsl.relation.isl import limited, read_map, read_set
+
+LAYERS = 24  # that are composed, one after another, before a formula is given up
+BRANCHES = 24
+MATRICES = 2048  # tokens
+SMALL = 64  # tokens for which matrices are the first choice
+
+
+def depth(subject: object, tokens: object = None, of: str | None = None) -> Bound:
+    """The fewest layers L >= 1 after which the pairs in question are connected through exactly L layers.
+
+    >>> import pidsl
+    >>> depth(pidsl.window(4)).expr
+    Piecewise((ceiling(n/4 - 1/4), n >= 2), (1, True))
+    >>> depth(pidsl.window(4) | pidsl.stride(16) & pidsl.causal)(n=2**40)
+    5
+    >>> depth(pidsl.stride(4) & pidsl.causal).reason
+    'no number of layers connects lag 1 (n >= 2)'
+
+    Args:
+        subject: a term; or a term per layer, the layer at the input first, which begins again after its last layer.
+        tokens: how many tokens; None: a formula in n, for n >= 1.
+        of: "causal" (every token and each of its predecessors) or "all" (every pair). Default: "causal" for what
+            only looks back, "all" for the rest.
+
+    Returns:
+        A bound; `oo` where no number of layers is enough, and then `reason` says what stays out of reach.
+
+    Raises:
+        SizeError: `tokens` is no integer >= 1.
+        SymbolError: a term holds unbound symbols.
+    """
+    known = checked(subject)
+    pairs = _pairs_in_question(known, of)
+    if tokens is None:
+        given = {"of": pairs}
+        found = attempt(lambda: _formula(known, pairs, given))
+        return unknown(known, "depth", said(found), given) if isinstance(found, TooHardError) else found
+    count = stacks.number(tokens, "n", 1)
+    given = {"of": pairs, "n": count}
+    by_matrices = attempt(lambda: _by_matrices(known, count, pairs, given)) if count <= SMALL else None
+    if isinstance(by_matrices, Bound):
+        return by_matrices
+    found = attempt(lambda: _formula(known, pairs, {"of": pairs}))
+    if isinstance(found, Bound) and found.assumptions[0].rhs <= count:  # type: ignore[attr-defined]
+        return exact(known, "depth", found(n=count), found.method, given=given, reason=found.reason)
+    if by_matrices is None and count <= MATRICES:
+        again = attempt(lambda: _by_matrices(known, count, pairs, given))
+        if isinstance(again, Bound):
+            return again
+        by_matrices = again
+    why = by_matrices or found
+    return unknown(known, "depth", said(why) if isinstance(why, TooHardError) else "long n only", given)
+
+
+def _pairs_in_question(subject: Subject, of: str | None) -> Of:
+    if of is None:
+        return "causal" if all(attempt(lambda t=t: t <= causal) is True for t in stack(subject, None)) else "all"
+    if of not in ("causal", "all"):
+        raise TermError(f"of = {of!r}", '"causal" or "all"')
+    return cast(Of, of)
+
+
+def _by_matrices(subject: Subject, count: int, of: Of, given: dict[str, object]) -> Bound:
+    found = matrices.depth_of(stack(subject, None), count, of)
+    value = sympy.oo if found is None else found
+    reason = "some pair stays out of reach of every number of layers" if found is None else ""
+    return exact(subject, "depth", value, "matrices", given=given, reason=reason)
+
+
+def _formula(subject: Subject, of: Of, given: dict[str, object]) -> Bound:
+    if of == "causal" and not isinstance(subject, tuple) and causal_lags(subject) is not None:
+        found, reason = _of_lags(subject)
+        method = "lag depth"
+    else:
+        found, reason = _of_pairs(subject, of)
+        method = "depth"
+    return exact(subject, "depth", found.expr, method, given=given, assumptions=found.assumptions, reason=reason)
+
+
+# -- causal and translation invariant ----------------------------------------------------------------------------------
+
+
+def _of_lags(term: Term) -> tuple[Formula, str]:
+    """From the contiguous reach c(L): the least L with c(L) >= n - 1."""
+    lags = lag_sums((term,))
+    reach, each = finite_reaches(lags) if isinstance(lags, tuple) else _infinite_reaches(term)
+    if reach[1] == -1:
+        return Formula(sympy.oo), "no token sees itself: no number of layers connects lag 0"
+    if each is None and reach[-1] is not None or each == 0:
+        last = reach[-1] or 0
+        return (
+            chain([*_inverse([c or 0 for c in reach], None), (sympy.oo, last + 2)], lambda x: None, BRANCHES),
+            f"no number of layers connects lag {last + 1} (n >= {last + 2})",
+        )
+    whole = [c for c in reach if c is not None]
+    branches = _inverse(whole, each)
+    if each is None:
+        branches.append((sympy.Integer(len(reach) - 1), (whole[-1] if len(whole) > 1 else -1) + 2))
+    return chain(branches, lambda x: _least(x, reach, each), BRANCHES), ""
+
+
+def _least(x: int, reach: list[int | None], each: int | None) -> int:
+    for layers, c in enumerate(reach):
+        if layers and (c is None or c >= x - 1):
+            return layers
+    last = len(reach) - 1
+    return last + -(-(x - 1 - (reach[last] or 0)) // (each or 1))
+
+
+def finite_reaches(lags: Intervals) -> tuple[list[int | None], int | None]:
+    """c(0), ..., c(l), and by how much each further layer grows; see `reach.growth`."""
+    from pidsl.analysis.reach import growing
+
+    if not lags or lags[0][0] > 0:
+        return [0, -1], 0
+    if lags[0][1] == 0:
+        return [0, 0], 0
+    found = growing(lags)
+    return [*found], lags[-1][1]
+
+
+def _infinite_reaches(term: Term) -> tuple[list[int | None], int | None]:
+    """c(0), ..., c(l), where more layers add nothing; None for everything.
+
+    The lags repeat from `start` on, so sums of L lags repeat from L (start + period) on: one of the summands can grow or
+    shrink by a period. Sums below a bound need only lags below it. They are everything when they are so up to a period
+    beyond that; and, for less work, when c(L) reaches the first lag that repeats and c(L - 1) a whole period.
+    """
+    found = periodic_lags(cast(isl.Set, causal_lags(term)))
+    bound = found.start + 2 * found.period
+    while bound < stacks.DENSE:
+        steps = found.below(bound)
+        if not steps or steps[0][0] > 0:
+            return [0, -1], None
+        mask, bits, before = (1 << bound) - 1, 1, 0
+        reach: list[int | None] = [0]
+        while bits != before and bits != mask:
+            before, total = bits, 0
+            for low, high in steps:
+                total |= stacks.spread(bits << low, high - low)
+            bits = total & mask
+            last, now = reach[-1] or 0, (~bits & (bits + 1)).bit_length() - 2
+            layers = len(reach)
+            if last >= found.period - 1 and now >= found.first - 1 or (
+                bits == mask and bound >= layers * (found.start + found.period) + found.period
+            ):
+                return [*reach, None], None
+            reach.append(now)
+            if layers > stacks.WHOLE:
+                raise TooHardError(f"lags that fill up after more than {stacks.WHOLE} layers", "fewer")
+        if bits != mask:
+            return reach[:-1] if len(reach) > 2 else reach, None
+        bound *= 4  # all lags below the bound, and still no reason why those above should be
+    raise TooHardError(f"lags of period {found.period}", "a shorter period")
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodicLags:
+    """An infinite set of lags >= 0: from `start` on, d is in it when d + period is.
+
+    Args:
+        lags: all of them.
+        start, period: where they repeat.
+        first: the least of them >= start.
+    """
+
+    lags: isl.Set
+    start: int
+    period: int
+    first: int
+
+    def below(self, bound: int) -> Intervals:
+        return stacks.intervals(self.lags & read_set(f"{{ [d] : d < {bound} }}")) or ()
+
+
+def periodic_lags(lags: isl.Set) -> PeriodicLags:
+    """An infinite set of lags, with the period that isl's divisions give it; verified.
+
+    Raises:
+        TooHardError: it has another.
+    """
+    start, period = 0, 1
+    for part in lags.compute_divs().get_basic_sets():
+        space = part.get_local_space()
+        for k in range(space.dim(isl.dim_type.div)):
+            period = math.lcm(period, int(space.get_div(k).get_denominator_val().to_python()))
+        one = isl.Set.from_basic_set(part)
+        start = max(start, int(one.dim_min_val(0).to_python()))
+        if one.is_bounded():
+            start = max(start, int(one.dim_max_val(0).to_python()) + 1)
+    tail = lags & read_set(f"{{ [d] : d >= {start} }}")
+    moved = tail.apply(read_map(f"{{ [d] -> [d + {period}] }}"))
+    if not moved.is_equal(lags & read_set(f"{{ [d] : d >= {start + period} }}")):
+        raise TooHardError("lags without a period", "a period")
+    return PeriodicLags(lags, start, period, int(tail.dim_min_val(0).to_python()))
+
+
+def _inverse(reach: list[int], each: int | None) -> list[Branch]:
+    """The least L >= 1 with c(L) >= n - 1, for c(0) = 0, c(1), ..., c(l), then `each` more per layer (None: no more)."""
+    found: list[Branch] = []
+    top = len(reach) - 1
+    tail = _layers_for(top, reach[top], each) if each else None
+    start = max(2, reach[top] + 2)  # of the tail
+    if each and top >= 2 and reach[top] - reach[top - 1] <= each:
+        start, reach = max(2, reach[top - 1] + 2), reach[:-1]
+    first = 1  # n
+    layers = 1
+    while layers < len(reach):
+        step = reach[layers + 1] - reach[layers] if layers + 1 < len(reach) else 0
+        last = layers
+        while step and last + 1 < len(reach) and reach[last + 1] - reach[last] == step:
+            last += 1
+        if reach[layers] >= first - 1:
+            if last > layers + 1:
+                if layers == 1:
+                    found.append((sympy.Integer(1), 1))
+                found.append((_layers_for(layers, reach[layers], step), max(first, 2)))
+            else:
+                last = layers
+                found.append((sympy.Integer(layers), first))
+        first = max(first, reach[last] + 2)
+        layers = last + 1
+    return found if tail is None else [*found, (tail, start)]
+
+
+def _layers_for(layers: int, reach: int, step: int) -> sympy.Expr:
+    """The least L with reach + step (L - layers) >= n - 1."""
+    return sympy.ceiling((n - 1 - reach + layers * step) / sympy.Integer(step))
+
+
+# -- any pattern -------------------------------------------------------------------------------------------------------
+
+
+def target_map(of: Of) -> isl.Map:
+    """The pairs that depth is about."""
+    return read_map(f"[n] -> {{ [i] -> [j] : 0 <= i < n and 0 <= j < n {'and j <= i' if of == 'causal' else ''} }}")
+
+
+def _of_pairs(subject: Subject, of: Of) -> tuple[Formula, str]:
+    with limited("the depth"):
+        return _of_pairs_limited(subject, of)
+
+
+def _of_pairs_limited(subject: Subject, of: Of) -> tuple[Formula, str]:
+    schedule = stack(subject, None)
+    remaining = read_set("[n] -> { : n >= 1 }")
+    target = target_map(of)
+    enough: list[tuple[isl.Set, int]] = []
+    never = read_set("[n] -> { : 1 = 0 }")
+    reason = ""
+    past: list[isl.Map] = []
+    count = 0
+    while not remaining.is_empty():
+        count += 1
+        seen = connected(stack(subject, count)).intersect_params(remaining)
+        missing = (target - seen).domain().params() & remaining
+        done = remaining - missing
+        if not done.is_empty():
+            enough.append((done, count))
+            remaining = missing.coalesce()
+            target = target.intersect_params(remaining)
+        if remaining.is_empty():
+            break
+        if count == 1:
+            for what, pairs in outside([square(t) for t in schedule], target):
+                hopeless = pairs.domain().params() & remaining
+                if hopeless.is_empty():
+                    continue
+                reason = reason or _example(pairs.intersect_params(hopeless), what)
+                never = never | hopeless
+                remaining = (remaining - hopeless).coalesce()
+                if remaining.is_empty():
+                    break
+            target = target.intersect_params(remaining)
+        elif any(
+            past[k].intersect_params(remaining).is_equal(seen.intersect_params(remaining))
+            for k in range(count - 1 - len(schedule), -1, -len(schedule))
+        ):
+            pairs = (target - seen).intersect_params(remaining)
+            reason = reason or _example(pairs, "more layers connect nothing new")
+            never, remaining = never | remaining, remaining - remaining
+        past.append(seen)
+        if count >= LAYERS:
+            raise TooHardError(f"{LAYERS} layers that go on to connect more", "a formula in n")
+    f = isl.PwAff.read_from_str(target.get_ctx(), "[n] -> { [(0)] : 1 = 0 }")
+    for where, layers in enough:
+        f = f.union_add(isl.PwAff.read_from_str(target.get_ctx(), f"[n] -> {{ [({layers})] }}").intersect_params(where))
+    return formula(f, sympy.oo, most=BRANCHES), reason
+
+
+def _example(pairs: isl.Map, what: str) -> str:
+    """The first pair out of reach, in words."""
+    points = pairs.wrap().flatten().move_dims(isl.dim_type.set, 0, isl.dim_type.param, 0, 1)
+    first: list[int] = []
+    for k in range(3):
+        first.append(int(points.dim_min_val(k).to_python()))
+        points = points.fix_val(isl.dim_type.set, k, isl.Val(first[k], points.get_ctx()))
+    tokens, i, j = first
+    return f"token {i} never sees token {j} (n = {tokens}): {what}"
+
