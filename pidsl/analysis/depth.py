@@ -11,6 +11,7 @@ import sympy
 
 from pidsl.analysis import matrices, stacks
 from pidsl.analysis.bound import Bound, Subject, exact, unknown
+from pidsl.analysis.closed import closed_form, least_layers
 from pidsl.analysis.formulas import n
 from pidsl.analysis.matrices import Of
 from pidsl.analysis.never import outside
@@ -22,6 +23,7 @@ from pidsl.language.terms import Term
 from pidsl.language.vocabulary import causal
 from pidsl.relation.isl import limited, read_map, read_set
 
+CLOSED = 5  # layers that are composed before a form in L is tried
 LAYERS = 24  # that are composed, one after another, before a formula is given up
 BRANCHES = 24
 MATRICES = 2048  # tokens
@@ -272,6 +274,7 @@ def _of_pairs_limited(subject: Subject, of: Of) -> tuple[Formula, str]:
     never = read_set("[n] -> { : 1 = 0 }")
     reason = ""
     past: list[isl.Map] = []
+    tail: isl.PwAff | None = None
     count = 0
     while not remaining.is_empty():
         count += 1
@@ -303,9 +306,18 @@ def _of_pairs_limited(subject: Subject, of: Of) -> tuple[Formula, str]:
             reason = reason or _example(pairs, "more layers connect nothing new")
             never, remaining = never | remaining, remaining - remaining
         past.append(seen)
+        if count == CLOSED and len(schedule) == 1 and not remaining.is_empty():
+            form = closed_form(square(schedule[0]), lambda layers: connected(schedule * layers), remaining)
+            if form is not None:
+                tail = least_layers(form, target, remaining)
+                if not tail.domain().is_equal(remaining):
+                    reason = reason or "pairs out of reach of every number of layers"
+                break
         if count >= LAYERS:
             raise TooHardError(f"{LAYERS} layers that go on to connect more", "a formula in n")
     f = isl.PwAff.read_from_str(target.get_ctx(), "[n] -> { [(0)] : 1 = 0 }")
+    if tail is not None:
+        f = f.union_add(tail)
     for where, layers in enough:
         f = f.union_add(isl.PwAff.read_from_str(target.get_ctx(), f"[n] -> {{ [({layers})] }}").intersect_params(where))
     return formula(f, sympy.oo, most=BRANCHES), reason

@@ -7,6 +7,8 @@ import sympy
 
 from pidsl.analysis import reach_check
 from pidsl.analysis.bound import Bound
+from pidsl.analysis.closed import closed_form, is_closed_form, least_layers
+from pidsl.analysis.depth import CLOSED
 from pidsl.analysis.matrices import is_depth
 from pidsl.analysis.never import outside
 from pidsl.analysis.piecewise import function, region
@@ -177,4 +179,30 @@ def _check_depth(bound: Bound) -> Verdict:
         ):
             rest = rest - rest
         seen.append(now)
+        if count == CLOSED and len(layers) == 1 and not rest.is_empty():
+            found = _by_induction(layers[0], seen, target, rest, f)
+            if found is not None:
+                return found
     return _failed(f"more than {LAYERS} layers")
+
+
+def _by_induction(layer: isl.Map, seen: list[isl.Map], target: isl.Map, rest: isl.Set, f: isl.PwAff) -> Verdict | None:
+    """The pairs of L layers as a form in L, proved by induction; then the least L is a question for isl."""
+
+    def layers(count: int) -> isl.Map:  # composed from the input up, for the guess
+        found = layer
+        for _ in range(count - 1):
+            found = coalesced(found.apply_range(layer))
+        return found
+
+    form = closed_form(layer, layers, rest)
+    if form is None:
+        return None
+    if not is_closed_form(form, layer, layers(form.first), rest):
+        return _failed("the form in L is not right")
+    wanted = least_layers(form, target, rest)
+    given = f.intersect_params(rest)
+    later = rest & given.domain()
+    if not wanted.domain().is_equal(later) or not later.is_subset(given.eq_set(wanted)):
+        return _failed(f"not {wanted}")
+    return Verdict(True, (f"{len(seen)} layers composed", "a form in L, by induction", "its least L, for all n"))

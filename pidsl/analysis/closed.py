@@ -1,0 +1,133 @@
+"""The pairs of L layers with L as a parameter: guessed from a few numbers of layers, proved by induction.
+
+From one number of layers to the next, borders move by a constant: `-3 <= i - j <= 3`, then 6, then 9. So a guess takes
+the constraints of S_l with constants that grow linearly. It is right from l layers on when it is S_l at L = l and, for
+every L >= l and every n, one layer more turns it into itself at L + 1: two questions that isl decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import islpy as isl
+
+from pidsl.errors import TooHardError
+from pidsl.relation.isl import coalesced, limited, read_map, read_set
+
+OPERATIONS = 300_000
+LATEST = 4  # layers from which on a form may hold
+
+Row = tuple[bool, tuple[int, ...]]  # equality or not; coefficients of n, i, j
+Part = dict[Row, int]  # the constant of each constraint
+Layers = Callable[[int], isl.Map]  # S_L for a number L
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The pairs of any number of layers from `first` on.
+
+    Args:
+        pairs: `[n, L] -> { [i] -> [j] }`.
+        first: the first L for which it is right.
+    """
+
+    pairs: isl.Map
+    first: int
+
+
+def closed_form(layer: isl.Map, layers: Layers, where: isl.Set) -> Closed | None:
+    """A proved form, for the n in `where`; None when no guess is right.
+
+    Args:
+        layer: `[n] -> { [i] -> [j] }`, one layer.
+        layers: the relation of a number of layers.
+        where: the n that matter.
+    """
+    for first in range(1, LATEST):
+        try:
+            with limited("pairs of L layers", OPERATIONS):
+                for guess in _guesses(layers(first), layers(first + 1), first):
+                    form = Closed(coalesced(guess.intersect_params(where)), first)
+                    if is_closed_form(form, layer, layers(first), where):
+                        return form
+        except (TooHardError, isl.Error):
+            continue
+    return None
+
+
+def is_closed_form(form: Closed, layer: isl.Map, start: isl.Map, where: isl.Set) -> bool:
+    """The proof by induction on L.
+
+    Args:
+        form: what is to be proved.
+        layer: one layer.
+        start: the pairs of `form.first` layers.
+        where: the n that matter.
+    """
+    here = where & read_set(f"[n, L] -> {{ : L >= {form.first} }}")
+    pairs = form.pairs.intersect_params(here)
+    at_first = read_set(f"[n, L] -> {{ : L = {form.first} }}")
+    if not pairs.intersect_params(at_first).is_equal(start.intersect_params(here & at_first)):
+        return False
+    after = layer.apply_range(pairs)
+    return after.is_equal(_next(form.pairs).intersect_params(here))
+
+
+def _next(pairs: isl.Map) -> isl.Map:
+    """The form at L + 1."""
+    position = pairs.find_dim_by_name(isl.dim_type.param, "L")
+    points = pairs.wrap().flatten().move_dims(isl.dim_type.set, 0, isl.dim_type.param, position, 1)
+    return points.apply(read_map("[n, L] -> { [l, i, j] -> [[i] -> [j]] : l = L + 1 }")).unwrap()
+
+
+def _guesses(now: isl.Map, then: isl.Map, first: int) -> Iterator[isl.Map]:
+    a, b = _parts(now), _parts(then)
+    if a is None or b is None:
+        return
+    if len(a) == len(b) and all(x.keys() == y.keys() for x, y in zip(a, b, strict=True)):
+        yield _map(a, [{row: y[row] - x[row] for row in x} for x, y in zip(a, b, strict=True)], first)
+    # parts that isl could not join hide the form: a constraint grows as the loosest one of its direction does
+    loosest: Part = {}
+    for part in b:
+        for row, constant in part.items():
+            loosest[row] = max(constant, loosest.get(row, constant))
+    yield _map(a, [{row: max(0, loosest.get(row, x[row]) - x[row]) for row in x} for x in a], first)
+
+
+def _parts(pairs: isl.Map) -> list[Part] | None:
+    """The constraints of each convex part, in an order that does not depend on the constants; None with divisions."""
+    found: list[Part] = []
+    for part in coalesced(pairs).remove_redundancies().get_basic_maps():
+        if part.get_local_space().dim(isl.dim_type.div):
+            return None
+        rows: Part = {}
+        for c in part.get_constraints():
+            row = tuple(
+                int(c.get_coefficient_val(kind, 0).to_python())
+                for kind in (isl.dim_type.param, isl.dim_type.in_, isl.dim_type.out)
+            )
+            rows[c.is_equality(), row] = int(c.get_constant_val().to_python())
+        found.append(rows)
+    return sorted(found, key=lambda part: sorted(part.items()))
+
+
+def _map(parts: list[Part], growth: list[Part], first: int) -> isl.Map:
+    texts = []
+    for part, more in zip(parts, growth, strict=True):
+        conditions = [
+            f"{n} n + {i} i + {j} j + {constant - more[equal, (n, i, j)] * first} + {more[equal, (n, i, j)]} L "
+            f"{'=' if equal else '>='} 0"
+            for (equal, (n, i, j)), constant in part.items()
+        ]
+        texts.append("[i] -> [j] : " + (" and ".join(conditions) or "0 = 0"))
+    return coalesced(read_map(f"[n, L] -> {{ {'; '.join(texts) or '[i] -> [j] : 1 = 0'} }}"))
+
+
+def least_layers(form: Closed, target: isl.Map, where: isl.Set) -> isl.PwAff:
+    """The least L >= form.first that connects the target, as a function of n; without a value where none does."""
+    here = where & read_set(f"[n, L] -> {{ : L >= {form.first} }}")
+    lacking = (target.intersect_params(here) - form.pairs).domain().params()
+    enough = (here - lacking).align_params(read_set("[n, L] -> { : }").get_space())
+    line = enough.move_dims(isl.dim_type.set, 0, isl.dim_type.param, 1, 1)
+    return line.dim_min(0)
