@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from pidsl.codegen.bands import Placed, place
 from pidsl.codegen.coordinates import coordinates
@@ -27,21 +27,41 @@ def choose_layouts(found: Sequence[Part], prices: Prices, square: bool) -> tuple
     choices: list[Choice] = []
     rejected: list[Alternative] = []
     for x in found:
-        lags = x.lags.values()
-        places = {layout: place(x.relation, coordinates(layout, square)) for layout in x.layouts}
-        outlines = {layout: shape(placed) for layout, placed in places.items()}
-        options: list[tuple[float, str, Layout | None]] = []
-        for layout, outline in outlines.items():
-            cost, rows, cols = min((tile_cost(outline, prices, r, c), r, c) for r, c in prices.sizes)
-            tiles = f"tiles of {rows} rows" + (f" x {cols} keys" if cols > 1 else "")
-            options.append((cost, f"{x.lags}: {layout}, {tiles}", layout))
-        if lags is not None:
-            cost = outlines[Layout()].attended * prices.diagonal
-            options.append((cost, f"{x.lags}: {len(lags)} diagonals", None))
-        options.sort(key=lambda o: o[0])
-        best = options[0][2]
-        choices.append(Choice(x, best, places[best or Layout()], outlines[best or Layout()]))
-        least = max(options[0][0], 1.0)
-        rejected += [Alternative(what, cost / least) for cost, what, _ in options[1:]]
+        best, *others = _options(x, prices, square)
+        choices.append(best.choice)
+        rejected += [Alternative(other.what, other.cost / max(best.cost, 1.0)) for other in others]
     choices.sort(key=lambda c: (c.layout is not None and c.layout != Layout(), c.layout is None, str(c.layout)))
     return choices, rejected
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Option:
+    """A way to compute a part; of equal costs the lower rank is taken."""
+
+    cost: float
+    rank: int
+    what: str
+    choice: Choice = field(compare=False)
+
+
+def _options(x: Part, prices: Prices, square: bool) -> list[_Option]:
+    """The ways to compute a part, the cheapest first."""
+    lags = x.lags.values()
+    options: list[_Option] = []
+    for rank, layout in reversed(list(enumerate(x.layouts))):
+        if options and layout == Layout() and lags is None:  # the identity comes last, and seldom has a chance here
+            best = min(options)
+            cost = best.choice.shape.spread * prices.pair * min(prices.small.values())
+            if cost > best.cost:
+                options.append(_Option(cost, rank, f"{x.lags}: {layout}, at best", best.choice))
+                continue
+        placed = place(x.relation, coordinates(layout, square))
+        outline = shape(placed)
+        cost, rows, cols = min((tile_cost(outline, prices, r, c), r, c) for r, c in prices.sizes)
+        tiles = f"tiles of {rows} rows" + (f" x {cols} keys" if cols > 1 else "")
+        options.append(_Option(cost, rank, f"{x.lags}: {layout}, {tiles}", Choice(x, layout, placed, outline)))
+    if lags is not None:
+        plain = options[-1].choice  # in the identity
+        cost = plain.shape.attended * prices.diagonal
+        options.append(_Option(cost, len(options), f"{x.lags}: {len(lags)} diagonals", replace(plain, layout=None)))
+    return sorted(options)

@@ -81,6 +81,7 @@ class Shape:
     rows: tuple[Ends, ...]
     grains: tuple[Ends, ...]  # of GRAIN rows together: most tiles are whole grains
     attended: int
+    spread: int  # keys from the first to the last of each row, those of other classes too: at least that many in tiles
     weight: float  # classes there are / classes sampled
 
     def computed(self, rows: int, cols: int) -> tuple[int, int, int]:
@@ -114,23 +115,24 @@ def shape(placed: Placed, length: int = REFERENCE) -> Shape:
     classes = layout.query_classes
     sample = np.unique(np.linspace(0, classes - 1, min(classes, CLASSES)).astype(np.int64))[:, None]
     rows = -(-length // layout.query_step)
-    a = np.arange(rows)[None, :] + 0 * sample
-    env: dict[str, Any] = {"n": length, "m": length, "offset": 0, "a": a, "c": sample + 0 * a}
-    if not layout.linked:
-        env["c"] = np.full_like(a, evaluate(layout.row_class(), {"offset": 0}))
+    a = np.arange(rows)[None, :]
+    own = sample if layout.linked else evaluate(layout.row_class(), {"offset": 0})
+    env: dict[str, Any] = {"n": length, "m": length, "offset": 0, "a": a, "c": own}
     env["d"] = evaluate(layout.key_class_of(Var("c")), env)
     weight = classes / len(sample)
     exists = layout.query_step * a + env["c"] < length
     last_key = (length - 1 - env["d"]) // layout.key_step
     found: list[Ends] = []
-    attended = 0
+    attended = spread = 0
     for first, last, valid in _intervals(placed, env):
         lo, hi = np.maximum(first, 0), np.minimum(last, last_key)
         inside = exists & valid & (lo <= hi)
-        attended += int(np.where(inside, hi - lo + 1, 0).sum())
+        between = int(np.where(inside, hi - lo, 0).sum())
+        attended += between + int(inside.sum())
+        spread += between * layout.key_step
         found.append((np.where(inside, lo, NEVER), np.where(inside, hi, -1)))
     grains = tuple(grouped(ends, GRAIN) for ends in found)
-    return Shape(tuple(found), grains, int(attended * weight), weight)
+    return Shape(tuple(found), grains, int(attended * weight), int(spread * weight), weight)
 
 
 def _intervals(placed: Placed, env: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
