@@ -21,6 +21,7 @@ from pidsl.errors import (
 )
 from pidsl.language.gate import Gate, gate
 from pidsl.language.parse import parse
+from pidsl.language.schedule import Schedule, layers
 from pidsl.language.terms import Term
 from pidsl.language.trace import maximum, minimum, where
 from pidsl.language.vocabulary import (
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArgumentError", "BackendError", "Gate", "Kernel", "ParseError", "PidslError", "PredicateError",
-    "SizeError", "SymbolError", "Term", "TermError", "TooHardError", "TruthError", "blocks", "causal",
-    "compile", "empty", "full", "gate", "keys", "lags", "maximum", "minimum", "pairs", "parse", "queries",
+    "Schedule", "SizeError", "SymbolError", "Term", "TermError", "TooHardError", "TruthError", "blocks", "causal",
+    "compile", "empty", "full", "gate", "keys", "lags", "layers", "maximum", "minimum", "pairs", "parse", "queries",
     "ring", "stride", "symbols", "where", "window",
 ]  # fmt: skip
 __version__ = "0.1.0"

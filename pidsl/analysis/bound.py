@@ -143,7 +143,12 @@ class Bound:
         known = (*self.assumptions, *(c for c in conditions(assume) if c not in self.assumptions))
         positive = [symbol(name) >= 0 for name in ("n", "t") if name in self.symbols]
         smt.require_consistent([*known, *positive])
-        return replace(self, expr=simplified(self.expr, [*known, *positive]), assumptions=known)
+        stated = []
+        for c in known:
+            others = [*positive, *(d for d in known if d != c)]
+            plain = isinstance(c, sympy.Rel) and c.has(sympy.Piecewise)
+            stated.append(c.func(simplified(c.lhs, others), simplified(c.rhs, others)) if plain else c)
+        return replace(self, expr=simplified(self.expr, [*known, *positive]), assumptions=tuple(stated))
 
     def __int__(self) -> int:
         found = self()
@@ -171,7 +176,7 @@ class Bound:
         if self.is_known:
             lines.append(f"  {self.relation} {self.expr}")
             if self.assumptions:
-                lines.append("  for " + ", ".join(map(_shown, self.assumptions)))
+                lines.append("  for " + ", ".join(self._shown(c) for c in self.assumptions))
             lines.append(f"  proof: {self.proof.summary}")
         else:
             lines.append("  unknown")
@@ -180,6 +185,11 @@ class Bound:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _shown(self, condition: sympy.Basic) -> str:
+        if self.expr.count_ops() > 2:
+            condition = condition.xreplace({self.expr: sympy.Symbol(self.quantity)})
+        return f"{condition.lhs} == {condition.rhs}" if isinstance(condition, sympy.Eq) else str(condition)
 
 
 def unknown(subject: Subject, quantity: str, reason: str, given: Mapping[str, Any] | None = None) -> Bound:
@@ -195,10 +205,6 @@ def exact(
     return Bound(
         subject, quantity, "==", number(expr), assumptions, method, tuple((given or {}).items()), reason
     )  # fmt: skip
-
-
-def _shown(condition: sympy.Basic) -> str:
-    return f"{condition.lhs} == {condition.rhs}" if isinstance(condition, sympy.Eq) else str(condition)
 
 
 __all__ = ["Bound", "Fraction", "Relation", "Subject", "exact", "math", "unknown"]

@@ -15,35 +15,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, NoReturn, assert_never, cast
+from typing import Any, NoReturn, assert_never, cast
 
 from pidsl.errors import SymbolError, TermError, TruthError
 from pidsl.language.expr import Expr, Index, Pred, substitute, substitute_pred, symbols_in
-
-if TYPE_CHECKING:
-    import islpy
-    import numpy as np
-    from numpy.typing import NDArray
+from pidsl.language.questions import Questions
 
 
-class Algebra:
-    """The operators and queries that every term has."""
+class Algebra(Questions):
+    """The operators that every term has, and through `Questions` what one can ask of it."""
 
     __slots__ = ()
 
     __array_ufunc__ = None  # a NumPy array on the left does not spread the operator over its elements
 
     def __or__(self, other: Term) -> Term:
-        return Union(_self(self), _term(other, "|"))
+        return Union(_self(self), require_term(other, "|"))
 
     def __and__(self, other: Term) -> Term:
-        return Intersection(_self(self), _term(other, "&"))
+        return Intersection(_self(self), require_term(other, "&"))
 
     def __sub__(self, other: Term) -> Term:
-        return Difference(_self(self), _term(other, "-"))
+        return Difference(_self(self), require_term(other, "-"))
 
     def __xor__(self, other: Term) -> Term:
-        return SymmetricDifference(_self(self), _term(other, "^"))
+        return SymmetricDifference(_self(self), require_term(other, "^"))
 
     def __invert__(self) -> Term:
         return Complement(_self(self))
@@ -53,7 +49,7 @@ class Algebra:
 
         The tokens between the layers are the m keys of the last one, `self`.
         """
-        return Compose(_self(self), _term(other, "@"))
+        return Compose(_self(self), require_term(other, "@"))
 
     def __pow__(self, layers: Index) -> Term:
         """`layers` layers of the same term; `a ** 0` is the diagonal.
@@ -69,19 +65,19 @@ class Algebra:
 
     # Only reached when the left operand is no term; `_term` says so.
     def __ror__(self, other: object) -> Term:
-        return _term(other, "|")
+        return require_term(other, "|")
 
     def __rand__(self, other: object) -> Term:
-        return _term(other, "&")
+        return require_term(other, "&")
 
     def __rsub__(self, other: object) -> Term:
-        return _term(other, "-")
+        return require_term(other, "-")
 
     def __rxor__(self, other: object) -> Term:
-        return _term(other, "^")
+        return require_term(other, "^")
 
     def __rmatmul__(self, other: object) -> Term:
-        return _term(other, "@")
+        return require_term(other, "@")
 
     @property
     def T(self) -> Term:
@@ -187,86 +183,6 @@ class Algebra:
             )
         checked = {name: size(v, name, f"bind({name}={v!r})", least=None) for name, v in values.items()}
         return substitute_term(_self(self), checked)
-
-    # -- meaning -------------------------------------------------------------------------------------------------
-
-    def mask(self, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.bool_]:
-        """The dense mask, by the slow obvious definition.
-
-        Args:
-            n: number of queries (rows).
-            m: number of keys (columns); default: n.
-            offset: position of the first query. Row r is position `i = r + offset`.
-
-        Returns:
-            bool array [n, m]; `mask[r, j]` says whether position r + offset attends key j. Always equal to
-            `mask(n + offset, m)[offset:]`: the offset slices the pattern, it does not change it.
-
-        >>> import pidsl
-        >>> pidsl.window(1).mask(4).astype(int)
-        array([[1, 0, 0, 0],
-               [1, 1, 0, 0],
-               [0, 1, 1, 0],
-               [0, 0, 1, 1]])
-        """
-        from pidsl.relation.oracle import dense_mask
-
-        return dense_mask(_self(self), n, m, offset)
-
-    def relation(self) -> islpy.Map:
-        """The exact relation `[n, m] -> { [i] -> [j] : 0 <= i < n and 0 <= j < m and ... }` as an isl map.
-
-        Raises:
-            SymbolError: the term holds unbound symbols.
-            TooHardError: isl's operation limit struck.
-        """
-        from pidsl.relation.build import relation
-
-        return relation(_self(self))
-
-    def equals(self, other: Term) -> bool:
-        """Whether both attend exactly the same pairs, for every n and m."""
-        from pidsl.relation import queries
-
-        return queries.equals(_self(self), _term(other, "equals"))
-
-    def __le__(self, other: Term) -> bool:
-        """Whether every pair of `self` is a pair of `other`, for every n and m."""
-        from pidsl.relation import queries
-
-        return queries.contained(_self(self), _term(other, "<="))
-
-    def __ge__(self, other: Term) -> bool:
-        return _term(other, ">=") <= _self(self)
-
-    def is_empty(self) -> bool:
-        """Whether no query attends any key, for every n and m."""
-        from pidsl.relation import queries
-
-        return queries.is_empty(_self(self))
-
-    def degree(self, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.int64]:
-        """How many keys each query attends: int64 array [n], counted from the relation (exact)."""
-        from pidsl.relation import counting
-
-        return counting.degree(_self(self), n, m, offset)
-
-    def pairs(self, n: int, m: int | None = None, offset: int = 0) -> int:
-        """How many (query, key) pairs are attended, counted from the relation (exact)."""
-        from pidsl.relation import counting
-
-        return counting.pairs(_self(self), n, m, offset)
-
-    def sparsity(self, n: int, m: int | None = None, offset: int = 0) -> float:
-        """The share of the n * m pairs that is *not* attended, from the exact count; 1.0 where there are no pairs.
-
-        >>> import pidsl
-        >>> pidsl.causal.sparsity(3)  # 6 of 9 pairs attended
-        0.3333333333333333
-        """
-        from pidsl.relation import counting
-
-        return counting.sparsity(_self(self), n, m, offset)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -521,7 +437,12 @@ def _self(term: Algebra) -> Term:
     return cast(Term, term)
 
 
-def _term(value: object, operator: str) -> Term:
+def require_term(value: object, operator: str) -> Term:
+    """`value` if it is a term.
+
+    Raises:
+        TermError: anything else, with what to write instead.
+    """
     if isinstance(value, Algebra):
         return cast(Term, value)
     shown, kind = repr(value), type(value).__name__

@@ -1,0 +1,243 @@
+"""The questions one can ask of a pattern: numbers go to isl, symbols to the rules with z3.
+
+Every answer is a `Bound`: `==`, `<=` or `>=` with assumptions and a proof, or unknown with the reason. Where the
+pattern has numbers only, the answer holds for every number of tokens n; with symbols, for all their values as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import sympy
+
+from pidsl.analysis import counts, degrees, memory, reach
+from pidsl.analysis import depth as depths
+from pidsl.analysis.assume import conditions
+from pidsl.analysis.bound import Bound, Subject, exact, unknown
+from pidsl.analysis.degrees import Degree
+from pidsl.analysis.formulas import n
+from pidsl.analysis.lag_degree import degree_by_lag
+from pidsl.analysis.lag_pairs import pairs_by_lag
+from pidsl.analysis.lag_reach import live_by_family, reach_by_family
+from pidsl.analysis.lag_sets import NotByLag
+from pidsl.analysis.schedules import BaseSchedule
+from pidsl.errors import SizeError, TermError, TooHardError
+from pidsl.language.schedule import Schedule
+from pidsl.language.terms import Algebra, Term
+
+Assume = str | sympy.Basic | Iterable[str | sympy.Basic]
+Patterns = Term | Schedule | BaseSchedule | Iterable[Term]
+
+BIND = "bind the symbols to numbers: isl answers for any pattern"
+
+
+def pairs(term: Term, assume: Assume = ()) -> Bound:
+    """How many (query, key) pairs n queries and n keys attend.
+
+    >>> import pidsl
+    >>> k = pidsl.symbols("k")
+    >>> pairs(pidsl.window(k), "n > k").expr
+    (k + 1)*(-k + 2*n)/2
+
+    Args:
+        term: a pattern.
+        assume: conditions on the symbols and n, such as "period > k, n > period".
+
+    Raises:
+        TermError: the assumptions contradict each other.
+    """
+    return _under(_counted(term, "pairs", counts.pairs, pairs_by_lag, assume), assume)
+
+
+def degree(term: Term, assume: Assume = ()) -> Degree:
+    """How many keys query i attends, how many any query at most, and how many on average.
+
+    Args and errors as in `pairs`.
+    """
+    if not _one(term).symbols:
+        found = degrees.degree(term)
+    else:
+        try:
+            found = degree_by_lag(term, _static(assume))
+        except (NotByLag, TooHardError) as e:
+            names = ("degree", "max degree", "average degree")
+            found = Degree(*(unknown(term, name, f"{e}; {BIND}") for name in names))
+    return Degree(*(_under(b, assume) for b in (found.of_query, found.maximum, found.average)))
+
+
+def sparsity(term: Term, assume: Assume = ()) -> Bound:
+    """The share of the n * n pairs that is not attended, for n >= 1: `1 - pairs / n**2`.
+
+    Args and errors as in `pairs`.
+    """
+    if not _one(term).symbols:
+        return _under(counts.sparsity(term), assume)
+    found = pairs(term, assume)
+    if not found.is_known:
+        return unknown(term, "sparsity", found.reason)
+    relation = {"==": "==", "<=": ">=", ">=": "<="}[found.relation]
+    assumptions = (*found.assumptions, n >= 1)
+    expr = 1 - found.expr / n**2
+    return Bound(term, "sparsity", relation, expr, assumptions, "from the pairs", (), found.reason)  # type: ignore[arg-type]
+
+
+def farthest(patterns: Patterns, layers: int | None = None, assume: Assume = ()) -> Bound:
+    """The largest lag `i - j` over which the layers carry information; `-oo` if they carry none.
+
+    >>> import pidsl
+    >>> k, period = pidsl.symbols("k period")
+    >>> farthest(pidsl.window(k) | pidsl.lags(period)).expr
+    L*period
+
+    Args:
+        patterns: a term for every layer, or a term per layer, the layer at the input first.
+        layers: how many; None: L of them (a schedule: each layer once).
+        assume: conditions on the symbols.
+
+    Raises:
+        SizeError: `layers` is negative.
+        TermError: the assumptions contradict each other.
+    """
+    return _reach("farthest", reach.farthest, patterns, layers, assume)
+
+
+def contiguous(patterns: Patterns, layers: int | None = None, assume: Assume = ()) -> Bound:
+    """The largest D such that every token sees itself and all of its D predecessors that exist; -1 if not itself.
+
+    >>> import pidsl
+    >>> contiguous(pidsl.window(4) | pidsl.lags(16)).expr
+    Piecewise((16*L - 36, L >= 4), (4*L, True))
+
+    Args and errors as in `farthest`.
+    """
+    return _reach("contiguous", reach.contiguous, patterns, layers, assume)
+
+
+def depth(patterns: Patterns, n: int | None = None, of: str | None = None, assume: Assume = ()) -> Bound:
+    """The fewest layers L >= 1 after which exactly L layers connect every pair in question; `oo` if none are enough.
+
+    >>> import pidsl
+    >>> k, period = pidsl.symbols("k period")
+    >>> depth(pidsl.window(k) | pidsl.stride(period) & pidsl.causal).expr
+    ceiling((period - 1)/k) + 1
+
+    Args:
+        patterns: a term for every layer, or a term per layer, the layer at the input first.
+        n: how many tokens; None: a formula in n.
+        of: "causal", every token and each predecessor, or "all". Default: "causal" for what only looks back.
+        assume: conditions on the symbols and n.
+
+    Raises:
+        SizeError: n < 1.
+        TermError: the assumptions contradict each other.
+    """
+    subject = _subject(patterns)
+    if of not in (None, "causal", "all"):
+        raise TermError(f"of = {of!r}", '"causal" or "all"')
+    if not _symbolic(subject):
+        return _under(depths.depth(subject, n, of), assume)
+    if of == "all":
+        return unknown(_shown(subject), "depth", f"with symbols, only causal pairs are counted; {BIND}", {"of": of})
+    found = _family("depth", subject, None, assume)
+    return found if n is None else _at(found, n=n)
+
+
+def live(term: Term, assume: Assume = ()) -> Bound:
+    """How many keys a decoding step must keep: of tokens 0 .. t, those that some later query still attends.
+
+    The sequence may go on for ever. `reason` says which keys they are.
+
+    >>> import pidsl
+    >>> k = pidsl.symbols("k")
+    >>> print(live(pidsl.window(k) | pidsl.keys(0, 4) & pidsl.causal))
+    live keys of window(k) | keys(0, 4) & causal
+      == Min(k + 4, t + 1)
+      for k >= 0, t >= 0
+      proof: the largest lag is attended and no larger one is, for all values of the symbols (z3)
+      note: the first 4 and the last k keys
+
+    Args and errors as in `pairs`.
+    """
+    if not _one(term).symbols:
+        return _under(memory.live(term).size, assume)
+    try:
+        return _under(live_by_family(term, _static(assume)), assume)
+    except (NotByLag, TooHardError) as e:
+        return unknown(term, "live keys", f"{e}; {BIND}")
+
+
+def _counted(
+    term: Term, quantity: str, numbers: Callable[[Term], Bound], symbols: Callable[..., Bound], assume: Assume
+) -> Bound:  # fmt: skip
+    if not _one(term).symbols:
+        return numbers(term)
+    try:
+        return symbols(term, _static(assume))
+    except (NotByLag, TooHardError) as e:
+        return unknown(term, quantity, f"{e}; {BIND}")
+
+
+def _reach(
+    quantity: str, numbers: Callable[[Any, Any], Bound], patterns: Patterns, layers: int | None, assume: Assume
+) -> Bound:  # fmt: skip
+    if layers is not None and (isinstance(layers, bool) or not hasattr(layers, "__index__") or layers < 0):
+        raise SizeError(f"layers = {layers!r}", "an integer >= 0, or None for L layers")
+    subject = _subject(patterns)
+    if not _symbolic(subject):
+        return _under(numbers(subject, layers), assume)
+    return _family(quantity, subject, layers, assume)
+
+
+def _family(quantity: str, subject: Any, layers: int | None, assume: Assume) -> Bound:
+    if layers == 0:
+        shown = _shown(subject)
+        return exact(shown, quantity, 0, "no layer", given={"layers": 0}, reason="no layer: every token is itself")
+    try:
+        return _under(reach_by_family(subject, quantity, layers, _static(assume)), assume)
+    except (NotByLag, TooHardError) as e:
+        return unknown(_shown(subject), quantity, f"{e}; {BIND}")
+
+
+def _under(bound: Bound, assume: Assume) -> Bound:
+    more = [c for c in conditions(assume) if c not in bound.assumptions]
+    return bound.under(*more) if more and bound.is_known else bound
+
+
+def _static(assume: Assume) -> tuple[sympy.Basic, ...]:
+    """The conditions that are about the symbols of the pattern alone."""
+    own = {n.name, "L", "i", "t"}
+    return tuple(c for c in conditions(assume) if not {s.name for s in c.free_symbols} & own)
+
+
+def _at(bound: Bound, **values: int) -> Bound:
+    from dataclasses import replace
+
+    from pidsl.analysis.formulas import symbol
+
+    numbers = {symbol(name): value for name, value in values.items()}
+    kept = tuple(c for c in (c.subs(numbers) for c in bound.assumptions) if c != sympy.true)
+    given = (*bound.given, *values.items())
+    return replace(bound, expr=bound.expr.subs(numbers), assumptions=kept, given=given)
+
+
+def _one(term: Term) -> Term:
+    if not isinstance(term, Algebra):
+        raise TermError(f"{term!r} ({type(term).__name__})", "a pattern: window(64) | stride(256) & causal")
+    return term
+
+
+def _subject(patterns: Patterns) -> Any:
+    if isinstance(patterns, BaseSchedule | Algebra):
+        return patterns
+    return tuple(_one(t) for t in patterns)
+
+
+def _symbolic(subject: Any) -> bool:
+    if isinstance(subject, BaseSchedule):
+        return True
+    return any(t.symbols for t in (subject if isinstance(subject, tuple) else (subject,)))
+
+
+def _shown(subject: Any) -> Subject:
+    return subject

@@ -1,0 +1,223 @@
+"""What one can ask of a term: its mask, its relation, what it costs and how far it sees.
+
+Numbers for given lengths come back as numbers (`pairs(4096)`), without lengths as a `Bound`: a formula for every
+length, with a proof (`pairs()`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast, overload
+
+if TYPE_CHECKING:
+    import islpy
+    import networkx
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pidsl.analysis.bound import Bound
+    from pidsl.analysis.cost import Cost
+    from pidsl.analysis.degrees import Degree
+    from pidsl.language.terms import Term
+
+Assume = str | Iterable[str]
+
+
+class Questions:
+    """The queries that every term has."""
+
+    __slots__ = ()
+
+    def _checked(self, other: object, question: str) -> Term:
+        from pidsl.language.terms import require_term
+
+        return require_term(other, question)
+
+    @property
+    def _own(self) -> Term:
+        return cast("Term", self)
+
+    # -- meaning -------------------------------------------------------------------------------------------------
+
+    def mask(self, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.bool_]:
+        """The dense mask, by the slow obvious definition.
+
+        Args:
+            n: number of queries (rows).
+            m: number of keys (columns); default: n.
+            offset: position of the first query. Row r is position `i = r + offset`.
+
+        Returns:
+            bool array [n, m]; `mask[r, j]` says whether position r + offset attends key j. Always equal to
+            `mask(n + offset, m)[offset:]`: the offset slices the pattern, it does not change it.
+
+        >>> import pidsl
+        >>> pidsl.window(1).mask(4).astype(int)
+        array([[1, 0, 0, 0],
+               [1, 1, 0, 0],
+               [0, 1, 1, 0],
+               [0, 0, 1, 1]])
+        """
+        from pidsl.relation.oracle import dense_mask
+
+        return dense_mask(self._own, n, m, offset)
+
+    def relation(self) -> islpy.Map:
+        """The exact relation `[n, m] -> { [i] -> [j] : 0 <= i < n and 0 <= j < m and ... }` as an isl map.
+
+        Raises:
+            SymbolError: the term holds unbound symbols.
+            TooHardError: isl's operation limit struck.
+        """
+        from pidsl.relation.build import relation
+
+        return relation(self._own)
+
+    def equals(self, other: Term) -> bool:
+        """Whether both attend exactly the same pairs, for every n and m."""
+        from pidsl.relation import queries
+
+        return queries.equals(self._own, self._checked(other, "equals"))
+
+    def __le__(self, other: Term) -> bool:
+        """Whether every pair of `self` is a pair of `other`, for every n and m."""
+        from pidsl.relation import queries
+
+        return queries.contained(self._own, self._checked(other, "<="))
+
+    def __ge__(self, other: Term) -> bool:
+        return self._checked(other, ">=") <= self._own
+
+    def is_empty(self) -> bool:
+        """Whether no query attends any key, for every n and m."""
+        from pidsl.relation import queries
+
+        return queries.is_empty(self._own)
+
+    # -- cost ----------------------------------------------------------------------------------------------------
+
+    @overload
+    def degree(self, n: None = None, *, assume: Assume = ()) -> Degree: ...
+    @overload
+    def degree(self, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.int64]: ...
+    def degree(
+        self, n: int | None = None, m: int | None = None, offset: int = 0, *, assume: Assume = ()
+    ) -> NDArray[np.int64] | Degree:  # fmt: skip
+        """How many keys each query attends: int64 array [n], exact; without n, formulas in i and n as `Bound`s.
+
+        >>> import pidsl
+        >>> pidsl.window(2).degree(4)
+        array([1, 2, 3, 3])
+        >>> pidsl.window(pidsl.symbols("k")).degree().of_query.expr
+        Min(i, k) + 1
+        """
+        if n is None:
+            from pidsl.analysis import ask
+
+            return ask.degree(self._own, assume)
+        from pidsl.relation import counting
+
+        return counting.degree(self._own, n, m, offset)
+
+    @overload
+    def pairs(self, n: None = None, *, assume: Assume = ()) -> Bound: ...
+    @overload
+    def pairs(self, n: int, m: int | None = None, offset: int = 0) -> int: ...
+    def pairs(
+        self, n: int | None = None, m: int | None = None, offset: int = 0, *, assume: Assume = ()
+    ) -> int | Bound:  # fmt: skip
+        """How many (query, key) pairs are attended, exact; without n, a formula in n and the symbols as a `Bound`.
+
+        >>> import pidsl
+        >>> pidsl.causal.pairs(4)
+        10
+        >>> pidsl.causal.pairs().expr
+        n*(n + 1)/2
+        """
+        from pidsl.relation import counting
+
+        if n is None:
+            from pidsl.analysis import ask
+
+            return ask.pairs(self._own, assume)
+        return counting.pairs(self._own, n, m, offset)
+
+    @overload
+    def sparsity(self, n: None = None, *, assume: Assume = ()) -> Bound: ...
+    @overload
+    def sparsity(self, n: int, m: int | None = None, offset: int = 0) -> float: ...
+    def sparsity(
+        self, n: int | None = None, m: int | None = None, offset: int = 0, *, assume: Assume = ()
+    ) -> float | Bound:  # fmt: skip
+        """The share of the n * m pairs that is *not* attended, from the exact count; 1.0 where there are no pairs.
+
+        Without n, a formula as a `Bound`.
+
+        >>> import pidsl
+        >>> pidsl.causal.sparsity(3)  # 6 of 9 pairs attended
+        0.3333333333333333
+        """
+        from pidsl.relation import counting
+
+        if n is None:
+            from pidsl.analysis import ask
+
+            return ask.sparsity(self._own, assume)
+        return counting.sparsity(self._own, n, m, offset)
+
+    def live(self, *, assume: Assume = ()) -> Bound:
+        """How many keys of tokens 0 .. t a decoding step must keep for later queries; see `pidsl.analysis.ask.live`."""
+        from pidsl.analysis import ask
+
+        return ask.live(self._own, assume)
+
+    def cost(
+        self, n: int | None = None, *, head_dim: int = 64, dtype: str = "bf16", heads: int = 1,
+        kv_heads: int | None = None, batch: int = 1,
+    ) -> Cost:  # fmt: skip
+        """FLOPs and bytes of forward, backward and decoding; see `pidsl.analysis.cost.cost`."""
+        from pidsl.analysis.cost import cost
+
+        return cost(self._own, n, head_dim=head_dim, dtype=dtype, heads=heads, kv_heads=kv_heads, batch=batch)
+
+    # -- how far it sees -----------------------------------------------------------------------------------------
+
+    def farthest(self, layers: int | None = None, *, assume: Assume = ()) -> Bound:
+        """The largest lag over which L layers carry information; see `pidsl.analysis.ask.farthest`.
+
+        >>> import pidsl
+        >>> pidsl.window(4).farthest(3)(n=100)
+        12
+        """
+        from pidsl.analysis import ask
+
+        return ask.farthest(self._own, layers, assume)
+
+    def contiguous(self, layers: int | None = None, *, assume: Assume = ()) -> Bound:
+        """How many predecessors every token sees without a gap; see `pidsl.analysis.ask.contiguous`."""
+        from pidsl.analysis import ask
+
+        return ask.contiguous(self._own, layers, assume)
+
+    def depth(self, n: int | None = None, of: str | None = None, *, assume: Assume = ()) -> Bound:
+        """The fewest layers that connect every pair; see `pidsl.analysis.ask.depth`.
+
+        >>> import pidsl
+        >>> pidsl.window(4).depth()(n=4096)
+        1024
+        """
+        from pidsl.analysis import ask
+
+        return ask.depth(self._own, n, of, assume)
+
+    def attention_graph(self, n: int) -> networkx.DiGraph:
+        """The pattern over n tokens as a graph; see `pidsl.analysis.graph.attention_graph`."""
+        from pidsl.analysis.graph import attention_graph
+
+        return attention_graph(self._own, n)
+
+    def path(self, i: int, j: int, layers: int, n: int | None = None) -> list[int] | None:
+        """The tokens through which key j reaches query i; see `pidsl.analysis.graph.path`."""
+        from pidsl.analysis.graph import path
+
+        return path(self._own, i, j, layers, n)

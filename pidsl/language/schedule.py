@@ -1,0 +1,88 @@
+"""A depth schedule: one pattern per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pidsl.errors import TermError
+from pidsl.language.expr import Index
+from pidsl.language.terms import Algebra, Term
+
+if TYPE_CHECKING:
+    from pidsl.analysis.bound import Bound
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Schedule:
+    """A pattern per layer, the layer at the input first; see `layers`."""
+
+    terms: tuple[Term, ...]
+
+    def __len__(self) -> int:
+        return len(self.terms)
+
+    def __getitem__(self, layer: int) -> Term:
+        return self.terms[layer]
+
+    def __iter__(self) -> Iterator[Term]:
+        return iter(self.terms)
+
+    def __repr__(self) -> str:
+        return "layers([" + ", ".join(map(repr, self.terms)) + "])"
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """Names of the symbols that are still open."""
+        return frozenset[str]().union(*(t.symbols for t in self.terms))
+
+    def bind(self, /, **values: Index) -> Schedule:
+        """The schedule with symbols replaced; each name must be a symbol of some layer."""
+        known = self.symbols
+        return Schedule(
+            tuple(
+                t.bind(**{name: v for name, v in values.items() if name in t.symbols or name not in known})
+                for t in self.terms
+            )
+        )
+
+    def farthest(self, layers: int | None = None, *, assume: str | Iterable[str] = ()) -> Bound:
+        """The largest lag over which the layers carry information; see `pidsl.analysis.ask.farthest`."""
+        from pidsl.analysis import ask
+
+        return ask.farthest(self, layers, assume)
+
+    def contiguous(self, layers: int | None = None, *, assume: str | Iterable[str] = ()) -> Bound:
+        """How many predecessors every token sees without a gap; see `pidsl.analysis.ask.contiguous`."""
+        from pidsl.analysis import ask
+
+        return ask.contiguous(self, layers, assume)
+
+    def depth(self, n: int | None = None, of: str | None = None, *, assume: str | Iterable[str] = ()) -> Bound:
+        """The fewest layers, repeating the schedule, that connect every pair; see `pidsl.analysis.ask.depth`."""
+        from pidsl.analysis import ask
+
+        return ask.depth(self, n, of, assume)
+
+
+def layers(terms: Iterable[Term]) -> Schedule:
+    """A depth schedule: one pattern per layer, the layer at the input first.
+
+    >>> import pidsl
+    >>> schedule = layers([pidsl.window(1), pidsl.window(1).dilated(2), pidsl.window(1).dilated(4)])
+    >>> schedule[1]
+    window(1).dilated(2)
+    >>> schedule.contiguous()(n=100)
+    7
+
+    Raises:
+        TermError: no layers, or one that is no pattern.
+    """
+    given = tuple(terms)
+    for k, term in enumerate(given):
+        if not isinstance(term, Algebra):
+            raise TermError(f"layer {k}: {term!r} ({type(term).__name__})", "a pattern", where="layers([...])")
+    if not given:
+        raise TermError("no layers", "at least one pattern", where="layers([])")
+    return Schedule(given)
