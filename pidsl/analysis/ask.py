@@ -21,13 +21,13 @@ from pidsl.analysis.lag_degree import degree_by_lag
 from pidsl.analysis.lag_pairs import pairs_by_lag
 from pidsl.analysis.lag_reach import live_by_family, reach_by_family
 from pidsl.analysis.lag_sets import NotByLag
-from pidsl.analysis.schedules import BaseSchedule
+from pidsl.analysis.schedules import LayerRule
 from pidsl.errors import SizeError, TermError, TooHardError
 from pidsl.language.schedule import Schedule
 from pidsl.language.terms import Algebra, Term
 
 Assume = str | sympy.Basic | Iterable[str | sympy.Basic]
-Patterns = Term | Schedule | BaseSchedule | Iterable[Term]
+Patterns = Term | Schedule | LayerRule | Iterable[Term]
 
 BIND = "bind the symbols to numbers: isl answers for any pattern"
 
@@ -228,13 +228,13 @@ def _one(term: Term) -> Term:
 
 
 def _subject(patterns: Patterns) -> Any:
-    if isinstance(patterns, BaseSchedule | Algebra):
+    if isinstance(patterns, LayerRule | Algebra):
         return patterns
     return tuple(_one(t) for t in patterns)
 
 
 def _symbolic(subject: Any) -> bool:
-    if isinstance(subject, BaseSchedule):
+    if isinstance(subject, LayerRule):
         return True
     return any(t.symbols for t in (subject if isinstance(subject, tuple) else (subject,)))
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import sympy
 
 from pidsl.analysis.formulas import Value, number, symbol, value_of
+from pidsl.analysis.schedules import LayerRule
 from pidsl.errors import SizeError, SymbolError, TooHardError
 from pidsl.language.terms import Term
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from pidsl.analysis.proofs import Proof
 
 Relation = Literal["==", "<=", ">=", "unknown"]
-Subject = Term | tuple[Term, ...]  # one term, or a term per layer, the layer at the input first
+# one term, a term per layer (the layer at the input first), or a rule for any number of layers
+Subject = Term | tuple[Term, ...] | LayerRule
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from typing import ClassVar
 
 import sympy
 
-from pidsl.analysis.formulas import L, from_index, n, symbol
-from pidsl.analysis.lag_sets import Condition, NotByLag, Reader, holds_at
+from pidsl.analysis.formulas import L, n, symbol
+from pidsl.analysis.lag_sets import Condition, NotByLag, holds_at
 from pidsl.analysis.smt import Obligation
-from pidsl.language.terms import Blocks, Causal, Full, Intersection, Keys, Term, Union
+from pidsl.language.terms import Term
 
 And, Or, Not, Implies = sympy.And, sympy.Or, sympy.Not, sympy.Implies
 x, a, s, t, i, j = (symbol(name) for name in ("x", "a", "s", "t", "i", "j"))
@@ -224,6 +224,61 @@ class WindowAndSkip(ByLag):
         yield self.obligation("a product of two that are >= 0", (v >= 0,), And((p - k) * v >= 0, p * v >= 0))
         if quantity == "depth":
             yield from least_layers(self, self.answer("depth"))
+
+
+@dataclass(frozen=True)
+class WindowAndSomeSkips(Family):
+    """Lags 0 .. k in every layer, p > k in some of them: `skips` of the first L. The order of layers does not matter.
+
+    The witness is how many layers take the skip.
+    """
+
+    k: sympy.Expr
+    p: sympy.Expr
+    skips: sympy.Expr
+    shown: ClassVar[str] = "L layers, g of them with the skip, reach p*s + (0..k*(L-s)) for s = 0..g"
+
+    @property
+    def needs(self) -> tuple[Condition, ...]:  # type: ignore[override]
+        return (self.k >= 1, self.p > self.k)
+
+    def reached(self, lag: sympy.Expr, layers: sympy.Expr, skips: sympy.Expr, w: sympy.Expr) -> Condition:
+        rest = lag - self.p * w
+        return And(0 <= w, w <= skips, 0 <= rest, rest <= self.k * (layers - w))
+
+    def closed_form(self) -> Iterator[Obligation]:
+        k, p, g = self.k, self.p, symbol("g")
+        start = (*self.needs, L >= 0, 0 <= g, g <= L)
+        zero = sympy.Integer(0)
+        now = self.reached(x, L, g, s)
+        yield Obligation("no layer", (*self.needs, self.reached(x, zero, zero, s)), sympy.Eq(x, 0))
+        yield Obligation("lag 0", start, self.reached(zero, zero, zero, zero))
+        grown = self.reached(x + a, L + 1, g, s)
+        yield Obligation("a layer without the skip", (*start, now, 0 <= a, a <= k), grown)
+        first = sympy.Min(x - p * s, k)
+        more = self.reached(x, L + 1, g, s)
+        yield Obligation("reached by its window", (*start, more, p * s >= s), self.reached(x - first, L, g, s))
+        yield Obligation("a product of two that are >= 0", (*start, s >= 0), p * s >= s)
+        yield Obligation("a layer with the skip", (*start, now), self.reached(x + p, L + 1, g + 1, s + 1))
+        more = self.reached(x, L + 1, g + 1, s)
+        yield Obligation("reached by its skip", (*start, more, s >= 1), self.reached(x - p, L, g, s - 1))
+        walked = self.reached(x - sympy.Min(x, k), L, g, zero)
+        yield Obligation("reached by its window instead", (*start, more, s <= 0), walked)
+
+    def answer(self, quantity: str) -> Answer:
+        if quantity != "farthest":
+            raise NotByLag("only the farthest lag of this schedule is known for every L")
+        far = self.k * (L - self.skips) + self.p * self.skips
+        return Answer(far, (L >= 1, n > far))
+
+    def theorem(self, quantity: str) -> Iterator[Obligation]:
+        k, p, g = self.k, self.p, symbol("g")
+        start = (*self.needs, L >= 0, 0 <= g, g <= L)
+        slack = (p - k) * (g - s) >= 0
+        far = k * (L - g) + p * g
+        yield Obligation("a product of two that are >= 0", (*start, s <= g), slack)
+        yield Obligation("nothing beyond", (*start, self.reached(x, L, g, s), slack), x <= far)
+        yield Obligation("reached", start, self.reached(far, L, g, g))
 
 
 def least_layers(family: ByLag, answer: Answer) -> Iterator[Obligation]:

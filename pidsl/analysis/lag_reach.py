@@ -14,12 +14,12 @@ import sympy
 
 from pidsl.analysis import smt
 from pidsl.analysis.bound import Bound, Subject
-from pidsl.analysis.families import Family, WindowAndSkip, WindowOnly
+from pidsl.analysis.families import Family, WindowAndSkip, WindowAndSomeSkips, WindowOnly
 from pidsl.analysis.families_periodic import BaseLags, OwnBlock, StrideAlone, WindowAndComb, WindowAndSinks
 from pidsl.analysis.formulas import CeilLog, L, from_index, n, symbol
 from pidsl.analysis.lag_sets import Condition, NotByLag, Progression, Reader, Sides, domain, holds_at
 from pidsl.analysis.proofs import Verdict
-from pidsl.analysis.schedules import BaseSchedule
+from pidsl.analysis.schedules import BaseSchedule, LayerRule, SkipSchedule
 from pidsl.language.terms import Blocks, Causal, Intersection, Keys, Term, Union
 
 REACH = ("farthest", "contiguous", "depth")
@@ -34,7 +34,7 @@ class Match:
     assumptions: tuple[Condition, ...]
 
 
-def match_family(subject: Subject | BaseSchedule, assume: Iterable[Condition] = ()) -> Match:
+def match_family(subject: Subject, assume: Iterable[Condition] = ()) -> Match:
     """The family of a pattern.
 
     Raises:
@@ -43,9 +43,12 @@ def match_family(subject: Subject | BaseSchedule, assume: Iterable[Condition] = 
     """
     given = tuple(assume)
     if isinstance(subject, BaseSchedule):
-        found: Family = BaseLags(from_index(subject.base))
-        return _match(found, given)
-    if isinstance(subject, tuple):
+        return _match(BaseLags(from_index(subject.base)), given)
+    if isinstance(subject, SkipSchedule):
+        powers = CeilLog(2, L + 1)  # of two, up to L
+        skips = powers if subject.first == 1 else powers - 1
+        return _match(WindowAndSomeSkips(from_index(subject.k), from_index(subject.period), skips), given)
+    if isinstance(subject, tuple | LayerRule):
         raise NotByLag("a schedule of single layers: ask with numbers")
     smt.require_consistent([*domain(subject), *given])
     known = (*domain(subject), *given)
@@ -120,7 +123,7 @@ def _sinks(term: Term) -> tuple[sympy.Expr | None, Term]:
 
 
 def reach_by_family(
-    subject: Subject | BaseSchedule, quantity: str, layers: int | None = None, assume: Iterable[Condition] = ()
+    subject: Subject, quantity: str, layers: int | None = None, assume: Iterable[Condition] = ()
 ) -> Bound:
     """The formula of "farthest", "contiguous" or "depth" for a family member.
 
@@ -161,7 +164,9 @@ def check_reach(bound: Bound) -> Verdict:
     if isinstance(layers, int):
         own, wanted = own.subs(L, layers), [c.subs(L, layers) for c in wanted]
     prover = smt.Prover()
-    known = tuple(dict.fromkeys((*assumptions, *(domain(bound.subject) if isinstance(bound.subject, Term) else ()))))  # type: ignore[arg-type]
+    known = assumptions
+    if not isinstance(bound.subject, tuple | LayerRule):
+        known = tuple(dict.fromkeys((*assumptions, *domain(bound.subject))))
     for condition in wanted:
         if condition != sympy.true:
             prover.prove(smt.Obligation(f"assumed: {condition}", known, condition))
@@ -239,7 +244,7 @@ def _greatest(past: Iterable[Progression]) -> sympy.Expr:
 def check_live(bound: Bound) -> Verdict:
     """Verify the largest lag, from the term; the size of the two intervals is arithmetic."""
     assumptions = bound.assumptions
-    if isinstance(bound.subject, tuple) or not smt.consistent([*assumptions]):
+    if isinstance(bound.subject, tuple | LayerRule) or not smt.consistent([*assumptions]):
         return Verdict(False, failure="the assumptions contradict each other")
     try:
         live = _live(bound.subject, tuple(c for c in assumptions if t not in c.free_symbols))
