@@ -55,7 +55,7 @@ def contiguous(subject: object, layers: object = None) -> Bound:
     >>> contiguous(pidsl.window(4) | pidsl.lags(16), 12)(n=4096)
     156
     >>> contiguous(pidsl.window(4) | pidsl.lags(16)).expr
-    Piecewise((16*L - 36, L >= 4), (4*L, True))
+    Piecewise((16*L - 36, L >= 3), (4*L, True))
 
     Args and errors as in `farthest`.
     """
