@@ -136,10 +136,12 @@ def _numbers(points: isl.Set) -> isl.Set:
 
 def _stride_of(numbers: isl.Set) -> tuple[int, int]:
     """Step and class of a set of integers; a single number has step 1, being no progression."""
-    least, most = numbers.dim_min_val(0), numbers.dim_max_val(0)
-    if least.is_int() and most.is_int() and least.eq(most):
-        return 1, 0
-    return _stride(numbers)
+    step, phase = _stride(numbers)
+    if step > 1:
+        least, most = numbers.dim_min_val(0), numbers.dim_max_val(0)
+        if least.is_int() and most.is_int() and least.eq(most):
+            return 1, 0
+    return step, phase
 
 
 def _stride(numbers: isl.Set) -> tuple[int, int]:

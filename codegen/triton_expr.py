@@ -7,7 +7,7 @@ mask (in two's complement both round down) and the rest calls `_floor_div` or `_
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from math import ceil
 from typing import assert_never
@@ -326,9 +326,3 @@ def _ratio(x: Rational, y: int) -> Rational:
         return x // y
     exact = Fraction(x, y)
     return exact.numerator if exact.denominator == 1 else exact
-
-
-def names_in(roots: Iterable[Index | Pred | None], order: tuple[str, ...]) -> list[str]:
-    """The variables that occur in `roots`, in the given order."""
-    used = frozenset[str]().union(*(vars_in(root) for root in roots if root is not None))
-    return [name for name in order if name in used]

@@ -17,13 +17,12 @@ from pidsl.codegen.triton_expr import (
 )  # fmt: skip
 from pidsl.codegen.triton_lines import Lines
 from pidsl.codegen.triton_masks import (
+    Mask,
     affine,
     axes,
-    call_source,
     constant_classes,
     limits_of,
     load_mask,
-    predicate_source,
 )
 from pidsl.codegen.triton_stages import Stage
 from pidsl.language.expr import Compare, Index, Pred, Truth, Var, show, substitute
@@ -40,20 +39,15 @@ class KernelWriter:
         self.plan = plan
         self.reach = Reach()
         self.pad = 0  # how far past the end the rows and keys of a tile can lie
-        self._keeps = {k: self._keep(piece) for k, piece in enumerate(plan.pieces) if isinstance(piece, TilePiece)}
-        self._attended_keys = self._attended(plan.attended_keys)
-        self._attended_rows = self._attended(plan.attended_rows)
+        self._keeps = {k: self._keep(k, piece) for k, piece in enumerate(plan.pieces) if isinstance(piece, TilePiece)}
+        doc = "Keys that some row attends; the others are never read."
+        self._attended_keys = self._attended("_key_attended", doc, plan.attended_keys)
+        self._attended_rows = self._attended("_row_attended", "Rows that attend some key.", plan.attended_rows)
 
     def masks(self) -> Iterator[str]:
         """The functions that say which pairs, keys and rows there are."""
-        for number, keep in self._keeps.items():
-            if keep != Truth(True):
-                doc = f"The pairs of piece {number}, {self.plan.pieces[number].layout}."
-                yield predicate_source(f"_keep_{number}", keep, doc)
-        if (keys := self._attended_keys) != Truth(True):
-            yield predicate_source("_key_attended", keys, "Keys that some row attends; the others are never read.")
-        if (rows := self._attended_rows) != Truth(True):
-            yield predicate_source("_row_attended", rows, "Rows that attend some key.")
+        masks = (*self._keeps.values(), self._attended_keys, self._attended_rows)
+        return (mask.source() for mask in masks if not mask.everything)
 
     def forward(self, stage: Stage) -> str:
         """The kernel that absorbs the keys of the stage's pieces into out and lse."""
@@ -238,12 +232,12 @@ class KernelWriter:
     def _live(self, name: str, exists: str, position: str, *, rows: bool) -> Iterator[str]:
         """A line that says which rows exist and attend something, or which keys exist and are attended."""
         attended = self._attended_rows if rows else self._attended_keys
-        if attended == Truth(True):
+        if attended.everything:
             yield f"{name} = {exists}"
         else:
-            call = call_source("_row_attended" if rows else "_key_attended", attended, {"r": position, "j": position})
+            call = attended.call({"r": position, "j": position})
             both = f"({exists}) & {call}" if " " in exists else f"{exists} & {call}"
-            yield f"{name} = {load_mask(both, [attended])}"
+            yield f"{name} = {load_mask(both, [attended.pred])}"
 
     # Sweeps over keys (forward, dQ).
 
@@ -262,8 +256,8 @@ class KernelWriter:
             out.put(f"key = {load}keys, j, k_r, k_d, D, D_PAD)", f"value = {load}values, j, v_r, v_d, V, V_PAD)")
             if not full:
                 keep = self._keeps[number]
-                call = call_source(f"_keep_{number}", keep, axes(layout, "[:, None]", "[None, :]"))
-                out.put(f"keep = {'inside[None, :]' if keep == Truth(True) else call}")
+                call = keep.call(axes(layout, "[:, None]", "[None, :]"))
+                out.put(f"keep = {'inside[None, :]' if keep.everything else call}")
             yield full
 
     def _lags_of_rows(self, out: Lines, number: int, piece: DiagonalPiece) -> Iterator[Diagonal]:
@@ -298,8 +292,8 @@ class KernelWriter:
                 "row_pull = tl.load(pull + row_0 + r, mask=live, other=0.0)",
                 "p_t = _weights_t(query, key, row_lse2, scale2, PRECISION)",
             )
-            if not full and keep != Truth(True):
-                call = call_source(f"_keep_{number}", keep, axes(layout, "[None, :]", "[:, None]"))
+            if not full and not keep.everything:
+                call = keep.call(axes(layout, "[None, :]", "[:, None]"))
                 out.put(f"p_t = tl.where({call}, p_t, 0.0)")
             out.put(
                 "key_grad, value_grad = _add_key_grads(",
@@ -381,15 +375,15 @@ class KernelWriter:
         parts = [part for part in parts if part != Truth(True)]
         return load_mask(" & ".join(f"({pred_source(part)})" for part in parts), parts)
 
-    def _keep(self, piece: TilePiece) -> Pred:
+    def _keep(self, number: int, piece: TilePiece) -> Mask:
         keep = separated(settled(piece.keep, constant_classes(piece.layout)), frozenset({"b", "j"}))
         self.reach.add(keep, limits=limits_of(piece.layout, piece.forward))
-        return keep
+        return Mask.of(f"_keep_{number}", f"The pairs of piece {number}, {piece.layout}.", keep)
 
-    def _attended(self, given: Pred | None) -> Pred:
+    def _attended(self, function: str, doc: str, given: Pred | None) -> Mask:
         attended = Truth(True) if given is None else settled(given)
         self.reach.add(attended, limits={})
-        return attended
+        return Mask.of(function, doc, attended)
 
 
 _SCALE2 = "scale2 = tl.maximum(scale * 1.4426950408889634, 1e-30)  # base 2; above 0 so that -inf stays -inf"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 
 from pidsl.codegen.plan import Layout, Sweep
-from pidsl.codegen.triton_expr import Limits, has_scalar, names_in, pred_source
+from pidsl.codegen.triton_expr import Limits, has_scalar, pred_source
 from pidsl.codegen.triton_lines import Lines
-from pidsl.language.expr import Add, Index, Mul, Pred, simplify
+from pidsl.language.expr import Add, Index, Mul, Pred, Truth, simplify, vars_in
 
 PLAN_VARS = ("n", "m", "offset", "c", "d", "a", "b", "r", "j")
 
@@ -45,22 +46,39 @@ def axes(layout: Layout, rows: str, keys: str) -> dict[str, str]:
     return {"a": a + rows, "b": b + keys, "r": "r" + rows, "j": "j" + keys}
 
 
-def call_source(function: str, pred: Pred, arguments: Mapping[str, str]) -> str:
-    """A call of a `predicate`, with the expressions in `arguments` for some of its variables."""
-    names = names_in([pred], PLAN_VARS)
-    return f"{function}({', '.join(arguments.get(name, name) for name in names)})"
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """A predicate as a device function of the variables that occur in it, in the order of `PLAN_VARS`."""
+
+    function: str
+    doc: str
+    pred: Pred
+    names: tuple[str, ...]
+
+    @staticmethod
+    def of(function: str, doc: str, pred: Pred) -> Mask:
+        """The mask of a predicate: it is looked through here, once, and called from many loops."""
+        used = vars_in(pred)
+        return Mask(function, doc, pred, tuple(name for name in PLAN_VARS if name in used))
+
+    @property
+    def everything(self) -> bool:
+        """There is nothing to test."""
+        return self.pred == Truth(True)
+
+    def call(self, arguments: Mapping[str, str]) -> str:
+        """A call, with the expressions in `arguments` for some of the variables."""
+        return f"{self.function}({', '.join(arguments.get(name, name) for name in self.names)})"
+
+    def source(self) -> str:
+        """The function."""
+        out = Lines()
+        out.put("@triton.jit")
+        with out.block(f"def {self.function}({', '.join(self.names)}):"):
+            out.put(f'"""{self.doc}"""', f"return {pred_source(self.pred)}")
+        return str(out)
 
 
 def load_mask(mask: str, preds: Iterable[Pred]) -> str:
     """A mask for loads. Where single numbers are compared too, Triton's interpreter makes integers of it."""
     return f"({mask}) != 0" if any(has_scalar(p, frozenset({"r", "j"})) for p in preds) else mask
-
-
-def predicate_source(function: str, pred: Pred, doc: str) -> str:
-    """A device function of the variables that occur in `pred`, in the order of `PLAN_VARS`."""
-    names = ", ".join(names_in([pred], PLAN_VARS))
-    out = Lines()
-    out.put("@triton.jit")
-    with out.block(f"def {function}({names}):"):
-        out.put(f'"""{doc}"""', f"return {pred_source(pred)}")
-    return str(out)
