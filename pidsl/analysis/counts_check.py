@@ -17,7 +17,7 @@ import sympy
 from pidsl.analysis.agreement import shape_of, values_at
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas import symbol
-from pidsl.analysis.lattice import Chambers, by_length, chambers, square
+from pidsl.analysis.lattice import Chambers, by_length, chambers, rows_of, square
 from pidsl.analysis.progressions import (
     Ints,
     count_loops,
@@ -129,8 +129,8 @@ def _pairs_up_to(points: isl.Set, parts: list[isl.Set], each: list[Chambers], la
         total[1:] = np.cumsum(sum(keys_counter(x, "[t] -> { : t >= 0 }")({"t": t}) for x in grown))
         return total
     for part, own in zip(parts, each, strict=True):
-        rows = part.move_dims(isl.dim_type.param, 1, isl.dim_type.set, 0, 1).set_dim_name(isl.dim_type.param, 1, "i")
-        total += continued(own, 2, last, partial(sum_rows, count=keys_counter(rows, "[n, i] -> { : 0 <= i < n }")))
+        counter = keys_counter(rows_of(part), "[n, i] -> { : 0 <= i < n }")
+        total += continued(own, 2, last, partial(sum_rows, count=counter))
     return total
 
 

@@ -87,6 +87,12 @@ def by_length(pairs: isl.Set) -> tuple[isl.Set, isl.Set] | None:
     return coalesced(rows), coalesced(columns)
 
 
+def rows_of(pairs: isl.Set) -> isl.Set:
+    """`[n] -> { [i, j] }` as the keys of query i, `[n, i] -> { [j] }`."""
+    rows = pairs.move_dims(_dim.param, 1, _dim.set, 0, 1)
+    return rows.set_dim_name(_dim.param, 1, "i")
+
+
 def chambers(points: isl.Set) -> Chambers:
     """Chambers and period of the number of points, for a set with one parameter >= 0."""
     found = Chambers((0,), 1)
@@ -114,6 +120,6 @@ def _chambers(part: isl.BasicSet) -> Chambers:
     period = 1
     for corner in corners:
         for k in range(corner.dim(_dim.out)):
-            slope = corner.get_aff(k).get_coefficient_val(_dim.param, 0)
-            period = lcm(period, int(slope.get_den_val().to_python()))
+            step = corner.get_aff(k).get_coefficient_val(_dim.param, 0)
+            period = lcm(period, int(step.get_den_val().to_python()))
     return Chambers(tuple(sorted(starts)), period)

@@ -215,7 +215,7 @@ def _affine(f: isl.Aff, env: Mapping[str, Ints]) -> Ints:
     for k in range(f.dim(_dim.param)):
         slope = whole(f.get_coefficient_val(_dim.param, k))
         if slope:
-            total += slope * env[f.get_dim_name(_dim.param, k)]
+            total += slope * env[str(f.get_dim_name(_dim.param, k))]
     for k in range(f.dim(_dim.div)):
         slope = whole(f.get_coefficient_val(_dim.div, k))
         if slope:

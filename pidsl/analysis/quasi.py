@@ -9,10 +9,10 @@ per residue determine it. Where a periodic coefficient is made of a few ramps it
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import product
+from itertools import combinations
 from math import lcm
 
 import sympy
@@ -111,26 +111,29 @@ def _ramps(values: tuple[int, ...], most: int) -> Ramps | None:
     bent = [bool(values[(k + 3) % p] - 3 * values[(k + 2) % p] + 3 * values[(k + 1) % p] - values[k]) for k in range(p)]
     if sum(bent) > 3 * most:
         return None
-    for kinks in _kinks(bent):
-        if len(kinks) <= most and (found := _solve(values, kinks)) is not None:
-            return found
+    places = _kinks(bent)
+    for count in range(1, most + 1):
+        for kinks in combinations(places, count):
+            if (found := _solve(values, kinks)) is not None:
+                return found
     return None
 
 
-def _kinks(bent: list[bool]) -> Iterator[list[int]]:
+def _kinks(bent: list[bool]) -> list[int]:
     """Where a periodic sequence may turn from one parabola to the next, given where its third difference is not 0.
 
-    A parabola may also fit the first value of the next one: both places are tried, the earlier first.
+    A parabola may also fit the first value of the next one, so both places are given; those that make for small
+    shifts come first.
     """
     p = len(bent)
     if not any(bent):
-        yield [0]
-        return
+        return [0]
     lengths, run = [0] * p, 0
     for k in range(2 * p):
         run = 0 if bent[k % p] else run + 1
         lengths[k % p] = run
     at = max(range(p), key=lengths.__getitem__) + 4  # the first value that misses the longest parabola
+    found = set()
     for overlap in (1, 0):
         kinks, begin = [at], -overlap
         for k in range(1, p):
@@ -138,11 +141,11 @@ def _kinks(bent: list[bool]) -> Iterator[list[int]]:
                 kinks.append(at + k)
                 begin = k - overlap
         if len(kinks) <= RAMPS:
-            for earlier in product((1, 0), repeat=len(kinks)):
-                yield sorted({(kink - e) % p for kink, e in zip(kinks, earlier, strict=True)})
+            found |= {(kink - earlier) % p for kink in kinks for earlier in (0, 1)}
+    return sorted(found, key=lambda kink: (min(kink, p - kink), kink))
 
 
-def _solve(values: tuple[int, ...], kinks: list[int]) -> Ramps | None:
+def _solve(values: tuple[int, ...], kinks: tuple[int, ...]) -> Ramps | None:
     """Ramps that begin at the kinks and sum to the values."""
     p = len(values)
     near = sorted({(kink + d) % p for kink in kinks for d in range(-1, 4)})
