@@ -10,27 +10,29 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import matrices, stacks
-from pidsl.analysis.bound import Bound, Subject, exact, unknown
+from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.closed import closed_form, least_layers
 from pidsl.analysis.formulas import n
 from pidsl.analysis.matrices import Of
 from pidsl.analysis.never import outside
 from pidsl.analysis.piecewise import Branch, Formula, chain, formula
 from pidsl.analysis.reach import said
-from pidsl.analysis.stacks import Intervals, attempt, causal_lags, checked, connected, lag_sums, square, stack
+from pidsl.analysis.stacks import Intervals, Subject, attempt, causal_lags, checked, connected, lag_sums, square, stack
 from pidsl.errors import TermError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.language.vocabulary import causal
 from pidsl.relation.isl import limited, read_map, read_set
 
 CLOSED = 5  # layers that are composed before a form in L is tried
+RECENT = 6  # numbers of layers that a new one is compared with
 LAYERS = 24  # that are composed, one after another, before a formula is given up
 BRANCHES = 24
+OPERATIONS = 500_000
 MATRICES = 2048  # tokens
 SMALL = 64  # tokens for which matrices are the first choice
 
 
-def depth(subject: object, tokens: object = None, of: str | None = None) -> Bound:
+def depth(subject: object, n: object = None, of: str | None = None) -> Bound:
     """The fewest layers L >= 1 after which the pairs in question are connected through exactly L layers.
 
     >>> import pidsl
@@ -43,7 +45,7 @@ def depth(subject: object, tokens: object = None, of: str | None = None) -> Boun
 
     Args:
         subject: a term; or a term per layer, the layer at the input first, which begins again after its last layer.
-        tokens: how many tokens; None: a formula in n, for n >= 1.
+        n: how many tokens; None: a formula in n, for n >= 1.
         of: "causal" (every token and each of its predecessors) or "all" (every pair). Default: "causal" for what
             only looks back, "all" for the rest.
 
@@ -51,22 +53,23 @@ def depth(subject: object, tokens: object = None, of: str | None = None) -> Boun
         A bound; `oo` where no number of layers is enough, and then `reason` says what stays out of reach.
 
     Raises:
-        SizeError: `tokens` is no integer >= 1.
+        SizeError: `n` is no integer >= 1.
         SymbolError: a term holds unbound symbols.
     """
     known = checked(subject)
     pairs = _pairs_in_question(known, of)
-    if tokens is None:
+    given: dict[str, object]
+    if n is None:
         given = {"of": pairs}
         found = attempt(lambda: _formula(known, pairs, given))
         return unknown(known, "depth", said(found), given) if isinstance(found, TooHardError) else found
-    count = stacks.number(tokens, "n", 1)
+    count = stacks.number(n, "n", 1)
     given = {"of": pairs, "n": count}
     by_matrices = attempt(lambda: _by_matrices(known, count, pairs, given)) if count <= SMALL else None
     if isinstance(by_matrices, Bound):
         return by_matrices
     found = attempt(lambda: _formula(known, pairs, {"of": pairs}))
-    if isinstance(found, Bound) and found.assumptions[0].rhs <= count:  # type: ignore[attr-defined]
+    if isinstance(found, Bound) and found.assumptions[0].rhs <= count:
         return exact(known, "depth", found(n=count), found.method, given=given, reason=found.reason)
     if by_matrices is None and count <= MATRICES:
         again = attempt(lambda: _by_matrices(known, count, pairs, given))
@@ -79,10 +82,14 @@ def depth(subject: object, tokens: object = None, of: str | None = None) -> Boun
 
 def _pairs_in_question(subject: Subject, of: str | None) -> Of:
     if of is None:
-        return "causal" if all(attempt(lambda t=t: t <= causal) is True for t in stack(subject, None)) else "all"
+        return "causal" if all(map(_is_causal, stack(subject, None))) else "all"
     if of not in ("causal", "all"):
         raise TermError(f"of = {of!r}", '"causal" or "all"')
     return cast(Of, of)
+
+
+def _is_causal(term: Term) -> bool:
+    return attempt(lambda: term <= causal) is True
 
 
 def _by_matrices(subject: Subject, count: int, of: Of, given: dict[str, object]) -> Bound:
@@ -111,7 +118,7 @@ def _of_lags(term: Term) -> tuple[Formula, str]:
     reach, each = finite_reaches(lags) if isinstance(lags, tuple) else _infinite_reaches(term)
     if reach[1] == -1:
         return Formula(sympy.oo), "no token sees itself: no number of layers connects lag 0"
-    if each is None and reach[-1] is not None or each == 0:
+    if (each is None and reach[-1] is not None) or each == 0:
         last = reach[-1] or 0
         return (
             chain([*_inverse([c or 0 for c in reach], None), (sympy.oo, last + 2)], lambda x: None, BRANCHES),
@@ -147,9 +154,9 @@ def finite_reaches(lags: Intervals) -> tuple[list[int | None], int | None]:
 def _infinite_reaches(term: Term) -> tuple[list[int | None], int | None]:
     """c(0), ..., c(l), where more layers add nothing; None for everything.
 
-    The lags repeat from `start` on, so sums of L lags repeat from L (start + period) on: one of the summands can grow or
-    shrink by a period. Sums below a bound need only lags below it. They are everything when they are so up to a period
-    beyond that; and, for less work, when c(L) reaches the first lag that repeats and c(L - 1) a whole period.
+    The lags repeat from `start` on, so sums of L lags repeat from L (start + period) on: one of the summands can grow
+    or shrink by a period. Sums below a bound need only lags below it. They are everything when they are so up to a
+    period beyond that; and, for less work, when c(L) reaches the first lag that repeats and c(L - 1) a whole period.
     """
     found = periodic_lags(cast(isl.Set, causal_lags(term)))
     bound = found.start + 2 * found.period
@@ -166,7 +173,7 @@ def _infinite_reaches(term: Term) -> tuple[list[int | None], int | None]:
             bits = total & mask
             last, now = reach[-1] or 0, (~bits & (bits + 1)).bit_length() - 2
             layers = len(reach)
-            if last >= found.period - 1 and now >= found.first - 1 or (
+            if (last >= found.period - 1 and now >= found.first - 1) or (
                 bits == mask and bound >= layers * (found.start + found.period) + found.period
             ):
                 return [*reach, None], None
@@ -210,6 +217,8 @@ def periodic_lags(lags: isl.Set) -> PeriodicLags:
         for k in range(space.dim(isl.dim_type.div)):
             period = math.lcm(period, int(space.get_div(k).get_denominator_val().to_python()))
         one = isl.Set.from_basic_set(part)
+        if one.is_empty():
+            continue
         start = max(start, int(one.dim_min_val(0).to_python()))
         if one.is_bounded():
             start = max(start, int(one.dim_max_val(0).to_python()) + 1)
@@ -221,7 +230,12 @@ def periodic_lags(lags: isl.Set) -> PeriodicLags:
 
 
 def _inverse(reach: list[int], each: int | None) -> list[Branch]:
-    """The least L >= 1 with c(L) >= n - 1, for c(0) = 0, c(1), ..., c(l), then `each` more per layer (None: no more)."""
+    """The least L >= 1 with c(L) >= n - 1.
+
+    Args:
+        reach: c(0) = 0, c(1), ..., c(l).
+        each: by how much each further layer grows; None: no more.
+    """
     found: list[Branch] = []
     top = len(reach) - 1
     tail = _layers_for(top, reach[top], each) if each else None
@@ -262,7 +276,7 @@ def target_map(of: Of) -> isl.Map:
 
 
 def _of_pairs(subject: Subject, of: Of) -> tuple[Formula, str]:
-    with limited("the depth"):
+    with limited("the depth", OPERATIONS):
         return _of_pairs_limited(subject, of)
 
 
@@ -300,7 +314,7 @@ def _of_pairs_limited(subject: Subject, of: Of) -> tuple[Formula, str]:
             target = target.intersect_params(remaining)
         elif any(
             past[k].intersect_params(remaining).is_equal(seen.intersect_params(remaining))
-            for k in range(count - 1 - len(schedule), -1, -len(schedule))
+            for k in range(count - 1 - len(schedule), -1, -len(schedule))[:RECENT]
         ):
             pairs = (target - seen).intersect_params(remaining)
             reason = reason or _example(pairs, "more layers connect nothing new")
@@ -332,4 +346,3 @@ def _example(pairs: isl.Map, what: str) -> str:
         points = points.fix_val(isl.dim_type.set, k, isl.Val(first[k], points.get_ctx()))
     tokens, i, j = first
     return f"token {i} never sees token {j} (n = {tokens}): {what}"
-

@@ -8,13 +8,13 @@ import sympy
 from pidsl.analysis import reach_check
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.closed import closed_form, is_closed_form, least_layers
-from pidsl.analysis.depth import CLOSED
+from pidsl.analysis.depth import CLOSED, RECENT
 from pidsl.analysis.matrices import is_depth
 from pidsl.analysis.never import outside
 from pidsl.analysis.piecewise import function, region
 from pidsl.analysis.proofs import Verdict
-from pidsl.errors import TooHardError
 from pidsl.analysis.reach_check import CHECK_OPERATIONS, Parts, joined
+from pidsl.errors import TooHardError
 from pidsl.relation.isl import CONTEXT, coalesced, limited, read_map, read_set
 
 LAYERS = 64
@@ -34,7 +34,7 @@ def _claimed(bound: Bound) -> tuple[isl.Set, isl.PwAff]:
 
 def check_matrices(bound: Bound) -> Verdict:
     """For one number of tokens: rows of the dense mask as bits, one layer after another, until a state returns."""
-    schedule = bound.subject if isinstance(bound.subject, tuple) else (bound.subject,)
+    schedule = reach_check.schedule_of(bound)
     value = None if bound.expr == sympy.oo else int(bound.expr) if bound.expr.is_Integer else -1
     failure = is_depth(schedule, bound.argument("n"), bound.argument("of"), value)
     return Verdict(not failure, (f"the layers of {bound.argument('n')} tokens, one after another",), failure)
@@ -45,7 +45,8 @@ def check_lag_depth(bound: Bound) -> Verdict:
     if isinstance(bound.subject, tuple) or bound.argument("of") != "causal":
         return _failed("not the causal pairs of one term")
     with limited("checking a depth", CHECK_OPERATIONS):
-        sets = reach_check.lag_sets([bound.subject])
+        (term,) = reach_check.schedule_of(bound)
+        sets = reach_check.lag_sets([term])
         if sets is None:
             return _failed("not causal and translation invariant")
         where, f = _claimed(bound)
@@ -53,7 +54,7 @@ def check_lag_depth(bound: Bound) -> Verdict:
             return _failed("no n satisfies the assumptions")
         if bound.expr.has(-sympy.oo) or bound.expr.has(sympy.nan):
             return _failed("no depth is negative")
-        lags = sets[bound.subject]
+        lags = sets[term]
         wanted = (_finite(reach_check.points(lags)) if lags.is_bounded() else _infinite(lags)).intersect_params(where)
         if not wanted.domain().is_equal(f.domain()) or not f.domain().is_subset(f.eq_set(wanted)):
             return _failed(f"not {wanted}")
@@ -175,7 +176,7 @@ def _check_depth(bound: Bound) -> Verdict:
         rest = (rest & lacking).coalesce()
         if f.domain().intersect(rest).is_empty() and any(
             seen[k].intersect_params(rest).is_equal(now.intersect_params(rest))
-            for k in range(count - 1 - len(layers), -1, -len(layers))
+            for k in range(count - 1 - len(layers), -1, -len(layers))[:RECENT]
         ):
             rest = rest - rest
         seen.append(now)

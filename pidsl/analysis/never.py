@@ -13,7 +13,7 @@ import islpy as isl
 from pidsl.errors import TooHardError
 from pidsl.relation.isl import coalesced, limited, read_map
 
-OPERATIONS = 400_000
+OPERATIONS = 100_000
 CYCLES = (1, 2, 3)  # residues of L that are told apart
 
 

@@ -109,24 +109,18 @@ def _shape(f: isl.PwAff, least: int) -> tuple[list[int], int]:
         for k in range(space.dim(isl.dim_type.div)):
             period = math.lcm(period, int(space.get_div(k).get_denominator_val().to_python()))
 
-    pieces = [(s, a) for s, a in f.get_pieces()]
-    domain: isl.Set = f.domain()
-    for where, value in [*pieces, (domain.complement(), None)]:
+    for where, value in [*f.get_pieces(), (f.domain().complement(), None)]:
         if value is not None:
             denominators(value)
             period = math.lcm(period, int(value.get_denominator_val().to_python()))
         for part in where.compute_divs().make_disjoint().get_basic_sets():
             denominators(part.get_local_space())
-            line = (
-                isl.Set.from_basic_set(part).move_dims(isl.dim_type.set, 0, isl.dim_type.param, 0, 1)
-                if part.is_params()
-                else isl.Set.from_basic_set(part)
-            )
-            line = line.intersect(read_set(f"{{ [x] : x >= {least} }}")) if not line.is_empty() else line
+            line = isl.Set.from_basic_set(part).move_dims(isl.dim_type.set, 0, isl.dim_type.param, 0, 1)
+            line = line & read_set(f"{{ [x] : x >= {least} }}")
             if line.is_empty():
                 continue
             breaks.add(int(line.dim_min_val(0).to_python()))
-            if line.dim_is_bounded_above(0) if hasattr(line, "dim_is_bounded_above") else line.is_bounded():
+            if line.is_bounded():
                 breaks.add(int(line.dim_max_val(0).to_python()) + 1)
     return sorted(breaks), period
 
@@ -153,12 +147,7 @@ def _fit(
     values = [at(x) for x in range(first, first + 2 * period)]
     steps = [None if a is None or b is None else b - a for a, b in zip(values, values[period:], strict=False)]
     short = next(p for p in range(1, period + 1) if period % p == 0 and _repeats(values, steps, p, period))
-    return [
-        (
-            periodic(values[: short + 1] if short < period else values, steps[:short], short, period, first, missing),
-            first,
-        )
-    ]
+    return [(periodic(values, steps[:short], short, period, first, missing), first)]
 
 
 def _repeats(values: list[int | None], steps: list[int | None], p: int, period: int) -> bool:
@@ -180,7 +169,7 @@ def periodic(
     if p == 1:
         return missing if not whole else slopes[0] * n + (sympy.Integer(values[0] or 0) - slopes[0] * first)
     if whole and len(set(slopes)) == 1:
-        line = [v for v in values if v is not None][:p]
+        line = [v for v in values[:p] if v is not None]
         after = line[0] + slopes[0] * p
         moves = [b - a for a, b in zip(line, [*line[1:], after], strict=True)]
         counts = Counter(moves)
@@ -192,6 +181,8 @@ def periodic(
             shift = shift - p if shift > p // 2 else shift
             shape = base * n + (jump - base) * sympy.floor((n + shift) / sympy.Integer(p))
             return sympy.expand(shape + (line[0] - shape.subs(n, first)))
+        if (found := _capped(moves, line, first)) is not None:
+            return found
     constants: list[Any] = [missing] * p
     for r in range(p):
         v = values[r]
@@ -203,6 +194,23 @@ def periodic(
     for r in range(p):
         turned[(first + r) % p] = slopes[r]
     return Periodic(n, *turned) * n + Periodic(n, *constants)
+
+
+def _capped(moves: list[int], line: list[int], first: int) -> sympy.Expr | None:
+    """`Min(n + a, p floor((n + b)/p) + c)`: in each period a jump, then steps of 1, then none."""
+    p = len(moves)
+    jumps = [k for k, move in enumerate(moves) if move > 1]
+    if len(jumps) != 1 or sum(moves) != p or min(moves) < 0:
+        return None
+    turned = moves[jumps[0] + 1 :] + moves[: jumps[0]]
+    ones = sum(turned)
+    if any(turned[ones:]):
+        return None
+    at = first + jumps[0] + 1  # just after the jump
+    value = line[0] + sum(moves[: jumps[0] + 1])
+    whole = at // p
+    start, value = at - whole * p, value - whole * p
+    return sympy.Min(n + value - start, p * sympy.floor((n - start) / sympy.Integer(p)) + value + ones)
 
 
 def _runs(at: Callable[[int], int | None], first: int, stop: int, missing: sympy.Expr) -> list[Branch]:
@@ -285,7 +293,7 @@ class _Reader:
             x = self.function(e.args[0])
             return x.max(x.neg())
         if isinstance(e, Periodic | Table):
-            return self.by_class(e, lambda value: self.function(value))
+            return self.by_class(e, self.function, steps=True)
         if isinstance(e, sympy.Piecewise):
             found, rest = self.function(sympy.oo), self.everywhere
             for value, condition in e.args:
@@ -304,15 +312,31 @@ class _Reader:
         if not classes:
             raise TooHardError(f"the formula {e}", "products with numbers only")
         others = sympy.Mul(*[x for x in e.args if x is not classes[0]])
-        return self.by_class(classes[0], lambda value: self.function(value * others))
+        return self.by_class(classes[0], lambda value: self.function(value * others), steps=False)
 
-    def by_class(self, e: Any, read: Callable[[Any], isl.PwAff]) -> isl.PwAff:
+    def by_class(self, e: Any, read: Callable[[Any], isl.PwAff], *, steps: bool) -> isl.PwAff:
+        """A case per class, or per run of classes whose values are equal (with `steps`: grow evenly)."""
         x = self.function(e.args[0])
         found = self.function(sympy.oo)
         if isinstance(e, Periodic):
             x = x.mod_val(isl.Val(len(e.args) - 1, CONTEXT))
-        for k, value in enumerate(e.args[1:]):
-            found = found.union_add(read(value).intersect_params(x.eq_set(self.constant(k))))
+        values = e.args[1:]
+        k = 0
+        while k < len(values):
+            last = k
+            step = values[k + 1] - values[k] if k + 1 < len(values) and values[k].is_Integer else sympy.nan
+            while (
+                (step.is_Integer if steps else step == 0)
+                and last + 1 < len(values)
+                and values[last + 1] - values[last] == step
+            ):
+                last += 1
+            here = x.ge_set(self.constant(k)) & x.le_set(self.constant(last))
+            value = read(values[k])
+            if last > k and step != 0:
+                value = value.add(x.sub(self.constant(k)).scale_val(self.value(step)))
+            found = found.union_add(value.intersect_params(here))
+            k = last + 1
         return found
 
     def region(self, c: sympy.Basic) -> isl.Set:

@@ -11,14 +11,15 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import stacks
-from pidsl.analysis.bound import Bound, Subject, exact, unknown
+from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.formulas import L, n
 from pidsl.analysis.piecewise import Branch, Formula, chain, formula
-from pidsl.analysis.stacks import Intervals, Stack, attempt, checked, connected, lag_sums, lags_of, stack
+from pidsl.analysis.stacks import Intervals, Stack, Subject, attempt, checked, connected, lag_sums, lags_of, stack
 from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term
-from pidsl.relation.isl import limited, read_set
+from pidsl.relation.isl import limited, read_map, read_set
 
+OPERATIONS = 600_000  # for a formula in L
 STABLE = 12  # layers within which sets that stop growing are noticed
 
 
@@ -94,15 +95,14 @@ class Reachable:
     def __repr__(self) -> str:
         if self.lags is None:
             return str(self.pairs)
-        found = attempt(lambda: stacks.intervals(self.lags)) if self.lags is not None else None
+        lags = self.lags
+        found = attempt(lambda: stacks.intervals(lags))
         if isinstance(found, tuple) and len(found) <= 64:
             return "{ " + ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in found) + " }"
         return str(self.lags)
 
 
 def _one_pair(i: int, j: int) -> isl.Map:
-    from pidsl.relation.isl import read_map
-
     return read_map(f"{{ [i] -> [j] : i = {i} and j = {j} }}")
 
 
@@ -139,9 +139,9 @@ def _set_of(parts: Intervals) -> isl.Set:
 
 def _bound(quantity: str, subject: object, layers: object) -> Bound:
     known = checked(subject)
-    if layers is None and not isinstance(known, tuple) or layers == L or getattr(layers, "name", None) == "L":
+    given: dict[str, object] = {"layers": "L"}
+    if (layers is None and not isinstance(known, tuple)) or getattr(layers, "name", None) == "L":
         found = attempt(lambda: _for_all_layers(quantity, known))
-        given = {"layers": "L"}
     else:
         layers_ = stack(known, None if layers is None else stacks.number(layers, "layers"))
         given = {"layers": len(layers_)}
@@ -162,9 +162,10 @@ def _for_layers(quantity: str, subject: Subject, layers: Stack) -> Bound:
         found = (_farthest_in if quantity == "farthest" else _contiguous_in)(lags)
     else:
         found = pairs_formula(quantity, connected(layers)) if lags is None else _set_formula(quantity, lags)
-    note = f"for shorter n the formula has more than {found.least} cases" if found.least > 1 else ""
-    return exact(subject, quantity, found.expr, method, given=given, assumptions=found.assumptions,
-                 reason=note.replace(f"more than {found.least}", "many"))  # fmt: skip
+    note = "for shorter n the formula has many cases" if found.least > 1 else ""
+    return exact(
+        subject, quantity, found.expr, method, given=given, assumptions=found.assumptions, reason=note
+    )  # fmt: skip
 
 
 def pairs_formula(quantity: str, pairs: isl.Map) -> Formula:
@@ -227,7 +228,8 @@ def _for_all_layers(quantity: str, subject: Subject) -> Bound:
         largest = lags[-1][1] if lags else 0
         return exact(subject, quantity, expr, "lag growth", given=given,
                      assumptions=(sympy.Ge(L, 0), sympy.Ge(n, largest * L + 1)))  # fmt: skip
-    return _stable(quantity, subject)
+    with limited("any number of layers", OPERATIONS):
+        return _stable(quantity, subject)
 
 
 def growth(lags: Intervals, quantity: str) -> sympy.Expr:
@@ -304,7 +306,7 @@ def _stable(quantity: str, term: Term) -> Bound:
     formulas: list[Formula] = []
     for count in range(STABLE):
         bound = _for_layers(quantity, term, (term,) * count)
-        formulas.append(Formula(bound.expr, max(int(c.rhs) for c in bound.assumptions)))  # type: ignore[attr-defined]
+        formulas.append(Formula(bound.expr, max(int(c.rhs) for c in bound.assumptions)))
         if count and _same(term, count):
             break
     else:

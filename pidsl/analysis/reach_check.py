@@ -12,9 +12,10 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.formulas import L, n
+from pidsl.analysis.formulas import L
 from pidsl.analysis.piecewise import function, region
 from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.stacks import Stack, checked, stack
 from pidsl.language.terms import Term
 from pidsl.relation.build import unclipped
 from pidsl.relation.isl import coalesced, limited, read_map, read_set
@@ -25,9 +26,18 @@ CHECK_OPERATIONS = 8_000_000  # a proof may take longer than its statement
 Parts = list[tuple[int, int]]
 
 
+def schedule_of(bound: Bound) -> Stack:
+    """The terms of the statement.
+
+    Raises:
+        TermError: they are given by a rule.
+    """
+    return stack(checked(bound.subject), None)
+
+
 def stack_of(bound: Bound, layers: int) -> list[Term]:
     """The terms of so many layers, the layer at the input first."""
-    schedule = bound.subject if isinstance(bound.subject, tuple) else (bound.subject,)
+    schedule = schedule_of(bound)
     return [schedule[k % len(schedule)] for k in range(layers)]
 
 
@@ -72,7 +82,7 @@ def judge(quantity: str, lags: isl.Set, missing: isl.Set, bound: Bound, where: i
     f = function(bound.expr, names).intersect_params(where)
     value = isl.Set.from_pw_aff(f)
     if quantity == "farthest":
-        lags = lags & where.align_params(lags.get_space()) if False else lags.intersect_params(where)
+        lags = lags.intersect_params(where)
         if not value.is_subset(lags):
             return "some n has no pair with that lag"
         if not (value.apply(read_map("{ [v] -> [d] : d > v }")) & lags).is_empty():
@@ -184,6 +194,8 @@ def points(lags: isl.Set) -> Parts:
     found: Parts = []
     for part in lags.make_disjoint().compute_divs().get_basic_sets():
         one = isl.Set.from_basic_set(part)
+        if one.is_empty():
+            continue
         low, high = int(one.dim_min_val(0).to_python()), int(one.dim_max_val(0).to_python())
         if one.is_equal(read_set(f"{{ [d] : {low} <= d <= {high} }}")):
             found.append((low, high))
@@ -219,13 +231,14 @@ def check_lag_growth(bound: Bound) -> Verdict:
     if isinstance(bound.subject, tuple):
         return Verdict(False, failure="a schedule")
     with limited("checking lags for any number of layers"):
-        sets = lag_sets([bound.subject])
+        (term,) = schedule_of(bound)
+        sets = lag_sets([term])
         where = region(bound.assumptions, ("n", "L"))
-        if sets is None or not sets[bound.subject].is_bounded():
+        if sets is None or not sets[term].is_bounded():
             return Verdict(False, failure="not a causal, translation invariant term with finitely many lags")
         if where.is_empty():
             return Verdict(False, failure="no n and L satisfy the assumptions")
-        lags = points(sets[bound.subject])
+        lags = points(sets[term])
         largest = lags[-1][1] if lags else 0
         beyond = read_set(f"[n, L] -> {{ : L >= 0 and n > {largest} L }}")
         if not where.is_subset(beyond):
@@ -238,7 +251,8 @@ def check_lag_growth(bound: Bound) -> Verdict:
             tail = sympy.Integer(0 if lags and lags[0][0] == 0 else -1)
         else:
             tail = largest * L if lags else -sympy.oo
-        cases = sympy.Piecewise((tail, L >= max(last, 1)), *((reach[k], sympy.Eq(L, k)) for k in range(1, last)), (0, True))
+        early = [(reach[k], sympy.Eq(L, k)) for k in range(1, last)]
+        cases = sympy.Piecewise((tail, L >= max(last, 1)), *early, (0, True))
         wanted = function(cases, ("n", "L")).intersect_params(where)
         given = function(bound.expr, ("n", "L")).intersect_params(where)
         same = wanted.domain().is_equal(given.domain()) and wanted.domain().is_subset(wanted.eq_set(given))
@@ -284,7 +298,7 @@ def check_stable_layers(bound: Bound) -> Verdict:
         where = region(bound.assumptions, ("n", "L"))
         if where.is_empty():
             return Verdict(False, failure="no n and L satisfy the assumptions")
-        one = layer(bound.subject)
+        one = layer(schedule_of(bound)[0])
         seen = read_map("[n] -> { [i] -> [i] : 0 <= i < n }")
         for count in range(20):
             after = coalesced(one.apply_range(seen))
@@ -296,6 +310,3 @@ def check_stable_layers(bound: Bound) -> Verdict:
                 return Verdict(True, (f"{count} layers connect what more do", "the formula for each number up to it"))
             seen = after
     return Verdict(False, failure="the layers go on to connect more")
-
-
-__all__ = ["check_lag_growth", "check_lag_sums", "check_layers", "check_stable_layers", "n"]

@@ -13,17 +13,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import islpy as isl
 
-from pidsl.analysis.bound import Subject
 from pidsl.errors import SizeError, TermError, TooHardError
 from pidsl.language.terms import Algebra, Term, require_concrete
 from pidsl.relation.build import relation
 from pidsl.relation.isl import coalesced, limited, read_map, read_set
 
 Stack = tuple[Term, ...]
+Subject = Term | Stack  # one term for all layers, or a term per layer
 T = TypeVar("T")
 
 WHOLE = 4096  # layers beyond this are asked for with L as a parameter
@@ -47,15 +47,14 @@ def checked(subject: object) -> Subject:
         TermError: it is neither, or there is no term in it.
         SymbolError: a term holds unbound symbols.
     """
-    if isinstance(subject, Algebra):
-        require_concrete(subject, "follow it through layers")  # type: ignore[arg-type]
-        return subject  # type: ignore[return-value]
-    items = tuple(subject) if isinstance(subject, Iterable) else ()
+    single = isinstance(subject, Algebra)
+    items = (subject,) if single else tuple(subject) if isinstance(subject, Iterable) else ()
     if not items or not all(isinstance(x, Algebra) for x in items):
         raise TermError(f"{subject!r}", "a term, or a term per layer, the layer at the input first")
-    for term in items:
+    terms = cast(Stack, items)
+    for term in terms:
         require_concrete(term, "follow it through layers")
-    return items
+    return terms[0] if single else terms
 
 
 def stack(subject: Subject, layers: int | None) -> Stack:
@@ -160,6 +159,8 @@ def intervals(lags: isl.Set) -> Intervals | None:
         return None
     found: list[tuple[int, int]] = []
     for part in lags.compute_divs().get_basic_sets():
+        if part.is_empty():
+            continue
         low, high = extent(isl.Set.from_basic_set(part))
         if part.get_local_space().dim(isl.dim_type.div) == 0:
             found.append((low, high))
@@ -293,4 +294,3 @@ def attempt(action: Callable[[], T]) -> T | TooHardError:
         return e
     except isl.Error as e:  # an assertion of isl's own
         return TooHardError(f"isl failed: {e}".splitlines()[0], "an answer")
-
