@@ -3,7 +3,7 @@
     python benchmarks/peers.py                      the table, and benchmarks/results/<device>-<n>.json
     python benchmarks/peers.py --cases window,ring --peers pidsl,"dense SDPA" --quick
     python benchmarks/peers.py --memory             peak memory of a long forward, in a fresh process
-    python benchmarks/peers.py --compile-time       term to source, and what that allocates
+    python benchmarks/peers.py --compile-time       term to source for the words and for random unions of three
 
 One process; the sides take turns within each round, after warm-up; medians with (min .. max). Errors are the largest
 differences from a float64 evaluation of the pattern's predicate on sampled query rows (the gradients: of a loss that
@@ -26,7 +26,8 @@ from typing import Any
 import torch
 from cases import CASES
 from compare import Inputs, compare, describe
-from extras import compile_time, memory, memory_child
+from compile_time import of_unions, of_words
+from extras import memory, memory_child
 from sides import SIDES
 
 from pidsl.demo.measure import default_device, machine, versions
@@ -62,7 +63,8 @@ def stages(args: argparse.Namespace, device: torch.device) -> tuple[str, Iterabl
     if args.memory:
         return f"{device.type}-memory", ({"memory": memory(args, device)} for _ in range(1))
     if args.compile_time:
-        return "compile-time", ({"compile_time": compile_time()} for _ in range(1))
+        measures = {"compile_time": of_words, "compile_time_of_unions": of_unions}
+        return "compile-time", ({name: measure()} for name, measure in measures.items())
     return f"{device.type}-{args.n}", comparison(args, device)
 
 

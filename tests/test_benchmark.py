@@ -89,14 +89,20 @@ def test_memory_of_a_forward(peers: ModuleType, tmp_path: Path) -> None:
 
 
 def test_time_from_term_to_source(peers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = sys.modules["extras"].vocabulary
+    whole, unions = (getattr(sys.modules["compile_time"], name) for name in ("vocabulary", "unions"))
     assert len(whole(0)) > 20
     for (name, a), b in zip(whole(0).items(), whole(1).values(), strict=True):
         assert a != b, f"{name} would come from a cache"
-    monkeypatch.setattr("extras.vocabulary", lambda x: {"window": whole(x)["window"]})
+    assert unions(0) == unions(0) and len(set(unions(0)) & set(unions(1))) < len(unions(0)) // 20
+    monkeypatch.setattr("compile_time.vocabulary", lambda x: {"window": whole(x)["window"]})
+    monkeypatch.setattr("compile_time.UNIONS", 3)
     out = tmp_path / "time.json"
     assert peers.main(["--compile-time", "--device", "cpu", "--out", str(out)]) == 0
-    rows = json.loads(out.read_text())["compile_time"]
+    report = json.loads(out.read_text())
+    rows = report["compile_time"]
     assert [row["backend"] for row in rows] == ["torch", "triton"]
     for row in rows:
         assert len(row["seconds"]) == len(row["cpu_seconds"]) == 5 and row["peak_python_bytes"] > 0
+    for row in report["compile_time_of_unions"]:
+        times = row["cpu_seconds"]
+        assert 0 < times["median"] <= times["percentile_90"] <= times["maximum"] and row["unions"] == 3
