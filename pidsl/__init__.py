@@ -5,6 +5,7 @@ Declare which query may see which key as a short expression, ask what it costs a
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pidsl.errors import (
@@ -40,22 +41,32 @@ from pidsl.language.vocabulary import (
 )
 
 if TYPE_CHECKING:
+    from pidsl.analysis.bound import Bound
+    from pidsl.analysis.claims import check_claims
+    from pidsl.analysis.compare import compare
+    from pidsl.analysis.design import design
     from pidsl.runtime.kernel import Kernel, compile
 
 __all__ = [
-    "ArgumentError", "BackendError", "Gate", "Kernel", "ParseError", "PidslError", "PredicateError",
+    "ArgumentError", "BackendError", "Bound", "Gate", "Kernel", "ParseError", "PidslError", "PredicateError",
     "Schedule", "SizeError", "SymbolError", "Term", "TermError", "TooHardError", "TruthError", "blocks", "causal",
-    "compile", "empty", "full", "gate", "keys", "lags", "layers", "maximum", "minimum", "pairs", "parse", "queries",
-    "ring", "stride", "symbols", "where", "window",
+    "check_claims", "compare", "compile", "design", "empty", "full", "gate", "keys", "lags", "layers", "maximum",
+    "minimum", "pairs", "parse", "queries", "ring", "stride", "symbols", "where", "window",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 
-if not TYPE_CHECKING:  # kernels need torch: it is imported when they are first asked for
+if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported when it is first asked for
+    _LATER = {
+        "Bound": "pidsl.analysis.bound",
+        "check_claims": "pidsl.analysis.claims",
+        "compare": "pidsl.analysis.compare",
+        "design": "pidsl.analysis.design",
+        "Kernel": "pidsl.runtime.kernel",
+        "compile": "pidsl.runtime.kernel",
+    }
 
     def __getattr__(name: str) -> Any:
-        if name in ("Kernel", "compile"):
-            from pidsl.runtime import kernel
-
-            return getattr(kernel, name)
+        if name in _LATER:
+            return getattr(import_module(_LATER[name]), name)
         raise AttributeError(f"module 'pidsl' has no attribute {name!r}")

@@ -276,6 +276,8 @@ class WindowAndSomeSkips(Family):
         start = (*self.needs, L >= 0, 0 <= g, g <= L)
         slack = (p - k) * (g - s) >= 0
         far = k * (L - g) + p * g
+        enough = And(0 <= self.skips, self.skips <= L)
+        yield Obligation("no more skips than layers", (*self.needs, L >= 1), enough)
         yield Obligation("a product of two that are >= 0", (*start, s <= g), slack)
         yield Obligation("nothing beyond", (*start, self.reached(x, L, g, s), slack), x <= far)
         yield Obligation("reached", start, self.reached(far, L, g, g))

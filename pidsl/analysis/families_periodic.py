@@ -82,7 +82,9 @@ class WindowAndComb(ByLag):
             tops = (p * q <= n - 1, n - 1 < p * q + p, n >= 1)
             formula = sympy.Max(sympy.Min(k * L, n - 1), p * q + sympy.Min(n - 1 - p * q, k * (L - 1)))
             known = (*tops, sympy.Eq(far, formula))
-            yield self.obligation("p*q <= n - 1 < p*(q + 1)", (n >= 1, sympy.Eq(q, sympy.floor((n - 1) / p))), And(*tops))
+            yield self.obligation(
+                "p*q <= n - 1 < p*(q + 1)", (n >= 1, sympy.Eq(q, sympy.floor((n - 1) / p))), And(*tops)
+            )
             before = Or(s >= q, p * s <= p * q - p)
             yield self.obligation("an earlier multiple is p earlier", tops, before)
             yield self.obligation("a later multiple is beyond n", (*tops, s > q), p * s >= p * q + p)
@@ -109,6 +111,54 @@ class WindowAndComb(ByLag):
         yield self.obligation("none: not the next", (none, spread), Not(self.reached(k * L + 1, L, s)))
         if quantity == "depth":
             yield from least_layers(self, self.answer("depth"))
+
+
+@dataclass(frozen=True)
+class DilatedWindow(ByLag):
+    """Lags 0, d, ..., k d for d >= 2. The witness is the lag in steps of d."""
+
+    term: Term
+    k: sympy.Expr
+    d: sympy.Expr
+    shown: ClassVar[str] = "L layers reach d*w for w = 0..k*L"
+
+    @property
+    def needs(self) -> tuple[Condition, ...]:  # type: ignore[override]
+        return (self.k >= 1, self.d >= 2)
+
+    def reached(self, lag: sympy.Expr, layers: sympy.Expr, w: sympy.Expr) -> Condition:
+        return And(0 <= w, w <= self.k * layers, sympy.Eq(lag, self.d * w))
+
+    def closed_form(self) -> Iterator[Obligation]:
+        steps = sympy.floor(x / self.d)
+        yield self.obligation("one layer, in", (self.one_layer(x),), self.reached(x, ONE, steps))
+        yield self.obligation("one layer, out", (0 <= s, s <= self.k), self.one_layer(self.d * s))
+        now = (self.reached(x, L, s), 0 <= t, t <= self.k)
+        yield self.obligation("one more layer reaches no more", now, self.reached(x + self.d * t, L + 1, s + t))
+        first = sympy.Min(s, self.k)
+        back = And(self.one_layer(self.d * first), self.reached(x - self.d * first, L, s - first))
+        yield self.obligation("one more layer reaches it", (self.reached(x, L + 1, s),), back)
+
+    def answer(self, quantity: str) -> Answer:
+        if quantity == "farthest":
+            far = self.k * self.d * L
+            return Answer(far, (L >= 1, n > far))
+        if quantity == "contiguous":
+            return Answer(ZERO, (L >= 1, n >= 2))
+        return Answer(sympy.oo, (n >= 2,), "no number of layers is enough: lag 1 is no multiple of the dilation")
+
+    def theorem(self, quantity: str) -> Iterator[Obligation]:
+        if quantity == "farthest":
+            far = self.k * self.d * L
+            slack = self.d * (self.k * L - s) >= 0
+            yield self.obligation("a product of two that are >= 0", (s <= self.k * L,), slack)
+            yield self.obligation("nothing beyond", (self.reached(x, L, s), slack), x <= far)
+            yield self.obligation("reached", (), self.reached(far, L, self.k * L))
+            return
+        yield self.obligation("lag 0", (), self.reached(ZERO, L, ZERO))
+        spread = Or(s <= 0, self.d * s >= 2)
+        yield self.obligation("multiples are 0, or 2 and more", (), spread)
+        yield self.obligation("not lag 1", (spread,), Not(self.reached(ONE, L, s)))
 
 
 @dataclass(frozen=True)
@@ -181,7 +231,9 @@ class OwnBlock(Family):
         if quantity == "contiguous":
             return Answer(sympy.Piecewise((n - 1, n <= self.b), (0, True)), (L >= 1, n >= 1))
         depth = sympy.Piecewise((ONE, n <= self.b), (sympy.oo, True))
-        return Answer(depth, (n >= 1,), "beyond one block no number of layers is enough: token b never sees token b - 1")
+        return Answer(
+            depth, (n >= 1,), "beyond one block no number of layers is enough: token b never sees token b - 1"
+        )
 
     def theorem(self, quantity: str) -> Iterator[Obligation]:
         b = self.b
@@ -298,7 +350,7 @@ class BaseLags(Family):
         far = self.base**L - 1
         if quantity in ("farthest", "contiguous"):
             return Answer(far, (L >= 0, n > far if quantity == "farthest" else n > far + 1))
-        return Answer(CeilLog(self.base, n), (n >= 1,), "the least L with base^L >= n")
+        return Answer(sympy.Max(1, CeilLog(self.base, n)), (n >= 1,), "the least L >= 1 with base^L >= n")
 
     def theorem(self, quantity: str) -> Iterator[Obligation]:
         yield from ()  # L layers reach exactly 0 .. base^L - 1: the formulas say nothing else

@@ -15,7 +15,14 @@ import sympy
 from pidsl.analysis import smt
 from pidsl.analysis.bound import Bound, Subject
 from pidsl.analysis.families import Family, WindowAndSkip, WindowAndSomeSkips, WindowOnly
-from pidsl.analysis.families_periodic import BaseLags, OwnBlock, StrideAlone, WindowAndComb, WindowAndSinks
+from pidsl.analysis.families_periodic import (
+    BaseLags,
+    DilatedWindow,
+    OwnBlock,
+    StrideAlone,
+    WindowAndComb,
+    WindowAndSinks,
+)
 from pidsl.analysis.formulas import CeilLog, L, from_index, n, symbol
 from pidsl.analysis.lag_sets import Condition, NotByLag, Progression, Reader, Sides, domain, holds_at
 from pidsl.analysis.proofs import Verdict
@@ -82,6 +89,11 @@ def _by_lag(term: Term, sides: Sides) -> Family:
     zero = [p for p in sides.past if p.start == 0 and p.step == 1 and p.last is not None]
     singles = [p for p in sides.past if p.is_single and p.start != 0]
     combs = [p for p in sides.past if p.last is None and p.start == 0 and p.step != 1]
+    steps = [p for p in sides.past if p.start == 0 and p.step != 1 and p.last is not None and not p.is_single]
+    if len(steps) == len(sides.past) == 1 and steps[0].last is not None:
+        k = sympy.cancel(steps[0].last / steps[0].step)
+        if k.as_numer_denom()[1] == 1:
+            return DilatedWindow(term, k, steps[0].step)
     if len(zero) + len(singles) + len(combs) != len(sides.past) or len(zero) > 1:
         raise NotByLag("it is no window with a skip or a comb")
     k = zero[0].last if zero else sympy.Integer(0)

@@ -49,8 +49,13 @@ class Method:
 
 _REACH = "pidsl.analysis.reach_check"
 _DEPTH = "pidsl.analysis.depth_check"
+_COST = "pidsl.analysis.cost_check"
 
 METHODS: dict[str, Method] = {
+    "from the exact formula": Method(
+        "compared with the exact formula, whose own proof comes first, for all values of the symbols (z3)",
+        "pidsl.analysis.judge:check_claim",
+    ),
     "first differences": Method(
         "one more lag is one more key, for all values of the symbols (z3), and the first lag agrees",
         "pidsl.analysis.lag_degree:check_degree",
@@ -83,7 +88,8 @@ METHODS: dict[str, Method] = {
     # pairs and lags of several layers
     "layers": Method("isl composes the layers and compares the formula for all n", f"{_REACH}:check_layers"),
     "lag sums": Method(
-        "causal and translation invariant: sums of lags, compared with the formula for all n", f"{_REACH}:check_lag_sums"
+        "causal and translation invariant: sums of lags, compared with the formula for all n",
+        f"{_REACH}:check_lag_sums",
     ),
     "lag growth": Method("sums of lags, and induction on the number of layers", f"{_REACH}:check_lag_growth"),
     "lag depth": Method("sums of lags, and induction on the number of layers", f"{_DEPTH}:check_lag_depth"),
@@ -92,6 +98,9 @@ METHODS: dict[str, Method] = {
         f"{_DEPTH}:check_depth",
     ),
     "matrices": Method("boolean matrices for this n, until they repeat", f"{_DEPTH}:check_matrices"),
+    "form in L": Method(
+        "isl verifies the pairs of L layers by induction on L, and compares the formula", f"{_REACH}:check_form_in_l"
+    ),
     "stable layers": Method(
         "isl composes layers until one more adds nothing, and compares the formula", f"{_REACH}:check_stable_layers"
     ),
@@ -99,6 +108,16 @@ METHODS: dict[str, Method] = {
         "the second differences in n are the keys gained, for all values of the symbols (z3), and n = 0, 1 agree",
         "pidsl.analysis.lag_pairs:check_pairs",
     ),
+    # costs, and what needs no layer
+    "from the pairs": Method(
+        "the number of pairs, proved by itself, times a constant (or its share of n * n)",
+        f"{_COST}:check_scaled",
+    ),
+    "from the live keys": Method(
+        "the number of live keys, proved by itself, times a constant", f"{_COST}:check_scaled"
+    ),
+    "tensor sizes": Method("the shapes of the tensors that are read or written", f"{_COST}:check_sizes"),
+    "no layer": Method("without a layer, every token is itself", f"{_COST}:check_no_layer"),
     "second differences, at most": Method(
         "the second differences in n are at least the keys gained, for all values of the symbols (z3)",
         "pidsl.analysis.lag_pairs:check_pairs",

@@ -27,7 +27,9 @@ from pidsl.analysis.proofs import Verdict
 from pidsl.errors import TermError
 
 RESOURCES = 8_000_000  # z3's own count for one question, the same on every machine: at most a few seconds
+FIRST_RESOURCES = 2_000_000  # before products are added
 PRUNE_RESOURCES = 200_000
+MOST_FACTORS = 14  # conditions whose products are formed
 MOST_CASES = 4096
 
 Condition = sympy.Basic  # a relation or a combination of them
@@ -87,23 +89,23 @@ class Prover:
 
     def all(self, obligations: Iterable[Obligation]) -> bool:
         """Whether every one holds."""
-        return all([self.prove(o) for o in obligations])
+        for obligation in obligations:
+            self.prove(obligation)
+        return not self.failure
 
     def verdict(self) -> Verdict:
         """What came of it."""
         return Verdict(not self.failure, tuple(self.steps), self.failure, "\n(reset)\n".join(self.scripts))
 
     def _refusal(self, o: Obligation) -> str:
-        cases = 0
         parts = [*o.conditions, o.conclusion]
         divisors = {s for x in parts for a in x.atoms(sympy.floor, sympy.Mod) for s in _divisor(a).free_symbols}
         named = {s for x in parts for s in x.free_symbols}
-        start = _Case(list(o.conditions), o.conclusion, frozenset(named - divisors))
+        start = _Case([*o.conditions, *_logarithms(parts)], o.conclusion, frozenset(named - divisors))
         if o.split is not None:
             start = self._euclid(start, *o.split)
-        for case in self._cases(start):
-            cases += 1
-            if cases > MOST_CASES:
+        for number, case in enumerate(self._cases(start)):
+            if number >= MOST_CASES:
                 return f"more than {MOST_CASES} cases"
             answer = self._ask(o.name, case)
             if answer != "unsat":
@@ -191,7 +193,10 @@ class Prover:
 
     def _ask(self, name: str, case: _Case) -> str:
         """`unsat` when the conclusion follows, else what z3 says instead."""
-        answer, script, model = _ask_z3([*case.conditions, sympy.Not(case.conclusion)], wanted=True)
+        wrong = [*case.conditions, sympy.Not(case.conclusion)]
+        answer, script, model = _ask_z3(wrong, wanted=True, resources=FIRST_RESOURCES)
+        if answer not in ("sat", "unsat"):
+            answer, script, model = _ask_z3([*wrong, *_products(case.conditions)], wanted=True)
         self.scripts.append(f"; {name}\n{script}")
         return answer if answer != "sat" else f"does not hold at {model}"
 
@@ -235,6 +240,18 @@ def _innermost(parts: Sequence[Condition]) -> Any:
     return None
 
 
+def _products(conditions: Sequence[Condition]) -> list[Condition]:
+    """Products of two polynomials that are >= 0 are >= 0: z3 does not look for them itself."""
+    factors: dict[sympy.Expr, None] = {}
+    for condition in conditions:
+        for c in sympy.And.make_args(condition):
+            x = _at_least_zero(c)
+            if x is not None and not x.is_Number:
+                factors.setdefault(x)
+    short = sorted(factors, key=lambda x: (x.count_ops(), str(x)))[:MOST_FACTORS]
+    return [sympy.expand(x * y) >= 0 for k, x in enumerate(short) for y in short[k:]]
+
+
 def _without_equalities(case: _Case) -> _Case:
     """`k <= n and n <= k`: k replaced by n everywhere, so that their quotients become one."""
     known: dict[sympy.Expr, Condition] = {}
@@ -269,6 +286,23 @@ def _divided(x: sympy.Expr, by: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
         whole = share.as_numer_denom()[1] == 1
         multiple, rest = (multiple + share, rest) if whole else (multiple, rest + term)
     return multiple, rest
+
+
+def _logarithms(parts: Sequence[Condition]) -> list[Condition]:
+    """What is known of c(x), the least c >= 0 with b**c >= x, for b >= 2 and x >= 1.
+
+    0 <= c(x) <= x - 1, 1 <= c(x) for x >= 2 and, as b**c >= x gives b**(c + 1) >= 2*x >= x + 1, c(x) <= c(x + 1) <= c(x) + 1.
+    """
+    atoms = sorted({a for part in parts for a in part.atoms(CeilLog)}, key=sympy.default_sort_key)
+    found: list[Condition] = []
+    for a in atoms:
+        base, x = a.args
+        fits = sympy.And(base >= 2, x >= 1)
+        found.append(sympy.Or(sympy.Not(fits), sympy.And(a >= 0, a <= x - 1, sympy.Or(x < 2, a >= 1))))
+        for b in atoms:
+            if b.args[0] == base and sympy.expand(b.args[1] - x) == 1:
+                found.append(sympy.Or(sympy.Not(fits), sympy.And(a <= b, b <= a + 1)))
+    return found
 
 
 def _divisor(atom: sympy.Expr) -> sympy.Expr:
@@ -343,6 +377,6 @@ def _integer(e: sympy.Expr) -> Any:
         return z3.Product([_integer(x) for x in e.args])
     if e.is_Pow and e.exp.is_Integer and e.exp > 0:
         return z3.Product([_integer(e.base)] * int(e.exp))
-    if e.is_Pow and e.is_integer is not False or isinstance(e, CeilLog):
+    if isinstance(e, CeilLog) or (e.is_Pow and e.is_integer is not False):
         return z3.Int(str(e))  # an integer of which nothing else is known
     raise TypeError(f"not a polynomial with integer coefficients: {e}")
