@@ -7,7 +7,7 @@ pattern has numbers only, the answer holds for every number of tokens n; with sy
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 
@@ -26,7 +26,7 @@ from pidsl.errors import SizeError, TermError, TooHardError
 from pidsl.language.schedule import Schedule
 from pidsl.language.terms import Algebra, Term
 
-Assume = str | sympy.Basic | Iterable[str | sympy.Basic]
+Assume: TypeAlias = str | sympy.Basic | Iterable[str | sympy.Basic]
 Patterns = Term | Schedule | LayerRule | Iterable[Term]
 
 BIND = "bind the symbols to numbers: isl answers for any pattern"

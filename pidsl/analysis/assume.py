@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import sympy
 
@@ -11,7 +12,7 @@ from pidsl.analysis import smt
 from pidsl.analysis.formulas import symbol
 from pidsl.errors import ParseError
 
-Condition = sympy.Basic
+Condition: TypeAlias = sympy.Basic
 
 _COMPARE: dict[type[ast.cmpop], type[sympy.Rel]] = {
     ast.Lt: sympy.StrictLessThan, ast.LtE: sympy.LessThan, ast.Gt: sympy.StrictGreaterThan,
@@ -45,14 +46,10 @@ def _read(text: str) -> list[Condition]:
         raise _bad(text) from None
     if not isinstance(tree, ast.Compare):
         raise _bad(text)
-    sides = [_expression(x, text) for x in (tree.left, *tree.comparators)]
-    return [_COMPARE[type(op)](a, b) for op, a, b in zip(tree.ops, sides[:-1], sides[1:], strict=True) if _known(op, text)]
-
-
-def _known(op: ast.cmpop, text: str) -> bool:
-    if type(op) not in _COMPARE:
+    if any(type(op) not in _COMPARE for op in tree.ops):
         raise _bad(text)
-    return True
+    sides = [_expression(x, text) for x in (tree.left, *tree.comparators)]
+    return [_COMPARE[type(op)](a, b) for op, a, b in zip(tree.ops, sides[:-1], sides[1:], strict=True)]
 
 
 def _expression(tree: ast.expr, text: str) -> sympy.Expr:

@@ -19,7 +19,7 @@ import sympy
 
 from pidsl.analysis.formulas import Value, number, symbol, value_of
 from pidsl.analysis.schedules import LayerRule
-from pidsl.errors import SizeError, SymbolError, TooHardError
+from pidsl.errors import SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.terms import Term
 
 if TYPE_CHECKING:
@@ -70,6 +70,17 @@ class Bound:
     def is_known(self) -> bool:
         """Whether there is a formula at all."""
         return self.relation != "unknown"
+
+    @property
+    def term(self) -> Term:
+        """The subject, where it is one term.
+
+        Raises:
+            TermError: it is a schedule.
+        """
+        if isinstance(self.subject, tuple | LayerRule):
+            raise TermError(self.shown_subject, "one term", where=self.quantity)
+        return self.subject
 
     @property
     def symbols(self) -> frozenset[str]:

@@ -238,7 +238,7 @@ def claims() -> Sequence[Claim]:
             "Sparse Transformer, strided, cost", SPARSE, "O(n sqrt n) pairs",
             "the stride is the root of n: at most 2*stride keys for each of stride**2 tokens",
             _claim(
-                window(p - 1) | (stride(p) & causal), "max degree", "<=", 2 * P, "period >= 2, n >= 2, n == period*period"
+                window(p - 1) | (stride(p) & causal), "max degree", "<=", 2 * P, "period >= 2, n == period*period"
             ),
         ),
         Claim(
@@ -259,7 +259,7 @@ def claims() -> Sequence[Claim]:
         Claim(
             "PowerAttention, reach", POWER, "after L layers 2^L tokens are reached",
             "lags 0, 1, 2, 4, ..., 1024 in every layer, L = 8: the last 2^8 tokens without a gap",
-            _claim(lags(0, *(2**e for e in range(11))), "contiguous", ">=", sympy.Integer(2**8 - 1), "n > 600", layers=8),
+            _claim(lags(0, *(2**e for e in range(11))), "contiguous", ">=", sympy.Integer(255), "n > 600", layers=8),
         ),
         Claim(
             "PowerAttention, distance", POWER, "distance at most log n between any two tokens",

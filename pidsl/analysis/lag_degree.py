@@ -73,8 +73,7 @@ def _upto(p: Progression, reader: Reader) -> sympy.Expr:
 
 def check_degree(bound: Bound) -> Verdict:
     """Verify by first differences."""
-    assert not isinstance(bound.subject, tuple)
-    term = bound.subject
+    term = bound.term
     assumptions = tuple(dict.fromkeys((*domain(term), *bound.assumptions)))
     if not smt.consistent(assumptions):
         return Verdict(False, failure="the assumptions contradict each other")

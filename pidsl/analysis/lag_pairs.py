@@ -77,8 +77,7 @@ def steps_to(p: Progression) -> sympy.Expr:
 
 def check_pairs(bound: Bound) -> Verdict:
     """Verify the formula by its second differences."""
-    assert not isinstance(bound.subject, tuple)
-    term, assumptions, f = bound.subject, bound.assumptions, bound.expr
+    term, assumptions, f = bound.term, bound.assumptions, bound.expr
     assumptions = tuple(dict.fromkeys((*domain(term), *assumptions)))
     prover = smt.Prover()
     if not smt.consistent(assumptions):

@@ -256,10 +256,10 @@ def _greatest(past: Iterable[Progression]) -> sympy.Expr:
 def check_live(bound: Bound) -> Verdict:
     """Verify the largest lag, from the term; the size of the two intervals is arithmetic."""
     assumptions = bound.assumptions
-    if isinstance(bound.subject, tuple | LayerRule) or not smt.consistent([*assumptions]):
+    if not smt.consistent([*assumptions]):
         return Verdict(False, failure="the assumptions contradict each other")
     try:
-        live = _live(bound.subject, tuple(c for c in assumptions if t not in c.free_symbols))
+        live = _live(bound.term, tuple(c for c in assumptions if t not in c.free_symbols))
     except NotByLag as e:
         return Verdict(False, failure=str(e))
     prover = smt.Prover()

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import gcd, lcm
+from typing import TypeAlias
 
 import sympy
 
@@ -44,7 +45,7 @@ from pidsl.language.terms import (
     walk,
 )  # fmt: skip
 
-Condition = sympy.Basic
+Condition: TypeAlias = sympy.Basic
 
 
 class NotByLag(Exception):

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 import z3
@@ -32,7 +32,7 @@ PRUNE_RESOURCES = 200_000
 MOST_FACTORS = 14  # conditions whose products are formed
 MOST_CASES = 4096
 
-Condition = sympy.Basic  # a relation or a combination of them
+Condition: TypeAlias = sympy.Basic  # a relation or a combination of them
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,8 @@ class Prover:
             x = atom.args[0]
             return [(x, [x >= 0]), (-x, [x < 0])]
         if isinstance(atom, sympy.Piecewise):
-            branches, before = [], []
+            branches: list[tuple[sympy.Expr, list[Condition]]] = []
+            before: list[Condition] = []
             for x, condition in atom.args:
                 branches.append((x, [*before, condition]))
                 before.append(sympy.Not(condition))
@@ -291,7 +292,8 @@ def _divided(x: sympy.Expr, by: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
 def _logarithms(parts: Sequence[Condition]) -> list[Condition]:
     """What is known of c(x), the least c >= 0 with b**c >= x, for b >= 2 and x >= 1.
 
-    0 <= c(x) <= x - 1, 1 <= c(x) for x >= 2 and, as b**c >= x gives b**(c + 1) >= 2*x >= x + 1, c(x) <= c(x + 1) <= c(x) + 1.
+    0 <= c(x) <= x - 1 and 1 <= c(x) for x >= 2. As b**c >= x gives b**(c + 1) >= 2*x >= x + 1,
+    c(x) <= c(x + 1) <= c(x) + 1.
     """
     atoms = sorted({a for part in parts for a in part.atoms(CeilLog)}, key=sympy.default_sort_key)
     found: list[Condition] = []
@@ -328,8 +330,8 @@ def _ask_z3(
     solver.set("rlimit", resources)
     for c in conditions:
         solver.add(_boolean(c))
+    script = f"(set-logic QF_NIA)\n{solver.sexpr()}(check-sat)\n" if wanted else ""  # before z3 rewrites it
     answer = str(solver.check())
-    script = solver.sexpr() + "(check-sat)\n" if wanted else ""
     model = ""
     if wanted and answer == "sat":
         found = solver.model()
