@@ -1,0 +1,145 @@
+"""The conventions of `cost`, and what verifies a quantity that is pairs or live keys times a factor.
+
+The checker asks for the pairs (or the live keys) of the term anew, verifies that answer, and then shows that the
+formula of the statement is the factor times it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+
+from pidsl.analysis import smt
+from pidsl.analysis.bound import Bound
+from pidsl.analysis.formulas import n, symbol
+from pidsl.analysis.proofs import Verdict
+
+t = symbol("t")
+
+DTYPES = {
+    "bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8
+}  # fmt: skip
+
+FLOPS = {"forward flops": 4, "backward flops": 10}  # per attended pair and element of a row
+
+TENSORS = {
+    "forward read bytes": ("q", "k", "v"),
+    "forward write bytes": ("out", "lse"),
+    "backward read bytes": ("q", "k", "v", "out", "dout", "lse"),
+    "backward write bytes": ("dq", "dk", "dv"),
+    "memory bytes": ("out", "lse"),
+}
+
+
+def tensor_bytes(quantity: str, given: dict[str, Any]) -> sympy.Expr:
+    """The size of the tensors that a quantity counts, as a formula in n."""
+    total = sympy.Integer(0)
+    for tensor in TENSORS[quantity]:
+        heads = given["kv_heads"] if tensor in ("k", "v", "dk", "dv") else given["heads"]
+        size = DTYPES[given["dtype"]]
+        row = max(4, size) if tensor == "lse" else size * given["head_dim"]  # lse: float32, float64 for float64
+        total += given["batch"] * heads * row * n
+    return total
+
+
+def factor(quantity: str, given: dict[str, Any]) -> int:
+    """What a pair, or a live key, counts."""
+    if quantity == "kv bytes":
+        return 2 * given["head_dim"] * given["kv_heads"] * given["batch"] * DTYPES[given["dtype"]]
+    return FLOPS[quantity] * given["head_dim"] * given["heads"] * given["batch"]
+
+
+FLIPPED = {"==": "==", "<=": ">=", ">=": "<="}
+COMPARE: dict[str, Any] = {"==": sympy.Eq, "<=": sympy.Le, ">=": sympy.Ge}
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    expr: sympy.Expr
+    relation: str
+    needs: tuple[sympy.Basic, ...]
+
+
+def check_scaled(bound: Bound) -> Verdict:
+    """Verify pairs, sparsity, FLOPs or bytes of live keys from the pairs or live keys of the term."""
+    from pidsl.analysis import ask
+
+    if isinstance(bound.subject, tuple):
+        return Verdict(False, failure="pairs of one term are meant")
+    term, given = bound.subject, dict(bound.given)
+    kinds = {"pairs", "sparsity", "live keys", "kv bytes", *FLOPS}
+    if bound.quantity not in kinds:
+        return Verdict(False, failure=f"no rule for {bound.quantity}")
+    about = {"n", "t", "i", "L"}
+    assumptions = bound.assumptions
+    if not smt.consistent([*assumptions]):
+        return Verdict(False, failure="the assumptions contradict each other")
+    known = [c for c in assumptions if not {s.name for s in c.free_symbols} & about] if term.symbols else []
+    of_live = bound.quantity in ("live keys", "kv bytes")
+    whole = ask.live(term, known) if of_live else ask.pairs(term, known)
+    found = whole.proof.verdict()
+    if not found.holds:
+        return Verdict(False, found.steps, found.failure or whole.reason, found.smtlib)
+    try:
+        expected = _expected(bound, given, whole)
+    except (KeyError, TypeError):
+        return Verdict(False, failure=f"arguments {bound.given}")
+    prover = smt.Prover([*found.steps], [found.smtlib] if found.smtlib else [])
+    if expected.relation not in ("==", bound.relation):
+        return Verdict(False, failure=f"{whole.name} {whole.relation} does not give {bound.relation}")
+    try:
+        for condition in expected.needs:
+            if condition not in (sympy.true, *assumptions):
+                prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
+        gap = sympy.expand(bound.expr - expected.expr)
+        if gap == 0:
+            prover.steps.append(f"{bound.quantity}: the factor times the {whole.quantity}, identically")
+        else:
+            positive = tuple(x >= 0 for x in (n, t) if x in gap.free_symbols)
+            holds = COMPARE[bound.relation](gap, 0)
+            prover.prove(smt.Obligation("the formula", (*assumptions, *positive), holds))
+    except TypeError as e:
+        return Verdict(False, tuple(prover.steps), f"not the formula {expected.expr} ({e})")
+    return prover.verdict()
+
+
+def _expected(bound: Bound, given: dict[str, Any], whole: Bound) -> _Expected:
+    of_live = bound.quantity in ("live keys", "kv bytes")
+    expr, needs, relation = whole.expr, whole.assumptions, whole.relation
+    if bound.quantity == "sparsity":
+        expr, needs, relation = 1 - expr / n**2, (*needs, n >= 1), FLIPPED[relation]  # type: ignore[assignment]
+    elif bound.quantity not in ("pairs", "live keys"):
+        expr = factor(bound.quantity, given) * expr
+    if "n" in given:
+        at = {t: given["n"] - 1} if of_live else {n: given["n"]}
+        if of_live and given["n"] == 0:  # no token, no key
+            return _Expected(sympy.Integer(0), "==", ())
+        expr, needs = expr.subs(at), tuple(c.subs(at) for c in needs)
+    return _Expected(expr, relation, needs)
+
+
+def check_sizes(bound: Bound) -> Verdict:
+    """Verify bytes of tensors from their shapes."""
+    given = dict(bound.given)
+    if bound.quantity not in TENSORS or bound.relation != "==" or isinstance(bound.subject, tuple):
+        return Verdict(False, failure=f"no rule for {bound.quantity} {bound.relation}")
+    try:
+        expr = tensor_bytes(bound.quantity, given)
+    except (KeyError, TypeError):
+        return Verdict(False, failure=f"arguments {bound.given}")
+    expr = expr.subs(n, given["n"]) if "n" in given else expr
+    if sympy.expand(expr - bound.expr) != 0:
+        return Verdict(False, failure=f"not the formula {expr}")
+    return Verdict(True, (f"{bound.quantity}: " + " + ".join(TENSORS[bound.quantity]),))
+
+
+def check_no_layer(bound: Bound) -> Verdict:
+    """Verify that no layer sees lag 0 only."""
+    if bound.quantity not in ("farthest", "contiguous") or bound.given != (("layers", 0),):
+        return Verdict(False, failure=f"not about no layers: {bound.name}")
+    holds = {"==": bound.expr == 0, "<=": bound.expr.is_nonnegative, ">=": bound.expr.is_nonpositive}
+    if not holds.get(bound.relation):
+        return Verdict(False, failure="without a layer, every token is itself: 0")
+    return Verdict(True, ("without a layer, every token is itself",))
