@@ -6,7 +6,6 @@ and emission; what a backend does with the text (Triton's compilation above all)
 
 from __future__ import annotations
 
-import gc
 import math
 import random
 import statistics
@@ -158,8 +157,7 @@ def _ranges(size: Any) -> Iterator[tuple[int | None, ...]]:
 
 
 def to_source(term: Term, backend: str) -> tuple[float, float]:
-    """Seconds on the wall, and of this process. Python's own collection of garbage comes before, not in between."""
-    gc.collect()
+    """Seconds on the wall, and of this process."""
     wall, cpu = time.perf_counter(), time.process_time()
     EMIT[backend](lower(term, backend))
     return time.perf_counter() - wall, time.process_time() - cpu

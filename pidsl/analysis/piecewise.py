@@ -233,6 +233,67 @@ def _runs(at: Callable[[int], int | None], first: int, stop: int, missing: sympy
     return found
 
 
+def cases(f: isl.PwAff, names: tuple[str, ...], where: isl.Set) -> sympy.Expr:
+    """A function of several parameters as isl has it: one expression, the lesser or larger of two, or a case per piece.
+
+    Args:
+        f: the function, with a value everywhere in `where`.
+        names: the parameters, the one to solve conditions for first.
+        where: the values that matter.
+
+    Raises:
+        TooHardError: it has too many cases, or divisions.
+    """
+    f = f.intersect_params(where).coalesce()
+    if not where.is_subset(f.domain()):
+        raise TooHardError("a formula in n and L without a value somewhere", "one with a value")
+    found: list[tuple[sympy.Expr, isl.Set]] = []
+    for here, value in f.get_pieces():
+        if value.dim(isl.dim_type.div):
+            raise TooHardError("a formula with divisions in n and L", "sums")
+        expr = _linear(lambda k, v=value: v.get_coefficient_val(isl.dim_type.param, k), value.get_space(), names)
+        found.append((expr + sympy.Rational(str(value.get_constant_val().to_str())), here))
+    different = list(dict.fromkeys(expr for expr, _ in found))
+    for guess in different if len(different) == 1 else (sympy.Min(*different), sympy.Max(*different)):
+        if len(different) <= 2 and where.is_subset(function(guess, names).eq_set(f)):
+            return guess
+    branches: list[tuple[sympy.Expr, Any]] = []
+    for expr, here in found:
+        for part in here.gist(where).coalesce().get_basic_sets():
+            if part.get_local_space().dim(isl.dim_type.div):
+                raise TooHardError("a formula with divisions in n and L", "sums")
+            conditions = []
+            for c in part.remove_redundancies().get_constraints():
+                total = _linear(lambda k, c=c: c.get_coefficient_val(isl.dim_type.param, k), part.get_space(), names)
+                total += int(c.get_constant_val().to_python())
+                conditions.append(_solved(total, names, equal=c.is_equality()))
+            branches.append((expr, sympy.And(*conditions)))
+    if not branches or len(branches) > BRANCHES:
+        raise TooHardError(f"a formula of {len(branches)} cases", f"at most {BRANCHES}")
+    return sympy.Piecewise(*branches[:-1], (branches[-1][0], True))
+
+
+def _linear(coefficient: Callable[[int], isl.Val], space: Any, names: tuple[str, ...]) -> sympy.Expr:
+    total: sympy.Expr = sympy.Integer(0)
+    for name in names:
+        k = space.find_dim_by_name(isl.dim_type.param, name)
+        if k >= 0:
+            total += sympy.Rational(str(coefficient(k).to_str())) * symbol(name)
+    return total
+
+
+def _solved(e: sympy.Expr, names: tuple[str, ...], *, equal: bool) -> sympy.Basic:
+    """`e >= 0` (or `= 0`) with the first name that it has on the left."""
+    for name in names:
+        factor = e.coeff(symbol(name))
+        if factor != 0:
+            rest = -(e - factor * symbol(name)) / factor
+            if equal:
+                return sympy.Eq(symbol(name), rest)
+            return sympy.Ge(symbol(name), rest) if factor > 0 else sympy.Le(symbol(name), rest)
+    return sympy.true if e >= 0 else sympy.false
+
+
 # -- formulas as functions ---------------------------------------------------------------------------------------------
 
 

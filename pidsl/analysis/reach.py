@@ -12,15 +12,16 @@ import sympy
 
 from pidsl.analysis import stacks
 from pidsl.analysis.bound import Bound, exact, unknown
+from pidsl.analysis.closed import closed_form
 from pidsl.analysis.formulas import L, n
-from pidsl.analysis.piecewise import Branch, Formula, chain, formula
+from pidsl.analysis.piecewise import Branch, Formula, cases, chain, formula
 from pidsl.analysis.stacks import Intervals, Stack, Subject, attempt, checked, connected, lag_sums, lags_of, stack
 from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import limited, read_map, read_set
 
 OPERATIONS = 600_000  # for a formula in L
-STABLE = 12  # layers within which sets that stop growing are noticed
+STABLE = 8  # layers within which sets that stop growing are noticed
 
 
 def farthest(subject: object, layers: object = None) -> Bound:
@@ -229,7 +230,8 @@ def _for_all_layers(quantity: str, subject: Subject) -> Bound:
         return exact(subject, quantity, expr, "lag growth", given=given,
                      assumptions=(sympy.Ge(L, 0), sympy.Ge(n, largest * L + 1)))  # fmt: skip
     with limited("any number of layers", OPERATIONS):
-        return _stable(quantity, subject)
+        found = attempt(lambda: _stable(quantity, subject))
+        return found if isinstance(found, Bound) else _closed(quantity, subject)
 
 
 def growth(lags: Intervals, quantity: str) -> sympy.Expr:
@@ -299,6 +301,26 @@ def is_sum(lags: Intervals, delta: int) -> bool:
         if more == bits:
             return bool(bits >> delta & 1)
         bits = more
+
+
+def _closed(quantity: str, term: Term) -> Bound:
+    """A formula from the pairs of L layers as a form in L."""
+    where = read_set("[n] -> { : n >= 1 }")
+    form = closed_form(stacks.square(term), lambda layers: connected((term,) * layers), where)
+    if form is None:
+        raise TooHardError(f"sets that still grow after {STABLE} layers", "a form in L that holds")
+    where = read_set(f"[n, L] -> {{ : n >= 1 and L >= {form.first} }}")
+    if quantity == "farthest":
+        f = lags_of(form.pairs).dim_max(0)
+    else:
+        missing = lags_of(stacks.past() - form.pairs).intersect_params(where)
+        least = missing.dim_min(0)
+        one, rest = (isl.PwAff.read_from_str(least.get_ctx(), f"[n, L] -> {{ [({x})] }}") for x in ("1", "n - 1"))
+        f = least.sub(one).union_add(rest.intersect_params(where - least.domain()))
+    return exact(
+        term, quantity, cases(f, ("n", "L"), where), "form in L", given={"layers": "L"},
+        assumptions=(sympy.Ge(L, form.first), sympy.Ge(n, 1)),
+    )  # fmt: skip
 
 
 def _stable(quantity: str, term: Term) -> Bound:

@@ -12,6 +12,7 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis.bound import Bound
+from pidsl.analysis.closed import closed_form, is_closed_form
 from pidsl.analysis.formulas import L
 from pidsl.analysis.piecewise import function, region
 from pidsl.analysis.proofs import Verdict
@@ -310,3 +311,25 @@ def check_stable_layers(bound: Bound) -> Verdict:
                 return Verdict(True, (f"{count} layers connect what more do", "the formula for each number up to it"))
             seen = after
     return Verdict(False, failure="the layers go on to connect more")
+
+
+def check_form_in_l(bound: Bound) -> Verdict:
+    """The pairs of L layers as a form in L, by induction: S_l at L = l, and one layer more is the form at L + 1."""
+    if isinstance(bound.subject, tuple):
+        return Verdict(False, failure="a schedule")
+    with limited("checking a formula for any number of layers", CHECK_OPERATIONS):
+        where = region(bound.assumptions, ("n", "L"))
+        if where.is_empty():
+            return Verdict(False, failure="no n and L satisfy the assumptions")
+        one, some = layer(schedule_of(bound)[0]), read_set("[n] -> { : n >= 1 }")
+
+        def layers(count: int) -> isl.Map:
+            return composed([one] * count)
+
+        form = closed_form(one, layers, some)
+        if form is None or not is_closed_form(form, one, layers(form.first), some):
+            return Verdict(False, failure="no form in L")
+        if not where.is_subset(read_set(f"[n, L] -> {{ : n >= 1 and L >= {form.first} }}")):
+            return Verdict(False, failure=f"the form holds from {form.first} layers on")
+        failure = _judge_pairs(bound, form.pairs, where, ("n", "L"))
+    return _verdict(failure, f"S_{form.first} composed", "a form in L, by induction", "the formula for all n and L")
