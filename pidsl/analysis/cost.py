@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -186,7 +187,7 @@ def shown(value: object) -> str:
     if isinstance(value, int | sympy.Integer):
         return f"{int(value):,}"
     if isinstance(value, Fraction | sympy.Rational | float):
-        return f"{float(value):,.4g}"
+        return f"{float(value):,.1f}" if math.isfinite(value) else str(value)
     return str(value)
 
 

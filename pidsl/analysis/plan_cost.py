@@ -18,7 +18,7 @@ from pidsl.language.expr import evaluate, holds
 from pidsl.language.terms import Term
 from pidsl.relation import counting
 
-LONGEST = 1 << 22  # tokens at which loops are evaluated; beyond, the waste no longer changes by much
+LONGEST = 1 << 20  # tokens at which loops are evaluated; beyond, the waste no longer changes by much
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def plan_cost(term: Term, n: int | None = None, head_dim: int = 64, times: int =
 
     Args:
         term: a term without symbols.
-        n: tokens; None: as many as plans are compared at. Above 2**22 the loops are evaluated at 2**22.
+        n: tokens; None: as many as plans are compared at. Above 2**20 the loops are evaluated at 2**20.
         head_dim: rows above 128 get smaller tiles.
         times: heads * batch.
 
