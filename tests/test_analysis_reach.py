@@ -196,7 +196,7 @@ def test_schedules(schedule: list[Term], layers: int) -> None:
             assert bound(n=x) == (math.inf if found is None else found), (str(bound), x)
 
 
-@settings(max_examples=EXAMPLES // 2)
+@settings(max_examples=EXAMPLES // 5)
 @given(terms(3), st.integers(1, 4))
 def test_any_number_of_layers(term: Term, most: int) -> None:
     for question, answer in ((farthest, farthest_in), (contiguous, contiguous_in)):

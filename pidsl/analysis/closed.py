@@ -52,7 +52,7 @@ def closed_form(layer: isl.Map, layers: Layers, where: isl.Set) -> Closed | None
                     if is_closed_form(form, layer, layers(first), where):
                         return form
         except (TooHardError, isl.Error):
-            continue
+            return None
     return None
 
 

@@ -251,7 +251,7 @@ def cases(f: isl.PwAff, names: tuple[str, ...], where: isl.Set) -> sympy.Expr:
     for here, value in f.get_pieces():
         if value.dim(isl.dim_type.div):
             raise TooHardError("a formula with divisions in n and L", "sums")
-        expr = _linear(lambda k, v=value: v.get_coefficient_val(isl.dim_type.param, k), value.get_space(), names)
+        expr = _linear(value, value.get_space(), names)
         found.append((expr + sympy.Rational(str(value.get_constant_val().to_str())), here))
     different = list(dict.fromkeys(expr for expr, _ in found))
     for guess in different if len(different) == 1 else (sympy.Min(*different), sympy.Max(*different)):
@@ -264,7 +264,7 @@ def cases(f: isl.PwAff, names: tuple[str, ...], where: isl.Set) -> sympy.Expr:
                 raise TooHardError("a formula with divisions in n and L", "sums")
             conditions = []
             for c in part.remove_redundancies().get_constraints():
-                total = _linear(lambda k, c=c: c.get_coefficient_val(isl.dim_type.param, k), part.get_space(), names)
+                total = _linear(c, part.get_space(), names)
                 total += int(c.get_constant_val().to_python())
                 conditions.append(_solved(total, names, equal=c.is_equality()))
             branches.append((expr, sympy.And(*conditions)))
@@ -273,12 +273,12 @@ def cases(f: isl.PwAff, names: tuple[str, ...], where: isl.Set) -> sympy.Expr:
     return sympy.Piecewise(*branches[:-1], (branches[-1][0], True))
 
 
-def _linear(coefficient: Callable[[int], isl.Val], space: Any, names: tuple[str, ...]) -> sympy.Expr:
+def _linear(of: Any, space: Any, names: tuple[str, ...]) -> sympy.Expr:
     total: sympy.Expr = sympy.Integer(0)
     for name in names:
         k = space.find_dim_by_name(isl.dim_type.param, name)
         if k >= 0:
-            total += sympy.Rational(str(coefficient(k).to_str())) * symbol(name)
+            total += sympy.Rational(str(of.get_coefficient_val(isl.dim_type.param, k).to_str())) * symbol(name)
     return total
 
 

@@ -229,7 +229,7 @@ def _for_all_layers(quantity: str, subject: Subject) -> Bound:
         largest = lags[-1][1] if lags else 0
         return exact(subject, quantity, expr, "lag growth", given=given,
                      assumptions=(sympy.Ge(L, 0), sympy.Ge(n, largest * L + 1)))  # fmt: skip
-    with limited("any number of layers", OPERATIONS):
+    with limited("any number of layers", OPERATIONS // 4 if lags is None else OPERATIONS):
         found = attempt(lambda: _stable(quantity, subject))
         return found if isinstance(found, Bound) else _closed(quantity, subject)
 

@@ -26,6 +26,7 @@ Stack = tuple[Term, ...]
 Subject = Term | Stack  # one term for all layers, or a term per layer
 T = TypeVar("T")
 
+PARTS = 400
 WHOLE = 4096  # layers beyond this are asked for with L as a parameter
 
 
@@ -105,7 +106,10 @@ def _connected(layers: Stack) -> isl.Map:
     if len(layers) == 1:
         return square(layers[0])
     half = len(layers) // 2  # equal halves are found in the cache: L layers of one term take log2 L products
-    return coalesced(_connected(layers[half:]).apply_range(_connected(layers[:half])))
+    seen = _connected(layers[half:]).apply_range(_connected(layers[:half]))
+    if seen.n_basic_map() > PARTS:  # joining parts takes time that isl does not count
+        raise TooHardError(f"pairs of {len(layers)} layers in {seen.n_basic_map()} parts", f"at most {PARTS}")
+    return coalesced(seen)
 
 
 def lags_of(pairs: isl.Map) -> isl.Set:
