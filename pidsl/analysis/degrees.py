@@ -7,9 +7,9 @@ The largest over i is a lexicographic maximum that isl decides for every n; the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import gcd
 from typing import Any
 
@@ -32,8 +32,8 @@ from pidsl.relation.loops import VARIABLE, Loop
 ROWS = "[n, i] -> { : 0 <= i < n }"
 CYCLE = 60  # iterations after which a loop's own test repeats, at most
 MANY = 5  # parts, from which on a union is taken apart if that gives fewer
-GUESS = 50_000  # operations of isl for asking whether a certain query has the most keys
-WORK = 150_000  # operations of isl for the largest degree over all; they take up to 10 microseconds each here
+GUESS = 20_000  # operations of isl for asking whether a certain query has the most keys
+WORK = 60_000  # operations of isl for the largest degree over all; they take up to 80 microseconds each here
 BRANCHES = 24  # of the formula of the largest degree
 
 
@@ -82,7 +82,7 @@ def degree(term: Term) -> Degree:
 def _degree(term: Term) -> Degree:
     rows = (sympy.Ge(i, 0), sympy.Lt(i, n))
     try:
-        with limited(f"the keys of one query of {term!r}"):
+        with limited(f"the keys of one query of {term!r}", 1_000_000):
             parts = _keys(term)
     except TooHardError as error:
         reason = counts.reason_of(error)
@@ -137,12 +137,14 @@ def _average(term: Term) -> Bound:
 
 def _maximum(term: Term, parts: Sequence[Part]) -> Bound:
     try:
-        with limited(f"the largest degree of {term!r}"):
+        with limited(f"the largest degree of {term!r}", 150_000):
             keys = total(parts)
             found = formula(_largest(keys), -sympy.oo, 1, BRANCHES)
     except TooHardError as error:
         return unknown(term, "max degree", counts.reason_of(error))
-    return exact(term, "max degree", found.expr, "largest degree", assumptions=found.assumptions)
+    bound = exact(term, "max degree", found.expr, "largest degree", assumptions=found.assumptions)
+    # what isl found it cannot always verify within its limit; then nothing is claimed
+    return bound if bound.proof.check() else unknown(term, "max degree", "could not be verified within isl's limit")
 
 
 def _largest(keys: isl.PwAff) -> isl.PwAff:
@@ -163,24 +165,24 @@ def _largest(keys: isl.PwAff) -> isl.PwAff:
 
 @dataclass(frozen=True)
 class Part:
-    """`size` keys where `guard` holds, none elsewhere.
+    """Some of the keys of query i: a number of them on a part of 0 <= i < n.
 
     Args:
-        size: as a formula in n and i.
-        guard: where, as a condition on n and i.
-        domain: where it holds, within 0 <= i < n.
-        keys: the size on the domain.
+        write: gives the number as a formula in n and i, and the condition on them; not cheap.
+        domain: where the condition holds.
+        keys: the number, on the domain.
+        factor: how many times it counts.
     """
 
-    size: sympy.Expr
-    guard: Any
+    write: Callable[[], tuple[sympy.Expr, Any]]
     domain: isl.Set
     keys: isl.PwAff
+    factor: int = 1
 
     def times(self, factor: int) -> Part:
         """The part counted `factor` times."""
         keys = self.keys.scale_val(isl.Val(factor, CONTEXT))
-        return Part(factor * self.size, self.guard, self.domain, keys)
+        return Part(self.write, self.domain, keys, self.factor * factor)
 
 
 def _progressions(rows: isl.Set) -> list[Part]:
@@ -192,7 +194,7 @@ def _progressions(rows: isl.Set) -> list[Part]:
             size = one.size().intersect_domain(known).coalesce()
             for domain, value in size.get_pieces():
                 part = isl.PwAff.from_aff(value).intersect_domain(domain)
-                found.append(Part(_sum(value), _membership(domain.gist(known)), domain, part))
+                found.append(Part(partial(_piece, value, domain.gist(known)), domain, part))
     return found
 
 
@@ -244,8 +246,7 @@ def _parts(loops: Sequence[Loop]) -> list[Part]:
                 if not none.is_empty():  # a loop that ends before it begins
                     size = e.Max(size, 0)
                     keys = keys.max(keys - keys)
-                test = sympy.true if guard is None else condition(guard)
-                found.append(Part(plain(from_index(size)), test, domain, keys.coalesce()))
+                found.append(Part(partial(_written, size, guard), domain, keys.coalesce()))
     return found
 
 
@@ -282,9 +283,18 @@ def total(parts: Sequence[Part]) -> isl.PwAff:
 
 def _formula(part: Part) -> sympy.Expr:
     """A part as a formula, with floor for every remainder: `(i - i % 4) // 4 + 1 -> floor(i/4) + 1`."""
-    if part.guard == sympy.true or part.domain.is_equal(read_set(ROWS)):
-        return part.size
-    return sympy.Piecewise((part.size, part.guard), (0, True), evaluate=False)
+    size, guard = part.write()
+    if guard == sympy.true or part.domain.is_equal(read_set(ROWS)):
+        return part.factor * size
+    return sympy.Piecewise((part.factor * size, guard), (0, True), evaluate=False)
+
+
+def _written(size: e.Index, guard: e.Pred | None) -> tuple[sympy.Expr, Any]:
+    return plain(from_index(size)), sympy.true if guard is None else condition(guard)
+
+
+def _piece(size: isl.Aff, domain: isl.Set) -> tuple[sympy.Expr, Any]:
+    return _sum(size), _membership(domain)
 
 
 def plain(expr: Any) -> Any:

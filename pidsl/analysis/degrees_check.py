@@ -1,13 +1,16 @@
 """Verifies degrees from the statement alone.
 
 The relation is built again; isl finds the first and the last key of each part and verifies that the keys are the
-arithmetic progression between them (`progressions`). Their sizes sum to a function of (n, i) with which the formula is
-compared for all i and n at once. No loops and no maximum are taken from anyone.
+arithmetic progression between them (`progressions`). Their number is compared with the formula for as many i and n as
+make them equal everywhere (`plane`). No loops and no maximum are taken from anyone.
 """
 
 from __future__ import annotations
 
+from math import lcm
+
 import islpy as isl
+import numpy as np
 import sympy
 
 from pidsl.analysis.bound import Bound
@@ -15,12 +18,15 @@ from pidsl.analysis.counts import inclusion
 from pidsl.analysis.formulas import i, n
 from pidsl.analysis.lattice import rows_of, square
 from pidsl.analysis.piecewise import function, region
-from pidsl.analysis.progressions import progressions, total_size
+from pidsl.analysis.plane import Lines, collect, evaluate, of_isl
+from pidsl.analysis.progressions import CELLS, Progression, count_progressions, progressions, total_size
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import CONTEXT, limited, read_set
+from pidsl.relation.oracle import dense_mask
 
+DENSE = 64  # lengths up to which the dense masks are counted
 ROWS = "[n, i] -> { : 0 <= i < n }"
 
 
@@ -30,14 +36,52 @@ def check_degree(bound: Bound) -> Verdict:
         return Verdict(False, failure=f"not a degree: {bound.name} {bound.relation}")
     if set(bound.assumptions) != {sympy.Ge(i, 0), sympy.Lt(i, n)}:
         return Verdict(False, failure=f"assumptions {bound.assumptions}")
-    keys, steps = _keys(bound)
-    with limited("the comparison of a formula of (n, i)"):
-        claimed = function(bound.expr, ("n", "i"))
-        rows = read_set(ROWS)
-        wrong = (rows - claimed.domain()) | (claimed.ne_set(keys) & rows)
-        if not wrong.is_empty():
-            return Verdict(False, steps, failure=f"wrong for {_example(wrong)}")
-    return Verdict(True, (*steps, "the sum of their sizes is the formula wherever 0 <= i < n (isl)"))
+    assert not isinstance(bound.subject, tuple)
+    term: Term = bound.subject
+    if bound.expr.free_symbols - {i, n}:
+        return Verdict(False, failure=f"other variables than i and n in {bound.expr}")
+    signed = _progressions(term)
+    lines = Lines()
+    collect(bound.expr, lines)
+    with limited("where the number of keys changes"):
+        for _, parts in signed:
+            for part in parts:
+                for domain, size in part.size().get_pieces():
+                    lines.modulus = lcm(lines.modulus, of_isl(size).modulus)
+                    for basic in domain.compute_divs().get_basic_sets():
+                        for constraint in basic.get_constraints():
+                            lines.add(of_isl(constraint.get_aff()))
+    last = lines.last()
+    if last * last // 2 > CELLS:
+        raise TooHardError(f"{bound.name}: all i < n for n < {last} to compare", f"at most {CELLS} of them")
+    queries, lengths = np.tril_indices(last)[::-1]
+    lengths = lengths + 1
+    top, bottom = evaluate(bound.expr, {i: queries, n: lengths})
+    if last <= DENSE:
+        right = np.concatenate([dense_mask(term, x).sum(axis=1) for x in range(1, last + 1)])
+    else:
+        counted = [sign * count_progressions(parts, {"n": lengths, "i": queries}) for sign, parts in signed]
+        right = np.sum(counted, axis=0)
+    wrong = top != right * bottom
+    steps = (
+        f"the keys of query i are {sum(len(parts) for _, parts in signed)} arithmetic progressions (isl)",
+        f"their number and the formula change on {len(lines.lines)} kinds of lines and repeat modulo {lines.modulus}",
+    )
+    if wrong.any():
+        k = int(np.argmax(wrong))
+        return Verdict(False, steps, f"query {queries[k]} of n = {lengths[k]} attends {right[k]} keys")
+    return Verdict(True, (*steps, f"they agree for all i < n <= {last}, which is far enough to be equal everywhere"))
+
+
+def _progressions(term: Term) -> list[tuple[int, list[Progression]]]:
+    """Progressions of the keys of query i, those of other terms added and subtracted where the term is too hard."""
+    try:
+        return [(1, progressions(rows_of(square(term, fresh=True))))]
+    except TooHardError:
+        signed = inclusion(term)
+        if not signed:
+            raise
+    return [(sign * inner, parts) for sign, part in signed for inner, parts in _progressions(part)]
 
 
 def check_maximum(bound: Bound) -> Verdict:
@@ -47,7 +91,7 @@ def check_maximum(bound: Bound) -> Verdict:
     if not bound.assumptions:
         return Verdict(False, failure="claimed for n = 0, where there is no query")
     keys, steps = _keys(bound)
-    with limited("the comparison of a formula of n"):
+    with limited("the comparison of a formula of n", 150_000):
         lengths = region(bound.assumptions, ("n",), least=1)
         claimed = function(bound.expr, ("n",))
         if not (missing := lengths - claimed.domain()).is_empty():
@@ -63,7 +107,7 @@ def check_maximum(bound: Bound) -> Verdict:
 
 def _keys(bound: Bound) -> tuple[isl.PwAff, tuple[str, ...]]:
     assert not isinstance(bound.subject, tuple)
-    with limited("the keys of one query, as progressions"):
+    with limited("the keys of one query, as progressions", 500_000):
         return _summed(bound.subject)
 
 

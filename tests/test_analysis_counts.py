@@ -1,0 +1,277 @@
+"""Pairs, degrees, live keys and traffic of concrete terms: formulas against dense masks, proofs against tampering."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import sympy
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import pidsl
+from pidsl.analysis.agreement import shape_of, values_at
+from pidsl.analysis.bound import Bound
+from pidsl.analysis.counts import inclusion, pairs, sparsity
+from pidsl.analysis.degrees import degree
+from pidsl.analysis.formulas import Periodic, Table, i, n
+from pidsl.analysis.memory import communication, live, t
+from pidsl.analysis.plane import evaluate
+from pidsl.analysis.quasi import formula, interpolate
+from pidsl.errors import SizeError, SymbolError, TooHardError
+from pidsl.language.terms import Term
+from pidsl.testing import terms
+
+LENGTHS = range(41)
+random_terms = settings(suppress_health_check=list(HealthCheck))
+few_terms = settings(random_terms, max_examples=settings.default.max_examples // 4)
+
+
+def tampered(bound: Bound) -> list[Bound]:
+    """Statements near the bound, all of them false."""
+    x = t if bound.quantity == "live keys" else n
+    wrong = [bound.expr + 1, bound.expr + sympy.Piecewise((1, sympy.Eq(x, 7)), (0, True))]
+    return [dataclasses.replace(bound, expr=e) for e in wrong]
+
+
+def check(bound: Bound, *, also_tampered: bool = True) -> None:
+    verdict = bound.proof.verdict()
+    assert verdict.holds, verdict.failure
+    if also_tampered:
+        for wrong in tampered(bound):
+            assert not wrong.proof.check(), wrong
+
+
+# -- by eye ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("term", "expected"),
+    [
+        (pidsl.full, n**2),
+        (pidsl.empty, 0),
+        (pidsl.causal, n**2 / 2 + n / 2),
+        (pidsl.window(0), n),
+        (pidsl.window(2), sympy.Piecewise((n, n < 2), (3 * n - 3, True))),
+        (pidsl.stride(256) & pidsl.causal, (n - 128 * sympy.floor(n / 256)) * (sympy.floor(n / 256) + 1)),
+        (pidsl.ring(3), sympy.Piecewise((n**2, n < 7), (7 * n, True))),
+        (pidsl.keys(-3, None), sympy.Piecewise((n**2, n < 3), (3 * n, True))),
+        (pidsl.keys(100_000, None), sympy.Piecewise((0, n < 100_000), (n**2 - 100_000 * n, True))),
+        (pidsl.window(0, 1) & pidsl.keys(3, 4), sympy.Piecewise((0, n < 4), (2, True))),
+    ],
+)
+def test_pairs_by_eye(term: Term, expected: sympy.Expr) -> None:
+    found = pairs(term)
+    assert sympy.expand(found.expr) == sympy.expand(expected)
+    check(found)
+
+
+def test_pairs_of_a_union_with_large_coprime_periods_are_short() -> None:
+    found = pairs(pidsl.stride(256) | pidsl.stride(7))
+    assert len(str(found.expr)) < 250
+    assert not found.expr.has(Periodic)
+    for x in (0, 1, 255, 256, 257, 2000):
+        assert found(n=x) == pidsl.stride(256).mask(x).sum() + (pidsl.stride(7) - pidsl.stride(256)).mask(x).sum()
+    check(found, also_tampered=False)
+
+
+def test_formulas_at_huge_lengths() -> None:
+    big = 2**40
+    assert pairs(pidsl.causal)(n=big) == big * (big + 1) // 2
+    assert pairs(pidsl.window(63))(n=big) == 64 * big - 63 * 32
+    assert degree(pidsl.stride(256) & pidsl.causal).maximum(n=big) == big // 256
+
+
+def test_degree_by_eye() -> None:
+    found = degree(pidsl.window(4))
+    assert found.of_query.expr == i - sympy.Max(0, i - 4) + 1
+    assert found.maximum.expr == sympy.Piecewise((5, n >= 5), (n, True))
+    assert found.average(n=100) == Fraction(490, 100)
+    assert str(found).count("proof:") == 3
+    assert degree(pidsl.stride(256) & pidsl.causal).of_query.expr == sympy.floor(i / 256) + 1
+
+
+def test_sparsity() -> None:
+    found = sparsity(pidsl.causal)
+    assert found(n=3) == Fraction(1, 3)
+    check(found)
+    with pytest.raises(SizeError):
+        found(n=0)
+
+
+@pytest.mark.parametrize(
+    ("term", "size", "shown"),
+    [
+        (pidsl.window(4), sympy.Piecewise((t + 1, t < 3), (4, True)), "j >= -3 + t and 0 <= j <= t"),
+        (pidsl.stride(256), t + 1, "all keys 0..t"),
+        (pidsl.window(4).T, 0, "none"),
+        (pidsl.keys(0, 4) | pidsl.window(2), sympy.Piecewise((t + 1, t < 5), (6, True)), None),
+        (pidsl.blocks(16) & pidsl.causal, t + 1 - 16 * sympy.floor((t + 1) / sympy.Integer(16)), None),
+    ],
+)
+def test_live_keys_by_eye(term: Term, size: sympy.Expr, shown: str | None) -> None:
+    found = live(term)
+    assert found.size.expr == size
+    assert shown is None or found.shown == shown
+    check(found.size)
+
+
+def test_live_keys_one_by_one() -> None:
+    found = live(pidsl.keys(0, 2) | pidsl.window(3))
+    assert [j for j in range(12) if found.contains(j, t=10)] == [0, 1, 8, 9, 10]
+
+
+def test_communication_by_eye() -> None:
+    found = communication(pidsl.window(4) | pidsl.keys(0, 2), 2**40, 3)
+    own = -(-(2**40) // 3)
+    assert found.rows[0].tolist() == [own, 0, 0]
+    assert found.rows[1].tolist() == [2 + 4, own, 0]
+    assert found.rows[2].tolist() == [2, 4, 2**40 - 2 * own]
+    assert (found.total, found.most) == (12, 6)
+
+
+# -- against dense masks -----------------------------------------------------------------------------------------------
+
+
+@random_terms
+@given(terms(3, ring=True))
+def test_pairs_are_those_of_the_mask(term: Term) -> None:
+    found = pairs(term)
+    if found.is_known:
+        assert [found(n=x) for x in LENGTHS] == [term.mask(x).sum() for x in LENGTHS]
+
+
+@few_terms
+@given(terms(2, ring=True))
+def test_degrees_are_those_of_the_mask(term: Term) -> None:
+    found = degree(term)
+    for length in (1, 2, 9, 26):
+        rows = term.mask(length).sum(axis=1)
+        if found.of_query.is_known:
+            top, bottom = evaluate(found.of_query.expr, {i: np.arange(length), n: np.full(length, length)})
+            assert (top == bottom * rows).all()
+            assert found.of_query(i=length - 1, n=length) == rows[-1]
+        if found.maximum.is_known and not any(c.subs(n, length) == sympy.false for c in found.maximum.assumptions):
+            assert found.maximum(n=length) == rows.max()
+        if found.average.is_known:
+            assert found.average(n=length) == Fraction(int(rows.sum()), length)
+
+
+@few_terms
+@given(terms(2, ring=True))
+def test_live_keys_are_those_of_masks(term: Term) -> None:
+    found = live(term)
+    if not found.size.is_known:
+        return
+    last = 14
+    seen = np.zeros((last + 1, last + 1), dtype=np.bool_)
+    for length in range(1, 180):
+        mask = term.mask(length)
+        for x in range(min(last + 1, length - 1)):
+            seen[x, : x + 1] |= mask[x + 1 :, : x + 1].any(axis=0)
+    for x in range(last + 1):
+        assert found.size(t=x) == seen[x].sum()
+        assert [found.contains(j, x) for j in range(0, x + 1, 3)] == seen[x, : x + 1 : 3].tolist()
+
+
+@random_terms
+@given(terms(3, ring=True), st.integers(0, 30), st.integers(1, 5))
+def test_communication_is_that_of_the_mask(term: Term, length: int, workers: int) -> None:
+    try:
+        found = communication(term, length, workers)
+    except TooHardError:
+        return
+    size, mask = -(-length // workers), term.mask(length)
+    for w in range(workers):
+        for x in range(workers):
+            block = mask[w * size : (w + 1) * size, x * size : (x + 1) * size]
+            assert found.rows[w, x] == block.any(axis=0).sum()
+
+
+# -- proofs ------------------------------------------------------------------------------------------------------------
+
+
+@few_terms
+@given(terms(3, ring=True))
+def test_what_is_claimed_is_verified_and_tampering_is_found(term: Term) -> None:
+    found = degree(term)
+    for bound in (pairs(term), found.average, sparsity(term), found.of_query, found.maximum, live(term).size):
+        if bound.is_known:
+            check(bound)
+
+
+def test_most_terms_have_exact_answers() -> None:
+    drawn: list[Term] = []
+
+    @settings(max_examples=150, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
+    @given(terms(3, ring=True))
+    def draw(term: Term) -> None:
+        drawn.append(term)
+
+    draw()
+    different = list(dict.fromkeys(drawn))
+    assert np.mean([pairs(x).is_exact for x in different]) >= 0.95
+    assert np.mean([live(x).size.is_exact for x in different]) >= 0.95
+
+
+def test_a_proof_reads_the_statement_only() -> None:
+    found = pairs(pidsl.window(3))
+    other = dataclasses.replace(found, subject=pidsl.window(4))
+    assert not other.proof.check()
+    assert "at n = 0 the count is 0, not -3" in dataclasses.replace(found, expr=3 * n - 3).proof.verdict().failure
+    assert not dataclasses.replace(found, quantity="sparsity").proof.check()
+    assert not dataclasses.replace(found, relation="<=").proof.check()
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(-50, 50), min_size=12, max_size=12), st.integers(0, 20))
+def test_interpolation_gives_back_the_values(values: list[int], start: int) -> None:
+    found = interpolate(values, start, 4)
+    assert [found(start + k) for k in range(12)] == values
+    expr, _ = formula(found, n)
+    assert [expr.subs(n, start + k) for k in range(12)] == values
+
+
+@pytest.mark.parametrize(
+    "expr",
+    [
+        n**2 - 3 * n * sympy.floor(n / 4),
+        sympy.Piecewise((Table(n, 4, 5, 6), n < 3), (Periodic(n, 1, 2, sympy.Rational(1, 2)) + sympy.Mod(n, 5), True)),
+        sympy.Min(n, 7) * n + sympy.Max(0, n - 5),
+        sympy.floor((sympy.floor(n / 3) + n) / 2),
+    ],
+)
+def test_values_and_shapes_of_formulas(expr: sympy.Expr) -> None:
+    at = np.arange(60).astype(object)
+    top, bottom = values_at(expr, n, at)
+    values = [Fraction(x, bottom) for x in top]
+    assert values == [Fraction(int(v.p), int(v.q)) for v in (expr.subs(n, x) for x in range(60))]
+    shape = shape_of(expr, n)
+    last, p = max(shape.starts), shape.period
+    for x in range(last + 3 * p, 60):  # the recurrence of a quasi-polynomial of degree 2
+        assert values[x] == 3 * values[x - p] - 3 * values[x - 2 * p] + values[x - 3 * p]
+
+
+@random_terms
+@given(terms(2))
+def test_inclusion_and_exclusion(term: Term) -> None:
+    signed = inclusion(term)
+    if signed:
+        assert (sum(sign * part.mask(20).astype(int) for sign, part in signed) == term.mask(20)).all()
+
+
+def test_wrong_use() -> None:
+    k = pidsl.symbols("k")
+    for ask in (pairs, degree, live, sparsity):
+        with pytest.raises(SymbolError):
+            ask(pidsl.window(k))
+    with pytest.raises(SizeError):
+        communication(pidsl.causal, -1, 2)
+    with pytest.raises(SizeError):
+        communication(pidsl.causal, 4, 0)
+    with pytest.raises(SizeError):
+        pairs(pidsl.causal)(n=-1)
