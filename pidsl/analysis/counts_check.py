@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import islpy as isl
 import numpy as np
@@ -28,7 +29,7 @@ from pidsl.analysis.progressions import (
 )
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import TooHardError
-from pidsl.language.terms import Term
+from pidsl.language.terms import Algebra, Term
 from pidsl.relation.isl import limited
 from pidsl.relation.oracle import dense_mask
 
@@ -36,10 +37,20 @@ DENSE = 96  # lengths up to which the dense masks are counted
 POINTS = 1_000_000  # most points at which a formula is compared
 
 
+def one_term(bound: Bound) -> Term:
+    """The term of a statement about one term.
+
+    Raises:
+        TooHardError: it is about several layers.
+    """
+    if not isinstance(bound.subject, Algebra):
+        raise TooHardError(f"{bound.name} of {bound.shown_subject}", "one term")
+    return cast(Term, bound.subject)
+
+
 def check_pairs(bound: Bound) -> Verdict:
     """Pairs, their share that is missing, and pairs per query."""
-    term, n = bound.subject, symbol("n")
-    assert not isinstance(term, tuple)
+    term, n = one_term(bound), symbol("n")
     if bound.relation != "==" or bound.given:
         return Verdict(False, failure=f"the statement is not a count: {bound.relation}, {bound.given}")
     least = 0 if bound.quantity == "pairs" else 1
@@ -159,12 +170,3 @@ def continued(own: Chambers, degree: int, last: int, count: Callable[[Ints], Int
             size = min(p, stop - k)
             found[k : k + size] = sum(w * found[k - d * p : k - d * p + size] for d, w in enumerate(weights, 1))
     return found
-
-
-__all__ = ["check_pairs", "compare", "continued", "keys_counter"]
-
-
-def subject(bound: Bound) -> Term:
-    """The one term of a statement."""
-    assert not isinstance(bound.subject, tuple)
-    return bound.subject

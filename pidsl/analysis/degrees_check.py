@@ -15,6 +15,7 @@ import sympy
 
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.counts import inclusion
+from pidsl.analysis.counts_check import one_term
 from pidsl.analysis.formulas import i, n
 from pidsl.analysis.lattice import rows_of, square
 from pidsl.analysis.piecewise import function, region
@@ -36,8 +37,7 @@ def check_degree(bound: Bound) -> Verdict:
         return Verdict(False, failure=f"not a degree: {bound.name} {bound.relation}")
     if set(bound.assumptions) != {sympy.Ge(i, 0), sympy.Lt(i, n)}:
         return Verdict(False, failure=f"assumptions {bound.assumptions}")
-    assert not isinstance(bound.subject, tuple)
-    term: Term = bound.subject
+    term = one_term(bound)
     if bound.expr.free_symbols - {i, n}:
         return Verdict(False, failure=f"other variables than i and n in {bound.expr}")
     signed = _progressions(term)
@@ -106,9 +106,8 @@ def check_maximum(bound: Bound) -> Verdict:
 
 
 def _keys(bound: Bound) -> tuple[isl.PwAff, tuple[str, ...]]:
-    assert not isinstance(bound.subject, tuple)
     with limited("the keys of one query, as progressions", 500_000):
-        return _summed(bound.subject)
+        return _summed(one_term(bound))
 
 
 def _summed(term: Term) -> tuple[isl.PwAff, tuple[str, ...]]:

@@ -18,7 +18,7 @@ import sympy
 from pidsl.analysis import quasi
 from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.counts import reason_of, stretches_of
-from pidsl.analysis.counts_check import compare, keys_counter
+from pidsl.analysis.counts_check import compare, keys_counter, one_term
 from pidsl.analysis.formulas import symbol
 from pidsl.analysis.lattice import chambers, square, without
 from pidsl.analysis.progressions import Ints, count_loops, loops_of
@@ -130,8 +130,7 @@ def _shown(points: isl.Set) -> str:
 
 def check_live(bound: Bound) -> Verdict:
     """The number of live keys, from the relation built again and counted by progressions."""
-    term = bound.subject
-    assert not isinstance(term, tuple)
+    term = one_term(bound)
     if bound.quantity != "live keys" or bound.relation != "==" or bound.given:
         return Verdict(False, failure=f"not a number of live keys: {bound.name} {bound.relation}")
     if bound.assumptions not in ((), (sympy.Ge(t, 0),)):
