@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
 
 import islpy as isl
 import numpy as np
@@ -45,7 +44,7 @@ def one_term(bound: Bound) -> Term:
     """
     if not isinstance(bound.subject, Algebra):
         raise TooHardError(f"{bound.name} of {bound.shown_subject}", "one term")
-    return cast(Term, bound.subject)
+    return bound.subject
 
 
 def check_pairs(bound: Bound) -> Verdict:
