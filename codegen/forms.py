@@ -180,11 +180,18 @@ class Constraint:
         return Constraint(_reduced(form), exact)
 
     def monotone(self, name: str) -> Constraint:
-        """A consequence that only rises or only falls with a variable."""
-        low, high = self.form.steps(name)
-        if low >= 0 or high <= 0:
-            return self
-        return self.solved(name)
+        """A consequence that only rises or only falls with a variable; the others stay where they stand."""
+        form, exact = self.form, self.exact
+        while not _is_monotone(form, name):
+            form, floor = _gathered(form, form.floors(name)[0], name)
+            if not _is_monotone(form, name):
+                form, exact = _relaxed(form, floor), False
+        return Constraint(_reduced(form), exact)
+
+
+def _is_monotone(form: Form, name: str) -> bool:
+    least, most = form.steps(name)
+    return least >= 0 or most <= 0
 
 
 def _gathered(form: Form, floor: Floor, name: str) -> tuple[Form, Floor]:

@@ -29,6 +29,7 @@ TERMS: list[Term] = [
     (window(3) | lags(16)) ** 3, stride(7, 3), stride(4) | stride(6, 1), ~window(3), causal - blocks(8),
     window(2).blocked(16), where(lambda i, j: (i + j) % 5 == 0), keys(-7, None) | window(3), pairs([(0, 0), (9, 2)]),
     where(lambda i, j: i // 2 == j), window(30) & keys(10, 90), lags(-3, 5) | queries(0, 4),
+    ring(2).dilated(2), blocks(6) - keys(1, None, 4),
 ]  # fmt: skip
 
 
