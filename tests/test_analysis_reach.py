@@ -166,7 +166,7 @@ def test_graph_and_paths_by_eye() -> None:
 # -- against matrices --------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=2 * EXAMPLES)
+@settings(max_examples=EXAMPLES)
 @given(terms(3, ring=True), st.integers(0, 4))
 def test_farthest_and_contiguous(term: Term, layers: int) -> None:
     for question, answer in ((farthest, farthest_in), (contiguous, contiguous_in)):
@@ -181,7 +181,7 @@ def test_farthest_and_contiguous(term: Term, layers: int) -> None:
             assert not tampered(bound).proof.check()
 
 
-@settings(max_examples=EXAMPLES // 2)
+@settings(max_examples=EXAMPLES // 3)
 @given(st.lists(terms(2), min_size=2, max_size=3), st.integers(1, 4))
 def test_schedules(schedule: list[Term], layers: int) -> None:
     for question, answer in ((farthest, farthest_in), (contiguous, contiguous_in)):
@@ -211,7 +211,7 @@ def test_any_number_of_layers(term: Term, most: int) -> None:
         assert not tampered(bound).proof.check()
 
 
-@settings(max_examples=2 * EXAMPLES)
+@settings(max_examples=EXAMPLES)
 @given(terms(3, ring=True), st.integers(1, 30))
 def test_depth(term: Term, tokens: int) -> None:
     bound = depth(term)
@@ -287,12 +287,13 @@ def test_library_patterns(term: Term) -> None:
 def test_most_random_terms_are_known() -> None:
     found: list[bool] = []
 
-    @settings(max_examples=EXAMPLES // 2, database=None)
-    @given(terms(3, ring=True), st.integers(1, 4))
+    @settings(max_examples=3 * EXAMPLES, database=None)  # of fewer, one hard term and its mutations are a tenth
+    @given(terms(3), st.integers(1, 4))
     def ask(term: Term, layers: int) -> None:
         found.extend(bound.is_exact for bound in (farthest(term, layers), contiguous(term, layers)))
 
     ask()
+    assert len(found) > 100
     assert sum(found) >= 0.95 * len(found)
 
 

@@ -21,6 +21,7 @@ from pidsl.language.terms import Term
 from pidsl.relation.isl import limited, read_map, read_set
 
 OPERATIONS = 600_000  # for a formula in L
+LAG_OPERATIONS = 500_000  # differences of many parts are slow ones
 STABLE = 8  # layers within which sets that stop growing are noticed
 
 
@@ -171,7 +172,7 @@ def _for_layers(quantity: str, subject: Subject, layers: Stack) -> Bound:
 
 def pairs_formula(quantity: str, pairs: isl.Map) -> Formula:
     """Farthest or contiguous of given pairs."""
-    with limited(f"the {quantity} lag"):
+    with limited(f"the {quantity} lag", LAG_OPERATIONS):
         if quantity == "farthest":
             lags = lags_of(pairs)
             return Formula(-sympy.oo) if lags.is_empty() else formula(lags.dim_max(0), -sympy.oo)

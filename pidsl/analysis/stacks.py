@@ -27,6 +27,7 @@ Subject = Term | Stack  # one term for all layers, or a term per layer
 T = TypeVar("T")
 
 PARTS = 400
+OPERATIONS = 1_000_000  # for composing the layers
 WHOLE = 4096  # layers beyond this are asked for with L as a parameter
 
 
@@ -97,7 +98,7 @@ def connected(layers: Stack) -> isl.Map:
     """
     if not layers:
         return read_map(DIAGONAL)
-    with limited(f"the pairs of {len(layers)} layers"):
+    with limited(f"the pairs of {len(layers)} layers", OPERATIONS):
         return _connected(layers)
 
 
