@@ -7,6 +7,7 @@ pattern has numbers only, the answer holds for every number of tokens n; with sy
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import sympy
@@ -16,7 +17,7 @@ from pidsl.analysis import depth as depths
 from pidsl.analysis.assume import conditions
 from pidsl.analysis.bound import Bound, Subject, exact, unknown
 from pidsl.analysis.degrees import Degree
-from pidsl.analysis.formulas import n
+from pidsl.analysis.formulas import n, symbol
 from pidsl.analysis.lag_degree import degree_by_lag
 from pidsl.analysis.lag_pairs import pairs_by_lag
 from pidsl.analysis.lag_reach import live_by_family, reach_by_family
@@ -55,12 +56,17 @@ def degree(term: Term, assume: Assume = ()) -> Degree:
 
     Args and errors as in `pairs`.
     """
-    if not _one(term).symbols:
-        found = degrees.degree(term)
-    else:
-        try:
-            found = degree_by_lag(term, _static(assume))
-        except (NotByLag, TooHardError) as e:
+    concrete = not _one(term).symbols
+    try:
+        found = degree_by_lag(term, _static(assume))
+        if concrete:
+            found = replace(found, average=degrees.average(term))
+        if concrete and not found.maximum.is_exact:
+            found = replace(found, maximum=degrees.degree(term).maximum)
+    except (NotByLag, TooHardError) as e:
+        if concrete:
+            found = degrees.degree(term)
+        else:
             names = ("degree", "max degree", "average degree")
             found = Degree(*(unknown(term, name, f"{e}; {BIND}") for name in names))
     return Degree(*(_under(b, assume) for b in (found.of_query, found.maximum, found.average)))
@@ -211,10 +217,6 @@ def _static(assume: Assume) -> tuple[sympy.Basic, ...]:
 
 
 def _at(bound: Bound, **values: int) -> Bound:
-    from dataclasses import replace
-
-    from pidsl.analysis.formulas import symbol
-
     numbers = {symbol(name): value for name, value in values.items()}
     kept = tuple(c for c in (c.subs(numbers) for c in bound.assumptions) if c != sympy.true)
     given = (*bound.given, *values.items())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import sympy
@@ -14,9 +15,9 @@ from pidsl.errors import ParseError
 
 Condition: TypeAlias = sympy.Basic
 
-_COMPARE: dict[type[ast.cmpop], type[sympy.Rel]] = {
-    ast.Lt: sympy.StrictLessThan, ast.LtE: sympy.LessThan, ast.Gt: sympy.StrictGreaterThan,
-    ast.GtE: sympy.GreaterThan, ast.Eq: sympy.Eq, ast.NotEq: sympy.Ne,
+_COMPARE: dict[type[ast.cmpop], Callable[[sympy.Expr, sympy.Expr], Condition]] = {
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: sympy.Eq,
+    ast.NotEq: sympy.Ne,
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ ROWS = "[n, i] -> { : 0 <= i < n }"
 CYCLE = 60  # iterations after which a loop's own test repeats, at most
 MANY = 5  # parts, from which on a union is taken apart if that gives fewer
 GUESS = 20_000  # operations of isl for asking whether a certain query has the most keys
-WORK = 60_000  # operations of isl for the largest degree over all; they take up to 80 microseconds each here
+WORK = 150_000  # operations of isl for the largest degree over all; they take up to 80 microseconds each here
 BRANCHES = 24  # of the formula of the largest degree
 
 
@@ -94,7 +94,7 @@ def _degree(term: Term) -> Degree:
                 term, "degree", f"the sum of {len(parts)} parts could not be verified within isl's limit"
             )
         maximum = _maximum(term, parts)
-    return Degree(of_query, maximum, _average(term))
+    return Degree(of_query, maximum, average(term))
 
 
 def _keys(term: Term) -> list[Part]:
@@ -127,7 +127,8 @@ def _direct(term: Term) -> list[Part]:
         return _parts(loops)
 
 
-def _average(term: Term) -> Bound:
+def average(term: Term) -> Bound:
+    """Keys per query on average: pairs / n, for n >= 1."""
     pairs = counts.pairs(term)
     if not pairs.is_known:
         return unknown(term, "average degree", pairs.reason)
@@ -137,7 +138,7 @@ def _average(term: Term) -> Bound:
 
 def _maximum(term: Term, parts: Sequence[Part]) -> Bound:
     try:
-        with limited(f"the largest degree of {term!r}", 150_000):
+        with limited(f"the largest degree of {term!r}", 300_000):
             keys = total(parts)
             found = formula(_largest(keys), -sympy.oo, 1, BRANCHES)
     except TooHardError as error:

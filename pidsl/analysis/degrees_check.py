@@ -91,7 +91,7 @@ def check_maximum(bound: Bound) -> Verdict:
     if not bound.assumptions:
         return Verdict(False, failure="claimed for n = 0, where there is no query")
     keys, steps = _keys(bound)
-    with limited("the comparison of a formula of n", 150_000):
+    with limited("the comparison of a formula of n", 400_000):
         lengths = region(bound.assumptions, ("n",), least=1)
         claimed = function(bound.expr, ("n",))
         if not (missing := lengths - claimed.domain()).is_empty():

@@ -86,22 +86,24 @@ def check_pairs(bound: Bound) -> Verdict:
         zero, ahead, behind = holds_at(term, sympy.Integer(0)), holds_at(term, n + 1), holds_at(term, -n - 1)
     except NotByLag as e:
         return Verdict(False, failure=str(e))
-    compare = sympy.Eq if bound.relation == "==" else sympy.Ge
+    exact = bound.relation == "=="
+
+    def compare(gap: sympy.Expr) -> Condition:
+        return smt.IsZero(gap) if exact else gap >= 0
+
     about_n = [c for c in assumptions if n in c.free_symbols]
     if about_n:  # induction over n needs a formula for every n: prove one, then that both agree where it matters
         whole = pairs_by_lag(term, [c for c in assumptions if c not in about_n])
         found = check_pairs(whole)
         prover = smt.Prover(list(found.steps), [found.smtlib] if found.smtlib else [], found.failure)
-        prover.prove(
-            smt.Obligation("the same where n is as assumed", (*assumptions, n >= 0), compare(f - whole.expr, 0))
-        )
+        prover.prove(smt.Obligation("the same where n is as assumed", (*assumptions, n >= 0), compare(f - whole.expr)))
         return prover.verdict()
     one = indicator(zero)
     second = f.subs(n, n + 2) - 2 * f.subs(n, n + 1) + f - indicator(ahead) - indicator(behind)
     start = (*assumptions, n >= 0)
-    prover.prove(smt.Obligation("no token, no pair", assumptions, sympy.Eq(f.subs(n, 0), 0)))
-    prover.prove(smt.Obligation("one token", assumptions, compare(f.subs(n, 1) - one, 0)))
-    prover.prove(smt.Obligation("second difference = keys gained", start, compare(second, 0), _split(f, ahead)))
+    prover.prove(smt.Obligation("no token, no pair", assumptions, smt.IsZero(f.subs(n, 0))))
+    prover.prove(smt.Obligation("one token", assumptions, compare(f.subs(n, 1) - one)))
+    prover.prove(smt.Obligation("second difference = keys gained", start, compare(second), _split(f, ahead)))
     return prover.verdict()
 
 

@@ -185,11 +185,11 @@ class Reader:
                 s = from_index(step)
                 x = self.sides(a)
                 return Sides(tuple(_scaled(p, s) for p in x.past), tuple(_scaled(p, s) for p in x.future))
-            case Shift(a, by) if self.certain(from_index(by) >= 0):
-                x = self.sides(a)
-                if x.future:
-                    raise NotByLag(f"{term!r} moves future keys into the past")
-                b = from_index(by)
+            case Shift(a, by):
+                b, x = from_index(by), self.sides(a)
+                if x.future or self.certain(b < 0):
+                    raise NotByLag(f"{term!r} moves keys across lag 0")
+                self.choose(b >= 0)  # a symbolic shift moves into the past
                 moved = (replace(p, start=p.start + b, last=None if p.last is None else p.last + b) for p in x.past)
                 return Sides(tuple(moved), ())
             case _:
@@ -253,7 +253,7 @@ class Reader:
                 if not self.certain(y.start >= x.start):
                     raise NotByLag(f"the order of the lags {x.start} and {y.start}")
                 start = x.start + x.step * sympy.ceiling((y.start - x.start) / x.step)
-            return Progression(start, x.step, last)
+            return _short(Progression(start, x.step, last))
         if sympy.expand(x.step - y.step) == 0:
             apart = sympy.expand(x.start - y.start)
             if apart == 0:
@@ -292,6 +292,13 @@ def _merged(a: tuple[Progression, ...], b: tuple[Progression, ...]) -> tuple[Pro
     return (*a, *(p for p in b if p not in a))
 
 
+def _short(p: Progression) -> Progression | None:
+    """With numbers: no lag, or one, where there is no room for more."""
+    if p.last is None or not all(v.is_Integer for v in (p.start, p.step, p.last)) or p.last >= p.start + p.step:
+        return p
+    return Progression(p.start, sympy.Integer(1), p.start) if p.last >= p.start else None
+
+
 def _scaled(p: Progression, s: sympy.Expr) -> Progression:
     return Progression(p.start * s, p.step * s, None if p.last is None else p.last * s)
 
@@ -309,7 +316,7 @@ def _chinese(x: Progression, y: Progression, last: sympy.Expr | None) -> Progres
     if (a - b) % gcd(s, t):
         return None
     start = next(v for v in range(max(a, b), max(a, b) + step) if (v - a) % s == 0 and (v - b) % t == 0)
-    return Progression(sympy.Integer(start), sympy.Integer(step), last)
+    return _short(Progression(sympy.Integer(start), sympy.Integer(step), last))
 
 
 def subsets(parts: tuple[Progression, ...], reader: Reader) -> Iterator[tuple[int, Progression]]:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
+from math import lcm
 from typing import Any, TypeAlias
 
 import sympy
@@ -26,13 +27,17 @@ from pidsl.analysis.formulas import CeilLog, symbol
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import TermError
 
-RESOURCES = 8_000_000  # z3's own count for one question, the same on every machine: at most a few seconds
-FIRST_RESOURCES = 2_000_000  # before products are added
+RESOURCES = 4_000_000  # z3's own count for one question, the same on every machine: at most a few seconds
+FIRST_RESOURCES = 1_000_000  # before products are added
 PRUNE_RESOURCES = 200_000
 MOST_FACTORS = 14  # conditions whose products are formed
 MOST_CASES = 4096
 
 Condition: TypeAlias = sympy.Basic  # a relation or a combination of them
+
+
+class IsZero(sympy.Function):
+    """A conclusion: the argument is 0. Unlike sympy's Eq it is not simplified each time that something is replaced."""
 
 
 @dataclass(frozen=True)
@@ -194,10 +199,10 @@ class Prover:
 
     def _ask(self, name: str, case: _Case) -> str:
         """`unsat` when the conclusion follows, else what z3 says instead."""
-        wrong = [*case.conditions, sympy.Not(case.conclusion)]
-        answer, script, model = _ask_z3(wrong, wanted=True, resources=FIRST_RESOURCES)
+        answer, script, model = _ask_z3(case.conditions, case.conclusion, FIRST_RESOURCES)
         if answer not in ("sat", "unsat"):
-            answer, script, model = _ask_z3([*wrong, *_products(case.conditions)], wanted=True)
+            products = _products(case.conditions)
+            answer, script, model = _ask_z3([*case.conditions, *products], case.conclusion)
         self.scripts.append(f"; {name}\n{script}")
         return answer if answer != "sat" else f"does not hold at {model}"
 
@@ -323,13 +328,16 @@ def _impossible(conditions: Sequence[Condition]) -> bool:
 
 
 def _ask_z3(
-    conditions: Sequence[Condition], *, wanted: bool = False, resources: int = RESOURCES
+    conditions: Sequence[Condition], conclusion: Condition | None = None, resources: int = RESOURCES
 ) -> tuple[str, str, str]:  # fmt: skip
-    """z3's answer on the conjunction; the script and the model when wanted."""
+    """z3's answer on the conditions without the conclusion; with a conclusion, the script and the model as well."""
     solver = z3.Solver()
     solver.set("rlimit", resources)
     for c in conditions:
         solver.add(_boolean(c))
+    wanted = conclusion is not None
+    if wanted:
+        solver.add(z3.Not(_boolean(conclusion)))
     script = f"(set-logic QF_NIA)\n{solver.sexpr()}(check-sat)\n" if wanted else ""  # before z3 rewrites it
     answer = str(solver.check())
     model = ""
@@ -356,15 +364,21 @@ def _boolean(c: Condition) -> Any:
         return z3.If(*map(_boolean, c.args))
     if isinstance(c, sympy.Implies):
         return z3.Implies(*map(_boolean, c.args))
+    if isinstance(c, IsZero):
+        return _polynomial(c.args[0]) == z3.IntVal(0)
     if isinstance(c, sympy.Rel):
-        above, below = sympy.fraction(sympy.together(c.lhs - c.rhs))
-        if not below.is_Integer:
-            raise TypeError(f"not a polynomial: {c}")
-        x = _integer(sympy.expand(above))
+        x = _polynomial(c.lhs - c.rhs)
         zero = z3.IntVal(0)
         kinds = {"==": x == zero, "!=": x != zero, "<": x < zero, "<=": x <= zero, ">": x > zero, ">=": x >= zero}
         return kinds[c.rel_op]
     raise TypeError(f"not a condition: {c}")
+
+
+def _polynomial(e: sympy.Expr) -> Any:
+    """An expression with rational coefficients, times their common denominator, as a z3 term."""
+    e = sympy.expand(e)
+    denominators = [x.as_coeff_Mul()[0].q for x in sympy.Add.make_args(e)]
+    return _integer(sympy.expand(e * lcm(*map(int, denominators))))
 
 
 def _integer(e: sympy.Expr) -> Any:
