@@ -49,6 +49,14 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("-n", type=_count, default=32, help=f"tokens in the picture, at most {WIDEST} (default: 32)")
     show.add_argument("--tokens", type=_count, default=4096, help="tokens to count pairs for (default: 4096)")
     show.set_defaults(run=run_show)
+    analyse = commands.add_parser("analyse", help="formulas with proofs: degree, pairs, live keys, reach, depth")
+    analyse.add_argument("--assume", default="", help='conditions, such as "p > k, n > p"')
+    analyse.add_argument("--layers", type=_count, help="how many layers (default: L of them)")
+    analyse.add_argument("--check", action="store_true", help="verify every proof again")
+    analyse.set_defaults(run=run_analyse)
+    claims = commands.add_parser("claims", help="published bounds, proved or refuted; about a minute")
+    claims.add_argument("--markdown", action="store_true", help="as docs/claims.md")
+    claims.set_defaults(run=run_claims)
     explain = commands.add_parser("explain", help="what the planner decided, and why")
     explain.set_defaults(run=lambda args: print(pidsl.compile(term_of(args), backend=args.backend).explain()))
     source = commands.add_parser("source", help="the generated program")
@@ -56,9 +64,10 @@ def parser() -> argparse.ArgumentParser:
     source.set_defaults(
         run=lambda args: print(pidsl.compile(term_of(args), backend=args.backend).source(args.head_dim), end="")
     )
-    for command in (show, explain, source):
+    for command in (show, explain, source, analyse):
         command.add_argument("term", help='such as "window(63) | stride(256) & causal"')
-        command.add_argument("--backend", choices=BACKENDS, default="auto")
+        if command is not analyse:
+            command.add_argument("--backend", choices=BACKENDS, default="auto")
         command.add_argument(
             "--bind", type=_binding, action="append", default=[], metavar="NAME=NUMBER", help="a number for a symbol"
         )
@@ -85,6 +94,31 @@ def run_show(args: argparse.Namespace) -> None:
     if n:
         print(f"keys per query: {degree.min()} to {degree.max()}, {degree.mean():.1f} on average\n")
     print(pidsl.compile(term, backend=args.backend).explain())
+
+
+def run_analyse(args: argparse.Namespace) -> None:
+    """`analyse`: what is known of a pattern for every length, and how it was proved."""
+    from pidsl.analysis import ask
+
+    term, assume = term_of(args), args.assume
+    degree = ask.degree(term, assume)
+    bounds = [ask.pairs(term, assume), degree.of_query, degree.maximum, ask.live(term, assume)]
+    bounds += [ask.farthest(term, args.layers, assume), ask.contiguous(term, args.layers, assume)]
+    bounds.append(ask.depth(term, assume=assume))
+    for bound in bounds:
+        print(bound)
+        if args.check and bound.is_known:
+            verdict = bound.proof.verdict()
+            print(f"  checked: {'yes' if verdict.holds else 'no, ' + verdict.failure}, {len(verdict.steps)} steps")
+        print()
+
+
+def run_claims(args: argparse.Namespace) -> None:
+    """`claims`: the published bounds and what became of them."""
+    from pidsl.analysis.report import markdown
+
+    found = pidsl.check_claims()
+    print(markdown(found), end="") if args.markdown else print(found)
 
 
 def run_demo(args: argparse.Namespace) -> None:

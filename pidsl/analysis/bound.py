@@ -189,7 +189,7 @@ class Bound:
         if self.is_known:
             lines.append(f"  {self.relation} {self.expr}")
             if self.assumptions:
-                lines.append("  for " + ", ".join(self._shown(c) for c in self.assumptions))
+                lines.append("  for " + ", ".join(self.shown_condition(c) for c in self.assumptions))
             lines.append(f"  proof: {self.proof.summary}")
         else:
             lines.append("  unknown")
@@ -199,7 +199,8 @@ class Bound:
 
     __repr__ = __str__
 
-    def _shown(self, condition: sympy.Basic) -> str:
+    def shown_condition(self, condition: sympy.Basic) -> str:
+        """A condition as text; the formula itself is called by the name of its quantity."""
         if self.expr.count_ops() > 2:
             condition = condition.xreplace({self.expr: sympy.Symbol(self.quantity)})
         return f"{condition.lhs} == {condition.rhs}" if isinstance(condition, sympy.Eq) else str(condition)

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
-import networkx
 import numpy as np
 import sympy
 
 from pidsl.analysis import ask, smt
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas import Value, symbol, value_of
+from pidsl.analysis.graph import attention_graph
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.schedules import LayerRule
 from pidsl.errors import PidslError
@@ -39,7 +39,7 @@ class Counterexample:
         actual: the quantity, from the dense masks.
         claimed: the formula.
         pair: (i, j) that shows it, where one does.
-        path: the tokens through which key j reaches query i, query first; empty where there is no path to show.
+        path: the tokens j, ..., i through which key j reaches query i, one more per layer; empty where there is none.
     """
 
     claim: Bound
@@ -60,10 +60,10 @@ class Counterexample:
             return False
         if not self.path:
             return True
-        layers = [networkx.from_numpy_array(mask, create_using=networkx.DiGraph) for mask in _masks(self.claim, values)]
-        steps = list(zip(self.path, self.path[1:], reversed(layers), strict=False))
-        walked = len(steps) == len(layers) and all(graph.has_edge(i, j) for i, j, graph in steps)
-        return walked and (self.path[0], self.path[-1]) == self.pair
+        graphs = [attention_graph(term, values["n"]) for term in _concrete(self.claim, values)]
+        steps = list(zip(self.path, self.path[1:], graphs, strict=False))
+        walked = len(steps) == len(graphs) and all(graph.has_edge(j, i) for j, i, graph in steps)
+        return walked and (self.path[-1], self.path[0]) == self.pair
 
     def __str__(self) -> str:
         numbers = ", ".join(f"{name} = {value}" for name, value in self.values)
@@ -71,7 +71,7 @@ class Counterexample:
         if self.pair is not None:
             text += f"; query {self.pair[0]} sees key {self.pair[1]}" if self.path else f"; pair {self.pair}"
         if len(self.path) > 2:
-            text += " through " + " <- ".join(map(str, self.path))
+            text += " along " + " -> ".join(map(str, self.path))
         return text
 
 
@@ -108,7 +108,7 @@ def judge(claim: Bound) -> Judgement:
     except PidslError:
         exact = None
     if exact is not None and exact.is_known:
-        named = [c for c in exact.assumptions if c not in claim.assumptions]
+        named = [c for c in exact.assumptions if not smt.follows(claim.assumptions, c)]
         claim = replace(claim, assumptions=(*claim.assumptions, *named))
     found = refute(claim)
     if found is not None:
@@ -288,7 +288,7 @@ def _holds(relation: str, actual: Value, claimed: Value) -> bool:
 
 
 def _path(masks: list[Any], pair: tuple[int, int]) -> tuple[int, ...]:
-    """Query first: one token per layer, each attended by the one before it in that layer."""
+    """Key first: one more token per layer, each of which attends the one before it in that layer."""
     i, j = pair
     below = [np.eye(len(masks[0]), dtype=bool)]  # what each token holds of the input, layer by layer
     for mask in masks:
@@ -296,4 +296,4 @@ def _path(masks: list[Any], pair: tuple[int, int]) -> tuple[int, ...]:
     path = [i]
     for mask, held in zip(reversed(masks), reversed(below[:-1]), strict=True):
         path.append(int(np.flatnonzero(mask[path[-1]] & held[:, j])[0]))
-    return tuple(path)
+    return tuple(reversed(path))
