@@ -43,14 +43,14 @@ def general_sweep(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols:
     touched, full = _tile_sets(at, simple, rows, cols, split)
     first = touched.dim(isl.dim_type.param)
     context = at.parameter_set("t, top", "t >= 0 and top >= -1")
-    below_top = read_set(f"[{at.parameters}, t, top] -> {{ [x] : x <= top }}")
+    exist = read_set(f"[{at.parameters}, t, top] -> {{ [x] : 0 <= x <= top }}")
 
     def lines(tiles: isl.Set) -> isl.Set:
         line = tiles.move_dims(isl.dim_type.param, first, isl.dim_type.set, 0 if over == "keys" else 1, 1)
         line = line.set_dim_name(isl.dim_type.param, first, "t").set_dim_name(isl.dim_type.set, 0, "x")
-        return coalesced(line & below_top)
+        return coalesced(line & exist)
 
-    found = _loops(lines(touched), lines(full), context)
+    found = _loops(lines(touched), lines(full), exist, context)
     return Sweep(over, rows, cols, tuple(run for is_full, x in found for run in _cut(at, over, rows, cols, is_full, x)))
 
 
@@ -80,7 +80,7 @@ def _tile_sets(at: Coordinates, simple: isl.Set, rows: int, cols: int, split: bo
         return touched, nothing
 
 
-def _loops(touched: isl.Set, full: isl.Set, context: isl.Set) -> list[tuple[bool, Loop]]:
+def _loops(touched: isl.Set, full: isl.Set, exist: isl.Set, context: isl.Set) -> list[tuple[bool, Loop]]:
     """Full loops and masked loops over the other touched tiles, or masked loops over a superset of them."""
     try:
         with limited("the loops over the tiles of a piece", LOOP_LIMIT):
@@ -92,7 +92,7 @@ def _loops(touched: isl.Set, full: isl.Set, context: isl.Set) -> list[tuple[bool
     for superset in supersets:
         try:
             with limited("the loops over the touched tiles of a piece", LOOP_LIMIT):
-                return [(False, x) for x in _scan(superset(touched), context)]
+                return [(False, x) for x in _scan(superset(touched) & exist, context)]
         except (NoLoop, TooHardError):
             continue
     return [(False, Loop(0, Var("top")))]
