@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from math import comb
 
 import numpy as np
@@ -29,9 +28,10 @@ from pidsl.analysis.lag_sets import NotByLag
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.errors import PidslError, SizeError, TermError, TooHardError
 from pidsl.language.terms import LIMIT, Term
-from pidsl.language.vocabulary import causal, lags, stride, symbols, window
+from pidsl.language.vocabulary import causal, lags, stride, window
 
 CHUNK = 1 << 16  # windows looked at together
+LONG_STEP = 4096  # between lags, from which on pairs are not counted by isl
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Candidate:
         pairs: attended pairs of all layers together.
         degree: keys of the query with the most, in any layer.
         depth: a bound that is at most `layers` at n.
-        counts: per layer, a bound for its pairs and the numbers at which it gives them.
+        counts: a bound for the pairs of each layer.
         least_pairs: no pattern of this kind can have fewer pairs, see `least_pairs`.
     """
 
@@ -59,7 +59,7 @@ class Candidate:
     pairs: int
     degree: int
     depth: Bound
-    counts: tuple[tuple[Bound, tuple[tuple[str, int], ...]], ...]
+    counts: tuple[Bound, ...]
     least_pairs: int
 
     @property
@@ -69,10 +69,10 @@ class Candidate:
 
     def check(self) -> bool:
         """Verify the depth and the pairs from the statements alone; takes seconds where z3 is asked."""
-        bounds = {id(bound): bound for bound, _ in self.counts}
-        if not all(bound.proof.check() for bound in (self.depth, *bounds.values())):
+        distinct = {id(bound): bound for bound in (self.depth, *self.counts)}
+        if not all(bound.proof.check() for bound in distinct.values()):
             return False
-        connected, total = _at(self.depth, self.n), sum(bound(**dict(at)) for bound, at in self.counts)
+        connected, total = _at(self.depth, self.n), sum(bound(n=self.n) for bound in self.counts)
         return bool(self.depth.relation in ("==", "<=") and connected <= self.layers and total == self.pairs)
 
 
@@ -359,9 +359,6 @@ def _digit_pairs(base: int, layer: int, n: int) -> int:
     return (q + 1) * n - step * q * (q + 1) // 2
 
 
-Count = tuple[Bound, tuple[tuple[str, int], ...]]
-
-
 @dataclass(frozen=True)
 class Family:
     """Patterns with parameters.
@@ -395,7 +392,7 @@ def _candidate(family: str, choice: Choice, n: int, layers: int) -> Candidate:
     depth = _depth(pattern, n, kind.by_formula)
     counts = _counts(pattern, n, layers)
     assert _at(depth, n) <= layers, f"{pattern!r} does not connect {n} tokens in {layers} layers"
-    assert sum(bound(**dict(at)) for bound, at in counts) == choice.pairs, f"the pairs of {pattern!r}"
+    assert sum(bound(n=n) for bound in counts) == choice.pairs, f"the pairs of {pattern!r}"
     return Candidate(
         family=family,
         parameters=tuple(zip(kind.names, choice.parameters, strict=True)),
@@ -427,23 +424,19 @@ def _depth(pattern: Term | BaseSchedule, n: int, by_formula: bool) -> Bound:
     raise TooHardError(f"the depth of {pattern!r}", "a formula", where=f"design(n={n})")
 
 
-def _counts(pattern: Term | BaseSchedule, n: int, layers: int) -> tuple[Count, ...]:
-    if isinstance(pattern, BaseSchedule):
-        assert isinstance(pattern.base, int)
-        digit = _digit_bound()
-        return tuple(
-            (digit, (("n", n), ("s", pattern.base**layer), ("w", pattern.base - 1))) for layer in range(layers)
-        )
-    found = ask.pairs(pattern)
-    bound = found if found.is_known else pairs_by_lag(pattern)
-    return ((bound, (("n", n),)),) * layers
+def _counts(pattern: Term | BaseSchedule, n: int, layers: int) -> tuple[Bound, ...]:
+    if not isinstance(pattern, BaseSchedule):
+        return (_count(pattern, 1),) * layers
+    assert isinstance(pattern.base, int)
+    steps = [pattern.base**layer for layer in range(layers)]
+    alone = _count(window(0), 1)  # in layers whose step is beyond n
+    return tuple(_count(pattern.layer(k), step) if step < n else alone for k, step in enumerate(steps))
 
 
-@lru_cache(maxsize=1)
-def _digit_bound() -> Bound:
-    """The pairs of any layer of any base schedule."""
-    w, s = symbols("w s")
-    return ask.pairs(window(w).dilated(s))
+def _count(term: Term, step: int) -> Bound:
+    """Pairs: of long periods by the rule for progressions of lags, which does not count up to the period."""
+    found = ask.pairs(term) if step <= LONG_STEP else None
+    return found if found is not None and found.is_known else pairs_by_lag(term)
 
 
 def _why(family: str, n: int, layers: int, limit: int) -> str:
