@@ -39,7 +39,7 @@ def pairs(term: Term, assume: Assume = ()) -> Bound:
     >>> import pidsl
     >>> k = pidsl.symbols("k")
     >>> pairs(pidsl.window(k), "n > k").expr
-    (k + 1)*(-k + 2*n)/2
+    (-k + 2*n)*(k + 1)/2
 
     Args:
         term: a pattern.
@@ -113,7 +113,7 @@ def contiguous(patterns: Patterns, layers: int | None = None, assume: Assume = (
 
     >>> import pidsl
     >>> contiguous(pidsl.window(4) | pidsl.lags(16)).expr
-    Piecewise((16*L - 36, L >= 4), (4*L, True))
+    Piecewise((16*L - 36, L >= 3), (4*L, True))
 
     Args and errors as in `farthest`.
     """

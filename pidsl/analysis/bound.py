@@ -141,7 +141,7 @@ class Bound:
         >>> import pidsl
         >>> k = pidsl.symbols("k")
         >>> pidsl.window(k).pairs().under("n > k").expr
-        (k + 1)*(-k + 2*n)/2
+        (-k + 2*n)*(k + 1)/2
 
         Args:
             assume: comparisons as text, "period > k", or as sympy relations.

@@ -73,7 +73,7 @@ class WindowAndComb(ByLag):
             return Answer(far, (L >= 1, n >= 1))
         if quantity == "contiguous":
             return Answer(self.contiguous(L), (L >= 1, n >= 1))
-        return Answer(1 + ceil_div(p - 1, k), (n >= 2 * p,), "the same for every n >= 2*p")
+        return Answer(1 + ceil_div(p - 1, k), (n >= 2 * p,), f"the same for every n >= {2 * p}")
 
     def theorem(self, quantity: str) -> Iterator[Obligation]:
         k, p = self.k, self.p

@@ -132,7 +132,7 @@ class Questions:
         >>> pidsl.causal.pairs(4)
         10
         >>> pidsl.causal.pairs().expr
-        n*(n + 1)/2
+        n**2/2 + n/2
         """
         from pidsl.relation import counting
 
