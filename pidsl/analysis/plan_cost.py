@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from pidsl.codegen.cost import REFERENCE
 from pidsl.codegen.lower import lower
 from pidsl.codegen.plan import DiagonalPiece, Plan, Sweep, TilePiece
-from pidsl.language.expr import evaluate, holds
+from pidsl.errors import TooHardError
+from pidsl.language.expr import Var, evaluate, holds
 from pidsl.language.terms import Term
 from pidsl.relation import counting
+from pidsl.relation.isl import limited
 
+OPERATIONS = 500_000  # of isl for a plan; most take a hundredth
 LONGEST = 1 << 20  # tokens at which loops are evaluated; beyond, the waste no longer changes by much
 
 
@@ -62,7 +66,7 @@ class PlanCost:
 
 
 def plan_cost(term: Term, n: int | None = None, head_dim: int = 64, times: int = 1) -> PlanCost:
-    """What the Triton plan of a term computes.
+    """What the Triton plan of a term computes; unknown where isl needs long to make it.
 
     >>> import pidsl
     >>> found = plan_cost(pidsl.window(63), 4096)
@@ -79,15 +83,24 @@ def plan_cost(term: Term, n: int | None = None, head_dim: int = 64, times: int =
         SymbolError: the term holds unbound symbols.
         TooHardError: isl's operation limit struck.
     """
-    plan = lower(term, "triton", head_dim)
-    length = plan.reference if n is None else min(n, LONGEST)
+    length = REFERENCE if n is None else min(n, LONGEST)
     attended, forward, grad_query, grad_key = _pairs(term, head_dim > 128, length)
-    return PlanCost(plan.backend, length, attended, forward, grad_query, grad_key, head_dim, times)
+    return PlanCost("triton", length, attended, forward, grad_query, grad_key, head_dim, times)
+
+
+@lru_cache(maxsize=256)
+def plan_of(term: Term, wide: bool) -> Plan:
+    """The plan as `lower` makes it, or none: a query does not wait as long as a compilation may."""
+    with limited(f"the plan of {term!r}", OPERATIONS):
+        plan = lower.__wrapped__(term, "triton", 256 if wide else 64)  # what is cut off here stays out of its cache
+    if plan.notes:
+        raise TooHardError(plan.notes[0], "a plan with loops of its own", repr(term))
+    return plan
 
 
 @lru_cache(maxsize=256)
 def _pairs(term: Term, wide: bool, n: int) -> tuple[int, int, int, int]:
-    plan: Plan = lower(term, "triton", 256 if wide else 64)
+    plan = plan_of(term, wide)
     passes = [0, 0, 0]
     for piece in plan.pieces:
         if isinstance(piece, DiagonalPiece):
@@ -118,9 +131,9 @@ def computed(piece: TilePiece, sweep: Sweep, n: int) -> int:
     t = np.arange(len(which)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
     env |= {"t": t, "c": which} if by_keys else {"t": t, "d": which}
     if by_keys:
-        env["d"] = evaluate(layout.key_class_of(_variable("c")), env)
+        env["d"] = evaluate(layout.key_class_of(Var("c")), env)
     else:
-        env["c"] = evaluate(layout.row_class_of(_variable("d")), env)
+        env["c"] = evaluate(layout.row_class_of(Var("d")), env)
     total = 0
     for run in sweep.runs:
         first, last = (np.asarray(evaluate(x, env), dtype=np.int64) for x in (run.first, run.last))
@@ -134,9 +147,3 @@ def computed(piece: TilePiece, sweep: Sweep, n: int) -> int:
 def _rows(piece: DiagonalPiece, n: int) -> int:
     env: dict[str, Any] = {"n": n, "m": n, "offset": 0}
     return sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in piece.diagonals)
-
-
-def _variable(name: str) -> Any:
-    from pidsl.language.expr import Var
-
-    return Var(name)
