@@ -137,12 +137,6 @@ def cost(
     )
 
 
-def at_length(source: Bound, length: int) -> Bound:
-    """Pairs, or live keys after the last token, of n tokens: the formula at n, with a proof of its own."""
-    assert not isinstance(source.subject, tuple)
-    return _scaled(source.subject, source.quantity, source, {}, length)
-
-
 def _scaled(term: Term, quantity: str, source: Bound, given: dict[str, Any], length: int | None) -> Bound:
     """The factor of a quantity times the pairs or the live keys, at n where n is given."""
     at = given if length is None else {**given, "n": length}

@@ -66,9 +66,7 @@ def check_scaled(bound: Bound) -> Verdict:
     """Verify pairs, sparsity, FLOPs or bytes of live keys from the pairs or live keys of the term."""
     from pidsl.analysis import ask
 
-    if isinstance(bound.subject, tuple):
-        return Verdict(False, failure="pairs of one term are meant")
-    term, given = bound.subject, dict(bound.given)
+    term, given = bound.term, dict(bound.given)
     kinds = {"pairs", "sparsity", "live keys", "kv bytes", *FLOPS}
     if bound.quantity not in kinds:
         return Verdict(False, failure=f"no rule for {bound.quantity}")
@@ -123,7 +121,7 @@ def _expected(bound: Bound, given: dict[str, Any], whole: Bound) -> _Expected:
 def check_sizes(bound: Bound) -> Verdict:
     """Verify bytes of tensors from their shapes."""
     given = dict(bound.given)
-    if bound.quantity not in TENSORS or bound.relation != "==" or isinstance(bound.subject, tuple):
+    if bound.quantity not in TENSORS or bound.relation != "==":
         return Verdict(False, failure=f"no rule for {bound.quantity} {bound.relation}")
     try:
         expr = tensor_bytes(bound.quantity, given)

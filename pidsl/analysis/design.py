@@ -409,7 +409,7 @@ def _candidate(family: str, choice: Choice, n: int, layers: int) -> Candidate:
 
 def _depth(pattern: Term | BaseSchedule, n: int, by_formula: bool) -> Bound:
     def formula() -> Bound:
-        found = reach_by_family(pattern, "depth")  # type: ignore[arg-type]
+        found = reach_by_family(pattern, "depth")
         found(n=n)
         return found
 
