@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import sympy
 
-from pidsl.analysis import counts, degrees, memory, reach
+from pidsl.analysis import counts, degrees, memory, reach, stacks
 from pidsl.analysis import depth as depths
 from pidsl.analysis.assume import conditions
 from pidsl.analysis.bound import Bound, Subject, exact, unknown
@@ -142,7 +142,8 @@ def depth(patterns: Patterns, n: int | None = None, of: str | None = None, assum
     if of not in (None, "causal", "all"):
         raise TermError(f"of = {of!r}", '"causal" or "all"')
     if not _symbolic(subject):
-        return _under(depths.depth(subject, n, of), assume)
+        found = _by_family("depth", subject, None, n) if of != "all" else None
+        return _under(found or depths.depth(subject, n, of), assume)
     if of == "all":
         return unknown(_shown(subject), "depth", f"with symbols, only causal pairs are counted; {BIND}", {"of": of})
     found = _family("depth", subject, None, assume)
@@ -191,8 +192,23 @@ def _reach(
         raise SizeError(f"layers = {layers!r}", "an integer >= 0, or None for L layers")
     subject = _subject(patterns)
     if not _symbolic(subject):
-        return _under(numbers(subject, layers), assume)
+        return _under(_by_family(quantity, subject, layers, None) or numbers(subject, layers), assume)
     return _family(quantity, subject, layers, assume)
+
+
+def _by_family(quantity: str, subject: Any, layers: int | None, tokens: int | None) -> Bound | None:
+    """What the rules say of a pattern with numbers, if it holds for every number of tokens: they are quick."""
+    if layers == 0 or isinstance(subject, tuple):
+        return None
+    try:
+        found = reach_by_family(subject, quantity, layers)
+    except (NotByLag, TooHardError):
+        return None
+    if tokens is not None:
+        stacks.number(tokens, "n", 1)
+        found = _at(found, n=tokens)
+    about_n = [c for c in found.assumptions if n in c.free_symbols]
+    return found if all(c == (n >= 1) for c in about_n) and sympy.false not in found.assumptions else None
 
 
 def _family(quantity: str, subject: Any, layers: int | None, assume: Assume) -> Bound:

@@ -173,8 +173,10 @@ def check_reach(bound: Bound) -> Verdict:
     answer = family.answer(bound.quantity)
     layers = bound.argument("layers")
     own, wanted = answer.expr, [*family.needs, *answer.assumptions]
-    if isinstance(layers, int):
-        own, wanted = own.subs(L, layers), [c.subs(L, layers) for c in wanted]
+    tokens = bound.argument("n")
+    for variable, number in ((L, layers), (n, tokens)):
+        if isinstance(number, int):
+            own, wanted = own.subs(variable, number), [c.subs(variable, number) for c in wanted]
     prover = smt.Prover()
     known = assumptions
     if not isinstance(bound.subject, tuple | LayerRule):

@@ -200,9 +200,9 @@ class Prover:
     def _ask(self, name: str, case: _Case) -> str:
         """`unsat` when the conclusion follows, else what z3 says instead."""
         answer, script, model = _ask_z3(case.conditions, case.conclusion, FIRST_RESOURCES)
-        if answer not in ("sat", "unsat"):
+        if answer not in ("sat", "unsat"):  # again, with products, in a context that has seen no other question
             products = _products(case.conditions)
-            answer, script, model = _ask_z3([*case.conditions, *products], case.conclusion)
+            answer, script, model = _ask_z3([*case.conditions, *products], case.conclusion, RESOURCES, fresh=True)
         self.scripts.append(f"; {name}\n{script}")
         return answer if answer != "sat" else f"does not hold at {model}"
 
@@ -328,7 +328,8 @@ def _impossible(conditions: Sequence[Condition]) -> bool:
 
 
 def _ask_z3(
-    conditions: Sequence[Condition], conclusion: Condition | None = None, resources: int = RESOURCES
+    conditions: Sequence[Condition], conclusion: Condition | None = None, resources: int = RESOURCES, *,
+    fresh: bool = False,
 ) -> tuple[str, str, str]:  # fmt: skip
     """z3's answer on the conditions without the conclusion; with a conclusion, the script and the model as well."""
     solver = z3.Solver()
@@ -339,6 +340,10 @@ def _ask_z3(
     if wanted:
         solver.add(z3.Not(_boolean(conclusion)))
     script = f"(set-logic QF_NIA)\n{solver.sexpr()}(check-sat)\n" if wanted else ""  # before z3 rewrites it
+    if fresh:
+        solver = z3.Solver(ctx=z3.Context())
+        solver.set("rlimit", resources)
+        solver.from_string(script)
     answer = str(solver.check())
     model = ""
     if wanted and answer == "sat":
