@@ -101,7 +101,8 @@ def test_a_wrong_bound_is_not_proved() -> None:
 @pytest.mark.parametrize("first", [1, 2])
 def test_the_published_bound_under_the_schedule(first: int) -> None:
     claim = Bound(
-        SkipSchedule(k, period, first), "farthest", "<=", K * L + P * CeilLog(2, L), (K >= 1, P > K), given=(("layers", L),)
+        SkipSchedule(k, period, first), "farthest", "<=", K * L + P * CeilLog(2, L), (K >= 1, P > K),
+        given=(("layers", L),),
     )  # fmt: skip
     assert judge(claim).outcome == ("refuted" if first == 1 else "proved")
 

@@ -87,9 +87,20 @@ def test_explain_and_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == pidsl.compile(pidsl.window(3), backend="triton").source()
 
 
+def test_analyse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["analyse", "window(k) | lags(p)", "--bind", "k=4", "--assume", "p > 9", "--layers", "2", "--check"]) == 0
+    )
+    said = capsys.readouterr().out
+    for line in ("pairs of window(4) | lags(p)", "p > 9", "farthest(layers=2)", "== 2*p", "checked: yes", "depth of"):
+        assert line in said
+    assert "checked: no" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["analyse", "window(k) | lags(p)", "--assume", "p ="], "the assumption 'p ='"),
         (["show", "windw(3)"], "window"),
         (["show", "window(3"], "window(3"),
         (["show", "window(k)"], "unbound symbol k"),

@@ -50,7 +50,8 @@ def _read(text: str) -> list[Condition]:
     if any(type(op) not in _COMPARE for op in tree.ops):
         raise _bad(text)
     sides = [_expression(x, text) for x in (tree.left, *tree.comparators)]
-    return [_COMPARE[type(op)](a, b) for op, a, b in zip(tree.ops, sides[:-1], sides[1:], strict=True)]
+    found = [_COMPARE[type(op)](a, b) for op, a, b in zip(tree.ops, sides[:-1], sides[1:], strict=True)]
+    return [c.reversed if isinstance(c, sympy.Rel) and c.lhs.is_number else c for c in found]  # 0 <= k is k >= 0
 
 
 def _expression(tree: ast.expr, text: str) -> sympy.Expr:

@@ -35,7 +35,7 @@ from pidsl.relation.isl import limited
 
 METHOD = "quasi-polynomial"
 LISTED = 48  # numbers listed one by one in a formula, from which on it is taken apart if possible
-LONGEST = 60_000  # most lengths that are counted one after another
+LONGEST = 150_000  # most lengths that are counted one after another
 
 
 def pairs(term: Term) -> Bound:

@@ -107,10 +107,22 @@ def _connected(layers: Stack) -> isl.Map:
     if len(layers) == 1:
         return square(layers[0])
     half = len(layers) // 2  # equal halves are found in the cache: L layers of one term take log2 L products
-    seen = _connected(layers[half:]).apply_range(_connected(layers[:half]))
+    last, first = _connected(layers[half:]), _connected(layers[:half])
+    seen = last.apply_range(first)
+    if len(set(layers)) == 1 and _same(seen, first):  # more layers change nothing: keep what isl can handle
+        return first
     if seen.n_basic_map() > PARTS:  # joining parts takes time that isl does not count
         raise TooHardError(f"pairs of {len(layers)} layers in {seen.n_basic_map()} parts", f"at most {PARTS}")
     return coalesced(seen)
+
+
+def _same(a: isl.Map, b: isl.Map) -> bool:
+    """Whether two maps are seen to be equal with little work."""
+    try:
+        with limited("whether one more layer adds anything", 20_000):
+            return bool(a.is_equal(b))
+    except TooHardError:
+        return False
 
 
 def lags_of(pairs: isl.Map) -> isl.Set:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pidsl.analysis.bound import Bound
     from pidsl.analysis.cost import Cost
     from pidsl.analysis.degrees import Degree
+    from pidsl.analysis.memory import Communication
+    from pidsl.analysis.reach import Reachable
     from pidsl.language.terms import Term
 
 Assume = str | Iterable[str]
@@ -221,3 +223,20 @@ class Questions:
         from pidsl.analysis.graph import path
 
         return path(self._own, i, j, layers, n)
+
+    def reachable(self, layers: int = 1) -> Reachable:
+        """The lags, or else the pairs, that L layers connect; see `pidsl.analysis.reach.reachable`.
+
+        >>> import pidsl
+        >>> (pidsl.window(4) | pidsl.lags(16)).reachable(2)
+        { 0..8, 16..20, 32 }
+        """
+        from pidsl.analysis.reach import reachable
+
+        return reachable(self._own, layers)
+
+    def communication(self, n: int, workers: int) -> Communication:
+        """Key rows that each of P workers needs from each other; see `pidsl.analysis.memory.communication`."""
+        from pidsl.analysis.memory import communication
+
+        return communication(self._own, n, workers)

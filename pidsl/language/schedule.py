@@ -65,6 +65,12 @@ class Schedule:
 
         return ask.depth(self, n, of, assume)
 
+    def path(self, i: int, j: int, n: int | None = None) -> list[int] | None:
+        """The tokens through which key j reaches query i, one more per layer; see `pidsl.analysis.graph.path`."""
+        from pidsl.analysis.graph import path
+
+        return path(self.terms, i, j, None, n)
+
 
 def layers(terms: Iterable[Term]) -> Schedule:
     """A depth schedule: one pattern per layer, the layer at the input first.
