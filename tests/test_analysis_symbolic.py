@@ -225,6 +225,29 @@ def test_proofs_of_reach(term: Any) -> None:
     assert not replace(term.farthest(), expr=sympy.oo).proof.check()
 
 
+@pytest.mark.parametrize("quantity", ["farthest", "contiguous", "depth"])
+@pytest.mark.parametrize("subject", [*FAMILIES[:-1], BaseSchedule(p), SkipSchedule(k, p)], ids=repr)
+def test_a_wrong_answer_of_a_family_is_not_proved(subject: Any, quantity: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checker that took the family's word for the formula would pass."""
+    family = type(match_family(subject).family)
+    right = family.answer
+    if isinstance(subject, SkipSchedule) and quantity != "farthest":
+        assert not reach_of(subject, quantity).is_known
+        return
+    assert reach_of(subject, quantity).proof.check()
+
+    def wrong(self: Any, asked: str) -> Any:
+        answer = right(self, asked)
+        return replace(answer, expr=sympy.Integer(3) if answer.expr.has(sympy.oo) else answer.expr + 1)
+
+    monkeypatch.setattr(family, "answer", wrong)
+    assert not reach_of(subject, quantity).proof.check()
+
+
+def reach_of(subject: Any, quantity: str) -> Bound:
+    return ask.depth(subject) if quantity == "depth" else getattr(ask, quantity)(subject)
+
+
 def test_assumptions_are_part_of_the_statement() -> None:
     bound = (window(k) | lags(p)).farthest()
     assert bound.proof.check()

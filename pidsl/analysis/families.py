@@ -48,7 +48,7 @@ class Family:
     """A family of causal patterns, closed under adding layers.
 
     `needs` are the family's conditions on its symbols; `closed_form()` proves what L layers reach; `answer(quantity)`
-    is a formula and `theorem(quantity)` its proof from the closed form.
+    is a formula and `theorem(quantity)` its proof from the closed form, which mentions the formula itself.
     """
 
     needs: tuple[Condition, ...]
@@ -87,6 +87,13 @@ class ByLag(Family):
     def obligation(self, name: str, given: tuple[Condition, ...], conclusion: Condition) -> Obligation:
         return Obligation(name, (*self.needs, L >= 1, *given), conclusion)
 
+    def formula_is(self, quantity: str, value: sympy.Expr, given: tuple[Condition, ...] = ()) -> Iterator[Obligation]:
+        """The answer, and for "contiguous" and "depth" the contiguous reach, is this value under some conditions."""
+        if quantity != "depth":
+            yield self.obligation("the answer", given, sympy.Eq(self.answer(quantity).expr, value))
+        if quantity != "farthest":
+            yield self.obligation("the contiguous reach", given, sympy.Eq(self.contiguous(L), value))
+
 
 @dataclass(frozen=True)
 class WindowOnly(ByLag):
@@ -123,6 +130,7 @@ class WindowOnly(ByLag):
 
     def theorem(self, quantity: str) -> Iterator[Obligation]:
         far = self.k * L
+        yield from self.formula_is(quantity, far)
         if quantity == "farthest":
             yield self.obligation("nothing beyond", (self.reached(x, L, s),), x <= far)
             yield self.obligation("reached", (), self.reached(far, L, s))
@@ -191,9 +199,12 @@ class WindowAndSkip(ByLag):
         slack = (p - k) * (L - s) >= 0
         yield self.obligation("a product of two that are >= 0", (0 <= s, s <= L), slack)
         if quantity == "farthest":
+            yield from self.formula_is(quantity, p * L)
             yield self.obligation("nothing beyond", (self.reached(x, L, s), slack), x <= p * L)
             yield self.obligation("reached", (), self.reached(p * L, L, L))
             return
+        yield from self.formula_is(quantity, k * L, (L < c,))
+        yield from self.formula_is(quantity, p * (L + 1 - c) + k * (c - 1), (L >= c,))
         # c = ceil((p - 1)/k) is k (c - 1) < p - 1 <= k c
         g = symbol("g")
         gap = (k * (g - 1) < p - 1, p - 1 <= k * g, g >= 1)
@@ -276,6 +287,8 @@ class WindowAndSomeSkips(Family):
         start = (*self.needs, L >= 0, 0 <= g, g <= L)
         slack = (p - k) * (g - s) >= 0
         far = k * (L - g) + p * g
+        own = sympy.Eq(self.answer(quantity).expr, far.subs(g, self.skips))
+        yield Obligation("the answer", (*self.needs, L >= 1), own)
         enough = And(0 <= self.skips, self.skips <= L)
         yield Obligation("no more skips than layers", (*self.needs, L >= 1), enough)
         yield Obligation("a product of two that are >= 0", (*start, s <= g), slack)

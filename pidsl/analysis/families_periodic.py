@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import sympy
 
+from pidsl.analysis.assume import simplified
 from pidsl.analysis.families import Answer, ByLag, Family, a, ceil_div, i, j, least_layers, s, t, x
 from pidsl.analysis.formulas import CeilLog, L, n, symbol
 from pidsl.analysis.lag_sets import Condition
@@ -16,6 +17,20 @@ from pidsl.language.terms import Term
 
 And, Or, Not = sympy.And, sympy.Or, sympy.Not
 ZERO, ONE = sympy.Integer(0), sympy.Integer(1)
+
+
+def same(expr: sympy.Expr, value: sympy.Expr, case: tuple[Condition, ...]) -> Iterator[Obligation]:
+    """The formula has this value in one case; the value may be oo."""
+    branch = simplified(expr, case)
+    infinite = branch.has(sympy.oo) or value == sympy.oo
+    conclusion = (sympy.true if branch == value else sympy.false) if infinite else sympy.Eq(expr, value)
+    yield Obligation("the answer", case, conclusion)
+
+
+def never(family: ByLag, quantity: str) -> Iterator[Obligation]:
+    """The answers of a family that never reaches lag 1: contiguous 0, depth oo."""
+    value = sympy.oo if quantity == "depth" else ZERO
+    yield from same(family.answer(quantity).expr, value, (*family.needs, n >= 2))
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,7 @@ class WindowAndComb(ByLag):
             tops = (p * q <= n - 1, n - 1 < p * q + p, n >= 1)
             formula = sympy.Max(sympy.Min(k * L, n - 1), p * q + sympy.Min(n - 1 - p * q, k * (L - 1)))
             known = (*tops, sympy.Eq(far, formula))
+            yield from self.formula_is(quantity, formula.subs(q, sympy.floor((n - 1) / p)), (n >= 1,))
             yield self.obligation(
                 "p*q <= n - 1 < p*(q + 1)", (n >= 1, sympy.Eq(q, sympy.floor((n - 1) / p))), And(*tops)
             )
@@ -97,12 +113,14 @@ class WindowAndComb(ByLag):
             return
         all_, some = k * (L - 1) >= p - 1, And(k * L >= p - 1, k * (L - 1) < p - 1)
         none = k * L < p - 1
+        far = p + k * (L - 1)
+        for case, value in ((all_, n - 1), (some, sympy.Min(n - 1, far)), (none, sympy.Min(n - 1, k * L))):
+            yield from self.formula_is(quantity, value, (case, n >= 1))
         q = symbol("q")
         split = (p * q <= x, x < p * q + p, q >= 0)
         yield self.obligation("every lag", (all_, 0 <= x, *split), self.reached(x, L, q))
         beyond = Or(s <= 0, sympy.Eq(s, 1), p * s >= 2 * p)
         yield self.obligation("multiples are 0, p, or 2 p and more", (), beyond)
-        far = p + k * (L - 1)
         yield self.obligation("some: every lag", (some, 0 <= x, x <= far), self.reached(x, L, ONE))
         yield self.obligation("some: not the next", (some, beyond), Not(self.reached(far + 1, L, s)))
         yield self.obligation("none: every lag", (none, 0 <= x, x <= k * L), self.reached(x, L, ZERO))
@@ -150,11 +168,13 @@ class DilatedWindow(ByLag):
     def theorem(self, quantity: str) -> Iterator[Obligation]:
         if quantity == "farthest":
             far = self.k * self.d * L
+            yield from self.formula_is(quantity, far)
             slack = self.d * (self.k * L - s) >= 0
             yield self.obligation("a product of two that are >= 0", (s <= self.k * L,), slack)
             yield self.obligation("nothing beyond", (self.reached(x, L, s), slack), x <= far)
             yield self.obligation("reached", (), self.reached(far, L, self.k * L))
             return
+        yield from never(self, quantity)
         yield self.obligation("lag 0", (), self.reached(ZERO, L, ZERO))
         spread = Or(s <= 0, self.d * s >= 2)
         yield self.obligation("multiples are 0, or 2 and more", (), spread)
@@ -192,6 +212,7 @@ class StrideAlone(ByLag):
         if quantity == "farthest":
             far = p * sympy.floor((n - 1) / p)
             q = sympy.floor((n - 1) / p)
+            yield self.obligation("the answer", (n >= 1,), sympy.Eq(self.answer(quantity).expr, far))
             yield self.obligation("within the sequence", (n >= 1,), And(far <= n - 1, q >= 0))
             beyond = Or(s <= q, p * s >= p * q + p)
             yield self.obligation("multiples beyond are p beyond", (n >= 1,), beyond)
@@ -199,6 +220,7 @@ class StrideAlone(ByLag):
             yield self.obligation("no room for another", (n >= 1,), p * q + p > n - 1)
             yield self.obligation("nothing beyond: fewer is less", (n >= 1, s <= q), p * s <= far)
             return
+        yield from never(self, quantity)
         yield self.obligation("not lag 1", (), Not(self.one_layer(ONE)))
 
 
@@ -239,6 +261,11 @@ class OwnBlock(Family):
         b = self.b
         tokens = (*self.needs, n >= 1, 0 <= i, i <= n - 1, 0 <= j, j <= n - 1)
         far = sympy.Min(b, n) - 1
+        one, more = (*self.needs, n >= 1, n <= b), (*self.needs, n > b)
+        expr = self.answer(quantity).expr
+        values = {"farthest": (far, far), "contiguous": (n - 1, ZERO), "depth": (ONE, sympy.oo)}[quantity]
+        for case, value in zip((one, more), values, strict=True):
+            yield from same(expr, value, case)
         if quantity == "farthest":
             yield Obligation("nothing beyond", (*tokens, self.one_layer(i, j)), i - j <= far)
             yield Obligation("reached", (*self.needs, n >= 1), And(self.one_layer(far, ZERO), far <= n - 1))
@@ -300,9 +327,13 @@ class WindowAndSinks(Family):
         start = (*self.needs, L >= 1, n >= 1)
         tokens = (*start, 0 <= j, j <= i, i <= n - 1)
         if quantity == "farthest":
+            yield from same(self.answer(quantity).expr, n - 1, start)
             yield Obligation("the last token reaches the first", start, self.reached(n - 1, ZERO, L))
             return
         if quantity == "contiguous":
+            expr, far = self.answer(quantity).expr, k * L + sinks + 2
+            yield from same(expr, k * L, (*start, n >= far))
+            yield from same(expr, n - 1, (*start, n < far))
             yield Obligation("every near key", (*tokens, i - j <= k * L), self.reached(i, j, L))
             missing = Not(self.reached(sinks + k * L + 1, sinks, L))
             yield Obligation("not the next", (*start, n >= k * L + sinks + 2), missing)
@@ -353,4 +384,6 @@ class BaseLags(Family):
         return Answer(sympy.Max(1, CeilLog(self.base, n)), (n >= 1,), "the least L >= 1 with base^L >= n")
 
     def theorem(self, quantity: str) -> Iterator[Obligation]:
-        yield from ()  # L layers reach exactly 0 .. base^L - 1: the formulas say nothing else
+        # L layers reach exactly 0 .. base^L - 1: the formulas say nothing else
+        wanted = sympy.Max(1, CeilLog(self.base, n)) if quantity == "depth" else self.base**L - 1
+        yield Obligation("the answer", (), sympy.true if self.answer(quantity).expr == wanted else sympy.false)
