@@ -30,8 +30,10 @@ from pidsl.language.vocabulary import (
     causal,
     empty,
     full,
+    halo,
     keys,
     lags,
+    neighborhood,
     pairs,
     queries,
     ring,
@@ -50,8 +52,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ArgumentError", "BackendError", "Bound", "Gate", "Kernel", "ParseError", "PidslError", "PredicateError",
     "Schedule", "SizeError", "SymbolError", "Term", "TermError", "TooHardError", "TruthError", "blocks", "causal",
-    "check_claims", "compare", "compile", "design", "empty", "full", "gate", "keys", "lags", "layers", "maximum",
-    "minimum", "pairs", "parse", "queries", "ring", "stride", "symbols", "where", "window",
+    "check_claims", "compare", "compile", "design", "empty", "full", "gate", "halo", "keys", "lags", "layers",
+    "maximum", "minimum", "neighborhood", "pairs", "parse", "queries", "ring", "stride", "symbols", "where", "window",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -7,7 +7,7 @@ that nobody attends) within a few dozen positions. Needs `hypothesis`: `pip inst
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 try:
     from hypothesis import strategies as st
@@ -18,7 +18,7 @@ from pidsl.language import trace, vocabulary
 from pidsl.language.expr import Index, Symbol, Var
 from pidsl.language.terms import Term
 
-__all__ = ["lengths", "predicates", "sizes", "terms"]
+__all__ = ["grids", "lengths", "predicates", "sizes", "terms"]
 
 Terms = st.SearchStrategy[Term]
 LARGEST = 12  # size in a leaf
@@ -112,10 +112,30 @@ def _leaves(ring: bool, symbols: tuple[str, ...]) -> Terms:
         st.builds(vocabulary.blocks, count),
         st.lists(st.tuples(position, position), max_size=6).map(vocabulary.pairs),
         predicates(symbols),
+        grids(),
     ]
     if ring:
         words.append(st.builds(vocabulary.ring, small))
     return st.one_of(words)
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> Term:
+    """`neighborhood` and `halo` terms on grids of at most 36 tokens, one to three axes."""
+    longest = {1: 24, 2: 6, 3: 3}[axes := draw(st.sampled_from([1, 1, 2, 2, 3]))]
+    shape = tuple(draw(st.lists(st.integers(1, longest), min_size=axes, max_size=axes)))
+
+    def one_per_axis(most: int, least: int = 1) -> tuple[int, ...]:
+        return tuple(draw(st.lists(st.integers(least, most), min_size=axes, max_size=axes)))
+
+    if draw(st.integers(0, 3)) == 0:
+        return vocabulary.halo(shape, one_per_axis(4), one_per_axis(3, 0))
+    window = one_per_axis(7)
+    stride = tuple(draw(st.just(1) | st.integers(1, most)) for most in window)
+    dilation = tuple(draw(st.just(1) | st.integers(1, 3)) for _ in range(axes))
+    causal = tuple(draw(st.lists(st.booleans(), min_size=axes, max_size=axes)))
+    border: Literal["clamp", "cut"] = draw(st.sampled_from(["clamp", "cut"]))
+    return vocabulary.neighborhood(shape, window, stride, dilation, causal, border)
 
 
 @lru_cache

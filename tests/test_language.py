@@ -26,10 +26,12 @@ from pidsl import (
     causal,
     empty,
     full,
+    halo,
     keys,
     lags,
     maximum,
     minimum,
+    neighborhood,
     pairs,
     parse,
     queries,
@@ -83,6 +85,26 @@ MEANING = [
     (blocks(2), (5,), "11... 11... ..11. ..11. ....1"),
     (pairs([(0, 1), (2, 0), (9, 9)]), (3,), ".1. ... 1.."),
     (pairs([]), (1,), "."),
+    (neighborhood(5, 3), (5,), "111.. 111.. .111. ..111 ..111"),
+    (neighborhood(5, 3, border="cut"), (5,), "11... 111.. .111. ..111 ...11"),
+    (neighborhood(6, 4), (6,), "1111.. 1111.. 1111.. .1111. ..1111 ..1111"),  # one more before than after
+    (neighborhood(6, 3, causal=True), (6,), "1..... 11.... 111... .111.. ..111. ...111"),
+    (neighborhood(7, 3, stride=2), (7,), "111.... 111.... ..111.. ..111.. ....111 ....111 ....111"),
+    (neighborhood(7, 3, stride=3, border="cut"), (7,), " ".join(["111...."] * 3 + ["...111."] * 3 + [".....11"])),
+    (neighborhood(5, 3, stride=2, causal=True), (5,), "1.... 11... .11.. .111. ..111"),
+    (neighborhood(7, 2, dilation=3), (7,), "1..1... .1..1.. ..1..1. 1..1... .1..1.. ..1..1. ...1..1"),
+    (neighborhood(3, 9), (3,), "111 111 111"),
+    (neighborhood((2, 3), (1, 2)), (6,), "11.... 11.... .11... ...11. ...11. ....11"),
+    (neighborhood((2, 3), (2, 1), causal=(True, False)), (6,), "1..... .1.... ..1... 1..1.. .1..1. ..1..1"),
+    (
+        neighborhood((2, 2, 2), (1, 1, 3)),
+        (8,),
+        "11...... 11...... ..11.... ..11.... ....11.. ....11.. ......11 ......11",
+    ),
+    (neighborhood(2, 1), (3, 4), "1... .1.. ...."),  # positions beyond the grid
+    (neighborhood(9, 3), (2, 4, 3), "..11 ...1"),  # a sequence that ends before the grid
+    (halo(7, 3, 1), (7,), " ".join(["1111..."] * 3 + ["..11111"] * 3 + [".....11"])),
+    (halo((2, 3), (1, 2), (0, 1)), (6,), "111... 111... .11... ...111 ...111 ....11"),
     (where(lambda i, j: (i + j) % 3 == 0), (3,), "1.. ..1 .1."),
     (where(lambda i, j, n, m: (j == m - 1) | (i == n - 1)), (2, 3), "..1 111"),
     (where(lambda i, j: abs(i - j) == 1), (3,), ".1. 1.1 .1."),
@@ -601,7 +623,7 @@ MESSAGES = [
     (
         lambda: parse("window(3) | strides(4)"),
         "unknown word 'strides'\n"
-        "  expected: one of full, empty, causal, window, stride, ring, keys, queries, blocks, lags, pairs, where\n"
+        "  expected: one of full, empty, causal, window, stride, ring, keys, queries, blocks, lags, pairs, neighborhood, halo, where\n"
         "  where: \n"
         "    window(3) | strides(4)\n"
         "                ^\n"

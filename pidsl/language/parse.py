@@ -1,8 +1,10 @@
 """`parse`: DSL source to a term, by its own grammar over Python's syntax tree; nothing is ever evaluated.
 
     term ::= full | empty | causal | word(sizes) | where(lambda i, j: predicate) | pairs([(i, j), ...])
+           | neighborhood(axes, axes, stride=axes, dilation=axes, causal=axes, border="clamp") | halo(axes, axes, axes)
            | term op term | ~term | term ** size | term.T | term.shift(size) | term.blocked(size) | term.dilated(size)
     op   ::= |  &  -  ^  @
+    axes ::= integer | (integer, ...) | True | False | (True, ...)
     size ::= integer | symbol | size + size | size - size | size * size | size // size | size % size | -size
 
 A name in the place of a size is a symbol; a name in the place of a term must be a word of the language.
@@ -32,6 +34,12 @@ WORDS: Mapping[str, tuple[Callable[..., Term], tuple[str, ...]]] = {
     "queries": (vocabulary.queries, ("start", "stop", "step")),
     "blocks": (vocabulary.blocks, ("size",)),
 }
+GRIDS: Mapping[str, tuple[Callable[..., Term], tuple[str, ...], int]] = {  # and how many arguments there must be
+    "neighborhood": (
+        vocabulary.neighborhood, ("shape", "window", "stride", "dilation", "causal", "border"), 2,
+    ),
+    "halo": (vocabulary.halo, ("shape", "block", "halo"), 3),
+}  # fmt: skip
 METHODS = {"shift": ("by",), "blocked": ("size",), "dilated": ("step",)}
 DEFAULTS: Mapping[str, Index | None] = {"right": 0, "phase": 0, "stop": None, "step": 1}
 OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -45,6 +53,8 @@ ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
 SPECIAL = {
     "lags": "integers or symbols: lags(0, 1, 2)",
     "pairs": "one list of pairs: pairs([(0, 1), (2, 0)])",
+    "neighborhood": "a shape and a window: neighborhood((64, 64), 7)",
+    "halo": "a shape, a block and a halo: halo((64, 64), 8, 3)",
     "where": "one lambda: where(lambda i, j: i - j < 4)",
 }
 COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -79,8 +89,8 @@ class Parser:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        # There are no strings in the grammar, so a # always starts a comment, and line breaks mean nothing. Both
-        # become blanks, one for each character: positions in `line` are positions in `text`.
+        # The only strings of the grammar are the borders of a grid, so a # always starts a comment, and line breaks
+        # mean nothing. Both become blanks, one for each character: positions in `line` are positions in `text`.
         self.line = re.sub(r"#[^\n]*|\s", lambda found: " " * len(found[0]), text)
         self.start = len(self.line) - len(self.line.lstrip())  # Python takes leading blanks for an indent
 
@@ -143,6 +153,8 @@ class Parser:
                 return vocabulary.pairs([self._pair(x) for x in items.elts])
             case "where", [ast.Lambda() as function], []:
                 return self._where(function)
+        if word in GRIDS:
+            return self._grid(node, word)
         if word in SPECIAL:
             raise self.fail(node, f"`{ast.unparse(node)}`", SPECIAL[word])
         if word in CONSTANTS:
@@ -151,6 +163,32 @@ class Parser:
             raise self._unknown(node, word)
         make, names = WORDS[word]
         return make(*self._arguments(node, names))
+
+    def _grid(self, node: ast.Call, word: str) -> Term:
+        make, names, needed = GRIDS[word]
+        if len(node.args) > len(names):
+            raise self.fail(node, f"{len(node.args)} arguments", f"at most {len(names)}: {', '.join(names)}")
+        given = {name: self._axes(arg) for name, arg in zip(names, node.args, strict=False)}
+        for keyword in node.keywords:
+            if keyword.arg is None or keyword.arg not in names or keyword.arg in given:
+                given_ = f"argument {keyword.arg or '**'}"
+                raise self.fail(node, given_, f"each of {', '.join(names)} at most once")
+            given[keyword.arg] = self._axes(keyword.value)
+        if any(name not in given for name in names[:needed]):
+            raise self.fail(node, f"`{ast.unparse(node)}`", SPECIAL[word])
+        return make(**given)
+
+    def _axes(self, node: ast.expr) -> Any:
+        """An argument of a grid word: a number, a truth value or a border, or one for each axis."""
+        match node:
+            case ast.Tuple(elts=items):
+                return tuple(map(self._axes, items))
+            case ast.Constant(value=bool(value)) | ast.Constant(value=str(value)):
+                return value
+        found = self.size(node)
+        if not isinstance(found, int):
+            raise self.fail(node, f"`{ast.unparse(node)}`, a symbol, in a grid", "a number: grids are fixed")
+        return found
 
     def _arguments(self, node: ast.Call, names: tuple[str, ...]) -> list[Index | None]:
         """Sizes by place or by name, in the order of `names`."""

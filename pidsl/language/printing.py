@@ -15,9 +15,11 @@ from pidsl.language.terms import (
     Dilated,
     Empty,
     Full,
+    Halo,
     Intersection,
     Keys,
     Lags,
+    Neighborhood,
     Pairs,
     Power,
     Queries,
@@ -67,6 +69,13 @@ def show_term(term: Term, level: int = 0) -> str:
             return f"where(lambda {', '.join('ijnm'[:arity])}: {show_pred(pred)})"
         case Pairs(values):
             return f"pairs([{', '.join(map(str, values))}])"
+        case Neighborhood(shape, window, stride, dilation, causal, border):
+            given = {"stride": _axes(stride), "dilation": _axes(dilation), "causal": _axes(causal), "border": border}
+            usual = {"stride": 1, "dilation": 1, "causal": False, "border": "clamp"}
+            options = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
+            return f"neighborhood({', '.join([_shape(shape), repr(_axes(window)), *options])})"
+        case Halo(shape, block, halo):
+            return f"halo({_shape(shape)}, {_axes(block)!r}, {_axes(halo)!r})"
         case Union() | SymmetricDifference() | Intersection() | Difference() | Compose():
             own, symbol = _OPERATORS[type(term)]
             text = f"{show_term(term.left, own)} {symbol} {show_term(term.right, own + 1)}"
@@ -85,6 +94,15 @@ def show_term(term: Term, level: int = 0) -> str:
         case _:
             assert_never(term)
     return f"({text})" if own < level else text
+
+
+def _shape(lengths: tuple[int, ...]) -> str:
+    return repr(lengths if len(lengths) > 1 else lengths[0])
+
+
+def _axes(values: tuple[int, ...]) -> object:
+    """One value where all axes have the same."""
+    return values[0] if len(set(values)) == 1 else values
 
 
 def _unless(value: Index, default: int) -> tuple[Index, ...]:

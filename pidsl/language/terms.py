@@ -2,6 +2,7 @@
 
     Term ::= Full | Empty | Causal | Window(left, right) | Stride(period, phase) | Lags(values) | Ring(radius)
            | Keys(start, stop, step) | Queries(start, stop, step) | Blocks(size) | Where(pred, arity) | Pairs(values)
+           | Neighborhood(shape, window, stride, dilation, causal, border) | Halo(shape, block, halo)
            | Union(Term, Term) | Intersection(Term, Term) | Difference(Term, Term) | SymmetricDifference(Term, Term)
            | Complement(Term) | Transpose(Term) | Compose(Term, Term) | Power(Term, Index)
            | Shift(Term, Index) | Blocked(Term, Index) | Dilated(Term, Index)
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NoReturn, assert_never, cast
+from typing import Any, Literal, NoReturn, assert_never, cast
 
 from pidsl.errors import SymbolError, TermError, TruthError
 from pidsl.language.expr import Expr, Index, Pred, substitute, substitute_pred, symbols_in
@@ -255,6 +256,27 @@ class Pairs(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class Neighborhood(Algebra):
+    """A window around every token of a row-major grid; one entry per axis in each tuple."""
+
+    shape: tuple[int, ...]
+    window: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    causal: tuple[bool, ...]
+    border: Literal["clamp", "cut"]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Halo(Algebra):
+    """The block of every token of a row-major grid, grown by `halo`; one entry per axis in each tuple."""
+
+    shape: tuple[int, ...]
+    block: tuple[int, ...]
+    halo: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Union(Algebra):
     left: Term
     right: Term
@@ -320,7 +342,22 @@ class Dilated(Algebra):
     step: Index
 
 
-Leaf = Full | Empty | Causal | Window | Stride | Lags | Ring | Keys | Queries | Blocks | Where | Pairs
+Leaf = (
+    Full
+    | Empty
+    | Causal
+    | Window
+    | Stride
+    | Lags
+    | Ring
+    | Keys
+    | Queries
+    | Blocks
+    | Where
+    | Pairs
+    | Neighborhood
+    | Halo
+)
 Binary = Union | Intersection | Difference | SymmetricDifference | Compose
 Term = Leaf | Binary | Complement | Transpose | Power | Shift | Blocked | Dilated
 
@@ -377,7 +414,7 @@ def substitute_term(term: Term, values: Mapping[str, Index]) -> Term:
         return substitute(x, values)
 
     match term:
-        case Full() | Empty() | Causal() | Pairs():
+        case Full() | Empty() | Causal() | Pairs() | Neighborhood() | Halo():
             return term
         case Union(a, b) | Intersection(a, b) | Difference(a, b) | SymmetricDifference(a, b) | Compose(a, b):
             return type(term)(substitute_term(a, values), substitute_term(b, values))

@@ -13,6 +13,7 @@ from typing import Any
 
 from pidsl.errors import TermError
 from pidsl.language.expr import FloorDiv, Index, Mod, Pred, Symbol, Truth, show, vars_in, walk
+from pidsl.language.grids import halo, neighborhood
 from pidsl.language.terms import (
     LIMIT,
     Blocks,
@@ -33,7 +34,8 @@ from pidsl.language.terms import (
 )
 
 __all__ = [
-    "blocks", "causal", "empty", "full", "keys", "lags", "pairs", "queries", "ring", "stride", "symbols", "window",
+    "blocks", "causal", "empty", "full", "halo", "keys", "lags", "neighborhood", "pairs", "queries", "ring", "stride",
+    "symbols", "window",
 ]  # fmt: skip
 
 full = Full()

@@ -23,9 +23,11 @@ from pidsl.language.terms import (
     Dilated,
     Empty,
     Full,
+    Halo,
     Intersection,
     Keys,
     Lags,
+    Neighborhood,
     Pairs,
     Power,
     Queries,
@@ -41,6 +43,7 @@ from pidsl.language.terms import (
     require_concrete,
     walk,
 )  # fmt: skip
+from pidsl.relation.grids import grid_condition
 from pidsl.relation.isl import coalesced, limited, read_map, read_set, region, scope
 
 
@@ -128,6 +131,8 @@ def unclipped(term: Term) -> isl.Map:
             return coalesced(found.apply(read_map("[n, m] -> { [i, j] -> [[i] -> [j]] }")).unwrap())
         case Pairs(values):
             return _any_of([f"i = {i} and j = {j}" for i, j in values])
+        case Neighborhood() | Halo():
+            return coalesced(_leaf(grid_condition(term)))
         case Union(a, b):
             return coalesced(unclipped(a) | unclipped(b))
         case Intersection(a, b):

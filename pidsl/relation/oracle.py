@@ -9,6 +9,8 @@ A term is a relation on positions; `n` is the number of query positions and `m` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import prod
 from typing import Any, assert_never
 
 import numpy as np
@@ -26,9 +28,11 @@ from pidsl.language.terms import (
     Dilated,
     Empty,
     Full,
+    Halo,
     Intersection,
     Keys,
     Lags,
+    Neighborhood,
     Pairs,
     Power,
     Queries,
@@ -112,6 +116,10 @@ def table(term: Term, i: Ints, j: Ints, n: int, m: int) -> Bools:
         case Pairs(values):
             found = set(values)
             return np.array([[(a, b) in found for b in j] for a in i], dtype=np.bool_).reshape(lag.shape)
+        case Neighborhood(shape):
+            return _on_grid(shape, i, j, lambda axis, y, u: _neighbors(term, axis, y, u))
+        case Halo(shape, block, halo):
+            return _on_grid(shape, i, j, lambda axis, y, u: _grown(block[axis], halo[axis], y, u))
         case Union(a, b):
             return table(a, i, j, n, m) | table(b, i, j, n, m)
         case Intersection(a, b):
@@ -157,6 +165,46 @@ def table(term: Term, i: Ints, j: Ints, n: int, m: int) -> Bools:
 def _product(a: Bools, b: Bools) -> Bools:
     """Boolean matrix product."""
     return (a.astype(np.float32) @ b.astype(np.float32)) > 0
+
+
+def _on_grid(shape: tuple[int, ...], i: Ints, j: Ints, near: Callable[[int, int, Ints], Bools]) -> Bools:
+    """Pairs on the grid for which `near(axis, query, keys)` holds on every axis."""
+    out = np.zeros((len(i), len(j)), dtype=np.bool_)
+    tokens = prod(shape)
+    on_grid = (0 <= j) & (j < tokens)
+    keys = np.unravel_index(np.where(on_grid, j, 0), shape)
+    for row, position in enumerate(i):
+        if 0 <= position < tokens:
+            query = np.unravel_index(int(position), shape)
+            out[row] = on_grid
+            for axis in range(len(shape)):
+                out[row] &= near(axis, int(query[axis]), keys[axis])
+    return out
+
+
+def _neighbors(term: Neighborhood, axis: int, y: int, u: Ints) -> Bools:
+    """Which keys u are in the window of query y on an axis."""
+    window, stride, step = term.window[axis], term.stride[axis], term.dilation[axis]
+    count = len(range(y % step, term.shape[axis], step))  # tokens of the residue class
+    t = y // step  # and which of them the query is
+    group = t // stride * stride
+    if term.causal[axis]:
+        leader = min(group + stride - 1, count - 1)
+        first, last = leader - (window - 1), t
+    else:
+        leader = min(group + stride // 2, count - 1)
+        first, last = leader - window // 2, leader - window // 2 + window - 1
+        if term.border == "clamp" and last >= count:
+            first, last = first - (last - (count - 1)), count - 1
+        if term.border == "clamp" and first < 0:
+            first, last = 0, window - 1
+    return (u % step == y % step) & (first <= u // step) & (u // step <= last)
+
+
+def _grown(block: int, halo: int, y: int, u: Ints) -> Bools:
+    """Which keys u are in the block of query y or at most `halo` tokens beside it."""
+    start = y // block * block
+    return (start - halo <= u) & (u < start + block + halo)
 
 
 def _sliced(length: int, start: Any, stop: Any, step: Any) -> Ints:
