@@ -13,11 +13,12 @@ from pidsl.patterns.butterfly import base_layers, butterfly, butterfly_layers
 from pidsl.patterns.chunked import chunked
 from pidsl.patterns.dense import dense_attention
 from pidsl.patterns.dilated import dilated_window
-from pidsl.patterns.halonet import halo_1d
+from pidsl.patterns.halonet import halo_1d, halo_attention
 from pidsl.patterns.interleaved import gemma3_layers, gpt_oss_layers, interleaved, llama4_layers
 from pidsl.patterns.local import sliding_window
 from pidsl.patterns.logsparse import log_sparse
 from pidsl.patterns.longformer import longformer
+from pidsl.patterns.neighborhood import inward_windows, neighborhood_attention
 from pidsl.patterns.pi import pi_attention, pi_branches, pi_gate, pi_layers
 from pidsl.patterns.power import power_attention
 from pidsl.patterns.prefix import prefix_lm
@@ -28,8 +29,8 @@ from pidsl.patterns.streaming import streaming_llm
 
 __all__ = [
     "axial", "base_layers", "bigbird", "block_diagonal", "butterfly", "butterfly_layers", "chunked", "dense_attention",
-    "dilated_window", "gemma3_layers", "gpt_oss_layers", "halo_1d", "interleaved", "llama4_layers", "log_sparse",
-    "longformer", "pi_attention", "pi_branches", "pi_gate", "pi_layers", "power_attention", "prefix_lm",
-    "random_blocks", "ring_attention", "s2_heads", "shifted_blocks", "sliding_window", "sparse_fixed",
-    "sparse_strided", "streaming_llm", "swin_layers",
+    "dilated_window", "gemma3_layers", "gpt_oss_layers", "halo_1d", "halo_attention", "interleaved", "inward_windows",
+    "llama4_layers", "log_sparse", "longformer", "neighborhood_attention", "pi_attention", "pi_branches", "pi_gate",
+    "pi_layers", "power_attention", "prefix_lm", "random_blocks", "ring_attention", "s2_heads", "shifted_blocks",
+    "sliding_window", "sparse_fixed", "sparse_strided", "streaming_llm", "swin_layers",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ Two conventions are in use, and they differ by one key:
     w keys beside the token itself       0 <= i - j <= w    `window(w)`       flash-attention, Splash, attention-gym
 
 `sliding_window` follows the first; for the second write the word `pidsl.window` itself. Borders are cut: the first
-tokens have fewer keys. (NATTEN shifts the window inward instead; that is `pidsl.neighborhood`.)
+tokens have fewer keys. (NATTEN shifts the window inward instead: `neighborhood_attention`.)
 """
 
 from __future__ import annotations

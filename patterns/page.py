@@ -21,9 +21,10 @@ from pidsl.language.expr import evaluate
 from pidsl.language.terms import Blocked, Causal, Intersection, Term
 from pidsl.relation import counting
 
-__all__ = ["Call", "Family", "Spelling", "Waste", "families", "page", "waste"]
+__all__ = ["Call", "Family", "Spelling", "Waste", "families", "page", "reference", "table", "waste"]
 
 TOKENS = 32768
+SHORT = 4096  # tokens up to which pairs are counted in the mask
 LONGEST = 160  # characters of a term in a table
 DIAGONALS = "isolated lags: a tile of them is mostly empty, and still cheaper in torch than row by row"
 
@@ -383,18 +384,62 @@ def families() -> tuple[Family, ...]:
             ),
         ),
         Family(
-            "HaloNet, one dimension",
+            "HaloNet",
             "halonet",
             (
                 Call("halo_1d(8, 3)", patterns.halo_1d(8, 3), reason=_SHORT),
                 Call("halo_1d(64, 32)", patterns.halo_1d(64, 32)),
+                Call("halo_attention((64, 64))", patterns.halo_attention((64, 64)), n=4096, reason=_GRID),
             ),
             (
                 Spelling(
                     "timm",
-                    "HaloAttn(block_size=b, halo_size=h), in one dimension",
+                    "HaloAttn(block_size=b, halo_size=h)",
                     "",
-                    "pads with zeros, and the padding enters the softmax: equal to `halo_1d(b, h)` away from both ends",
+                    "pads with zeros, which enter the softmax: `halo(shape, b, h)` for blocks off the border",
+                ),
+            ),
+        ),
+        Family(
+            "Neighbourhood attention",
+            "neighborhood",
+            (
+                Call("neighborhood_attention(32768, 257)", patterns.neighborhood_attention(32768, 257)),
+                Call(
+                    "neighborhood_attention((64, 64))", patterns.neighborhood_attention((64, 64)), n=4096, reason=_GRID
+                ),
+                Call(
+                    "neighborhood_attention((64, 64), 13)",
+                    patterns.neighborhood_attention((64, 64), 13),
+                    n=4096,
+                    reason=_GRID,
+                ),
+            ),
+            (
+                Spelling("NATTEN", "na1d(kernel_size=6)", "neighborhood(48, 6)"),
+                Spelling("NATTEN", "na1d(kernel_size=5, dilation=3)", "neighborhood(47, 5, dilation=3)"),
+                Spelling("NATTEN", "na1d(kernel_size=6, stride=4)", "neighborhood(47, 6, stride=4)"),
+                Spelling(
+                    "NATTEN",
+                    "na1d(kernel_size=6, stride=4, dilation=2, is_causal=True)",
+                    "neighborhood(47, 6, stride=4, dilation=2, causal=True)",
+                ),
+                Spelling("NATTEN", "na2d(kernel_size=(3, 5))", "neighborhood((9, 7), (3, 5))"),
+                Spelling(
+                    "NATTEN",
+                    "na2d(kernel_size=(3, 2), dilation=(2, 3), is_causal=(True, False))",
+                    "neighborhood((9, 7), (3, 2), dilation=(2, 3), causal=(True, False))",
+                ),
+                Spelling(
+                    "NATTEN",
+                    "na3d(kernel_size=(2, 3, 4), stride=(1, 2, 3))",
+                    "neighborhood((3, 5, 6), (2, 3, 4), stride=(1, 2, 3))",
+                ),
+                Spelling(
+                    "attention-gym",
+                    "generate_natten(8, 8, 3, 5)",
+                    "neighborhood((8, 8), (3, 5))",
+                    "square canvases (rows are clamped by the width) and odd kernels (an even k has k + 1 keys)",
                 ),
             ),
         ),
@@ -403,8 +448,8 @@ def families() -> tuple[Family, ...]:
 
 _COLUMNS = "a few key columns of every block: their tiles are not yet gathered into dense ones"
 _FAR = "a lag of 16384 and more is free at the length at which plans are compared, and drags in a sparse band"
-_RANDOM = "random blocks: one masked piece over all tiles until the plan has block lists"
-_GRID = "pairs of distant blocks: their tiles are not yet gathered into dense ones"
+_RANDOM = "random blocks: one masked piece over all tiles; beyond 4096 tokens isl does not finish"
+_GRID = "tokens that are near in a grid, or blocks that are far apart: no layout of the plan gathers them yet"
 _SHORT = "fewer keys per token than a tile has columns"
 
 
@@ -445,6 +490,8 @@ def waste(term: Term, n: int = TOKENS) -> Waste:
 
 def _attended(term: Term, n: int) -> int:
     """The pairs of a term; of blocks, from the mask of whole blocks, because counting them in isl takes seconds."""
+    if n <= SHORT:
+        return int(np.count_nonzero(term.mask(n)))
     match term:
         case Blocked(of, int(block)) if n % block == 0:
             return int(np.count_nonzero(of.mask(n // block))) * block**2
@@ -457,7 +504,17 @@ def _attended(term: Term, n: int) -> int:
 
 def page() -> str:
     """docs/patterns.md."""
-    return "\n".join([*_head(), *(line for family in families() for line in _family(family)), *_table(), ""])
+    return f"{reference()}\n{table()}"
+
+
+def reference() -> str:
+    """The part of the page that explains the patterns."""
+    return "\n".join([*_head(), *(line for family in families() for line in _family(family))])
+
+
+def table() -> str:
+    """The part of the page that says what the plans compute."""
+    return "\n".join([*_table(), ""])
 
 
 def _head() -> list[str]:
@@ -468,9 +525,9 @@ def _head() -> list[str]:
         "`i` is the query, `j` the key, `window(left, right)` has both ends included, so `window(w)` holds w + 1 keys.",
         "In the tables of other libraries, the names in a term are the parameters of the call beside it; the tests",
         "bind them to numbers and compare with the library's formula, entry for entry. The conventions were read in",
-        "the sources of transformers, Splash, attention-gym and DeepSpeed, and in copies of dkernel's, OpenAI's and",
-        "the LogSparse mask's; those of flash-attention, NATTEN, timm, Longformer and Swin are from memory of their",
-        "documentation and papers, and nothing of theirs was run here.",
+        "the sources of transformers, Splash, attention-gym, DeepSpeed, NATTEN and timm's halo attention, in copies of",
+        "dkernel's, OpenAI's and the LogSparse mask's, and in the documentation of flash-attention; those of torch and",
+        "Swin are from memory. Nothing of theirs was run here.",
         "",
         "The [last section](#what-the-plans-compute) lists what the plan of each pattern computes.",
         "",
