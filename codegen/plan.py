@@ -195,6 +195,9 @@ class Plan:
     relation: Any = field(repr=False, compare=False)  # the whole, islpy.Map [n, m, offset] -> { [r] -> [j] }
     notes: tuple[str, ...] = ()
     rejected: tuple[Alternative, ...] = ()
+    attended_exact: bool = (
+        True  # else `attended_keys` and `attended_rows` hold for what is attended, and maybe for more
+    )
     reference: int = 0  # the length at which costs were compared
 
     @property
