@@ -19,7 +19,7 @@ from pidsl.analysis import ask, smt
 from pidsl.analysis.assume import conditions
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.families import WindowAndSkip
-from pidsl.analysis.formulas import CeilLog, symbol
+from pidsl.analysis.formulas import CeilLog, floor_div, symbol, value_of
 from pidsl.analysis.lag_reach import match_family
 from pidsl.analysis.lag_sets import domain, holds_at
 from pidsl.analysis.schedules import BaseSchedule, SkipSchedule
@@ -276,6 +276,20 @@ def test_schedules_with_some_skips(first: int) -> None:
     assert bound.proof.check()
     for layers in (1, 2, 3, 4, 5, 8):
         assert farthest(layers_of(SkipSchedule(2, 5, first=first), layers, 60)) == bound(k=2, p=5, L=layers)
+
+
+def test_values_are_worked_out_in_integers() -> None:
+    x = symbol("x")
+    # sympy takes Max(2, 2*x)/6 for an integer: no floor is left to work out
+    assert not sympy.floor(sympy.Max(2, 2 * x) / 6).has(sympy.floor)
+    assert floor_div(sympy.Max(2, 2 * x), sympy.Integer(6)) == sympy.Max(0, sympy.floor(x / 3))
+    assert floor_div(x + sympy.Min(4, 2 * x), sympy.Integer(6)).has(sympy.floor)
+    for at in range(-9, 9):
+        for e in (x + sympy.Min(4, 2 * x), 5 - sympy.Max(x, 2 * x, 4), sympy.Min(x, 4) - sympy.Min(2, 2 * x)):
+            want = value_of(e, {x: sympy.Integer(at)}) // 6
+            assert value_of(floor_div(e, sympy.Integer(6)), {x: sympy.Integer(at)}) == want
+    with pytest.raises(ValueError, match="no number"):
+        value_of(x + N, {x: sympy.Integer(1)})
 
 
 def test_logarithms() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import sympy
 
-from pidsl.analysis.formulas import Value, number, symbol, value_of
+from pidsl.analysis.formulas import Value, holds, number, symbol, value_of
 from pidsl.analysis.schedules import LayerRule
 from pidsl.errors import SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.terms import Term
@@ -126,7 +126,8 @@ class Bound:
                 raise SizeError(f"{name} = {value!r}", "an integer" + (" >= 0" if name in ("n", "m", "L") else ""))
         numbers = {symbol(name): sympy.Integer(int(value)) for name, value in values.items()}
         for condition in self.assumptions:
-            if condition.subs(numbers) == sympy.false:
+            known = condition.free_symbols <= numbers.keys()
+            if not (holds(condition, numbers) if known else condition.subs(numbers) != sympy.false):
                 raise SizeError(
                     ", ".join(f"{name} = {value}" for name, value in values.items()),
                     f"values with {condition}: the formula is proved for these only",

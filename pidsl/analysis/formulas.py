@@ -106,7 +106,7 @@ def from_index(x: e.Index) -> sympy.Expr:
         case e.Mul(a, b):
             return from_index(a) * from_index(b)
         case e.FloorDiv(a, b):
-            return sympy.floor(from_index(a) / from_index(b))
+            return floor_div(from_index(a), from_index(b))
         case e.Mod(a, b):
             return sympy.Mod(from_index(a), from_index(b))
         case e.Abs(a):
@@ -119,14 +119,83 @@ def from_index(x: e.Index) -> sympy.Expr:
             assert_never(x)
 
 
+def floor_div(x: sympy.Expr, by: sympy.Expr) -> sympy.Expr:
+    """The floor of x / by for by >= 1, taken into minima and maxima: floor is monotone.
+
+    sympy takes an even number divided by 6 for an integer and drops the floor, and knows minima of even numbers to be
+    even; without minima under the floor there is nothing to mistake.
+
+    >>> floor_div(sympy.Max(2, 2 * n), 6)
+    Max(0, floor(n/3))
+    """
+    terms = sympy.Add.make_args(sympy.expand(x))
+    for term in terms:
+        factor, rest = term.as_coeff_Mul()
+        if isinstance(rest, sympy.Min | sympy.Max):
+            others = sympy.Add(*(t for t in terms if t is not term))
+            same = isinstance(rest, sympy.Max) == (factor > 0)
+            return (sympy.Max if same else sympy.Min)(*(floor_div(others + factor * a, by) for a in rest.args))
+    return sympy.floor(x / by)
+
+
 def value_of(expr: sympy.Expr, numbers: Mapping[sympy.Symbol, sympy.Integer]) -> Value:
-    """The exact value of a formula at numbers."""
-    found = expr.subs(numbers)
-    if found == sympy.oo:
-        return math.inf
-    if found == -sympy.oo:
-        return -math.inf
-    found = sympy.nsimplify(found) if not found.is_Rational else found
-    if not found.is_Rational:
-        raise ValueError(f"no number: {found}")
-    return int(found) if found.is_Integer else Fraction(int(found.p), int(found.q))
+    """The exact value of a formula at numbers, worked out in integers and fractions and not by sympy's rewriting.
+
+    Raises:
+        ValueError: it has no value there: a symbol is left, or a list ends before.
+    """
+    found = _value(expr, {s: int(x) for s, x in numbers.items()})
+    return int(found) if isinstance(found, Fraction) and found.denominator == 1 else found
+
+
+def _value(e: sympy.Basic, at: Mapping[sympy.Symbol, int]) -> Value:
+    if e.is_Symbol and e in at:
+        return Fraction(at[e])
+    if e.is_Rational:
+        return Fraction(int(e.p), int(e.q))
+    if e in (sympy.oo, -sympy.oo):
+        return math.inf if e == sympy.oo else -math.inf
+    if isinstance(e, sympy.Piecewise):
+        for value, condition in e.args:
+            if holds(condition, at):
+                return _value(value, at)
+        raise ValueError(f"no case of {e} holds")
+    args = [_value(a, at) for a in e.args]
+    if e.is_Add:
+        return sum(args[1:], args[0])
+    if e.is_Mul:
+        return math.prod(args[1:], start=args[0])
+    if e.is_Pow and isinstance(args[1], Fraction) and args[1].denominator == 1:
+        return args[0] ** int(args[1])
+    if isinstance(e, sympy.Min | sympy.Max):
+        return min(args) if isinstance(e, sympy.Min) else max(args)
+    if isinstance(e, sympy.floor | sympy.ceiling | sympy.Abs) and isinstance(args[0], Fraction):
+        x = args[0]
+        return (
+            abs(x)
+            if isinstance(e, sympy.Abs)
+            else Fraction(math.floor(x) if isinstance(e, sympy.floor) else math.ceil(x))
+        )
+    if isinstance(e, sympy.Mod):
+        return args[0] % args[1]
+    if isinstance(e, Periodic | Table | CeilLog):
+        found = e.func(*(sympy.Rational(a) for a in args))
+        if found.is_Rational:
+            return Fraction(int(found.p), int(found.q))
+    raise ValueError(f"no number: {e}")
+
+
+def holds(condition: sympy.Basic, at: Mapping[sympy.Symbol, int]) -> bool:
+    """Whether a condition holds for numbers, one for each of its symbols."""
+    if condition in (sympy.true, sympy.false):
+        return condition == sympy.true
+    if isinstance(condition, sympy.And):
+        return all(holds(c, at) for c in condition.args)
+    if isinstance(condition, sympy.Or):
+        return any(holds(c, at) for c in condition.args)
+    if isinstance(condition, sympy.Not):
+        return not holds(condition.args[0], at)
+    if isinstance(condition, sympy.ITE):
+        return holds(condition.args[1] if holds(condition.args[0], at) else condition.args[2], at)
+    x, y = (_value(side, at) for side in condition.args)
+    return {"==": x == y, "!=": x != y, "<": x < y, "<=": x <= y, ">": x > y, ">=": x >= y}[condition.rel_op]
