@@ -66,6 +66,7 @@ Bound = Callable[[Index], Index]  # of a position; never falls
 I, J = Var("i"), Var("j")
 SAMPLE = 1 << 21  # pairs looked at to count the attended ones
 KEY_GRADIENT_ROWS = 32
+UNBATCHED = 256
 BACKWARD_ROWS = 64
 
 
@@ -321,6 +322,8 @@ def envelope_piece(found: Envelope, relation: Any, at: Coordinates, prices: Pric
     """The whole relation in masked tiles within its envelope; layout: identity."""
     outline = _outline(found)
     rows, cols = min(prices.sizes, key=lambda size: tile_cost(outline, prices, *size))
+    if backend == "torch":  # no two tiles have the same mask, so each is a call of its own
+        rows = max(rows, UNBATCHED)
     forward = _sweep(found, at, "keys", rows, cols)
     if backend == "torch":
         grad_query, grad_key = forward, every_tile(at, "queries", rows, cols)

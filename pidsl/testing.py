@@ -1,4 +1,9 @@
-"""Hypothesis strategies over terms, for pidsl's own tests and for anyone who writes passes or kernels for it.
+"""What one tests patterns and kernels with: Hypothesis strategies, and the two assertions that judge a kernel.
+
+    terms, predicates, grids, sizes, lengths     patterns, and the numbers in them
+    shapes, inputs                               what a kernel is called with
+    assert_matches_dense                         values and gradients are those of dense attention in float64
+    assert_plan_sound                            the plan computes exactly its pattern, for every length
 
 Sizes are small, so that patterns show all their corners (blocks that end early, windows that leave the sequence, keys
 that nobody attends) within a few dozen positions. Needs `hypothesis`: `pip install 'pidsl[test]'`.
@@ -17,8 +22,13 @@ except ImportError as e:  # pragma: no cover
 from pidsl.language import trace, vocabulary
 from pidsl.language.expr import Index, Symbol, Var
 from pidsl.language.terms import Term
+from pidsl.testing_kernels import Inputs, Shapes, assert_matches_dense, assert_plan_sound, inputs, shapes
 
-__all__ = ["grids", "lengths", "predicates", "sizes", "terms"]
+__all__ = [
+    "Inputs", "Shapes", "assert_matches_dense", "assert_plan_sound", "grids", "inputs", "lengths", "predicates",
+    "shapes", "sizes", "terms",
+]  # fmt: skip
+
 
 Terms = st.SearchStrategy[Term]
 LARGEST = 12  # size in a leaf

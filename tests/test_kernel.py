@@ -18,10 +18,27 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pidsl
-from pidsl import BackendError, causal, compile, empty, full, keys, lags, pairs, queries, ring, stride, where, window
+from pidsl import (
+    BackendError,
+    causal,
+    compile,
+    empty,
+    full,
+    halo,
+    keys,
+    lags,
+    neighborhood,
+    pairs,
+    queries,
+    ring,
+    stride,
+    where,
+    window,
+)
+from pidsl.language.terms import Term
 from pidsl.runtime import kernel as kernel_module
 from pidsl.runtime import operator, programs
-from pidsl.testing import terms
+from pidsl.testing import Inputs, assert_matches_dense, inputs, shapes, terms
 
 FAST = ("torch", "reference")
 ALL = ("torch", "reference", "triton")  # triton in interpreter mode: tiny sizes
@@ -36,64 +53,29 @@ def close(got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
 
 
 def check(
-    backend: str, term: pidsl.Term, q: Tensor, k: Tensor, v: Tensor, offset: int = 0, scale: float | None = None
+    backend: Any, term: pidsl.Term, q: Tensor, k: Tensor, v: Tensor, offset: int = 0, scale: float | None = None
 ) -> None:
     """out, lse and all gradients, through both results, against dense float64."""
-    inputs = [x.requires_grad_() for x in (q, k, v)]
-    out, lse = compile(term, backend)(*inputs, offset=offset, scale=scale, return_lse=True)
-    exact, exact_lse = dense(term, *inputs, offset=offset, scale=scale)
-    assert out.dtype == q.dtype
-    assert lse.dtype == (torch.float64 if q.dtype == torch.float64 else torch.float32)
-    close(out, exact, q.dtype)
-    close(lse, exact_lse, torch.float32 if q.dtype == torch.float64 else q.dtype)
-    live = exact_lse.isfinite()
-    made = torch.Generator().manual_seed(1)
-    seed = torch.randn(exact.shape, generator=made, dtype=torch.float64)
-    seed_lse = torch.randn(exact_lse.shape, generator=made, dtype=torch.float64) * live
-    got = gradients([out, lse], inputs, [seed, seed_lse])
-    for g, e, x in zip(got, gradients([exact, exact_lse], inputs, [seed, seed_lse]), inputs, strict=True):
-        assert g.dtype == x.dtype
-        close(g, e, q.dtype)
+    assert_matches_dense(term, Inputs(q, k, v, offset), backend=backend, scale=scale)
 
 
 @st.composite
-def calls(draw: st.DrawFn, backend: str) -> dict[str, Any]:
+def calls(draw: st.DrawFn, backend: str) -> tuple[Term, Inputs]:
     term = draw(terms(depth=3, ring=True))
     longest = SHAPES[backend]
-    n, offset = draw(st.integers(0, longest)), draw(st.sampled_from((0, 0, 1, 17)))
     square = any(isinstance(t, pidsl.language.terms.Ring) for t in pidsl.language.terms.walk(term))
-    m = n + offset if square else draw(st.sampled_from((n, n + offset)) | st.integers(0, longest))
-    kv_heads, group = draw(st.sampled_from(((1, 1), (2, 1), (1, 2), (2, 2), (1, 4))))
-    dtypes = (torch.float32, torch.float32, torch.float16) + (() if backend == "triton" else (torch.float64,))
-    dims = DIMS[backend]
-    q, k, v = tensors(
-        n, m, draw(st.sampled_from(dims)), draw(st.sampled_from(dims)), kv_heads * group, kv_heads,
-        draw(st.sampled_from((1, 2))), draw(st.sampled_from(dtypes)), draw(st.integers(0, 9)),
-    )  # fmt: skip
-    layout = draw(st.sampled_from(("plain", "tokens first", "expanded", "sliced")))
-    return {"term": term, "offset": offset, "q": laid(q, layout), "k": laid(k, layout), "v": laid(v, layout)}
-
-
-def laid(x: Tensor, layout: str) -> Tensor:
-    """The same shape with other strides."""
-    match layout:
-        case "tokens first":
-            return x.transpose(1, 2).contiguous().transpose(1, 2)
-        case "expanded":
-            return x[:1, :1].expand(x.shape)
-        case "sliced":
-            return torch.cat([x, x], -1).repeat_interleave(2, 2)[:, :, ::2, : x.shape[3]]
-    return x
+    dtypes = ("float32", "float32", "float16") + (() if backend == "triton" else ("float64",))
+    return term, draw(inputs(shapes(longest, square=square, head_dims=DIMS[backend]), dtypes=dtypes))
 
 
 @pytest.mark.parametrize("backend", ALL)
-def test_random_terms(backend: str) -> None:
+def test_random_terms(backend: Any) -> None:
     share = {"torch": 1, "reference": 2, "triton": 10}[backend]
 
     @settings(max_examples=settings.default.max_examples // share)
     @given(calls(backend))
-    def run(call: dict[str, Any]) -> None:
-        check(backend, **call)
+    def run(call: tuple[Term, Inputs]) -> None:
+        assert_matches_dense(call[0], call[1], backend=backend)
 
     run()
 
@@ -102,6 +84,9 @@ FEW = [
     full, empty, causal, window(0), window(2, 3), stride(4), PI, lags(0, 1, 2, 4, 8, 16), keys(0, 2) | window(3),
     queries(3, 5), pairs([(0, 3), (7, 2)]), ring(2), pidsl.blocks(5), causal & where(lambda i, j: (i + j) % 3 == 0),
     window(1) @ stride(3), (window(1).blocked(4)) & causal, window(2).dilated(3),
+    neighborhood((3, 5), 3), neighborhood((4, 4), (3, 2), stride=(2, 1), causal=(False, True), border="cut"),
+    neighborhood((2, 3, 4), (1, 3, 2), dilation=(1, 1, 2)), halo((4, 5), 2, 1), neighborhood((4, 4), 3) & causal,
+    neighborhood((3, 4), (1, 3)) | keys(0, 2),
 ]  # fmt: skip
 
 

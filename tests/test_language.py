@@ -623,7 +623,8 @@ MESSAGES = [
     (
         lambda: parse("window(3) | strides(4)"),
         "unknown word 'strides'\n"
-        "  expected: one of full, empty, causal, window, stride, ring, keys, queries, blocks, lags, pairs, neighborhood, halo, where\n"
+        "  expected: one of full, empty, causal, window, stride, ring, keys, queries, blocks, lags, pairs, "
+        "neighborhood, halo, where\n"
         "  where: \n"
         "    window(3) | strides(4)\n"
         "                ^\n"

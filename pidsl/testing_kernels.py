@@ -1,0 +1,207 @@
+"""The part of `pidsl.testing` that calls kernels; import it from there. torch is imported when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from hypothesis import strategies as st
+
+from pidsl.language.terms import Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pidsl.runtime.kernel import Kernel
+
+DTYPES = ("float32", "float32", "float16", "float64")  # the first is drawn more often
+LAYOUTS = ("plain", "tokens first", "expanded", "sliced")
+# of out, lse and gradients, relative and absolute
+TOLERANCES = {"float64": 1e-9, "float32": 2e-5, "float16": 1e-2, "bfloat16": 8e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """The sizes of one call: q `[batch, heads, n, head_dim]`, k `[batch, kv_heads, m, head_dim]`, v likewise."""
+
+    batch: int
+    heads: int
+    kv_heads: int
+    n: int
+    m: int
+    head_dim: int
+    value_dim: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """One call of a kernel."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    offset: int
+
+
+@st.composite
+def shapes(
+    draw: st.DrawFn, longest: int = 64, *, square: bool = False, head_dims: Sequence[int] = (8, 16, 40),
+    offsets: Sequence[int] = (0, 0, 1, 17),
+) -> Shapes:  # fmt: skip
+    """Sizes of a call: no rows, one row, fewer keys than rows, groups of query heads, head dims that differ.
+
+    Args:
+        longest: greatest number of queries and of keys.
+        square: as many keys as query positions (n + offset == m), which patterns with a ring ask for.
+        head_dims: head dims of q and k, and those of v, are drawn from these.
+        offsets: positions of the first query are drawn from these.
+
+    Returns:
+        A strategy of `Shapes`.
+    """
+    n, offset = draw(st.integers(0, longest)), draw(st.sampled_from(tuple(offsets)))
+    m = n + offset if square else draw(st.sampled_from((n, n + offset)) | st.integers(0, longest))
+    kv_heads, group = draw(st.sampled_from(((1, 1), (2, 1), (1, 2), (2, 2), (1, 4))))
+    dims = st.sampled_from(tuple(head_dims))
+    return Shapes(draw(st.sampled_from((1, 2))), kv_heads * group, kv_heads, n, m, draw(dims), draw(dims), offset)
+
+
+@st.composite
+def inputs(
+    draw: st.DrawFn, of: Shapes | st.SearchStrategy[Shapes] | None = None, *, dtypes: Sequence[str] = DTYPES,
+    device: str = "cpu",
+) -> Inputs:  # fmt: skip
+    """q, k, v of standard normal numbers, in any dtype and with any strides.
+
+    Args:
+        of: sizes, or a strategy of them; default: `shapes()`.
+        dtypes: names of torch dtypes.
+        device: where the tensors are.
+
+    Returns:
+        A strategy of `Inputs`. Tensors are contiguous, transposed views, expanded over heads, or slices.
+    """
+    import torch
+
+    s = of if isinstance(of, Shapes) else draw(shapes() if of is None else of)
+    dtype = getattr(torch, draw(st.sampled_from(tuple(dtypes))))
+    made = torch.Generator().manual_seed(draw(st.integers(0, 9)))
+    layout = draw(st.sampled_from(LAYOUTS))
+
+    def tensor(heads: int, rows: int, columns: int) -> Tensor:
+        x = torch.randn(s.batch, heads, rows, columns, generator=made, dtype=torch.float64)
+        return _laid(x.to(device, dtype), layout)
+
+    q = tensor(s.heads, s.n, s.head_dim)
+    return Inputs(q, tensor(s.kv_heads, s.m, s.head_dim), tensor(s.kv_heads, s.m, s.value_dim), s.offset)
+
+
+def _laid(x: Tensor, layout: str) -> Tensor:
+    """The same shape with other strides."""
+    import torch
+
+    match layout:
+        case "tokens first":
+            return x.transpose(1, 2).contiguous().transpose(1, 2)
+        case "expanded":
+            return x[:1, :1].expand(x.shape)
+        case "sliced":
+            return torch.cat([x, x], -1).repeat_interleave(2, 2)[:, :, ::2, : x.shape[3]]
+    return x
+
+
+def assert_matches_dense(
+    term_or_kernel: Term | Kernel | Callable[..., Any], given: Inputs, *, term: Term | None = None,
+    backend: Literal["auto", "triton", "torch", "reference"] = "auto", scale: float | None = None,
+    tolerance: float | None = None, backward: bool = True,
+) -> None:  # fmt: skip
+    """Output, log-sum-exp and the gradients of q, k and v equal those of dense attention, computed in float64.
+
+    Args:
+        term_or_kernel: a pattern, which is compiled; a compiled kernel; or any function that is called as a kernel
+            is: `f(q, k, v, offset=..., scale=..., return_lse=True) -> (out, lse)`.
+        given: what it is called with.
+        term: the pattern of a function that is no kernel.
+        backend: what a pattern is compiled for.
+        scale: factor on the scores; default 1 / sqrt(head_dim).
+        tolerance: relative and absolute; default by dtype: 1e-9, 2e-5, 1e-2, 8e-2 for float64, 32, 16, bfloat16.
+        backward: whether to compare gradients, taken through the output and the lse.
+
+    Raises:
+        AssertionError: a difference, or a wrong shape or dtype, with the pattern and the sizes.
+        ValueError: a function without its pattern.
+    """
+    import torch
+
+    from pidsl.runtime.kernel import Kernel, compile
+
+    kernel: Callable[..., Any]
+    if isinstance(term_or_kernel, Term):
+        pattern, kernel = term_or_kernel, compile(term_or_kernel, backend)
+    else:
+        kernel = term_or_kernel
+        found = kernel.term if isinstance(kernel, Kernel) else term
+        if found is None:
+            raise ValueError("term=... is needed beside a function that is no kernel")
+        pattern = found
+    q, k, v = (x.detach().requires_grad_(backward) for x in (given.q, given.k, given.v))
+    out, lse = kernel(q, k, v, offset=given.offset, scale=scale, return_lse=True)
+    exact, exact_lse = _dense(pattern, q, k, v, given.offset, scale)
+    name = str(q.dtype).removeprefix("torch.")
+    allowed = TOLERANCES[name] if tolerance is None else tolerance
+    where = f"{pattern!r}, q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}, offset {given.offset}, {name}"
+
+    def close(what: str, got: Tensor, want: Tensor, within: float) -> None:
+        def message(text: str) -> str:
+            return f"{what} of {where}\n{text}"
+
+        torch.testing.assert_close(got.double(), want, rtol=within, atol=within, msg=message)
+
+    assert out.dtype == q.dtype, f"out of {where} is {out.dtype}"
+    close("out", out, exact, allowed)
+    close("lse", lse, exact_lse, max(allowed, TOLERANCES["float32"]))
+    if not backward:
+        return
+    made = torch.Generator().manual_seed(1)
+    seed = torch.randn(exact.shape, generator=made, dtype=torch.float64).to(q.device)
+    seed_lse = torch.randn(exact_lse.shape, generator=made, dtype=torch.float64).to(q.device) * exact_lse.isfinite()
+    want = torch.autograd.grad([exact, exact_lse], [q, k, v], [seed, seed_lse], materialize_grads=True)
+    seeds = [seed.to(out.dtype), seed_lse.to(lse.dtype)]
+    got = torch.autograd.grad([out, lse], [q, k, v], seeds, materialize_grads=True)
+    for letter, x, y in zip("qkv", got, want, strict=True):
+        close(f"gradient of {letter}", x, y.double(), allowed)
+
+
+def _dense(
+    term: Term, q: Tensor, k: Tensor, v: Tensor, offset: int, scale: float | None
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(out, lse) in float64, by the definition: softmax over the attended keys; 0 and -inf for rows without any."""
+    import torch
+
+    mask = torch.from_numpy(term.mask(q.shape[2], k.shape[2], offset).copy()).to(q.device)
+    group = max(1, q.shape[1] // max(1, k.shape[1]))
+    q, k, v = q.double(), k.double().repeat_interleave(group, 1), v.double().repeat_interleave(group, 1)
+    scores = (q @ k.mT * (q.shape[3] ** -0.5 if scale is None else scale)).masked_fill(~mask, -torch.inf)
+    live = mask.any(1)[:, None]
+    p = torch.softmax(scores.masked_fill(~live, 0.0), -1).masked_fill(~live, 0.0)
+    return p @ v, torch.logsumexp(scores, -1)
+
+
+def assert_plan_sound(term: Term, backends: Sequence[str] = ("torch", "triton")) -> None:
+    """isl proves, for every n, m and offset at once, that the plans of a pattern compute its pairs, each once.
+
+    Args:
+        term: a pattern without unbound symbols.
+        backends: whose plans.
+
+    Raises:
+        PlanError: a property that does not hold, with the plan.
+        TooHardError: isl could not decide within its limit.
+    """
+    from pidsl.codegen.check import check_plan
+    from pidsl.codegen.lower import lower
+
+    for backend in backends:
+        check_plan(lower(term, backend))
