@@ -91,6 +91,8 @@ def test_a_function_needs_its_pattern() -> None:
         neighborhood((8, 6), 4, stride=(2, 3)), neighborhood((5, 5), 3, causal=(True, False)), halo((6, 7), 2, 1),
         neighborhood((7, 5), 3) & causal, neighborhood((4, 9), (1, 3)) | window(2), neighborhood((6, 4), 3).T,
         neighborhood(23, 5), neighborhood(23, 4, stride=2), halo(20, 4, 3),
+        neighborhood((64, 64), 13), halo((64, 64), 8, 3), neighborhood((8, 16, 16), (4, 7, 7)),
+        neighborhood((4, 6, 6), 3, causal=(True, False, False), border="cut"), halo((4, 6, 8), (2, 3, 4), 1),
     ],
     ids=repr,
 )  # fmt: skip

@@ -40,19 +40,21 @@ def grid_condition(term: Neighborhood | Halo) -> str:
         case Halo(shape, block, halo):
             blocks = zip(shape, block, halo, strict=True)
             found = [grown(*x, q, k) for x, q, k in zip(blocks, QUERY, KEY, strict=False)]
-    axes = len(shape)
-    places = f"i = {_position(QUERY, shape)} and j = {_position(KEY, shape)}"
-    inside = " and ".join(
-        f"0 <= {x} < {length}" for names in (QUERY, KEY) for x, length in zip(names, shape, strict=False)
-    )
-    windows = " and ".join(f"({x})" for x in found if x)
-    names = ", ".join((*QUERY[:axes], *KEY[:axes]))
-    return f"exists {names}: {places} and {inside}" + (f" and {windows}" if windows else "")
+    named = dict(zip(QUERY, _places("i", shape), strict=False)) | dict(zip(KEY, _places("j", shape), strict=False))
+    inside = [f"{position} >= 0 and {position} < {prod(shape)}" for position in "ij"]
+    where = [*inside, *(f"{name} = {place}" for name, place in named.items()), *(f"({x})" for x in found if x)]
+    return f"exists {', '.join(named)}: {' and '.join(where)}"
 
 
-def _position(names: Sequence[str], shape: Sequence[int]) -> str:
-    """`6 y0 + y1` in a grid of rows of 6."""
-    return " + ".join(f"{prod(shape[k + 1 :])} {names[k]}" for k in range(len(shape)))
+def _places(position: str, shape: Sequence[int]) -> Iterator[str]:
+    """The coordinates of a position: `floor(i/6)` and `i mod 6` in a grid with rows of 6.
+
+    Said the other way round, i = 6 y + x with 0 <= x < 6, isl has to find the floors again, and takes minutes.
+    """
+    for k, length in enumerate(shape):
+        inner = prod(shape[k + 1 :])
+        row = position if inner == 1 else f"floor({position}/{inner})"
+        yield row if k == 0 else f"(({row}) mod {length})"
 
 
 def neighbors(x: Axis, q: str, k: str) -> str:
