@@ -22,6 +22,7 @@ import numpy as np
 
 from pidsl.codegen.coordinates import Coordinates
 from pidsl.codegen.cost import GRAIN, NEVER, REFERENCE, Prices, Shape, grouped, tile_cost
+from pidsl.codegen.pieces import BACKWARD_ROWS, KEY_GRADIENT_ROWS, UNBATCHED
 from pidsl.codegen.plan import Layout, Over, Run, Sweep, TilePiece
 from pidsl.codegen.tile_sets import every_tile, last_tile
 from pidsl.codegen.tiles import greatest, smallest
@@ -65,9 +66,6 @@ from pidsl.language.terms import (
 Bound = Callable[[Index], Index]  # of a position; never falls
 I, J = Var("i"), Var("j")
 SAMPLE = 1 << 21  # pairs looked at to count the attended ones
-KEY_GRADIENT_ROWS = 32
-UNBATCHED = 256
-BACKWARD_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
