@@ -62,33 +62,34 @@ def sizes(least: int, most: int, symbols: tuple[str, ...] = ()) -> st.SearchStra
     return (numbers | names | compound).filter(lambda x: not isinstance(x, int) or least <= x <= most)
 
 
-def terms(depth: int = 5, *, ring: bool = False, symbols: tuple[str, ...] = ()) -> Terms:
+def terms(depth: int = 5, *, ring: bool = False, grid: bool = False, symbols: tuple[str, ...] = ()) -> Terms:
     """Terms of every word and every operator, up to `depth` operators inside one another.
 
     Args:
         depth: 0 gives single words.
         ring: whether rings may occur; such terms have a meaning for n == m only.
+        grid: whether neighbourhoods and halos may occur; isl takes far longer over combinations of such terms.
         symbols: names of symbols that may stand for sizes. Binding one may make a size invalid.
 
     Returns:
         A strategy; what it draws is shown as DSL source, and shrinks toward fewer and smaller parts.
     """
-    return _leaves(ring, symbols) if depth == 0 else _combined(depth, ring, symbols)
+    return _leaves(ring, grid, symbols) if depth == 0 else _combined(depth, ring, grid, symbols)
 
 
 @st.composite
-def _combined(draw: st.DrawFn, depth: int, ring: bool, symbols: tuple[str, ...]) -> Term:
+def _combined(draw: st.DrawFn, depth: int, ring: bool, grid: bool, symbols: tuple[str, ...]) -> Term:
     kind = draw(st.sampled_from(["leaf", "leaf", "set", "set", "moved", "layers"]))
     if kind == "leaf":
-        return draw(_leaves(ring, symbols))
-    a = draw(terms(depth - 1, ring=ring, symbols=symbols))
+        return draw(_leaves(ring, grid, symbols))
+    a = draw(terms(depth - 1, ring=ring, grid=grid, symbols=symbols))
     if kind == "set":
-        b = draw(terms(depth - 1, ring=ring, symbols=symbols))
+        b = draw(terms(depth - 1, ring=ring, grid=grid, symbols=symbols))
         return draw(st.sampled_from(_SET_OPERATORS))(a, b)
     if kind == "layers":
         if draw(st.booleans()):
             return a ** draw(sizes(0, 3, symbols))
-        return a @ draw(terms(depth - 1, ring=ring, symbols=symbols))
+        return a @ draw(terms(depth - 1, ring=ring, grid=grid, symbols=symbols))
     match draw(st.sampled_from(["~", "T", "shift", "blocked", "dilated"])):
         case "~":
             return ~a
@@ -106,7 +107,7 @@ _SET_OPERATORS: list[Any] = [lambda a, b: a | b, lambda a, b: a & b, lambda a, b
 
 
 @lru_cache
-def _leaves(ring: bool, symbols: tuple[str, ...]) -> Terms:
+def _leaves(ring: bool, grid: bool, symbols: tuple[str, ...]) -> Terms:
     position = st.integers(0, 2 * LARGEST)
     small, lag = sizes(0, LARGEST, symbols), sizes(-LARGEST, LARGEST, symbols)
     count = sizes(1, LARGEST, symbols)
@@ -122,8 +123,9 @@ def _leaves(ring: bool, symbols: tuple[str, ...]) -> Terms:
         st.builds(vocabulary.blocks, count),
         st.lists(st.tuples(position, position), max_size=6).map(vocabulary.pairs),
         predicates(symbols),
-        grids(),
     ]
+    if grid:
+        words.append(grids())
     if ring:
         words.append(st.builds(vocabulary.ring, small))
     return st.one_of(words)

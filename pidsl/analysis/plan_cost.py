@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pidsl.codegen.cost import REFERENCE
-from pidsl.codegen.lower import lower
-from pidsl.codegen.plan import DiagonalPiece, Plan, Sweep, TilePiece
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Var, evaluate, holds
 from pidsl.language.terms import Term
 from pidsl.relation import counting
 from pidsl.relation.isl import limited
+
+if TYPE_CHECKING:
+    from pidsl.codegen.plan import DiagonalPiece, Plan, Sweep, TilePiece
 
 OPERATIONS = 500_000  # of isl for a plan; most take a hundredth
 LONGEST = 1 << 20  # tokens at which loops are evaluated; beyond, the waste no longer changes by much
@@ -83,6 +83,8 @@ def plan_cost(term: Term, n: int | None = None, head_dim: int = 64, times: int =
         SymbolError: the term holds unbound symbols.
         TooHardError: isl's operation limit struck.
     """
+    from pidsl.codegen.cost import REFERENCE
+
     length = REFERENCE if n is None else min(n, LONGEST)
     attended, forward, grad_query, grad_key = _pairs(term, head_dim > 128, length)
     return PlanCost("triton", length, attended, forward, grad_query, grad_key, head_dim, times)
@@ -91,6 +93,8 @@ def plan_cost(term: Term, n: int | None = None, head_dim: int = 64, times: int =
 @lru_cache(maxsize=256)
 def plan_of(term: Term, wide: bool) -> Plan:
     """The plan as `lower` makes it, or none: a query does not wait as long as a compilation may."""
+    from pidsl.codegen.lower import lower
+
     with limited(f"the plan of {term!r}", OPERATIONS):
         plan = lower.__wrapped__(term, "triton", 256 if wide else 64)  # what is cut off here stays out of its cache
     if plan.notes:
@@ -100,6 +104,8 @@ def plan_of(term: Term, wide: bool) -> Plan:
 
 @lru_cache(maxsize=256)
 def _pairs(term: Term, wide: bool, n: int) -> tuple[int, int, int, int]:
+    from pidsl.codegen.plan import DiagonalPiece
+
     plan = plan_of(term, wide)
     passes = [0, 0, 0]
     for piece in plan.pieces:
