@@ -6,8 +6,8 @@ from pidsl.analysis.claims import Finding, Findings
 
 INTRODUCTION = """# Published bounds, checked
 
-This page is generated: `python -m pidsl claims --markdown > docs/claims.md`. Each statement below was read in the
-paper (or in a summary of it where the paper could not be had), stated for one reading of its words, and then either
+This page is generated: `python -m pidsl claims --markdown > docs/claims.md`. Each statement says in our words what a
+paper (or a summary of it, where the paper could not be had) claims; it is stated for one reading, and then either
 proved for all values of its parameters or refuted by a smallest counterexample. `pidsl.check_claims()` does it again,
 and `.check()` of a finding verifies the proof from the statement alone, or counts the counterexample in dense masks.
 
@@ -27,7 +27,12 @@ def markdown(findings: Findings) -> str:
 
 def _section(finding: Finding) -> str:
     claim, bound = finding.claim, finding.judgement.claim
-    lines = [f"## {claim.name}", "", f'**{finding.verdict.capitalize()}.** "{claim.statement}" ({claim.source})', ""]
+    lines = [
+        f"## {claim.name}",
+        "",
+        f"**{finding.verdict.capitalize()}.** Claimed: {claim.statement} ({claim.source})",
+        "",
+    ]
     lines.append(f"- Reading: {claim.reading}.")
     lines.append(f"- Stated: `{bound.name}` of `{bound.shown_subject}` {bound.relation} `{bound.expr}`.")
     if bound.assumptions:
