@@ -19,7 +19,7 @@ from pidsl.analysis import ask, smt
 from pidsl.analysis.assume import conditions
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.families import WindowAndSkip
-from pidsl.analysis.formulas import CeilLog, floor_div, symbol, value_of
+from pidsl.analysis.formulas import CeilLog, Periodic, Table, floor_div, symbol, value_of
 from pidsl.analysis.lag_reach import match_family
 from pidsl.analysis.lag_sets import domain, holds_at
 from pidsl.analysis.schedules import BaseSchedule, SkipSchedule
@@ -288,6 +288,10 @@ def test_values_are_worked_out_in_integers() -> None:
         for e in (x + sympy.Min(4, 2 * x), 5 - sympy.Max(x, 2 * x, 4), sympy.Min(x, 4) - sympy.Min(2, 2 * x)):
             want = value_of(e, {x: sympy.Integer(at)}) // 6
             assert value_of(floor_div(e, sympy.Integer(6)), {x: sympy.Integer(at)}) == want
+    assert value_of(Periodic(x, sympy.oo, 1), {x: sympy.Integer(4)}) == math.inf
+    assert value_of(Table(x, 5, 7) + CeilLog(2, x + 4), {x: sympy.Integer(1)}) == 10
+    with pytest.raises(ValueError, match="no entry 2"):
+        value_of(Table(x, 5, 7), {x: sympy.Integer(2)})
     with pytest.raises(ValueError, match="no number"):
         value_of(x + N, {x: sympy.Integer(1)})
 

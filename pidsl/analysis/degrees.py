@@ -30,7 +30,7 @@ from pidsl.relation.isl import CONTEXT, affine, limited, read_set, region, scope
 from pidsl.relation.loops import VARIABLE, Loop
 
 ROWS = "[n, i] -> { : 0 <= i < n }"
-CYCLE = 60  # iterations after which a loop's own test repeats, at most
+CYCLE = 100  # iterations after which a loop's own test repeats, at most
 MANY = 5  # parts, from which on a union is taken apart if that gives fewer
 GUESS = 20_000  # operations of isl for asking whether a certain query has the most keys
 WORK = 150_000  # operations of isl for the largest degree over all; they take up to 80 microseconds each here

@@ -160,6 +160,11 @@ def _value(e: sympy.Basic, at: Mapping[sympy.Symbol, int]) -> Value:
             if holds(condition, at):
                 return _value(value, at)
         raise ValueError(f"no case of {e} holds")
+    if isinstance(e, Periodic | Table):
+        entry, values = int(_value(e.args[0], at)), e.args[1:]
+        if isinstance(e, Table) and not 0 <= entry < len(values):
+            raise ValueError(f"no entry {entry} in {e}")
+        return _value(values[entry % len(values)], at)
     args = [_value(a, at) for a in e.args]
     if e.is_Add:
         return sum(args[1:], args[0])
@@ -178,10 +183,8 @@ def _value(e: sympy.Basic, at: Mapping[sympy.Symbol, int]) -> Value:
         )
     if isinstance(e, sympy.Mod):
         return args[0] % args[1]
-    if isinstance(e, Periodic | Table | CeilLog):
-        found = e.func(*(sympy.Rational(a) for a in args))
-        if found.is_Rational:
-            return Fraction(int(found.p), int(found.q))
+    if isinstance(e, CeilLog):
+        return Fraction(int(CeilLog(*(sympy.Rational(a) for a in args))))
     raise ValueError(f"no number: {e}")
 
 
