@@ -383,6 +383,32 @@ def test_wrong_use() -> None:
         BaseSchedule(symbols("b")).layer(0)
 
 
+@pytest.mark.parametrize("names", ["x a", "a s", "s t_", "q0 r0", "g q", "f1 far", "d y", "u v"])
+def test_symbols_may_have_any_name(names: str) -> None:
+    """Proofs have variables of their own, and none of them is a symbol of the pattern."""
+    one, two = symbols(names)
+    term, plain = window(one) | lags(two), window(k) | lags(p)
+    renamed = {K: symbol(one.name), P: symbol(two.name)}
+    pairs_ = [
+        (term.farthest(), plain.farthest()), (term.pairs(), plain.pairs()), (term.live(), plain.live()),
+        (term.degree().of_query, plain.degree().of_query), (term.contiguous(), plain.contiguous()),
+    ]  # fmt: skip
+    for found, wanted in pairs_:
+        assert found.expr == wanted.expr.subs(renamed, simultaneous=True)
+        assert found.proof.check()
+        assert not replace(found, expr=found.expr + 1).proof.check()
+
+
+@pytest.mark.parametrize("name", ["L", "t"])
+def test_symbols_with_the_names_of_variables(name: str) -> None:
+    term = window(symbols(name))
+    for question in (ask.pairs, ask.degree, ask.live, ask.farthest, ask.contiguous, ask.depth):
+        with pytest.raises(pidsl.SymbolError, match=f"a symbol called {name}"):
+            question(term)
+    with pytest.raises(pidsl.SymbolError, match=f"a symbol called {name}"):
+        ask.farthest(BaseSchedule(symbols(name)))
+
+
 def test_families_by_any_spelling() -> None:
     for term in (
         window(k) | lags(p),

@@ -15,7 +15,7 @@ import sympy
 from pidsl.analysis import counts, degrees, memory, reach, stacks
 from pidsl.analysis import depth as depths
 from pidsl.analysis.assume import conditions
-from pidsl.analysis.bound import Bound, Subject, exact, unknown
+from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.degrees import Degree
 from pidsl.analysis.formulas import n, symbol
 from pidsl.analysis.lag_degree import degree_by_lag
@@ -59,10 +59,9 @@ def degree(term: Term, assume: Assume = ()) -> Degree:
     concrete = not _one(term).symbols
     try:
         found = degree_by_lag(term, _static(assume))
-        if concrete:
-            found = replace(found, average=degrees.average(term))
-        if concrete and not found.maximum.is_exact:
-            found = replace(found, maximum=degrees.degree(term).maximum)
+        if concrete:  # shorter, and checked sooner
+            maximum = found.maximum if found.maximum.is_exact else degrees.maximum(term)
+            found = replace(found, maximum=maximum, average=degrees.average(term))
     except (NotByLag, TooHardError) as e:
         if concrete:
             found = degrees.degree(term)
@@ -145,7 +144,7 @@ def depth(patterns: Patterns, n: int | None = None, of: str | None = None, assum
         found = _by_family("depth", subject, None, n) if of != "all" else None
         return _under(found or depths.depth(subject, n, of), assume)
     if of == "all":
-        return unknown(_shown(subject), "depth", f"with symbols, only causal pairs are counted; {BIND}", {"of": of})
+        return unknown(subject, "depth", f"with symbols, only causal pairs are counted; {BIND}", {"of": of})
     found = _family("depth", subject, None, assume)
     return found if n is None else _at(found, n=n)
 
@@ -213,12 +212,11 @@ def _by_family(quantity: str, subject: Any, layers: int | None, tokens: int | No
 
 def _family(quantity: str, subject: Any, layers: int | None, assume: Assume) -> Bound:
     if layers == 0:
-        shown = _shown(subject)
-        return exact(shown, quantity, 0, "no layer", given={"layers": 0}, reason="no layer: every token is itself")
+        return exact(subject, quantity, 0, "no layer", given={"layers": 0}, reason="no layer: every token is itself")
     try:
         return _under(reach_by_family(subject, quantity, layers, _static(assume)), assume)
     except (NotByLag, TooHardError) as e:
-        return unknown(_shown(subject), quantity, f"{e}; {BIND}")
+        return unknown(subject, quantity, f"{e}; {BIND}")
 
 
 def _under(bound: Bound, assume: Assume) -> Bound:
@@ -255,7 +253,3 @@ def _symbolic(subject: Any) -> bool:
     if isinstance(subject, LayerRule):
         return True
     return any(t.symbols for t in (subject if isinstance(subject, tuple) else (subject,)))
-
-
-def _shown(subject: Any) -> Subject:
-    return subject

@@ -9,10 +9,8 @@ method) and start from the term alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 import sympy
@@ -220,6 +218,3 @@ def exact(
     return Bound(
         subject, quantity, "==", number(expr), assumptions, method, tuple((given or {}).items()), reason
     )  # fmt: skip
-
-
-__all__ = ["Bound", "Fraction", "Relation", "Subject", "exact", "math", "unknown"]

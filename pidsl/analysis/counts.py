@@ -19,7 +19,7 @@ from pidsl.analysis import quasi
 from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.formulas import n
 from pidsl.analysis.lattice import Chambers, by_length, chambers, rows_of, square
-from pidsl.analysis.progressions import Ints, count_loops, loops_of, sum_rows
+from pidsl.analysis.progressions import Ints, loops_of, sum_rows
 from pidsl.errors import TooHardError
 from pidsl.language.terms import (
     Complement,
@@ -31,6 +31,7 @@ from pidsl.language.terms import (
     Union,
     require_concrete,
 )
+from pidsl.relation.counting import count_loops
 from pidsl.relation.isl import limited
 
 METHOD = "quasi-polynomial"

@@ -20,7 +20,6 @@ from pidsl.analysis.formulas import symbol
 from pidsl.analysis.lattice import Chambers, by_length, chambers, rows_of, square
 from pidsl.analysis.progressions import (
     Ints,
-    count_loops,
     count_progressions,
     loops_of,
     progressions,
@@ -29,6 +28,7 @@ from pidsl.analysis.progressions import (
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Algebra, Term
+from pidsl.relation.counting import count_loops
 from pidsl.relation.isl import limited
 from pidsl.relation.oracle import dense_mask
 

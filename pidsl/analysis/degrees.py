@@ -82,19 +82,23 @@ def degree(term: Term) -> Degree:
 def _degree(term: Term) -> Degree:
     rows = (sympy.Ge(i, 0), sympy.Lt(i, n))
     try:
-        with limited(f"the keys of one query of {term!r}", 1_000_000):
-            parts = _keys(term)
+        parts = _keys_of_one(term)
     except TooHardError as error:
-        reason = counts.reason_of(error)
-        of_query, maximum = unknown(term, "degree", reason), unknown(term, "max degree", reason)
+        of_query = unknown(term, "degree", counts.reason_of(error))
     else:
         of_query = exact(term, "degree", sympy.Add(*(_formula(p) for p in parts)), "degree", assumptions=rows)
         if not of_query.proof.check():  # a formula that its own checker cannot verify is not claimed
             of_query = unknown(
                 term, "degree", f"the sum of {len(parts)} parts could not be verified within isl's limit"
             )
-        maximum = _maximum(term, parts)
-    return Degree(of_query, maximum, average(term))
+    return Degree(of_query, maximum(term), average(term))
+
+
+@lru_cache(maxsize=16)
+def _keys_of_one(term: Term) -> list[Part]:
+    """The keys of one query, for its degree and for the largest."""
+    with limited(f"the keys of one query of {term!r}", 1_000_000):
+        return _keys(term)
 
 
 def _keys(term: Term) -> list[Part]:
@@ -136,8 +140,10 @@ def average(term: Term) -> Bound:
     return exact(term, "average degree", expr, counts.METHOD, assumptions=(sympy.Ge(n, 1),))
 
 
-def _maximum(term: Term, parts: Sequence[Part]) -> Bound:
+def maximum(term: Term) -> Bound:
+    """The most keys of any query, for n >= 1."""
     try:
+        parts = _keys_of_one(term)
         with limited(f"the largest degree of {term!r}", 300_000):
             keys = total(parts)
             found = formula(_largest(keys), -sympy.oo, 1, BRANCHES)

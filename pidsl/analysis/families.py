@@ -20,13 +20,13 @@ from typing import ClassVar
 
 import sympy
 
-from pidsl.analysis.formulas import L, n, symbol
+from pidsl.analysis.formulas import L, internal, n
 from pidsl.analysis.lag_sets import Condition, NotByLag, holds_at
 from pidsl.analysis.smt import Obligation
 from pidsl.language.terms import Term
 
-And, Or, Not, Implies = sympy.And, sympy.Or, sympy.Not, sympy.Implies
-x, a, s, t, i, j = (symbol(name) for name in ("x", "a", "s", "t", "i", "j"))
+And, Or, Not = sympy.And, sympy.Or, sympy.Not
+x, a, s, t, i, j = (internal(name) for name in "xastij")
 ONE = sympy.Integer(1)
 
 
@@ -51,8 +51,12 @@ class Family:
     is a formula and `theorem(quantity)` its proof from the closed form, which mentions the formula itself.
     """
 
-    needs: tuple[Condition, ...]
     shown: ClassVar[str]
+
+    @property
+    def needs(self) -> tuple[Condition, ...]:
+        """Conditions on the symbols under which a pattern is of this family."""
+        raise NotImplementedError
 
     def closed_form(self) -> Iterator[Obligation]:
         """What L layers reach, by induction over L >= 1."""
@@ -104,7 +108,7 @@ class WindowOnly(ByLag):
     shown: ClassVar[str] = "L layers of lags 0..k reach the lags 0..k*L"
 
     @property
-    def needs(self) -> tuple[Condition, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[Condition, ...]:
         return (self.k >= 1,)
 
     def reached(self, lag: sympy.Expr, layers: sympy.Expr, w: sympy.Expr) -> Condition:
@@ -151,7 +155,7 @@ class WindowAndSkip(ByLag):
     shown: ClassVar[str] = "L layers reach p*s + (0..k*(L-s)) for s = 0..L"
 
     @property
-    def needs(self) -> tuple[Condition, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[Condition, ...]:
         return (self.k >= 1, self.p > self.k)
 
     @property
@@ -206,7 +210,7 @@ class WindowAndSkip(ByLag):
         yield from self.formula_is(quantity, k * L, (L < c,))
         yield from self.formula_is(quantity, p * (L + 1 - c) + k * (c - 1), (L >= c,))
         # c = ceil((p - 1)/k) is k (c - 1) < p - 1 <= k c
-        g = symbol("g")
+        g = internal("g")
         gap = (k * (g - 1) < p - 1, p - 1 <= k * g, g >= 1)
         yield self.obligation("layers that close a gap", (), And(*(y.subs(g, c) for y in gap)))
         far = p * (L + 1 - g) + k * (g - 1)
@@ -218,7 +222,7 @@ class WindowAndSkip(ByLag):
         yield self.obligation("a skip is at least p", (p >= 1,), spread)
         yield self.obligation("early: not the next", (*early, k * L <= k * (g - 1), spread), missing)
         # q = floor(x/p) skips, at most L + 1 - g of them
-        q, u = symbol("q"), symbol("u")
+        q, u = internal("q"), internal("u")
         split = (p * q <= x, x < p * q + p)
         few = (*late, *split, 0 <= x, q >= 0, q <= L - g, sympy.Eq(u, L - q - g), k * u >= 0)
         yield self.obligation("late: few skips", few, self.reached(x, L, q))
@@ -227,7 +231,7 @@ class WindowAndSkip(ByLag):
         between = (*late, *split, q > L - g, sympy.Eq(u, q - top), p * u >= 0)
         yield self.obligation("late: no other case", between, p * top <= x)
         yield self.obligation("a product of two that are >= 0", (p >= 1, u >= 0, k >= 1), And(p * u >= 0, k * u >= 0))
-        v = symbol("v")
+        v = internal("v")
         fewer = (*late, s <= top, sympy.Eq(v, top - s), (p - k) * v >= 0)
         yield self.obligation("late: not the next, few skips", fewer, Not(self.reached(far + 1, L, s)))
         many = (*late, s > top, sympy.Eq(v, s - top - 1), p * v >= 0)
@@ -250,7 +254,7 @@ class WindowAndSomeSkips(Family):
     shown: ClassVar[str] = "L layers, g of them with the skip, reach p*s + (0..k*(L-s)) for s = 0..g"
 
     @property
-    def needs(self) -> tuple[Condition, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[Condition, ...]:
         return (self.k >= 1, self.p > self.k)
 
     def reached(self, lag: sympy.Expr, layers: sympy.Expr, skips: sympy.Expr, w: sympy.Expr) -> Condition:
@@ -258,7 +262,7 @@ class WindowAndSomeSkips(Family):
         return And(0 <= w, w <= skips, 0 <= rest, rest <= self.k * (layers - w))
 
     def closed_form(self) -> Iterator[Obligation]:
-        k, p, g = self.k, self.p, symbol("g")
+        k, p, g = self.k, self.p, internal("g")
         start = (*self.needs, L >= 0, 0 <= g, g <= L)
         zero = sympy.Integer(0)
         now = self.reached(x, L, g, s)
@@ -283,7 +287,7 @@ class WindowAndSomeSkips(Family):
         return Answer(far, (L >= 1, n > far))
 
     def theorem(self, quantity: str) -> Iterator[Obligation]:
-        k, p, g = self.k, self.p, symbol("g")
+        k, p, g = self.k, self.p, internal("g")
         start = (*self.needs, L >= 0, 0 <= g, g <= L)
         slack = (p - k) * (g - s) >= 0
         far = k * (L - g) + p * g

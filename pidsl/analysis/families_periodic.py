@@ -10,7 +10,7 @@ import sympy
 
 from pidsl.analysis.assume import simplified
 from pidsl.analysis.families import Answer, ByLag, Family, a, ceil_div, i, j, least_layers, s, t, x
-from pidsl.analysis.formulas import CeilLog, L, n, symbol
+from pidsl.analysis.formulas import CeilLog, L, internal, n
 from pidsl.analysis.lag_sets import Condition
 from pidsl.analysis.smt import Obligation
 from pidsl.language.terms import Term
@@ -43,7 +43,7 @@ class WindowAndComb(ByLag):
     shown: ClassVar[str] = "L layers reach 0..k*L and p*t + (0..k*(L-1)) for t >= 0"
 
     @property
-    def needs(self) -> tuple[Condition, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[Condition, ...]:
         return (self.k >= 1, self.p > self.k)
 
     def reached(self, lag: sympy.Expr, layers: sympy.Expr, w: sympy.Expr) -> Condition:
@@ -93,7 +93,7 @@ class WindowAndComb(ByLag):
     def theorem(self, quantity: str) -> Iterator[Obligation]:
         k, p = self.k, self.p
         if quantity == "farthest":
-            q, far = symbol("q"), symbol("far")
+            q, far = internal("q"), internal("far")
             tops = (p * q <= n - 1, n - 1 < p * q + p, n >= 1)
             formula = sympy.Max(sympy.Min(k * L, n - 1), p * q + sympy.Min(n - 1 - p * q, k * (L - 1)))
             known = (*tops, sympy.Eq(far, formula))
@@ -116,7 +116,7 @@ class WindowAndComb(ByLag):
         far = p + k * (L - 1)
         for case, value in ((all_, n - 1), (some, sympy.Min(n - 1, far)), (none, sympy.Min(n - 1, k * L))):
             yield from self.formula_is(quantity, value, (case, n >= 1))
-        q = symbol("q")
+        q = internal("q")
         split = (p * q <= x, x < p * q + p, q >= 0)
         yield self.obligation("every lag", (all_, 0 <= x, *split), self.reached(x, L, q))
         beyond = Or(s <= 0, sympy.Eq(s, 1), p * s >= 2 * p)
@@ -141,7 +141,7 @@ class DilatedWindow(ByLag):
     shown: ClassVar[str] = "L layers reach d*w for w = 0..k*L"
 
     @property
-    def needs(self) -> tuple[Condition, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[Condition, ...]:
         return (self.k >= 1, self.d >= 2)
 
     def reached(self, lag: sympy.Expr, layers: sympy.Expr, w: sympy.Expr) -> Condition:
@@ -190,7 +190,7 @@ class StrideAlone(ByLag):
     shown: ClassVar[str] = "sums of multiples of p are multiples of p: L layers reach what one does"
 
     @property
-    def needs(self) -> tuple[Condition, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[Condition, ...]:
         return (self.p >= 2,)
 
     def closed_form(self) -> Iterator[Obligation]:
@@ -234,7 +234,7 @@ class OwnBlock(Family):
     shown: ClassVar[str] = "the own block of the own block is the own block: L layers reach what one does"
 
     @property
-    def needs(self) -> tuple[Condition, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[Condition, ...]:
         return (self.b >= 1,)
 
     def one_layer(self, query: sympy.Expr, key: sympy.Expr) -> Condition:
@@ -286,7 +286,7 @@ class WindowAndSinks(Family):
     shown: ClassVar[str] = "L layers reach the lags 0..k*L and the sinks"
 
     @property
-    def needs(self) -> tuple[Condition, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[Condition, ...]:
         return (self.k >= 1, self.sinks >= 1)
 
     def reached(self, query: sympy.Expr, key: sympy.Expr, layers: sympy.Expr) -> Condition:
@@ -355,11 +355,11 @@ class BaseLags(Family):
     shown: ClassVar[str] = "a lag below base^L is a sum of one multiple of each power: its digits"
 
     @property
-    def needs(self) -> tuple[Condition, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[Condition, ...]:
         return (self.base >= 2,)
 
     def closed_form(self) -> Iterator[Obligation]:
-        b, power = self.base, symbol("power")  # power = base^L, and base^(L + 1) = base * power
+        b, power = self.base, internal("power")  # power = base^L, and base^(L + 1) = base * power
         start = (*self.needs, power >= 1)
         grown = And(0 <= x + power * t, x + power * t <= b * power - 1)
         room = power * (b - 1 - t) >= 0
@@ -367,7 +367,7 @@ class BaseLags(Family):
         layer = (*start, 0 <= t, t <= b - 1, 0 <= x, x <= power - 1, room, power * t >= 0)
         yield Obligation("a product of two that are >= 0", (*start, t >= 0), power * t >= 0)
         yield Obligation("one more layer reaches no more", layer, grown)
-        digit = symbol("digit")
+        digit = internal("digit")
         split = (power * digit <= x, x <= power * digit + power - 1)
         beyond = Or(digit <= b - 1, power * digit >= power * b)
         yield Obligation("a digit too many is too much", start, beyond)

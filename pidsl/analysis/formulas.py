@@ -25,6 +25,11 @@ def symbol(name: str) -> sympy.Symbol:
     return sympy.Symbol(name, integer=True)
 
 
+def internal(name: str) -> sympy.Symbol:
+    """An integer symbol of a proof's own, which no symbol of a pattern can be mistaken for."""
+    return symbol(f"{name}!")
+
+
 n, m, i, j, L = (symbol(name) for name in "nmijL")
 
 
@@ -174,13 +179,10 @@ def _value(e: sympy.Basic, at: Mapping[sympy.Symbol, int]) -> Value:
         return args[0] ** int(args[1])
     if isinstance(e, sympy.Min | sympy.Max):
         return min(args) if isinstance(e, sympy.Min) else max(args)
-    if isinstance(e, sympy.floor | sympy.ceiling | sympy.Abs) and isinstance(args[0], Fraction):
-        x = args[0]
-        return (
-            abs(x)
-            if isinstance(e, sympy.Abs)
-            else Fraction(math.floor(x) if isinstance(e, sympy.floor) else math.ceil(x))
-        )
+    if isinstance(e, sympy.Abs):
+        return max(args[0], -args[0])
+    if isinstance(e, sympy.floor | sympy.ceiling) and math.isfinite(args[0]):
+        return Fraction(math.floor(args[0]) if isinstance(e, sympy.floor) else math.ceil(args[0]))
     if isinstance(e, sympy.Mod):
         return args[0] % args[1]
     if isinstance(e, CeilLog):

@@ -144,13 +144,12 @@ def exact_of(claim: Bound) -> Bound:
 
 def check_claim(bound: Bound) -> Verdict:
     """Verify a bound by the exact formula of its quantity, whose own proof is verified first."""
-    if not smt.consistent(bound.assumptions):
-        return Verdict(False, failure="the assumptions contradict each other")
+    prover = smt.Prover.under(bound.assumptions)
     exact = exact_of(bound)
     first = exact.proof.verdict()
     if not first.holds or not exact.is_exact:
         return Verdict(False, first.steps, first.failure or "only a bound is known of the quantity itself")
-    prover = smt.Prover(list(first.steps), [first.smtlib] if first.smtlib else [])
+    prover.include(first)
     positive = tuple(symbol(name) >= 0 for name in ("n", "t") if name in exact.symbols | bound.symbols)
     known = (*bound.assumptions, *positive)
     for condition in exact.assumptions:

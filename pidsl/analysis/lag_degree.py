@@ -17,14 +17,14 @@ import sympy
 from pidsl.analysis import smt
 from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.degrees import Degree
-from pidsl.analysis.formulas import i, n, symbol
+from pidsl.analysis.formulas import i, internal, n
 from pidsl.analysis.lag_pairs import indicator, pairs_by_lag, steps_to
 from pidsl.analysis.lag_sets import Condition, NotByLag, Progression, Reader, domain, holds_at, subsets
 from pidsl.analysis.proofs import Verdict
 from pidsl.language.terms import Term
 
 METHOD = "first differences"
-x = symbol("x")
+x = internal("x")
 
 
 def degree_by_lag(term: Term, assume: Iterable[Condition] = ()) -> Degree:
@@ -75,11 +75,9 @@ def check_degree(bound: Bound) -> Verdict:
     """Verify by first differences."""
     term = bound.term
     assumptions = tuple(dict.fromkeys((*domain(term), *bound.assumptions)))
-    if not smt.consistent(assumptions):
-        return Verdict(False, failure="the assumptions contradict each other")
     about_rows = {i, n}
     plain = tuple(c for c in assumptions if not c.free_symbols & about_rows)
-    prover = smt.Prover()
+    prover = smt.Prover.under(assumptions)
     try:
         past, future, _ = _counts(term, plain)
         for name, count, sign in (("past", past, 1), ("future", future, -1)):
@@ -88,7 +86,8 @@ def check_degree(bound: Bound) -> Verdict:
             start = sympy.Eq(count.subs(x, 0) - indicator(first), 0)
             prover.prove(smt.Obligation(f"lag 0 of the {name}", plain, start))
             step = sympy.Eq(count.subs(x, x + 1) - count - gained, 0)
-            prover.prove(smt.Obligation(f"one more lag of the {name}", (*plain, x >= 0), step, _split(count, gained)))
+            split = smt.split_by_divisor(x, count, gained)
+            prover.prove(smt.Obligation(f"one more lag of the {name}", (*plain, x >= 0), step, split))
     except NotByLag as e:
         return Verdict(False, failure=str(e))
     own = past.subs(x, i) + future.subs(x, n - 1 - i)
@@ -98,20 +97,9 @@ def check_degree(bound: Bound) -> Verdict:
             return Verdict(False, failure="an upper bound only")
     if bound.quantity == "average degree":
         pairs = pairs_by_lag(term, plain)
-        found = pairs.proof.verdict()
-        prover.steps += found.steps
-        prover.failure = prover.failure or found.failure
+        prover.include(pairs.proof.verdict())
         holds = sympy.Eq(bound.expr * n - pairs.expr, 0)
     else:
         holds = sympy.Eq(bound.expr - own, 0)
     prover.prove(smt.Obligation("the formula", (*assumptions, n >= 1), holds))
     return prover.verdict()
-
-
-def _split(*parts: sympy.Basic) -> tuple[sympy.Symbol, sympy.Expr] | None:
-    for part in parts:
-        for atom in sorted(part.atoms(sympy.floor, sympy.Mod), key=sympy.default_sort_key):
-            d = atom.args[1] if isinstance(atom, sympy.Mod) else sympy.fraction(sympy.together(atom.args[0]))[1]
-            if d != 1:
-                return x, d
-    return None

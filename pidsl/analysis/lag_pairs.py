@@ -79,9 +79,7 @@ def check_pairs(bound: Bound) -> Verdict:
     """Verify the formula by its second differences."""
     term, assumptions, f = bound.term, bound.assumptions, bound.expr
     assumptions = tuple(dict.fromkeys((*domain(term), *assumptions)))
-    prover = smt.Prover()
-    if not smt.consistent(assumptions):
-        return Verdict(False, failure="the assumptions contradict each other")
+    prover = smt.Prover.under(assumptions)
     try:
         zero, ahead, behind = holds_at(term, sympy.Integer(0)), holds_at(term, n + 1), holds_at(term, -n - 1)
     except NotByLag as e:
@@ -94,8 +92,7 @@ def check_pairs(bound: Bound) -> Verdict:
     about_n = [c for c in assumptions if n in c.free_symbols]
     if about_n:  # induction over n needs a formula for every n: prove one, then that both agree where it matters
         whole = pairs_by_lag(term, [c for c in assumptions if c not in about_n])
-        found = check_pairs(whole)
-        prover = smt.Prover(list(found.steps), [found.smtlib] if found.smtlib else [], found.failure)
+        prover.include(check_pairs(whole))
         prover.prove(smt.Obligation("the same where n is as assumed", (*assumptions, n >= 0), compare(f - whole.expr)))
         return prover.verdict()
     one = indicator(zero)
@@ -103,7 +100,9 @@ def check_pairs(bound: Bound) -> Verdict:
     start = (*assumptions, n >= 0)
     prover.prove(smt.Obligation("no token, no pair", assumptions, smt.IsZero(f.subs(n, 0))))
     prover.prove(smt.Obligation("one token", assumptions, compare(f.subs(n, 1) - one)))
-    prover.prove(smt.Obligation("second difference = keys gained", start, compare(second), _split(f, ahead)))
+    prover.prove(
+        smt.Obligation("second difference = keys gained", start, compare(second), smt.split_by_divisor(n, f, ahead))
+    )
     return prover.verdict()
 
 
@@ -112,13 +111,3 @@ def indicator(condition: Condition) -> sympy.Expr:
     if condition in (sympy.true, sympy.false):
         return sympy.Integer(int(condition == sympy.true))
     return sympy.Piecewise((1, condition), (0, True))
-
-
-def _split(*parts: sympy.Basic) -> tuple[sympy.Symbol, sympy.Expr] | None:
-    """Write n = p*q + r for the first divisor p."""
-    for part in parts:
-        for atom in sorted(part.atoms(sympy.floor, sympy.Mod), key=sympy.default_sort_key):
-            d = atom.args[1] if isinstance(atom, sympy.Mod) else sympy.fraction(sympy.together(atom.args[0]))[1]
-            if d != 1:
-                return n, d
-    return None

@@ -7,7 +7,7 @@ The answer to "depth" is the least number of layers that connects every causal p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import sympy
@@ -23,8 +23,8 @@ from pidsl.analysis.families_periodic import (
     WindowAndComb,
     WindowAndSinks,
 )
-from pidsl.analysis.formulas import CeilLog, L, from_index, n, symbol
-from pidsl.analysis.lag_sets import Condition, NotByLag, Progression, Reader, Sides, domain, holds_at
+from pidsl.analysis.formulas import CeilLog, L, from_index, internal, n, symbol
+from pidsl.analysis.lag_sets import Condition, NotByLag, Progression, Reader, Sides, domain, holds_at, require_names
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.schedules import BaseSchedule, LayerRule, SkipSchedule
 from pidsl.language.terms import Blocks, Causal, Intersection, Keys, Term, Union
@@ -49,6 +49,8 @@ def match_family(subject: Subject, assume: Iterable[Condition] = ()) -> Match:
         TermError: contradictory assumptions.
     """
     given = tuple(assume)
+    if isinstance(subject, LayerRule):
+        require_names(subject.symbols, repr(subject))
     if isinstance(subject, BaseSchedule):
         return _match(BaseLags(from_index(subject.base)), given)
     if isinstance(subject, SkipSchedule):
@@ -163,8 +165,6 @@ def reach_by_family(
 def check_reach(bound: Bound) -> Verdict:
     """Verify the closed form by induction over the layers, the formula from the closed form."""
     assumptions = bound.assumptions
-    if not smt.consistent([*assumptions]):
-        return Verdict(False, failure="the assumptions contradict each other")
     try:
         match = match_family(bound.subject, [c for c in assumptions if not c.free_symbols & {n, L}])
     except NotByLag as e:
@@ -177,7 +177,7 @@ def check_reach(bound: Bound) -> Verdict:
     for variable, number in ((L, layers), (n, tokens)):
         if isinstance(number, int):
             own, wanted = own.subs(variable, number), [c.subs(variable, number) for c in wanted]
-    prover = smt.Prover()
+    prover = smt.Prover.under(assumptions)
     known = assumptions
     if not isinstance(bound.subject, tuple | LayerRule):
         known = tuple(dict.fromkeys((*assumptions, *domain(bound.subject))))
@@ -227,7 +227,7 @@ def _live(subject: Term, assume: tuple[Condition, ...]) -> _Live:
     sinks, rest = _sinks(subject)
     reader = Reader.of(subject, assume)
     sides = reader.sides(rest)
-    d, y = symbol("d"), symbol("y")
+    d, y = internal("d"), internal("y")
     lag = holds_at(rest, d)
     endless = [p for p in sides.past if p.last is None]
     conditions = (*known, *reader.chosen, t >= 0)
@@ -258,20 +258,13 @@ def _greatest(past: Iterable[Progression]) -> sympy.Expr:
 def check_live(bound: Bound) -> Verdict:
     """Verify the largest lag, from the term; the size of the two intervals is arithmetic."""
     assumptions = bound.assumptions
-    if not smt.consistent([*assumptions]):
-        return Verdict(False, failure="the assumptions contradict each other")
     try:
         live = _live(bound.term, tuple(c for c in assumptions if t not in c.free_symbols))
     except NotByLag as e:
         return Verdict(False, failure=str(e))
-    prover = smt.Prover()
+    prover = smt.Prover.under(assumptions)
     for condition in live.assumptions:
         prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
     prover.all(live.obligations)
     prover.prove(smt.Obligation("the formula", assumptions, sympy.Eq(bound.expr - live.size, 0)))
     return prover.verdict()
-
-
-def conditions_of(bound: Bound) -> Iterator[Condition]:
-    """The assumptions of a bound that are not about its own variables."""
-    yield from (c for c in bound.assumptions if not c.free_symbols & {n, L, t})

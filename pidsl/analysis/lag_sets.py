@@ -19,7 +19,7 @@ import sympy
 
 from pidsl.analysis import smt
 from pidsl.analysis.formulas import from_index
-from pidsl.errors import TooHardError
+from pidsl.errors import SymbolError, TooHardError
 from pidsl.language.terms import (
     Blocked,
     Blocks,
@@ -73,8 +73,26 @@ class Sides:
     future: tuple[Progression, ...]
 
 
+def require_names(names: Iterable[str], where: str) -> None:
+    """Refuse symbols that a formula would mistake for its own variables.
+
+    Raises:
+        SymbolError: a symbol is called L (layers) or t (the last token seen).
+    """
+    for name in sorted({"L", "t"}.intersection(names)):
+        meaning = {"L": "the number of layers", "t": "the last token seen"}[name]
+        raise SymbolError(
+            f"a symbol called {name}", f"another name: {name} is {meaning} in formulas", where, f"{name}_"
+        )
+
+
 def domain(term: Term) -> tuple[Condition, ...]:
-    """What the sizes in a term satisfy, or the term would not exist: radii >= 0, periods >= 1, phases below periods."""
+    """What the sizes in a term satisfy, or the term would not exist: radii >= 0, periods >= 1, phases below periods.
+
+    Raises:
+        SymbolError: a symbol has the name of a variable of formulas.
+    """
+    require_names(term.symbols, repr(term))
     found: dict[Condition, None] = {}
     for t in walk(term):
         match t:

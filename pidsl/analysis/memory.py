@@ -21,11 +21,11 @@ from pidsl.analysis.counts import reason_of, stretches_of
 from pidsl.analysis.counts_check import compare, keys_counter, one_term
 from pidsl.analysis.formulas import symbol
 from pidsl.analysis.lattice import chambers, square, without
-from pidsl.analysis.progressions import Ints, count_loops, loops_of
+from pidsl.analysis.progressions import Ints, loops_of
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term, require_concrete
-from pidsl.relation.counting import _period
+from pidsl.relation.counting import _period, count_loops
 from pidsl.relation.isl import coalesced, limited, read_map, read_set
 
 t = symbol("t")

@@ -1,8 +1,8 @@
 """Counting the points of a one-dimensional isl set for many parameters at once.
 
-Two ways that share no code. `Counter` lets isl's AST generator write loops and counts their iterations; it serves the
-derivations. `progressions` asks isl for the first and the last point of each part and lets it verify that the part is
-the arithmetic progression between them; it serves the proofs.
+Two ways that share no code. `loops_of` lets isl's AST generator write loops, whose iterations are counted
+(`relation.counting.count_loops`); it serves the derivations. `progressions` asks isl for the first and the last point
+of each part and lets it verify that the part is the arithmetic progression between them; it serves the proofs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pidsl.errors import TooHardError
-from pidsl.language.expr import evaluate, holds
-from pidsl.relation.counting import _count_inside
 from pidsl.relation.isl import limited, read_set
 from pidsl.relation.loops import Loop, NoLoop, loops, part_loops
 
@@ -44,23 +42,6 @@ def loops_of(points: isl.Set, context: str) -> tuple[Loop, ...]:
                 return tuple(loops(points, known))
     except NoLoop as e:
         raise TooHardError(f"isl's program holds {e}", "plain loops over the keys", hint="simplify the term") from None
-
-
-def count_loops(parts: tuple[Loop, ...], env: Mapping[str, Ints]) -> Ints:
-    """Iterations of all loops, for arrays of parameters of one shape."""
-    some = next(iter(env.values()))
-    count = np.zeros(some.shape, dtype=np.int64)
-    values: dict[str, Any] = dict(env)
-    for part in parts:
-        first = np.broadcast_to(np.asarray(evaluate(part.first, values), dtype=np.int64), some.shape)
-        last = np.broadcast_to(np.asarray(evaluate(part.last, values), dtype=np.int64), some.shape)
-        found = np.maximum((last - first) // part.step + 1, 0)
-        if part.inside is not None:
-            found = _count_inside(part, first, last, values)
-        if part.guard is not None:
-            found = found * np.asarray(holds(part.guard, values))
-        count += found
-    return count
 
 
 def sum_rows(lengths: Ints, count: Callable[[dict[str, Ints]], Ints]) -> Ints:

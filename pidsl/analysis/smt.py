@@ -13,6 +13,7 @@ What is left is sent to the solver as it is, and written down in SMT-LIB, so tha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,7 +24,7 @@ from typing import Any, TypeAlias
 import sympy
 import z3
 
-from pidsl.analysis.formulas import CeilLog, symbol
+from pidsl.analysis.formulas import CeilLog, internal
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import TermError
 
@@ -81,6 +82,17 @@ class Prover:
     failure: str = ""
     _fresh: Iterator[int] = field(default_factory=count)
 
+    @staticmethod
+    def under(assumptions: Sequence[Condition]) -> Prover:
+        """A prover for statements under assumptions: from contradictory ones it proves nothing."""
+        return Prover(failure="" if consistent(assumptions) else "the assumptions contradict each other")
+
+    def include(self, verdict: Verdict) -> None:
+        """Count what was verified elsewhere as steps of this proof."""
+        self.steps += verdict.steps
+        self.scripts += [verdict.smtlib] if verdict.smtlib else []
+        self.failure = self.failure or verdict.failure
+
     def prove(self, obligation: Obligation) -> bool:
         """Whether the obligation holds; a failure is remembered and ends the proof."""
         if self.failure:
@@ -119,7 +131,7 @@ class Prover:
 
     def _euclid(self, case: _Case, x: sympy.Symbol, p: sympy.Expr) -> _Case:
         k = next(self._fresh)
-        q, r = symbol(f"q{k}"), symbol(f"r{k}")
+        q, r = internal(f"q{k}"), internal(f"r{k}")
         moved = {x: p * q + r}
         conditions = [c.subs(moved) for c in case.conditions]
         return _Case([r >= 0, r < p, *conditions], case.conclusion.subs(moved), case.free - {x})
@@ -182,7 +194,7 @@ class Prover:
         if not below.is_positive and not _impossible([*conditions, below <= 0]):
             raise TermError(f"a division by {below}", f"{below} >= 1 by assumption", where=str(atom))
         multiple, rest = _divided(above, below)
-        remainders = [x for x in rest.free_symbols if x.name.startswith("r") and x.name[1:].isdigit()]
+        remainders = [x for x in rest.free_symbols if re.fullmatch(r"r\d+!", x.name)]
         if len(remainders) == 1:
             shift = sympy.expand(rest - remainders[0])
             if shift.is_Integer and (remainders[0] < below) in conditions:
@@ -194,7 +206,7 @@ class Prover:
                 return [
                     (multiple + s, [below * s <= rest, rest < below * (s + 1)]) for s in range(low, high + 1)
                 ]  # fmt: skip
-        q = symbol(f"f{next(self._fresh)}")
+        q = internal(f"f{next(self._fresh)}")
         return [(q, [below * q <= above, above <= below * q + below - 1])]
 
     def _ask(self, name: str, case: _Case) -> str:
@@ -292,6 +304,15 @@ def _divided(x: sympy.Expr, by: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
         whole = share.as_numer_denom()[1] == 1
         multiple, rest = (multiple + share, rest) if whole else (multiple, rest + term)
     return multiple, rest
+
+
+def split_by_divisor(x: sympy.Symbol, *parts: Condition) -> tuple[sympy.Symbol, sympy.Expr] | None:
+    """How an obligation with these parts is best split: x by the first divisor that is not 1; None without any."""
+    for part in parts:
+        for atom in sorted(part.atoms(sympy.floor, sympy.Mod), key=sympy.default_sort_key):
+            if _divisor(atom) != 1:
+                return x, _divisor(atom)
+    return None
 
 
 def _logarithms(parts: Sequence[Condition]) -> list[Condition]:

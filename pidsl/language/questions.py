@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pidsl.language.terms import Term
 
 Assume = str | Iterable[str]
+LONG = 1 << 22  # tokens from which on square patterns are counted by formula
 
 
 class Questions:
@@ -136,12 +137,16 @@ class Questions:
         >>> pidsl.causal.pairs().expr
         n**2/2 + n/2
         """
-        from pidsl.relation import counting
-
         if n is None:
             from pidsl.analysis import ask
 
             return ask.pairs(self._own, assume)
+        from pidsl.relation import counting
+
+        if isinstance(n, int) and n > LONG and m in (None, n) and offset == 0 and not self._own.symbols:
+            formula = self.pairs()  # it takes no time that grows with n
+            if formula.is_exact:
+                return int(formula(n=n))
         return counting.pairs(self._own, n, m, offset)
 
     @overload

@@ -6,6 +6,7 @@ query position, evaluated for all queries at once. No n x m array is built.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache
 from math import gcd, lcm
@@ -44,7 +45,6 @@ from pidsl.relation.loops import VARIABLE, Loop, NoLoop, loops, part_loops
 from pidsl.relation.oracle import check_lengths
 
 CHUNK = 1 << 20  # rows counted at a time
-LONG = 1 << 22  # rows from which on square patterns are counted by formula
 
 
 def key_loops(term: Term) -> tuple[Loop, ...]:
@@ -88,12 +88,6 @@ def degree(term: Term, n: int, m: int | None = None, offset: int = 0) -> NDArray
 def pairs(term: Term, n: int, m: int | None = None, offset: int = 0) -> int:
     """The number of attended pairs."""
     rows, columns, first = check_lengths(term, n, m, offset)
-    if rows == columns > LONG and first == 0:
-        from pidsl.analysis import counts  # the formula: it takes no time that grows with n
-
-        formula = counts.pairs(term)
-        if formula.is_exact:
-            return int(formula(n=rows))
     parts = key_loops(term)
     starts = range(first, first + rows, CHUNK)
     chunks = (np.arange(s, min(s + CHUNK, first + rows)) for s in starts)
@@ -108,13 +102,18 @@ def sparsity(term: Term, n: int, m: int | None = None, offset: int = 0) -> float
 
 
 def _count(parts: tuple[Loop, ...], i: NDArray[np.int64], n: int, m: int) -> NDArray[np.int64]:
-    count = np.zeros(len(i), dtype=np.int64)
     if n == 0 or m == 0:
-        return count
-    env: dict[str, Any] = {"n": n, "m": m, "i": i}
+        return np.zeros(len(i), dtype=np.int64)
+    return count_loops(parts, {"n": n, "m": m, "i": i})
+
+
+def count_loops(parts: tuple[Loop, ...], env: Mapping[str, Any]) -> NDArray[np.int64]:
+    """Iterations of all loops, for parameters that are numbers or arrays of one shape."""
+    shape = np.broadcast_shapes(*(np.shape(value) for value in env.values()))
+    count = np.zeros(shape, dtype=np.int64)
     for part in parts:
-        first = np.broadcast_to(np.asarray(evaluate(part.first, env), dtype=np.int64), i.shape)
-        last = np.broadcast_to(np.asarray(evaluate(part.last, env), dtype=np.int64), i.shape)
+        first = np.broadcast_to(np.asarray(evaluate(part.first, env), dtype=np.int64), shape)
+        last = np.broadcast_to(np.asarray(evaluate(part.last, env), dtype=np.int64), shape)
         found = np.maximum((last - first) // part.step + 1, 0)
         if part.inside is not None:
             found = _count_inside(part, first, last, env)
@@ -124,7 +123,7 @@ def _count(parts: tuple[Loop, ...], i: NDArray[np.int64], n: int, m: int) -> NDA
     return count
 
 
-def _count_inside(part: Loop, first: Any, last: Any, env: dict[str, Any]) -> NDArray[np.int64]:
+def _count_inside(part: Loop, first: Any, last: Any, env: Mapping[str, Any]) -> NDArray[np.int64]:
     """Iterations that pass the loop's own test: all queries advance through their keys together.
 
     Where the test repeats with the key, one period is enough.
