@@ -39,6 +39,7 @@ class Prices:
     call: float  # starting on one more tile of rows
     row: float  # one row of a piece: reading the query, merging the result
     diagonal: float  # one attended pair, elementwise
+    gather: float  # one key of a box, which is no strided view
     sizes: tuple[tuple[int, int], ...]  # (rows, cols) of tiles
     large_head_sizes: tuple[tuple[int, int], ...]  # the same for head dims above 128
 
@@ -55,6 +56,7 @@ PRICES = {
         call=4000.0,
         row=0.0,
         diagonal=120.0,
+        gather=0.0,
         sizes=((128, 64), (64, 64), (32, 32), (16, 16)),
         large_head_sizes=((64, 32), (32, 32), (16, 16)),
     ),
@@ -65,6 +67,7 @@ PRICES = {
         call=1100.0,
         row=300.0,
         diagonal=75.0,
+        gather=60.0,
         sizes=((512, 1), (256, 1), (128, 1), (64, 1), (32, 1), (16, 1)),
         large_head_sizes=((512, 1), (256, 1), (128, 1), (64, 1), (32, 1), (16, 1)),
     ),
