@@ -169,11 +169,16 @@ def count_progressions(parts: list[Progression], env: Mapping[str, Ints]) -> Int
     count = np.zeros(some.shape, dtype=np.int64)
     for part in parts:
         for domain, size in part.size().get_pieces():
-            inside = np.zeros(some.shape, dtype=np.bool_)
-            for basic in domain.compute_divs().get_basic_sets():
-                inside |= _inside(basic, env)
-            count += inside * _affine(size, env)
+            count += count_piece(domain.compute_divs(), size, env)
     return count
+
+
+def count_piece(domain: isl.Set, size: isl.Aff, env: Mapping[str, Ints]) -> Ints:
+    """A quasi-affine function on a set of parameters with known divisions, 0 elsewhere, for arrays of parameters."""
+    inside = np.zeros(next(iter(env.values())).shape, dtype=np.bool_)
+    for basic in domain.get_basic_sets():
+        inside |= _inside(basic, env)
+    return inside * _affine(size, env)
 
 
 def _inside(part: isl.BasicSet, env: Mapping[str, Ints]) -> NDArray[np.bool_]:
