@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -23,10 +23,11 @@ from pidsl.codegen.cost import REFERENCE, Prices
 from pidsl.codegen.grid_axes import GridAxis, plus, times
 from pidsl.codegen.plan import BoxSweep, Grid, GridPiece, Over
 from pidsl.codegen.tiles import greatest, smallest
-from pidsl.language.expr import Index, Var, evaluate, holds
+from pidsl.language.expr import Index, Sub, Var, evaluate, holds, simplify
 
 KEY_GRADIENT_ROWS = 32  # most queries of a box of the dK/dV kernels (triton), as in `pieces`
 BACKWARD_ROWS = 64
+LIKELY = 3  # boxes of so many queries that are looked at with every box of keys: those that meet fewest keys
 SAMPLE = 512  # queries of an axis looked at to count the pairs attended
 A, B, T = Var("a"), Var("b"), Var("t")
 
@@ -48,21 +49,34 @@ class Work:
         return inside + self.boxes * prices.tile + self.programs * (prices.call + rows * prices.row)
 
 
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Boxes of queries and of keys, and what they cost."""
+
+    cost: float
+    own: Box
+    swept: Box
+    work: Work
+
+
 class Boxes:
     """The boxes in which a product of axes can be computed.
 
     Args:
         axes: the axes of the grid, the slowest first.
+        length: tokens at which costs are compared, of a grid that does not end.
     """
 
-    def __init__(self, axes: Sequence[GridAxis]) -> None:
-        self.axes = tuple(axes)
+    def __init__(self, axes: Sequence[GridAxis], length: int = REFERENCE) -> None:
+        self.axes, self.length = tuple(axes), length
         self.grid = Grid(tuple(x.length for x in axes))
-        self._spans = lru_cache(maxsize=None)(self._find_span)
+        self._cheapest: dict[int, tuple[Prices, Sizes]] = {}
+        self._spans = cache(self._find_span)
 
     def piece(self, relation: Any, prices: Prices, backend: str) -> GridPiece:
         """The cheapest piece of a backend, and the loops of its programs."""
-        own, swept, found = self.cheapest(prices)
+        found = self.cheapest(prices)
+        own, swept = found.own, found.swept
         forward = self.sweep("keys", own, swept)
         if backend == "torch":  # one program gives all gradients
             grad_query, grad_key = forward, self.sweep("queries", swept, own)
@@ -77,20 +91,26 @@ class Boxes:
             grad_key=grad_key,
             relation=relation,
             attended=prod(map(self._attended, range(len(self.axes)))),
-            computed=found.pairs,
+            computed=found.work.pairs,
         )
 
-    def cheapest(self, prices: Prices) -> tuple[Box, Box, Work]:
-        """Boxes of queries and of keys, and what they compute."""
-        found: list[tuple[float, Box, Box, Work]] = []
+    def cheapest(self, prices: Prices) -> Sizes:
+        """The sizes of boxes of queries and of keys that cost least."""
+        known = self._cheapest.get(id(prices))
+        if known is None:
+            known = self._cheapest[id(prices)] = prices, self._find_cheapest(prices)
+        return known[1]
+
+    def _find_cheapest(self, prices: Prices) -> Sizes:
+        found = []
         for rows, cols in prices.sizes:
-            own_boxes = list(self._boxes(rows))
+            exact = (1,) * len(self.axes)
+            own_boxes = sorted(self._boxes(rows), key=lambda own: (self.work(own, exact).pairs, own))
             for swept in self._boxes(cols):
-                for own in own_boxes:
+                for own in own_boxes[:LIKELY]:
                     work = self.work(own, swept)
-                    found.append((work.cost(prices, rows), own, swept, work))
-        _, own, swept, work = min(found, key=lambda x: x[:3])
-        return own, swept, work
+                    found.append(Sizes(work.cost(prices, rows), own, swept, work))
+        return min(found, key=lambda x: (x.cost, x.own, x.swept))
 
     def work(self, own: Box, swept: Box) -> Work:
         """What boxes of these sizes compute; boxes of single keys stand for exact ranges."""
@@ -105,7 +125,7 @@ class Boxes:
 
     def _boxes(self, size: int) -> Iterator[Box]:
         """Boxes of so many tokens: none longer than its axis needs, but the first, which may hang over."""
-        limits = [1 << ((x.length or REFERENCE) - 1).bit_length() for x in self.axes]
+        limits = [1 << ((x.length or self.length) - 1).bit_length() for x in self.axes]
         limits[0] = max(limits[0], -(-size // prod(limits[1:])))
 
         def fill(k: int, rest: int) -> Iterator[Box]:
@@ -133,7 +153,7 @@ class Boxes:
     def _length(self, k: int) -> int:
         """Tokens of an axis at the reference length."""
         found = self.axes[k].length
-        return max(1, REFERENCE // self.grid.strides[k]) if found is None else found
+        return max(1, self.length // self.grid.strides[k]) if found is None else found
 
     def _find_span(self, k: int, own: int, swept: int) -> tuple[int, int, int, int]:
         """Pairs, boxes of keys, keys in them and boxes of queries of one axis."""
@@ -160,8 +180,12 @@ class Boxes:
 def _ends(axis: GridAxis, over: Over, size: int) -> tuple[Index, Index | None]:
     """What the box t of so many tokens of an axis visits: the first and the last of it."""
     low, high = (axis.first_key, axis.last_key) if over == "keys" else (axis.first_query, axis.last_query)
+    own = axis.queries if over == "keys" else axis.keys
     near, far = times(T, size), plus(times(T, size), size - 1)
-    ends = [] if high is None else [high(far)]
+    starts, ends = [0, low(near, far)], [] if high is None else [high(near, far)]
     if axis.length is not None:
         ends.append(axis.length - 1)
-    return greatest([0, low(near)]), smallest(ends) if ends else None
+        if own is not None and size < axis.length:  # boxes outside begin behind the end
+            before, behind = simplify(Sub(own[0], far)), plus(near, -own[1])
+            starts += [times(x, axis.length) for x in (before, behind)]
+    return greatest(starts), smallest(ends) if ends else None

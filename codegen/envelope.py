@@ -13,6 +13,7 @@ one's last; likewise the queries of a key. They need not be tight: `codegen.chec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 
 from pidsl.codegen.coordinates import Coordinates
 from pidsl.codegen.cost import GRAIN, NEVER, REFERENCE, Prices, Shape, grouped, tile_cost
-from pidsl.codegen.grid_axes import Bound, GridAxis, axes_of, div, mod, plus, times
+from pidsl.codegen.grid_axes import GridAxis, axes_of, div, mod, plus, times
 from pidsl.codegen.pieces import BACKWARD_ROWS, KEY_GRADIENT_ROWS, UNBATCHED
 from pidsl.codegen.plan import Layout, Over, Run, Sweep, TilePiece
 from pidsl.codegen.tile_sets import every_tile, last_tile
@@ -60,6 +61,7 @@ from pidsl.language.terms import (
     walk,
 )  # fmt: skip
 
+Bound = Callable[[Index], Index]  # of a position; never falls
 I, J = Var("i"), Var("j")
 SAMPLE = 1 << 21  # pairs looked at to count the attended ones
 
@@ -180,7 +182,7 @@ def _least(axes: list[GridAxis], position: Index, side: str) -> Index:
     own = div(position, inner)
     if axis.own:
         return plus(times(own, inner), _least(axes[1:], mod(position, inner), side))
-    return times(getattr(axis, side)(own), inner)
+    return times(getattr(axis, side)(own, own), inner)
 
 
 def _most(axes: list[GridAxis], position: Index, side: str) -> Index:
@@ -190,7 +192,7 @@ def _most(axes: list[GridAxis], position: Index, side: str) -> Index:
     own = div(position, inner)
     if axis.own:
         return plus(times(own, inner), _most(axes[1:], mod(position, inner), side))
-    return plus(times(getattr(axis, side)(own), inner), inner - 1)
+    return plus(times(getattr(axis, side)(own, own), inner), inner - 1)
 
 
 def envelope_piece(found: Envelope, relation: Any, at: Coordinates, prices: Prices, backend: str) -> TilePiece:

@@ -29,7 +29,7 @@ from pidsl.language.expr import (
 )  # fmt: skip
 from pidsl.language.terms import Halo, Neighborhood
 
-Bound = Callable[[Index], Index]  # of a position or coordinate; never falls
+Bound = Callable[[Index, Index], Index]  # of the first and the last of neighbouring tokens
 
 
 def plus(x: Index, constant: Index) -> Index:
@@ -54,7 +54,11 @@ def mod(x: Index, by: int) -> Index:
 
 @dataclass(frozen=True, slots=True)
 class GridAxis:
-    """Windows of one axis over coordinates; a bound of None is none."""
+    """One axis over coordinates, and bounds on what neighbouring tokens attend or are attended by; None is no bound.
+
+    `queries` and `keys` are the least and the greatest coordinate that occurs in a pair, where that is not the whole
+    axis.
+    """
 
     length: int | None  # None: as far as the sequence goes
     own: bool  # every token attends itself only
@@ -63,6 +67,8 @@ class GridAxis:
     last_key: Bound | None
     first_query: Bound
     last_query: Bound | None
+    queries: tuple[int, int] | None = None
+    keys: tuple[int, int] | None = None
 
 
 def axes_of(term: Neighborhood | Halo, *, split: bool = False) -> list[GridAxis]:
@@ -152,7 +158,10 @@ def window_axis(length: int, window: int, stride: int, step: int, causal: bool, 
         return smallest([length - 1, plus(times(last, step), step - 1)])
 
     alone = length == 1 or window == 1
-    return GridAxis(length, alone, near, first_key, last_key, first_query, last_query)
+    return GridAxis(
+        length, alone, near,
+        lambda q, _: first_key(q), lambda _, q: last_key(q), lambda k, _: first_query(k), lambda _, k: last_query(k),
+    )  # fmt: skip
 
 
 def halo_axis(length: int, block: int, halo: int) -> GridAxis:
@@ -167,8 +176,8 @@ def halo_axis(length: int, block: int, halo: int) -> GridAxis:
 
     return GridAxis(
         length, length == 1 or (block == 1 and halo == 0), near,
-        lambda q: greatest([0, plus(own(q), -halo)]),
-        lambda q: smallest([length - 1, plus(own(q), block - 1 + halo)]),
-        lambda k: greatest([0, own(greatest([0, plus(k, -halo)]))]),
-        lambda k: smallest([length - 1, plus(own(plus(k, halo)), block - 1)]),
+        lambda q, _: greatest([0, plus(own(q), -halo)]),
+        lambda _, q: smallest([length - 1, plus(own(q), block - 1 + halo)]),
+        lambda k, _: greatest([0, own(greatest([0, plus(k, -halo)]))]),
+        lambda _, k: smallest([length - 1, plus(own(plus(k, halo)), block - 1)]),
     )  # fmt: skip

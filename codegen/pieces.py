@@ -12,7 +12,7 @@ from pidsl.codegen.choose import Choice
 from pidsl.codegen.coordinates import Coordinates, coordinates, mask_pred
 from pidsl.codegen.cost import Prices, Shape, shape, tile_cost
 from pidsl.codegen.forms import predicate
-from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Piece, TilePiece
+from pidsl.codegen.plan import Diagonal, DiagonalPiece, Grid, Layout, Piece, TilePiece
 from pidsl.codegen.tile_sets import every_tile
 from pidsl.codegen.tiles import greatest, smallest, sweep
 from pidsl.language.expr import Pred, Truth, Var
@@ -27,12 +27,17 @@ KEY_GRADIENT_ROWS = 32  # most rows of a tile of the dK/dV kernels (triton)
 LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
 
-def pieces(choices: Sequence[Choice], prices: Prices, backend: str, square: bool) -> tuple[Piece, ...]:
+def pieces(choices: Sequence[Choice], prices: Prices, backend: str, square: bool, length: int) -> tuple[Piece, ...]:
     """One piece per part; the isolated lags together, and parts of one layout together when they are many."""
     groups: dict[Layout | None, list[Choice]] = {}
-    for x in choices:
-        groups.setdefault(x.layout, []).append(x)
     out: list[Piece] = []
+    for x in choices:
+        if isinstance(x.layout, Grid):
+            assert x.boxes is not None
+            out.append(x.boxes.piece(x.part.relation, prices, backend))
+        else:
+            groups.setdefault(x.layout, []).append(x)
+    grids = len(out)  # last, so that pieces whose tiles are plain views write first
     for layout, group in groups.items():
         if layout is None:
             out.append(diagonal_piece(group))
@@ -42,8 +47,8 @@ def pieces(choices: Sequence[Choice], prices: Prices, backend: str, square: bool
         else:
             relation = _union(group)
             placed = place(relation, coordinates(layout, square))
-            out.append(tile_piece(relation, placed, shape(placed), prices, backend))
-    return tuple(out)
+            out.append(tile_piece(relation, placed, shape(placed, length), prices, backend))
+    return (*out[grids:], *out[:grids])
 
 
 def _union(group: Sequence[Choice]) -> isl.Map:

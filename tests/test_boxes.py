@@ -92,8 +92,8 @@ def test_boxes_are_dense_where_tiles_are_not(backend: str) -> None:
 def test_a_dilated_axis_is_split_into_its_classes() -> None:
     found = Boxes(axes_of(neighborhood((64, 64), 7, dilation=4), split=True))
     assert found.grid.lengths == (16, 4, 16, 4)
-    own, _, work = found.cheapest(PRICES["torch"])
-    assert own[1] == own[3] == 1 and work.pairs < 4 * (64 * 7) ** 2
+    sizes = found.cheapest(PRICES["torch"])
+    assert sizes.own[1] == sizes.own[3] == 1 and sizes.work.pairs < 4 * (64 * 7) ** 2
 
 
 def test_work_is_what_is_visited() -> None:
