@@ -21,6 +21,7 @@ from pidsl.relation.isl import coalesced, read_map, read_set
 MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
 MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
 SPLIT = 2048  # keys per row above which unmasked runs pay for the merge with masked ones (torch)
+FEW = 4  # tiles of rows that are calls of their own (torch)
 UNBATCHED = 256  # rows of a tile whose mask is like no other's: each tile is a call of its own (torch)
 BACKWARD_ROWS = 64  # rows of a tile in the gradient programs: at most (triton), or about, where fewer (torch)
 KEY_GRADIENT_ROWS = 32  # most rows of a tile of the dK/dV kernels (triton)
@@ -67,9 +68,10 @@ def tile_piece(relation: isl.Map, placed: Placed, outline: Shape, prices: Prices
         sizes += [(r, 1) for r in _whole_periods(period, prices)]
     rows, cols = min(sizes, key=lambda size: tile_cost(outline, prices, *size))
     shifts = _shifts(at, simple, rows, period) if backend == "torch" else ()
-    if backend == "torch" and not shifts:
+    if backend == "torch" and not shifts and outline.computed(rows, 1)[2] > FEW:
         rows = max(rows, UNBATCHED)
-    split = backend == "triton" or not _narrow(outline, rows)
+    # without a mask, tiles are computed in one call however they lie
+    split = backend == "triton" or not shifts or not _narrow(outline, rows)
     forward = sweep(placed, "keys", rows, cols, split=split)
     if backend == "torch":  # one program gives all gradients: it sweeps keys and folds what falls on the same key
         taller = rows * max(1, BACKWARD_ROWS // rows)
