@@ -14,6 +14,8 @@ from torch import Tensor
 
 from pidsl.errors import BackendError, TermError
 from pidsl.language.gate import Gate
+from pidsl.language.heads import Heads
+from pidsl.language.schedule import Schedule
 from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
 from pidsl.runtime.arguments import (
     DTYPES,
@@ -30,7 +32,10 @@ from pidsl.runtime.programs import Compiled, compiled, is_wide, preferred, trito
 if TYPE_CHECKING:
     from pidsl.codegen.plan import Plan
     from pidsl.runtime.gating import GateKernel
+    from pidsl.runtime.heads import HeadsKernel
+    from pidsl.runtime.layers import LayerKernels
 
+Composed = Gate | Heads | Schedule
 Backend = Literal["auto", "triton", "torch", "reference"]
 BACKENDS = ("auto", "triton", "torch", "reference")
 
@@ -40,10 +45,18 @@ def compile(term: Gate, backend: Backend = "auto") -> GateKernel: ...
 
 
 @overload
+def compile(term: Heads, backend: Backend = "auto") -> HeadsKernel: ...
+
+
+@overload
+def compile(term: Schedule, backend: Backend = "auto") -> LayerKernels: ...
+
+
+@overload
 def compile(term: Term, backend: Backend = "auto") -> Kernel: ...
 
 
-def compile(term: Term | Gate, backend: Backend = "auto") -> Kernel | GateKernel:
+def compile(term: Term | Composed, backend: Backend = "auto") -> Any:
     """A kernel for a pattern: one program for every number of queries and keys.
 
     `out[i] = sum over attended j of softmax_j(scale * q_i . k_j) v_j`
@@ -59,13 +72,14 @@ def compile(term: Term | Gate, backend: Backend = "auto") -> Kernel | GateKernel
     Kernels are kept: compiling an equal term again is free.
 
     Args:
-        term: a pattern without unbound symbols, or a `gate` of such.
+        term: a pattern without unbound symbols, or what is made of such: a `gate`, `heads`, or `layers`.
         backend: "triton": generated Triton kernels, for GPUs. "torch": generated torch code, for any device and
             float64. "reference": dense attention under the mask, slow, the judge of the others. "auto": triton for
             what it can run on a GPU, torch for everything else; `kernel.plan` says which.
 
     Returns:
-        A `Kernel`; a `GateKernel` for a gate.
+        A `Kernel`; a `GateKernel` for a gate, a `HeadsKernel` for heads, and `LayerKernels`, a sequence of kernels,
+        for layers.
 
     Raises:
         TermError: not a pattern.
@@ -73,9 +87,9 @@ def compile(term: Term | Gate, backend: Backend = "auto") -> Kernel | GateKernel
         BackendError: an unknown backend, or one that is not installed.
         TooHardError: isl's operation limit struck.
     """
-    if not isinstance(term, Algebra | Gate):
+    if not isinstance(term, Algebra | Composed):
         hint = f"pidsl.compile(pidsl.parse({term!r}))" if isinstance(term, str) else "build one: pidsl.window(63)"
-        raise TermError(f"compile({term!r}) ({type(term).__name__})", "a pidsl term or gate", hint=hint)
+        raise TermError(f"compile({term!r}) ({type(term).__name__})", "a pidsl term, gate, heads or layers", hint=hint)
     if backend not in BACKENDS:
         close = difflib.get_close_matches(str(backend), BACKENDS, n=1)
         expected = f"one of {', '.join(map(repr, BACKENDS))}"
@@ -83,8 +97,8 @@ def compile(term: Term | Gate, backend: Backend = "auto") -> Kernel | GateKernel
     if backend == "triton" and not triton_installed():
         hint = "pip install triton (Linux only); backend='torch' runs anywhere"
         raise BackendError("backend = 'triton', and triton is not installed", "the triton package", hint=hint)
-    if isinstance(term, Gate):
-        return _compile_gate(term, backend)
+    if not isinstance(term, Algebra):
+        return _compile_composed(term, backend)
     require_concrete(term, "compile the pattern")
     return _compile(term, backend)
 
@@ -95,10 +109,18 @@ def _compile(term: Term, backend: Backend) -> Kernel:
 
 
 @lru_cache(maxsize=512)
-def _compile_gate(gate: Gate, backend: Backend) -> GateKernel:
+def _compile_composed(parts: Composed, backend: Backend) -> GateKernel | HeadsKernel | LayerKernels:
     from pidsl.runtime.gating import GateKernel
+    from pidsl.runtime.heads import HeadsKernel
+    from pidsl.runtime.layers import LayerKernels
 
-    return GateKernel(gate, {name: compile(term, backend) for name, term in gate.branches})
+    match parts:
+        case Gate():
+            return GateKernel(parts, {name: compile(term, backend) for name, term in parts.branches})
+        case Heads():
+            return HeadsKernel(parts, {term: compile(term, backend) for term in parts.distinct})
+        case Schedule():
+            return LayerKernels(parts, [compile(layer, backend) for layer in parts])
 
 
 class Call(NamedTuple):
