@@ -242,6 +242,10 @@ def families() -> tuple[Family, ...]:
                     "longformer(512, global_tokens=16, causal=True)",
                     patterns.longformer(512, global_tokens=16, causal=True),
                 ),
+                Call(
+                    "longformer_heads([1, 1, 2, 4], global_tokens=0, causal=True)[3]",
+                    patterns.longformer_heads([1, 1, 2, 4], global_tokens=0, causal=True)[3],
+                ),
             ),
             (
                 Spelling(
