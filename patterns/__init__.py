@@ -11,6 +11,7 @@ from pidsl.patterns.bigbird import bigbird, random_blocks
 from pidsl.patterns.block_local import block_diagonal, shifted_blocks, swin_layers
 from pidsl.patterns.butterfly import base_layers, butterfly, butterfly_layers
 from pidsl.patterns.chunked import chunked
+from pidsl.patterns.combiner import combiner_axial, combiner_fixed, combiner_logsparse, combiner_rowmajor
 from pidsl.patterns.dense import dense_attention
 from pidsl.patterns.dilated import dilated_window
 from pidsl.patterns.halonet import halo_1d, halo_attention
@@ -29,9 +30,10 @@ from pidsl.patterns.streaming import streaming_llm
 
 __all__ = [
     "axial", "base_layers", "bigbird", "block_diagonal", "butterfly", "butterfly_layers", "chunked",
-    "dense_attention", "dilated_window", "gemma3_layers", "gpt_oss_layers", "halo_1d", "halo_attention",
-    "interleaved", "inward_windows", "llama4_layers", "log_sparse", "longformer", "longformer_heads",
-    "neighborhood_attention", "pi_attention", "pi_branches", "pi_gate", "pi_layers", "power_attention",
-    "prefix_lm", "random_blocks", "ring_attention", "s2_heads", "shifted_blocks", "sliding_window", "sparse_fixed",
-    "sparse_strided", "streaming_llm", "swin_layers",
+    "combiner_axial", "combiner_fixed", "combiner_logsparse", "combiner_rowmajor", "dense_attention",
+    "dilated_window", "gemma3_layers", "gpt_oss_layers", "halo_1d", "halo_attention", "interleaved",
+    "inward_windows", "llama4_layers", "log_sparse", "longformer", "longformer_heads", "neighborhood_attention",
+    "pi_attention", "pi_branches", "pi_gate", "pi_layers", "power_attention", "prefix_lm", "random_blocks",
+    "ring_attention", "s2_heads", "shifted_blocks", "sliding_window", "sparse_fixed", "sparse_strided",
+    "streaming_llm", "swin_layers",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from pidsl.errors import BackendError, TermError
 from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
+from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
 from pidsl.runtime.arguments import (
     DTYPES,
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     from pidsl.runtime.gating import GateKernel
     from pidsl.runtime.heads import HeadsKernel
     from pidsl.runtime.layers import LayerKernels
+    from pidsl.runtime.summaries import SummariesKernel
 
-Composed = Gate | Heads | Schedule
+Composed = Gate | Heads | Schedule | Summaries
 Backend = Literal["auto", "triton", "torch", "reference"]
 BACKENDS = ("auto", "triton", "torch", "reference")
 
@@ -50,6 +52,10 @@ def compile(term: Heads, backend: Backend = "auto") -> HeadsKernel: ...
 
 @overload
 def compile(term: Schedule, backend: Backend = "auto") -> LayerKernels: ...
+
+
+@overload
+def compile(term: Summaries, backend: Backend = "auto") -> SummariesKernel: ...
 
 
 @overload
@@ -72,14 +78,15 @@ def compile(term: Term | Composed, backend: Backend = "auto") -> Any:
     Kernels are kept: compiling an equal term again is free.
 
     Args:
-        term: a pattern without unbound symbols, or what is made of such: a `gate`, `heads`, or `layers`.
+        term: a pattern without unbound symbols, or what is made of such: a `gate`, `heads`, `layers`, or
+            `summaries`.
         backend: "triton": generated Triton kernels, for GPUs. "torch": generated torch code, for any device and
             float64. "reference": dense attention under the mask, slow, the judge of the others. "auto": triton for
             what it can run on a GPU, torch for everything else; `kernel.plan` says which.
 
     Returns:
         A `Kernel`; a `GateKernel` for a gate, a `HeadsKernel` for heads, and `LayerKernels`, a sequence of kernels,
-        for layers.
+        for layers, a `SummariesKernel` for summaries.
 
     Raises:
         TermError: not a pattern.
@@ -89,7 +96,9 @@ def compile(term: Term | Composed, backend: Backend = "auto") -> Any:
     """
     if not isinstance(term, Algebra | Composed):
         hint = f"pidsl.compile(pidsl.parse({term!r}))" if isinstance(term, str) else "build one: pidsl.window(63)"
-        raise TermError(f"compile({term!r}) ({type(term).__name__})", "a pidsl term, gate, heads or layers", hint=hint)
+        raise TermError(
+            f"compile({term!r}) ({type(term).__name__})", "a pidsl term, gate, heads, layers or summaries", hint=hint
+        )
     if backend not in BACKENDS:
         close = difflib.get_close_matches(str(backend), BACKENDS, n=1)
         expected = f"one of {', '.join(map(repr, BACKENDS))}"
@@ -109,10 +118,11 @@ def _compile(term: Term, backend: Backend) -> Kernel:
 
 
 @lru_cache(maxsize=512)
-def _compile_composed(parts: Composed, backend: Backend) -> GateKernel | HeadsKernel | LayerKernels:
+def _compile_composed(parts: Composed, backend: Backend) -> Any:
     from pidsl.runtime.gating import GateKernel
     from pidsl.runtime.heads import HeadsKernel
     from pidsl.runtime.layers import LayerKernels
+    from pidsl.runtime.summaries import SummariesKernel
 
     match parts:
         case Gate():
@@ -121,6 +131,8 @@ def _compile_composed(parts: Composed, backend: Backend) -> GateKernel | HeadsKe
             return HeadsKernel(parts, {term: compile(term, backend) for term in parts.distinct})
         case Schedule():
             return LayerKernels(parts, [compile(layer, backend) for layer in parts])
+        case Summaries():
+            return SummariesKernel(parts, backend)
 
 
 class Call(NamedTuple):
