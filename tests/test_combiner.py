@@ -242,7 +242,7 @@ def test_any_blocks(exact: pidsl.Term, seen: pidsl.Term, size: int, n: int) -> N
 def test_gradcheck(name: str, case: Summaries, of: Definition) -> None:
     kernel = compile(case, "torch")
     given_ = [x.requires_grad_() for x in tensors(9, 9, 2, 1, heads=2, kv_heads=1, dtype=torch.float64)]
-    assert torch.autograd.gradcheck(lambda *x: kernel(*x, return_lse=True), given_)
+    assert torch.autograd.gradcheck(lambda *x: kernel(*x, return_lse=True), given_, fast_mode=True)
 
 
 def test_rows_without_keys() -> None:

@@ -152,7 +152,7 @@ def calls(draw: st.DrawFn, backend: str) -> tuple[Heads, Inputs]:
 
 @pytest.mark.parametrize("backend", ALL)
 def test_random_heads(backend: Any) -> None:
-    share = {"torch": 1, "reference": 5, "triton": 10}[backend]
+    share = {"torch": 1, "reference": 10, "triton": 16}[backend]
 
     @settings(max_examples=settings.default.max_examples // share)
     @given(calls(backend))
@@ -235,7 +235,7 @@ def test_rows_and_heads_without_keys() -> None:
 
 
 def test_compiled_in_one_graph() -> None:
-    kernel = compile(MIXED, "torch")
+    kernel = compile(heads([(1, window(3)), (2, causal), (1, window(3))]), "torch")
 
     def model(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out, lse = kernel(q * 2, k, v, return_lse=True)
@@ -243,7 +243,7 @@ def test_compiled_in_one_graph() -> None:
 
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
     for n in (9, 14):
-        given_ = [x.requires_grad_() for x in tensors(n, n, heads=8, kv_heads=4)]
+        given_ = [x.requires_grad_() for x in tensors(n, n, heads=4, kv_heads=2)]
         got, want = compiled(*given_), model(*given_)
         assert torch.equal(got, want)
         pairs = zip(torch.autograd.grad(got.sum(), given_), torch.autograd.grad(want.sum(), given_), strict=True)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pidsl.runtime.gating import GateKernel
     from pidsl.runtime.heads import HeadsKernel
     from pidsl.runtime.layers import LayerKernels
+    from pidsl.runtime.output import OutputGate
     from pidsl.runtime.summaries import SummariesKernel
 
 Composed = Gate | Heads | Schedule | Summaries
@@ -62,7 +63,19 @@ def compile(term: Summaries, backend: Backend = "auto") -> SummariesKernel: ...
 def compile(term: Term, backend: Backend = "auto") -> Kernel: ...
 
 
-def compile(term: Term | Composed, backend: Backend = "auto") -> Any:
+@overload
+def compile(
+    term: Term | Composed, backend: Backend = "auto", *, output_gate: OutputGate | None, affine: bool = False
+) -> Any: ...
+
+
+@overload
+def compile(term: Term | Composed, backend: Backend = "auto", *, affine: bool) -> Any: ...
+
+
+def compile(
+    term: Term | Composed, backend: Backend = "auto", *, output_gate: OutputGate | None = None, affine: bool = False
+) -> Any:
     """A kernel for a pattern: one program for every number of queries and keys.
 
     `out[i] = sum over attended j of softmax_j(scale * q_i . k_j) v_j`
@@ -83,13 +96,18 @@ def compile(term: Term | Composed, backend: Backend = "auto") -> Any:
         backend: "triton": generated Triton kernels, for GPUs. "torch": generated torch code, for any device and
             float64. "reference": dense attention under the mask, slow, the judge of the others. "auto": triton for
             what it can run on a GPU, torch for everything else; `kernel.plan` says which.
+        output_gate: "head" or "element": the output is multiplied by the sigmoid of logits given at call time, one
+            per head and query, or one per element (Gated Attention, arXiv 2505.06708, position G1).
+        affine: attend with the weights `alpha * softmax + beta` on the attended keys, alpha and beta given at call
+            time (Affine-Scaled Attention, arXiv 2602.23057); see `pidsl.runtime.output`.
 
     Returns:
-        A `Kernel`; a `GateKernel` for a gate, a `HeadsKernel` for heads, and `LayerKernels`, a sequence of kernels,
-        for layers, a `SummariesKernel` for summaries.
+        A `Kernel`; a `GateKernel` for a gate, a `HeadsKernel` for heads, a `SummariesKernel` for summaries; an
+        `OutputKernel` around it where there is an output gate or affine weights; `LayerKernels`, a sequence of
+        kernels, for layers.
 
     Raises:
-        TermError: not a pattern.
+        TermError: not a pattern; an unknown output gate; affine weights of a gate or of summaries.
         SymbolError: the pattern holds unbound symbols.
         BackendError: an unknown backend, or one that is not installed.
         TooHardError: isl's operation limit struck.
@@ -106,6 +124,8 @@ def compile(term: Term | Composed, backend: Backend = "auto") -> Any:
     if backend == "triton" and not triton_installed():
         hint = "pip install triton (Linux only); backend='torch' runs anywhere"
         raise BackendError("backend = 'triton', and triton is not installed", "the triton package", hint=hint)
+    if output_gate is not None or affine or isinstance(term, Schedule):
+        return _compile_output(term, backend, output_gate, affine)
     if not isinstance(term, Algebra):
         return _compile_composed(term, backend)
     require_concrete(term, "compile the pattern")
@@ -118,10 +138,19 @@ def _compile(term: Term, backend: Backend) -> Kernel:
 
 
 @lru_cache(maxsize=512)
-def _compile_composed(parts: Composed, backend: Backend) -> Any:
+def _compile_output(term: Term | Composed, backend: Backend, output_gate: OutputGate | None, affine: bool) -> Any:
+    from pidsl.runtime.layers import LayerKernels
+    from pidsl.runtime.output import OutputKernel
+
+    if isinstance(term, Schedule):
+        return LayerKernels(term, backend, output_gate, affine)
+    return OutputKernel(term, backend, output_gate, affine)
+
+
+@lru_cache(maxsize=512)
+def _compile_composed(parts: Gate | Heads | Summaries, backend: Backend) -> Any:
     from pidsl.runtime.gating import GateKernel
     from pidsl.runtime.heads import HeadsKernel
-    from pidsl.runtime.layers import LayerKernels
     from pidsl.runtime.summaries import SummariesKernel
 
     match parts:
@@ -129,8 +158,6 @@ def _compile_composed(parts: Composed, backend: Backend) -> Any:
             return GateKernel(parts, {name: compile(term, backend) for name, term in parts.branches})
         case Heads():
             return HeadsKernel(parts, {term: compile(term, backend) for term in parts.distinct})
-        case Schedule():
-            return LayerKernels(parts, [compile(layer, backend) for layer in parts])
         case Summaries():
             return SummariesKernel(parts, backend)
 

@@ -7,10 +7,13 @@ from typing import Any, overload
 
 from pidsl.language.schedule import Schedule
 from pidsl.runtime.heads import HeadsKernel
-from pidsl.runtime.kernel import Backend, Kernel, compile
+from pidsl.runtime.kernel import Backend, Kernel
+from pidsl.runtime.output import OutputGate, OutputKernel, recompiled, shown
+
+LayerKernel = Kernel | HeadsKernel | OutputKernel
 
 
-class LayerKernels(Sequence[Kernel | HeadsKernel]):
+class LayerKernels(Sequence[LayerKernel]):
     """A compiled schedule: the kernel of each layer. Made by `compile`; immutable, picklable.
 
     Layers with equal patterns share one kernel.
@@ -23,36 +26,36 @@ class LayerKernels(Sequence[Kernel | HeadsKernel]):
     (3, True)
 
     Args:
-        schedule: the pattern of each layer.
-        kernels: their kernels.
+        schedule: the pattern, or heads, of each layer.
+        backend, output_gate, affine: as given to `compile`, for all layers.
 
     Attributes:
-        schedule: the pattern of each layer.
-        backend: as asked for.
+        schedule, backend, output_gate, affine: as given.
     """
 
-    def __init__(self, schedule: Schedule, kernels: Sequence[Kernel | HeadsKernel]) -> None:
-        self.schedule = schedule
-        self._kernels = tuple(kernels)
-        self.backend: Backend = self._kernels[0].backend
+    def __init__(self, schedule: Schedule, backend: Backend, output_gate: OutputGate | None, affine: bool) -> None:
+        self.schedule, self.backend, self.output_gate, self.affine = schedule, backend, output_gate, affine
+        self._kernels: tuple[LayerKernel, ...] = tuple(
+            recompiled(layer, backend, output_gate, affine) for layer in schedule
+        )
 
     def __len__(self) -> int:
         return len(self._kernels)
 
     @overload
-    def __getitem__(self, layer: int) -> Kernel | HeadsKernel: ...
+    def __getitem__(self, layer: int) -> LayerKernel: ...
     @overload
-    def __getitem__(self, layer: slice) -> tuple[Kernel | HeadsKernel, ...]: ...
-    def __getitem__(self, layer: int | slice) -> Kernel | HeadsKernel | tuple[Kernel | HeadsKernel, ...]:
+    def __getitem__(self, layer: slice) -> tuple[LayerKernel, ...]: ...
+    def __getitem__(self, layer: int | slice) -> LayerKernel | tuple[LayerKernel, ...]:
         return self._kernels[layer]
 
-    def __iter__(self) -> Iterator[Kernel | HeadsKernel]:
+    def __iter__(self) -> Iterator[LayerKernel]:
         return iter(self._kernels)
 
     @property
-    def distinct(self) -> dict[Kernel | HeadsKernel, tuple[int, ...]]:
+    def distinct(self) -> dict[LayerKernel, tuple[int, ...]]:
         """The layers of each distinct kernel, ascending."""
-        found: dict[Kernel | HeadsKernel, tuple[int, ...]] = {}
+        found: dict[LayerKernel, tuple[int, ...]] = {}
         for layer, kernel in enumerate(self._kernels):
             found[kernel] = (*found.get(kernel, ()), layer)
         return found
@@ -66,10 +69,10 @@ class LayerKernels(Sequence[Kernel | HeadsKernel]):
         return "\n\n".join(f"{_named(x)}\n{kernel.explain()}" for kernel, x in self.distinct.items())
 
     def __repr__(self) -> str:
-        return f"pidsl.compile({self.schedule!r}, backend={self.backend!r})"
+        return shown(self.schedule, self.backend, self.output_gate, self.affine)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return compile, (self.schedule, self.backend)
+        return recompiled, (self.schedule, self.backend, self.output_gate, self.affine)
 
 
 def _named(layers: tuple[int, ...]) -> str:
