@@ -152,7 +152,7 @@ def calls(draw: st.DrawFn, backend: str) -> tuple[Heads, Inputs]:
 
 @pytest.mark.parametrize("backend", ALL)
 def test_random_heads(backend: Any) -> None:
-    share = {"torch": 1, "reference": 10, "triton": 16}[backend]
+    share = {"torch": 2, "reference": 10, "triton": 16}[backend]
 
     @settings(max_examples=settings.default.max_examples // share)
     @given(calls(backend))
@@ -174,7 +174,7 @@ def test_gradcheck(backend: Any) -> None:
     h = heads([(1, window(1)), (1, lags(0, 2)), (2, window(1))])
     given_ = [x.requires_grad_() for x in tensors(5, 5, 2, 1, heads=4, kv_heads=2, dtype=torch.float64)]
     kernel = compile(h, backend)
-    assert torch.autograd.gradcheck(lambda *x: kernel(*x, return_lse=True), given_)
+    assert torch.autograd.gradcheck(lambda *x: kernel(*x, return_lse=True), given_, fast_mode=True)
 
 
 def test_one_launch_per_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
