@@ -14,6 +14,7 @@ Positions count from 0; a row has `width` tokens. All logits of n tokens, those 
 O(n sqrt n) for blocks and rows of about sqrt n, and O(n log n) for logsparse. In rowmajor the authors compute a span's
 key from the attention output of its token by a learned projection; here it is the token's own key (their option
 "none"). In axial horizontal their code has two spans for each earlier row, on the left and on the right of the column.
+The counts are of logits, not of what tiles compute: levels of small spans, and of columns, fill their tiles sparsely.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def combiner_fixed(size: int) -> Summaries:
 
     >>> combiner_fixed(64)
     summaries(blocks(64) & causal, [spans(64, where(lambda i, j: j < i // 64))])
+    >>> combiner_fixed(64).covers(pidsl.causal)
+    True
 
     Args:
         size: tokens per block; sqrt n gives the fewest logits.

@@ -137,6 +137,42 @@ def test_every_past_token_counts_once(name: str, case: Summaries, of: Definition
         assert seen == len(found)
 
 
+@pytest.mark.parametrize(("name", "case", "of"), CASES, ids=IDS)
+def test_every_past_token_counts_once_for_every_length(name: str, case: Summaries, of: Definition) -> None:
+    most = 128 if name == "logsparse" else None  # its levels end with blocks of 64
+    assert case.covers(causal, most)
+    assert not case.covers(causal - lags(1), most)
+    if name == "logsparse":
+        assert not case.covers(causal)
+
+
+def test_what_does_not_cover() -> None:
+    past = where(lambda i, j: j < i // 4)
+    assert not summaries(causal, [spans(4, past)]).covers(causal)  # exact and in a span
+    assert not summaries(blocks(4) & causal, [spans(4, past), spans(4, past)]).covers(causal)
+    assert not summaries(blocks(4) & causal, [spans(4, past, of="row")]).covers(causal)  # a row through each token
+    assert not summaries(blocks(4) & causal, [spans(4, where(lambda i, j: j < i // 4 - 1))]).covers(causal)
+    everything = summaries(blocks(3), [spans(3, where(lambda i, j: j != i // 3))])
+    assert everything.covers(pidsl.full)
+    assert everything.times(11).tolist() == pidsl.full.mask(11).astype(int).tolist()
+
+
+@settings(max_examples=settings.default.max_examples // 2)
+@given(terms(depth=1), terms(depth=1), st.integers(1, 4), st.sampled_from(("block", "above", "beside", "row")))
+def test_covers_what_is_counted(exact: pidsl.Term, seen: pidsl.Term, size: int, of: Any) -> None:
+    case = summaries(exact, [spans(size, seen, of)])
+    counted = [case.times(n) for n in range(14)]
+    union = [x > 0 for x in counted]
+    for term in (causal, pidsl.full, exact):
+        if case.covers(term, 13):
+            assert all((x == term.mask(n)).all() for n, x in enumerate(counted))
+        else:
+            assert any(
+                (u != term.mask(n)).any() or x.max(initial=0) > 1
+                for n, (u, x) in enumerate(zip(union, counted, strict=True))
+            )
+
+
 def test_logits() -> None:
     for n in (64, 256, 1024):
         root = math.isqrt(n)

@@ -16,7 +16,7 @@ tokens lie in rows of `size`, the spans are:
     "beside"    n                         the other tokens of s's row                the same
     "row"       n                         all tokens of s's row                      k_s (q_s), those of token s
 
-Nothing here decides that no token is counted twice: `Summaries.times` says how often each is.
+Any exact term and any levels may go together. `Summaries.covers` decides whether they hold each token once.
 """
 
 from __future__ import annotations
@@ -101,6 +101,25 @@ class Summaries:
             spans = level.count(n)
             found += level.seen.mask(n, spans).astype(np.int64) @ level.members.mask(spans, n).astype(np.int64)
         return found
+
+    def covers(self, term: Term, most: int | None = None) -> bool:
+        """Whether exact keys and spans hold exactly the pairs of `term`, each once: for every number of tokens.
+
+        >>> import pidsl
+        >>> fixed = summaries(pidsl.blocks(64) & pidsl.causal, [spans(64, pidsl.where(lambda i, j: j < i // 64))])
+        >>> fixed.covers(pidsl.causal)
+        True
+
+        Args:
+            term: a pattern without symbols.
+            most: only for at most so many tokens.
+
+        Raises:
+            TooHardError: isl's operation limit struck.
+        """
+        from pidsl.relation.partition import covers
+
+        return covers(self, term, most)
 
     def logits(self, n: int) -> int:
         """How many logits all softmaxes have: (query, token) pairs and (query, span) pairs, and, inside the spans,
