@@ -12,6 +12,7 @@ import pidsl
 from pidsl.errors import ArgumentError, TermError
 from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
+from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Term
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Attention(nn.Module):
 
     Args:
         dim, heads, kv_heads, bias, rope, backend: as in `SparseAttention`.
-        pattern: a term, heads or a gate without symbols.
+        pattern: a term, heads, a gate or summaries, without symbols.
         output: the options of `pidsl.compile` that are about the output.
     """
 
@@ -37,7 +38,7 @@ class Attention(nn.Module):
         self,
         dim: int,
         heads: int,
-        pattern: Term | Heads | Gate,
+        pattern: Term | Heads | Gate | Summaries,
         kv_heads: int | None,
         bias: bool,
         rope: float | None,
@@ -103,7 +104,8 @@ class SparseAttention(Attention):
     Args:
         dim: width of the tokens.
         heads: query heads; divides dim.
-        pattern: which token sees which, or `pidsl.heads` with a pattern for each group of heads; without symbols.
+        pattern: which token sees which; `pidsl.heads`, a pattern for each group of heads; or `pidsl.summaries`.
+            Without symbols.
         kv_heads: key and value heads, each shared by heads / kv_heads query heads; default: heads.
         bias: whether the projections have one.
         rope: base of rotary position embedding (10000.0 is usual); None: none.
@@ -121,7 +123,7 @@ class SparseAttention(Attention):
         self,
         dim: int,
         heads: int,
-        pattern: Term | Heads,
+        pattern: Term | Heads | Summaries,
         *,
         kv_heads: int | None = None,
         bias: bool = False,

@@ -105,6 +105,7 @@ def test_answers() -> None:
     for head, term in enumerate(MIXED):
         np.testing.assert_array_equal(mask[head], term.mask(9, 12, 3))
     assert MIXED.pairs(9, 12, 3) == mask.sum()
+    np.testing.assert_array_equal(MIXED.degree(9, 12, 3), mask.sum(-1))
     assert MIXED.sparsity(9, 12, 3) == pytest.approx(1 - mask.mean())
 
 

@@ -296,6 +296,8 @@ def test_modules() -> None:
         assert all(p.grad is not None and p.grad.any() for p in layer.parameters())
     mixed = SparseAttention(32, 4, heads([(3, window(2)), (1, causal)]))
     assert mixed(x).shape == x.shape
+    summarised = SparseAttention(32, 4, combiner_fixed(4), kv_heads=2, rope=10000.0, output_gate="head")
+    assert summarised(x).shape == x.shape
     with pytest.raises(ArgumentError, match="4, as the pattern has"):
         SparseAttention(32, 2, heads([(3, window(2)), (1, causal)]))
     assert pidsl.compile(PI) is pidsl.compile(PI, output_gate=None, affine=False)

@@ -111,6 +111,13 @@ class Heads:
         masks = {term: term.mask(n, m, offset) for term in self.distinct}
         return np.stack([masks[term] for term in self.terms])
 
+    def degree(self, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.int64]:
+        """How many keys each query of each head attends: int64 array [heads, n]; see `Term.degree`."""
+        import numpy as np
+
+        degrees = {term: term.degree(n, m, offset) for term in self.distinct}
+        return np.stack([degrees[term] for term in self.terms])
+
     def pairs(self, n: int, m: int | None = None, offset: int = 0) -> int:
         """How many (query, key) pairs all query heads attend together, exact; see `Term.pairs`.
 

@@ -13,7 +13,8 @@ from pidsl.runtime.reference import accumulator
 def pooled(x: Tensor, level: Spans) -> Tensor:
     """One row for each span of a level: [B, H, n, D] to [B, H, spans, D]; see `pidsl.language.summaries`.
 
-    Spans without tokens get 0. Where several tokens hold the maximum of a block, they share its gradient.
+    Spans without tokens get 0. Where several tokens hold the maximum of a block, they share its gradient. Of spans
+    "above" and "beside", torch's `cummax` adds up the gradients, on a GPU in no fixed order: its last bits may differ.
     """
     if level.of == "row":
         return x
