@@ -36,7 +36,7 @@ class Call:
 
     Args:
         text: the call.
-        term: what it returns; of a schedule or of heads, one of its terms.
+        term: what it returns; of a schedule, of heads or of summaries, one of its terms.
         n: tokens at which its plan is judged.
         reason: why the plan computes more than twice the attended pairs; "" where it does not.
     """
@@ -243,6 +243,10 @@ def families() -> tuple[Family, ...]:
                     "longformer(512, global_tokens=16, causal=True)",
                     patterns.longformer(512, global_tokens=16, causal=True),
                 ),
+                Call(
+                    "longformer_heads([1, 1, 2, 4], global_tokens=0, causal=True)[3]",
+                    patterns.longformer_heads([1, 1, 2, 4], global_tokens=0, causal=True)[3],
+                ),
             ),
             (
                 Spelling(
@@ -382,6 +386,16 @@ def families() -> tuple[Family, ...]:
                     "(window(l - 1) | keys(4, None, 8)).blocked(B) & causal",
                     "`s2_heads(32, block=B, local=l, stride=8)[3]`; homo_head=True: head 0 for all",
                 ),
+            ),
+        ),
+        Family(
+            "Combiner",
+            "combiner",
+            (
+                Call("combiner_fixed(128).exact", patterns.combiner_fixed(128).exact),
+                Call("combiner_logsparse(32768).exact", patterns.combiner_logsparse(32768).exact),
+                Call("combiner_axial(256).exact", patterns.combiner_axial(256).exact),
+                Call("combiner_rowmajor(256).exact", patterns.combiner_rowmajor(256).exact),
             ),
         ),
         Family(

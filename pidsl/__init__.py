@@ -21,8 +21,10 @@ from pidsl.errors import (
     TruthError,
 )
 from pidsl.language.gate import Gate, gate
+from pidsl.language.heads import Heads, heads
 from pidsl.language.parse import parse
 from pidsl.language.schedule import Schedule, layers
+from pidsl.language.summaries import Summaries, spans, summaries
 from pidsl.language.terms import Term
 from pidsl.language.trace import maximum, minimum, where
 from pidsl.language.vocabulary import (
@@ -50,10 +52,11 @@ if TYPE_CHECKING:
     from pidsl.runtime.kernel import Kernel, compile
 
 __all__ = [
-    "ArgumentError", "BackendError", "Bound", "Gate", "Kernel", "ParseError", "PidslError", "PredicateError",
-    "Schedule", "SizeError", "SymbolError", "Term", "TermError", "TooHardError", "TruthError", "blocks", "causal",
-    "check_claims", "compare", "compile", "design", "empty", "full", "gate", "halo", "keys", "lags", "layers",
-    "maximum", "minimum", "neighborhood", "pairs", "parse", "queries", "ring", "stride", "symbols", "where", "window",
+    "ArgumentError", "BackendError", "Bound", "Gate", "Heads", "Kernel", "ParseError", "PidslError", "PredicateError",
+    "Schedule", "SizeError", "Summaries", "SymbolError", "Term", "TermError", "TooHardError", "TruthError", "blocks",
+    "causal", "check_claims", "compare", "compile", "design", "empty", "full", "gate", "halo", "heads", "keys", "lags",
+    "layers", "maximum", "minimum", "neighborhood", "pairs", "parse", "queries", "ring", "spans", "stride",
+    "summaries", "symbols", "where", "window",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

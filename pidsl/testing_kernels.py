@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hypothesis import strategies as st
 
+from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
 
 if TYPE_CHECKING:
@@ -113,15 +114,15 @@ def _laid(x: Tensor, layout: str) -> Tensor:
 
 
 def assert_matches_dense(
-    term_or_kernel: Term | Kernel | Callable[..., Any], given: Inputs, *, term: Term | None = None,
+    term_or_kernel: Term | Heads | Kernel | Callable[..., Any], given: Inputs, *, term: Term | Heads | None = None,
     backend: Literal["auto", "triton", "torch", "reference"] = "auto", scale: float | None = None,
     tolerance: float | None = None, backward: bool = True,
 ) -> None:  # fmt: skip
     """Output, log-sum-exp and the gradients of q, k and v equal those of dense attention, computed in float64.
 
     Args:
-        term_or_kernel: a pattern, which is compiled; a compiled kernel; or any function that is called as a kernel
-            is: `f(q, k, v, offset=..., scale=..., return_lse=True) -> (out, lse)`.
+        term_or_kernel: a pattern or heads, which are compiled; a compiled kernel; or any function that is called as a
+            kernel is: `f(q, k, v, offset=..., scale=..., return_lse=True) -> (out, lse)`.
         given: what it is called with.
         term: the pattern of a function that is no kernel.
         backend: what a pattern is compiled for.
@@ -138,7 +139,8 @@ def assert_matches_dense(
     from pidsl.runtime.kernel import Kernel, compile
 
     kernel: Callable[..., Any]
-    if isinstance(term_or_kernel, Term):
+    pattern: Term | Heads
+    if isinstance(term_or_kernel, Term | Heads):
         pattern, kernel = term_or_kernel, compile(term_or_kernel, backend)
     else:
         kernel = term_or_kernel
@@ -175,7 +177,7 @@ def assert_matches_dense(
 
 
 def _dense(
-    term: Term, q: Tensor, k: Tensor, v: Tensor, offset: int, scale: float | None
+    term: Term | Heads, q: Tensor, k: Tensor, v: Tensor, offset: int, scale: float | None
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(out, lse) in float64, by the definition: softmax over the attended keys; 0 and -inf for rows without any."""
     import torch
@@ -184,7 +186,7 @@ def _dense(
     group = max(1, q.shape[1] // max(1, k.shape[1]))
     q, k, v = q.double(), k.double().repeat_interleave(group, 1), v.double().repeat_interleave(group, 1)
     scores = (q @ k.mT * (q.shape[3] ** -0.5 if scale is None else scale)).masked_fill(~mask, -torch.inf)
-    live = mask.any(1)[:, None]
+    live = mask.any(-1)[..., None]
     p = torch.softmax(scores.masked_fill(~live, 0.0), -1).masked_fill(~live, 0.0)
     return p @ v, torch.logsumexp(scores, -1)
 
