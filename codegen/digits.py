@@ -55,7 +55,7 @@ def products(relation: isl.Map) -> list[tuple[isl.Map, list[GridAxis]]] | None:
 def digits(relation: isl.Map) -> list[int]:
     """What the digits count, the largest first: divisors of each other in the divisions of a relation."""
     found: set[int] = set()
-    for part in relation.wrap().get_basic_sets():
+    for part in relation.wrap().compute_divs().get_basic_sets():
         local = part.get_local_space()
         sizes: list[int] = []
         for k in range(part.dim(_dim.div)):

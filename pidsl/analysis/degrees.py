@@ -98,11 +98,21 @@ def _degree(term: Term) -> Degree:
     return Degree(of_query, maximum(term), average(term))
 
 
-@lru_cache(maxsize=16)
 def _keys_of_one(term: Term) -> list[Part]:
     """The keys of one query, for its degree and for the largest."""
-    with limited(f"the keys of one query of {term!r}", 1_000_000):
-        return _keys(term)
+    found = _keys_or_why(term)
+    if isinstance(found, TooHardError):
+        raise TooHardError(found.given, found.expected, found.where, found.hint)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _keys_or_why(term: Term) -> list[Part] | TooHardError:
+    try:
+        with limited(f"the keys of one query of {term!r}", 1_000_000):
+            return _keys(term)
+    except TooHardError as e:
+        return e.with_traceback(None)
 
 
 def _keys(term: Term) -> list[Part]:
@@ -128,7 +138,10 @@ def _apart(term: Term) -> list[Part] | None:
 
 def _direct(term: Term) -> list[Part]:
     rows = rows_of(square(term))
-    loops = loops_of(rows, ROWS)
+    try:
+        loops = loops_of(rows, ROWS)
+    except TooHardError:
+        return _progressions(rows)
     try:
         return _progressions(rows) if any(x.inside is not None for x in loops) else _parts(loops)
     except TooHardError:
