@@ -87,6 +87,12 @@ def shape_of(e: sympy.Expr, x: sympy.Symbol) -> Shape:
     raise TooHardError(f"the formula {e}", "a piecewise quasi-polynomial")
 
 
+def branch_starts(e: sympy.Expr, x: sympy.Symbol) -> set[int]:
+    """Where the conditions of a formula's cases may change; 0 too."""
+    conditions = [c for _, c in e.args] if isinstance(e, sympy.Piecewise) else []
+    return {0}.union(*(_starts(c, x) for c in conditions))
+
+
 def _joined(shapes: list[Shape], degree: int, slope: Fraction | None) -> Shape:
     starts = frozenset({0}).union(*(s.starts for s in shapes))
     return Shape(starts, lcm(*(s.period for s in shapes)), degree, slope)

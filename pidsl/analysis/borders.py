@@ -18,12 +18,13 @@ from pidsl.analysis.lattice import by_length
 from pidsl.analysis.plane import Affine, Lines, of_isl
 from pidsl.analysis.progressions import Ints
 from pidsl.errors import TooHardError
-from pidsl.language.terms import Term
+from pidsl.language.terms import Compose, Power, Term, walk
 from pidsl.relation.isl import limited
 from pidsl.relation.oracle import dense_mask
 
-ENTRIES = 40_000_000  # most entries of dense masks
-FEW = 120  # tokens for which the masks of every n are few entries
+ENTRIES = 100_000_000  # most entries of dense masks, of all parts of a term
+PRODUCT = 8  # entries that one of a product is worth
+FEW = 100  # tokens for which the masks of every n are few entries
 Root = tuple[Fraction, Fraction]
 
 
@@ -70,14 +71,14 @@ class Masks:
         term: a concrete term.
         pairs: `[n] -> { [i, j] }`, its pairs.
         last: the largest n.
-        entries: of the masks, at most.
 
     Raises:
         TooHardError: there are too many.
     """
 
-    def __init__(self, term: Term, pairs: isl.Set, last: int, entries: int = ENTRIES) -> None:
+    def __init__(self, term: Term, pairs: isl.Set, last: int) -> None:
         self.ever: Ints | None = None
+        entries = ENTRIES // sum(PRODUCT if isinstance(t, Compose | Power) else 1 for t in walk(term))
         if last > FEW and last * last <= entries and _grows(pairs):  # then i attends j or not, whatever n is
             self.ever = np.cumsum(dense_mask(term, last), axis=1, dtype=np.int32)
             return

@@ -7,13 +7,11 @@ long n           so many layers connect everything: composed by isl; fewer do no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import islpy as isl
 import sympy
 
 from pidsl.analysis import matrices
-from pidsl.analysis.agreement import shape_of
+from pidsl.analysis.agreement import branch_starts
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.follow import candidates, lacking, one_class
 from pidsl.analysis.formulas import n
@@ -61,7 +59,7 @@ def check_depth_by_tokens(bound: Bound) -> Verdict:
         return Verdict(False, failure=f"assumptions {bound.assumptions}")
     if bound.expr.has(-sympy.oo) or bound.expr.has(sympy.nan) or bound.expr.free_symbols - {n}:
         return Verdict(False, failure="no depth")
-    start = max(SHORT, int(least), *(_starts(bound.expr)))
+    start = max(SHORT, int(least), *branch_starts(bound.expr, n))
     if start > LATEST:
         return Verdict(False, failure=f"other formulas up to {start} tokens")
     (term,) = schedule_of(bound)
@@ -77,13 +75,6 @@ def check_depth_by_tokens(bound: Bound) -> Verdict:
         () if failure else (f"matrices for n < {start}", "layers composed, and tokens followed, for all other n"),
         failure,
     )
-
-
-def _starts(expr: sympy.Expr) -> Iterator[int]:
-    yield 0
-    if isinstance(expr, sympy.Piecewise):
-        for _, condition in expr.args:
-            yield from shape_of(sympy.Piecewise((0, condition), (1, True)), n).starts
 
 
 class _Long:

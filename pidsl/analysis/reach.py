@@ -14,6 +14,7 @@ from pidsl.analysis import stacks
 from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.closed import closed_form
 from pidsl.analysis.formulas import L, n
+from pidsl.analysis.long_lags import guessed
 from pidsl.analysis.piecewise import Branch, Formula, cases, chain, formula
 from pidsl.analysis.stacks import Intervals, Stack, Subject, attempt, checked, connected, lag_sums, lags_of, stack
 from pidsl.errors import SizeError, TooHardError
@@ -162,12 +163,27 @@ def _for_layers(quantity: str, subject: Subject, layers: Stack) -> Bound:
     method = "layers" if lags is None else "lag sums"
     if isinstance(lags, tuple):
         found = (_farthest_in if quantity == "farthest" else _contiguous_in)(lags)
+    elif lags is None:
+        several = attempt(lambda: pairs_formula(quantity, connected(layers)))
+        if isinstance(several, TooHardError):
+            return _guessed(quantity, subject, layers, several)
+        found = several
     else:
-        found = pairs_formula(quantity, connected(layers)) if lags is None else _set_formula(quantity, lags)
+        found = _set_formula(quantity, lags)
     note = "for shorter n the formula has many cases" if found.least > 1 else ""
     return exact(
         subject, quantity, found.expr, method, given=given, assumptions=found.assumptions, reason=note
     )  # fmt: skip
+
+
+def _guessed(quantity: str, subject: Subject, layers: Stack, why: TooHardError) -> Bound:
+    """What few tokens suggest, where that can be proved."""
+    found = guessed(quantity, layers)
+    bound = exact(subject, quantity, found.expr, "layers", given={"layers": len(layers)},
+                  assumptions=found.assumptions)  # fmt: skip
+    if not bound.proof.check():  # nothing is claimed that is not proved
+        raise why
+    return bound
 
 
 def pairs_formula(quantity: str, pairs: isl.Map) -> Formula:
