@@ -137,11 +137,25 @@ def _shifts(at: Coordinates, simple: isl.Set, rows: int, period: int) -> tuple[t
     still = lcm(rows, period)
     along = lcm(still, t // gcd(s, t))
     out = []
+    inside = _without_ends(simple)
     for da, db in ((along, along * s // t), (still, 0)):
-        moved = simple.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [a + {da}, b + {db}] }}"))
-        if moved.is_equal(simple):
+        moved = inside.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [a + {da}, b + {db}] }}"))
+        if moved.is_equal(inside):
             out.append((da, db))
     return tuple(out)
+
+
+def _without_ends(simple: isl.Set) -> isl.Set:
+    """A mask without its bounds on rows alone: tiles in which these do not hold for all rows are edges."""
+    parts = simple.get_basic_sets()
+    if len(parts) != 1:
+        return simple
+    for x in parts[0].get_constraints():  # of a bound with divisions the sweep may say less
+        if not x.involves_dims(isl.dim_type.set, 1, 1) and x.involves_dims(
+            isl.dim_type.div, 0, parts[0].dim(isl.dim_type.div)
+        ):
+            return simple
+    return isl.Set.from_basic_set(parts[0].drop_constraints_not_involving_dims(isl.dim_type.set, 1, 1))
 
 
 def _narrow(outline: Shape, rows: int) -> bool:

@@ -104,7 +104,8 @@ class Run:
     """Tiles `first, first + step, ..., <= last` of the swept dimension, visited when `guard` holds (None: always).
 
     `full` promises that every pair of such a tile whose row exists is in the piece (and its key exists), so the
-    loop needs no mask. The bounds are over n, m, offset, c, d, t. An empty run has first > last.
+    loop needs no mask. The bounds are over n, m, offset, c, d, t. An empty run has first > last. `edge` says that the
+    mask of a tile may be like no other's, whatever `shifts` the piece has.
     """
 
     full: bool
@@ -112,6 +113,7 @@ class Run:
     last: Index
     step: int = 1
     guard: Pred | None = None
+    edge: bool = False
 
     def __str__(self) -> str:
         kind = "full" if self.full else "masked"
@@ -147,7 +149,7 @@ class TilePiece:
     grad_query: Sweep  # over keys
     grad_key: Sweep  # over queries
     relation: Any = field(repr=False, compare=False)  # islpy.Map [n, m, offset] -> { [r] -> [j] }
-    shifts: tuple[tuple[int, int], ...] = ()  # (da, db): `keep` is unchanged when a grows by da and b by db
+    shifts: tuple[tuple[int, int], ...] = ()  # (da, db): a grows by da, b by db, and `keep` is unchanged
     attended: int = 0  # pairs at the plan's reference length
     computed: int = 0
 

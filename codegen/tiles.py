@@ -68,24 +68,27 @@ def _runs(at: Coordinates, found: Band, over: Over, rows: int, cols: int, split:
     for x in found.last:
         guard = _and(guard, x.plus(near, -1).compare(">="))
         within = _and(within, x.plus(far, -1).compare(">="))
-    everything = Run(False, first, last, 1, guard)
+    if within is None:
+        everything = [Run(False, first, last, 1, guard)]
+    else:
+        assert guard is not None
+        edges = Run(False, first, last, 1, And(guard, Not(within)), edge=True)
+        everything = [Run(False, first, last, 1, within if found.guard is None else And(found.guard, within)), edges]
     if not split or not found.exact or found.guard is not None:
-        return [everything]
+        return everything
     # tiles in which no row of the own tile misses a key
     whole = end if over == "queries" else whole_tiles(at, size) - 1
     inner_first = greatest([0, *(x.index() for x in tiles(found.lower, least=False, plus=size - 1))])
     before = (Form(x.constant - 1, x.terms) for x in tiles(found.upper, least=True, plus=1))
     inner_last = smallest([whole, *(x.index() for x in before)])
     if not _ever(at, over, own_size, inner_first, inner_last):
-        return [everything]
+        return everything
     runs = [Run(True, inner_first, inner_last, 1, within)]
     if inner_first != first:
         runs.append(Run(False, first, smallest([inner_first - 1, last]), 1, within))
     if inner_last != last:
         runs.append(Run(False, greatest([first, inner_first, inner_last + 1]), last, 1, within))
-    if within is not None and guard is not None:
-        runs.append(Run(False, first, last, 1, And(guard, Not(within))))
-    return runs
+    return [*runs, *everything[1:]]
 
 
 def _and(a: Pred | None, b: Pred) -> Pred:
@@ -136,4 +139,4 @@ def _ever(at: Coordinates, over: Over, own_size: int, first: Index, last: Index)
 
 def _plain(at: Coordinates, run: Run) -> Run:
     guard = None if run.guard is None else at.plain_pred(run.guard)
-    return Run(run.full, at.plain(run.first), at.plain(run.last), run.step, guard)
+    return Run(run.full, at.plain(run.first), at.plain(run.last), run.step, guard, run.edge)

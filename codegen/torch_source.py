@@ -154,6 +154,8 @@ def _run(name: str, run: Run) -> str:
         arguments.append(f"step={run.step}")
     if run.guard is not None:
         arguments.append(f"guard={name}_guard")
+    if run.edge:
+        arguments.append("edge=True")
     return f"Run({', '.join(arguments)})"
 
 

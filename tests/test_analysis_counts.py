@@ -13,13 +13,18 @@ from hypothesis import strategies as st
 
 import pidsl
 from pidsl.analysis.agreement import shape_of, values_at
+from pidsl.analysis.borders import Masks, borders
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.counts import inclusion, pairs, sparsity
 from pidsl.analysis.degrees import degree
 from pidsl.analysis.formulas import Periodic, Table, i, n
+from pidsl.analysis.guess import guess
+from pidsl.analysis.largest import Largest
+from pidsl.analysis.lattice import square
 from pidsl.analysis.memory import communication, live, t
 from pidsl.analysis.plane import evaluate
 from pidsl.analysis.quasi import formula, interpolate
+from pidsl.analysis.windows import Windows
 from pidsl.errors import SizeError, SymbolError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.testing import terms
@@ -214,6 +219,78 @@ def test_most_terms_have_exact_answers() -> None:
     different = list(dict.fromkeys(drawn))
     assert np.mean([pairs(x).is_exact for x in different]) >= 0.95
     assert np.mean([live(x).size.is_exact for x in different]) >= 0.95
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        ((pidsl.stride(3) | pidsl.stride(6)) ^ pidsl.ring(5)).shift(1),
+        (pidsl.stride(8) | pidsl.lags(1, 10, 6, -2)).blocked(3),
+        pidsl.blocks(4).dilated(4).dilated(2),
+        pidsl.queries(-10, None, 4) @ (pidsl.stride(2) - pidsl.queries(-10, None, 4)).blocked(2),
+        (pidsl.lags(8, -2) | pidsl.ring(12)).T & (pidsl.queries(-12, None, 4) | pidsl.ring(7)).dilated(3),
+    ],
+)
+def test_degrees_that_windows_decide(term: Term) -> None:
+    found = degree(term)
+    for bound in (found.of_query, found.maximum):
+        check(bound)
+        far = bound.expr + sympy.Piecewise((1, sympy.Eq(n, 1003)), (0, True))
+        assert not dataclasses.replace(bound, expr=far).proof.check()
+    for length in (1, 7, 30, 63, 121):
+        rows = term.mask(length).sum(axis=1)
+        assert found.maximum(n=length) == rows.max()
+        assert [found.of_query(i=x, n=length) for x in range(0, length, 5)] == rows[::5].tolist()
+
+
+@few_terms
+@given(terms(3, ring=True))
+def test_windows_decide_about_everything_behind_them(term: Term) -> None:
+    points = square(term)
+    lines = borders(points)
+    try:
+        largest_of = Windows(lines, 1, 1)
+        equal = Windows(lines, 0, 2)
+        masks = Masks(term, points, max(largest_of.last, equal.last))
+    except TooHardError:
+        return
+    if equal.last > 70:
+        return
+    largest = Largest(largest_of, masks)
+    last = max(equal.last, largest_of.last)
+    for length in (last + 1, last + 2, last + largest.period + 1, 2 * last + 3):
+        rows = term.mask(length).sum(axis=1)
+        assert largest(length) == rows.max()
+        for x in range(length):  # a function that is affine behind the windows: continued from two cells inside
+            assert rows[x] == continued_degree(masks, equal, x, length)
+
+
+def continued_degree(masks: Masks, windows: Windows, x: int, length: int) -> int:
+    """Keys of query x among n, from the counts for n <= windows.last: along i in a gap, along the lines in a window."""
+    n_, p = np.array([length]), windows.period
+    for strip in windows.strips:
+        begin, end = windows.bounds(strip, n_)
+        if begin[0] <= x < end[0]:
+            times = (length - windows.start - 1) // p
+            a, b = (
+                masks(np.array([x - (times - k) * windows.moved(strip)]), np.array([length - (times - k) * p]))[0]
+                for k in (0, 1)
+            )
+            return int(a + times * (b - a))
+    behind = max(int(windows.bounds(s, n_)[1][0]) for s in windows.strips if windows.bounds(s, n_)[1][0] <= x)
+    step = windows.after // 2
+    first = behind - windows.after + (x - behind) % step
+    a, b = (continued_degree(masks, windows, at, length) for at in (first, first + step))
+    return a + (x - first) // step * (b - a)
+
+
+@given(st.lists(st.integers(0, 9), max_size=8), st.lists(st.integers(-3, 9), min_size=1, max_size=4), st.integers(0, 2))
+def test_guesses_continue_what_they_saw(early: list[int], classes: list[int], slope: int) -> None:
+    p = len(classes)
+    values = [*early, *(classes[k % p] + slope * (k // p) for k in range(60))]
+    found = guess(values[:-20], sympy.oo, 24, 12)
+    assert found is not None
+    assert [found.expr.subs(n, x + 1) for x in range(len(values)) if x + 1 >= found.least] == values[found.least - 1 :]
 
 
 def test_a_proof_reads_the_statement_only() -> None:

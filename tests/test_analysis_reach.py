@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 import pidsl
 from pidsl import blocks, causal, empty, full, keys, lags, queries, ring, stride, window
-from pidsl.analysis import matrices, stacks
-from pidsl.analysis.bound import Bound
+from pidsl.analysis import depth_tokens, long_lags, matrices, reach_check, stacks
+from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.depth import depth
 from pidsl.analysis.formulas import L, Periodic, n
 from pidsl.analysis.graph import attention_graph, path, paths
 from pidsl.analysis.piecewise import formula, function, region
 from pidsl.analysis.reach import contiguous, farthest, reachable
-from pidsl.errors import SizeError, SymbolError, TermError
+from pidsl.errors import SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import read_set
 from pidsl.relation.oracle import dense_mask
@@ -226,6 +226,55 @@ def test_depth(term: Term, tokens: int) -> None:
     assert number.proof.check()
     assert not tampered(number).proof.check()
     assert number() == depth_in_graph(term, tokens, number.argument("of"))
+
+
+BY_TOKENS = [
+    stride(11, 7),
+    lags(-2, 9),
+    ((stride(3) | stride(6)) ^ ring(5)).shift(1),
+    (stride(5, 3) | window(3)).blocked(3).T,
+    (blocks(3) ** 2).T | lags(8, 6),
+    ~stride(10) ^ ring(12),
+    stride(4) | stride(5, 2).T,
+]
+
+
+@pytest.mark.parametrize("term", BY_TOKENS)
+def test_depth_by_tokens(term: Term) -> None:
+    guess = depth_tokens.guessed(term, "all")
+    bound = exact(term, "depth", guess.expr, "depth by tokens", given={"of": "all"}, assumptions=guess.assumptions)
+    assert bound.proof.check(), bound.proof.verdict()
+    for tokens in (1, 2, 3, 5, 8, 13, 21, 33, 34, 55, 89, 107):
+        found = matrices.depth_of([term], tokens, "all")
+        assert bound(n=tokens) == (math.inf if found is None else found)
+    late = sympy.Piecewise((bound.expr, n < 95), (3 * n, True))
+    for wrong in (sympy.Integer(2), sympy.Piecewise((7, sympy.Eq(n, 20)), (bound.expr, True)), late, sympy.oo, n):
+        assert not replace(bound, expr=wrong).proof.check() or wrong == bound.expr
+    assert not replace(bound, subject=full).proof.check()
+
+
+@settings(max_examples=EXAMPLES // 3)
+@given(terms(3, ring=True), st.integers(1, 3), st.sampled_from(["farthest", "contiguous"]))
+def test_long_sequences(term: Term, layers: int, quantity: str) -> None:
+    try:
+        guess = long_lags.guessed(quantity, (term,) * layers)
+        relations = reach_check.fresh((term,) * layers)
+        failure = long_lags.failure(quantity, (term,) * layers, relations, guess.expr, guess.least)
+    except TooHardError:
+        return
+    if failure:
+        return
+    answer = farthest_in if quantity == "farthest" else contiguous_in
+    for tokens in (29, 61, 83, 97):
+        if tokens >= guess.least:
+            assert guess.expr.subs(n, tokens) == answer(stacked([term], layers, tokens))
+    wrong = [
+        guess.expr + 1 if guess.expr.is_finite else sympy.Integer(0),
+        sympy.Piecewise((guess.expr, n < 50), (5, True)),
+    ]
+    for expr in wrong:
+        if any(expr.subs(n, x) != guess.expr.subs(n, x) for x in range(50, 90)):
+            assert long_lags.failure(quantity, (term,) * layers, relations, expr, guess.least)
 
 
 def depth_in_graph(term: Term, tokens: int, of: str) -> float:

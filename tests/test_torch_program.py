@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pidsl import queries, testing
 from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Piece, Plan, Run, Sweep, TilePiece
 from pidsl.codegen.torch_source import class_parts, fold, torch_source
 from pidsl.language.expr import And, Compare, FloorDiv, Max, Min, Mod, Not, Or, Pred, Truth, Var
+from pidsl.language.terms import Term
 from pidsl.runtime import diagonal_ops, passes, schedule, tile_ops
 from pidsl.runtime.schedule import Band, Lattice
 from pidsl.runtime.torch_program import TorchProgram
 from pidsl.runtime.views import add_windows, merge_grid
+from pidsl.testing import assert_matches_dense, shapes, terms
 
 n, m, offset, c, d, t, a, b, r, j = (Var(name) for name in ("n", "m", "offset", "c", "d", "t", "a", "b", "r", "j"))
 
@@ -485,3 +488,11 @@ def test_class_parts() -> None:
     assert list(class_parts(le(b + 1, part + a))) == [part]
     assert list(class_parts(le(b, a * 4 + c))) == [c]
     assert list(class_parts(le(b, a + offset))) == []
+
+
+@settings(max_examples=settings.default.max_examples)
+@given(term=terms(depth=2), rows=st.tuples(st.integers(0, 80), st.integers(1, 300)), data=st.data())
+def test_patterns_of_some_rows_over_many_tiles(term: Term, rows: tuple[int, int], data: st.DataObject) -> None:
+    """Tiles in which only some rows have keys are no longer like the others."""
+    given_ = data.draw(testing.inputs(shapes(300, head_dims=(8,)), dtypes=("float64",)))
+    assert_matches_dense(term & queries(*rows), given_, backend="torch")

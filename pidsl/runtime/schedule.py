@@ -28,13 +28,17 @@ KEPT_MASKS = 1 << 23  # pairs in the masks that one schedule keeps between calls
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Key columns `first, first + step, ..., <= last` for row tile t of class c, where `guard` holds."""
+    """Key columns `first, first + step, ..., <= last` for row tile t of class c, where `guard` holds.
+
+    The mask of an `edge` may be like that of no other tile, whatever shifts the band has.
+    """
 
     first: Bound
     last: Bound
     full: bool = False
     step: int = 1
     guard: Bound | None = None
+    edge: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,7 @@ def _segments(band: Band, n: int, m: int, offset: int) -> Iterator[Segment]:
             widths = widths * np.broadcast_to(run.guard(**names), heights.shape)
         masked = not run.full and band.keep is not None
         for start, stop in _equal_classes(widths, heights, first, keys, alike if masked else None):
-            shared = lattice if masked else None
+            shared = (Lattice.of(()) if run.edge else lattice) if masked else None
             for ts in _progressions(widths[start], heights[start], first[start], band.rows, shared):
                 fresh = not seen[start:stop, ts].any()
                 for segment in _cut(band, run, names, (start, stop), ts, first, widths, heights, fresh):
