@@ -70,6 +70,8 @@ def failure(quantity: str, layers: Sequence[Term], relations: Sequence[isl.Map],
     """
     if expr.has(sympy.oo) or expr.has(sympy.nan) or (quantity != "farthest" and expr.has(-sympy.oo)):
         return f"{expr} is infinite"
+    if expr.free_symbols - {n}:
+        return f"other variables than n in {expr}"
     start = max(SHORT, least, *branch_starts(expr, n))
     if start > LATEST:
         return f"other formulas up to {start} tokens"
