@@ -31,11 +31,13 @@ from pidsl.language.terms import (
     Union,
     require_concrete,
 )
-from pidsl.relation.counting import count_loops
+from pidsl.relation.counting import _period, count_loops
 from pidsl.relation.isl import limited
+from pidsl.relation.loops import Loop
 
 METHOD = "quasi-polynomial"
 LISTED = 48  # numbers listed one by one in a formula, from which on it is taken apart if possible
+STEPS = 200_000_000  # of counting the keys of rows, a few seconds
 LONGEST = 150_000  # most lengths that are counted one after another
 
 
@@ -163,11 +165,21 @@ def _by_rows(points: isl.Set) -> tuple[Chambers, list[quasi.Stretch]]:
         with limited("the chambers of the number of pairs"):
             own = chambers(part)
         found = loops_of(rows_of(part), "[n, i] -> { : 0 <= i < n }")
+        _afford(own, found)
         each.append(stretches_of(own, partial(sum_rows, count=partial(count_loops, found))))
         shape |= own
     if 3 * shape.period * len(each) > LONGEST:
         raise TooHardError(f"a formula of period {shape.period}", f"at most {LONGEST} counts")
     return shape, stretches_of(shape, lambda lengths: [sum(quasi.value(s, int(x)) for s in each) for x in lengths])
+
+
+def _afford(own: Chambers, found: Sequence[Loop]) -> None:
+    """Refuses counts of rows that would take long: a loop with a test of its own takes a step for each of a cycle."""
+    lengths = own.starts[-1] + 3 * own.period
+    cycles = [1 if x.inside is None else (_period(x.inside) or lengths) // x.step + 1 for x in found]
+    steps = sum(cycles) * lengths**2 // 2
+    if steps > STEPS:
+        raise TooHardError(f"{steps} steps of counting for a formula of period {own.period}", f"at most {STEPS}")
 
 
 def stretches_of(shape: Chambers, count: Callable[[Ints], Sequence[int] | Ints]) -> list[quasi.Stretch]:

@@ -22,7 +22,7 @@ from pidsl.language.terms import Term
 from pidsl.relation.isl import limited, read_map, read_set
 
 OPERATIONS = 600_000  # for a formula in L
-LAG_OPERATIONS = 500_000  # differences of many parts are slow ones
+LAG_OPERATIONS = 200_000  # differences of many parts are slow ones: up to 20 microseconds each
 STABLE = 8  # layers within which sets that stop growing are noticed
 
 

@@ -24,7 +24,7 @@ from pidsl.relation.build import unclipped
 from pidsl.relation.isl import coalesced, limited, read_map, read_set
 
 MOST = 4_000_000  # additions of intervals
-TOGETHER = 600_000  # operations for taking the lags of all parts together
+TOGETHER = 300_000  # operations for taking the lags of all parts together
 CHECK_OPERATIONS = 8_000_000  # a proof may take longer than its statement
 
 Parts = list[tuple[int, int]]
