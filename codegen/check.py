@@ -8,6 +8,7 @@ share with the planner only the pieces' relations, which are themselves held aga
     check_diagonals  rows and lags of a diagonal piece are exactly its pairs
     check_sweep      no tile is visited twice or out of range, every attended pair lies in a visited tile, and a tile
                      called full is full
+    check_list       a list is that of the term, and its mask holds what no other piece has
     check_grid       the axes of a grid piece are exactly its pairs, and every pair lies in a visited box
     check_attended   `attended_keys` and `attended_rows` are the range and the domain of the relation, or hold there
 """
@@ -20,9 +21,11 @@ from itertools import combinations
 import islpy as isl
 
 from pidsl.codegen.coordinates import Coordinates, coordinates
-from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, Layout, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.lists import Listed, separate
+from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, Layout, ListPiece, Plan, Run, Sweep, TilePiece
 from pidsl.errors import PlanError
 from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, Var, substitute_pred
+from pidsl.language.terms import Term
 from pidsl.relation.build import needs_square, rows_relation
 from pidsl.relation.isl import affine, coalesced, limited, read_map, read_set, region, scope
 
@@ -47,6 +50,9 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
             if isinstance(piece, DiagonalPiece):
                 faults += [f"piece {k}: {x}" for x in check_diagonals(piece)]
                 continue
+            if isinstance(piece, ListPiece):
+                faults += [f"piece {k}: {x}" for x in check_list(plan.term, piece)]
+                continue
             if isinstance(piece, GridPiece):
                 faults += [f"piece {k}: {x}" for x in check_grid(piece)]
                 continue
@@ -59,13 +65,14 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
 
 
 def check_pieces(plan: Plan) -> Iterator[str]:
-    """Disjoint, and together the relation of the term."""
-    whole = rows_relation(plan.term)
-    for (x, a), (y, b) in combinations(enumerate(plan.pieces), 2):
+    """Disjoint, and together the relation of the term, or of what is not listed in it."""
+    whole = rows_relation(next((piece.other for piece in plan.lists), plan.term))
+    pieces = [(x, piece) for x, piece in enumerate(plan.pieces) if not isinstance(piece, ListPiece)]
+    for (x, a), (y, b) in combinations(pieces, 2):
         if not (a.relation & b.relation).is_empty():
             yield f"pieces {x} and {y} overlap"
     union = whole - whole
-    for piece in plan.pieces:
+    for _, piece in pieces:
         union = union | piece.relation
     lengths = read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}")
     if not union.intersect_params(lengths).is_equal(whole.intersect_params(lengths)):
@@ -149,6 +156,17 @@ def check_sweep(piece: TilePiece, sweep: Sweep, at: Coordinates) -> Iterator[str
     for k, (run, tile) in enumerate(zip(sweep.runs, visited, strict=True)):
         if run.full and not (must & tile.apply(to_tile.reverse())).is_subset(pairs):
             yield f"run {k} is not full"
+
+
+def check_list(term: Term, piece: ListPiece) -> Iterator[str]:
+    """The list is that of the term, and its mask lets through what is wanted and not in other pieces."""
+    if separate(term) != Listed(piece.other, piece.within, piece.layout):
+        yield "the list is not that of the term"
+    space = f"[n, m, offset] -> {{ [r, j] : 0 <= r < n and 0 <= j < m and {LENGTHS} }}"
+    flat = read_map("[n, m, offset] -> { [[r] -> [j]] -> [r, j] }")
+    within, other = (rows_relation(x).wrap().apply(flat) & read_set(space) for x in (piece.within, piece.other))
+    if not (region(piece.keep, scope(space)) & read_set(space)).is_equal(within - other):
+        yield "the mask of the list is wrong"
 
 
 def check_grid(piece: GridPiece) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, Plan, Sweep, TilePiece
+from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, ListPiece, Plan, Sweep, TilePiece
 from pidsl.language.expr import show, show_pred
 
 MAX_REJECTED = 6  # alternatives printed; all of them are in `plan.rejected`
@@ -25,6 +25,9 @@ def _lines(plan: Plan) -> Iterator[str]:
     for k, piece in enumerate(plan.pieces):
         if isinstance(piece, DiagonalPiece):
             yield from _diagonals(k, piece)
+        elif isinstance(piece, ListPiece):
+            yield f"  piece {k}: {piece.layout}, in tiles of {piece.rows} rows x {piece.cols} keys"
+            yield f"    mask: {show_pred(piece.keep)}"
         elif isinstance(piece, GridPiece):
             yield from _boxes(k, piece, plan.reference)
         else:

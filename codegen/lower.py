@@ -16,6 +16,7 @@ from pidsl.codegen.coordinates import coordinates
 from pidsl.codegen.cost import PRICES, REFERENCE, Prices
 from pidsl.codegen.envelope import Envelope, envelope, envelope_piece, on_grids
 from pidsl.codegen.grid_axes import axes_of
+from pidsl.codegen.lists import Listed, list_piece, separate
 from pidsl.codegen.parts import parts, reference
 from pidsl.codegen.pieces import attended, masked_piece, pieces
 from pidsl.codegen.plan import Alternative, DiagonalPiece, Layout, Piece, Plan
@@ -42,6 +43,8 @@ def lower(term: Term, backend: str = "triton", head_dim: int = 64) -> Plan:
         TooHardError: isl cannot compute the relation of the term within its limit.
     """
     require_concrete(term, "compile the pattern")
+    if (listed := separate(term)) is not None:
+        return _with_list(term, backend, listed, lower(listed.other, backend, head_dim), head_dim)
     prices = _prices(backend, head_dim)
     relation = rows_relation(term)
     square = needs_square(term)
@@ -70,6 +73,17 @@ def lower(term: Term, backend: str = "triton", head_dim: int = 64) -> Plan:
 def _prices(backend: str, head_dim: int) -> Prices:
     prices = PRICES[backend]
     return prices if head_dim <= 128 else replace(prices, sizes=prices.large_head_sizes)
+
+
+def _with_list(term: Term, backend: str, listed: Listed, plan: Plan, head_dim: int) -> Plan:
+    """The plan of all other pairs, and the list."""
+    piece = list_piece(listed, _prices(backend, head_dim))
+    keys, rows = plan.attended_keys, plan.attended_rows
+    if keys is not None or rows is not None:  # the list may attend more
+        return replace(
+            plan, term=term, pieces=(*plan.pieces, piece), attended_keys=None, attended_rows=None, attended_exact=False
+        )
+    return replace(plan, term=term, pieces=(*plan.pieces, piece))
 
 
 def _on_grid(term: Term, backend: str, piece: Piece, own: Envelope, relation: isl.Map) -> Plan:

@@ -243,7 +243,39 @@ class GridPiece:
     computed: int = 0
 
 
-Piece = TilePiece | DiagonalPiece | GridPiece
+@dataclass(frozen=True, slots=True)
+class BlockList:
+    """Pairs of blocks of `size` tokens, one by one: sorted (query block, key block)."""
+
+    size: int
+    blocks: tuple[tuple[int, int], ...]
+
+    def __str__(self) -> str:
+        return f"list of {len(self.blocks)} blocks of {self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class ListPiece:
+    """The pairs of listed blocks that `keep` (over n, m, offset, r, j) lets through: those in `within`, and in no
+    other piece, which hold the pairs of `other`. Blocks are visited in tiles of rows x cols."""
+
+    layout: BlockList
+    keep: Pred
+    within: Term
+    other: Term
+    rows: int
+    cols: int
+    back_rows: int  # rows of a tile of the gradient programs
+
+    @property
+    def computed(self) -> int:
+        """Pairs in all blocks."""
+        return len(self.layout.blocks) * self.layout.size**2
+
+    attended = computed  # as far as is known without the mask
+
+
+Piece = TilePiece | DiagonalPiece | GridPiece | ListPiece
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +310,10 @@ class Plan:
     @property
     def grids(self) -> Iterator[GridPiece]:
         return (p for p in self.pieces if isinstance(p, GridPiece))
+
+    @property
+    def lists(self) -> Iterator[ListPiece]:
+        return (p for p in self.pieces if isinstance(p, ListPiece))
 
     @property
     def diagonals(self) -> Iterator[DiagonalPiece]:

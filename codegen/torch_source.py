@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
-from pidsl.codegen.plan import Diagonal, DiagonalPiece, GridPiece, Layout, Piece, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.plan import Diagonal, DiagonalPiece, GridPiece, Layout, ListPiece, Piece, Plan, Run, Sweep, TilePiece
 from pidsl.language.expr import (
     COMPARISONS,
     And,
@@ -75,6 +75,8 @@ def _describe(piece: Piece) -> str:
         return "diagonals, lags " + ", ".join(str(d.lag) for d in piece.diagonals)
     if isinstance(piece, GridPiece):
         return f"{piece.layout}; boxes of {' x '.join(map(str, piece.forward.own))} queries"
+    if isinstance(piece, ListPiece):
+        return str(piece.layout)
     tiles = f"tiles of {piece.forward.rows} rows"
     if piece.grad_query.rows != piece.forward.rows:
         tiles += f" (backward: {piece.grad_query.rows})"
@@ -85,6 +87,8 @@ def _imports(plan: Plan) -> str:
     lines = []
     if plan.pieces:
         lines += ["from numpy import maximum, minimum  # noqa: F401", ""]
+    if any(plan.lists):
+        lines.append("from pidsl.runtime.block_list import Listed")
     if any(plan.grids):
         lines.append("from pidsl.runtime.boxes import Axis, Boxes")
     if any(plan.diagonals):
@@ -103,6 +107,9 @@ def _piece(index: int, piece: Piece) -> Iterator[str]:
         return
     if isinstance(piece, GridPiece):
         yield from _boxes(name, piece)
+        return
+    if isinstance(piece, ListPiece):
+        yield from _list(name, piece)
         return
     keep = fold(piece.keep)
     masked = any(not run.full for sweep in (piece.forward, piece.grad_query) for run in sweep.runs)
@@ -159,6 +166,18 @@ def _run(name: str, run: Run) -> str:
     return f"Run({', '.join(arguments)})"
 
 
+def _list(name: str, piece: ListPiece) -> Iterator[str]:
+    arguments = [f"size={piece.layout.size}", f"blocks={name.upper()}_BLOCKS"]
+    if (keep := fold(piece.keep)) != Truth(True):
+        yield _function(f"{name}_keep", keep)
+        arguments.append(f"keep={name}_keep")
+    blocks = piece.layout.blocks
+    lines = (", ".join(map(str, blocks[x : x + 8])) for x in range(0, len(blocks), 8))
+    pairs = "".join(f"{INDENT}{line},\n" for line in lines)
+    yield f"{name.upper()}_BLOCKS = (  # (query block, key block)\n{pairs})"
+    yield _call(name.upper(), "Listed", arguments)
+
+
 def _boxes(name: str, piece: GridPiece) -> Iterator[str]:
     sweep = piece.forward
     axes = []
@@ -211,7 +230,7 @@ def _forward(plan: Plan, names: list[str]) -> str:
         f"{INDENT}attention = Forward(q, k, v, scale, offset{_attended_arguments(plan)})",
     ]
     for name, piece in zip(names, plan.pieces, strict=True):
-        what = {TilePiece: "tiles", DiagonalPiece: "diagonals", GridPiece: "boxes"}[type(piece)]
+        what = {TilePiece: "tiles", DiagonalPiece: "diagonals", GridPiece: "boxes", ListPiece: "listed"}[type(piece)]
         lines.append(f"{INDENT}attention.{what}({name})")
     return "\n".join([*lines, f"{INDENT}return attention.result()"])
 
@@ -227,6 +246,8 @@ def _backward(plan: Plan, names: list[str]) -> str:
             lines.append(f"{INDENT}gradients.diagonals({name})")
         elif isinstance(piece, GridPiece):
             lines.append(f"{INDENT}gradients.boxes({name})")
+        elif isinstance(piece, ListPiece):
+            lines.append(f"{INDENT}gradients.listed({name})")
         else:
             own = piece.grad_query != piece.forward
             lines.append(f"{INDENT}gradients.tiles({name}{'_GRAD' if own else ''})")

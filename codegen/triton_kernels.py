@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from pidsl.codegen.plan import BoxSweep, Diagonal, DiagonalPiece, GridPiece, Layout, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.plan import (
+    BoxSweep,
+    Diagonal,
+    DiagonalPiece,
+    GridPiece,
+    Layout,
+    ListPiece,
+    Plan,
+    Run,
+    Sweep,
+    TilePiece,
+)
 from pidsl.codegen.triton_boxes import box_keep, box_loop, box_masks, overhang, own_box
 from pidsl.codegen.triton_expr import (
     Limits,
@@ -17,6 +28,7 @@ from pidsl.codegen.triton_expr import (
     settled,
 )  # fmt: skip
 from pidsl.codegen.triton_lines import Lines
+from pidsl.codegen.triton_lists import list_loop, own_block, table_name
 from pidsl.codegen.triton_masks import (
     Mask,
     affine,
@@ -25,7 +37,7 @@ from pidsl.codegen.triton_masks import (
     limits_of,
     load_mask,
 )
-from pidsl.codegen.triton_stages import Stage, sweep_of
+from pidsl.codegen.triton_stages import Pass, Stage, sweep_of
 from pidsl.language.expr import Compare, Index, Pred, Truth, Var, show, substitute
 
 _SIZES = "scale, n, m, offset, heads, group,"
@@ -41,6 +53,7 @@ class KernelWriter:
         self.reach = Reach()
         self.pad = 0  # how far past the end the rows and keys of a tile can lie
         self._keeps = {k: self._keep(k, piece) for k, piece in enumerate(plan.pieces) if isinstance(piece, TilePiece)}
+        self._list_keeps = {k: self._list_keep(k, p) for k, p in enumerate(plan.pieces) if isinstance(p, ListPiece)}
         self._box_keeps = {
             k: box_masks(k, piece, self.reach) for k, piece in enumerate(plan.pieces) if isinstance(piece, GridPiece)
         }
@@ -51,7 +64,7 @@ class KernelWriter:
     def masks(self) -> Iterator[str]:
         """The functions that say which pairs, keys and rows there are."""
         boxes = (mask for found in self._box_keeps.values() for mask in found)
-        masks = (*self._keeps.values(), *boxes, self._attended_keys, self._attended_rows)
+        masks = (*self._keeps.values(), *self._list_keeps.values(), *boxes, self._attended_keys, self._attended_rows)
         return (mask.source() for mask in masks if not mask.everything)
 
     def forward(self, stage: Stage) -> str:
@@ -80,7 +93,7 @@ class KernelWriter:
             for number, piece in stage.pieces:
                 out.put("")
                 if not isinstance(piece, DiagonalPiece):
-                    for full in self._key_loops(out, number, piece, piece.forward):
+                    for full in self._key_loops(out, number, piece, "forward"):
                         absorb = "_absorb(" if full else "_absorb_where(keep, inside, "
                         out.put(f"{state} = {absorb}query, key, value, {state}, scale2, PRECISION)")
                 else:
@@ -110,7 +123,7 @@ class KernelWriter:
             for number, piece in stage.pieces:
                 out.put("")
                 if not isinstance(piece, DiagonalPiece):
-                    for full in self._key_loops(out, number, piece, piece.grad_query):
+                    for full in self._key_loops(out, number, piece, "grad_query"):
                         out.put("p = _weights(query, key, row_lse2, scale2, PRECISION)")
                         if not full:
                             out.put("p = tl.where(keep & inside[None, :], p, 0.0)")
@@ -151,8 +164,8 @@ class KernelWriter:
                     "row_0 = (batch * heads + q_head).to(tl.int64) * n",
                 )
                 for number, piece in stage.pieces:
-                    if isinstance(piece, GridPiece):
-                        self._row_boxes(out, number, piece)
+                    if isinstance(piece, GridPiece | ListPiece):
+                        self._masked_rows(out, number, piece)
                     elif isinstance(piece, TilePiece):
                         self._row_tiles(out, number, piece)
                     else:
@@ -180,6 +193,9 @@ class KernelWriter:
         strides = " ".join(f"{x}_b, {x}_h, {x}_r, {x}_d," for x in strided.split())
         out.put('@triton.jit(do_not_specialize=["n", "m", "offset", "heads", "group"])')
         out.put(f"def {stage.name}(")
+        for number, piece in stage.pieces:
+            if isinstance(piece, ListPiece):
+                pointers += f" {table_name(number, by_keys=stage.owns == 'keys')},"
         out.put(f"    {pointers}", f"    {_SIZES}", f"    {strides}", f"    {_CONSTANTS}", f"    {_TUNING}")
         numbers = ", ".join(str(number) for number, _ in stage.pieces)
         what = {"rows": "out and lse", "keys": "dK and dV"}[stage.owns]
@@ -199,6 +215,11 @@ class KernelWriter:
             assert isinstance(sweep, BoxSweep)
             self.pad = max(self.pad, overhang(owner.layout, sweep.own, sweep.swept))
             own_box(out, owner.layout, sweep, heads, self.reach)
+            return
+        if isinstance(owner, ListPiece):
+            self.pad = max(self.pad, 2 * owner.layout.size)
+            self.reach.add(Var("n") + Var("offset"), limits={})
+            own_block(out, stage.pieces[0][0], owner, stage.tile, heads, rows=stage.owns == "rows")
             return
         layout = owner.layout
         per_class = length if stage.step == 1 else f"tl.cdiv({length}, {stage.step})"
@@ -256,13 +277,14 @@ class KernelWriter:
     # Sweeps over keys (forward, dQ).
 
     def _key_loops(
-        self, out: Lines, number: int, piece: TilePiece | GridPiece, sweep: Sweep | BoxSweep
+        self, out: Lines, number: int, piece: TilePiece | GridPiece | ListPiece, task: Pass
     ) -> Iterator[bool]:
         """Loops that load tiles of keys and values; yields whether they are full, inside the loop."""
-        if isinstance(piece, GridPiece) or isinstance(sweep, BoxSweep):
-            assert isinstance(piece, GridPiece) and isinstance(sweep, BoxSweep)
-            yield from self._key_boxes(out, number, piece, sweep)
+        if not isinstance(piece, TilePiece):
+            yield from self._masked_keys(out, number, piece, task)
             return
+        sweep = sweep_of(piece, task)
+        assert isinstance(sweep, Sweep)
         layout = piece.layout
         out.put(f"# Piece {number}, {layout}.")
         d: Index = layout.key_class or 0
@@ -280,14 +302,22 @@ class KernelWriter:
                 out.put(f"keep = {'inside[None, :]' if keep.everything else call}")
             yield full
 
-    def _key_boxes(self, out: Lines, number: int, piece: GridPiece, sweep: BoxSweep) -> Iterator[bool]:
-        """A loop that loads boxes of keys and values, all of them with a mask."""
-        for _ in box_loop(out, number, piece.layout, sweep, self.reach):
+    def _masked_keys(self, out: Lines, number: int, piece: GridPiece | ListPiece, task: Pass) -> Iterator[bool]:
+        """A loop that loads boxes or listed blocks of keys and values, all of them with a mask."""
+        if isinstance(piece, GridPiece):
+            sweep = sweep_of(piece, task)
+            assert isinstance(sweep, BoxSweep)
+            loop = box_loop(out, number, piece.layout, sweep, self.reach)
+            keep = box_keep(self._box_keeps[number], "[:, None]", "[None, :]", "inside[None, :]")
+        else:
+            loop = list_loop(out, number, piece, over_keys=True)
+            keep = self._keep_listed(number, "[:, None]", "[None, :]", "inside[None, :]")
+        for _ in loop:
             out.put(
                 *self._live("live", "inside", "j", rows=False),
                 "key = _load_where(live, keys, j, k_r, k_d, D, D_PAD)",
                 "value = _load_where(live, values, j, v_r, v_d, V, V_PAD)",
-                f"keep = {box_keep(self._box_keeps[number], '[:, None]', '[None, :]', 'inside[None, :]')}",
+                f"keep = {keep}",
             )
             yield False
 
@@ -319,10 +349,25 @@ class KernelWriter:
             masked = not full and not keep.everything
             self._add_rows(out, keep.call(axes(layout, "[None, :]", "[:, None]")) if masked else "")
 
-    def _row_boxes(self, out: Lines, number: int, piece: GridPiece) -> None:
-        for _ in box_loop(out, number, piece.layout, piece.grad_key, self.reach):
+    def _masked_rows(self, out: Lines, number: int, piece: GridPiece | ListPiece) -> None:
+        if isinstance(piece, GridPiece):
+            loop = box_loop(out, number, piece.layout, piece.grad_key, self.reach)
+            keep = box_keep(self._box_keeps[number], "[None, :]", "[:, None]", "live[None, :]")
+        else:
+            loop = list_loop(out, number, piece, over_keys=False)
+            keep = self._keep_listed(number, "[None, :]", "[:, None]", "live[None, :]")
+        for _ in loop:
             out.put(*self._live("live", "inside", "r", rows=True))
-            self._add_rows(out, box_keep(self._box_keeps[number], "[None, :]", "[:, None]", "live[None, :]"))
+            self._add_rows(out, keep)
+
+    def _keep_listed(self, number: int, rows: str, keys: str, inside: str) -> str:
+        mask = self._list_keeps[number]
+        return inside if mask.everything else mask.call({"r": f"r{rows}", "j": f"j{keys}"})
+
+    def _list_keep(self, number: int, piece: ListPiece) -> Mask:
+        keep = separated(settled(piece.keep), frozenset({"j"}))
+        self.reach.add(keep, limits={})
+        return Mask.of(f"_keep_{number}", f"The pairs of piece {number}, {piece.layout}.", keep)
 
     def _add_rows(self, out: Lines, keep: str) -> None:
         """Lines that add what the rows r that are `live` contribute, of the pairs that `keep` says (empty: all)."""

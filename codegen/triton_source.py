@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import ast
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from math import prod
 
-from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, Plan
+from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, ListPiece, Plan
 from pidsl.codegen.triton_boxes import box_counts
 from pidsl.codegen.triton_kernels import KernelWriter
 from pidsl.codegen.triton_lines import WIDTH
+from pidsl.codegen.triton_lists import list_table, table_name
 from pidsl.codegen.triton_stages import Stage, stages, sweep_of
 
 
@@ -45,6 +46,7 @@ def triton_source(plan: Plan) -> str:
             _table("FORWARD", forward),
             _table("GRAD_QUERY", grad_query),
             _table("GRAD_KEY", grad_key),
+            *_lists(plan),
             f"REACH = ({constant + slope * writer.pad}, {slope})",
         ]
     )
@@ -58,6 +60,8 @@ def _header(plan: Plan) -> str:
         if isinstance(piece, DiagonalPiece):
             lags = ", ".join(str(diagonal.lag) for diagonal in piece.diagonals)
             what = f"diagonals, lags {lags}"
+        elif isinstance(piece, ListPiece):
+            what = f"{piece.layout}; tiles of {piece.rows} rows x {piece.cols} keys"
         elif isinstance(piece, GridPiece):
             own, swept = (" x ".join(map(str, box)) for box in (piece.forward.own, piece.forward.swept))
             what = f"{piece.layout}; boxes of {own} queries and {swept} keys"
@@ -89,8 +93,28 @@ def _table(name: str, rows: Sequence[Stage]) -> str:
     return "\n".join([f"{name} = [", *entries, "]"])
 
 
+def _lists(plan: Plan) -> Iterator[str]:
+    """The tables of listed blocks, which kernels get as arguments."""
+    entries = []
+    for number, piece in enumerate(plan.pieces):
+        if isinstance(piece, ListPiece):
+            for by_keys in (False, True):
+                _, table = list_table(piece.layout, by_keys=by_keys)
+                text = textwrap.fill(
+                    ", ".join(map(str, table)), WIDTH, initial_indent="        ", subsequent_indent="        "
+                )
+                entries.append(f'    "{table_name(number, by_keys=by_keys)}": [\n{text},\n    ],')
+    if entries:
+        yield "# Listed blocks: those that own some, where the entries of each begin, and the entries."
+        yield "\n".join(["LISTS = {", *entries, "}"])
+
+
 def _boxes(stage: Stage) -> str:
-    """What the launcher needs to count the boxes of a grid: positions of a box, boxes beside it, and all tokens."""
+    """What the launcher needs to count tiles: of a list their number; of a grid the positions of a box, the boxes
+    beside it, and all tokens."""
+    if stage.listed is not None:
+        owners, _ = list_table(stage.listed.layout, by_keys=stage.owns == "keys")
+        return f', "listed": {owners * -(-stage.listed.layout.size // stage.tile)}'
     if stage.grid is None:
         return ""
     grid, own = stage.grid.layout, sweep_of(stage.grid, stage.task)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal, NamedTuple
 
-from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, Piece, Plan, Sweep, TilePiece
+from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, ListPiece, Piece, Plan, Sweep, TilePiece
 
 Pass = Literal["forward", "grad_query", "grad_key"]
 
@@ -50,9 +50,16 @@ class Stage:
         return piece if isinstance(piece, GridPiece) else None
 
     @property
+    def listed(self) -> ListPiece | None:
+        """The list that has the kernel to itself."""
+        piece = self.pieces[0][1]
+        return piece if isinstance(piece, ListPiece) else None
+
+    @property
     def whole(self) -> bool:
         """Every row (key) of the problem belongs to a program."""
-        return self.fixed is None and (self.grid is None or self.grid.layout.tokens is None)
+        some = self.listed is not None or (self.grid is not None and self.grid.layout.tokens is not None)
+        return self.fixed is None and not some
 
     @property
     def classes(self) -> int:
@@ -67,7 +74,9 @@ def stages(plan: Plan, task: Pass) -> tuple[Stage, ...]:
     """
     groups: dict[_Group, list[tuple[int, Piece]]] = {}
     for number, piece in enumerate(plan.pieces):
-        if isinstance(piece, GridPiece):
+        if isinstance(piece, ListPiece):
+            group = _Group(True, 1, 0, piece.cols if task == "grad_key" else piece.rows, False, number)
+        elif isinstance(piece, GridPiece):
             group = _Group(piece.layout.tokens is not None, 1, 0, _owned(sweep_of(piece, task)), False, number)
         else:
             step, fixed = piece.layout.key_side if task == "grad_key" else piece.layout.query_side
@@ -82,19 +91,21 @@ def stages(plan: Plan, task: Pass) -> tuple[Stage, ...]:
     found: list[Stage] = []
     for group in order:
         side = "" if group.step == 1 else f"_mod_{group.step}"
-        fixed_class = f"_{group.fixed}" if group.partial and group.grid is None else ""
-        kind = "_lags" if group.lags else "_boxes" if group.grid is not None else ""
+        fixed_class = f"_{group.fixed}" if group.partial and group.alone is None else ""
+        kind = "_lags" if group.lags else ""
+        if group.alone is not None:
+            kind = "_boxes" if isinstance(plan.pieces[group.alone], GridPiece) else "_listed"
         name = f"{task}{fixed_class}{side}{kind}"
         if any(stage.name == name for stage in found):
-            name += f"_by_{group.tile}" if group.grid is None else f"_{group.grid}"
-        swept = [_swept(sweep_of(piece, task)) for _, piece in groups[group] if not isinstance(piece, DiagonalPiece)]
+            name += f"_by_{group.tile}" if group.alone is None else f"_{group.alone}"
+        swept = [_swept(piece, task) for _, piece in groups[group] if not isinstance(piece, DiagonalPiece)]
         found.append(
             Stage(
                 name=name,
                 task=task,
                 owns="keys" if task == "grad_key" else "rows",
                 step=group.step,
-                fixed=group.fixed if group.partial and group.grid is None else None,
+                fixed=group.fixed if group.partial and group.alone is None else None,
                 tile=group.tile,
                 swept=max(swept, default=0),
                 resumes=bool(found) or group.partial,
@@ -115,7 +126,7 @@ class _Group(NamedTuple):
     fixed: int
     tile: int
     lags: bool
-    grid: int | None = None  # number of a piece that has its kernel to itself
+    alone: int | None = None  # number of a piece that has its kernel to itself
 
 
 def sweep_of(piece: TilePiece | GridPiece, task: Pass) -> Sweep | BoxSweep:
@@ -135,7 +146,10 @@ def _owned(sweep: Sweep | BoxSweep) -> int:
     return sweep.rows if sweep.over == "keys" else sweep.cols
 
 
-def _swept(sweep: Sweep | BoxSweep) -> int:
+def _swept(piece: TilePiece | GridPiece | ListPiece, task: Pass) -> int:
+    if isinstance(piece, ListPiece):
+        return piece.back_rows if task == "grad_key" else piece.cols
+    sweep = sweep_of(piece, task)
     if isinstance(sweep, BoxSweep):
         return prod(sweep.swept)
     return sweep.cols if sweep.over == "keys" else sweep.rows

@@ -105,7 +105,7 @@ def plan_of(term: Term, wide: bool) -> Plan:
 
 @lru_cache(maxsize=256)
 def _pairs(term: Term, wide: bool, n: int) -> tuple[int, int, int, int]:
-    from pidsl.codegen.plan import DiagonalPiece
+    from pidsl.codegen.plan import DiagonalPiece, ListPiece
 
     plan = plan_of(term, wide)
     passes = [0, 0, 0]
@@ -113,6 +113,8 @@ def _pairs(term: Term, wide: bool, n: int) -> tuple[int, int, int, int]:
         if isinstance(piece, DiagonalPiece):
             count = _rows(piece, n)
             passes = [x + count for x in passes]
+        elif isinstance(piece, ListPiece):
+            passes = [x + piece.computed for x in passes]
         else:
             sweeps = (piece.forward, piece.grad_query, piece.grad_key)
             passes = [x + computed(piece, sweep, n) for x, sweep in zip(passes, sweeps, strict=True)]

@@ -11,7 +11,7 @@ key columns, zeros at keys that nothing attends) and owns the running results. T
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pidsl.runtime import diagonal_ops, tile_ops
+from pidsl.runtime.block_list import Listed, ListSegment
 from pidsl.runtime.boxes import Boxes, BoxSegment
 from pidsl.runtime.diagonal_ops import DiagonalSet
-from pidsl.runtime.schedule import Band, Segment
+from pidsl.runtime.schedule import LARGEST_MASK, Band, Segment
 from pidsl.runtime.views import Tiles, add_windows, batches
 
 Attended = Callable[..., Any] | None
@@ -128,6 +129,13 @@ class _Pass:
             out += list(s.parts(limit // max(1, self.batch * self.kv_heads)))
         return out, first
 
+    def list_segments(self, piece: Listed) -> Iterator[ListSegment]:
+        """The batches of listed blocks that one call can compute."""
+        for s in piece.segments(self.n, self.m, self.offset):
+            queries, keys = self.group * s.size, s.keys.shape[1] * s.size
+            masked = self.batch * self.kv_heads * max(queries, keys) * self.columns, queries * keys
+            yield from s.parts(min(self.call_elements // masked[0], LARGEST_MASK // masked[1]))
+
     def box_rows(self, x: Tensor, s: BoxSegment) -> Tensor:
         """x `[B, Hq, rows, ...]` by boxes: `[B * Hkv, boxes, members * queries, ...]`, a copy."""
         view = s.rows(x, self.group)
@@ -230,6 +238,20 @@ class Forward(_Pass):
         extent.give_back(self.out, out, queries=True)
         extent.give_back(self.lse, lse, queries=True)
 
+    def listed(self, piece: Listed) -> None:
+        """Take in the pairs of listed blocks."""
+        self.begin(0)
+        for s in self.list_segments(piece):
+            q, out, lse = (s.extent.of_queries(x) for x in (self.q, self.out, self.lse))
+            k, v = (s.extent.of_keys(x) for x in (self.k, self.v))
+            mask = s.mask(self.q.dtype, self.q.device, self.group)
+            rows, out_here, lse_here = (s.of_rows(x, self.group) for x in (q, out, lse))
+            more, more_lse = tile_ops.attend(rows, s.of_keys(k), s.of_keys(v), mask, self.scale)
+            tile_ops.merge(out_here, lse_here, more, more_lse)
+            for whole, changed, here in ((self.out, out, out_here), (self.lse, lse, lse_here)):
+                s.put_rows(changed, here, self.group)
+                s.extent.give_back(whole, changed, queries=True)
+
     def diagonals(self, which: DiagonalSet) -> None:
         """Take in the pairs of isolated lags."""
         seen_others = not self.begin(0)
@@ -322,6 +344,25 @@ class Backward(_Pass):
         extent.give_back(self.dq, dq, queries=True)
         extent.give_back(self.dk, dk, queries=False)
         extent.give_back(self.dv, dv, queries=False)
+
+    def listed(self, piece: Listed) -> None:
+        """Add what the pairs of listed blocks contribute."""
+        self.begin(0)
+        for s in self.list_segments(piece):
+            given = (self.q, self.out, self.grad_out, self.lse)
+            q, out, grad_out, lse, dq = (s.extent.of_queries(x) for x in (*given, self.dq))
+            k, v, dk, dv = (s.extent.of_keys(x) for x in (self.k, self.v, self.dk, self.dv))
+            mask = s.mask(self.q.dtype, self.q.device, self.group)
+            rows, out_here, grad_here, lse_here = (s.of_rows(x, self.group) for x in (q, out, grad_out, lse))
+            gq, gk, gv = tile_ops.attend_backward(
+                grad_here, rows, s.of_keys(k), s.of_keys(v), out_here, lse_here, mask, self.scale
+            )  # fmt: skip
+            s.put_rows(dq, s.of_rows(dq, self.group) + gq, self.group)
+            s.add_keys(dk, gk)
+            s.add_keys(dv, gv)
+            s.extent.give_back(self.dq, dq, queries=True)
+            s.extent.give_back(self.dk, dk, queries=False)
+            s.extent.give_back(self.dv, dv, queries=False)
 
     def diagonals(self, which: DiagonalSet) -> None:
         """Add what the pairs of isolated lags contribute."""

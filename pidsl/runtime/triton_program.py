@@ -68,6 +68,7 @@ class TritonProgram:
         self.source = source
         self.path = _write(source)
         self._module = _load(self.path)
+        self._tables: dict[tuple[str, torch.device], torch.Tensor] = {}
 
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, offset: int
@@ -239,9 +240,17 @@ class TritonProgram:
             "PRECISION": "tf32" if rounded and q.dtype == torch.float32 else "ieee",
             "INDEX": tl.int32 if self._fits_int32(strided.values(), max(n, m, offset)) else tl.int64,
         }  # fmt: skip
+        for name, table in getattr(self._module, "LISTS", {}).items():
+            arguments[name] = self._table(name, table, q.device)
         for name, x in strided.items():
             arguments |= {f"{name}_{axis}": x.stride(i) for i, axis in enumerate("bhrd")}
         return arguments
+
+    def _table(self, name: str, table: Sequence[int], device: torch.device) -> torch.Tensor:
+        """The table of a list on the device, made once."""
+        if (name, device) not in self._tables:
+            self._tables[name, device] = torch.tensor(table, dtype=torch.int32, device=device)
+        return self._tables[name, device]
 
     def _fits_int32(self, tensors: Iterable[torch.Tensor], longest: int) -> bool:
         """Whether every position, bound and address within one head is below 2^31."""
@@ -278,10 +287,13 @@ class Stage:
     tile: int
     swept: int
     whole: bool
+    listed: int | None = None  # tiles of listed blocks
     box: tuple[int, int, int | None] | None = None  # positions of a box of a grid, boxes beside it, tokens of the grid
 
     def tiles(self, length: int, first: int) -> int:
         """How many tiles of one class own something of so many positions from the first one on."""
+        if self.listed is not None:
+            return self.listed
         if self.box is None:
             return int(triton.cdiv(triton.cdiv(length, self.step), self.tile))
         size, beside, tokens = self.box

@@ -1,0 +1,137 @@
+"""Blocks of pairs that a program lists one by one, gathered into batches: rows with equally many blocks of keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pidsl.runtime.boxes import Extent
+from pidsl.runtime.schedule import KEPT_MASKS, KNOWN_SIZES, Bound, Mask, mask_of
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ListSegment:
+    """Blocks of queries with equally many blocks of keys each.
+
+    Args:
+        extent: the blocks that exist, as a grid whose rows are blocks.
+        rows: `[blocks]`, indices of blocks of queries, counted from the first one that exists.
+        keys: `[blocks, each]`, indices of blocks of keys.
+        keep: over (n, m, offset, r, j); None when every pair of the blocks is kept.
+    """
+
+    extent: Extent
+    rows: Ints
+    keys: Ints
+    keep: Bound | None
+    _masks: dict[Any, Any] = field(default_factory=dict)  # by part, for the segments that are kept
+
+    @property
+    def size(self) -> int:
+        """Tokens of a block."""
+        return self.extent.strides[0]
+
+    def parts(self, limit: int) -> Iterator[ListSegment]:
+        """The same in segments of at most so many blocks of queries."""
+        step = max(1, limit)
+        for start in range(0, len(self.rows), step):
+            here = slice(start, start + step)
+            known = self._masks.setdefault((start, step), {})
+            yield ListSegment(self.extent, self.rows[here], self.keys[here], self.keep, known)
+
+    def mask(self, dtype: torch.dtype, device: torch.device, members: int) -> Mask | None:
+        """The pairs to keep, `[1, blocks, members * queries, keys]`."""
+        known = dtype, device, members
+        if known not in self._masks:
+            found = self._mask(dtype, device, members)
+            if found is not None and found.bias.numel() > KEPT_MASKS:
+                return found
+            self._masks[known] = found
+        return self._masks[known]
+
+    def _mask(self, dtype: torch.dtype, device: torch.device, members: int) -> Mask | None:
+        e, inside = self.extent, np.arange(self.size)
+        r = ((self.rows + e.first_row)[:, None] * self.size + inside - e.offset)[:, :, None]
+        j = (self.keys[:, :, None] * self.size + inside).reshape(len(self.keys), 1, -1)
+        kept: Any = j < e.m
+        if self.keep is not None:
+            kept = kept & self.keep(n=np.int64(e.n), m=np.int64(e.m), offset=np.int64(e.offset), r=r, j=j)
+        kept = np.broadcast_to(kept, (len(self.rows), self.size, j.shape[2]))
+        return mask_of(np.tile(kept, (1, members, 1))[None], dtype, device)
+
+    def of_rows(self, x: Tensor, members: int) -> Tensor:
+        """x `[B, Hq, positions, ...]` in its blocks, gathered: `[B * Hkv, blocks, members * queries, ...]`."""
+        blocks = x.unflatten(2, (-1, self.size)).unflatten(1, (-1, members))
+        found = blocks.index_select(3, self._index(self.rows, x)).transpose(2, 3)
+        return found.reshape(-1, len(self.rows), members * self.size, *x.shape[3:])
+
+    def put_rows(self, x: Tensor, values: Tensor, members: int) -> None:
+        """Write what `of_rows` has gathered."""
+        shape = (x.shape[0], x.shape[1] // members, len(self.rows), members, self.size, *x.shape[3:])
+        found = values.reshape(shape).transpose(2, 3)
+        x.unflatten(2, (-1, self.size)).unflatten(1, (-1, members)).index_copy_(3, self._index(self.rows, x), found)
+
+    def of_keys(self, x: Tensor) -> Tensor:
+        """x `[B, Hkv, positions, D]`, gathered: `[B * Hkv, blocks, keys, D]`."""
+        found = x.unflatten(2, (-1, self.size)).index_select(2, self._index(self.keys.ravel(), x))
+        return found.reshape(-1, len(self.rows), self.keys.shape[1] * self.size, x.shape[3])
+
+    def add_keys(self, x: Tensor, grads: Tensor) -> None:
+        """Add to the gathered keys; a block that occurs twice is added in a fixed order."""
+        blocks, index = x.unflatten(2, (-1, self.size)), self._index(self.keys.ravel(), x)
+        grads = grads.reshape(*blocks.shape[:2], len(index), *blocks.shape[3:])
+        if x.device.type == "cpu":
+            blocks.index_add_(2, index, grads)
+        else:  # sorted by index there, and not by the chance of who comes first
+            blocks.transpose(0, 2).index_put_((index,), grads.transpose(0, 2), accumulate=True)
+
+    @staticmethod
+    def _index(values: Ints, like: Tensor) -> Tensor:
+        return torch.from_numpy(values).to(like.device)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A piece of listed blocks, as a generated program states it.
+
+    Args:
+        size: tokens of a block.
+        blocks: sorted (query block, key block).
+        keep: over (n, m, offset, r, j), true on the pairs of the piece; None when it is on all.
+    """
+
+    size: int
+    blocks: tuple[tuple[int, int], ...]
+    keep: Bound | None = None
+    _known: dict[tuple[int, int, int], tuple[ListSegment, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    def segments(self, n: int, m: int, offset: int) -> tuple[ListSegment, ...]:
+        """Batches that together visit every block that exists once."""
+        sizes = (n, m, offset)
+        known = self._known.pop(sizes, None)
+        if known is None:
+            known = tuple(self._segments(*sizes))
+            for oldest in list(self._known)[: 1 - KNOWN_SIZES]:
+                self._known.pop(oldest, None)
+        self._known[sizes] = known
+        return known
+
+    def _segments(self, n: int, m: int, offset: int) -> Iterator[ListSegment]:
+        first, end, key_end = offset // self.size, -(-(offset + n) // self.size), -(-m // self.size)
+        extent = Extent((self.size, 1), first, end - first, key_end, n, m, offset)
+        by_row: dict[int, list[int]] = {}
+        for row, key in self.blocks:
+            if first <= row < end and key < key_end:
+                by_row.setdefault(row, []).append(key)
+        for each in sorted({len(keys) for keys in by_row.values()}):
+            rows = [row for row, keys in by_row.items() if len(keys) == each]
+            keys = np.array([by_row[row] for row in rows], dtype=np.int64)
+            yield ListSegment(extent, np.array(rows, dtype=np.int64) - first, keys, self.keep)
