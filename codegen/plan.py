@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pidsl.language.expr import Index, Pred, Var, show, show_pred
+from pidsl.language.score import Score
 from pidsl.language.terms import Term
 
 Over = Literal["keys", "queries"]
@@ -199,6 +200,7 @@ class Plan:
         True  # else `attended_keys` and `attended_rows` hold for what is attended, and maybe for more
     )
     reference: int = 0  # the length at which costs were compared
+    score: Score | None = None  # what happens to the logits
 
     @property
     def tiles(self) -> Iterator[TilePiece]:

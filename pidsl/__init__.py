@@ -23,6 +23,7 @@ from pidsl.errors import (
 from pidsl.language.gate import Gate, gate
 from pidsl.language.parse import parse
 from pidsl.language.schedule import Schedule, layers
+from pidsl.language.score import Score, alibi_slopes, score
 from pidsl.language.terms import Term
 from pidsl.language.trace import maximum, minimum, where
 from pidsl.language.vocabulary import (
@@ -51,9 +52,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArgumentError", "BackendError", "Bound", "Gate", "Kernel", "ParseError", "PidslError", "PredicateError",
-    "Schedule", "SizeError", "SymbolError", "Term", "TermError", "TooHardError", "TruthError", "blocks", "causal",
-    "check_claims", "compare", "compile", "design", "empty", "full", "gate", "halo", "keys", "lags", "layers",
-    "maximum", "minimum", "neighborhood", "pairs", "parse", "queries", "ring", "stride", "symbols", "where", "window",
+    "Schedule", "Score", "SizeError", "SymbolError", "Term", "TermError", "TooHardError", "TruthError", "alibi_slopes",
+    "blocks", "causal", "check_claims", "compare", "compile", "design", "empty", "full", "gate", "halo", "keys",
+    "lags", "layers", "maximum", "minimum", "neighborhood", "pairs", "parse", "queries", "ring", "score", "stride",
+    "symbols", "where", "window",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pidsl.errors import BackendError, TermError
 from pidsl.language.gate import Gate
+from pidsl.language.score import Score
 from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
 from pidsl.runtime.arguments import (
     DTYPES,
@@ -26,6 +27,7 @@ from pidsl.runtime.arguments import (
 )
 from pidsl.runtime.operator import attend, attention, is_traced
 from pidsl.runtime.programs import Compiled, compiled, is_wide, preferred, triton_installed
+from pidsl.runtime.score_arguments import Parameters, check_parameters
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan import Plan
@@ -36,14 +38,14 @@ BACKENDS = ("auto", "triton", "torch", "reference")
 
 
 @overload
-def compile(term: Gate, backend: Backend = "auto") -> GateKernel: ...
+def compile(term: Gate, backend: Backend = "auto", score: Score | None = None) -> GateKernel: ...
 
 
 @overload
-def compile(term: Term, backend: Backend = "auto") -> Kernel: ...
+def compile(term: Term, backend: Backend = "auto", score: Score | None = None) -> Kernel: ...
 
 
-def compile(term: Term | Gate, backend: Backend = "auto") -> Kernel | GateKernel:
+def compile(term: Term | Gate, backend: Backend = "auto", score: Score | None = None) -> Kernel | GateKernel:
     """A kernel for a pattern: one program for every number of queries and keys.
 
     `out[i] = sum over attended j of softmax_j(scale * q_i . k_j) v_j`
@@ -63,12 +65,13 @@ def compile(term: Term | Gate, backend: Backend = "auto") -> Kernel | GateKernel
         backend: "triton": generated Triton kernels, for GPUs. "torch": generated torch code, for any device and
             float64. "reference": dense attention under the mask, slow, the judge of the others. "auto": triton for
             what it can run on a GPU, torch for everything else; `kernel.plan` says which.
+        score: what happens to the logits, see `pidsl.score`; None: they are scale * q . k.
 
     Returns:
         A `Kernel`; a `GateKernel` for a gate.
 
     Raises:
-        TermError: not a pattern.
+        TermError: not a pattern, not a score, or a gate with a score.
         SymbolError: the pattern holds unbound symbols.
         BackendError: an unknown backend, or one that is not installed.
         TooHardError: isl's operation limit struck.
@@ -83,15 +86,21 @@ def compile(term: Term | Gate, backend: Backend = "auto") -> Kernel | GateKernel
     if backend == "triton" and not triton_installed():
         hint = "pip install triton (Linux only); backend='torch' runs anywhere"
         raise BackendError("backend = 'triton', and triton is not installed", "the triton package", hint=hint)
+    if score is not None and not isinstance(score, Score):
+        hint = "build one: pidsl.score(softcap=50.0)"
+        raise TermError(f"score = {score!r} ({type(score).__name__})", "a pidsl.score(...) or None", hint=hint)
     if isinstance(term, Gate):
+        if score is not None:
+            hint = "a kernel per branch: pidsl.compile(branch, score=...), blended outside"
+            raise TermError(f"{term!r} with {score!r}", "a gate(...) or a score(...), not both", hint=hint)
         return _compile_gate(term, backend)
     require_concrete(term, "compile the pattern")
-    return _compile(term, backend)
+    return _compile(term, backend, score)
 
 
 @lru_cache(maxsize=512)
-def _compile(term: Term, backend: Backend) -> Kernel:
-    return Kernel(term, backend)
+def _compile(term: Term, backend: Backend, score: Score | None) -> Kernel:
+    return Kernel(term, backend, score)
 
 
 @lru_cache(maxsize=512)
@@ -99,6 +108,9 @@ def _compile_gate(gate: Gate, backend: Backend) -> GateKernel:
     from pidsl.runtime.gating import GateKernel
 
     return GateKernel(gate, {name: compile(term, backend) for name, term in gate.branches})
+
+
+NO_PARAMETERS = Parameters()
 
 
 class Call(NamedTuple):
@@ -115,15 +127,19 @@ class Kernel:
     Args:
         term: the pattern, without symbols.
         backend: as asked for.
+        score: what happens to the logits.
 
     Attributes:
         term: the pattern.
         backend: as asked for; `plan.backend` is what "auto" stands for on this machine.
+        score: what happens to the logits, None for nothing.
         rings: the term, if it holds a ring and so restricts the lengths.
     """
 
-    def __init__(self, term: Term, backend: Backend) -> None:
-        self.term, self.backend = term, backend
+    def __init__(self, term: Term, backend: Backend, score: Score | None = None) -> None:
+        self.term, self.backend, self.score = term, backend, score
+        # the scale is an argument of every program: what is left decides which program it is
+        self._structure = None if score is None or (bare := replace(score, scale=None)) == Score() else bare
         self._pattern = repr(term)
         self._where = f"kernel(q, k, v) of {self._pattern}"
         self.rings = (term,) if any(isinstance(t, Ring) for t in walk(term)) else ()
@@ -132,17 +148,21 @@ class Kernel:
         self._made(self._chosen, 64)  # whatever cannot be compiled fails here
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0, return_lse: bool = False
-    ) -> Any:
-        """Attention under the pattern, differentiable once in q, k and v.
+        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0,
+        return_lse: bool = False, slopes: Tensor | None = None, bias: Tensor | None = None,
+        sinks: Tensor | None = None, temperature: Tensor | None = None, seed: int | None = None,
+    ) -> Any:  # fmt: skip
+        """Attention under the pattern, differentiable once in q, k, v and the parameters of the score.
 
         Args:
             q: queries [B, Hq, n, D], any strides.
             k: keys [B, Hkv, m, D], of q's dtype and device. Query head h uses key head `h // (Hq // Hkv)`.
             v: values [B, Hkv, m, Dv].
-            scale: factor of the logits; default 1 / sqrt(D).
+            scale: factor of the logits; default that of the score, or 1 / sqrt(D).
             offset: row r of q stands at position `i = r + offset`.
             return_lse: return (out, lse).
+            slopes, sinks, temperature: [Hq], bias: [Hq, table], seed: what `score.parameters` names, in any floating
+                dtype, on q's device; see `pidsl.score`.
 
         Returns:
             out [B, Hq, n, Dv] in q's dtype; with `return_lse` also the log-sum-exp of the logits [B, Hq, n], natural
@@ -155,9 +175,10 @@ class Kernel:
             BackendError: backend "triton" with tensors that are not on a GPU (and Triton is not interpreting).
         """
         q, k, v = autocast(q, k, v)
-        call, faults, _ = self.check(q, k, v, scale, offset, self.rings)
-        raise_faults(faults, self._where)
-        out, lse = self.attend(q, k, v, call)
+        call, faults, usable = self.check(q, k, v, scale, offset, self.rings)
+        given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
+        raise_faults([*faults, *check_parameters(self.score, usable, given)], self._where)
+        out, lse = self.attend(q, k, v, call, Parameters(slopes, bias, sinks, temperature, seed or 0))
         return (out, lse) if return_lse else out
 
     @property
@@ -185,15 +206,16 @@ class Kernel:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"pidsl.compile({self._pattern}, backend={self.backend!r})"
+        score = "" if self.score is None else f", score={self.score!r}"
+        return f"pidsl.compile({self._pattern}, backend={self.backend!r}{score})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return compile, (self.term, self.backend)
+        return compile, (self.term, self.backend, self.score)
 
     def _made(self, backend: str, head_dim: int) -> Compiled:
         key = backend, is_wide(backend, head_dim)
         if key not in self._programs:  # another thread may write the same entry: it is the same object
-            self._programs[key] = compiled(self.term, *key)
+            self._programs[key] = compiled(self.term, *key, self._structure)
         return self._programs[key]
 
     def check(
@@ -205,6 +227,10 @@ class Kernel:
         offset_faults, first = check_offset(offset)
         faults, usable = check_attention(rings, backend, q, k, v, first)
         faults = [*faults, *scale_faults, *offset_faults]
+        if self.score is not None and self.score.scale is not None:
+            if factor is not None:
+                faults.append(Fault("scale", f"{scale!r}", f"None: the kernel has {self.score!r}"))
+            factor = self.score.scale
         if factor is None:
             factor = 1.0 if faults else 1.0 / math.sqrt(q.shape[3])
         return Call(backend, factor, first), faults, usable
@@ -220,11 +246,26 @@ class Kernel:
             return "triton"
         return "torch"
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, call: Call, parameters: Parameters = NO_PARAMETERS
+    ) -> tuple[Tensor, Tensor]:
         """(out, lse) of arguments that `check` found no fault in."""
+        if self._structure is not None:
+            return self._attend_scored(q, k, v, call, parameters)
         if is_traced(q, k, v):
             return attention(q, k, v, self._pattern, *call)
         return attend(self._made(call.backend, q.shape[3]).program, q, k, v, call.scale, call.offset)
+
+    def _attend_scored(
+        self, q: Tensor, k: Tensor, v: Tensor, call: Call, parameters: Parameters
+    ) -> tuple[Tensor, Tensor]:
+        from pidsl.runtime import score_operator
+
+        if is_traced(q, k, v, *(x for x in parameters.tensors if x is not None)):
+            names = self._pattern, repr(self._structure)
+            return score_operator.attention(q, k, v, *parameters.tensors, *names, *call, parameters.seed)
+        program = self._made(call.backend, q.shape[3]).program
+        return score_operator.attend(program, q, k, v, call.scale, call.offset, parameters)
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
