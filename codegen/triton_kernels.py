@@ -239,7 +239,7 @@ class KernelWriter:
         what = {"rows": "out and lse", "keys": "dK and dV"}[stage.owns]
         if "grad_q," in pointers:
             what = "dQ"
-        if "slope_sums," in pointers:
+        if "_sums," in pointers:
             what = "Sums for the gradients of slopes and bias"
         whose = stage.owns if stage.step == 1 else f"{stage.owns} of one class mod {stage.step}"
         plural = "s" if len(stage.pieces) > 1 else ""

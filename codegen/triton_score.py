@@ -53,7 +53,7 @@ class ScoredKernelWriter(KernelWriter):
             yield _function(
                 "_entry(i, j)",
                 f"Where the pair's lag is in the table of lags {low} .. {high}.",
-                [f"return tl.minimum(tl.maximum(i - j, {low}), {high}) {_signed(-low)}"],
+                [f"return tl.minimum(tl.maximum(i - j, {low}), {high}) {_signed(-low) if low else ''}"],
             )
         if score.softcap is not None or score.alibi or score.bias is not None:
             parts, rate = [], ""
@@ -207,7 +207,9 @@ class ScoredKernelWriter(KernelWriter):
         """The kernel that sums, over the rows of each program, what slopes and bias get; torch adds the programs up."""
         out, score = Lines(), self.score
         width = 1 << max(0, score.table - 1).bit_length()
-        with self._kernel(out, stage, "q, k, v, grad_out, lse2, pull, slope_sums, bias_sums,", "q k v go"):
+        pointers = "q, k, v, grad_out, lse2, pull,"
+        pointers += " slope_sums," * score.alibi + " bias_sums," * (score.bias is not None)
+        with self._kernel(out, stage, pointers, "q k v go"):
             self._load_rows(out, stage)
             if score.alibi:
                 out.put(f"slope_sum = tl.zeros([{stage.tile}], tl.float32)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import difflib
 import pickle
@@ -170,6 +171,18 @@ def test_torch_agrees_with_the_reference(name: str, parts: dict[str, Any]) -> No
     check(FEW[name], score(**parts), "torch", Inputs(q, k, v, 2))
 
 
+@pytest.mark.parametrize("name", FEW)
+def test_triton_agrees_with_the_reference(name: str) -> None:
+    q, k, v = tensors(21, 23, 8, 16, heads=2, kv_heads=1)
+    check(FEW[name], score(**PARTS["all"]), "triton", Inputs(q, k, v, 2))
+
+
+@pytest.mark.parametrize("name", sorted(PARTS.keys() - {"all"}))
+def test_each_part_on_triton(name: str) -> None:
+    q, k, v = tensors(13, 13, 16, 8, heads=2, kv_heads=2, dtype=torch.float16)
+    check(window(3) | lags(5, 8), score(**PARTS[name]), "triton", Inputs(q, k, v, 0))
+
+
 @st.composite
 def calls(draw: st.DrawFn, longest: int, dtypes: tuple[str, ...]) -> tuple[Term, Score, Inputs]:
     s = score(
@@ -190,20 +203,35 @@ def test_random_scores_on_torch(call: tuple[Term, Score, Inputs]) -> None:
     check(term, s, "torch", given)
 
 
-@pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("term", [PI, lags(1, 2, 5), keys(1, 3) - window(1)], ids=repr)
-@pytest.mark.parametrize("part", ["softcap", "bias", "all"])
-def test_gradcheck(backend: Any, term: Term, part: str) -> None:
-    s = score(**PARTS[part])
-    leaves = [*tensors(7, 7, 3, 2, heads=2, kv_heads=1, dtype=torch.float64)]
+@settings(max_examples=max(1, settings.default.max_examples // 10))
+@given(calls(16, ("float32", "float16")))
+def test_random_scores_on_triton(call: tuple[Term, Score, Inputs]) -> None:
+    term, s, given = call
+    check(term, s, "triton", given)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("scale", [0.0, -0.7])
+def test_scales_that_are_not_positive(backend: Any, scale: float) -> None:
+    q, k, v = tensors(11, 11, heads=1, kv_heads=1)
+    check(window(3), score(**PARTS["all"] | {"scale": scale}), backend, Inputs(q, k, v, 0))
+
+
+@pytest.mark.parametrize(
+    ("backend", "term"),
+    [("torch", PI), ("torch", lags(1, 2, 5)), ("torch", keys(1, 3) - window(1)), ("reference", PI)],
+    ids=repr,
+)
+def test_gradcheck(backend: Any, term: Term) -> None:
+    s = score(**PARTS["all"])
+    leaves = [*tensors(6, 6, 2, 2, heads=2, kv_heads=1, dtype=torch.float64)]
     given = numbers(s, 2, dtype=torch.float64)
     seed = {"seed": given.pop("seed")} if "seed" in given else {}
-    live = torch.from_numpy(term.mask(7).any(1).copy()) | s.sinks
     kernel = compile(term, backend, s)
 
     def function(q: Tensor, k: Tensor, v: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
         out, lse = kernel(q, k, v, return_lse=True, **dict(zip(given, rest, strict=True)), **seed)
-        return out, lse[:, :, live]
+        return out, lse
 
     assert torch.autograd.gradcheck(function, [x.requires_grad_() for x in (*leaves, *given.values())])
 
@@ -309,8 +337,8 @@ def test_dropout_is_a_fair_hash_of_the_positions() -> None:
 def test_the_expectation_is_attention_without_dropout() -> None:
     q, k, v = tensors(16, 16, dtype=torch.float64)
     kernel = compile(causal, "torch", score(dropout=0.5))
-    mean = torch.stack([kernel(q, k, v, seed=x) for x in range(600)]).mean(0)
-    assert float((mean - dense(causal, q, k, v)[0]).abs().mean()) < 0.05
+    mean = torch.stack([kernel(q, k, v, seed=x) for x in range(150)]).mean(0)
+    assert float((mean - dense(causal, q, k, v)[0]).abs().mean()) < 0.1
 
 
 def test_bits_of_the_hash() -> None:
@@ -415,3 +443,35 @@ def test_torch_source_has_a_line_per_part() -> None:
         "-     softcap=50.0,", "+     softcap=30.0,",
     ]  # fmt: skip
     assert changed("torch", score(softcap=50.0), score(softcap=50.0, sinks=True)) == ["+     sinks=True,"]
+
+
+def test_triton_source_is_readable() -> None:
+    s = score(softcap=50.0, alibi=True, bias=(-1, 6), sinks=True, temperature=True, dropout=0.1)
+    source = compile(window(5) | lags(20), "triton", s).source()
+    ast.parse(source)
+    assert max(map(len, source.splitlines())) <= 120
+    assert f"The logits:\n\n    {s!r}\n" in source
+    for line in (
+        "logits, rate = _softcap(logits, 50.0 * 1.4426950408889634)",
+        "logits -= slope * tl.abs(i - j).to(tl.float32)",
+        "logits += tl.load(by_lag + _entry(i, j)) * 1.4426950408889634",
+        "return tl.minimum(tl.maximum(i - j, -1), 6) + 1",
+        "scale = scale / tl.load(temperature + head)",
+    ):
+        assert f"    {line}\n" in source
+
+
+def test_a_part_changes_its_own_lines_of_triton_source() -> None:
+    lines = changed("triton", score(softcap=50.0, alibi=True), score(softcap=30.0, alibi=True))
+    assert len(lines) == 4 and all("softcap" in x for x in lines)  # the header and the number
+    lines = changed("triton", score(softcap=30.0), score(softcap=30.0, sinks=True))
+    assert sum(x.startswith("-") for x in lines) == 3  # the header, and where the softmax starts
+    assert all("sinks" in x or "top" in x or "total" in x or "softcap" in x for x in lines)
+    for parts in ({"bias": (0, 9)}, {"dropout": 0.1}, {"temperature": True}):
+        lines = changed("triton", score(softcap=30.0, alibi=True), score(softcap=30.0, alibi=True, **parts))
+        taken = [x[2:].strip() for x in lines if x.startswith("-")]  # what other parts have is only called otherwise
+        assert all(
+            x.startswith(("score(", "slopes,", "logits, ", "def _score", "@triton.jit", "scale2 =")) for x in taken
+        )
+    plain = compile(PI, "triton").source()
+    assert "_score" not in plain and "slopes" not in plain

@@ -34,7 +34,15 @@ class ScoredTritonProgram(TritonProgram):
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, offset: int, parameters: Parameters
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(out, lse); lse is the logarithm of the whole denominator."""
-        return TritonProgram.forward(self.given(parameters), q, k, v, scale, offset)
+        self._check_device(q)
+        if self._misread(q):
+            out, lse = self.forward(q.float(), k.float(), v.float(), scale, offset, parameters)
+            return out.to(q.dtype), lse
+        with _on(q):
+            launches, out, lse = self.given(parameters).forward_launches(q, k, v, scale, offset)
+            for launch in launches:
+                launch.run()
+            return out.to(q.dtype), lse
 
     def backward(  # type: ignore[override]
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor,
@@ -51,8 +59,8 @@ class ScoredTritonProgram(TritonProgram):
             return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), rest
         call = self.given(parameters)
         with _on(q):
-            shared = call._backward_arguments(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
-            launches, dq, dk, dv = call._gradient_launches(shared, q, k, v)
+            shared = call.backward_arguments(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
+            launches, dq, dk, dv = call.gradient_launches(shared, q, k, v)
             sums: list[tuple[torch.Tensor, torch.Tensor]] = []
             if learned:
                 more, sums = call.score_launches(shared, q)
@@ -79,12 +87,14 @@ class ScoredTritonProgram(TritonProgram):
         """The kernels that sum what slopes and bias get, and per kernel the sums of each head's programs."""
         launches, sums = [], []
         bias = self.parameters.bias
-        for stage in self._stages("GRAD_SCORE"):
+        for stage in self._stages("GRAD_SCORE") if hasattr(self._module, "GRAD_SCORE") else ():
             launch = self._launch(stage, q, {**shared, "slope_sums": None, "bias_sums": None})
             shape = (q.shape[0], q.shape[1], launch.grid // max(1, q.shape[0] * q.shape[1]))
             slope_sums = q.new_zeros(shape, dtype=torch.float32)  # programs without rows write nothing
             bias_sums = q.new_zeros((*shape, 0 if bias is None else bias.shape[1]), dtype=torch.float32)
-            arguments = {**launch.arguments, "slope_sums": slope_sums, "bias_sums": bias_sums}
+            made = {"slope_sums": slope_sums, "bias_sums": bias_sums}
+            arguments = dict(launch.arguments)
+            arguments |= {name: x for name, x in made.items() if name in arguments}
             launches.append(Launch(launch.kernel, launch.grid, arguments, launch.options))
             sums.append((slope_sums, bias_sums))
         return launches, sums

@@ -170,11 +170,11 @@ class TritonProgram:
         offset: int,
     ) -> tuple[list[Launch], torch.Tensor, torch.Tensor, torch.Tensor]:
         """What `backward` launches, and the gradients of q, k and v that hold the result afterwards."""
-        return self._gradient_launches(
-            self._backward_arguments(q, k, v, out, lse, grad_out, grad_lse, scale, offset), q, k, v
+        return self.gradient_launches(
+            self.backward_arguments(q, k, v, out, lse, grad_out, grad_lse, scale, offset), q, k, v
         )
 
-    def _backward_arguments(
+    def backward_arguments(
         self,
         q: torch.Tensor,
         k: torch.Tensor,
@@ -198,7 +198,7 @@ class TritonProgram:
         }
         return shared
 
-    def _gradient_launches(
+    def gradient_launches(
         self, shared: Mapping[str, Any], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
     ) -> tuple[list[Launch], torch.Tensor, torch.Tensor, torch.Tensor]:
         rows = q.shape[0] * q.shape[1] * triton.cdiv(q.shape[2], _STATISTICS_ROWS)
