@@ -471,7 +471,8 @@ def test_a_part_changes_its_own_lines_of_triton_source() -> None:
         lines = changed("triton", score(softcap=30.0, alibi=True), score(softcap=30.0, alibi=True, **parts))
         taken = [x[2:].strip() for x in lines if x.startswith("-")]  # what other parts have is only called otherwise
         assert all(
-            x.startswith(("score(", "slopes,", "logits, ", "def _score", "@triton.jit", "scale2 =")) for x in taken
+            x.startswith(("score(", "slopes,", "q, k, v, grad", "logits, ", "def _score", "@triton.jit", "scale2 ="))
+            for x in taken
         )
     plain = compile(PI, "triton").source()
     assert "_score" not in plain and "slopes" not in plain

@@ -84,7 +84,7 @@ def _check_tensor(name: str, value: object, score: Score | None, q: Tensor | Non
         faults.append(Fault(name, f"device {value.device}", f"{q.device}, the device of q", f"{name}.to(q.device)"))
     want = [q.shape[1]] if name != "bias" or score is None else [q.shape[1], score.table]
     if list(value.shape) != want:
-        faults.append(Fault(name, f"shape {list(value.shape)}", f"{want}: {expected}", f"{name}.expand({want})"))
+        faults.append(Fault(name, f"shape {list(value.shape)}", f"{want}: {expected}"))
     return faults
 
 
