@@ -302,6 +302,21 @@ def test_parameters_of_another_dtype(backend: Any) -> None:
     assert out.dtype == torch.bfloat16 and slopes.grad is not None and slopes.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("backend", FAST)
+def test_gates_share_the_score(backend: Any) -> None:
+    s, branches = score(**PARTS["all"]), gate(local=window(2), skip=stride(4) & causal)
+    kernel, (q, k, v), given = compile(branches, backend, s), tensors(13, 13), numbers(s, 2)
+    weights = torch.randn(1, 2, 13, 2, generator=torch.Generator().manual_seed(5))
+    want = sum(
+        weights[..., b, None] * compile(term, backend, s)(q, k, v, **given)
+        for b, (_, term) in enumerate(branches.branches)
+    )
+    torch.testing.assert_close(kernel(q, k, v, weights, **given), want)
+    assert pickle.loads(pickle.dumps(kernel)) is kernel and f"score={s!r}" in repr(kernel)
+    with pytest.raises(ArgumentError, match="sinks: got nothing"):
+        kernel(q, k, v, weights)
+
+
 # -- dropout -----------------------------------------------------------------------------------------------------
 
 
@@ -372,9 +387,7 @@ def test_every_fault_is_told_at_once() -> None:
         compile(PI, "torch", score(sinks=True))(q, k, v, sinks=torch.ones(2, dtype=torch.int64))
 
 
-def test_what_does_not_go_together_is_named() -> None:
-    with pytest.raises(TermError, match=r"gate\(local=window\(3\)\) with score\(softcap=5.0\)"):
-        compile(gate(local=window(3)), "torch", score(softcap=5.0))
+def test_what_is_no_score() -> None:
     with pytest.raises(TermError, match=r"a pidsl\.score"):
         compile(PI, "torch", 0.5)  # type: ignore[call-overload]
 

@@ -65,13 +65,14 @@ def compile(term: Term | Gate, backend: Backend = "auto", score: Score | None = 
         backend: "triton": generated Triton kernels, for GPUs. "torch": generated torch code, for any device and
             float64. "reference": dense attention under the mask, slow, the judge of the others. "auto": triton for
             what it can run on a GPU, torch for everything else; `kernel.plan` says which.
-        score: what happens to the logits, see `pidsl.score`; None: they are scale * q . k.
+        score: what happens to the logits, in every branch of a gate, see `pidsl.score`; None: they are
+            scale * q . k.
 
     Returns:
         A `Kernel`; a `GateKernel` for a gate.
 
     Raises:
-        TermError: not a pattern, not a score, or a gate with a score.
+        TermError: not a pattern, or not a score.
         SymbolError: the pattern holds unbound symbols.
         BackendError: an unknown backend, or one that is not installed.
         TooHardError: isl's operation limit struck.
@@ -90,10 +91,7 @@ def compile(term: Term | Gate, backend: Backend = "auto", score: Score | None = 
         hint = "build one: pidsl.score(softcap=50.0)"
         raise TermError(f"score = {score!r} ({type(score).__name__})", "a pidsl.score(...) or None", hint=hint)
     if isinstance(term, Gate):
-        if score is not None:
-            hint = "a kernel per branch: pidsl.compile(branch, score=...), blended outside"
-            raise TermError(f"{term!r} with {score!r}", "a gate(...) or a score(...), not both", hint=hint)
-        return _compile_gate(term, backend)
+        return _compile_gate(term, backend, score)
     require_concrete(term, "compile the pattern")
     return _compile(term, backend, score)
 
@@ -104,10 +102,10 @@ def _compile(term: Term, backend: Backend, score: Score | None) -> Kernel:
 
 
 @lru_cache(maxsize=512)
-def _compile_gate(gate: Gate, backend: Backend) -> GateKernel:
+def _compile_gate(gate: Gate, backend: Backend, score: Score | None) -> GateKernel:
     from pidsl.runtime.gating import GateKernel
 
-    return GateKernel(gate, {name: compile(term, backend) for name, term in gate.branches})
+    return GateKernel(gate, {name: compile(term, backend, score) for name, term in gate.branches})
 
 
 NO_PARAMETERS = Parameters()
