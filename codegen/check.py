@@ -8,6 +8,7 @@ share with the planner only the pieces' relations, which are themselves held aga
     check_diagonals  rows and lags of a diagonal piece are exactly its pairs
     check_sweep      no tile is visited twice or out of range, every attended pair lies in a visited tile, and a tile
                      called full is full
+    check_grid       the axes of a grid piece are exactly its pairs, and every pair lies in a visited box
     check_attended   `attended_keys` and `attended_rows` are the range and the domain of the relation, or hold there
 """
 
@@ -19,9 +20,9 @@ from itertools import combinations
 import islpy as isl
 
 from pidsl.codegen.coordinates import Coordinates, coordinates
-from pidsl.codegen.plan import DiagonalPiece, Layout, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, Layout, Plan, Run, Sweep, TilePiece
 from pidsl.errors import PlanError
-from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, Var
+from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, Var, substitute_pred
 from pidsl.relation.build import needs_square, rows_relation
 from pidsl.relation.isl import affine, coalesced, limited, read_map, read_set, region, scope
 
@@ -45,6 +46,9 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
         for k, piece in enumerate(plan.pieces):
             if isinstance(piece, DiagonalPiece):
                 faults += [f"piece {k}: {x}" for x in check_diagonals(piece)]
+                continue
+            if isinstance(piece, GridPiece):
+                faults += [f"piece {k}: {x}" for x in check_grid(piece)]
                 continue
             at = coordinates(piece.layout, square)
             faults += [f"piece {k}: {x}" for x in check_mask(piece, at)]
@@ -145,6 +149,36 @@ def check_sweep(piece: TilePiece, sweep: Sweep, at: Coordinates) -> Iterator[str
     for k, (run, tile) in enumerate(zip(sweep.runs, visited, strict=True)):
         if run.full and not (must & tile.apply(to_tile.reverse())).is_subset(pairs):
             yield f"run {k} is not full"
+
+
+def check_grid(piece: GridPiece) -> Iterator[str]:
+    """A pair is in the piece when every axis keeps it, and boxes visit, on every axis, all that it keeps."""
+    grid, i, j = piece.layout, Add(Var("r"), Var("offset")), Var("j")
+    space = "[n, m, offset] -> { [r, j] }"
+    tokens = "" if grid.tokens is None else f"and r + offset < {grid.tokens} and j < {grid.tokens}"
+    said = read_set(f"[n, m, offset] -> {{ [r, j] : 0 <= r < n and 0 <= j < m and {LENGTHS} {tokens} }}")
+    for keep, a, b in zip(piece.keep, grid.coordinates(i), grid.coordinates(j), strict=True):
+        said = said & region(substitute_pred(keep, {"a": a, "b": b}), scope(space))
+    flat = read_map("[n, m, offset] -> { [[r] -> [j]] -> [r, j] }")
+    lengths = read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}")
+    if not said.is_equal(piece.relation.intersect_params(lengths).wrap().apply(flat)):
+        yield "the axes of the grid are not the piece"
+    for sweep in (piece.forward, piece.grad_query, piece.grad_key):
+        for axis, (length, keep) in enumerate(zip(grid.lengths, piece.keep, strict=True)):
+            if not _box_covers(sweep, axis, length, keep):
+                yield f"over {sweep.over}: a pair on axis {axis} is not visited"
+
+
+def _box_covers(sweep: BoxSweep, axis: int, length: int | None, keep: Pred) -> bool:
+    end = "" if length is None else f"and a < {length} and b < {length}"
+    own, size = ("a" if sweep.over == "keys" else "b"), sweep.own[axis]
+    space = f"{{ [a, b, t] : a >= 0 and b >= 0 {end} and {size} t <= {own} < {size} t + {size} }}"
+    swept = Var("b" if sweep.over == "keys" else "a")
+    visited: Pred = Compare("<=", sweep.first[axis], swept)
+    if (last := sweep.last[axis]) is not None:
+        visited = And(visited, Compare("<=", swept, last))
+    names = scope(space)
+    return (read_set(space) & region(keep, names)).is_subset(region(visited, names))
 
 
 def _kept(piece: TilePiece, at: Coordinates) -> isl.Set:

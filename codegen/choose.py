@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from pidsl.codegen.bands import Placed, place
+from pidsl.codegen.boxes import Boxes
 from pidsl.codegen.coordinates import coordinates
 from pidsl.codegen.cost import Prices, Shape, shape, tile_cost
+from pidsl.codegen.digits import products
 from pidsl.codegen.parts import Part
-from pidsl.codegen.plan import Alternative, Layout
+from pidsl.codegen.plan import Alternative, Grid, Layout
+
+SPARSE = 2.0  # times the cost of the attended pairs alone, from where on products of digits are looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +21,21 @@ class Choice:
     """A part with the layout it is computed in; None: as diagonals."""
 
     part: Part
-    layout: Layout | None
+    layout: Layout | Grid | None
     placed: Placed
     shape: Shape
+    boxes: Boxes | None = None  # of a grid
 
 
-def choose_layouts(found: Sequence[Part], prices: Prices, square: bool) -> tuple[list[Choice], list[Alternative]]:
+def choose_layouts(
+    found: Sequence[Part], prices: Prices, square: bool, length: int
+) -> tuple[list[Choice], list[Alternative]]:
     """The cheapest layout of each part (identity first, diagonals, then the others), and what was rejected."""
     choices: list[Choice] = []
     rejected: list[Alternative] = []
     for x in found:
-        best, *others = _options(x, prices, square)
-        choices.append(best.choice)
+        best, *others = _options(x, prices, square, length)
+        choices += best.choices
         rejected += [Alternative(other.what, other.cost / max(best.cost, 1.0)) for other in others]
     choices.sort(key=lambda c: (c.layout is not None and c.layout != Layout(), c.layout is None, str(c.layout)))
     return choices, rejected
@@ -41,27 +48,43 @@ class _Option:
     cost: float
     rank: int
     what: str
-    choice: Choice = field(compare=False)
+    choices: tuple[Choice, ...] = field(compare=False)
 
 
-def _options(x: Part, prices: Prices, square: bool) -> list[_Option]:
+def _options(x: Part, prices: Prices, square: bool, length: int) -> list[_Option]:
     """The ways to compute a part, the cheapest first."""
     lags = x.lags.values()
     options: list[_Option] = []
     for rank, layout in reversed(list(enumerate(x.layouts))):
         if options and layout == Layout() and lags is None:  # the identity comes last, and seldom has a chance here
             best = min(options)
-            cost = best.choice.shape.spread * prices.pair * min(prices.small.values())
+            cost = best.choices[0].shape.spread * prices.pair * min(prices.small.values())
             if cost > best.cost:
-                options.append(_Option(cost, rank, f"{x.lags}: {layout}, at best", best.choice))
+                options.append(_Option(cost, rank, f"{x.lags}: {layout}, at best", best.choices))
                 continue
         placed = place(x.relation, coordinates(layout, square))
-        outline = shape(placed)
+        outline = shape(placed, length)
         cost, rows, cols = min((tile_cost(outline, prices, r, c), r, c) for r, c in prices.sizes)
         tiles = f"tiles of {rows} rows" + (f" x {cols} keys" if cols > 1 else "")
-        options.append(_Option(cost, rank, f"{x.lags}: {layout}, {tiles}", Choice(x, layout, placed, outline)))
+        options.append(_Option(cost, rank, f"{x.lags}: {layout}, {tiles}", (Choice(x, layout, placed, outline),)))
     if lags is not None:
-        plain = options[-1].choice  # in the identity
+        plain = options[-1].choices[0]  # in the identity
         cost = plain.shape.attended * prices.diagonal
-        options.append(_Option(cost, len(options), f"{x.lags}: {len(lags)} diagonals", replace(plain, layout=None)))
+        options.append(_Option(cost, len(options), f"{x.lags}: {len(lags)} diagonals", (replace(plain, layout=None),)))
+    best = min(options)
+    if best.cost > SPARSE * best.choices[0].shape.attended * prices.pair:
+        options += _in_digits(x, best.choices[0], prices, length, len(options))
     return sorted(options)
+
+
+def _in_digits(x: Part, plain: Choice, prices: Prices, length: int, rank: int) -> list[_Option]:
+    """The part as products of digits, in boxes, where it falls into such."""
+    found = [(relation, Boxes(axes, length)) for relation, axes in products(x.relation) or ()]
+    if not found:
+        return []
+    cost = sum(boxes.cheapest(prices).cost for _, boxes in found)
+    grids = ", ".join(dict.fromkeys(str(boxes.grid) for _, boxes in found))
+    choices = tuple(
+        replace(plain, part=replace(x, relation=relation), layout=boxes.grid, boxes=boxes) for relation, boxes in found
+    )  # fmt: skip
+    return [_Option(cost, rank, f"{x.lags}: {grids}", choices)]

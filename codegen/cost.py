@@ -17,14 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pidsl.codegen.bands import Placed
+from pidsl.codegen.coordinates import mask_pred
 from pidsl.codegen.forms import Form
 from pidsl.errors import TooHardError
 from pidsl.language.expr import FloorDiv, Index, Sub, Var, evaluate, holds
 from pidsl.relation.isl import limited
 from pidsl.relation.loops import Loop, NoLoop, loops
 
-REFERENCE = 16384  # rows and keys at which plans are compared
+REFERENCE = 16384  # rows and keys at which plans are compared; twice the longest lag where that is more
+LONGEST = 1 << 18  # but never more than this
 CLASSES = 8  # residue classes looked at
+SAMPLE = 24  # rows looked at where a band holds more than its piece
 GRAIN = 16  # rows whose keys are looked at together
 NEVER = np.iinfo(np.int64).max  # the first key of a row without keys
 
@@ -39,6 +42,7 @@ class Prices:
     call: float  # starting on one more tile of rows
     row: float  # one row of a piece: reading the query, merging the result
     diagonal: float  # one attended pair, elementwise
+    gather: float  # one key of a box, which is no strided view
     sizes: tuple[tuple[int, int], ...]  # (rows, cols) of tiles
     large_head_sizes: tuple[tuple[int, int], ...]  # the same for head dims above 128
 
@@ -55,6 +59,7 @@ PRICES = {
         call=4000.0,
         row=0.0,
         diagonal=120.0,
+        gather=0.0,
         sizes=((128, 64), (64, 64), (32, 32), (16, 16)),
         large_head_sizes=((64, 32), (32, 32), (16, 16)),
     ),
@@ -65,6 +70,7 @@ PRICES = {
         call=1100.0,
         row=300.0,
         diagonal=75.0,
+        gather=60.0,
         sizes=((512, 1), (256, 1), (128, 1), (64, 1), (32, 1), (16, 1)),
         large_head_sizes=((512, 1), (256, 1), (128, 1), (64, 1), (32, 1), (16, 1)),
     ),
@@ -132,7 +138,22 @@ def shape(placed: Placed, length: int = REFERENCE) -> Shape:
         spread += between * layout.key_step
         found.append((np.where(inside, lo, NEVER), np.where(inside, hi, -1)))
     grains = tuple(grouped(ends, GRAIN) for ends in found)
+    if placed.keys is not None and not placed.keys.exact:
+        attended = round(attended * _kept(placed, found[0], env))
     return Shape(tuple(found), grains, int(attended * weight), int(spread * weight), weight)
+
+
+def _kept(placed: Placed, ends: Ends, env: dict[str, Any]) -> float:
+    """The share of the pairs of a band that its piece holds, in a few rows of the first class."""
+    keep = mask_pred(placed.at, placed.mask)
+    rows = np.flatnonzero(ends[0][0] <= ends[1][0])
+    inside = held = 0
+    for a in rows[:: max(1, len(rows) // SAMPLE)]:
+        b = np.arange(ends[0][0][a], ends[1][0][a] + 1)
+        here = {**env, "c": np.ravel(env["c"])[0], "d": np.ravel(env["d"])[0], "a": int(a), "b": b}
+        inside += len(b)
+        held += int(np.broadcast_to(holds(keep, here), b.shape).sum())
+    return held / max(1, inside)
 
 
 def _intervals(placed: Placed, env: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:

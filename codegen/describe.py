@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
-from pidsl.codegen.plan import DiagonalPiece, Plan, Sweep, TilePiece
+from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, Plan, Sweep, TilePiece
 from pidsl.language.expr import show, show_pred
 
 MAX_REJECTED = 6  # alternatives printed; all of them are in `plan.rejected`
@@ -26,6 +27,8 @@ def _lines(plan: Plan) -> Iterator[str]:
     for k, piece in enumerate(plan.pieces):
         if isinstance(piece, DiagonalPiece):
             yield from _diagonals(k, piece)
+        elif isinstance(piece, GridPiece):
+            yield from _boxes(k, piece, plan.reference)
         else:
             yield from _tiles(k, piece, plan.reference)
     if plan.attended_keys is not None:
@@ -49,6 +52,27 @@ def _tiles(k: int, piece: TilePiece, reference: int) -> Iterator[str]:
     yield from _sweep(forward, "row tile t, keys")
     if forward.cols > 1:
         yield from _sweep(piece.grad_key, f"backward, key tile t ({piece.grad_key.cols} keys), rows")
+
+
+def _boxes(k: int, piece: GridPiece, reference: int) -> Iterator[str]:
+    forward = piece.forward
+    own = " x ".join(map(str, forward.own))
+    width = "exact key ranges" if prod(forward.swept) == 1 else f"{' x '.join(map(str, forward.swept))} keys"
+    yield f"  piece {k}: {piece.layout}"
+    yield f"    boxes of {own} queries x {width}"
+    length = piece.layout.tokens or reference
+    ratio = piece.computed / max(1, piece.attended)
+    yield f"    at n = {length}: computed {piece.computed:,} / attended {piece.attended:,} = {ratio:.2f} pairs"
+    for axis, keep in enumerate(piece.keep):
+        yield f"    mask of axis {axis}: {show_pred(keep)}"
+        yield f"      {_range(forward, axis, 'keys')}"
+        if prod(forward.swept) > 1:
+            yield f"      backward, {_range(piece.grad_key, axis, 'queries')}"
+
+
+def _range(sweep: BoxSweep, axis: int, what: str) -> str:
+    last = sweep.last[axis]
+    return f"box t, {what}: {show(sweep.first[axis])} .. {'the end' if last is None else show(last)}"
 
 
 def _sweep(sweep: Sweep, title: str) -> Iterator[str]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from pidsl.codegen.coordinates import Coordinates
 from pidsl.codegen.cost import GRAIN, NEVER, REFERENCE, Prices, Shape, grouped, tile_cost
+from pidsl.codegen.grid_axes import GridAxis, axes_of, div, mod, plus, times
 from pidsl.codegen.pieces import BACKWARD_ROWS, KEY_GRADIENT_ROWS, UNBATCHED
 from pidsl.codegen.plan import Layout, Over, Run, Sweep, TilePiece
 from pidsl.codegen.tile_sets import every_tile, last_tile
@@ -30,10 +31,7 @@ from pidsl.language.expr import (
     Add,
     And,
     Compare,
-    FloorDiv,
     Index,
-    Mod,
-    Mul,
     Not,
     Or,
     Pred,
@@ -101,10 +99,10 @@ def envelope(term: Term) -> Envelope | None:
         case Causal():
             return Envelope(Compare(">=", I, J), None, lambda i: i, lambda j: j, None)
         case Window(int(left), int(right)):
-            keep = And(Compare("<=", I, _plus(J, left)), Compare("<=", J, _plus(I, right)))
+            keep = And(Compare("<=", I, plus(J, left)), Compare("<=", J, plus(I, right)))
             return Envelope(
-                keep, lambda i: _plus(i, -left), lambda i: _plus(i, right),
-                lambda j: _plus(j, -right), lambda j: _plus(j, left),
+                keep, lambda i: plus(i, -left), lambda i: plus(i, right),
+                lambda j: plus(j, -right), lambda j: plus(j, left),
             )  # fmt: skip
         case Keys(int(start), int(stop), 1) if start >= 0 and stop >= 0:
             last = stop - 1
@@ -159,48 +157,14 @@ def _both(left: Term, right: Term, join: Any, low: Any, high: Any, *, wide: bool
     )  # fmt: skip
 
 
-def _plus(x: Index, constant: Index) -> Index:
-    return simplify(Add(x, constant))
-
-
-def _times(x: Index, factor: int) -> Index:
-    return simplify(Mul(factor, x))
-
-
-def _div(x: Index, by: int) -> Index:
-    return simplify(FloorDiv(x, by)) if by > 1 else x
-
-
-def _mod(x: Index, by: int) -> Index:
-    return simplify(Mod(x, by)) if by > 1 else 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """Windows of one axis over coordinates."""
-
-    length: int
-    own: bool  # every token attends itself only
-    keep: Callable[[Index, Index], Pred]
-    first_key: Bound
-    last_key: Bound
-    first_query: Bound
-    last_query: Bound
-
-
 def _on_grid(term: Neighborhood | Halo) -> Envelope:
-    match term:
-        case Neighborhood(shape, window, stride, dilation, causal, border):
-            sizes = zip(shape, window, stride, dilation, causal, strict=True)
-            axes = [_window_axis(*x, border == "clamp") for x in sizes]
-        case Halo(shape, block, halo):
-            axes = [_halo_axis(*x) for x in zip(shape, block, halo, strict=True)]
+    shape, axes = term.shape, axes_of(term)
     tokens = prod(shape)
     keep: Pred = And(Compare("<", I, tokens), Compare("<", J, tokens))
     for k, axis in enumerate(axes):
         inner = prod(shape[k + 1 :])
-        if axis.length > 1:
-            query, key = (_div(x, inner) if k == 0 else _mod(_div(x, inner), axis.length) for x in (I, J))
+        if shape[k] > 1:
+            query, key = (div(x, inner) if k == 0 else mod(div(x, inner), shape[k]) for x in (I, J))
             keep = fold(And(keep, axis.keep(query, key)))
     return Envelope(
         keep,
@@ -210,110 +174,25 @@ def _on_grid(term: Neighborhood | Halo) -> Envelope:
     )  # fmt: skip
 
 
-def _least(axes: list[_Axis], position: Index, side: str) -> Index:
+def _least(axes: list[GridAxis], position: Index, side: str) -> Index:
     """The bound on positions by the first axis that looks further than its own coordinate."""
     if not axes:
         return 0
-    axis, inner = axes[0], prod(x.length for x in axes[1:])
-    own = _div(position, inner)
+    axis, inner = axes[0], prod(x.length or 1 for x in axes[1:])
+    own = div(position, inner)
     if axis.own:
-        return _plus(_times(own, inner), _least(axes[1:], _mod(position, inner), side))
-    return _times(getattr(axis, side)(own), inner)
+        return plus(times(own, inner), _least(axes[1:], mod(position, inner), side))
+    return times(getattr(axis, side)(own, own), inner)
 
 
-def _most(axes: list[_Axis], position: Index, side: str) -> Index:
+def _most(axes: list[GridAxis], position: Index, side: str) -> Index:
     if not axes:
         return 0
-    axis, inner = axes[0], prod(x.length for x in axes[1:])
-    own = _div(position, inner)
+    axis, inner = axes[0], prod(x.length or 1 for x in axes[1:])
+    own = div(position, inner)
     if axis.own:
-        return _plus(_times(own, inner), _most(axes[1:], _mod(position, inner), side))
-    return _plus(_times(getattr(axis, side)(own), inner), inner - 1)
-
-
-def _window_axis(length: int, window: int, stride: int, step: int, causal: bool, clamped: bool) -> _Axis:
-    """One axis of a neighbourhood; the bounds in classes of `step` are those of the shortest and the longest class."""
-    shortest, longest = length // step, -(-length // step)
-    before = window - 1 if causal else window // 2
-    after = window - 1 - before
-    leader = stride - 1 if causal else stride // 2  # of the group that starts at 0
-    inward = clamped and not causal
-
-    def group(t: Index) -> Index:
-        return t if stride == 1 else _times(_div(t, stride), stride)
-
-    def start(t: Index, count: int) -> Index:
-        """First key of the window of token t in a class of `count`, if it is not negative."""
-        return smallest([_plus(group(t), leader - before), count - window if inward else count - 1 - before])
-
-    def near(q: Index, k: Index) -> Pred:
-        if step == 1:
-            return within(q, k, length)
-        same = Compare("==", _mod(q, step), _mod(k, step))
-        t, s = _div(q, step), _div(k, step)
-        if shortest == longest:
-            return And(same, within(t, s, shortest))
-        long = Compare("<", _mod(q, step), length % step)
-        return And(same, Or(And(long, within(t, s, longest)), And(Not(long), within(t, s, shortest))))
-
-    def within(t: Index, s: Index, count: int) -> Pred:
-        if inward and window >= count:
-            return Truth(True)
-        first = start(t, count)
-        if causal:
-            return And(Compare("<=", first, s), Compare("<=", s, t))
-        if inward:
-            first = greatest([0, first])
-        return And(Compare("<=", first, s), Compare("<=", s, _plus(first, window - 1)))
-
-    def first_key(q: Index) -> Index:
-        return _times(greatest([0, start(_div(q, step), shortest)]), step)
-
-    def last_key(q: Index) -> Index:
-        t = _div(q, step)
-        if causal:
-            return smallest([length - 1, q])
-        last = _plus(group(t), leader + after)
-        if inward:
-            last = greatest([window - 1, last])
-        return smallest([length - 1, _plus(_times(last, step), step - 1)])
-
-    def first_query(k: Index) -> Index:
-        if causal:
-            return k
-        s = _div(k, step)
-        first = _plus(s, -after - leader)
-        if inward:  # the first keys are attended from the start on: 0 while s < window, and no bound then
-            first = smallest([first, _times(_plus(s, 1 - window), longest)])
-        return _times(greatest([0, first]), step)
-
-    def last_query(k: Index) -> Index:
-        s = _div(k, step)
-        last = _plus(s, before - leader + stride - 1)
-        # the last keys are attended to the end
-        edge = shortest - window if inward else shortest - 1 - before
-        last = greatest([last, _times(_plus(s, 1 - edge), longest)])
-        return smallest([length - 1, _plus(_times(last, step), step - 1)])
-
-    alone = length == 1 or window == 1
-    return _Axis(length, alone, near, first_key, last_key, first_query, last_query)
-
-
-def _halo_axis(length: int, block: int, halo: int) -> _Axis:
-    def own(y: Index) -> Index:
-        return _times(_div(y, block), block)
-
-    def near(q: Index, k: Index) -> Pred:
-        low, high = _plus(own(q), -halo), _plus(own(q), block - 1 + halo)
-        return And(Compare("<=", low, k), Compare("<=", k, high))
-
-    return _Axis(
-        length, length == 1 or (block == 1 and halo == 0), near,
-        lambda q: greatest([0, _plus(own(q), -halo)]),
-        lambda q: smallest([length - 1, _plus(own(q), block - 1 + halo)]),
-        lambda k: greatest([0, own(greatest([0, _plus(k, -halo)]))]),
-        lambda k: smallest([length - 1, _plus(own(_plus(k, halo)), block - 1)]),
-    )  # fmt: skip
+        return plus(times(own, inner), _most(axes[1:], mod(position, inner), side))
+    return plus(times(getattr(axis, side)(own, own), inner), inner - 1)
 
 
 def envelope_piece(found: Envelope, relation: Any, at: Coordinates, prices: Prices, backend: str) -> TilePiece:
@@ -344,17 +223,17 @@ def envelope_piece(found: Envelope, relation: Any, at: Coordinates, prices: Pric
 def _sweep(found: Envelope, at: Coordinates, over: Over, rows: int, cols: int) -> Sweep:
     t, offset = Var("t"), Var("offset")
     if over == "keys":
-        own, size = _plus(_times(t, rows), offset), cols
-        near, far = own, _plus(own, rows - 1)
+        own, size = plus(times(t, rows), offset), cols
+        near, far = own, plus(own, rows - 1)
         first, last, end = found.first_key, found.last_key, found.queries
     else:
-        own, size = _times(t, cols), rows
-        near, far = own, _plus(own, cols - 1)
+        own, size = times(t, cols), rows
+        near, far = own, plus(own, cols - 1)
         first, last, end = found.first_query, found.last_query, found.keys
     back: Index = 0 if over == "keys" else offset  # rows are counted from the offset
 
     def tile(position: Index) -> Index:
-        return _div(simplify(Sub(position, back)), size)
+        return div(simplify(Sub(position, back)), size)
 
     low: Index = 0 if first is None else greatest([0, tile(first(near))])
     top = last_tile(at, over, size)

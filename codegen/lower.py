@@ -10,16 +10,18 @@ from functools import lru_cache
 
 import islpy as isl
 
+from pidsl.codegen.boxes import Boxes
 from pidsl.codegen.choose import choose_layouts
 from pidsl.codegen.coordinates import coordinates
 from pidsl.codegen.cost import PRICES, REFERENCE, Prices
 from pidsl.codegen.envelope import Envelope, envelope, envelope_piece, on_grids
-from pidsl.codegen.parts import parts
+from pidsl.codegen.grid_axes import axes_of
+from pidsl.codegen.parts import parts, reference
 from pidsl.codegen.pieces import attended, masked_piece, pieces
-from pidsl.codegen.plan import Alternative, Layout, Piece, Plan, TilePiece
+from pidsl.codegen.plan import Alternative, DiagonalPiece, Layout, Piece, Plan
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Add, Compare, Var
-from pidsl.language.terms import Term, require_concrete
+from pidsl.language.terms import Halo, Neighborhood, Term, require_concrete
 from pidsl.relation.build import needs_square, rows_relation
 from pidsl.relation.isl import limited
 
@@ -46,11 +48,18 @@ def lower(term: Term, backend: str = "triton", head_dim: int = 64) -> Plan:
     try:
         with limited(f"the plan of {term!r}", OPERATIONS):
             own = envelope(term) if on_grids(term) else None
+            if own is not None and isinstance(term, Neighborhood | Halo):
+                boxes = Boxes(axes_of(term, split=True)).piece(relation, prices, backend)
+                return _on_grid(term, backend, boxes, own, relation)
             if own is not None:
                 piece = envelope_piece(own, relation, coordinates(Layout(), square), prices, backend)
-                return _enveloped(term, backend, piece, own, relation)
-            choices, rejected = choose_layouts(parts(relation), prices, square)
-            return _plan(term, backend, pieces(choices, prices, backend, square), relation, rejected)
+                plan = _on_grid(term, backend, piece, own, relation)
+                return replace(plan, notes=("one mask, within bounds read off the term",))
+            found = parts(relation)
+            length = reference(found)
+            choices, rejected = choose_layouts(found, prices, square, length)
+            made = pieces(choices, prices, backend, square, length)
+            return replace(_plan(term, backend, made, relation, rejected), reference=length)
     except TooHardError:
         with limited(f"the mask of {term!r}", OPERATIONS):
             everything = masked_piece(relation, coordinates(Layout(), square), prices)
@@ -63,19 +72,18 @@ def _prices(backend: str, head_dim: int) -> Prices:
     return prices if head_dim <= 128 else replace(prices, sizes=prices.large_head_sizes)
 
 
-def _enveloped(term: Term, backend: str, piece: TilePiece, own: Envelope, relation: isl.Map) -> Plan:
+def _on_grid(term: Term, backend: str, piece: Piece, own: Envelope, relation: isl.Map) -> Plan:
     """Which tokens of a part of a grid take part is a long condition: what is on the grid is told instead."""
     keys = None if own.keys is None else Compare("<", Var("j"), own.keys)
     rows = None if own.queries is None else Compare("<", Add(Var("r"), Var("offset")), own.queries)
     return Plan(
-        term, backend, (piece,), keys, rows, relation,
-        notes=("one mask, within bounds read off the term",), attended_exact=False, reference=REFERENCE,
+        term, backend, (piece,), keys, rows, relation, attended_exact=False, reference=REFERENCE,
     )  # fmt: skip
 
 
 def _plan(term: Term, backend: str, found: tuple[Piece, ...], relation: isl.Map, rejected: list[Alternative]) -> Plan:
     # diagonals load only the keys they attend, so they never need unattended keys blanked
-    tiled = any(isinstance(piece, TilePiece) for piece in found)
+    tiled = not all(isinstance(piece, DiagonalPiece) for piece in found)
     square = needs_square(term)
     return Plan(
         term=term,

@@ -7,10 +7,12 @@ window(63) | stride(256) & causal
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import islpy as isl
 
+from pidsl.codegen.cost import LONGEST, REFERENCE
 from pidsl.codegen.plan import Layout
 from pidsl.relation.isl import coalesced, read_map
 
@@ -67,6 +69,12 @@ def parts(relation: isl.Map) -> list[Part]:
     if len(out) > 2 * MAX_PARTS or not _disjoint(out):
         return [part(relation)]
     return [part(x) for x in out]
+
+
+def reference(found: Sequence[Part]) -> int:
+    """The length at which the plans of these parts are compared: a lag that no query has would cost nothing there."""
+    longest = max((abs(x) for part in found for x in (part.lags.least, part.lags.most) if x is not None), default=0)
+    return min(max(REFERENCE, 1 << (2 * longest - 1).bit_length() if longest else 0), LONGEST)
 
 
 def part(relation: isl.Map) -> Part:

@@ -12,7 +12,7 @@ from pidsl.codegen.choose import Choice
 from pidsl.codegen.coordinates import Coordinates, coordinates, mask_pred
 from pidsl.codegen.cost import Prices, Shape, shape, tile_cost
 from pidsl.codegen.forms import predicate
-from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Piece, TilePiece
+from pidsl.codegen.plan import Diagonal, DiagonalPiece, Grid, Layout, Piece, TilePiece
 from pidsl.codegen.tile_sets import every_tile
 from pidsl.codegen.tiles import greatest, smallest, sweep
 from pidsl.language.expr import Pred, Truth, Var
@@ -21,18 +21,24 @@ from pidsl.relation.isl import coalesced, read_map, read_set
 MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
 MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
 SPLIT = 2048  # keys per row above which unmasked runs pay for the merge with masked ones (torch)
+FEW = 4  # tiles of rows that are calls of their own (torch)
 UNBATCHED = 256  # rows of a tile whose mask is like no other's: each tile is a call of its own (torch)
 BACKWARD_ROWS = 64  # rows of a tile in the gradient programs: at most (triton), or about, where fewer (torch)
 KEY_GRADIENT_ROWS = 32  # most rows of a tile of the dK/dV kernels (triton)
 LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
 
-def pieces(choices: Sequence[Choice], prices: Prices, backend: str, square: bool) -> tuple[Piece, ...]:
+def pieces(choices: Sequence[Choice], prices: Prices, backend: str, square: bool, length: int) -> tuple[Piece, ...]:
     """One piece per part; the isolated lags together, and parts of one layout together when they are many."""
     groups: dict[Layout | None, list[Choice]] = {}
-    for x in choices:
-        groups.setdefault(x.layout, []).append(x)
     out: list[Piece] = []
+    for x in choices:
+        if isinstance(x.layout, Grid):
+            assert x.boxes is not None
+            out.append(x.boxes.piece(x.part.relation, prices, backend))
+        else:
+            groups.setdefault(x.layout, []).append(x)
+    grids = len(out)  # last, so that pieces whose tiles are plain views write first
     for layout, group in groups.items():
         if layout is None:
             out.append(diagonal_piece(group))
@@ -42,8 +48,8 @@ def pieces(choices: Sequence[Choice], prices: Prices, backend: str, square: bool
         else:
             relation = _union(group)
             placed = place(relation, coordinates(layout, square))
-            out.append(tile_piece(relation, placed, shape(placed), prices, backend))
-    return tuple(out)
+            out.append(tile_piece(relation, placed, shape(placed, length), prices, backend))
+    return (*out[grids:], *out[:grids])
 
 
 def _union(group: Sequence[Choice]) -> isl.Map:
@@ -62,9 +68,10 @@ def tile_piece(relation: isl.Map, placed: Placed, outline: Shape, prices: Prices
         sizes += [(r, 1) for r in _whole_periods(period, prices)]
     rows, cols = min(sizes, key=lambda size: tile_cost(outline, prices, *size))
     shifts = _shifts(at, simple, rows, period) if backend == "torch" else ()
-    if backend == "torch" and not shifts:
+    if backend == "torch" and not shifts and outline.computed(rows, 1)[2] > FEW:
         rows = max(rows, UNBATCHED)
-    split = backend == "triton" or not _narrow(outline, rows)
+    # without a mask, tiles are computed in one call however they lie
+    split = backend == "triton" or not shifts or not _narrow(outline, rows)
     forward = sweep(placed, "keys", rows, cols, split=split)
     if backend == "torch":  # one program gives all gradients: it sweeps keys and folds what falls on the same key
         taller = rows * max(1, BACKWARD_ROWS // rows)

@@ -14,6 +14,9 @@ Expressions in a plan are `pidsl.language.expr` trees over these variables, all 
     a, b            row and key index inside their classes (only in masks)
     r, j            row of q, row of k (only in `attended_keys`, `attended_rows` and the masks of diagonals)
 
+In the pieces of a grid, whose tiles are boxes of tokens, each axis has expressions of its own: t is the index of the
+box on that axis, a and b are the coordinates of query and key there.
+
 `//` and `%` in them round toward minus infinity.
 """
 
@@ -21,9 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Literal
 
-from pidsl.language.expr import Index, Pred, Var, show, show_pred
+from pidsl.language.expr import FloorDiv, Index, Mod, Pred, Var, show, show_pred, simplify
 from pidsl.language.score import Score
 from pidsl.language.terms import Term
 
@@ -173,7 +177,72 @@ class DiagonalPiece:
     layout: Layout = Layout()
 
 
-Piece = TilePiece | DiagonalPiece
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Positions as tokens of a grid, numbered row by row: i = a_0 * strides[0] + a_1 * strides[1] + ... + a_last.
+
+    The first length is None when the grid goes on as far as the sequence does; positions beyond a grid that ends take
+    no part in the piece.
+    """
+
+    lengths: tuple[int | None, ...]
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Positions from one token to the next along each axis."""
+        return tuple(prod(x or 1 for x in self.lengths[k + 1 :]) for k in range(len(self.lengths)))
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of a grid that ends."""
+        return None if self.lengths[0] is None else prod(x or 1 for x in self.lengths)
+
+    def coordinates(self, position: Index) -> tuple[Index, ...]:
+        """The coordinates of a position inside the grid."""
+        found: list[Index] = []
+        for k, (length, stride) in enumerate(zip(self.lengths, self.strides, strict=True)):
+            row = simplify(FloorDiv(position, stride))
+            found.append(row if k == 0 or length is None else simplify(Mod(row, length)))
+        return tuple(found)
+
+    def __str__(self) -> str:
+        return "grid " + " x ".join("n" if x is None else str(x) for x in self.lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class BoxSweep:
+    """The loops of one program: it owns a box of one dimension and visits boxes of the other.
+
+    `over="keys"`: box t (one index per axis) holds the queries t * own .. t * own + own - 1 of every axis, and the
+    keys from `first` to `last` of every axis are visited in boxes of `swept`, as many as exist of them.
+    `over="queries"`: the same the other way round. A `last` of None: to the end of the sequence.
+    """
+
+    over: Over
+    own: tuple[int, ...]
+    swept: tuple[int, ...]
+    first: tuple[Index, ...]
+    last: tuple[Index | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GridPiece:
+    """Pairs on a grid that are attended when every axis says so, computed in boxes.
+
+    `keep` has one predicate over (a, b) per axis. No box needs to be full: all of them are masked.
+    """
+
+    layout: Grid
+    keep: tuple[Pred, ...]
+    forward: BoxSweep  # over keys
+    grad_query: BoxSweep  # over keys
+    grad_key: BoxSweep  # over queries
+    relation: Any = field(repr=False, compare=False)
+    attended: int = 0
+    computed: int = 0
+
+
+Piece = TilePiece | DiagonalPiece | GridPiece
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +274,10 @@ class Plan:
     @property
     def tiles(self) -> Iterator[TilePiece]:
         return (p for p in self.pieces if isinstance(p, TilePiece))
+
+    @property
+    def grids(self) -> Iterator[GridPiece]:
+        return (p for p in self.pieces if isinstance(p, GridPiece))
 
     @property
     def diagonals(self) -> Iterator[DiagonalPiece]:

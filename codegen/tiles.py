@@ -24,7 +24,7 @@ from pidsl.codegen.coordinates import Coordinates
 from pidsl.codegen.forms import Form
 from pidsl.codegen.plan import Over, Run, Sweep
 from pidsl.codegen.tile_sets import general_sweep, last_tile, whole_tiles
-from pidsl.language.expr import And, Index, Max, Min, Pred, evaluate, simplify
+from pidsl.language.expr import And, Index, Max, Min, Not, Pred, evaluate, simplify
 
 PROBE = 16384  # length at which a sweep without any full tile is taken to have none
 
@@ -61,12 +61,15 @@ def _runs(at: Coordinates, found: Band, over: Over, rows: int, cols: int, split:
     first = greatest([0, *(x.index() for x in tiles(found.lower, least=True))])
     last = smallest([end, *(x.index() for x in tiles(found.upper, least=False))])
     guard = found.guard
+    within: Pred | None = None  # every own index has keys
     for x in found.first:
         guard = _and(guard, far.plus(x, -1).compare(">="))
+        within = _and(within, near.plus(x, -1).compare(">="))
     for x in found.last:
         guard = _and(guard, x.plus(near, -1).compare(">="))
+        within = _and(within, x.plus(far, -1).compare(">="))
     everything = Run(False, first, last, 1, guard)
-    if not split or not found.exact or found.first or found.last or found.guard is not None:
+    if not split or not found.exact or found.guard is not None:
         return [everything]
     # tiles in which no row of the own tile misses a key
     whole = end if over == "queries" else whole_tiles(at, size) - 1
@@ -75,11 +78,13 @@ def _runs(at: Coordinates, found: Band, over: Over, rows: int, cols: int, split:
     inner_last = smallest([whole, *(x.index() for x in before)])
     if not _ever(at, over, own_size, inner_first, inner_last):
         return [everything]
-    runs = [Run(True, inner_first, inner_last)]
+    runs = [Run(True, inner_first, inner_last, 1, within)]
     if inner_first != first:
-        runs.append(Run(False, first, smallest([inner_first - 1, last])))
+        runs.append(Run(False, first, smallest([inner_first - 1, last]), 1, within))
     if inner_last != last:
-        runs.append(Run(False, greatest([first, inner_first, inner_last + 1]), last))
+        runs.append(Run(False, greatest([first, inner_first, inner_last + 1]), last, 1, within))
+    if within is not None and guard is not None:
+        runs.append(Run(False, first, last, 1, And(guard, Not(within))))
     return runs
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
-from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Piece, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.plan import Diagonal, DiagonalPiece, GridPiece, Layout, Piece, Plan, Run, Sweep, TilePiece
 from pidsl.language.expr import (
     COMPARISONS,
     And,
@@ -79,6 +79,8 @@ def _one_line(text: str) -> str:
 def _describe(piece: Piece) -> str:
     if isinstance(piece, DiagonalPiece):
         return "diagonals, lags " + ", ".join(str(d.lag) for d in piece.diagonals)
+    if isinstance(piece, GridPiece):
+        return f"{piece.layout}; boxes of {' x '.join(map(str, piece.forward.own))} queries"
     tiles = f"tiles of {piece.forward.rows} rows"
     if piece.grad_query.rows != piece.forward.rows:
         tiles += f" (backward: {piece.grad_query.rows})"
@@ -87,8 +89,10 @@ def _describe(piece: Piece) -> str:
 
 def _imports(plan: Plan) -> str:
     lines = []
-    if any(plan.tiles) or plan.attended_keys or plan.attended_rows or any(plan.diagonals):
+    if plan.pieces:
         lines += ["from numpy import maximum, minimum  # noqa: F401", ""]
+    if any(plan.grids):
+        lines.append("from pidsl.runtime.boxes import Axis, Boxes")
     if any(plan.diagonals):
         lines.append("from pidsl.runtime.diagonal_ops import DiagonalSet, Lag")
     if plan.score is not None:
@@ -112,6 +116,9 @@ def _piece(index: int, piece: Piece) -> Iterator[str]:
     yield f"# Piece {index}: {_describe(piece)}."
     if isinstance(piece, DiagonalPiece):
         yield from _diagonals(name, piece)
+        return
+    if isinstance(piece, GridPiece):
+        yield from _boxes(name, piece)
         return
     keep = fold(piece.keep)
     masked = any(not run.full for sweep in (piece.forward, piece.grad_query) for run in sweep.runs)
@@ -166,6 +173,25 @@ def _run(name: str, run: Run) -> str:
     return f"Run({', '.join(arguments)})"
 
 
+def _boxes(name: str, piece: GridPiece) -> Iterator[str]:
+    sweep = piece.forward
+    axes = []
+    for x, length in enumerate(piece.layout.lengths):
+        here = f"{name}_axis_{x}"
+        yield _function(f"{here}_first", sweep.first[x], f"the keys that box t visits on axis {x}, from here")
+        arguments = [f"rows={sweep.own[x]}", f"first={here}_first"]
+        if (last := sweep.last[x]) is not None:
+            yield _function(f"{here}_last", last)
+            arguments.append(f"last={here}_last")
+        if (keep := fold(piece.keep[x])) != Truth(True):
+            yield _function(f"{here}_keep", keep)
+            arguments.append(f"keep={here}_keep")
+        if length is not None:
+            arguments.append(f"length={length}")
+        axes.append(f"Axis({', '.join(arguments)})")
+    yield f"{name.upper()} = Boxes((\n" + "".join(f"{INDENT}{axis},\n" for axis in axes) + "))"
+
+
 def _diagonals(name: str, piece: DiagonalPiece) -> Iterator[str]:
     lags = []
     for x, diagonal in enumerate(piece.diagonals):
@@ -200,7 +226,7 @@ def _forward(plan: Plan, names: list[str]) -> str:
         f"{INDENT}attention = Forward(q, k, v, scale, offset{score}{_attended_arguments(plan)})",
     ]
     for name, piece in zip(names, plan.pieces, strict=True):
-        what = "tiles" if isinstance(piece, TilePiece) else "diagonals"
+        what = {TilePiece: "tiles", DiagonalPiece: "diagonals", GridPiece: "boxes"}[type(piece)]
         lines.append(f"{INDENT}attention.{what}({name})")
     return "\n".join([*lines, f"{INDENT}return attention.result()"])
 
@@ -217,6 +243,8 @@ def _backward(plan: Plan, names: list[str]) -> str:
     for name, piece in zip(names, plan.pieces, strict=True):
         if isinstance(piece, DiagonalPiece):
             lines.append(f"{INDENT}gradients.diagonals({name})")
+        elif isinstance(piece, GridPiece):
+            lines.append(f"{INDENT}gradients.boxes({name})")
         else:
             own = piece.grad_query != piece.forward
             lines.append(f"{INDENT}gradients.tiles({name}{'_GRAD' if own else ''})")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.plan import BoxSweep, Diagonal, DiagonalPiece, GridPiece, Layout, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.triton_boxes import box_keep, box_loop, box_masks, overhang, own_box
 from pidsl.codegen.triton_expr import (
     Limits,
     Reach,
@@ -24,7 +25,7 @@ from pidsl.codegen.triton_masks import (
     limits_of,
     load_mask,
 )
-from pidsl.codegen.triton_stages import Stage
+from pidsl.codegen.triton_stages import Stage, sweep_of
 from pidsl.language.expr import Compare, Index, Pred, Truth, Var, show, substitute
 
 _SIZES = "scale, n, m, offset, heads, group,"
@@ -48,13 +49,17 @@ class KernelWriter:
         self.reach = Reach()
         self.pad = 0  # how far past the end the rows and keys of a tile can lie
         self._keeps = {k: self._keep(k, piece) for k, piece in enumerate(plan.pieces) if isinstance(piece, TilePiece)}
+        self._box_keeps = {
+            k: box_masks(k, piece, self.reach) for k, piece in enumerate(plan.pieces) if isinstance(piece, GridPiece)
+        }
         doc = "Keys that some row attends; the others are never read."
         self._attended_keys = self._attended("_key_attended", doc, plan.attended_keys)
         self._attended_rows = self._attended("_row_attended", "Rows that attend some key.", plan.attended_rows)
 
     def masks(self) -> Iterator[str]:
         """The functions that say which pairs, keys and rows there are."""
-        masks = (*self._keeps.values(), self._attended_keys, self._attended_rows)
+        boxes = (mask for found in self._box_keeps.values() for mask in found)
+        masks = (*self._keeps.values(), *boxes, self._attended_keys, self._attended_rows)
         return (mask.source() for mask in masks if not mask.everything)
 
     def forward(self, stage: Stage) -> str:
@@ -77,7 +82,7 @@ class KernelWriter:
                 out.put(f"acc = tl.zeros([{stage.tile}, V_PAD], tl.float32)", *self._nothing_seen(stage.tile))
             for number, piece in stage.pieces:
                 out.put("")
-                if isinstance(piece, TilePiece):
+                if not isinstance(piece, DiagonalPiece):
                     for full in self._key_loops(out, number, piece, piece.forward):
                         out.put(*self._absorb(full))
                 else:
@@ -95,7 +100,7 @@ class KernelWriter:
             out.put(f"query_grad = tl.zeros([{stage.tile}, D_PAD], tl.float32)")
             for number, piece in stage.pieces:
                 out.put("")
-                if isinstance(piece, TilePiece):
+                if not isinstance(piece, DiagonalPiece):
                     for full in self._key_loops(out, number, piece, piece.grad_query):
                         out.put(*self._query_grad(full))
                 else:
@@ -150,7 +155,9 @@ class KernelWriter:
                     *self._of_head("q_head"),
                 )
                 for number, piece in stage.pieces:
-                    if isinstance(piece, TilePiece):
+                    if isinstance(piece, GridPiece):
+                        self._row_boxes(out, number, piece)
+                    elif isinstance(piece, TilePiece):
                         self._row_tiles(out, number, piece)
                     else:
                         self._lags_of_keys(out, number, piece)
@@ -249,7 +256,14 @@ class KernelWriter:
 
     def _own(self, out: Lines, stage: Stage, position: str, index: str, length: str, heads: str) -> None:
         """Which class, tile, head and batch entry the program has, and its positions."""
-        layout = stage.pieces[0][1].layout
+        owner = stage.pieces[0][1]
+        if isinstance(owner, GridPiece):
+            sweep = sweep_of(owner, stage.task)
+            assert isinstance(sweep, BoxSweep)
+            self.pad = max(self.pad, overhang(owner.layout, sweep.own, sweep.swept))
+            own_box(out, owner.layout, sweep, heads, self.reach)
+            return
+        layout = owner.layout
         per_class = length if stage.step == 1 else f"tl.cdiv({length}, {stage.step})"
         class_name = "c" if stage.owns == "rows" else "d"
         out.put(f"tiles = tl.cdiv({per_class}, {stage.tile})", "program = tl.program_id(0)")
@@ -304,8 +318,14 @@ class KernelWriter:
 
     # Sweeps over keys (forward, dQ).
 
-    def _key_loops(self, out: Lines, number: int, piece: TilePiece, sweep: Sweep) -> Iterator[bool]:
+    def _key_loops(
+        self, out: Lines, number: int, piece: TilePiece | GridPiece, sweep: Sweep | BoxSweep
+    ) -> Iterator[bool]:
         """Loops that load tiles of keys and values; yields whether they are full, inside the loop."""
+        if isinstance(piece, GridPiece) or isinstance(sweep, BoxSweep):
+            assert isinstance(piece, GridPiece) and isinstance(sweep, BoxSweep)
+            yield from self._key_boxes(out, number, piece, sweep)
+            return
         layout = piece.layout
         out.put(f"# Piece {number}, {layout}.")
         d: Index = layout.key_class or 0
@@ -322,6 +342,17 @@ class KernelWriter:
                 call = keep.call(axes(layout, "[:, None]", "[None, :]"))
                 out.put(f"keep = {'inside[None, :]' if keep.everything else call}")
             yield full
+
+    def _key_boxes(self, out: Lines, number: int, piece: GridPiece, sweep: BoxSweep) -> Iterator[bool]:
+        """A loop that loads boxes of keys and values, all of them with a mask."""
+        for _ in box_loop(out, number, piece.layout, sweep, self.reach):
+            out.put(
+                *self._live("live", "inside", "j", rows=False),
+                "key = _load_where(live, keys, j, k_r, k_d, D, D_PAD)",
+                "value = _load_where(live, values, j, v_r, v_d, V, V_PAD)",
+                f"keep = {box_keep(self._box_keeps[number], '[:, None]', '[None, :]', 'inside[None, :]')}",
+            )
+            yield False
 
     def _lags_of_rows(self, out: Lines, number: int, piece: DiagonalPiece) -> Iterator[Diagonal]:
         """Per diagonal, the keys and values that meet the program's rows."""
@@ -347,15 +378,24 @@ class KernelWriter:
         keep = self._keeps[number]
         for full in self._loops(out, piece, piece.grad_key):
             self._positions(out, "r", "a", "tile", piece.grad_key.rows, layout.query_step, c)
-            out.put(
-                *(["live = r < n"] if full else self._live("live", "r < n", "r", rows=True)),
-                "query = _load_where(live, queries, r, q_r, q_d, D, D_PAD)",
-                "grad = _load_where(live, grads, r, go_r, go_d, V, V_PAD)",
-                f"row_lse2 = tl.load(lse2 + row_0 + r, mask=live, other={self.no_lse})",
-                "row_pull = tl.load(pull + row_0 + r, mask=live, other=0.0)",
-            )
+            out.put(*(["live = r < n"] if full else self._live("live", "r < n", "r", rows=True)))
             masked = not full and not keep.everything
-            out.put(*self._key_grads(keep.call(axes(layout, "[None, :]", "[:, None]")) if masked else ""))
+            self._add_rows(out, keep.call(axes(layout, "[None, :]", "[:, None]")) if masked else "")
+
+    def _row_boxes(self, out: Lines, number: int, piece: GridPiece) -> None:
+        for _ in box_loop(out, number, piece.layout, piece.grad_key, self.reach):
+            out.put(*self._live("live", "inside", "r", rows=True))
+            self._add_rows(out, box_keep(self._box_keeps[number], "[None, :]", "[:, None]", "live[None, :]"))
+
+    def _add_rows(self, out: Lines, keep: str) -> None:
+        """Lines that add what the rows r that are `live` contribute, of the pairs that `keep` says (empty: all)."""
+        out.put(
+            "query = _load_where(live, queries, r, q_r, q_d, D, D_PAD)",
+            "grad = _load_where(live, grads, r, go_r, go_d, V, V_PAD)",
+            f"row_lse2 = tl.load(lse2 + row_0 + r, mask=live, other={self.no_lse})",
+            "row_pull = tl.load(pull + row_0 + r, mask=live, other=0.0)",
+            *self._key_grads(keep),
+        )
 
     def _lags_of_keys(self, out: Lines, number: int, piece: DiagonalPiece) -> None:
         out.put("", f"# Piece {number}, {len(piece.diagonals)} diagonals: every key meets one row per lag.")

@@ -155,7 +155,8 @@ def _lag_slopes(ok, query, key, value, grad_out, lse2, pull, scale2):
     """p and ds = p * (dO . V - pull) of pairs (row x of `query`, row x of `key`)."""
     p = tl.exp2(tl.sum(query.to(tl.float32) * key.to(tl.float32), 1) * scale2 - lse2)
     p = tl.where(ok, p, 0.0)
-    return p, p * (tl.sum(grad_out.to(tl.float32) * value.to(tl.float32), 1) - pull)
+    slopes = tl.sum(grad_out.to(tl.float32) * value.to(tl.float32), 1) - pull
+    return p, tl.where(ok, p * slopes, 0.0)  # what is not attended may be NaN
 
 
 @triton.jit

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pidsl.codegen.plan import Plan, TilePiece
+from pidsl.codegen.plan import DiagonalPiece, Plan
 from pidsl.codegen.triton_kernels import KernelWriter
 from pidsl.codegen.triton_lines import Lines
 from pidsl.codegen.triton_stages import Stage
@@ -167,12 +167,12 @@ class ScoredKernelWriter(KernelWriter):
     def _lag_slopes_before(self, lag: int, of_keys: bool = False) -> Iterator[str]:
         """ds of the pairs of a lag, the gradient of their final logits; for keys also p, as the values get it."""
         at = "r + offset, j" if of_keys else f"i, {_minus(lag)}"
-        yield from self._logits(_PAIRS, at)
+        yield from self._logits(f"tl.where(ok, {_PAIRS}, 0.0)", at)  # what is not attended may be NaN
         yield "p = tl.where(ok, tl.exp2(logits - row_lse2), 0.0)"
         yield "dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)"
         yield from self._drop("drop = _dropout(stream, {})", at)
         yield from self._drop("dp *= drop", "")
-        yield "ds = p * (dp - row_pull)"
+        yield "ds = tl.where(ok, p * (dp - row_pull), 0.0)"
         if of_keys:
             yield from self._drop("p *= drop", "")
 
@@ -217,7 +217,7 @@ class ScoredKernelWriter(KernelWriter):
                 out.put(f"bias_sum = tl.zeros([{width}], tl.float32)")
             for number, piece in stage.pieces:
                 out.put("")
-                if isinstance(piece, TilePiece):
+                if not isinstance(piece, DiagonalPiece):
                     for full in self._key_loops(out, number, piece, piece.grad_query):
                         out.put(*self._slopes(full))
                         if score.alibi:

@@ -11,12 +11,14 @@ import textwrap
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from math import prod
 
-from pidsl.codegen.plan import DiagonalPiece, Plan
+from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, Plan
+from pidsl.codegen.triton_boxes import box_counts
 from pidsl.codegen.triton_kernels import KernelWriter
 from pidsl.codegen.triton_lines import WIDTH
 from pidsl.codegen.triton_score import ScoredKernelWriter
-from pidsl.codegen.triton_stages import Stage, stages
+from pidsl.codegen.triton_stages import Stage, stages, sweep_of
 
 
 def triton_source(plan: Plan) -> str:
@@ -64,6 +66,9 @@ def _header(plan: Plan) -> str:
         if isinstance(piece, DiagonalPiece):
             lags = ", ".join(str(diagonal.lag) for diagonal in piece.diagonals)
             what = f"diagonals, lags {lags}"
+        elif isinstance(piece, GridPiece):
+            own, swept = (" x ".join(map(str, box)) for box in (piece.forward.own, piece.forward.swept))
+            what = f"{piece.layout}; boxes of {own} queries and {swept} keys"
         else:
             sweep = piece.forward
             what = f"{piece.layout}; tiles of {sweep.rows} rows x {sweep.cols} keys"
@@ -88,10 +93,20 @@ def _table(name: str, rows: Sequence[Stage]) -> str:
         return f"{name} = []"
     entries = [
         f'    {{"kernel": {stage.name}, "step": {stage.step}, "classes": {stage.classes}, '
-        f'"tile": {stage.tile}, "swept": {stage.swept}, "whole": {stage.whole}}},'
+        f'"tile": {stage.tile}, "swept": {stage.swept}, "whole": {stage.whole}{_boxes(stage)}}},'
         for stage in rows
     ]
     return "\n".join([f"{name} = [", *entries, "]"])
+
+
+def _boxes(stage: Stage) -> str:
+    """What the launcher needs to count the boxes of a grid: positions of a box, boxes beside it, and all tokens."""
+    if stage.grid is None:
+        return ""
+    grid, own = stage.grid.layout, sweep_of(stage.grid, stage.task)
+    assert isinstance(own, BoxSweep)
+    beside = prod(box_counts(grid, own.own)[1:])
+    return f', "box": ({grid.strides[0] * own.own[0]}, {beside}, {grid.tokens})'
 
 
 @cache

@@ -7,9 +7,10 @@ the same size. Stages run one after the other, and a later one goes on from what
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal, NamedTuple
 
-from pidsl.codegen.plan import DiagonalPiece, Piece, Plan, Sweep, TilePiece
+from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, Piece, Plan, Sweep, TilePiece
 
 Pass = Literal["forward", "grad_query", "grad_key"]
 
@@ -22,6 +23,7 @@ class Stage:
 
     Args:
         name: of the kernel, unique in the plan.
+        task: the pass it belongs to.
         owns: "rows" or "keys".
         step: programs own positions of one class mod `step`.
         fixed: the one class owned, None when every class has programs.
@@ -32,6 +34,7 @@ class Stage:
     """
 
     name: str
+    task: Pass
     owns: str
     step: int
     fixed: int | None
@@ -41,9 +44,15 @@ class Stage:
     pieces: tuple[tuple[int, Piece], ...]
 
     @property
+    def grid(self) -> GridPiece | None:
+        """The piece of a grid that has the kernel to itself."""
+        piece = self.pieces[0][1]
+        return piece if isinstance(piece, GridPiece) else None
+
+    @property
     def whole(self) -> bool:
         """Every row (key) of the problem belongs to a program."""
-        return self.fixed is None
+        return self.fixed is None and (self.grid is None or self.grid.layout.tokens is None)
 
     @property
     def classes(self) -> int:
@@ -58,9 +67,12 @@ def stages(plan: Plan, task: Pass) -> tuple[Stage, ...]:
     """
     groups: dict[_Group, list[tuple[int, Piece]]] = {}
     for number, piece in enumerate(plan.pieces):
-        step, fixed = piece.layout.key_side if task == "grad_key" else piece.layout.query_side
-        tile = _owned(_sweep(piece, task)) if isinstance(piece, TilePiece) else LAG_TILE
-        group = _Group(fixed is not None, step, fixed or 0, tile, isinstance(piece, DiagonalPiece))
+        if isinstance(piece, GridPiece):
+            group = _Group(piece.layout.tokens is not None, 1, 0, _owned(sweep_of(piece, task)), False, number)
+        else:
+            step, fixed = piece.layout.key_side if task == "grad_key" else piece.layout.query_side
+            tile = _owned(sweep_of(piece, task)) if isinstance(piece, TilePiece) else LAG_TILE
+            group = _Group(fixed is not None, step, fixed or 0, tile, isinstance(piece, DiagonalPiece))
         groups.setdefault(group, []).append((number, piece))
     # A stage that owns every row goes first, so that it can initialise, and another one goes last, so that it can
     # write the final dtype; stages with a fixed class come between them.
@@ -70,16 +82,19 @@ def stages(plan: Plan, task: Pass) -> tuple[Stage, ...]:
     found: list[Stage] = []
     for group in order:
         side = "" if group.step == 1 else f"_mod_{group.step}"
-        name = f"{task}{f'_{group.fixed}' if group.partial else ''}{side}{'_lags' if group.lags else ''}"
+        fixed_class = f"_{group.fixed}" if group.partial and group.grid is None else ""
+        kind = "_lags" if group.lags else "_boxes" if group.grid is not None else ""
+        name = f"{task}{fixed_class}{side}{kind}"
         if any(stage.name == name for stage in found):
-            name += f"_by_{group.tile}"
-        swept = [_swept(_sweep(piece, task)) for _, piece in groups[group] if isinstance(piece, TilePiece)]
+            name += f"_by_{group.tile}" if group.grid is None else f"_{group.grid}"
+        swept = [_swept(sweep_of(piece, task)) for _, piece in groups[group] if not isinstance(piece, DiagonalPiece)]
         found.append(
             Stage(
                 name=name,
+                task=task,
                 owns="keys" if task == "grad_key" else "rows",
                 step=group.step,
-                fixed=group.fixed if group.partial else None,
+                fixed=group.fixed if group.partial and group.grid is None else None,
                 tile=group.tile,
                 swept=max(swept, default=0),
                 resumes=bool(found) or group.partial,
@@ -100,9 +115,11 @@ class _Group(NamedTuple):
     fixed: int
     tile: int
     lags: bool
+    grid: int | None = None  # number of a piece that has its kernel to itself
 
 
-def _sweep(piece: TilePiece, task: Pass) -> Sweep:
+def sweep_of(piece: TilePiece | GridPiece, task: Pass) -> Sweep | BoxSweep:
+    """The loops of a piece in one pass."""
     match task:
         case "forward":
             return piece.forward
@@ -112,9 +129,13 @@ def _sweep(piece: TilePiece, task: Pass) -> Sweep:
             return piece.grad_key
 
 
-def _owned(sweep: Sweep) -> int:
+def _owned(sweep: Sweep | BoxSweep) -> int:
+    if isinstance(sweep, BoxSweep):
+        return prod(sweep.own)
     return sweep.rows if sweep.over == "keys" else sweep.cols
 
 
-def _swept(sweep: Sweep) -> int:
+def _swept(sweep: Sweep | BoxSweep) -> int:
+    if isinstance(sweep, BoxSweep):
+        return prod(sweep.swept)
     return sweep.cols if sweep.over == "keys" else sweep.rows

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import pidsl
 from pidsl.language.expr import Index
+from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.terms import Term
 from pidsl.patterns.checks import number
@@ -22,17 +23,19 @@ from pidsl.patterns.local import sliding_window
 __all__ = ["gemma3_layers", "gpt_oss_layers", "interleaved", "llama4_layers"]
 
 
-def interleaved(layers: int, local: Term, *, per_global: int, distant: Term = pidsl.causal) -> Schedule:
+def interleaved(layers: int, local: Term | Heads, *, per_global: int, distant: Term | Heads = pidsl.causal) -> Schedule:
     """`per_global` local layers, then a global one, over and over, from the input on.
 
     >>> interleaved(4, pidsl.window(1), per_global=2)
     layers([window(1), window(1), causal, window(1)])
+    >>> interleaved(2, pidsl.heads([(7, pidsl.window(1)), (1, pidsl.causal)]), per_global=1)
+    layers([heads([(7, window(1)), (1, causal)]), causal])
 
     Args:
         layers: how many layers.
-        local: the pattern of the local layers.
+        local: the pattern of the local layers, or heads with several.
         per_global: local layers before each global one.
-        distant: the pattern of the global layers.
+        distant: the pattern of the global layers, or heads.
 
     Raises:
         TermError: layers < 1 or per_global < 0.

@@ -4,8 +4,9 @@
 
 A window of (even) size w has w / 2 keys on either side *and* the token itself, w + 1 keys; borders are cut. Global
 attention is symmetric: a global token attends all tokens and all tokens attend it. The paper gives global attention
-projections of its own; that is a matter of the model, not of the pattern. Published: w = 512, and dilations that grow
-over the layers for character models. The causal form is the same set cut at j <= i.
+projections of its own; that is a matter of the model, not of the pattern. Published: w = 512, and, for character
+models, dilations that grow over the layers and that some of the heads have and others have not: `longformer_heads`.
+The causal form is the same set cut at j <= i.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from collections.abc import Iterable
 import pidsl
 from pidsl.errors import TermError
 from pidsl.language.expr import Index
+from pidsl.language.heads import Heads
 from pidsl.language.terms import Term, size
 
-__all__ = ["longformer"]
+__all__ = ["longformer", "longformer_heads"]
 
 
 def longformer(
@@ -60,6 +62,25 @@ def longformer(
     for start, stop in spans:
         term = term | pidsl.queries(start, stop)
     return term & pidsl.causal if causal and spans else term
+
+
+def longformer_heads(
+    dilations: Iterable[Index], window: Index = 512, *, global_tokens: Index | Iterable[int] = 1, causal: bool = False
+) -> Heads:
+    """Window and global tokens with a dilation of its own for each query head.
+
+    >>> longformer_heads([1, 1, 4, 8], 8, global_tokens=0, causal=True)
+    heads([(2, window(4)), (1, window(4).dilated(4)), (1, window(4).dilated(8))])
+
+    Args:
+        dilations: tokens from one key of the window to the next, for each query head in order.
+        window, global_tokens, causal: as in `longformer`.
+
+    Raises:
+        TermError: no heads, and as in `longformer`.
+    """
+    tokens = tuple(global_tokens) if isinstance(global_tokens, Iterable) else global_tokens
+    return pidsl.heads((1, longformer(window, global_tokens=tokens, dilation=d, causal=causal)) for d in dilations)
 
 
 def _spans(tokens: Index | Iterable[int], where: str) -> list[tuple[Index, Index]]:

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 import pidsl
 from pidsl.errors import ArgumentError, TermError
 from pidsl.language.gate import Gate
+from pidsl.language.heads import Heads
+from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Term
 
 if TYPE_CHECKING:
     from pidsl.patterns.pi import Skip
     from pidsl.runtime.kernel import Backend
+    from pidsl.runtime.output import OutputGate
 
 __all__ = ["PiAttention", "SparseAttention", "rotate"]
 
@@ -27,25 +30,27 @@ class Attention(nn.Module):
 
     Args:
         dim, heads, kv_heads, bias, rope, backend: as in `SparseAttention`.
-        pattern: a term or a gate without symbols.
+        pattern: a term, heads, a gate or summaries, without symbols.
+        output: the options of `pidsl.compile` that are about the output.
     """
 
     def __init__(
         self,
         dim: int,
         heads: int,
-        pattern: Term | Gate,
+        pattern: Term | Heads | Gate | Summaries,
         kv_heads: int | None,
         bias: bool,
         rope: float | None,
         backend: Backend,
+        **output: Any,
     ) -> None:
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
         _check_sizes(type(self).__name__, dim, heads, kv_heads, rope)
         self.dim, self.heads, self.kv_heads, self.head_dim = dim, heads, kv_heads, dim // heads
         self.rope = rope
-        self.kernel: Any = pidsl.compile(pattern, backend=backend)
+        self.kernel: Any = pidsl.compile(pattern, backend=backend, **output)
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.head_dim, bias=bias)
         self.out = nn.Linear(dim, dim, bias=bias)
 
@@ -57,8 +62,12 @@ class Attention(nn.Module):
         """
         if x.dim() != 3 or x.shape[2] != self.dim:
             raise ArgumentError(f"x: shape {list(x.shape)}", f"[batch, n, {self.dim}]", type(self).__name__)
+        return self.out(self.mixed(x).transpose(1, 2).flatten(2))
+
+    def mixed(self, x: Tensor) -> Tensor:
+        """What the heads find, [B, heads, n, D]."""
         q, k, v = self.project(x)
-        return self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.attend(q, k, v)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q [B, heads, n, D], k and v [B, kv_heads, n, D]: views of one projection, before rotation."""
@@ -88,17 +97,25 @@ class SparseAttention(Attention):
     >>> layer(torch.randn(2, 100, 64)).shape
     torch.Size([2, 100, 64])
 
+    With `output_gate`, what a head found is multiplied by `sigmoid(W_g x)` before W_o (Gated Attention,
+    arXiv 2505.06708, position G1). With `affine`, weights are `alpha_h p_ij + beta_h` on the attended keys, with a
+    learned alpha_h (1 at first) and beta_h (0 at first) for each head.
+
     Args:
         dim: width of the tokens.
         heads: query heads; divides dim.
-        pattern: which token sees which, without symbols.
+        pattern: which token sees which; `pidsl.heads`, a pattern for each group of heads; or `pidsl.summaries`.
+            Without symbols.
         kv_heads: key and value heads, each shared by heads / kv_heads query heads; default: heads.
         bias: whether the projections have one.
         rope: base of rotary position embedding (10000.0 is usual); None: none.
+        output_gate: "head", "element" or None: the gate has one logit per head, or one per element.
+        affine: whether softmax weights are scaled and shifted.
         backend: as in `pidsl.compile`.
 
     Raises:
-        ArgumentError: heads does not divide dim, kv_heads does not divide heads, an odd head size with rope.
+        ArgumentError: heads does not divide dim, kv_heads does not divide heads, an odd head size with rope, a
+            pattern of another number of heads.
         PidslError: whatever `pidsl.compile` says of the pattern.
     """
 
@@ -106,13 +123,18 @@ class SparseAttention(Attention):
         self,
         dim: int,
         heads: int,
-        pattern: Term,
+        pattern: Term | Heads | Summaries,
         *,
         kv_heads: int | None = None,
         bias: bool = False,
         rope: float | None = None,
+        output_gate: OutputGate | None = None,
+        affine: bool = False,
         backend: Backend = "auto",
     ) -> None:
+        if isinstance(pattern, Heads) and len(pattern) != heads:
+            where = f"SparseAttention({dim!r}, {heads!r}, {pattern!r})"
+            raise ArgumentError(f"heads = {heads}", f"{len(pattern)}, as the pattern has", where)
         if isinstance(pattern, Gate):
             raise TermError(
                 repr(pattern),
@@ -120,7 +142,27 @@ class SparseAttention(Attention):
                 f"SparseAttention({dim!r}, {heads!r}, pattern)",
                 "pidsl.nn.PiAttention, or a module of your own around pidsl.compile(gate)",
             )
-        super().__init__(dim, heads, pattern, kv_heads, bias, rope, backend)
+        super().__init__(dim, heads, pattern, kv_heads, bias, rope, backend, output_gate=output_gate, affine=affine)
+        self.output_gate, self.affine = output_gate, affine
+        if output_gate is not None:
+            self.gate = nn.Linear(dim, heads if output_gate == "head" else dim, bias=bias)
+        if affine:
+            self.alpha, self.beta = nn.Parameter(torch.ones(heads)), nn.Parameter(torch.zeros(heads))
+
+    def mixed(self, x: Tensor) -> Tensor:
+        if self.output_gate is None and not self.affine:
+            return super().mixed(x)
+        q, k, v = self.project(x)
+        return self.kernel(self.rotated(q), self.rotated(k), v, **self.at_output(x))
+
+    def at_output(self, x: Tensor) -> dict[str, Tensor]:
+        """The gate's logits, [B, heads, n] or [B, heads, n, D], and the parameters of affine weights."""
+        found: dict[str, Tensor] = {"alpha": self.alpha, "beta": self.beta} if self.affine else {}
+        if self.output_gate == "head":
+            found["output_gate"] = self.gate(x).transpose(1, 2)
+        elif self.output_gate == "element":
+            found["output_gate"] = self.gate(x).unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)
+        return found
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return self.kernel(self.rotated(q), self.rotated(k), v)

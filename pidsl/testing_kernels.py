@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hypothesis import strategies as st
 
+from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _laid(x: Tensor, layout: str) -> Tensor:
 
 
 def assert_matches_dense(
-    term_or_kernel: Term | Kernel | Callable[..., Any], given: Inputs, *, term: Term | None = None,
+    term_or_kernel: Term | Heads | Kernel | Callable[..., Any], given: Inputs, *, term: Term | Heads | None = None,
     backend: Literal["auto", "triton", "torch", "reference"] = "auto", scale: float | None = None,
     tolerance: float | None = None, backward: bool = True, parameters: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
@@ -122,8 +123,8 @@ def assert_matches_dense(
     With a score, the judge is the reference backend in float64, and the gradients of the parameters are compared too.
 
     Args:
-        term_or_kernel: a pattern, which is compiled; a compiled kernel; or any function that is called as a kernel
-            is: `f(q, k, v, offset=..., scale=..., return_lse=True) -> (out, lse)`.
+        term_or_kernel: a pattern or heads, which are compiled; a compiled kernel; or any function that is called as a
+            kernel is: `f(q, k, v, offset=..., scale=..., return_lse=True) -> (out, lse)`.
         given: what it is called with.
         term: the pattern of a function that is no kernel.
         backend: what a pattern is compiled for.
@@ -141,7 +142,8 @@ def assert_matches_dense(
     from pidsl.runtime.kernel import Kernel, compile
 
     kernel: Callable[..., Any]
-    if isinstance(term_or_kernel, Term):
+    pattern: Term | Heads
+    if isinstance(term_or_kernel, Term | Heads):
         pattern, kernel = term_or_kernel, compile(term_or_kernel, backend)
     else:
         kernel = term_or_kernel
@@ -156,7 +158,7 @@ def assert_matches_dense(
     if isinstance(kernel, Kernel) and kernel.score is not None:
         wide = [x.double() for x in (q, k, v)]
         same = numbers | {name: x.double() for name, x in learned.items()}
-        judge = compile(pattern, "reference", kernel.score)
+        judge = compile(kernel.term, "reference", kernel.score)
         exact, exact_lse = judge(*wide, offset=given.offset, scale=scale, return_lse=True, **same)
     else:
         exact, exact_lse = _dense(pattern, q, k, v, given.offset, scale)
@@ -192,7 +194,7 @@ def assert_matches_dense(
 
 
 def _dense(
-    term: Term, q: Tensor, k: Tensor, v: Tensor, offset: int, scale: float | None
+    term: Term | Heads, q: Tensor, k: Tensor, v: Tensor, offset: int, scale: float | None
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(out, lse) in float64, by the definition: softmax over the attended keys; 0 and -inf for rows without any."""
     import torch
@@ -201,7 +203,7 @@ def _dense(
     group = max(1, q.shape[1] // max(1, k.shape[1]))
     q, k, v = q.double(), k.double().repeat_interleave(group, 1), v.double().repeat_interleave(group, 1)
     scores = (q @ k.mT * (q.shape[3] ** -0.5 if scale is None else scale)).masked_fill(~mask, -torch.inf)
-    live = mask.any(1)[:, None]
+    live = mask.any(-1)[..., None]
     p = torch.softmax(scores.masked_fill(~live, 0.0), -1).masked_fill(~live, 0.0)
     return p @ v, torch.logsumexp(scores, -1)
 

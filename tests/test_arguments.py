@@ -166,7 +166,7 @@ def test_what_cannot_be_compiled() -> None:
         (pidsl.window(k), "torch", SymbolError, "term.bind(k=...)"),
         (pidsl.gate(a=pidsl.window(k)), "torch", SymbolError, "term.bind(k=...)"),
         ("window(3)", "torch", TermError, "pidsl.parse('window(3)')"),
-        (np.ones((3, 3), dtype=bool), "torch", TermError, "a pidsl term or gate"),
+        (np.ones((3, 3), dtype=bool), "torch", TermError, "a pidsl term, gate, heads, layers or summaries"),
         (TERM, "cuda", BackendError, "one of 'auto', 'triton', 'torch', 'reference'"),
         (TERM, "tritn", BackendError, "backend='triton'"),
         (TERM, None, BackendError, "backend = None"),

@@ -39,6 +39,7 @@ from pidsl.patterns import (
     llama4_layers,
     log_sparse,
     longformer,
+    longformer_heads,
     neighborhood_attention,
     power_attention,
     prefix_lm,
@@ -53,6 +54,7 @@ from pidsl.patterns import (
 )  # fmt: skip
 from pidsl.patterns.page import Call, Spelling, families, reference, waste
 from pidsl.relation.reach import reach
+from pidsl.testing import Inputs, assert_matches_dense
 
 Mask = NDArray[np.bool_]
 Formula = Callable[..., Any]  # (i, j), or (i, j, n, m), arrays [n, 1] and [1, m] -> bool [n, m]
@@ -491,6 +493,15 @@ def test_the_base_schedule_reaches_every_lag(layers: int, base: int) -> None:
 def test_the_heads_of_s2_cover_the_context() -> None:
     together = np.logical_or.reduce([term.mask(60) for term in s2_heads(8, block=3, local=1, stride=8)])
     np.testing.assert_array_equal(together, pidsl.causal.mask(60))
+
+
+def test_heads_are_compiled_together() -> None:
+    found = s2_heads(4, block=2, local=2, stride=2)
+    assert [len(heads) for heads in found.distinct.values()] == [2, 2]
+    assert_matches_dense(found, Inputs(*tensors(21, 21, 8, 8, 4, 2), 0))
+    found = longformer_heads([1, 3, 1, 2], 4, global_tokens=[2], causal=True)
+    assert list(found) == [longformer(4, global_tokens=[2], dilation=d, causal=True) for d in (1, 3, 1, 2)]
+    assert_matches_dense(found, Inputs(*tensors(21, 21, 8, 8, 4, 2), 0))
 
 
 def test_random_blocks_repeat_with_the_seed() -> None:

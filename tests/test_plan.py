@@ -15,9 +15,9 @@ import pidsl
 from pidsl import blocks, causal, empty, full, keys, lags, pairs, queries, ring, stride, where, window
 from pidsl.codegen.check import check_plan
 from pidsl.codegen.lower import lower
-from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.plan import BoxSweep, Diagonal, DiagonalPiece, GridPiece, Layout, Plan, Run, Sweep, TilePiece
 from pidsl.errors import PlanError, TooHardError
-from pidsl.language.expr import Add, Truth, evaluate, holds
+from pidsl.language.expr import Add, Truth, Var, evaluate, holds
 from pidsl.language.terms import Ring, Term, walk
 from pidsl.testing import terms
 
@@ -44,6 +44,9 @@ def visits(plan: Plan, n: int, m: int, offset: int, which: str) -> np.ndarray:
                     if x.keep is None or holds(x.keep, {**lengths, "r": r}):
                         count[r, r + offset - x.lag] += 1
             continue
+        if isinstance(piece, GridPiece):
+            _visit_grid(count, piece, getattr(piece, which), offset)
+            continue
         layout, sweep = piece.layout, getattr(piece, which)
         own_step = layout.query_step if sweep.over == "keys" else layout.key_step
         for own_class in range(own_step if layout.linked else 1):
@@ -56,6 +59,24 @@ def visits(plan: Plan, n: int, m: int, offset: int, which: str) -> np.ndarray:
                 env["c"] = evaluate(layout.row_class_of(env["d"]), env)
             _visit_class(count, piece, sweep, env)
     return count
+
+
+def _visit_grid(count: np.ndarray, piece: GridPiece, sweep: BoxSweep, offset: int) -> None:
+    """The pairs of a grid, one pair at a time: in a box that is visited, and kept by every axis."""
+    n, m = count.shape
+    tokens = piece.layout.tokens or n + m + offset
+    for r in range(max(0, min(n, tokens - offset))):
+        for j in range(min(m, tokens)):
+            a, b = (
+                [evaluate(x, {"i": i}) for x in piece.layout.coordinates(Var("i"))] for i in (r + offset, j)
+            )  # fmt: skip
+            own, swept = (a, b) if sweep.over == "keys" else (b, a)
+            inside = True
+            for x, y, size, first, last in zip(own, swept, sweep.own, sweep.first, sweep.last, strict=True):
+                t = {"t": x // size}
+                inside &= evaluate(first, t) <= y and (last is None or y <= evaluate(last, t))
+            kept = all(holds(keep, {"a": x, "b": y}) for keep, x, y in zip(piece.keep, a, b, strict=True))
+            count[r, j] += bool(inside and kept)
 
 
 def _visit_class(count: np.ndarray, piece: TilePiece, sweep: Sweep, env: dict[str, Any]) -> None:

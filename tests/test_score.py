@@ -6,6 +6,7 @@ import ast
 import copy
 import difflib
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -28,8 +29,11 @@ from pidsl import (
     compile,
     empty,
     gate,
+    heads,
     keys,
     lags,
+    layers,
+    neighborhood,
     queries,
     score,
     stride,
@@ -160,6 +164,8 @@ FEW = {
     "diagonals": lags(0, 1, 2, 4, 8, 16),
     "band and diagonals": window(2) | lags(7, 11),
     "key and query classes": queries(1, None, 4) & keys(1, None, 3) | window(1),
+    "boxes": neighborhood((4, 6), 3),
+    "boxes and keys": neighborhood((4, 5), (3, 2), causal=(True, False)) | keys(0, 2),
     "empty": empty,
 }
 
@@ -385,6 +391,22 @@ def test_every_fault_is_told_at_once() -> None:
         compile(PI, "torch")(q, k, v, sinks=torch.ones(2))
     with pytest.raises(ArgumentError, match="a floating dtype"):
         compile(PI, "torch", score(sinks=True))(q, k, v, sinks=torch.ones(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("other", "options"),
+    [
+        (heads([(1, window(3)), (1, causal)]), {}),
+        (layers([window(3), causal]), {}),
+        (window(3), {"output_gate": "head"}),
+        (window(3), {"affine": True}),
+    ],
+    ids=repr,
+)
+def test_what_does_not_go_together_is_named(other: Any, options: dict[str, Any]) -> None:
+    named = next((f"{name}={value!r}" for name, value in options.items()), repr(other))
+    with pytest.raises(TermError, match=re.escape(f"{named} with score(softcap=5.0)")):
+        compile(other, "torch", score(softcap=5.0), **options)
 
 
 def test_what_is_no_score() -> None:

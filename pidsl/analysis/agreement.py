@@ -79,6 +79,8 @@ def shape_of(e: sympy.Expr, x: sympy.Symbol) -> Shape:
     if isinstance(e, Table) and slopes[0] == 1 and shapes[0].period == 1:
         begin = int(e.args[0].subs(x, 0))
         return Shape(frozenset(range(max(-begin, 0), max(len(e.args) - begin, 0))), 1, 0, None)
+    if isinstance(e, sympy.Min | sympy.Max) and slopes[0] is not None and len(set(slopes)) == 1:
+        return _joined(shapes, max(s.degree for s in shapes), slopes[0])  # in each class, the same one is the least
     if isinstance(e, sympy.Min | sympy.Max) and all(s.period == 1 and s.slope is not None for s in shapes):
         crossings = [s for a in e.args for b in e.args if a != b for s in _starts(sympy.Lt(a, b), x)]
         return _joined([*shapes, Shape(frozenset(crossings))], 1, None)

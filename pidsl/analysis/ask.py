@@ -246,7 +246,7 @@ def _one(term: Term) -> Term:
 def _subject(patterns: Patterns) -> Any:
     if isinstance(patterns, LayerRule | Algebra):
         return patterns
-    return tuple(_one(t) for t in patterns)
+    return tuple(_one(t) for t in (patterns.unions if isinstance(patterns, Schedule) else patterns))
 
 
 def _symbolic(subject: Any) -> bool:

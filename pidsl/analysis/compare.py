@@ -193,6 +193,9 @@ def compare(
     for _, pattern in named:
         if not isinstance(pattern, Algebra | Schedule | BaseSchedule):
             raise TermError(f"{pattern!r} ({type(pattern).__name__})", "a pattern or a schedule", where="compare(...)")
+        if isinstance(pattern, Schedule) and pattern.unions != pattern.terms:
+            expected = "a schedule of patterns: what is counted here is of one head"
+            raise TermError(f"{pattern!r}", expected, "compare(...)", "layers(pattern.unions), what any head attends")
     return Comparison(n, layers, tuple(_row(name, pattern, n, layers, head_dim) for name, pattern in named))
 
 
@@ -247,7 +250,7 @@ def _terms(pattern: Pattern, n: int, layers: int) -> tuple[Term, ...]:
             raise SymbolError(f"{pattern!r}", "a number for the base, to compare patterns")
         base = pattern.base
         return tuple(pattern.layer(k) if base**k < n else window(0) for k in range(layers))
-    return pattern.terms if isinstance(pattern, Schedule) else (pattern,)
+    return pattern.unions if isinstance(pattern, Schedule) else (pattern,)
 
 
 def _pairs(term: Term, n: int) -> Answer:

@@ -17,11 +17,14 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import counts
+from pidsl.analysis.borders import Masks, borders
 from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.formulas import from_index, i, n, symbol
+from pidsl.analysis.guess import guess
 from pidsl.analysis.lattice import rows_of, square
 from pidsl.analysis.piecewise import formula
 from pidsl.analysis.progressions import loops_of, progressions
+from pidsl.analysis.windows import Windows
 from pidsl.errors import TooHardError
 from pidsl.language import expr as e
 from pidsl.language.terms import Term, require_concrete
@@ -34,6 +37,7 @@ CYCLE = 100  # iterations after which a loop's own test repeats, at most
 MANY = 5  # parts, from which on a union is taken apart if that gives fewer
 GUESS = 20_000  # operations of isl for asking whether a certain query has the most keys
 WORK = 150_000  # operations of isl for the largest degree over all; they take up to 80 microseconds each here
+GUESSED = 6  # periods of the number of keys, for which the largest is counted before a formula is guessed
 BRANCHES = 24  # of the formula of the largest degree
 
 
@@ -94,11 +98,21 @@ def _degree(term: Term) -> Degree:
     return Degree(of_query, maximum(term), average(term))
 
 
-@lru_cache(maxsize=16)
 def _keys_of_one(term: Term) -> list[Part]:
     """The keys of one query, for its degree and for the largest."""
-    with limited(f"the keys of one query of {term!r}", 1_000_000):
-        return _keys(term)
+    found = _keys_or_why(term)
+    if isinstance(found, TooHardError):
+        raise TooHardError(found.given, found.expected, found.where, found.hint)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _keys_or_why(term: Term) -> list[Part] | TooHardError:
+    try:
+        with limited(f"the keys of one query of {term!r}", 1_000_000):
+            return _keys(term)
+    except TooHardError as e:
+        return e.with_traceback(None)
 
 
 def _keys(term: Term) -> list[Part]:
@@ -124,7 +138,10 @@ def _apart(term: Term) -> list[Part] | None:
 
 def _direct(term: Term) -> list[Part]:
     rows = rows_of(square(term))
-    loops = loops_of(rows, ROWS)
+    try:
+        loops = loops_of(rows, ROWS)
+    except TooHardError:
+        return _progressions(rows)
     try:
         return _progressions(rows) if any(x.inside is not None for x in loops) else _parts(loops)
     except TooHardError:
@@ -144,14 +161,30 @@ def maximum(term: Term) -> Bound:
     """The most keys of any query, for n >= 1."""
     try:
         parts = _keys_of_one(term)
-        with limited(f"the largest degree of {term!r}", 300_000):
+        with limited(f"the largest degree of {term!r}", 100_000):
             keys = total(parts)
             found = formula(_largest(keys), -sympy.oo, 1, BRANCHES)
     except TooHardError as error:
-        return unknown(term, "max degree", counts.reason_of(error))
+        return _guessed(term, error)
     bound = exact(term, "max degree", found.expr, "largest degree", assumptions=found.assumptions)
     # what isl found it cannot always verify within its limit; then nothing is claimed
     return bound if bound.proof.check() else unknown(term, "max degree", "could not be verified within isl's limit")
+
+
+def _guessed(term: Term, why: TooHardError) -> Bound:
+    """What counts at the first n suggest, where that can be verified."""
+    try:
+        pairs = square(term)
+        windows = Windows(borders(pairs), 1, 1)
+        masks = Masks(term, pairs, windows.start + GUESSED * windows.period)
+        values = [masks.largest(x) for x in range(1, windows.start + GUESSED * windows.period + 1)]
+    except TooHardError:
+        return unknown(term, "max degree", counts.reason_of(why))
+    found = guess(values, -sympy.oo, BRANCHES, GUESSED // 2 * windows.period)
+    if found is None:
+        return unknown(term, "max degree", "no formula is seen in the first values")
+    bound = exact(term, "max degree", found.expr, "largest degree", assumptions=found.assumptions)
+    return bound if bound.proof.check() else unknown(term, "max degree", "no formula that can be verified")
 
 
 def _largest(keys: isl.PwAff) -> isl.PwAff:

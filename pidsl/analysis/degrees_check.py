@@ -1,33 +1,43 @@
 """Verifies degrees from the statement alone.
 
-The relation is built again; isl finds the first and the last key of each part and verifies that the keys are the
-arithmetic progression between them (`progressions`). Their number is compared with the formula for as many i and n as
-make them equal everywhere (`plane`). No loops and no maximum are taken from anyone.
+The relation is built again. Its constraints say where the number of keys of query i may change (`borders`), hence at
+which i and n the formula must agree with dense masks to be right everywhere (`windows`), and from how many counts the
+largest is known for every n (`largest`). Where that takes masks too large, isl finds the first and the last key of
+each part and verifies that the keys are the arithmetic progression between them (`progressions`); then their number is
+compared. No loops and no maximum are taken from anyone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from math import lcm
+from typing import Any
 
 import islpy as isl
 import numpy as np
 import sympy
 
+from pidsl.analysis.agreement import shape_of, values_at
+from pidsl.analysis.borders import Masks, borders
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.counts import inclusion
 from pidsl.analysis.counts_check import one_term
 from pidsl.analysis.formulas import i, n
+from pidsl.analysis.largest import Largest
 from pidsl.analysis.lattice import rows_of, square
 from pidsl.analysis.piecewise import function, region
 from pidsl.analysis.plane import Lines, collect, evaluate, of_isl
-from pidsl.analysis.progressions import CELLS, Progression, count_progressions, progressions, total_size
+from pidsl.analysis.progressions import Ints, Progression, count_piece, progressions, total_size
 from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.windows import Windows
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import CONTEXT, limited, read_set
-from pidsl.relation.oracle import dense_mask
 
-DENSE = 64  # lengths up to which the dense masks are counted
+WORK = 1_500_000_000  # operations on single numbers for a comparison of a formula with pieces, a few seconds
+POINTS = 100_000  # most n at which the largest is compared
+SAMPLES, SAMPLED = 128, 600  # points, and the lengths that they are from, at which terms and pieces are matched
 ROWS = "[n, i] -> { : 0 <= i < n }"
 
 
@@ -40,37 +50,119 @@ def check_degree(bound: Bound) -> Verdict:
     term = one_term(bound)
     if bound.expr.free_symbols - {i, n}:
         return Verdict(False, failure=f"other variables than i and n in {bound.expr}")
-    signed = _progressions(term)
-    lines = Lines()
+    terms = list(bound.expr.args) if isinstance(bound.expr, sympy.Add) else [bound.expr]
+    pairs = square(term, fresh=True)
+    try:
+        return _by_masks(bound, term, pairs)
+    except TooHardError:
+        pieces = _pieces(_progressions(term))
+    steps = [f"the keys of query i are {len(pieces)} parts of arithmetic progressions (isl)"]
+    for some_terms, some_pieces in _matched(terms, pieces):
+        failure, step = _difference(sympy.Add(*some_terms, evaluate=False), some_pieces, bound)
+        if failure:
+            return Verdict(False, tuple(steps), failure)
+        steps.append(step)
+    return Verdict(True, tuple(dict.fromkeys(steps)))
+
+
+def _by_masks(bound: Bound, term: Term, pairs: isl.Set) -> Verdict:
+    lines = borders(pairs)
     collect(bound.expr, lines)
-    with limited("where the number of keys changes"):
-        for _, parts in signed:
-            for part in parts:
-                for domain, size in part.size().get_pieces():
-                    lines.modulus = lcm(lines.modulus, of_isl(size).modulus)
-                    for basic in domain.compute_divs().get_basic_sets():
-                        for constraint in basic.get_constraints():
-                            lines.add(of_isl(constraint.get_aff()))
-    last = lines.last()
-    if last * last // 2 > CELLS:
-        raise TooHardError(f"{bound.name}: all i < n for n < {last} to compare", f"at most {CELLS} of them")
-    queries, lengths = np.tril_indices(last)[::-1]
-    lengths = lengths + 1
-    top, bottom = evaluate(bound.expr, {i: queries, n: lengths})
-    if last <= DENSE:
-        right = np.concatenate([dense_mask(term, x).sum(axis=1) for x in range(1, last + 1)])
-    else:
-        counted = [sign * count_progressions(parts, {"n": lengths, "i": queries}) for sign, parts in signed]
-        right = np.sum(counted, axis=0)
-    wrong = top != right * bottom
+    windows = Windows(lines, 0, 2)
+    _afford(bound, windows, bound.expr, 0)
+    masks = Masks(term, pairs, windows.last)
     steps = (
-        f"the keys of query i are {sum(len(parts) for _, parts in signed)} arithmetic progressions (isl)",
-        f"their number and the formula change on {len(lines.lines)} kinds of lines and repeat modulo {lines.modulus}",
+        f"the number of keys and the formula change on {len(lines.lines)} kinds of lines and repeat modulo "
+        f"{lines.modulus} (the constraints of the relation)",
     )
-    if wrong.any():
-        k = int(np.argmax(wrong))
-        return Verdict(False, steps, f"query {queries[k]} of n = {lengths[k]} attends {right[k]} keys")
-    return Verdict(True, (*steps, f"they agree for all i < n <= {last}, which is far enough to be equal everywhere"))
+    for queries, lengths in windows.cells():
+        top, bottom = evaluate(bound.expr, {i: queries, n: lengths})
+        right = masks(queries, lengths)
+        if (wrong := top != right * bottom).any():
+            k = int(np.argmax(wrong))
+            return Verdict(False, steps, f"query {queries[k]} of n = {lengths[k]} attends {right[k]} keys")
+    return Verdict(True, (*steps, f"they agree beside these lines for all n <= {windows.last}, so everywhere"))
+
+
+def _afford(bound: Bound, windows: Windows, expr: Any, pieces: int) -> None:
+    work = windows.size() * (int(expr.count_ops()) + 8 * pieces)
+    if work > WORK:
+        raise TooHardError(f"{bound.name}: {work} operations to compare all i and n", f"at most {WORK}")
+
+
+def _difference(expr: sympy.Expr, pieces: list[Piece], bound: Bound) -> tuple[str, str]:
+    """Where a formula is not the sum of the pieces, "" if nowhere; and how that is known."""
+    lines = Lines()
+    collect(expr, lines)
+    with limited("where the number of keys changes"):
+        for piece in pieces:
+            piece.collect(lines)
+    windows = Windows(lines, 0, 2)
+    _afford(bound, windows, expr, len(pieces))
+    for queries, lengths in windows.cells():
+        env = {"n": lengths, "i": queries}
+        top, bottom = evaluate(expr, {i: queries, n: lengths})
+        right = np.zeros(len(queries), dtype=np.int64)
+        for piece in pieces:
+            right += piece.count(env)
+        wrong = top != right * bottom
+        if wrong.any():
+            k = int(np.argmax(wrong))
+            return f"query {queries[k]} of n = {lengths[k]}: {expr} is not {right[k]}", ""
+    return "", (
+        f"{len(pieces)} of them are a sum of terms of the formula: they change on {len(lines.lines)} kinds of lines, "
+        f"repeat modulo {lines.modulus}, and agree at all windows of n <= {windows.last}"
+    )
+
+
+def _matched(terms: list[Any], pieces: list[Piece]) -> Iterator[tuple[list[Any], list[Piece]]]:
+    """Terms of a sum beside the pieces that seem to be equal to them, for less to compare at a time; then the rest."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, SAMPLED, SAMPLES)
+    queries = rng.integers(0, lengths)
+    open_: dict[tuple[int, ...], list[Piece]] = {}
+    for piece in pieces:
+        values = piece.count({"n": lengths, "i": queries})
+        open_.setdefault(tuple(values.tolist()), []).append(piece)
+    rest = []
+    for term in terms:
+        top, bottom = evaluate(term, {i: queries, n: lengths})
+        alike = open_.get(tuple((top // bottom).tolist())) if top.any() else None
+        if alike and not (top % bottom).any():
+            yield [term], [alike.pop()]
+        else:
+            rest.append(term)
+    left = [piece for alike in open_.values() for piece in alike]
+    if rest or left:
+        yield rest, left
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """`factor` times the keys of one progression, where their number is one quasi-affine function."""
+
+    factor: int
+    domain: isl.Set
+    size: isl.Aff
+
+    def collect(self, lines: Lines) -> None:
+        lines.modulus = lcm(lines.modulus, of_isl(self.size).modulus)
+        for basic in self.domain.get_basic_sets():
+            for constraint in basic.get_constraints():
+                lines.add(of_isl(constraint.get_aff()))
+
+    def count(self, env: dict[str, Ints]) -> Ints:
+        return self.factor * count_piece(self.domain, self.size, env)
+
+
+def _pieces(signed: list[tuple[int, list[Progression]]]) -> list[Piece]:
+    with limited("the number of keys, piece by piece"):
+        return [
+            Piece(sign, domain.compute_divs(), size)
+            for sign, parts in signed
+            for part in parts
+            for domain, size in part.size().get_pieces()
+        ]
 
 
 def _progressions(term: Term) -> list[tuple[int, list[Progression]]]:
@@ -90,7 +182,10 @@ def check_maximum(bound: Bound) -> Verdict:
         return Verdict(False, failure=f"not a largest degree: {bound.name} {bound.relation}")
     if not bound.assumptions:
         return Verdict(False, failure="claimed for n = 0, where there is no query")
-    keys, steps = _keys(bound)
+    try:
+        return _largest_by_masks(bound)
+    except TooHardError:
+        keys, steps = _keys(bound)
     with limited("the comparison of a formula of n", 400_000):
         lengths = region(bound.assumptions, ("n",), least=1)
         claimed = function(bound.expr, ("n",))
@@ -103,6 +198,35 @@ def check_maximum(bound: Bound) -> Verdict:
         if not (never := lengths - reached).is_empty():
             return Verdict(False, steps, failure=f"no query has as many for {_example(never)}")
     return Verdict(True, (*steps, "no query has more keys than the formula, and for every n some query has as many"))
+
+
+def _largest_by_masks(bound: Bound) -> Verdict:
+    """The largest of exact counts, and the formula, for as many n as make them equal."""
+    least = bound.assumptions[0].rhs
+    if bound.assumptions != (sympy.Ge(n, least),) or not (least.is_Integer and least >= 1):
+        raise TooHardError(f"assumptions {bound.assumptions}", "n >= a number")
+    if bound.expr.free_symbols - {n}:
+        return Verdict(False, failure=f"other variables than n in {bound.expr}")
+    claimed = shape_of(bound.expr, n)
+    term = one_term(bound)
+    pairs = square(term, fresh=True)
+    lines = borders(pairs)
+    windows = Windows(lines, 1, 1)
+    largest = Largest(windows, Masks(term, pairs, windows.last))
+    last = max(largest.stable, *claimed.starts, int(least))
+    last += (max(claimed.degree, 1) + 1) * lcm(largest.period, claimed.period)
+    if last > POINTS:
+        raise TooHardError(f"{bound.name}: {last} points to compare", f"at most {POINTS}")
+    at = np.arange(int(least), last + 1).astype(object)
+    top, bottom = values_at(bound.expr, n, at)
+    steps = (
+        f"the number of keys changes on {len(lines.lines)} kinds of lines and repeats modulo {lines.modulus}",
+        f"so the most is at one of their ends; for n >= {largest.stable} it grows evenly, with period {largest.period}",
+    )
+    for x, value in zip(at, top, strict=True):
+        if value is None or value != largest(x) * bottom:
+            return Verdict(False, steps, f"for n = {x} the most keys of a query are {largest(x)}")
+    return Verdict(True, (*steps, f"it is the formula for all n <= {last}, so for every n"))
 
 
 def _keys(bound: Bound) -> tuple[isl.PwAff, tuple[str, ...]]:

@@ -12,6 +12,7 @@ import sympy
 from pidsl.analysis import matrices, stacks
 from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.closed import closed_form, least_layers
+from pidsl.analysis.depth_tokens import guessed
 from pidsl.analysis.formulas import n
 from pidsl.analysis.matrices import Of
 from pidsl.analysis.never import outside
@@ -104,9 +105,25 @@ def _formula(subject: Subject, of: Of, given: dict[str, object]) -> Bound:
         found, reason = _of_lags(subject)
         method = "lag depth"
     else:
-        found, reason = _of_pairs(subject, of)
+        several = attempt(lambda: _of_pairs(subject, of))
+        if isinstance(several, TooHardError):
+            if isinstance(subject, tuple):
+                raise several
+            return _guessed(subject, of, given, several)
+        found, reason = several
         method = "depth"
     return exact(subject, "depth", found.expr, method, given=given, assumptions=found.assumptions, reason=reason)
+
+
+def _guessed(term: Term, of: Of, given: dict[str, object], why: TooHardError) -> Bound:
+    """What the depths for few tokens suggest, where that can be proved."""
+    found = guessed(term, of)
+    reason = "some pair stays out of reach of every number of layers" if found.expr.has(sympy.oo) else ""
+    bound = exact(term, "depth", found.expr, "depth by tokens", given=given, assumptions=found.assumptions,
+                  reason=reason)  # fmt: skip
+    if not bound.proof.check():  # nothing is claimed that is not proved
+        raise why
+    return bound
 
 
 # -- causal and translation invariant ----------------------------------------------------------------------------------

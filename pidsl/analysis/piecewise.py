@@ -67,7 +67,7 @@ def formula(f: isl.PwAff, missing: sympy.Expr, least: int = 1, most: int = BRANC
     at = _evaluator(f)
     branches: list[Branch] = []
     for first, stop in zip(breaks, [*breaks[1:], None], strict=True):
-        branches += _fit(at, first, stop, period, missing)
+        branches += fit(at, first, stop, period, missing)
     return chain(branches, lambda x: at(x) if at(x) is not None else missing, most)
 
 
@@ -138,12 +138,12 @@ def _evaluator(f: isl.PwAff) -> Callable[[int], int | None]:
     return at
 
 
-def _fit(
+def fit(
     at: Callable[[int], int | None], first: int, stop: int | None, period: int, missing: sympy.Expr
 ) -> list[Branch]:
     """Branches for first <= n < stop (None: no end), where the function is affine in each class mod period."""
     if stop is not None and stop - first < 2 * period + 2:
-        return _runs(at, first, stop, missing)
+        return runs(at, first, stop, missing)
     values = [at(x) for x in range(first, first + 2 * period)]
     steps = [None if a is None or b is None else b - a for a, b in zip(values, values[period:], strict=False)]
     short = next(p for p in range(1, period + 1) if period % p == 0 and _repeats(values, steps, p, period))
@@ -213,7 +213,7 @@ def _capped(moves: list[int], line: list[int], first: int) -> sympy.Expr | None:
     return sympy.Min(n + value - start, p * sympy.floor((n - start) / sympy.Integer(p)) + value + ones)
 
 
-def _runs(at: Callable[[int], int | None], first: int, stop: int, missing: sympy.Expr) -> list[Branch]:
+def runs(at: Callable[[int], int | None], first: int, stop: int, missing: sympy.Expr) -> list[Branch]:
     """Short stretches of n as straight lines."""
     found: list[Branch] = []
     x = first

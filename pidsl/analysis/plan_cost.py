@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pidsl.relation import counting
 from pidsl.relation.isl import limited
 
 if TYPE_CHECKING:
-    from pidsl.codegen.plan import DiagonalPiece, Plan, Sweep, TilePiece
+    from pidsl.codegen.plan import BoxSweep, DiagonalPiece, Grid, GridPiece, Plan, Sweep, TilePiece
 
 OPERATIONS = 500_000  # of isl for a plan; most take a hundredth
 LONGEST = 1 << 20  # tokens at which loops are evaluated; beyond, the waste no longer changes by much
@@ -118,8 +119,14 @@ def _pairs(term: Term, wide: bool, n: int) -> tuple[int, int, int, int]:
     return counting.pairs(term, n), passes[0], passes[1], passes[2]
 
 
-def computed(piece: TilePiece, sweep: Sweep, n: int) -> int:
+def computed(piece: TilePiece | GridPiece, sweep: Sweep | BoxSweep, n: int) -> int:
     """Pairs in the tiles that a sweep visits, n queries and n keys."""
+    from pidsl.codegen.plan import BoxSweep, TilePiece
+
+    if isinstance(sweep, BoxSweep):
+        assert not isinstance(piece, TilePiece)
+        return prod(_on_axis(piece.layout, sweep, axis, n) for axis in range(len(sweep.own)))
+    assert isinstance(piece, TilePiece)
     layout = piece.layout
     by_keys = sweep.over == "keys"
     step = layout.query_step if by_keys else layout.key_step
@@ -148,6 +155,21 @@ def computed(piece: TilePiece, sweep: Sweep, n: int) -> int:
             visited = visited * np.asarray(holds(run.guard, env))
         total += int(visited.sum())
     return total * sweep.rows * sweep.cols
+
+
+def _on_axis(grid: Grid, sweep: BoxSweep, axis: int, n: int) -> int:
+    """Pairs of coordinates in the boxes of one axis; boxes of single tokens end with the grid."""
+    rows = -(-n // grid.strides[axis])
+    length = rows if axis == 0 else grid.lengths[axis]
+    length = rows if length is None else min(length, grid.lengths[axis] or length)
+    own, swept = sweep.own[axis], sweep.swept[axis]
+    t = np.arange(-(-length // own))
+    first = np.maximum(evaluate(sweep.first[axis], {"t": t}) + 0 * t, 0)
+    end = sweep.last[axis]
+    last = np.minimum(length - 1 if end is None else evaluate(end, {"t": t}) + 0 * t, length - 1)
+    keys = np.maximum(-(-(last - first + 1) // swept), 0) * swept
+    heights = np.minimum(own, length - t * own) if swept == 1 else np.full(t.shape, own)
+    return int((heights * keys).sum())
 
 
 def _rows(piece: DiagonalPiece, n: int) -> int:

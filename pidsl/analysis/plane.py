@@ -1,8 +1,7 @@
-"""How far two functions of (i, n) must be compared to be equal everywhere on 0 <= i < n.
+"""Functions of (i, n), on 0 <= i < n: where they change, how they repeat, what they are at many points.
 
-Both are piecewise quasi-affine: affine on each class of (i mod M, n mod M) between the lines where their conditions
-change. Past the last crossing of two lines the sum over i of the squared difference is a quasi-polynomial in n of
-degree <= 3; if it is 0 for as many n as its period p times 4, it is 0 for all (the theorem of `agreement`).
+They are piecewise quasi-affine: affine on each class of (i mod M, n mod M) between the lines where their conditions
+change. `windows` says at which points two of them must agree to be equal.
 """
 
 from __future__ import annotations
@@ -26,27 +25,28 @@ CASES = 64  # of an expression inside of a floor or a condition
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """`query * i + length * n + c` with low <= c <= high; c depends on i and n modulo `modulus` only."""
+    """`query * i + length * n + key * j + c` with low <= c <= high; c depends on i, n and j modulo `modulus` only."""
 
     query: Fraction
     length: Fraction
     low: Fraction
     high: Fraction
     modulus: int = 1
+    key: Fraction = Fraction(0)
 
     def __add__(self, other: Affine) -> Affine:
         return Affine(
             self.query + other.query, self.length + other.length, self.low + other.low, self.high + other.high,
-            lcm(self.modulus, other.modulus),
+            lcm(self.modulus, other.modulus), self.key + other.key,
         )  # fmt: skip
 
     def times(self, factor: Fraction) -> Affine:
         low, high = sorted((self.low * factor, self.high * factor))
-        return Affine(self.query * factor, self.length * factor, low, high, self.modulus)
+        return Affine(self.query * factor, self.length * factor, low, high, self.modulus, self.key * factor)
 
     def floor(self) -> Affine:
-        modulus = lcm(self.modulus, self.query.denominator, self.length.denominator)
-        return Affine(self.query, self.length, self.low - 1, self.high, modulus)
+        modulus = lcm(self.modulus, self.query.denominator, self.length.denominator, self.key.denominator)
+        return Affine(self.query, self.length, self.low - 1, self.high, modulus, self.key)
 
 
 def constant(x: Fraction) -> Affine:
@@ -55,13 +55,14 @@ def constant(x: Fraction) -> Affine:
 
 
 def of_isl(f: isl.Aff) -> Affine:
-    """A quasi-affine function of the parameters n and i."""
+    """A quasi-affine function of the parameters n, i and j."""
     total = constant(_fraction(f.get_constant_val()))
     for k in range(f.dim(_dim.param)):
         step = _fraction(f.get_coefficient_val(_dim.param, k))
         name = f.get_dim_name(_dim.param, k)
         zero = Fraction(0)
-        total += Affine(step if name == "i" else zero, step if name == "n" else zero, zero, zero)
+        query, length, key = (step if name == x else zero for x in ("i", "n", "j"))
+        total += Affine(query, length, zero, zero, key=key)
     for k in range(f.dim(_dim.div)):
         step = _fraction(f.get_coefficient_val(_dim.div, k))
         if step:
@@ -86,24 +87,17 @@ class Lines:
         if line.query or line.length:
             self.lines.add(line)
 
-    def last(self) -> int:
-        """The n up to which the functions are to be compared for all i < n."""
-        directions: dict[tuple[int, int], list[Fraction]] = {}
+    def directions(self) -> dict[tuple[int, int], tuple[Fraction, Fraction]]:
+        """Coprime (a, b), a > 0 or a = 0 < b, to the least and the largest c of the lines a i + b n + c = 0."""
+        found: dict[tuple[int, int], tuple[Fraction, Fraction]] = {}
         for line in self.lines:
             scale = lcm(line.query.denominator, line.length.denominator)
             a, b = int(line.query * scale), int(line.length * scale)
             common = gcd(a, b) * (1 if (a, b) > (0, 0) else -1)
             ends = (line.low * scale / common, line.high * scale / common)
-            known = directions.setdefault((a // common, b // common), [min(ends), max(ends)])
-            known[:] = [min(known[0], *ends), max(known[1], *ends)]
-        crossing = Fraction(0)
-        for (a, b), (low, high) in directions.items():
-            for (c, d), (least, most) in directions.items():
-                if det := a * d - b * c:  # a i + b n + x = 0 and c i + d n + y = 0  =>  n = (c x - a y) / det
-                    corners = [(c * x - a * y) / det for x in (low, high) for y in (least, most)]
-                    crossing = max(crossing, *map(abs, corners))
-        period = self.modulus * lcm(*(abs(a) for a, _ in directions if a))
-        return int(crossing) + 2 + 4 * period
+            known = found.get((a // common, b // common), ends)
+            found[a // common, b // common] = (min(*known, *ends), max(*known, *ends))
+        return found
 
 
 def collect(e: Any, lines: Lines) -> None:

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import lcm
-from typing import Any
+from typing import Any, TypeVar
 
 import islpy as isl
 import numpy as np
 from numpy.typing import NDArray
 
 from pidsl.errors import TooHardError
-from pidsl.relation.isl import limited, read_set
+from pidsl.relation.isl import limited, read_map, read_set
 from pidsl.relation.loops import Loop, NoLoop, loops, part_loops
 
+T = TypeVar("T")
 _dim: Any = isl.dim_type
 Ints = NDArray[np.int64]
+LOOPS = 150_000  # operations of isl's generator of loops, which take up to 15 microseconds each
+ONE_WAY = 200_000  # operations for one way to take a part of a set for progressions
 CLASSES = 360  # residue classes that a part is split into before it is given up
 CELLS = 12_000_000  # most rows in one count
 CHUNK = 1 << 20  # rows counted at a time
@@ -35,7 +39,7 @@ def loops_of(points: isl.Set, context: str) -> tuple[Loop, ...]:
     """
     known = read_set(context)
     try:
-        with limited("loops over keys"):
+        with limited("loops over keys", LOOPS):
             try:
                 return tuple(part_loops(points, known))
             except (TooHardError, NoLoop):
@@ -98,17 +102,26 @@ def progressions(points: isl.Set) -> list[Progression]:
     with limited("arithmetic progressions of keys", 500_000):
         for basic in points.make_disjoint().get_basic_sets():
             part = isl.Set.from_basic_set(basic)
-            if (one := _progression(part)) is not None:
+            if (one := _attempt(partial(_progression, part))) is not None:
                 found.append(one)
                 continue
             for modulus in _moduli(basic):
-                classes = _split(part, modulus)
+                classes = _attempt(partial(_split, part, modulus))
                 if classes is not None:
                     found += classes
                     break
             else:
                 raise TooHardError(f"the points {basic}", f"progressions, in at most {CLASSES} residue classes")
     return found
+
+
+def _attempt(find: Callable[[], T | None]) -> T | None:
+    """What there is to find, if that takes isl little work: another way may take less."""
+    try:
+        with limited("one way to find progressions", ONE_WAY):
+            return find()
+    except TooHardError:
+        return None
 
 
 def _progression(part: isl.Set) -> Progression | None:
@@ -136,14 +149,17 @@ def _moduli(part: isl.BasicSet) -> list[int]:
 
 
 def _split(part: isl.Set, modulus: int) -> list[Progression] | None:
+    """A part as progressions of its classes `modulus * y + rest`, each found in y: the floors of x become fewer."""
     found = []
+    scale = isl.Val(modulus, part.get_ctx())
     for rest in range(modulus):
-        inside = part & read_set(f"{{ [x] : x mod {modulus} = {rest} }}")
+        inside = part.apply(read_map(f"{{ [x] -> [y] : x = {modulus} y + {rest} }}")).coalesce()
         for basic in inside.make_disjoint().get_basic_sets():
             one = _progression(isl.Set.from_basic_set(basic))
             if one is None:
                 return None
-            found.append(one)
+            first, last = (x.scale_val(scale) + isl.Val(rest, part.get_ctx()) for x in (one.first, one.last))
+            found.append(Progression(first, last, one.step * modulus))
     return found
 
 
@@ -169,11 +185,16 @@ def count_progressions(parts: list[Progression], env: Mapping[str, Ints]) -> Int
     count = np.zeros(some.shape, dtype=np.int64)
     for part in parts:
         for domain, size in part.size().get_pieces():
-            inside = np.zeros(some.shape, dtype=np.bool_)
-            for basic in domain.compute_divs().get_basic_sets():
-                inside |= _inside(basic, env)
-            count += inside * _affine(size, env)
+            count += count_piece(domain.compute_divs(), size, env)
     return count
+
+
+def count_piece(domain: isl.Set, size: isl.Aff, env: Mapping[str, Ints]) -> Ints:
+    """A quasi-affine function on a set of parameters with known divisions, 0 elsewhere, for arrays of parameters."""
+    inside = np.zeros(next(iter(env.values())).shape, dtype=np.bool_)
+    for basic in domain.get_basic_sets():
+        inside |= _inside(basic, env)
+    return inside * _affine(size, env)
 
 
 def _inside(part: isl.BasicSet, env: Mapping[str, Ints]) -> NDArray[np.bool_]:

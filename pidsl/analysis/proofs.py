@@ -97,6 +97,11 @@ METHODS: dict[str, Method] = {
         "isl composes layer by layer, for all n; where none is enough, an invariant that holds of every number of them",
         f"{_DEPTH}:check_depth",
     ),
+    "depth by tokens": Method(
+        "matrices for short n; for all others isl composes the layers that are enough, and follows tokens that lack "
+        "keys after fewer of them",
+        "pidsl.analysis.depth_tokens:check_depth_by_tokens",
+    ),
     "matrices": Method("boolean matrices for this n, until they repeat", f"{_DEPTH}:check_matrices"),
     "form in L": Method(
         "isl verifies the pairs of L layers by induction on L, and compares the formula", f"{_REACH}:check_form_in_l"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pidsl.errors import TermError
 from pidsl.language.expr import Index
+from pidsl.language.heads import Heads
 from pidsl.language.terms import Algebra, Term
 
 if TYPE_CHECKING:
@@ -16,21 +17,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Schedule:
-    """A pattern per layer, the layer at the input first; see `layers`."""
+    """A pattern, or `heads`, per layer, the layer at the input first; see `layers`."""
 
-    terms: tuple[Term, ...]
+    terms: tuple[Term | Heads, ...]
 
     def __len__(self) -> int:
         return len(self.terms)
 
-    def __getitem__(self, layer: int) -> Term:
+    def __getitem__(self, layer: int) -> Any:  # a term or heads
         return self.terms[layer]
 
-    def __iter__(self) -> Iterator[Term]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.terms)
 
     def __repr__(self) -> str:
         return "layers([" + ", ".join(map(repr, self.terms)) + "])"
+
+    @property
+    def unions(self) -> tuple[Term, ...]:
+        """What each layer attends with any of its heads: over these patterns information flows."""
+        return tuple(t.union if isinstance(t, Heads) else t for t in self.terms)
 
     @property
     def symbols(self) -> frozenset[str]:
@@ -69,11 +75,17 @@ class Schedule:
         """The tokens through which key j reaches query i, one more per layer; see `pidsl.analysis.graph.path`."""
         from pidsl.analysis.graph import path
 
-        return path(self.terms, i, j, None, n)
+        return path(self.unions, i, j, None, n)
 
 
-def layers(terms: Iterable[Term]) -> Schedule:
+def layers(terms: Iterable[Term | Heads]) -> Schedule:
     """A depth schedule: one pattern per layer, the layer at the input first.
+
+    Args:
+        terms: for each layer a pattern, or `heads` with a pattern for each group of query heads.
+
+    Returns:
+        A `Schedule`: a sequence of what each layer has. `pidsl.compile` makes a sequence of kernels of it.
 
     >>> import pidsl
     >>> schedule = layers([pidsl.window(1), pidsl.window(1).dilated(2), pidsl.window(1).dilated(4)])
@@ -87,8 +99,9 @@ def layers(terms: Iterable[Term]) -> Schedule:
     """
     given = tuple(terms)
     for k, term in enumerate(given):
-        if not isinstance(term, Algebra):
-            raise TermError(f"layer {k}: {term!r} ({type(term).__name__})", "a pattern", where="layers([...])")
+        if not isinstance(term, Algebra | Heads):
+            given_ = f"layer {k}: {term!r} ({type(term).__name__})"
+            raise TermError(given_, "a pattern, or heads", where="layers([...])")
     if not given:
         raise TermError("no layers", "at least one pattern", where="layers([])")
     return Schedule(given)

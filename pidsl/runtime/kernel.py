@@ -14,7 +14,10 @@ from torch import Tensor
 
 from pidsl.errors import BackendError, TermError
 from pidsl.language.gate import Gate
+from pidsl.language.heads import Heads
+from pidsl.language.schedule import Schedule
 from pidsl.language.score import Score
+from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
 from pidsl.runtime.arguments import (
     DTYPES,
@@ -32,7 +35,12 @@ from pidsl.runtime.score_arguments import Parameters, check_parameters
 if TYPE_CHECKING:
     from pidsl.codegen.plan import Plan
     from pidsl.runtime.gating import GateKernel
+    from pidsl.runtime.heads import HeadsKernel
+    from pidsl.runtime.layers import LayerKernels
+    from pidsl.runtime.output import OutputGate
+    from pidsl.runtime.summaries import SummariesKernel
 
+Composed = Gate | Heads | Schedule | Summaries
 Backend = Literal["auto", "triton", "torch", "reference"]
 BACKENDS = ("auto", "triton", "torch", "reference")
 
@@ -42,10 +50,36 @@ def compile(term: Gate, backend: Backend = "auto", score: Score | None = None) -
 
 
 @overload
+def compile(term: Heads, backend: Backend = "auto") -> HeadsKernel: ...
+
+
+@overload
+def compile(term: Schedule, backend: Backend = "auto") -> LayerKernels: ...
+
+
+@overload
+def compile(term: Summaries, backend: Backend = "auto") -> SummariesKernel: ...
+
+
+@overload
 def compile(term: Term, backend: Backend = "auto", score: Score | None = None) -> Kernel: ...
 
 
-def compile(term: Term | Gate, backend: Backend = "auto", score: Score | None = None) -> Kernel | GateKernel:
+@overload
+def compile(
+    term: Term | Composed, backend: Backend = "auto", score: None = None, *, output_gate: OutputGate | None,
+    affine: bool = False,
+) -> Any: ...  # fmt: skip
+
+
+@overload
+def compile(term: Term | Composed, backend: Backend = "auto", score: None = None, *, affine: bool) -> Any: ...
+
+
+def compile(
+    term: Term | Composed, backend: Backend = "auto", score: Score | None = None, *,
+    output_gate: OutputGate | None = None, affine: bool = False,
+) -> Any:  # fmt: skip
     """A kernel for a pattern: one program for every number of queries and keys.
 
     `out[i] = sum over attended j of softmax_j(scale * q_i . k_j) v_j`
@@ -61,25 +95,35 @@ def compile(term: Term | Gate, backend: Backend = "auto", score: Score | None = 
     Kernels are kept: compiling an equal term again is free.
 
     Args:
-        term: a pattern without unbound symbols, or a `gate` of such.
+        term: a pattern without unbound symbols, or what is made of such: a `gate`, `heads`, `layers`, or
+            `summaries`.
         backend: "triton": generated Triton kernels, for GPUs. "torch": generated torch code, for any device and
             float64. "reference": dense attention under the mask, slow, the judge of the others. "auto": triton for
             what it can run on a GPU, torch for everything else; `kernel.plan` says which.
         score: what happens to the logits, in every branch of a gate, see `pidsl.score`; None: they are
             scale * q . k.
+        output_gate: "head" or "element": the output is multiplied by the sigmoid of logits given at call time, one
+            per head and query, or one per element (Gated Attention, arXiv 2505.06708, position G1).
+        affine: attend with the weights `alpha * softmax + beta` on the attended keys, alpha and beta given at call
+            time (Affine-Scaled Attention, arXiv 2602.23057); see `pidsl.runtime.output`.
 
     Returns:
-        A `Kernel`; a `GateKernel` for a gate.
+        A `Kernel`; a `GateKernel` for a gate, a `HeadsKernel` for heads, a `SummariesKernel` for summaries; an
+        `OutputKernel` around it where there is an output gate or affine weights; `LayerKernels`, a sequence of
+        kernels, for layers.
 
     Raises:
-        TermError: not a pattern, or not a score.
+        TermError: not a pattern, or not a score; an unknown output gate; affine weights of a gate or of summaries; a
+            score with anything but a pattern or a gate.
         SymbolError: the pattern holds unbound symbols.
         BackendError: an unknown backend, or one that is not installed.
         TooHardError: isl's operation limit struck.
     """
-    if not isinstance(term, Algebra | Gate):
+    if not isinstance(term, Algebra | Composed):
         hint = f"pidsl.compile(pidsl.parse({term!r}))" if isinstance(term, str) else "build one: pidsl.window(63)"
-        raise TermError(f"compile({term!r}) ({type(term).__name__})", "a pidsl term or gate", hint=hint)
+        raise TermError(
+            f"compile({term!r}) ({type(term).__name__})", "a pidsl term, gate, heads, layers or summaries", hint=hint
+        )
     if backend not in BACKENDS:
         close = difflib.get_close_matches(str(backend), BACKENDS, n=1)
         expected = f"one of {', '.join(map(repr, BACKENDS))}"
@@ -87,11 +131,12 @@ def compile(term: Term | Gate, backend: Backend = "auto", score: Score | None = 
     if backend == "triton" and not triton_installed():
         hint = "pip install triton (Linux only); backend='torch' runs anywhere"
         raise BackendError("backend = 'triton', and triton is not installed", "the triton package", hint=hint)
-    if score is not None and not isinstance(score, Score):
-        hint = "build one: pidsl.score(softcap=50.0)"
-        raise TermError(f"score = {score!r} ({type(score).__name__})", "a pidsl.score(...) or None", hint=hint)
-    if isinstance(term, Gate):
-        return _compile_gate(term, backend, score)
+    if score is not None:
+        _check_score(term, score, output_gate, affine)
+    if output_gate is not None or affine or isinstance(term, Schedule):
+        return _compile_output(term, backend, output_gate, affine)
+    if not isinstance(term, Algebra):
+        return _compile_composed(term, backend, score)
     require_concrete(term, "compile the pattern")
     return _compile(term, backend, score)
 
@@ -102,10 +147,43 @@ def _compile(term: Term, backend: Backend, score: Score | None) -> Kernel:
 
 
 @lru_cache(maxsize=512)
-def _compile_gate(gate: Gate, backend: Backend, score: Score | None) -> GateKernel:
-    from pidsl.runtime.gating import GateKernel
+def _compile_output(term: Term | Composed, backend: Backend, output_gate: OutputGate | None, affine: bool) -> Any:
+    from pidsl.runtime.layers import LayerKernels
+    from pidsl.runtime.output import OutputKernel
 
-    return GateKernel(gate, {name: compile(term, backend, score) for name, term in gate.branches})
+    if isinstance(term, Schedule):
+        return LayerKernels(term, backend, output_gate, affine)
+    return OutputKernel(term, backend, output_gate, affine)
+
+
+@lru_cache(maxsize=512)
+def _compile_composed(parts: Gate | Heads | Summaries, backend: Backend, score: Score | None) -> Any:
+    from pidsl.runtime.gating import GateKernel
+    from pidsl.runtime.heads import HeadsKernel
+    from pidsl.runtime.summaries import SummariesKernel
+
+    match parts:
+        case Gate():
+            return GateKernel(parts, {name: compile(term, backend, score) for name, term in parts.branches})
+        case Heads():
+            return HeadsKernel(parts, {term: compile(term, backend) for term in parts.distinct})
+        case Summaries():
+            return SummariesKernel(parts, backend)
+
+
+def _check_score(term: Term | Composed, score: object, output_gate: object, affine: bool) -> None:
+    """Raise for what is no score, and name the two parts where something else does not go together with one."""
+    if not isinstance(score, Score):
+        hint = "build one: pidsl.score(softcap=50.0)"
+        raise TermError(f"score = {score!r} ({type(score).__name__})", "a pidsl.score(...) or None", hint=hint)
+    other = ""
+    if not isinstance(term, Algebra | Gate):
+        other = repr(term)
+    elif output_gate is not None or affine:
+        other = f"output_gate={output_gate!r}" if output_gate is not None else "affine=True"
+    if other:
+        hint = "a kernel per pattern: pidsl.compile(pattern, score=...), and the rest around it"
+        raise TermError(f"{other} with {score!r}", "a score for a pattern or a gate alone", f"compile({term!r})", hint)
 
 
 NO_PARAMETERS = Parameters()

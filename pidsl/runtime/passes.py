@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pidsl.runtime import diagonal_ops, tile_ops
+from pidsl.runtime.boxes import Boxes, BoxSegment
 from pidsl.runtime.diagonal_ops import DiagonalSet
-from pidsl.runtime.schedule import Band, Segment
+from pidsl.runtime.schedule import Band, Mask, Segment
 from pidsl.runtime.views import Tiles, add_windows, batches
 
 Attended = Callable[..., Any] | None
@@ -111,6 +112,31 @@ class _Pass:
     def grid(self, s: Segment) -> tuple[int, int, int, int, int]:
         return self.batch, self.kv_heads, self.group, s.classes, s.tiles
 
+    def box_segments(self, piece: Boxes) -> tuple[list[BoxSegment], bool]:
+        """The batches of boxes that one call can compute, and whether they are the first to write any row."""
+        segments = piece.segments(self.n, self.m, self.offset)
+        written = sum(s.boxes * s.height for s in segments)
+        every = bool(segments) and written == segments[0].extent.positions and segments[0].extent.complete
+        first = self.begin(self.n if every else 0)
+        out = []
+        for s in segments:
+            tile = max(self.group * s.height, s.width) * self.columns
+            if self.q.device.type == "cpu":
+                limit = self.call_elements // tile
+            else:
+                limit = SCORE_ELEMENTS // (self.group * s.height * s.width)
+            out += list(s.parts(limit // max(1, self.batch * self.kv_heads)))
+        return out, first
+
+    def box_rows(self, x: Tensor, s: BoxSegment) -> Tensor:
+        """x `[B, Hq, rows, ...]` by boxes: `[B * Hkv, boxes, members * queries, ...]`, a copy."""
+        view = s.rows(x, self.group)
+        return view.reshape(self.batch * self.kv_heads, s.boxes, self.group * s.height, *x.shape[3:])
+
+    def box_keys(self, x: Tensor, s: BoxSegment) -> Tensor:
+        """x `[B, Hkv, rows, D]` by boxes: `[B * Hkv, boxes, keys, D]`, a copy."""
+        return s.keys(x).reshape(self.batch * self.kv_heads, s.boxes, s.width, x.shape[3])
+
     def limit(self, s: Segment) -> int:
         """Tiles per call."""
         if self.q.device.type == "cpu":
@@ -182,6 +208,32 @@ class Forward(_Pass):
                 else:
                     tile_ops.merge(out, lse, more, more_lse)
 
+    def boxes(self, piece: Boxes) -> None:
+        """Take in the pairs of boxes of a grid."""
+        segments, first = self.box_segments(piece)
+        if not segments:
+            return
+        extent = segments[0].extent
+        q, out, lse = (extent.of_queries(x) for x in (self.q, self.out, self.lse))
+        k, v = (extent.of_keys(x) for x in (self.k, self.v))
+        for s in segments:
+            mask = s.mask(self.q.dtype, self.q.device, self.group)
+            rows, keys, values = self.box_rows(q, s), self.box_keys(k, s), self.box_keys(v, s)
+            more, more_lse = self.attend_box(s, rows, keys, values, mask)
+            out_here, lse_here = (s.rows(x, self.group) for x in (out, lse))
+            more, more_lse = more.reshape(out_here.shape), more_lse.reshape(lse_here.shape)
+            if first:
+                out_here.copy_(more)
+                lse_here.copy_(more_lse)
+            else:
+                tile_ops.merge(out_here, lse_here, more, more_lse)
+        extent.give_back(self.out, out, queries=True)
+        extent.give_back(self.lse, lse, queries=True)
+
+    def attend_box(self, s: BoxSegment, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor]:
+        """Attention of the boxes of a segment."""
+        return tile_ops.attend(q, k, v, mask, self.scale)
+
     def diagonals(self, which: DiagonalSet) -> None:
         """Take in the pairs of isolated lags."""
         seen_others = not self.begin(0)
@@ -247,6 +299,38 @@ class Backward(_Pass):
                     dq.add_(gq)
                 add_windows(dk, gk)
                 add_windows(dv, gv)
+
+    def boxes(self, piece: Boxes) -> None:
+        """Add what the pairs in boxes of a grid contribute."""
+        segments, first = self.box_segments(piece)
+        if not segments:
+            return
+        extent = segments[0].extent
+        given = (self.q, self.out, self.grad_out, self.lse)
+        q, out, grad_out, lse, dq = (extent.of_queries(x) for x in (*given, self.dq))
+        k, v, dk, dv = (extent.of_keys(x) for x in (self.k, self.v, self.dk, self.dv))
+        for s in segments:
+            mask = s.mask(self.q.dtype, self.q.device, self.group)
+            rows, out_here, grad_here, lse_here = (self.box_rows(x, s) for x in (q, out, grad_out, lse))
+            keys, values = self.box_keys(k, s), self.box_keys(v, s)
+            gq, gk, gv = self.attend_box_backward(s, grad_here, rows, keys, values, out_here, lse_here, mask)
+            dq_here = s.rows(dq, self.group)
+            if first:
+                dq_here.copy_(gq.reshape(dq_here.shape))
+            else:
+                dq_here.add_(gq.reshape(dq_here.shape))
+            s.add_keys(dk, gk)
+            s.add_keys(dv, gv)
+        extent.give_back(self.dq, dq, queries=True)
+        extent.give_back(self.dk, dk, queries=False)
+        extent.give_back(self.dv, dv, queries=False)
+
+    def attend_box_backward(
+        self, s: BoxSegment, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+        mask: Mask | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """What the boxes of a segment add to the gradients."""
+        return tile_ops.attend_backward(grad_out, q, k, v, out, lse, mask, self.scale)
 
     def diagonals(self, which: DiagonalSet) -> None:
         """Add what the pairs of isolated lags contribute."""

@@ -115,13 +115,14 @@ class Segment:
             return None
         if (dtype, device) in self._masks:
             return self._masks[dtype, device]
-        mask = _mask(self.keep(), dtype, device)
+        mask = mask_of(self.keep(), dtype, device)
         if self.remember or mask is None:
             self._masks[dtype, device] = mask
         return mask
 
 
-def _mask(keep: NDArray[np.bool_], dtype: torch.dtype, device: torch.device) -> Mask | None:
+def mask_of(keep: NDArray[np.bool_], dtype: torch.dtype, device: torch.device) -> Mask | None:
+    """The mask that keeps these pairs of a tile; None when it keeps all."""
     if keep.all():
         return None
     kept = torch.from_numpy(keep).to(device)

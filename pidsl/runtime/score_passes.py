@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pidsl.language.score import Score
 from pidsl.runtime import passes, score_diagonals, tile_ops
+from pidsl.runtime.boxes import BoxSegment
 from pidsl.runtime.diagonal_ops import DiagonalSet
 from pidsl.runtime.passes import Attended
 from pidsl.runtime.schedule import Band, Mask, Segment
@@ -56,6 +57,16 @@ class _Scored(passes._Pass):
             Tiles(self.head, 0, (0, self.group, 1, 0, 0), (1, 1), (0, 0)),
             Tiles(self.stream, 0, (self.heads, self.group, 1, 0, 0), (1, 1), (0, 0)),
         ]
+
+    def box_place(self, s: BoxSegment) -> Place:
+        """Positions and heads of the pairs of boxes; the rows of a box are those of all heads of its group."""
+        rows = self.batch, self.heads, self.n
+        heads = self.head[:, None].expand(rows), self.stream.view(self.batch, self.heads, 1).expand(rows)
+        i, head, stream = (
+            self.box_rows(s.extent.of_queries(x), s).unsqueeze(-1) for x in (self.i.expand(rows), *heads)
+        )  # fmt: skip
+        j = self.j[:, None].expand(self.batch, self.kv_heads, self.m, 1)
+        return Place(i, self.box_keys(s.extent.of_keys(j), s).mT, head, stream)
 
     @staticmethod
     def place(views: list[Tensor]) -> Place:
@@ -118,6 +129,10 @@ class Forward(_Scored, passes.Forward):
         lse = torch.logsumexp(s, -1)
         p = s.sub_(tile_ops.seen(lse).unsqueeze(-1)).exp_()
         return torch.matmul(self.score.dropped(p, place), v), lse
+
+    def attend_box(self, s: BoxSegment, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor]:
+        """Attention of the boxes of a segment."""
+        return self.attend(q, k, v, mask, self.box_place(s))
 
     def diagonals(self, which: DiagonalSet) -> None:
         """Take in the pairs of isolated lags."""
@@ -192,6 +207,13 @@ class Backward(_Scored, passes.Backward):
         ds.mul_(self.scale)
         gv = torch.matmul(self.score.dropped(p, place).mT, grad_out)
         return torch.matmul(ds, k), torch.matmul(ds.mT, q), gv
+
+    def attend_box_backward(
+        self, s: BoxSegment, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+        mask: Mask | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """What the boxes of a segment add to the gradients."""
+        return self.attend_backward(grad_out, q, k, v, out, lse, mask, self.box_place(s))
 
     def diagonals(self, which: DiagonalSet) -> None:
         """Add what the pairs of isolated lags contribute."""

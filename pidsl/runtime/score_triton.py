@@ -88,7 +88,7 @@ class ScoredTritonProgram(TritonProgram):
         launches, sums = [], []
         bias = self.parameters.bias
         for stage in self._stages("GRAD_SCORE") if hasattr(self._module, "GRAD_SCORE") else ():
-            launch = self._launch(stage, q, {**shared, "slope_sums": None, "bias_sums": None})
+            launch = self._launch(stage, q, {**shared, "slope_sums": None, "bias_sums": None}, shared["offset"])
             shape = (q.shape[0], q.shape[1], launch.grid // max(1, q.shape[0] * q.shape[1]))
             slope_sums = q.new_zeros(shape, dtype=torch.float32)  # programs without rows write nothing
             bias_sums = q.new_zeros((*shape, 0 if bias is None else bias.shape[1]), dtype=torch.float32)

@@ -152,7 +152,7 @@ class TritonProgram:
         lse = q.new_empty((batch, heads, n), dtype=torch.float32) if whole else self._unseen(q)
         shared = self._shared_arguments(q, k, v, {}, scale, offset)
         launches = [
-            self._launch(stage, q, shared | {"out": target, "running": running, "lse": lse})
+            self._launch(stage, q, shared | {"out": target, "running": running, "lse": lse}, offset)
             for stage, running, target in zip(stages, chain, chain[1:], strict=False)
         ]
         return launches, chain[-1], lse
@@ -209,7 +209,7 @@ class TritonProgram:
         grad_q = _chain(stages, tuple(q.shape), q)
         for stage, running, target in zip(stages, grad_q, grad_q[1:], strict=False):
             arguments = {**shared, "running_q": running, "grad_q": target}
-            launches.append(self._launch(stage, q, arguments))
+            launches.append(self._launch(stage, q, arguments, shared["offset"]))
         stages = self._stages("GRAD_KEY")
         grad_k, grad_v = _chain(stages, tuple(k.shape), k), _chain(stages, tuple(v.shape), v)
         for i, stage in enumerate(stages):
@@ -274,9 +274,12 @@ class TritonProgram:
             return False
         return all(x.shape[2] * x.stride(2) + x.shape[3] * x.stride(3) < _INT32 for x in tensors)
 
-    def _launch(self, stage: Stage, owner: torch.Tensor, values: Mapping[str, Any]) -> Launch:
-        """One program per tile of `owner`'s positions (q for rows, k for keys), class, head and batch entry."""
-        tiles = triton.cdiv(triton.cdiv(owner.shape[2], stage.step), stage.tile)
+    def _launch(self, stage: Stage, owner: torch.Tensor, values: Mapping[str, Any], first: int = 0) -> Launch:
+        """One program per tile of `owner`'s positions (q for rows, k for keys), class, head and batch entry.
+
+        The first of the positions is `first`.
+        """
+        tiles = stage.tiles(owner.shape[2], first)
         grid = owner.shape[0] * owner.shape[1] * stage.classes * tiles
         widths = values["D_PAD"] + values["V_PAD"]
         options = launch_options(
@@ -299,6 +302,15 @@ class Stage:
     tile: int
     swept: int
     whole: bool
+    box: tuple[int, int, int | None] | None = None  # positions of a box of a grid, boxes beside it, tokens of the grid
+
+    def tiles(self, length: int, first: int) -> int:
+        """How many tiles of one class own something of so many positions from the first one on."""
+        if self.box is None:
+            return int(triton.cdiv(triton.cdiv(length, self.step), self.tile))
+        size, beside, tokens = self.box
+        end = first + length if tokens is None else min(first + length, tokens)
+        return max(0, -(-end // size) - first // size) * beside
 
 
 def launch_options(

@@ -1,0 +1,139 @@
+"""Kernels of `heads`: one launch of each distinct pattern, over all of its query heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from pidsl.language.heads import Heads
+from pidsl.language.terms import Term
+from pidsl.runtime.arguments import Fault, raise_faults
+from pidsl.runtime.kernel import Backend, Kernel, autocast, compile
+from pidsl.runtime.shares import join, shares, split
+
+if TYPE_CHECKING:
+    from pidsl.codegen.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsPlan:
+    """What is launched for which query heads; print it.
+
+    Args:
+        launches: for each, the query heads and the plan of their pattern.
+    """
+
+    launches: tuple[tuple[tuple[int, ...], Plan], ...]
+
+    def __str__(self) -> str:
+        count = sum(len(mine) for mine, _ in self.launches)
+        lines = [f"{_counted(len(self.launches), 'launch', 'launches')} for {_counted(count, 'query head')}"]
+        for mine, plan in self.launches:
+            lines += ["", f"{_named(mine)}", *("  " + line if line else "" for line in str(plan).split("\n"))]
+        return "\n".join(lines)
+
+
+class HeadsKernel:
+    """Compiled `heads`. Made by `compile`; immutable, safe to call from several threads, picklable.
+
+    A call launches the program of each distinct pattern once, over all query heads that have it, wherever they are.
+    Query heads of one pattern that are evenly spaced are read in place, others are copied together first; key heads
+    are copied only where a pattern has different numbers of query heads on them. With one pattern for all heads,
+    nothing is copied; with more, each result is copied to its heads of `out`.
+
+    Args:
+        heads: the pattern of each group of query heads.
+        kernels: one compiled kernel for each distinct pattern, in the order in which they appear.
+
+    Attributes:
+        heads: the pattern of each group of query heads.
+        kernels: the kernel of each distinct pattern; each has its own plan and source.
+        backend: as asked for.
+        rings: the distinct patterns that hold a ring and so restrict the lengths.
+    """
+
+    def __init__(self, heads: Heads, kernels: Mapping[Term, Kernel]) -> None:
+        self.heads, self.kernels = heads, dict(kernels)
+        self.backend: Backend = next(iter(self.kernels.values())).backend
+        self.rings = tuple(term for kernel in self.kernels.values() for term in kernel.rings)
+        self._mine = tuple(heads.distinct.values())
+        groups = (group for group in range(1, len(heads) + 1) if len(heads) % group == 0)
+        self._shares = {group: shares(self._mine, group) for group in groups}  # by query heads on each key head
+        self._where = f"kernel(q, k, v) of {heads!r}"
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0, return_lse: bool = False
+    ) -> Any:
+        """Attention with each query head under its own pattern, differentiable once in q, k and v.
+
+        Args:
+            q: queries [B, Hq, n, D], any strides; Hq is the number of heads that were declared.
+            k: keys [B, Hkv, m, D]. Query head h uses key head `h // (Hq // Hkv)`, whatever its pattern.
+            v: values [B, Hkv, m, Dv].
+            scale: factor of the logits; default 1 / sqrt(D).
+            offset: row r of q stands at position `i = r + offset`.
+            return_lse: return (out, lse).
+
+        Returns:
+            out [B, Hq, n, Dv], with `return_lse` also lse [B, Hq, n]; see `Kernel`.
+
+        Raises:
+            ArgumentError: shapes, dtypes, devices or numbers do not fit; all faults are named, nothing has run.
+            BackendError: backend "triton" with tensors that are not on a GPU (and Triton is not interpreting).
+        """
+        q, k, v = autocast(q, k, v)
+        kernels = list(self.kernels.values())
+        call, faults, usable = kernels[0].check(q, k, v, scale, offset, self.rings)
+        if "q" in usable and q.shape[1] != len(self.heads):
+            counts = " + ".join(str(count) for count, _ in self.heads.groups)
+            faults.append(Fault("q", f"{q.shape[1]} heads", f"{len(self.heads)} = {counts}, as declared"))
+        raise_faults(faults, self._where)
+        if len(kernels) == 1:
+            out, lse = kernels[0].attend(q, k, v, call)
+            return (out, lse) if return_lse else out
+        parts = self._shares[q.shape[1] // k.shape[1]]
+        calls = zip(kernels, split(q, parts.queries), split(k, parts.keys), split(v, parts.keys), strict=True)
+        results = [kernel.attend(mine, keys, values, call) for kernel, mine, keys, values in calls]
+        out = join(parts.queries, *(out for out, _ in results))
+        return (out, join(parts.queries, *(lse for _, lse in results))) if return_lse else out
+
+    @property
+    def plan(self) -> HeadsPlan:
+        """What is launched for which query heads, and the plan of each launch: print it."""
+        return HeadsPlan(tuple(zip(self._mine, (kernel.plan for kernel in self.kernels.values()), strict=True)))
+
+    def source(self, head_dim: int = 64) -> str:
+        """The generated program of each distinct pattern, one section each, under its query heads."""
+        sections = zip(self._mine, self.kernels.values(), strict=True)
+        return "\n\n".join(f"# {_named(mine)}\n{kernel.source(head_dim)}" for mine, kernel in sections)
+
+    def explain(self) -> str:
+        """How many launches there are, and the explanation of each under its query heads."""
+        sections = zip(self._mine, self.kernels.values(), strict=True)
+        first = str(self.plan).split("\n", 1)[0]
+        return "\n\n".join([first, *(f"{_named(mine)}\n{kernel.explain()}" for mine, kernel in sections)])
+
+    def __repr__(self) -> str:
+        return f"pidsl.compile({self.heads!r}, backend={self.backend!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return compile, (self.heads, self.backend)
+
+
+def _named(heads: tuple[int, ...]) -> str:
+    """`heads 0-2, 5`."""
+    spans: list[list[int]] = []
+    for head in heads:
+        if spans and head == spans[-1][1] + 1:
+            spans[-1][1] = head
+        else:
+            spans.append([head, head])
+    shown = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    return f"head {shown}" if len(heads) == 1 else f"heads {shown}"
+
+
+def _counted(count: int, one: str, several: str = "") -> str:
+    return f"{count} {one}" if count == 1 else f"{count} {several or one + 's'}"

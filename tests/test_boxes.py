@@ -1,0 +1,125 @@
+"""Pieces in boxes of a grid: proved, enumerated, and run on both backends against dense attention."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pidsl
+from pidsl import halo, neighborhood
+from pidsl.codegen.boxes import Boxes
+from pidsl.codegen.check import check_plan
+from pidsl.codegen.cost import PRICES
+from pidsl.codegen.grid_axes import axes_of
+from pidsl.codegen.lower import lower
+from pidsl.codegen.plan import GridPiece, Plan
+from pidsl.errors import PlanError
+from pidsl.language.expr import Truth
+from pidsl.language.terms import Halo, Neighborhood, Term
+from pidsl.runtime.ahead import compile_ahead
+from pidsl.testing import Inputs, Shapes, assert_matches_dense, assert_plan_sound, grids, inputs
+
+GRIDS: list[Term] = [
+    neighborhood((6, 5), 3), neighborhood((9, 7), (4, 3), stride=(2, 1)), neighborhood((8, 6), 3, dilation=2),
+    neighborhood((7, 5), 3, dilation=2), halo((7, 9), 3, 1), neighborhood((3, 4, 5), 3),
+    neighborhood((8, 8), (3, 5), causal=(True, False), border="cut"),
+]  # fmt: skip
+
+
+@st.composite
+def calls(draw: st.DrawFn, term: Term) -> Inputs:
+    """A call with as many tokens as the grid has, or fewer, or more."""
+    assert isinstance(term, Neighborhood | Halo)
+    tokens = int(np.prod(term.shape))
+    n = draw(st.sampled_from((tokens, tokens, max(1, tokens - 3), tokens + 2, 1)))
+    offset = draw(st.sampled_from((0, 0, 0, 4)))
+    m = draw(st.sampled_from((n + offset, tokens, 2)))
+    kv_heads, group = draw(st.sampled_from(((1, 1), (2, 2), (1, 3))))
+    return draw(inputs(Shapes(1, kv_heads * group, kv_heads, n, m, 16, 8, offset), dtypes=("float32",)))
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@settings(max_examples=settings.default.max_examples // 3)
+@given(data=st.data())
+def test_random_grids(backend: str, data: st.DataObject) -> None:
+    term = data.draw(grids())
+    assert_matches_dense(term, data.draw(calls(term)), backend=backend, tolerance=1e-4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("term", GRIDS, ids=repr)
+def test_plans_are_proved(term: Term) -> None:
+    assert_plan_sound(term)
+    assert all(isinstance(piece, GridPiece) for b in ("torch", "triton") for piece in lower(term, b).pieces)
+
+
+def broken(plan: Plan, change: str) -> Plan:
+    (piece,) = plan.grids
+    forward = piece.forward
+    match change:
+        case "mask":
+            piece = replace(piece, keep=(Truth(True), *piece.keep[1:]))
+        case "first":
+            piece = replace(piece, forward=replace(forward, first=(forward.first[0] + 1, *forward.first[1:])))
+        case "last":
+            last = forward.last[1]
+            assert last is not None
+            piece = replace(piece, grad_query=replace(forward, last=(forward.last[0], last - 1)))
+    return replace(plan, pieces=(piece,))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [("mask", "axes of the grid are not the piece"), ("first", "pair on axis 0"), ("last", "pair on axis 1")],
+)
+def test_checks_catch_wrong_boxes(change: str, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        check_plan(broken(lower(neighborhood((6, 5), 3), "torch"), change))
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_boxes_are_dense_where_tiles_are_not(backend: str) -> None:
+    """8 x 8 tokens meet 14 x 14 keys, not all keys of 14 rows."""
+    (piece,) = lower(neighborhood((64, 64), 7), backend).grids
+    assert piece.computed / piece.attended < 6
+    assert max(piece.forward.own) < 64
+
+
+def test_a_dilated_axis_is_split_into_its_classes() -> None:
+    found = Boxes(axes_of(neighborhood((64, 64), 7, dilation=4), split=True))
+    assert found.grid.lengths == (16, 4, 16, 4)
+    sizes = found.cheapest(PRICES["torch"])
+    assert sizes.own[1] == sizes.own[3] == 1 and sizes.work.pairs < 4 * (64 * 7) ** 2
+
+
+def test_work_is_what_is_visited() -> None:
+    term = neighborhood((20, 12), (7, 5))
+    found = Boxes(axes_of(term))
+    (piece,) = lower(term, "torch").grids
+    segments = pidsl.compile(term, "torch")._made("torch", 64).program.module.PIECE_0.segments(240, 240, 0)
+    visited = sum(s.boxes * s.height * s.width for s in segments)
+    assert found.work(piece.forward.own, piece.forward.swept).pairs == visited == piece.computed
+    assert piece.attended == term.pairs(240)
+
+
+def test_memory_of_missing_keys_is_not_read() -> None:
+    """Keys beyond the grid hold NaN: nobody attends them."""
+    term = neighborhood((4, 4), 3)
+    q, k, v = (torch.randn(1, 1, 20, 8) for _ in range(3))
+    k[:, :, 16:], v[:, :, 16:] = torch.nan, torch.nan
+    for backend in ("torch", "triton"):
+        out = pidsl.compile(term, backend)(q, k, v)  # type: ignore[call-overload]
+        assert out.isfinite().all() and (out[:, :, 16:] == 0).all()
+
+
+def test_sm_90_does_not_spill(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIDSL_CACHE", str(tmp_path_factory.mktemp("programs")))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("binaries")))
+    reports = compile_ahead(lower(neighborhood((64, 64), 7)), "cuda:90", torch.bfloat16, 64)
+    for report in reports:
+        assert report.spills == 0, report
+        assert report.name == "row_statistics" or all(loop.hgmma for loop in report.loops), report
