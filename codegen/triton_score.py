@@ -21,8 +21,7 @@ from pidsl.codegen.triton_kernels import KernelWriter
 from pidsl.codegen.triton_lines import Lines
 from pidsl.codegen.triton_stages import Stage
 from pidsl.language.expr import Var
-from pidsl.language.score import Score
-from pidsl.runtime.dropout import threshold
+from pidsl.language.score import Score, threshold
 
 LOG2E = 1.4426950408889634
 _ROWS = "i[:, None], j[None, :]"  # positions of a tile [rows, keys]

@@ -123,6 +123,11 @@ def parse_score(text: str) -> Score:
         raise ParseError(f"{text!r}", "the text of a score: score(softcap=30.0)") from e
 
 
+def threshold(dropout: float) -> int:
+    """A weight is dropped when the 32 bits that its pair hashes to are below this number."""
+    return min(round(dropout * 2**32), 2**32 - 1)
+
+
 def alibi_slopes(heads: int) -> Tensor:
     """The slopes of the ALiBi paper for so many heads, float32 `[heads]`.
 

@@ -15,6 +15,8 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from pidsl.language.score import threshold
+
 GOLDEN = 0x9E3779B9
 MASK = 0xFFFFFFFF
 
@@ -33,11 +35,6 @@ def mix(x: Bits) -> Bits:
 def seed_key(seed: int) -> int:
     """32 bits from a 64-bit seed."""
     return mix(mix((seed + GOLDEN) & MASK) ^ (seed >> 32 & MASK))
-
-
-def threshold(dropout: float) -> int:
-    """Bits below it are dropped."""
-    return min(round(dropout * 2**32), MASK)
 
 
 def kept(seed: int, dropout: float, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
