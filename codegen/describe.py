@@ -18,6 +18,8 @@ def describe(plan: Plan) -> str:
 
 def _lines(plan: Plan) -> Iterator[str]:
     yield f"plan of {plan.term!r} for {plan.backend}"
+    if plan.score is not None:
+        yield f"  logits: {plan.score!r}"
     for note in plan.notes:
         yield f"  note: {note}"
     if not plan.pieces and plan.backend != "reference":

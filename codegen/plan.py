@@ -28,6 +28,7 @@ from math import prod
 from typing import Any, Literal
 
 from pidsl.language.expr import FloorDiv, Index, Mod, Pred, Var, show, show_pred, simplify
+from pidsl.language.score import Score
 from pidsl.language.terms import Term
 
 Over = Literal["keys", "queries"]
@@ -302,6 +303,7 @@ class Plan:
         True  # else `attended_keys` and `attended_rows` hold for what is attended, and maybe for more
     )
     reference: int = 0  # the length at which costs were compared
+    score: Score | None = None  # what happens to the logits
 
     @property
     def tiles(self) -> Iterator[TilePiece]:

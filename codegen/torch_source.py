@@ -33,6 +33,7 @@ from pidsl.language.expr import (
     show_pred,
     vars_in,
 )
+from pidsl.language.score import Score
 
 INDENT = "    "
 ORDER = ("n", "m", "offset", "c", "d", "t", "a", "b", "r", "j")
@@ -44,10 +45,15 @@ def torch_source(plan: Plan) -> str:
     forward(q, k, v, scale, offset) -> (out, lse)
     backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset) -> (dq, dk, dv)
 
+    With a score both take its parameters too, and backward returns their gradients, see
+    `pidsl.runtime.score_operator.ScoredProgram`.
+
     Python's own judgement of the text is left to the loader, which comes next and before anyone sees it.
     """
     names = [f"PIECE_{index}" for index in range(len(plan.pieces))]
     sections = [_header(plan), _imports(plan)]
+    if plan.score is not None:
+        sections.append(_score(plan.score))
     for index, piece in enumerate(plan.pieces):
         sections.append("\n\n".join(_piece(index, piece)))
     sections += _attended(plan)
@@ -93,10 +99,20 @@ def _imports(plan: Plan) -> str:
         lines.append("from pidsl.runtime.boxes import Axis, Boxes")
     if any(plan.diagonals):
         lines.append("from pidsl.runtime.diagonal_ops import DiagonalSet, Lag")
-    lines.append("from pidsl.runtime.passes import Backward, Forward")
+    if plan.score is not None:
+        lines.insert(0, "from pidsl.language.score import Score")
+    passes = "passes" if plan.score is None else "score_passes"
+    lines.append(f"from pidsl.runtime.{passes} import Backward, Forward")
     if any(plan.tiles):
         lines.append("from pidsl.runtime.schedule import Band, Run")
     return "\n".join(lines)
+
+
+def _score(score: Score) -> str:
+    """The parts of the score, one to a line."""
+    given = {f.name: getattr(score, f.name) for f in fields(score)}
+    parts = [f"{INDENT}{f.name}={given[f.name]!r},\n" for f in fields(score) if given[f.name] != f.default]
+    return "# What happens to the logits.\nSCORE = Score(\n" + "".join(parts) + ")"
 
 
 def _piece(index: int, piece: Piece) -> Iterator[str]:
@@ -225,9 +241,10 @@ def _attended(plan: Plan) -> list[str]:
 
 
 def _forward(plan: Plan, names: list[str]) -> str:
+    parameters, score = ("", "") if plan.score is None else (", parameters", ", SCORE, parameters")
     lines = [
-        "def forward(q, k, v, scale, offset):",
-        f"{INDENT}attention = Forward(q, k, v, scale, offset{_attended_arguments(plan)})",
+        f"def forward(q, k, v, scale, offset{parameters}):",
+        f"{INDENT}attention = Forward(q, k, v, scale, offset{score}{_attended_arguments(plan)})",
     ]
     for name, piece in zip(names, plan.pieces, strict=True):
         what = {TilePiece: "tiles", DiagonalPiece: "diagonals", GridPiece: "boxes", ListPiece: "listed"}[type(piece)]
@@ -236,9 +253,12 @@ def _forward(plan: Plan, names: list[str]) -> str:
 
 
 def _backward(plan: Plan, names: list[str]) -> str:
+    parameters, score = ", parameters, learned", ", SCORE, parameters, learned"
+    if plan.score is None:
+        parameters = score = ""
     lines = [
-        "def backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset):",
-        f"{INDENT}inputs = q, k, v, out, lse, grad_out, grad_lse, scale, offset",
+        f"def backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset{parameters}):",
+        f"{INDENT}inputs = q, k, v, out, lse, grad_out, grad_lse, scale, offset{score}",
         f"{INDENT}gradients = Backward(*inputs{_attended_arguments(plan)})",
     ]
     for name, piece in zip(names, plan.pieces, strict=True):

@@ -46,7 +46,15 @@ _TUNING = "PRECISION: tl.constexpr, INDEX: tl.constexpr,"
 
 
 class KernelWriter:
-    """Writes the kernels of a plan, and remembers how large their integers can get."""
+    """Writes the kernels of a plan, and remembers how large their integers can get.
+
+    What is done with a tile once it is loaded is in methods of their own, which
+    `pidsl.codegen.triton_score.ScoredKernelWriter` replaces.
+    """
+
+    numbers: tuple[str, ...] = ()  # further arguments of every kernel, for which it is not compiled again
+    pointers = ""  # further arguments of every kernel
+    no_lse = "0.0"  # of rows that do not exist or attend nothing
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -79,27 +87,21 @@ class KernelWriter:
                 "keys = _matrix(k, batch, head // group, k_b, k_h)",
                 "values = _matrix(v, batch, head // group, v_b, v_h)",
                 "row_0 = (batch * heads + head).to(tl.int64) * n",
-                _SCALE2,
+                *self._of_rows(),
             )
             if stage.resumes:
                 out.put("acc, top, total = _resume(exists, running + row_0 * V, lse + row_0, r, V, V_PAD)")
             else:
-                out.put(
-                    f"acc = tl.zeros([{stage.tile}, V_PAD], tl.float32)",
-                    f'top = tl.full([{stage.tile}], -float("inf"), tl.float32)',
-                    f"total = tl.zeros([{stage.tile}], tl.float32)",
-                )
-            state = "acc, top, total"
+                out.put(f"acc = tl.zeros([{stage.tile}, V_PAD], tl.float32)", *self._nothing_seen(stage.tile))
             for number, piece in stage.pieces:
                 out.put("")
                 if not isinstance(piece, DiagonalPiece):
                     for full in self._key_loops(out, number, piece, "forward"):
-                        absorb = "_absorb(" if full else "_absorb_where(keep, inside, "
-                        out.put(f"{state} = {absorb}query, key, value, {state}, scale2, PRECISION)")
+                        out.put(*self._absorb(full))
                 else:
-                    for _ in self._lags_of_rows(out, number, piece):
-                        out.put(f"{state} = _absorb_lag(ok, query, key, value, {state}, scale2)")
-            out.put("", f"_finish(exists, out + row_0 * V, lse + row_0, r, {state}, V, V_PAD)")
+                    for diagonal in self._lags_of_rows(out, number, piece):
+                        out.put(*self._absorb_lag(diagonal.lag))
+            out.put("", f"_finish(exists, out + row_0 * V, lse + row_0, r, {_STATE}, V, V_PAD)")
         return str(out)
 
     def grad_query(self, stage: Stage) -> str:
@@ -107,31 +109,17 @@ class KernelWriter:
         out = Lines()
         pointers = "q, k, v, grad_out, lse2, pull, grad_q," + (" running_q," if stage.resumes else "")
         with self._kernel(out, stage, pointers, "q k v go"):
-            self._own(out, stage, "r", "a", "n", "heads")
-            out.put(
-                *self._live("mine", "exists", "r", rows=True),
-                "query = _load_where(mine, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
-                "grad = _load_where(mine, _matrix(grad_out, batch, head, go_b, go_h), r, go_r, go_d, V, V_PAD)",
-                "keys = _matrix(k, batch, head // group, k_b, k_h)",
-                "values = _matrix(v, batch, head // group, v_b, v_h)",
-                "row_0 = (batch * heads + head).to(tl.int64) * n",
-                "row_lse2 = tl.load(lse2 + row_0 + r, mask=mine, other=0.0)",
-                "row_pull = tl.load(pull + row_0 + r, mask=mine, other=0.0)",
-                _SCALE2,
-                f"query_grad = tl.zeros([{stage.tile}, D_PAD], tl.float32)",
-            )
+            self._load_rows(out, stage)
+            out.put(f"query_grad = tl.zeros([{stage.tile}, D_PAD], tl.float32)")
             for number, piece in stage.pieces:
                 out.put("")
                 if not isinstance(piece, DiagonalPiece):
                     for full in self._key_loops(out, number, piece, "grad_query"):
-                        out.put("p = _weights(query, key, row_lse2, scale2, PRECISION)")
-                        if not full:
-                            out.put("p = tl.where(keep & inside[None, :], p, 0.0)")
-                        out.put("query_grad = _add_query_grad(p, key, value, grad, row_pull, query_grad, PRECISION)")
+                        out.put(*self._query_grad(full))
                 else:
-                    for _ in self._lags_of_rows(out, number, piece):
+                    for diagonal in self._lags_of_rows(out, number, piece):
                         out.put(
-                            "_, ds = _lag_slopes(ok, query, key, value, grad, row_lse2, row_pull, scale2)",
+                            *self._lag_slopes(diagonal.lag),
                             "query_grad += ds[:, None] * key.to(tl.float32)",
                         )
             out.put("", "query_grad *= scale")
@@ -139,6 +127,21 @@ class KernelWriter:
                 out.put("query_grad += _load_where(exists, running_q + row_0 * D, r, D, 1, D, D_PAD)")
             out.put("_store_where(exists, grad_q + row_0 * D, r, query_grad, D, D_PAD)")
         return str(out)
+
+    def _load_rows(self, out: Lines, stage: Stage) -> None:
+        """What a backward program that owns rows knows of them."""
+        self._own(out, stage, "r", "a", "n", "heads")
+        out.put(
+            *self._live("mine", "exists", "r", rows=True),
+            "query = _load_where(mine, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
+            "grad = _load_where(mine, _matrix(grad_out, batch, head, go_b, go_h), r, go_r, go_d, V, V_PAD)",
+            "keys = _matrix(k, batch, head // group, k_b, k_h)",
+            "values = _matrix(v, batch, head // group, v_b, v_h)",
+            "row_0 = (batch * heads + head).to(tl.int64) * n",
+            f"row_lse2 = tl.load(lse2 + row_0 + r, mask=mine, other={self.no_lse})",
+            "row_pull = tl.load(pull + row_0 + r, mask=mine, other=0.0)",
+            *self._of_rows(),
+        )
 
     def grad_key(self, stage: Stage) -> str:
         """The kernel that sums the stage's part of dK and dV over the heads of a group."""
@@ -151,7 +154,7 @@ class KernelWriter:
                 *self._live("mine", "exists", "j", rows=False),
                 "key = _load_where(mine, _matrix(k, batch, head, k_b, k_h), j, k_r, k_d, D, D_PAD)",
                 "value = _load_where(mine, _matrix(v, batch, head, v_b, v_h), j, v_r, v_d, V, V_PAD)",
-                _SCALE2,
+                *self._of_keys(),
                 f"key_grad = tl.zeros([{stage.tile}, D_PAD], tl.float32)",
                 f"value_grad = tl.zeros([{stage.tile}, V_PAD], tl.float32)",
                 "",
@@ -162,6 +165,7 @@ class KernelWriter:
                     "queries = _matrix(q, batch, q_head, q_b, q_h)",
                     "grads = _matrix(grad_out, batch, q_head, go_b, go_h)",
                     "row_0 = (batch * heads + q_head).to(tl.int64) * n",
+                    *self._of_head("q_head"),
                 )
                 for number, piece in stage.pieces:
                     if isinstance(piece, GridPiece | ListPiece):
@@ -186,21 +190,80 @@ class KernelWriter:
             )
         return str(out)
 
+    # What is done with a tile.
+
+    def _of_rows(self) -> Iterator[str]:
+        """Numbers of the program that owns rows."""
+        yield _SCALE2
+
+    def _of_keys(self) -> Iterator[str]:
+        """Numbers of the program that owns keys."""
+        yield _SCALE2
+
+    def _of_head(self, head: str) -> Iterator[str]:
+        """Numbers of one query head in a program that owns keys."""
+        return iter(())
+
+    def _nothing_seen(self, rows: int) -> Iterator[str]:
+        """The softmax before the first key."""
+        yield f'top = tl.full([{rows}], -float("inf"), tl.float32)'
+        yield f"total = tl.zeros([{rows}], tl.float32)"
+
+    def _absorb(self, full: bool) -> Iterator[str]:
+        """Online softmax over a tile of keys."""
+        absorb = "_absorb(" if full else "_absorb_where(keep, inside, "
+        yield f"{_STATE} = {absorb}query, key, value, {_STATE}, scale2, PRECISION)"
+
+    def _absorb_lag(self, lag: int) -> Iterator[str]:
+        """Online softmax over the keys of a lag."""
+        yield f"{_STATE} = _absorb_lag(ok, query, key, value, {_STATE}, scale2)"
+
+    def _query_grad(self, full: bool) -> Iterator[str]:
+        """What a tile of keys adds to dQ."""
+        yield "p = _weights(query, key, row_lse2, scale2, PRECISION)"
+        if not full:
+            yield "p = tl.where(keep & inside[None, :], p, 0.0)"
+        yield "query_grad = _add_query_grad(p, key, value, grad, row_pull, query_grad, PRECISION)"
+
+    def _key_grads(self, keep: str) -> Iterator[str]:
+        """What a tile of rows adds to dK and dV; `keep` is the mask, empty for all."""
+        yield "p_t = _weights_t(query, key, row_lse2, scale2, PRECISION)"
+        if keep:
+            yield f"p_t = tl.where({keep}, p_t, 0.0)"
+        yield "key_grad, value_grad = _add_key_grads("
+        yield "    p_t, query, value, grad, row_pull, key_grad, value_grad, PRECISION"
+        yield ")"
+
+    def _lag_slopes(self, lag: int, of_keys: bool = False) -> Iterator[str]:
+        """p and ds of the pairs of a lag; p is wanted for keys only."""
+        p = "p" if of_keys else "_"
+        yield f"{p}, ds = _lag_slopes(ok, query, key, value, grad, row_lse2, row_pull, scale2)"
+
     # The owned dimension.
 
     @contextmanager
     def _kernel(self, out: Lines, stage: Stage, pointers: str, strided: str) -> Iterator[None]:
         strides = " ".join(f"{x}_b, {x}_h, {x}_r, {x}_d," for x in strided.split())
-        out.put('@triton.jit(do_not_specialize=["n", "m", "offset", "heads", "group"])')
+        fixed = ", ".join(f'"{name}"' for name in ("n", "m", "offset", "heads", "group", *self.numbers))
+        out.put(f"@triton.jit(do_not_specialize=[{fixed}])")
         out.put(f"def {stage.name}(")
         for number, piece in stage.pieces:
             if isinstance(piece, ListPiece):
                 pointers += f" {table_name(number, by_keys=stage.owns == 'keys')},"
-        out.put(f"    {pointers}", f"    {_SIZES}", f"    {strides}", f"    {_CONSTANTS}", f"    {_TUNING}")
+        out.put(
+            f"    {pointers}",
+            *([f"    {self.pointers}"] if self.pointers else []),
+            f"    {_SIZES}",
+            f"    {strides}",
+            f"    {_CONSTANTS}",
+            f"    {_TUNING}",
+        )
         numbers = ", ".join(str(number) for number, _ in stage.pieces)
         what = {"rows": "out and lse", "keys": "dK and dV"}[stage.owns]
         if "grad_q," in pointers:
             what = "dQ"
+        if "_sums," in pointers:
+            what = "Sums for the gradients of slopes and bias"
         whose = stage.owns if stage.step == 1 else f"{stage.owns} of one class mod {stage.step}"
         plural = "s" if len(stage.pieces) > 1 else ""
         with out.block("):  # fmt: skip"):
@@ -374,16 +437,9 @@ class KernelWriter:
         out.put(
             "query = _load_where(live, queries, r, q_r, q_d, D, D_PAD)",
             "grad = _load_where(live, grads, r, go_r, go_d, V, V_PAD)",
-            "row_lse2 = tl.load(lse2 + row_0 + r, mask=live, other=0.0)",
+            f"row_lse2 = tl.load(lse2 + row_0 + r, mask=live, other={self.no_lse})",
             "row_pull = tl.load(pull + row_0 + r, mask=live, other=0.0)",
-            "p_t = _weights_t(query, key, row_lse2, scale2, PRECISION)",
-        )
-        if keep:
-            out.put(f"p_t = tl.where({keep}, p_t, 0.0)")
-        out.put(
-            "key_grad, value_grad = _add_key_grads(",
-            "    p_t, query, value, grad, row_pull, key_grad, value_grad, PRECISION",
-            ")",
+            *self._key_grads(keep),
         )
 
     def _lags_of_keys(self, out: Lines, number: int, piece: DiagonalPiece) -> None:
@@ -397,9 +453,9 @@ class KernelWriter:
                 f"ok = {self._rows_of(diagonal)}",
                 "query = _load_where(ok, queries, r, q_r, q_d, D, D_PAD)",
                 "grad = _load_where(ok, grads, r, go_r, go_d, V, V_PAD)",
-                "row_lse2 = tl.load(lse2 + row_0 + r, mask=ok, other=0.0)",
+                f"row_lse2 = tl.load(lse2 + row_0 + r, mask=ok, other={self.no_lse})",
                 "row_pull = tl.load(pull + row_0 + r, mask=ok, other=0.0)",
-                "p, ds = _lag_slopes(ok, query, key, value, grad, row_lse2, row_pull, scale2)",
+                *self._lag_slopes(diagonal.lag, of_keys=True),
                 "key_grad += ds[:, None] * query.to(tl.float32)",
                 "value_grad += p[:, None] * grad.to(tl.float32)",
             )
@@ -471,4 +527,5 @@ class KernelWriter:
         return Mask.of(function, doc, attended)
 
 
+_STATE = "acc, top, total"
 _SCALE2 = "scale2 = tl.maximum(scale * 1.4426950408889634, 1e-30)  # base 2; above 0 so that -inf stays -inf"

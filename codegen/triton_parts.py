@@ -159,6 +159,52 @@ def _lag_slopes(ok, query, key, value, grad_out, lse2, pull, scale2):
     return p, tl.where(ok, p * slopes, 0.0)  # what is not attended may be NaN
 
 
+@triton.jit
+def _softcap(logits, cap):
+    """cap * tanh(logits / cap), and its derivative by the logits."""
+    t = 1.0 - 2.0 / (tl.exp2(logits * (2.885390081777927 / cap)) + 1.0)  # 2 log2(e)
+    return cap * t, 1.0 - t * t
+
+
+@triton.jit
+def _softmax_step(logits, top):
+    """The weights of one more tile of keys by the new maximum of each row, and how much the earlier ones fade."""
+    new_top = tl.maximum(top, tl.max(logits, 1))
+    base = tl.where(new_top == -float("inf"), 0.0, new_top)  # -inf - -inf is NaN
+    return tl.exp2(logits - base[:, None]), tl.exp2(top - base), new_top
+
+
+@triton.jit
+def _softmax_lag(logits, top):
+    """`_softmax_step` with one more key per row."""
+    new_top = tl.maximum(top, logits)
+    base = tl.where(new_top == -float("inf"), 0.0, new_top)
+    return tl.exp2(logits - base), tl.exp2(top - base), new_top
+
+
+@triton.jit
+def _mix(x):
+    """32 well-mixed bits from 32: lowbias32, as in pidsl.runtime.dropout."""
+    x = (x ^ (x >> 16)) * 0x7FEB352D
+    x = (x ^ (x >> 15)) * 0x846CA68B
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def _stream(seed, head):
+    """The bits that the pairs of one head of one batch entry start from."""
+    return _mix(seed.to(tl.uint32) + (head + 1).to(tl.uint32) * 0x9E3779B9)
+
+
+@triton.jit
+def _add_by_entry(sums, ds, entry, WIDTH: tl.constexpr):
+    """sums[x] plus the ds of the pairs whose entry is x, one entry after the other: slow, and always in one order."""
+    column = tl.arange(0, WIDTH)
+    for x in range(tl.min(entry), tl.max(entry) + 1):
+        sums += tl.where(column == x, tl.sum(tl.where(entry == x, ds, 0.0)), 0.0)
+    return sums
+
+
 @triton.jit(do_not_specialize=["n", "heads"])
 def row_statistics(
     out, grad_out, lse, grad_lse, lse2, pull, n, heads,

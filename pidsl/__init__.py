@@ -24,6 +24,7 @@ from pidsl.language.gate import Gate, gate
 from pidsl.language.heads import Heads, heads
 from pidsl.language.parse import parse
 from pidsl.language.schedule import Schedule, layers
+from pidsl.language.score import Score, alibi_slopes, score
 from pidsl.language.summaries import Summaries, spans, summaries
 from pidsl.language.terms import Term
 from pidsl.language.trace import maximum, minimum, where
@@ -53,10 +54,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArgumentError", "BackendError", "Bound", "Gate", "Heads", "Kernel", "ParseError", "PidslError", "PredicateError",
-    "Schedule", "SizeError", "Summaries", "SymbolError", "Term", "TermError", "TooHardError", "TruthError", "blocks",
-    "causal", "check_claims", "compare", "compile", "design", "empty", "full", "gate", "halo", "heads", "keys", "lags",
-    "layers", "maximum", "minimum", "neighborhood", "pairs", "parse", "queries", "ring", "spans", "stride",
-    "summaries", "symbols", "where", "window",
+    "Schedule", "Score", "SizeError", "Summaries", "SymbolError", "Term", "TermError", "TooHardError", "TruthError",
+    "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "design", "empty", "full", "gate", "halo",
+    "heads", "keys", "lags", "layers", "maximum", "minimum", "neighborhood", "pairs", "parse", "queries", "ring",
+    "score", "spans", "stride", "summaries", "symbols", "where", "window",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

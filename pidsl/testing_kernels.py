@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -116,9 +116,11 @@ def _laid(x: Tensor, layout: str) -> Tensor:
 def assert_matches_dense(
     term_or_kernel: Term | Heads | Kernel | Callable[..., Any], given: Inputs, *, term: Term | Heads | None = None,
     backend: Literal["auto", "triton", "torch", "reference"] = "auto", scale: float | None = None,
-    tolerance: float | None = None, backward: bool = True,
+    tolerance: float | None = None, backward: bool = True, parameters: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Output, log-sum-exp and the gradients of q, k and v equal those of dense attention, computed in float64.
+
+    With a score, the judge is the reference backend in float64, and the gradients of the parameters are compared too.
 
     Args:
         term_or_kernel: a pattern or heads, which are compiled; a compiled kernel; or any function that is called as a
@@ -129,6 +131,7 @@ def assert_matches_dense(
         scale: factor on the scores; default 1 / sqrt(head_dim).
         tolerance: relative and absolute; default by dtype: 1e-9, 2e-5, 1e-2, 8e-2 for float64, 32, 16, bfloat16.
         backward: whether to compare gradients, taken through the output and the lse.
+        parameters: of the score, for a kernel compiled with one: tensors, and `seed`.
 
     Raises:
         AssertionError: a difference, or a wrong shape or dtype, with the pattern and the sizes.
@@ -149,11 +152,22 @@ def assert_matches_dense(
             raise ValueError("term=... is needed beside a function that is no kernel")
         pattern = found
     q, k, v = (x.detach().requires_grad_(backward) for x in (given.q, given.k, given.v))
-    out, lse = kernel(q, k, v, offset=given.offset, scale=scale, return_lse=True)
-    exact, exact_lse = _dense(pattern, q, k, v, given.offset, scale)
+    numbers = dict(parameters or {})
+    learned = {name: x.detach().requires_grad_(backward) for name, x in numbers.items() if isinstance(x, torch.Tensor)}
+    out, lse = kernel(q, k, v, offset=given.offset, scale=scale, return_lse=True, **numbers | learned)
+    if isinstance(kernel, Kernel) and kernel.score is not None:
+        wide = [x.double() for x in (q, k, v)]
+        same = numbers | {name: x.double() for name, x in learned.items()}
+        judge = compile(kernel.term, "reference", kernel.score)
+        exact, exact_lse = judge(*wide, offset=given.offset, scale=scale, return_lse=True, **same)
+    else:
+        exact, exact_lse = _dense(pattern, q, k, v, given.offset, scale)
     name = str(q.dtype).removeprefix("torch.")
     allowed = TOLERANCES[name] if tolerance is None else tolerance
-    where = f"{pattern!r}, q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}, offset {given.offset}, {name}"
+    score = f", {kernel.score!r}" if isinstance(kernel, Kernel) and kernel.score is not None else ""
+    where = (
+        f"{pattern!r}{score}, q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}, offset {given.offset}, {name}"
+    )
 
     def close(what: str, got: Tensor, want: Tensor, within: float) -> None:
         def message(text: str) -> str:
@@ -169,11 +183,14 @@ def assert_matches_dense(
     made = torch.Generator().manual_seed(1)
     seed = torch.randn(exact.shape, generator=made, dtype=torch.float64).to(q.device)
     seed_lse = torch.randn(exact_lse.shape, generator=made, dtype=torch.float64).to(q.device) * exact_lse.isfinite()
-    want = torch.autograd.grad([exact, exact_lse], [q, k, v], [seed, seed_lse], materialize_grads=True)
+    inputs = {"q": q, "k": k, "v": v, **learned}
+    leaves = list(inputs.values())
+    want = torch.autograd.grad([exact, exact_lse], leaves, [seed, seed_lse], materialize_grads=True)
     seeds = [seed.to(out.dtype), seed_lse.to(lse.dtype)]
-    got = torch.autograd.grad([out, lse], [q, k, v], seeds, materialize_grads=True)
-    for letter, x, y in zip("qkv", got, want, strict=True):
-        close(f"gradient of {letter}", x, y.double(), allowed)
+    got = torch.autograd.grad([out, lse], leaves, seeds, materialize_grads=True)
+    for letter, x, y in zip(inputs, got, want, strict=True):
+        sums = q.shape[2] if letter in learned else 1  # a parameter's gradient sums what the rows say
+        close(f"gradient of {letter}", x, y.double(), allowed * max(1, sums))
 
 
 def _dense(

@@ -490,7 +490,7 @@ def test_class_parts() -> None:
     assert list(class_parts(le(b, a + offset))) == []
 
 
-@settings(max_examples=settings.default.max_examples)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(term=terms(depth=2), rows=st.tuples(st.integers(0, 80), st.integers(1, 300)), data=st.data())
 def test_patterns_of_some_rows_over_many_tiles(term: Term, rows: tuple[int, int], data: st.DataObject) -> None:
     """Tiles in which only some rows have keys are no longer like the others."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
-from pidsl import causal, lags, stride, window
+from pidsl import causal, lags, score, stride, window
 from pidsl.codegen.lower import lower
 from pidsl.errors import BackendError
 from pidsl.language.terms import Term
@@ -47,6 +48,14 @@ def test_other_targets_compile(target: str) -> None:
 def test_odd_head_dims_and_diagonals_compile() -> None:
     reports = compile_ahead(lower(lags(0, 100, 1000)), "cuda:90", torch.float16, head_dim=40, value_dim=72)
     assert not any(report.spills for report in reports)
+
+
+def test_a_scored_kernel_uses_tensor_cores_and_does_not_spill() -> None:
+    everything = score(softcap=50.0, alibi=True, bias=(0, 63), sinks=True, temperature=True, dropout=0.1)
+    reports = compile_ahead(replace(lower(window(63)), score=everything), "cuda:90", torch.bfloat16, 64)
+    assert [x.name for x in reports] == ["forward", "row_statistics", "grad_query", "grad_key", "grad_score"]
+    assert all(x.hgmma for x in reports if x.name != "row_statistics")
+    assert not any(x.spills for x in reports)
 
 
 def test_compiler_errors_are_told() -> None:

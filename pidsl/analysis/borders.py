@@ -22,8 +22,8 @@ from pidsl.language.terms import Compose, Power, Term, walk
 from pidsl.relation.isl import limited
 from pidsl.relation.oracle import dense_mask
 
-ENTRIES = 100_000_000  # most entries of dense masks, of all parts of a term
-PRODUCT = 8  # entries that one of a product is worth
+ENTRIES = 160_000_000  # most entries of dense masks, of all parts of a term
+PRODUCT = 4  # entries that one of a product is worth
 FEW = 100  # tokens for which the masks of every n are few entries
 Root = tuple[Fraction, Fraction]
 

@@ -28,7 +28,7 @@ CLOSED = 5  # layers that are composed before a form in L is tried
 RECENT = 6  # numbers of layers that a new one is compared with
 LAYERS = 24  # that are composed, one after another, before a formula is given up
 BRANCHES = 24
-OPERATIONS = 1_000_000
+OPERATIONS = 300_000  # of differences, each up to 20 microseconds
 MATRICES = 2048  # tokens
 SMALL = 64  # tokens for which matrices are the first choice
 

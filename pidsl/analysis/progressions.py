@@ -24,7 +24,7 @@ from pidsl.relation.loops import Loop, NoLoop, loops, part_loops
 T = TypeVar("T")
 _dim: Any = isl.dim_type
 Ints = NDArray[np.int64]
-LOOPS = 150_000  # operations of isl's generator of loops, which take up to 15 microseconds each
+LOOPS = 250_000  # operations of isl's generator of loops, which take up to 15 microseconds each
 ONE_WAY = 200_000  # operations for one way to take a part of a set for progressions
 CLASSES = 360  # residue classes that a part is split into before it is given up
 CELLS = 12_000_000  # most rows in one count

@@ -141,16 +141,21 @@ def _compile_request() -> None:
 
 def _launches(source: str, dtype: torch.dtype, head_dim: int, value_dim: int) -> list[Launch]:
     """The launches of forward and backward on contiguous tensors, 4 query heads on 2 key heads."""
-    from pidsl.runtime.triton_program import TritonProgram
+    from pidsl.runtime.score_arguments import Parameters
+    from pidsl.runtime.score_triton import ScoredTritonProgram
 
-    program = TritonProgram(None, source)
+    by_head = torch.empty(4, dtype=torch.float32, device="meta")
+    parameters = Parameters(by_head, by_head[:, None], by_head, by_head)  # a plain program asks for none of them
+    program = ScoredTritonProgram(None, source).given(parameters)
     q = torch.empty(2, 4, _LENGTH, head_dim, dtype=dtype, device="meta")
     k = torch.empty(2, 2, _LENGTH, head_dim, dtype=dtype, device="meta")
     v = torch.empty(2, 2, _LENGTH, value_dim, dtype=dtype, device="meta")
     forward, _, lse = program.forward_launches(q, k, v, 0.125, 0)
     out = torch.empty(2, 4, _LENGTH, value_dim, dtype=dtype, device="meta")
-    backward, *_ = program.backward_launches(q, k, v, out, lse, out, lse, 0.125, 0)
-    return forward + backward
+    shared = program.backward_arguments(q, k, v, out, lse, out, lse, 0.125, 0)
+    backward, *_ = program.gradient_launches(shared, q, k, v)
+    of_score, _ = program.score_launches(shared, q)
+    return forward + backward + of_score
 
 
 def _compile(launch: Launch, target: str, options: dict[str, int]) -> KernelReport:

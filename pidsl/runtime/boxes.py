@@ -191,6 +191,14 @@ class BoxSegment:
         strides = (b, h, *steps, *(s * r for s in self.extent.strides), x.stride(3))
         return x.as_strided(shape, strides, int(x.storage_offset()) + start * r)
 
+    def of_rows(self, x: Tensor, members: int) -> Tensor:
+        """x `[B, Hq, rows, ...]` by boxes: `[B * Hkv, boxes, members * queries, ...]`, a copy."""
+        return self.rows(x, members).reshape(-1, self.boxes, members * self.height, *x.shape[3:])
+
+    def of_keys(self, x: Tensor) -> Tensor:
+        """x `[B, Hkv, rows, D]` by boxes: `[B * Hkv, boxes, keys, D]`, a copy."""
+        return self.keys(x).reshape(-1, self.boxes, self.width, x.shape[3])
+
     @property
     def _counts(self) -> tuple[int, ...]:
         return tuple(x.count for x in self.groups)

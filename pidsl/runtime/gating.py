@@ -11,6 +11,7 @@ from torch import Tensor
 from pidsl.language.gate import Gate
 from pidsl.runtime.arguments import check_weights, raise_faults
 from pidsl.runtime.kernel import Backend, Kernel, autocast, compile
+from pidsl.runtime.score_arguments import Parameters, check_parameters
 
 
 class GateKernel:
@@ -24,17 +25,21 @@ class GateKernel:
         gate: the named patterns.
         kernels: the kernel of each branch, by name; each has its own plan and source.
         backend: as asked for.
+        score: what happens to the logits of every branch, None for nothing.
     """
 
     def __init__(self, gate: Gate, kernels: Mapping[str, Kernel]) -> None:
         self.gate, self.kernels = gate, dict(kernels)
-        self.backend: Backend = next(iter(self.kernels.values())).backend
+        first = next(iter(self.kernels.values()))
+        self.backend: Backend = first.backend
+        self.score = first.score
         self._rings = [term for kernel in self.kernels.values() for term in kernel.rings]
         self._where = f"kernel(q, k, v, weights) of {gate!r}"
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, *, scale: float | None = None, offset: int = 0,
-        return_lse: bool = False,
+        return_lse: bool = False, slopes: Tensor | None = None, bias: Tensor | None = None,
+        sinks: Tensor | None = None, temperature: Tensor | None = None, seed: int | None = None,
     ) -> Any:  # fmt: skip
         """`sum over branches b of weights[..., b] * attention_b(q, k, v)`, differentiable once in all four.
 
@@ -47,6 +52,8 @@ class GateKernel:
             scale: factor of the logits; default 1 / sqrt(D).
             offset: row r of q stands at position `i = r + offset`.
             return_lse: return (out, lse).
+            slopes, bias, sinks, temperature, seed: what `score.parameters` names, shared by the branches: each has
+                the sinks, and a pair that is in two of them is dropped in both or in neither.
 
         Returns:
             out [B, Hq, n, Dv] in q's dtype; with `return_lse` also the log-sum-exp of each branch
@@ -60,11 +67,14 @@ class GateKernel:
         q, k, v, weights = autocast(q, k, v, weights)
         branches = list(self.kernels.values())
         call, faults, usable = branches[0].check(q, k, v, scale, offset, self._rings)
+        given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
+        faults += check_parameters(self.score, usable, given)
         raise_faults([*faults, *check_weights(usable, weights, self.gate.names)], self._where)
+        parameters = Parameters(slopes, bias, sinks, temperature, seed or 0)
         out: Tensor | None = None
         lses = []
         for b, kernel in enumerate(branches):
-            result, lse = kernel.attend(q, k, v, call)
+            result, lse = kernel.attend(q, k, v, call, parameters)
             weight = weights[..., b, None]
             # autograd keeps `result` for the backward of the kernel anyway: weighing it here stores nothing more
             out = result * weight if out is None else out.addcmul_(result, weight)
@@ -80,7 +90,8 @@ class GateKernel:
         return "\n\n".join(f"branch {name}\n{x.explain()}" for name, x in self.kernels.items())
 
     def __repr__(self) -> str:
-        return f"pidsl.compile({self.gate!r}, backend={self.backend!r})"
+        score = "" if self.score is None else f", score={self.score!r}"
+        return f"pidsl.compile({self.gate!r}, backend={self.backend!r}{score})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return compile, (self.gate, self.backend)
+        return compile, (self.gate, self.backend, self.score)

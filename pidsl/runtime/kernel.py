@@ -16,6 +16,7 @@ from pidsl.errors import BackendError, TermError
 from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
+from pidsl.language.score import Score
 from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
 from pidsl.runtime.arguments import (
@@ -29,6 +30,7 @@ from pidsl.runtime.arguments import (
 )
 from pidsl.runtime.operator import attend, attention, is_traced
 from pidsl.runtime.programs import Compiled, compiled, is_wide, preferred, triton_installed
+from pidsl.runtime.score_arguments import Parameters, check_parameters
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan import Plan
@@ -44,7 +46,7 @@ BACKENDS = ("auto", "triton", "torch", "reference")
 
 
 @overload
-def compile(term: Gate, backend: Backend = "auto") -> GateKernel: ...
+def compile(term: Gate, backend: Backend = "auto", score: Score | None = None) -> GateKernel: ...
 
 
 @overload
@@ -60,22 +62,24 @@ def compile(term: Summaries, backend: Backend = "auto") -> SummariesKernel: ...
 
 
 @overload
-def compile(term: Term, backend: Backend = "auto") -> Kernel: ...
+def compile(term: Term, backend: Backend = "auto", score: Score | None = None) -> Kernel: ...
 
 
 @overload
 def compile(
-    term: Term | Composed, backend: Backend = "auto", *, output_gate: OutputGate | None, affine: bool = False
-) -> Any: ...
+    term: Term | Composed, backend: Backend = "auto", score: None = None, *, output_gate: OutputGate | None,
+    affine: bool = False,
+) -> Any: ...  # fmt: skip
 
 
 @overload
-def compile(term: Term | Composed, backend: Backend = "auto", *, affine: bool) -> Any: ...
+def compile(term: Term | Composed, backend: Backend = "auto", score: None = None, *, affine: bool) -> Any: ...
 
 
 def compile(
-    term: Term | Composed, backend: Backend = "auto", *, output_gate: OutputGate | None = None, affine: bool = False
-) -> Any:
+    term: Term | Composed, backend: Backend = "auto", score: Score | None = None, *,
+    output_gate: OutputGate | None = None, affine: bool = False,
+) -> Any:  # fmt: skip
     """A kernel for a pattern: one program for every number of queries and keys.
 
     `out[i] = sum over attended j of softmax_j(scale * q_i . k_j) v_j`
@@ -96,6 +100,8 @@ def compile(
         backend: "triton": generated Triton kernels, for GPUs. "torch": generated torch code, for any device and
             float64. "reference": dense attention under the mask, slow, the judge of the others. "auto": triton for
             what it can run on a GPU, torch for everything else; `kernel.plan` says which.
+        score: what happens to the logits, in every branch of a gate, see `pidsl.score`; None: they are
+            scale * q . k.
         output_gate: "head" or "element": the output is multiplied by the sigmoid of logits given at call time, one
             per head and query, or one per element (Gated Attention, arXiv 2505.06708, position G1).
         affine: attend with the weights `alpha * softmax + beta` on the attended keys, alpha and beta given at call
@@ -107,7 +113,8 @@ def compile(
         kernels, for layers.
 
     Raises:
-        TermError: not a pattern; an unknown output gate; affine weights of a gate or of summaries.
+        TermError: not a pattern, or not a score; an unknown output gate; affine weights of a gate or of summaries; a
+            score with anything but a pattern or a gate.
         SymbolError: the pattern holds unbound symbols.
         BackendError: an unknown backend, or one that is not installed.
         TooHardError: isl's operation limit struck.
@@ -124,17 +131,19 @@ def compile(
     if backend == "triton" and not triton_installed():
         hint = "pip install triton (Linux only); backend='torch' runs anywhere"
         raise BackendError("backend = 'triton', and triton is not installed", "the triton package", hint=hint)
+    if score is not None:
+        _check_score(term, score, output_gate, affine)
     if output_gate is not None or affine or isinstance(term, Schedule):
         return _compile_output(term, backend, output_gate, affine)
     if not isinstance(term, Algebra):
-        return _compile_composed(term, backend)
+        return _compile_composed(term, backend, score)
     require_concrete(term, "compile the pattern")
-    return _compile(term, backend)
+    return _compile(term, backend, score)
 
 
 @lru_cache(maxsize=512)
-def _compile(term: Term, backend: Backend) -> Kernel:
-    return Kernel(term, backend)
+def _compile(term: Term, backend: Backend, score: Score | None) -> Kernel:
+    return Kernel(term, backend, score)
 
 
 @lru_cache(maxsize=512)
@@ -148,18 +157,36 @@ def _compile_output(term: Term | Composed, backend: Backend, output_gate: Output
 
 
 @lru_cache(maxsize=512)
-def _compile_composed(parts: Gate | Heads | Summaries, backend: Backend) -> Any:
+def _compile_composed(parts: Gate | Heads | Summaries, backend: Backend, score: Score | None) -> Any:
     from pidsl.runtime.gating import GateKernel
     from pidsl.runtime.heads import HeadsKernel
     from pidsl.runtime.summaries import SummariesKernel
 
     match parts:
         case Gate():
-            return GateKernel(parts, {name: compile(term, backend) for name, term in parts.branches})
+            return GateKernel(parts, {name: compile(term, backend, score) for name, term in parts.branches})
         case Heads():
             return HeadsKernel(parts, {term: compile(term, backend) for term in parts.distinct})
         case Summaries():
             return SummariesKernel(parts, backend)
+
+
+def _check_score(term: Term | Composed, score: object, output_gate: object, affine: bool) -> None:
+    """Raise for what is no score, and name the two parts where something else does not go together with one."""
+    if not isinstance(score, Score):
+        hint = "build one: pidsl.score(softcap=50.0)"
+        raise TermError(f"score = {score!r} ({type(score).__name__})", "a pidsl.score(...) or None", hint=hint)
+    other = ""
+    if not isinstance(term, Algebra | Gate):
+        other = repr(term)
+    elif output_gate is not None or affine:
+        other = f"output_gate={output_gate!r}" if output_gate is not None else "affine=True"
+    if other:
+        hint = "a kernel per pattern: pidsl.compile(pattern, score=...), and the rest around it"
+        raise TermError(f"{other} with {score!r}", "a score for a pattern or a gate alone", f"compile({term!r})", hint)
+
+
+NO_PARAMETERS = Parameters()
 
 
 class Call(NamedTuple):
@@ -176,15 +203,19 @@ class Kernel:
     Args:
         term: the pattern, without symbols.
         backend: as asked for.
+        score: what happens to the logits.
 
     Attributes:
         term: the pattern.
         backend: as asked for; `plan.backend` is what "auto" stands for on this machine.
+        score: what happens to the logits, None for nothing.
         rings: the term, if it holds a ring and so restricts the lengths.
     """
 
-    def __init__(self, term: Term, backend: Backend) -> None:
-        self.term, self.backend = term, backend
+    def __init__(self, term: Term, backend: Backend, score: Score | None = None) -> None:
+        self.term, self.backend, self.score = term, backend, score
+        # the scale is an argument of every program: what is left decides which program it is
+        self._structure = None if score is None or (bare := replace(score, scale=None)) == Score() else bare
         self._pattern = repr(term)
         self._where = f"kernel(q, k, v) of {self._pattern}"
         self.rings = (term,) if any(isinstance(t, Ring) for t in walk(term)) else ()
@@ -193,17 +224,21 @@ class Kernel:
         self._made(self._chosen, 64)  # whatever cannot be compiled fails here
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0, return_lse: bool = False
-    ) -> Any:
-        """Attention under the pattern, differentiable once in q, k and v.
+        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0,
+        return_lse: bool = False, slopes: Tensor | None = None, bias: Tensor | None = None,
+        sinks: Tensor | None = None, temperature: Tensor | None = None, seed: int | None = None,
+    ) -> Any:  # fmt: skip
+        """Attention under the pattern, differentiable once in q, k, v and the parameters of the score.
 
         Args:
             q: queries [B, Hq, n, D], any strides.
             k: keys [B, Hkv, m, D], of q's dtype and device. Query head h uses key head `h // (Hq // Hkv)`.
             v: values [B, Hkv, m, Dv].
-            scale: factor of the logits; default 1 / sqrt(D).
+            scale: factor of the logits; default that of the score, or 1 / sqrt(D).
             offset: row r of q stands at position `i = r + offset`.
             return_lse: return (out, lse).
+            slopes, sinks, temperature: [Hq], bias: [Hq, table], seed: what `score.parameters` names, in any floating
+                dtype, on q's device; see `pidsl.score`.
 
         Returns:
             out [B, Hq, n, Dv] in q's dtype; with `return_lse` also the log-sum-exp of the logits [B, Hq, n], natural
@@ -216,9 +251,10 @@ class Kernel:
             BackendError: backend "triton" with tensors that are not on a GPU (and Triton is not interpreting).
         """
         q, k, v = autocast(q, k, v)
-        call, faults, _ = self.check(q, k, v, scale, offset, self.rings)
-        raise_faults(faults, self._where)
-        out, lse = self.attend(q, k, v, call)
+        call, faults, usable = self.check(q, k, v, scale, offset, self.rings)
+        given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
+        raise_faults([*faults, *check_parameters(self.score, usable, given)], self._where)
+        out, lse = self.attend(q, k, v, call, Parameters(slopes, bias, sinks, temperature, seed or 0))
         return (out, lse) if return_lse else out
 
     @property
@@ -246,15 +282,16 @@ class Kernel:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"pidsl.compile({self._pattern}, backend={self.backend!r})"
+        score = "" if self.score is None else f", score={self.score!r}"
+        return f"pidsl.compile({self._pattern}, backend={self.backend!r}{score})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return compile, (self.term, self.backend)
+        return compile, (self.term, self.backend, self.score)
 
     def _made(self, backend: str, head_dim: int) -> Compiled:
         key = backend, is_wide(backend, head_dim)
         if key not in self._programs:  # another thread may write the same entry: it is the same object
-            self._programs[key] = compiled(self.term, *key)
+            self._programs[key] = compiled(self.term, *key, self._structure)
         return self._programs[key]
 
     def check(
@@ -266,6 +303,10 @@ class Kernel:
         offset_faults, first = check_offset(offset)
         faults, usable = check_attention(rings, backend, q, k, v, first)
         faults = [*faults, *scale_faults, *offset_faults]
+        if self.score is not None and self.score.scale is not None:
+            if factor is not None:
+                faults.append(Fault("scale", f"{scale!r}", f"None: the kernel has {self.score!r}"))
+            factor = self.score.scale
         if factor is None:
             factor = 1.0 if faults else 1.0 / math.sqrt(q.shape[3])
         return Call(backend, factor, first), faults, usable
@@ -281,11 +322,26 @@ class Kernel:
             return "triton"
         return "torch"
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, call: Call, parameters: Parameters = NO_PARAMETERS
+    ) -> tuple[Tensor, Tensor]:
         """(out, lse) of arguments that `check` found no fault in."""
+        if self._structure is not None:
+            return self._attend_scored(q, k, v, call, parameters)
         if is_traced(q, k, v):
             return attention(q, k, v, self._pattern, *call)
         return attend(self._made(call.backend, q.shape[3]).program, q, k, v, call.scale, call.offset)
+
+    def _attend_scored(
+        self, q: Tensor, k: Tensor, v: Tensor, call: Call, parameters: Parameters
+    ) -> tuple[Tensor, Tensor]:
+        from pidsl.runtime import score_operator
+
+        if is_traced(q, k, v, *(x for x in parameters.tensors if x is not None)):
+            names = self._pattern, repr(self._structure)
+            return score_operator.attention(q, k, v, *parameters.tensors, *names, *call, parameters.seed)
+        program = self._made(call.backend, q.shape[3]).program
+        return score_operator.attend(program, q, k, v, call.scale, call.offset, parameters)
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

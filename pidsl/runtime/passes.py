@@ -23,7 +23,7 @@ from pidsl.runtime import diagonal_ops, tile_ops
 from pidsl.runtime.block_list import Listed, ListSegment
 from pidsl.runtime.boxes import Boxes, BoxSegment
 from pidsl.runtime.diagonal_ops import DiagonalSet
-from pidsl.runtime.schedule import LARGEST_MASK, Band, Segment
+from pidsl.runtime.schedule import LARGEST_MASK, Band, Mask, Segment
 from pidsl.runtime.views import Tiles, add_windows, batches
 
 Attended = Callable[..., Any] | None
@@ -136,15 +136,6 @@ class _Pass:
             masked = self.batch * self.kv_heads * max(queries, keys) * self.columns, queries * keys
             yield from s.parts(min(self.call_elements // masked[0], LARGEST_MASK // masked[1]))
 
-    def box_rows(self, x: Tensor, s: BoxSegment) -> Tensor:
-        """x `[B, Hq, rows, ...]` by boxes: `[B * Hkv, boxes, members * queries, ...]`, a copy."""
-        view = s.rows(x, self.group)
-        return view.reshape(self.batch * self.kv_heads, s.boxes, self.group * s.height, *x.shape[3:])
-
-    def box_keys(self, x: Tensor, s: BoxSegment) -> Tensor:
-        """x `[B, Hkv, rows, D]` by boxes: `[B * Hkv, boxes, keys, D]`, a copy."""
-        return s.keys(x).reshape(self.batch * self.kv_heads, s.boxes, s.width, x.shape[3])
-
     def limit(self, s: Segment) -> int:
         """Tiles per call."""
         if self.q.device.type == "cpu":
@@ -226,8 +217,8 @@ class Forward(_Pass):
         k, v = (extent.of_keys(x) for x in (self.k, self.v))
         for s in segments:
             mask = s.mask(self.q.dtype, self.q.device, self.group)
-            rows, keys, values = self.box_rows(q, s), self.box_keys(k, s), self.box_keys(v, s)
-            more, more_lse = tile_ops.attend(rows, keys, values, mask, self.scale)
+            rows, keys, values = s.of_rows(q, self.group), s.of_keys(k), s.of_keys(v)
+            more, more_lse = self.attend_gathered(s, rows, keys, values, mask)
             out_here, lse_here = (s.rows(x, self.group) for x in (out, lse))
             more, more_lse = more.reshape(out_here.shape), more_lse.reshape(lse_here.shape)
             if first:
@@ -246,11 +237,17 @@ class Forward(_Pass):
             k, v = (s.extent.of_keys(x) for x in (self.k, self.v))
             mask = s.mask(self.q.dtype, self.q.device, self.group)
             rows, out_here, lse_here = (s.of_rows(x, self.group) for x in (q, out, lse))
-            more, more_lse = tile_ops.attend(rows, s.of_keys(k), s.of_keys(v), mask, self.scale)
+            more, more_lse = self.attend_gathered(s, rows, s.of_keys(k), s.of_keys(v), mask)
             tile_ops.merge(out_here, lse_here, more, more_lse)
             for whole, changed, here in ((self.out, out, out_here), (self.lse, lse, lse_here)):
                 s.put_rows(changed, here, self.group)
                 s.extent.give_back(whole, changed, queries=True)
+
+    def attend_gathered(
+        self, s: BoxSegment | ListSegment, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Attention of the boxes or listed blocks of a segment."""
+        return tile_ops.attend(q, k, v, mask, self.scale)
 
     def diagonals(self, which: DiagonalSet) -> None:
         """Take in the pairs of isolated lags."""
@@ -329,11 +326,9 @@ class Backward(_Pass):
         k, v, dk, dv = (extent.of_keys(x) for x in (self.k, self.v, self.dk, self.dv))
         for s in segments:
             mask = s.mask(self.q.dtype, self.q.device, self.group)
-            rows, out_here, grad_here, lse_here = (self.box_rows(x, s) for x in (q, out, grad_out, lse))
-            keys, values = self.box_keys(k, s), self.box_keys(v, s)
-            gq, gk, gv = tile_ops.attend_backward(
-                grad_here, rows, keys, values, out_here, lse_here, mask, self.scale
-            )  # fmt: skip
+            rows, out_here, grad_here, lse_here = (s.of_rows(x, self.group) for x in (q, out, grad_out, lse))
+            keys, values = s.of_keys(k), s.of_keys(v)
+            gq, gk, gv = self.attend_gathered_backward(s, grad_here, rows, keys, values, out_here, lse_here, mask)
             dq_here = s.rows(dq, self.group)
             if first:
                 dq_here.copy_(gq.reshape(dq_here.shape))
@@ -354,15 +349,21 @@ class Backward(_Pass):
             k, v, dk, dv = (s.extent.of_keys(x) for x in (self.k, self.v, self.dk, self.dv))
             mask = s.mask(self.q.dtype, self.q.device, self.group)
             rows, out_here, grad_here, lse_here = (s.of_rows(x, self.group) for x in (q, out, grad_out, lse))
-            gq, gk, gv = tile_ops.attend_backward(
-                grad_here, rows, s.of_keys(k), s.of_keys(v), out_here, lse_here, mask, self.scale
-            )  # fmt: skip
+            keys, values = s.of_keys(k), s.of_keys(v)
+            gq, gk, gv = self.attend_gathered_backward(s, grad_here, rows, keys, values, out_here, lse_here, mask)
             s.put_rows(dq, s.of_rows(dq, self.group) + gq, self.group)
             s.add_keys(dk, gk)
             s.add_keys(dv, gv)
             s.extent.give_back(self.dq, dq, queries=True)
             s.extent.give_back(self.dk, dk, queries=False)
             s.extent.give_back(self.dv, dv, queries=False)
+
+    def attend_gathered_backward(
+        self, s: BoxSegment | ListSegment, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+        mask: Mask | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """What the boxes or listed blocks of a segment add to the gradients."""
+        return tile_ops.attend_backward(grad_out, q, k, v, out, lse, mask, self.scale)
 
     def diagonals(self, which: DiagonalSet) -> None:
         """Add what the pairs of isolated lags contribute."""

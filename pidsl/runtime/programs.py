@@ -8,14 +8,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import RLock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from pidsl.language.score import Score
 from pidsl.language.terms import Term
 
 if TYPE_CHECKING:
@@ -46,10 +47,10 @@ class Program(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A plan and its program."""
+    """A plan and its program; with a score a `ScoredProgram`, whose calls take parameters too."""
 
     plan: Plan
-    program: Program
+    program: Any
 
 
 def is_wide(backend: str, head_dim: int) -> bool:
@@ -57,21 +58,22 @@ def is_wide(backend: str, head_dim: int) -> bool:
     return backend == "triton" and head_dim > WIDE_HEAD_DIM
 
 
-def compiled(term: Term, backend: str, wide: bool) -> Compiled:
+def compiled(term: Term, backend: str, wide: bool, score: Score | None = None) -> Compiled:
     """The program for `term`, made on first use. Safe to call from several threads.
 
     Args:
         term: the pattern, without symbols.
         backend: "triton", "torch" or "reference".
         wide: the class of the head dimension, see `is_wide`.
+        score: what happens to the logits; None: nothing.
     """
     with _lowering:
-        return _compiled(term, backend, 256 if wide else 64)
+        return _compiled(term, backend, 256 if wide else 64, score)
 
 
 @lru_cache(maxsize=KEPT)
-def _compiled(term: Term, backend: str, head_dim: int) -> Compiled:
-    made = _make(term, backend, head_dim)
+def _compiled(term: Term, backend: str, head_dim: int, score: Score | None) -> Compiled:
+    made = _make(term, backend, head_dim) if score is None else _make_scored(term, backend, head_dim, score)
     show = os.environ.get("PIDSL_SHOW", "").replace(" ", "").split(",")
     if "plan" in show:
         print(made.plan, file=sys.stderr)
@@ -99,6 +101,25 @@ def _make(term: Term, backend: str, head_dim: int) -> Compiled:
     from pidsl.runtime.torch_program import TorchProgram
 
     return Compiled(plan, TorchProgram(plan))
+
+
+def _make_scored(term: Term, backend: str, head_dim: int, score: Score) -> Compiled:
+    if backend == "reference":
+        from pidsl.runtime.score_reference import ScoredReference
+
+        return Compiled(replace(_make(term, backend, head_dim).plan, score=score), ScoredReference(term, score))
+
+    from pidsl.codegen.lower import lower
+
+    plan = replace(lower(term, backend, head_dim), score=score)
+    if backend == "triton":
+        from pidsl.runtime.score_triton import ScoredTritonProgram
+
+        return Compiled(plan, ScoredTritonProgram(plan))
+
+    from pidsl.runtime.torch_program import ScoredTorchProgram
+
+    return Compiled(plan, ScoredTorchProgram(plan))
 
 
 def triton_installed() -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan import Plan
+    from pidsl.runtime.score_arguments import ParameterGrads, Parameters
 
 
 class TorchProgram:
@@ -62,6 +63,23 @@ class TorchProgram:
             grad_lse: `[B, Hq, n]`, or None when nothing depends on lse.
         """
         return self.module.backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
+
+
+class ScoredTorchProgram(TorchProgram):
+    """The generated torch program of a plan with a score: `TorchProgram`, whose calls take parameters too."""
+
+    def forward(  # type: ignore[override]
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, parameters: Parameters
+    ) -> tuple[Tensor, Tensor]:
+        """Attention; see `pidsl.runtime.score_operator.ScoredProgram`."""
+        return self.module.forward(q, k, v, scale, offset, parameters)
+
+    def backward(  # type: ignore[override]
+        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
+        scale: float, offset: int, parameters: Parameters, learned: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, ParameterGrads]:  # fmt: skip
+        """Gradients of q, k, v and the parameters; see `pidsl.runtime.score_operator.ScoredProgram`."""
+        return self.module.backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset, parameters, learned)
 
 
 def _load(source: str) -> ModuleType:

@@ -149,10 +149,8 @@ class TritonProgram:
         batch, heads, n, _ = q.shape
         stages = self._stages("FORWARD")
         chain = _chain(stages, (batch, heads, n, v.shape[3]), q)
-        if stages and stages[0].whole:
-            lse = q.new_empty((batch, heads, n), dtype=torch.float32)
-        else:
-            lse = q.new_full((batch, heads, n), -torch.inf, dtype=torch.float32)
+        whole = bool(stages) and stages[0].whole
+        lse = q.new_empty((batch, heads, n), dtype=torch.float32) if whole else self._unseen(q)
         shared = self._shared_arguments(q, k, v, {}, scale, offset)
         launches = [
             self._launch(stage, q, shared | {"out": target, "running": running, "lse": lse}, offset)
@@ -173,6 +171,23 @@ class TritonProgram:
         offset: int,
     ) -> tuple[list[Launch], torch.Tensor, torch.Tensor, torch.Tensor]:
         """What `backward` launches, and the gradients of q, k and v that hold the result afterwards."""
+        return self.gradient_launches(
+            self.backward_arguments(q, k, v, out, lse, grad_out, grad_lse, scale, offset), q, k, v
+        )
+
+    def backward_arguments(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        out: torch.Tensor,
+        lse: torch.Tensor,
+        grad_out: torch.Tensor,
+        grad_lse: torch.Tensor | None,
+        scale: float,
+        offset: int,
+    ) -> dict[str, Any]:
+        """The arguments that all kernels of the backward pass share."""
         shared = self._shared_arguments(q, k, v, {"go": grad_out, "out": out}, scale, offset)
         shared |= {
             "grad_out": grad_out,
@@ -182,6 +197,11 @@ class TritonProgram:
             "out": out,
             "grad_lse": None if grad_lse is None else grad_lse.to(torch.float32).contiguous(),
         }
+        return shared
+
+    def gradient_launches(
+        self, shared: Mapping[str, Any], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> tuple[list[Launch], torch.Tensor, torch.Tensor, torch.Tensor]:
         rows = q.shape[0] * q.shape[1] * triton.cdiv(q.shape[2], _STATISTICS_ROWS)
         row_statistics = self._module.row_statistics
         launches = [Launch(row_statistics, rows, {x: shared[x] for x in row_statistics.arg_names}, {"num_warps": 4})]
@@ -189,15 +209,19 @@ class TritonProgram:
         stages = self._stages("GRAD_QUERY")
         grad_q = _chain(stages, tuple(q.shape), q)
         for stage, running, target in zip(stages, grad_q, grad_q[1:], strict=False):
-            arguments = shared | {"running_q": running, "grad_q": target}
-            launches.append(self._launch(stage, q, arguments, offset))
+            arguments = {**shared, "running_q": running, "grad_q": target}
+            launches.append(self._launch(stage, q, arguments, shared["offset"]))
         stages = self._stages("GRAD_KEY")
         grad_k, grad_v = _chain(stages, tuple(k.shape), k), _chain(stages, tuple(v.shape), v)
         for i, stage in enumerate(stages):
-            arguments = shared | {"running_k": grad_k[i], "grad_k": grad_k[i + 1]}
+            arguments = {**shared, "running_k": grad_k[i], "grad_k": grad_k[i + 1]}
             arguments |= {"running_v": grad_v[i], "grad_v": grad_v[i + 1]}
             launches.append(self._launch(stage, k, arguments))
         return launches, grad_q[-1], grad_k[-1], grad_v[-1]
+
+    def _unseen(self, q: torch.Tensor) -> torch.Tensor:
+        """lse of rows that have seen no key."""
+        return q.new_full(q.shape[:3], -torch.inf, dtype=torch.float32)
 
     def _stages(self, table: str) -> list[Stage]:
         return [Stage(**row) for row in getattr(self._module, table)]
