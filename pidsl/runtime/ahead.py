@@ -192,7 +192,7 @@ def _specialised(value: Any, *, constant: bool, fixed: bool) -> tuple[str, bool]
     if constant or value is None:
         return "constexpr", False
     if isinstance(value, torch.Tensor):
-        names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+        names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int32: "i32"}
         return f"*{names[value.dtype]}", True
     if isinstance(value, float):
         return "fp32", False
