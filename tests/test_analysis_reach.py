@@ -228,6 +228,15 @@ def test_depth(term: Term, tokens: int) -> None:
     assert number() == depth_in_graph(term, tokens, number.argument("of"))
 
 
+@pytest.mark.parametrize("term", [stride(8) @ causal.dilated(3), stride(9) @ stride(8), stride(8) @ stride(9, 1)])
+def test_lags_that_are_irregular_for_short_sequences(term: Term) -> None:
+    bound = farthest([term], 1)
+    assert bound.is_known
+    for tokens in range(bound.assumptions[0].rhs, 90):
+        assert bound(n=tokens) == farthest_in(dense_mask(term, tokens))
+    assert bound.proof.check()
+
+
 BY_TOKENS = [
     stride(11, 7),
     lags(-2, 9),

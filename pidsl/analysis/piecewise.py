@@ -21,6 +21,7 @@ from pidsl.errors import TooHardError
 from pidsl.relation.isl import CONTEXT, read_set
 
 BRANCHES = 8  # of a formula; with more of them for short n, the formula is for long n only, and says so
+IRREGULAR = 400  # the last n that is written down one by one
 PERIOD = 1000  # the longest period of a formula
 
 Branch = tuple[sympy.Expr, int]  # a formula and the n from which on it holds (up to the next branch)
@@ -65,10 +66,39 @@ def formula(f: isl.PwAff, missing: sympy.Expr, least: int = 1, most: int = BRANC
     if period > PERIOD:
         raise TooHardError(f"a formula of period {period} in n", f"a period of at most {PERIOD}")
     at = _evaluator(f)
-    branches: list[Branch] = []
-    for first, stop in zip(breaks, [*breaks[1:], None], strict=True):
-        branches += fit(at, first, stop, period, missing)
-    return chain(branches, lambda x: at(x) if at(x) is not None else missing, most)
+    early: list[Branch] = []
+    for _ in range(2):
+        branches = [*early]
+        for first, stop in zip(breaks, [*breaks[1:], None], strict=True):
+            branches += fit(at, first, stop, period, missing)
+        found = chain(branches, lambda x: at(x) if at(x) is not None else missing, most)
+        late = _last_difference(found, f)
+        if late is None:
+            return found
+        # a condition such as n mod 9 >= n//9 is irregular until it holds for good: one by one up to there
+        if late > IRREGULAR:
+            break
+        early = runs(at, least, late + 1, missing)
+        breaks = [late + 1, *(b for b in breaks if b > late + 1)]
+    raise TooHardError(f"a function that is irregular up to n = {late}", f"at most {IRREGULAR}")
+
+
+def _last_difference(found: Formula, f: isl.PwAff) -> int | None:
+    """The last n at which a formula is not the function; None where they are the same.
+
+    Raises:
+        TooHardError: they differ for ever.
+    """
+    where = read_set(f"[n] -> {{ : n >= {found.least} }}")
+    mine = function(found.expr)
+    a, b = mine.domain(), f.domain()
+    wrong = ((a - b) | (b - a) | mine.ne_set(f)) & where
+    if wrong.is_empty():
+        return None
+    line = wrong.move_dims(isl.dim_type.set, 0, isl.dim_type.param, 0, 1)
+    if not line.is_bounded():
+        raise TooHardError(f"the formula {found.expr}", "one that is right for all n")
+    return int(line.dim_max_val(0).to_python())
 
 
 def chain(branches: list[Branch], at: Callable[[int], Any], most: int = BRANCHES) -> Formula:
