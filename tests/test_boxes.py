@@ -11,18 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pidsl
-from pidsl import halo, neighborhood
+from pidsl import blocks, causal, halo, keys, neighborhood, queries, stride, where, window
+from pidsl.codegen import choose
 from pidsl.codegen.boxes import Boxes
-from pidsl.codegen.check import check_plan
+from pidsl.codegen.check import check_grid, check_plan
 from pidsl.codegen.cost import PRICES
+from pidsl.codegen.digits import products
 from pidsl.codegen.grid_axes import axes_of
 from pidsl.codegen.lower import lower
+from pidsl.codegen.parts import parts
 from pidsl.codegen.plan import GridPiece, Plan
 from pidsl.errors import PlanError
 from pidsl.language.expr import Truth
 from pidsl.language.terms import Halo, Neighborhood, Term
+from pidsl.relation.build import rows_relation
+from pidsl.relation.isl import read_set
 from pidsl.runtime.ahead import compile_ahead
-from pidsl.testing import Inputs, Shapes, assert_matches_dense, assert_plan_sound, grids, inputs
+from pidsl.runtime.kernel import Kernel
+from pidsl.runtime.programs import Compiled
+from pidsl.runtime.torch_program import TorchProgram
+from pidsl.runtime.triton_program import TritonProgram
+from pidsl.testing import Inputs, Shapes, assert_matches_dense, assert_plan_sound, grids, inputs, shapes
 
 GRIDS: list[Term] = [
     neighborhood((6, 5), 3), neighborhood((9, 7), (4, 3), stride=(2, 1)), neighborhood((8, 6), 3, dilation=2),
@@ -123,3 +132,56 @@ def test_sm_90_does_not_spill(tmp_path_factory: pytest.TempPathFactory, monkeypa
     for report in reports:
         assert report.spills == 0, report
         assert report.name == "row_statistics" or all(loop.hgmma for loop in report.loops), report
+
+
+@st.composite
+def in_digits(draw: st.DrawFn) -> Term:
+    """Patterns that say something of blocks and of places in them."""
+    size, count = draw(st.integers(2, 6)), draw(st.integers(2, 5))
+    first = draw(st.integers(0, size - 1))
+    term: Term = draw(
+        st.sampled_from(
+            (
+                where(lambda i, j: j % size >= first), where(lambda i, j: (i % size < first) & (j // size < i // size)),
+                keys(first, None, count).blocked(size), queries(first, None, count).blocked(size),
+                (blocks(size * count) & stride(count)).blocked(2), blocks(count * size) & stride(size, first),
+            )
+        )
+    )  # fmt: skip
+    if draw(st.booleans()):
+        term = term & causal
+    return term - draw(st.sampled_from((window(0), blocks(size), window(2).blocked(size))))
+
+
+@settings(max_examples=2 * settings.default.max_examples)
+@given(term=in_digits(), backend=st.sampled_from(("torch", "triton")))
+def test_products_of_digits_are_their_part(term: Term, backend: str) -> None:
+    for part in parts(rows_relation(term)):
+        found = products(part.relation)
+        if found is None:
+            continue
+        union = part.relation - part.relation
+        for relation, axes in found:
+            assert (union & relation).is_empty()
+            union = union | relation
+            piece = Boxes(axes).piece(relation, PRICES[backend], backend)
+            assert list(check_grid(piece)) == []
+        lengths = read_set("[n, m, offset] -> { : n >= 1 and m >= 1 and offset >= 0 }")
+        assert union.is_equal(part.relation.intersect_params(lengths))
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@settings(max_examples=settings.default.max_examples // 8)
+@given(data=st.data())
+def test_digits_run(backend: str, data: st.DataObject) -> None:
+    """Every part that falls into products runs in boxes, whatever that costs."""
+    term = data.draw(in_digits())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "SPARSE", -1.0)
+        patch.setattr(choose, "tile_cost", lambda *_: float("inf"))
+        plan = lower.__wrapped__(term, backend)
+    kernel = Kernel(term, backend)  # type: ignore[arg-type]
+    program = TorchProgram(plan) if backend == "torch" else TritonProgram(plan)
+    kernel._programs = {(backend, False): Compiled(plan, program)}
+    given_ = data.draw(inputs(shapes(50, head_dims=(16,)), dtypes=("float32",)))
+    assert_matches_dense(kernel, given_, tolerance=1e-4)
