@@ -52,7 +52,8 @@ from pidsl.patterns import (
     streaming_llm,
     swin_layers,
 )  # fmt: skip
-from pidsl.patterns.page import Call, Spelling, families, reference, waste
+from pidsl.patterns.families import Call, Spelling, families
+from pidsl.patterns.page import reference, waste
 from pidsl.relation.reach import reach
 from pidsl.testing import Inputs, assert_matches_dense
 
