@@ -5,6 +5,7 @@ term -> relation -> disjoint parts -> a layout for each -> pieces with masks, ti
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 
@@ -22,7 +23,7 @@ from pidsl.codegen.pieces import attended, masked_piece, pieces
 from pidsl.codegen.plan import Alternative, DiagonalPiece, Layout, Piece, Plan
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Add, Compare, Var
-from pidsl.language.terms import Halo, Neighborhood, Term, require_concrete
+from pidsl.language.terms import Halo, Neighborhood, Term, Union, require_concrete
 from pidsl.relation.build import needs_square, rows_relation
 from pidsl.relation.isl import limited
 
@@ -51,13 +52,8 @@ def lower(term: Term, backend: str = "triton", head_dim: int = 64) -> Plan:
     try:
         with limited(f"the plan of {term!r}", OPERATIONS):
             own = envelope(term) if on_grids(term) else None
-            if own is not None and isinstance(term, Neighborhood | Halo):
-                boxes = Boxes(axes_of(term, split=True)).piece(relation, prices, backend)
-                return _on_grid(term, backend, boxes, own, relation)
             if own is not None:
-                piece = envelope_piece(own, relation, coordinates(Layout(), square), prices, backend)
-                plan = _on_grid(term, backend, piece, own, relation)
-                return replace(plan, notes=("one mask, within bounds read off the term",))
+                return _on_grids(term, backend, own, relation, prices)
             found = parts(relation)
             length = reference(found)
             choices, rejected = choose_layouts(found, prices, square, length)
@@ -86,13 +82,39 @@ def _with_list(term: Term, backend: str, listed: Listed, plan: Plan, head_dim: i
     return replace(plan, term=term, pieces=(*plan.pieces, piece))
 
 
-def _on_grid(term: Term, backend: str, piece: Piece, own: Envelope, relation: isl.Map) -> Plan:
-    """Which tokens of a part of a grid take part is a long condition: what is on the grid is told instead."""
+def _on_grids(term: Term, backend: str, own: Envelope, relation: isl.Map, prices: Prices) -> Plan:
+    """A piece for every term of a union, less those before it: grids first, in boxes.
+
+    Which tokens of a part of a grid take part is a long condition: what is on the grid is told instead.
+    """
     keys = None if own.keys is None else Compare("<", Var("j"), own.keys)
     rows = None if own.queries is None else Compare("<", Add(Var("r"), Var("offset")), own.queries)
+    at = coordinates(Layout(), needs_square(term))
+    found: list[Piece] = []
+    notes: tuple[str, ...] = ()
+    done: Term | None = None
+    for part in sorted(_union(term), key=lambda x: not isinstance(x, Neighborhood | Halo)):
+        rest = part if done is None else part - done
+        done = part if done is None else done | part
+        if rest == part and isinstance(part, Neighborhood | Halo):
+            found.append(Boxes(axes_of(part, split=True)).piece(rows_relation(part), prices, backend))
+            continue
+        within = envelope(rest)
+        assert within is not None, rest  # as the whole has one
+        found.append(envelope_piece(within, rows_relation(rest), at, prices, backend))
+        notes = ("parts that are no boxes of a grid have one mask each, within bounds read off the term",)
     return Plan(
-        term, backend, (piece,), keys, rows, relation, attended_exact=False, reference=REFERENCE,
+        term, backend, tuple(found), keys, rows, relation, notes=notes, attended_exact=False, reference=REFERENCE
     )  # fmt: skip
+
+
+def _union(term: Term) -> Iterator[Term]:
+    """The terms of a union."""
+    if isinstance(term, Union):
+        yield from _union(term.left)
+        yield from _union(term.right)
+    else:
+        yield term
 
 
 def _plan(term: Term, backend: str, found: tuple[Piece, ...], relation: isl.Map, rejected: list[Alternative]) -> Plan:

@@ -66,6 +66,17 @@ def test_plans_are_proved(term: Term) -> None:
     assert all(isinstance(piece, GridPiece) for b in ("torch", "triton") for piece in lower(term, b).pieces)
 
 
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("other", [keys(0, 2) | queries(0, 2), window(2), halo((6, 5), 2, 1)], ids=repr)
+def test_unions_keep_the_boxes(other: Term, backend: str) -> None:
+    term = other | neighborhood((6, 5), 3)
+    plan = lower(term, backend)
+    assert isinstance(plan.pieces[0], GridPiece)
+    check_plan(plan)
+    q, k, v = (torch.randn(1, 2, n, 16) for n in (30, 33, 33))
+    assert_matches_dense(term, Inputs(q, k, v, offset=0), backend=backend, tolerance=1e-4)  # type: ignore[arg-type]
+
+
 def broken(plan: Plan, change: str) -> Plan:
     (piece,) = plan.grids
     forward = piece.forward
