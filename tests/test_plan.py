@@ -15,7 +15,7 @@ import pidsl
 from pidsl import blocks, causal, empty, full, keys, lags, pairs, queries, ring, stride, where, window
 from pidsl.codegen.check import check_plan
 from pidsl.codegen.lower import lower
-from pidsl.codegen.plan import BoxSweep, Diagonal, DiagonalPiece, GridPiece, Layout, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.plan import BoxSweep, Diagonal, DiagonalPiece, GridPiece, Layout, ListPiece, Plan, Run, Sweep, TilePiece
 from pidsl.errors import PlanError, TooHardError
 from pidsl.language.expr import Add, Truth, Var, evaluate, holds
 from pidsl.language.terms import Ring, Term, walk
@@ -47,6 +47,9 @@ def visits(plan: Plan, n: int, m: int, offset: int, which: str) -> np.ndarray:
         if isinstance(piece, GridPiece):
             _visit_grid(count, piece, getattr(piece, which), offset)
             continue
+        if isinstance(piece, ListPiece):
+            _visit_list(count, piece, offset)
+            continue
         layout, sweep = piece.layout, getattr(piece, which)
         own_step = layout.query_step if sweep.over == "keys" else layout.key_step
         for own_class in range(own_step if layout.linked else 1):
@@ -77,6 +80,14 @@ def _visit_grid(count: np.ndarray, piece: GridPiece, sweep: BoxSweep, offset: in
                 inside &= evaluate(first, t) <= y and (last is None or y <= evaluate(last, t))
             kept = all(holds(keep, {"a": x, "b": y}) for keep, x, y in zip(piece.keep, a, b, strict=True))
             count[r, j] += bool(inside and kept)
+
+
+def _visit_list(count: np.ndarray, piece: ListPiece, offset: int) -> None:
+    (n, m), size = count.shape, piece.layout.size
+    for row, key in piece.layout.blocks:
+        for r in range(max(0, row * size - offset), min(n, (row + 1) * size - offset)):
+            for j in range(key * size, min(m, (key + 1) * size)):
+                count[r, j] += bool(holds(piece.keep, {"n": n, "m": m, "offset": offset, "r": r, "j": j}))
 
 
 def _visit_class(count: np.ndarray, piece: TilePiece, sweep: Sweep, env: dict[str, Any]) -> None:
@@ -197,6 +208,9 @@ def test_full_tiles_are_found() -> None:
 
 def test_many_parts_become_one_masked_piece() -> None:
     term = pairs([(3 * k, (7 * k) % 50) for k in range(60)])
+    (piece,) = lower(term, "torch").pieces
+    assert isinstance(piece, ListPiece)  # as a list it has no parts
+    term = term ^ window(20)
     plan = lower(term, "torch")
     assert len(plan.pieces) == 1
     np.testing.assert_array_equal(visits(plan, 60, 55, 2, "forward"), term.mask(60, 55, 2))
