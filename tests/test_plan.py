@@ -15,7 +15,18 @@ import pidsl
 from pidsl import blocks, causal, empty, full, keys, lags, pairs, queries, ring, stride, where, window
 from pidsl.codegen.check import check_plan
 from pidsl.codegen.lower import lower
-from pidsl.codegen.plan import BoxSweep, Diagonal, DiagonalPiece, GridPiece, Layout, ListPiece, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.plan import (
+    BoxSweep,
+    Diagonal,
+    DiagonalPiece,
+    GridPiece,
+    Layout,
+    ListPiece,
+    Plan,
+    Run,
+    Sweep,
+    TilePiece,
+)
 from pidsl.errors import PlanError, TooHardError
 from pidsl.language.expr import Add, Truth, Var, evaluate, holds
 from pidsl.language.terms import Ring, Term, walk
