@@ -13,6 +13,7 @@ from pidsl.codegen.digits import products
 from pidsl.codegen.parts import Part
 from pidsl.codegen.plan import Alternative, Grid, Layout
 
+GATHERED = 1.5  # factor on the cost of boxes, whose keys are gathered: plain tiles are taken where they come close
 SPARSE = 2.0  # times the cost of the attended pairs alone, from where on products of digits are looked for
 
 
@@ -87,4 +88,4 @@ def _in_digits(x: Part, plain: Choice, prices: Prices, length: int, rank: int) -
     choices = tuple(
         replace(plain, part=replace(x, relation=relation), layout=boxes.grid, boxes=boxes) for relation, boxes in found
     )  # fmt: skip
-    return [_Option(cost, rank, f"{x.lags}: {grids}", choices)]
+    return [_Option(GATHERED * cost, rank, f"{x.lags}: {grids}", choices)]

@@ -22,7 +22,7 @@ from pidsl.analysis.formulas import n
 from pidsl.analysis.plan_cost import plan_cost, plan_of
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.codegen.lower import lower
-from pidsl.codegen.plan import DiagonalPiece
+from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, TilePiece
 from pidsl.errors import ArgumentError, SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.expr import evaluate, holds
 from pidsl.language.terms import Term
@@ -181,6 +181,22 @@ def test_errors() -> None:
 # -- the plan ----------------------------------------------------------------------------------------------------------
 
 
+def boxes_one_by_one(piece: GridPiece, sweep: BoxSweep, tokens: int) -> int:
+    """Pairs in visited boxes, one box after the other; sizes on an axis multiply."""
+    product = 1
+    for axis, (length, inner) in enumerate(zip(piece.layout.lengths, piece.layout.strides, strict=True)):
+        rows = math.ceil(tokens / inner)
+        count = rows if length is None else min(length, rows) if axis == 0 else length
+        pairs = 0
+        for t in range(math.ceil(count / sweep.own[axis])):
+            last = sweep.last[axis]
+            end = count - 1 if last is None else min(evaluate(last, {"t": t}), count - 1)
+            visited = range(max(0, evaluate(sweep.first[axis], {"t": t})), end + 1, sweep.swept[axis])
+            pairs += len(visited) * sweep.swept[axis] * sweep.own[axis]
+        product *= pairs
+    return product
+
+
 def computed_one_by_one(term: Term, tokens: int) -> tuple[int, int, int]:
     """Pairs in visited tiles, tile after tile and run after run."""
     totals = [0, 0, 0]
@@ -190,6 +206,11 @@ def computed_one_by_one(term: Term, tokens: int) -> tuple[int, int, int]:
             rows = sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in piece.diagonals)
             totals = [x + rows for x in totals]
             continue
+        if isinstance(piece, GridPiece):
+            sweeps = (piece.forward, piece.grad_query, piece.grad_key)
+            totals = [x + boxes_one_by_one(piece, sweep, tokens) for x, sweep in zip(totals, sweeps, strict=True)]
+            continue
+        assert isinstance(piece, TilePiece)
         layout = piece.layout
         for at, sweep in enumerate((piece.forward, piece.grad_query, piece.grad_key)):
             by_keys = sweep.over == "keys"

@@ -383,7 +383,7 @@ def test_wrong_use() -> None:
         BaseSchedule(symbols("b")).layer(0)
 
 
-@pytest.mark.parametrize("names", ["x a", "a s", "s t_", "q0 r0", "g q", "f1 far", "d y", "u v"])
+@pytest.mark.parametrize("names", ["x a", "g q", "d y", "q0 far"])
 def test_symbols_may_have_any_name(names: str) -> None:
     """Proofs have variables of their own, and none of them is a symbol of the pattern."""
     one, two = symbols(names)

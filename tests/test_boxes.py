@@ -53,7 +53,7 @@ def calls(draw: st.DrawFn, term: Term) -> Inputs:
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-@settings(max_examples=settings.default.max_examples // 3)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(data=st.data())
 def test_random_grids(backend: str, data: st.DataObject) -> None:
     term = data.draw(grids())
@@ -182,7 +182,7 @@ def test_products_of_digits_are_their_part(term: Term, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-@settings(max_examples=settings.default.max_examples // 8)
+@settings(max_examples=settings.default.max_examples // 12)
 @given(data=st.data())
 def test_digits_run(backend: str, data: st.DataObject) -> None:
     """Every part that falls into products runs in boxes, whatever that costs."""
@@ -194,5 +194,5 @@ def test_digits_run(backend: str, data: st.DataObject) -> None:
     kernel = Kernel(term, backend)  # type: ignore[arg-type]
     program = TorchProgram(plan) if backend == "torch" else TritonProgram(plan)
     kernel._programs = {(backend, False): Compiled(plan, program)}
-    given_ = data.draw(inputs(shapes(50, head_dims=(16,)), dtypes=("float32",)))
+    given_ = data.draw(inputs(shapes(30, head_dims=(16,)), dtypes=("float32",)))
     assert_matches_dense(kernel, given_, tolerance=1e-4)
