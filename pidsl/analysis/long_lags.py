@@ -27,7 +27,7 @@ TOKENS = 72  # up to which lags are counted for a guess
 SEEN = 24  # of them that follow one rule
 BRANCHES = 16
 SHORT, LATEST = 28, 60  # tokens up to which masks are asked, at least and at most
-OPERATIONS = 200_000
+OPERATIONS = 600_000
 LAGS = 40  # the longest contiguous reach that is proved lag by lag
 
 
