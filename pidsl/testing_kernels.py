@@ -139,6 +139,7 @@ def assert_matches_dense(
     """
     import torch
 
+    from pidsl.runtime.heads import HeadsKernel
     from pidsl.runtime.kernel import Kernel, compile
 
     kernel: Callable[..., Any]
@@ -147,26 +148,27 @@ def assert_matches_dense(
         pattern, kernel = term_or_kernel, compile(term_or_kernel, backend)
     else:
         kernel = term_or_kernel
-        found = kernel.term if isinstance(kernel, Kernel) else term
+        found = kernel.term if isinstance(kernel, Kernel) else kernel.heads if isinstance(kernel, HeadsKernel) else term
         if found is None:
             raise ValueError("term=... is needed beside a function that is no kernel")
         pattern = found
+    score = kernel.score if isinstance(kernel, Kernel | HeadsKernel) else None
     q, k, v = (x.detach().requires_grad_(backward) for x in (given.q, given.k, given.v))
     numbers = dict(parameters or {})
     learned = {name: x.detach().requires_grad_(backward) for name, x in numbers.items() if isinstance(x, torch.Tensor)}
     out, lse = kernel(q, k, v, offset=given.offset, scale=scale, return_lse=True, **numbers | learned)
-    if isinstance(kernel, Kernel) and kernel.score is not None:
+    if score is not None:
         wide = [x.double() for x in (q, k, v)]
         same = numbers | {name: x.double() for name, x in learned.items()}
-        judge = compile(kernel.term, "reference", kernel.score)
+        judge: Callable[..., Any] = compile(pattern, "reference", score)
         exact, exact_lse = judge(*wide, offset=given.offset, scale=scale, return_lse=True, **same)
     else:
         exact, exact_lse = _dense(pattern, q, k, v, given.offset, scale)
     name = str(q.dtype).removeprefix("torch.")
     allowed = TOLERANCES[name] if tolerance is None else tolerance
-    score = f", {kernel.score!r}" if isinstance(kernel, Kernel) and kernel.score is not None else ""
+    scored = "" if score is None else f", {score!r}"
     where = (
-        f"{pattern!r}{score}, q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}, offset {given.offset}, {name}"
+        f"{pattern!r}{scored}, q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}, offset {given.offset}, {name}"
     )
 
     def close(what: str, got: Tensor, want: Tensor, within: float) -> None:

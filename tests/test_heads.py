@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pidsl
-from pidsl import Heads, causal, compile, empty, gate, heads, keys, lags, layers, ring, stride, window
+from pidsl import Heads, Score, causal, compile, empty, gate, heads, keys, lags, layers, ring, score, stride, window
 from pidsl.errors import ArgumentError, SymbolError, TermError
 from pidsl.runtime import shares as sharing
 from pidsl.runtime.heads import HeadsKernel
@@ -271,6 +273,117 @@ def test_handle() -> None:
     assert str(kernel.plan).startswith("3 launches for 8 query heads\n\nheads 0, 3, 7\n  plan of window(3) for torch\n")
     assert kernel.explain().startswith("3 launches for 8 query heads\n\nheads 0, 3, 7\npattern  window(3)\n")
     assert compile(MIXED).backend == "auto"
+
+
+# -- with a score ------------------------------------------------------------------------------------------------
+
+EVERYTHING = score(softcap=3.0, alibi=True, bias=(-1, 4), sinks=True, temperature=True, dropout=0.3)
+NO_DROPOUT = replace(EVERYTHING, dropout=0.0)
+
+
+def numbers(s: Score, count: int) -> dict[str, Any]:
+    made = torch.Generator().manual_seed(count)
+    shaped = {"slopes": (count,), "bias": (count, s.table), "sinks": (count,), "temperature": (count,)}
+    values: dict[str, Any] = {name: torch.rand(shape, generator=made) + 0.5 for name, shape in shaped.items()}
+    return {name: (values | {"seed": 7})[name] for name in s.parameters}
+
+
+def head_by_head(h: Heads, s: Score, q: Tensor, k: Tensor, v: Tensor, offset: int, given_: Any) -> tuple[Any, ...]:
+    """(out, lse) in float64 of one reference kernel for each head, called with its rows of the parameters."""
+    group = q.shape[1] // k.shape[1]
+    results = [
+        compile(term, "reference", s)(
+            q[:, x, None].double(), k[:, x // group, None].double(), v[:, x // group, None].double(), offset=offset,
+            return_lse=True, **{name: value[x, None].double() for name, value in given_.items()},
+        )
+        for x, term in enumerate(h)
+    ]  # fmt: skip
+    return tuple(torch.cat(each, 1) for each in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_random_heads_with_a_score(backend: Any) -> None:
+    share = {"torch": 12, "reference": 40, "triton": 40}[backend]
+
+    @settings(max_examples=max(1, settings.default.max_examples // share))
+    @given(calls(backend))
+    def run(call: tuple[Heads, Inputs]) -> None:
+        h, x = call
+        leaves = [t.float().detach().requires_grad_() for t in (x.q, x.k, x.v)]
+        given_ = {name: t.requires_grad_() for name, t in numbers(NO_DROPOUT, len(h)).items()}
+        leaves += given_.values()
+        got = compile(h, backend, NO_DROPOUT)(*leaves[:3], offset=x.offset, return_lse=True, **given_)
+        want = head_by_head(h, NO_DROPOUT, *leaves[:3], x.offset, given_)
+        along = [torch.sin(torch.arange(t.numel(), dtype=torch.float64)).reshape(t.shape) for t in want]
+        grads = torch.autograd.grad(got, leaves, [t.float() for t in along])
+        for a, b in zip((*got, *grads), (*want, *torch.autograd.grad(want, leaves, along)), strict=True):
+            torch.testing.assert_close(a.double(), b.double(), rtol=2e-4, atol=2e-4)
+
+    run()
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_every_part_of_a_score(backend: Any) -> None:
+    h = heads([(1, window(3)), (2, causal), (1, window(3))])
+    x = Inputs(*tensors(9, 11, heads=4, kv_heads=2), 2)
+    assert_matches_dense(compile(h, backend, EVERYTHING), x, parameters=numbers(EVERYTHING, 4))
+
+
+def test_dropout_of_launches_is_not_the_same() -> None:
+    h = heads([(1, causal), (1, window(40)), (1, causal), (1, window(40))])
+    q, k, v = (x.expand(2, 4, 32, 32) for x in (torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), torch.eye(32)))
+
+    def kept(seed: int, backend: Any = "torch") -> Tensor:
+        return compile(h, backend, score(dropout=0.5))(q, k, v, seed=seed) != 0
+
+    for seed in (0, 2**63 - 1):
+        assert torch.equal(kept(seed), kept(seed))
+        assert torch.equal(kept(seed), kept(seed, "reference"))
+        assert torch.equal(kept(seed), kept(seed, "triton"))
+        masks = [*kept(seed).flatten(0, 1), *kept(seed ^ 1).flatten(0, 1)]
+        below = torch.ones(32, 32).tril().bool()
+        for a, b in itertools.combinations(masks, 2):
+            assert abs(float((a == b)[below].float().mean()) - 0.5) < 0.12
+    plain = compile(causal, "torch", score(dropout=0.5))
+    assert torch.equal(compile(heads([(4, causal)]), "torch", plain.score)(q, k, v, seed=3), plain(q, k, v, seed=3))
+
+
+def test_scored_in_one_graph() -> None:
+    s = score(bias=(-1, 4), dropout=0.3)
+    kernel = compile(heads([(1, window(3)), (1, causal)]), "torch", s)
+
+    def model(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, seed: int) -> Tensor:
+        return torch.sin(kernel(q * 2, k, v, bias=bias, seed=seed))
+
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    leaves = [x.requires_grad_() for x in (*tensors(9, 9), numbers(s, 2)["bias"])]
+    for seed in (1, 2**62 + 3):  # the second is a symbol of the graph
+        got, want = compiled(*leaves, seed), model(*leaves, seed)
+        assert torch.equal(got, want)
+        grads = [torch.autograd.grad(x.sum(), leaves) for x in (got, want)]
+        assert all(map(torch.equal, *grads))
+
+
+def test_parameters_of_heads_are_checked() -> None:
+    q, k, v = tensors(9, 9, heads=8, kv_heads=4)
+    kernel = compile(MIXED, "torch", score(alibi=True, bias=(0, 3), dropout=0.5))
+    with pytest.raises(ArgumentError) as caught:
+        kernel(q, k, v, slopes=torch.ones(3), sinks=torch.ones(8), seed=-1)
+    assert str(caught.value).startswith("4 faults in kernel(q, k, v) of heads(")
+    for text in ("slopes: got shape [3], expected [8]", "bias: got nothing", "sinks: got a value", "seed: got -1"):
+        assert text in str(caught.value)
+    with pytest.raises(ArgumentError, match="a kernel without a score"):
+        compile(MIXED, "torch")(q, k, v, slopes=torch.ones(8))
+
+
+def test_scored_handles() -> None:
+    kernel, schedule = compile(MIXED, "torch", NO_DROPOUT), layers([window(3), MIXED, window(3)])
+    assert kernel is compile(MIXED, "torch", NO_DROPOUT) is pickle.loads(pickle.dumps(kernel))
+    assert repr(kernel) == f"pidsl.compile({MIXED!r}, backend='torch', score={NO_DROPOUT!r})"
+    kernels = compile(schedule, "torch", NO_DROPOUT)
+    assert kernels[1] is kernel and kernels[0] is kernels[2] is compile(window(3), "torch", NO_DROPOUT)
+    assert pickle.loads(pickle.dumps(kernels)) is kernels
+    assert repr(kernels) == f"pidsl.compile({schedule!r}, backend='torch', score={NO_DROPOUT!r})"
 
 
 def test_changing_one_group_changes_its_section() -> None:

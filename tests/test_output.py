@@ -25,6 +25,7 @@ from pidsl import (
     keys,
     lags,
     layers,
+    score,
     stride,
     window,
 )
@@ -113,6 +114,41 @@ def test_random_outputs(backend: Any) -> None:
         assert_same(out, dense(term, q, k, v, x.offset, None, alpha, beta, logits), given_, TOLERANCE[dtype])
 
     run()
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_with_a_score(backend: Any) -> None:
+    s = score(softcap=2.0, alibi=True, sinks=True, dropout=0.3)
+    q, k, v = (x.requires_grad_() for x in tensors(9, 11, heads=4, kv_heads=2))
+    given_: dict[str, Any] = {"slopes": numbers(4).requires_grad_(), "sinks": numbers(4, seed=6).requires_grad_()}
+    logits, alpha, beta = (numbers(*shape, seed=8).requires_grad_() for shape in ((1, 4, 9), (4,), (4,)))
+    leaves = [q, k, v, *given_.values(), logits, alpha, beta]
+    mixed = heads([(1, window(2)), (2, causal), (1, window(2))])
+    for of in (mixed,) if backend == "triton" else (mixed, PI):
+        own = given_ | {"seed": 3, "offset": 2}
+        sigmoid = logits.double().sigmoid()[..., None]
+        plain = compile(of, "reference", s)(*(x.double() for x in (q, k, v)), **own)
+        with torch.no_grad():
+            got = compile(of, backend, s, output_gate="head")(q, k, v, output_gate=logits, **own)
+        torch.testing.assert_close(got.double(), plain * sigmoid, rtol=2e-5, atol=2e-5)
+        kernel = compile(of, backend, s, output_gate="head", affine=True)
+        added = dense(of, q, k, v, 2, alpha=0.0, beta=beta)  # whatever the score, on every attended key
+        want = (plain * alpha.double()[:, None, None] + added) * sigmoid
+        assert_same(kernel(q, k, v, output_gate=logits, alpha=alpha, beta=beta, **own), want, leaves, 2e-5)
+
+
+def test_layers_with_a_score_and_a_gate() -> None:
+    schedule, s = layers([PI, heads([(1, causal), (1, window(2))]), PI]), score(sinks=True)
+    kernels = compile(schedule, "torch", s, output_gate="head")
+    assert kernels[0] is kernels[2] is compile(PI, "torch", s, output_gate="head")
+    assert kernels[1].kernel is compile(schedule[1], "torch", s)
+    assert repr(kernels) == f"pidsl.compile({schedule!r}, backend='torch', score={s!r}, output_gate='head')"
+    assert pickle.loads(pickle.dumps(kernels)) is kernels and pickle.loads(pickle.dumps(kernels[1])) is kernels[1]
+    q, k, v = tensors(9, 9)
+    with pytest.raises(ArgumentError, match="sinks: nothing"):
+        kernels[1](q, k, v, output_gate=torch.zeros(1, 2, 9))
+    with pytest.raises(TermError, match="affine=True with gate"):
+        compile(gate(a=causal), "torch", s, affine=True)
 
 
 def test_weights_of_every_row_add_up() -> None:

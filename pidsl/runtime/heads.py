@@ -11,8 +11,10 @@ from torch import Tensor
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
 from pidsl.runtime.arguments import Fault, raise_faults
+from pidsl.runtime.dropout import mix
 from pidsl.runtime.kernel import Backend, Kernel, autocast, compile
-from pidsl.runtime.shares import join, shares, split
+from pidsl.runtime.score_arguments import Parameters, check_parameters
+from pidsl.runtime.shares import Shares, join, shares, split
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan import Plan
@@ -52,12 +54,15 @@ class HeadsKernel:
         heads: the pattern of each group of query heads.
         kernels: the kernel of each distinct pattern; each has its own plan and source.
         backend: as asked for.
+        score: what happens to the logits of every head, None for nothing.
         rings: the distinct patterns that hold a ring and so restrict the lengths.
     """
 
     def __init__(self, heads: Heads, kernels: Mapping[Term, Kernel]) -> None:
         self.heads, self.kernels = heads, dict(kernels)
-        self.backend: Backend = next(iter(self.kernels.values())).backend
+        first = next(iter(self.kernels.values()))
+        self.backend: Backend = first.backend
+        self.score = first.score
         self.rings = tuple(term for kernel in self.kernels.values() for term in kernel.rings)
         self._mine = tuple(heads.distinct.values())
         groups = (group for group in range(1, len(heads) + 1) if len(heads) % group == 0)
@@ -65,17 +70,21 @@ class HeadsKernel:
         self._where = f"kernel(q, k, v) of {heads!r}"
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0, return_lse: bool = False
-    ) -> Any:
-        """Attention with each query head under its own pattern, differentiable once in q, k and v.
+        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0,
+        return_lse: bool = False, slopes: Tensor | None = None, bias: Tensor | None = None,
+        sinks: Tensor | None = None, temperature: Tensor | None = None, seed: int | None = None,
+    ) -> Any:  # fmt: skip
+        """Attention with each query head under its own pattern, differentiable once in q, k, v and the parameters.
 
         Args:
             q: queries [B, Hq, n, D], any strides; Hq is the number of heads that were declared.
             k: keys [B, Hkv, m, D]. Query head h uses key head `h // (Hq // Hkv)`, whatever its pattern.
             v: values [B, Hkv, m, Dv].
-            scale: factor of the logits; default 1 / sqrt(D).
+            scale: factor of the logits; default that of the score, or 1 / sqrt(D).
             offset: row r of q stands at position `i = r + offset`.
             return_lse: return (out, lse).
+            slopes, sinks, temperature: [Hq], bias: [Hq, table], seed: what `score.parameters` names, for all heads
+                in their order; each launch takes those of its own, and drops pairs by a seed of its own.
 
         Returns:
             out [B, Hq, n, Dv], with `return_lse` also lse [B, Hq, n]; see `Kernel`.
@@ -90,15 +99,27 @@ class HeadsKernel:
         if "q" in usable and q.shape[1] != len(self.heads):
             counts = " + ".join(str(count) for count, _ in self.heads.groups)
             faults.append(Fault("q", f"{q.shape[1]} heads", f"{len(self.heads)} = {counts}, as declared"))
-        raise_faults(faults, self._where)
+        given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
+        raise_faults([*faults, *check_parameters(self.score, usable, given)], self._where)
+        parameters = Parameters(slopes, bias, sinks, temperature, seed or 0)
         if len(kernels) == 1:
-            out, lse = kernels[0].attend(q, k, v, call)
+            out, lse = kernels[0].attend(q, k, v, call, parameters)
             return (out, lse) if return_lse else out
         parts = self._shares[q.shape[1] // k.shape[1]]
-        calls = zip(kernels, split(q, parts.queries), split(k, parts.keys), split(v, parts.keys), strict=True)
-        results = [kernel.attend(mine, keys, values, call) for kernel, mine, keys, values in calls]
+        heads = split(q, parts.queries), split(k, parts.keys), split(v, parts.keys)
+        launches = zip(kernels, *heads, self._split_parameters(parameters, parts), strict=True)
+        results = [kernel.attend(mine, keys, values, call, own) for kernel, mine, keys, values, own in launches]
         out = join(parts.queries, *(out for out, _ in results))
         return (out, join(parts.queries, *(lse for _, lse in results))) if return_lse else out
+
+    def _split_parameters(self, parameters: Parameters, parts: Shares) -> list[Parameters]:
+        """The parameters of each launch; those of a head are rows of the tensors."""
+        each = [
+            [None] * len(self._mine) if x is None else [own[0] for own in split(x[None], parts.queries)]
+            for x in parameters.tensors
+        ]
+        seeds = [launch_seed(parameters.seed, mine[0]) for mine in self._mine]
+        return [Parameters(*own) for own in zip(*each, seeds, strict=True)]
 
     @property
     def plan(self) -> HeadsPlan:
@@ -117,10 +138,20 @@ class HeadsKernel:
         return "\n\n".join([first, *(f"{_named(mine)}\n{kernel.explain()}" for mine, kernel in sections)])
 
     def __repr__(self) -> str:
-        return f"pidsl.compile({self.heads!r}, backend={self.backend!r})"
+        score = "" if self.score is None else f", score={self.score!r}"
+        return f"pidsl.compile({self.heads!r}, backend={self.backend!r}{score})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return compile, (self.heads, self.backend)
+        return compile, (self.heads, self.backend, self.score)
+
+
+def launch_seed(seed: int, first: int) -> int:
+    """The seed of the launch whose first query head is `first`; that of head 0 has the seed of the call.
+
+    A program hashes the number of a head among the heads of its launch, so equal seeds would drop equal pairs in
+    several launches. Small differences of seeds are left to callers, who count steps with them.
+    """
+    return seed ^ mix(first) << 31
 
 
 def _named(heads: tuple[int, ...]) -> str:

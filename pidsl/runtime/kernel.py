@@ -50,11 +50,11 @@ def compile(term: Gate, backend: Backend = "auto", score: Score | None = None) -
 
 
 @overload
-def compile(term: Heads, backend: Backend = "auto") -> HeadsKernel: ...
+def compile(term: Heads, backend: Backend = "auto", score: Score | None = None) -> HeadsKernel: ...
 
 
 @overload
-def compile(term: Schedule, backend: Backend = "auto") -> LayerKernels: ...
+def compile(term: Schedule, backend: Backend = "auto", score: Score | None = None) -> LayerKernels: ...
 
 
 @overload
@@ -67,13 +67,15 @@ def compile(term: Term, backend: Backend = "auto", score: Score | None = None) -
 
 @overload
 def compile(
-    term: Term | Composed, backend: Backend = "auto", score: None = None, *, output_gate: OutputGate | None,
+    term: Term | Composed, backend: Backend = "auto", score: Score | None = None, *, output_gate: OutputGate | None,
     affine: bool = False,
 ) -> Any: ...  # fmt: skip
 
 
 @overload
-def compile(term: Term | Composed, backend: Backend = "auto", score: None = None, *, affine: bool) -> Any: ...
+def compile(
+    term: Term | Composed, backend: Backend = "auto", score: Score | None = None, *, affine: bool
+) -> Any: ...  # fmt: skip
 
 
 def compile(
@@ -100,8 +102,8 @@ def compile(
         backend: "triton": generated Triton kernels, for GPUs. "torch": generated torch code, for any device and
             float64. "reference": dense attention under the mask, slow, the judge of the others. "auto": triton for
             what it can run on a GPU, torch for everything else; `kernel.plan` says which.
-        score: what happens to the logits, in every branch of a gate, see `pidsl.score`; None: they are
-            scale * q . k.
+        score: what happens to the logits, in every branch of a gate, head and layer, see `pidsl.score`; None: they
+            are scale * q . k.
         output_gate: "head" or "element": the output is multiplied by the sigmoid of logits given at call time, one
             per head and query, or one per element (Gated Attention, arXiv 2505.06708, position G1).
         affine: attend with the weights `alpha * softmax + beta` on the attended keys, alpha and beta given at call
@@ -114,7 +116,7 @@ def compile(
 
     Raises:
         TermError: not a pattern, or not a score; an unknown output gate; affine weights of a gate or of summaries; a
-            score with anything but a pattern or a gate.
+            score with summaries.
         SymbolError: the pattern holds unbound symbols.
         BackendError: an unknown backend, or one that is not installed.
         TooHardError: isl's operation limit struck.
@@ -132,9 +134,9 @@ def compile(
         hint = "pip install triton (Linux only); backend='torch' runs anywhere"
         raise BackendError("backend = 'triton', and triton is not installed", "the triton package", hint=hint)
     if score is not None:
-        _check_score(term, score, output_gate, affine)
+        _check_score(term, score)
     if output_gate is not None or affine or isinstance(term, Schedule):
-        return _compile_output(term, backend, output_gate, affine)
+        return _compile_output(term, backend, score, output_gate, affine)
     if not isinstance(term, Algebra):
         return _compile_composed(term, backend, score)
     require_concrete(term, "compile the pattern")
@@ -147,13 +149,15 @@ def _compile(term: Term, backend: Backend, score: Score | None) -> Kernel:
 
 
 @lru_cache(maxsize=512)
-def _compile_output(term: Term | Composed, backend: Backend, output_gate: OutputGate | None, affine: bool) -> Any:
+def _compile_output(
+    term: Term | Composed, backend: Backend, score: Score | None, output_gate: OutputGate | None, affine: bool
+) -> Any:
     from pidsl.runtime.layers import LayerKernels
     from pidsl.runtime.output import OutputKernel
 
     if isinstance(term, Schedule):
-        return LayerKernels(term, backend, output_gate, affine)
-    return OutputKernel(term, backend, output_gate, affine)
+        return LayerKernels(term, backend, score, output_gate, affine)
+    return OutputKernel(term, backend, score, output_gate, affine)
 
 
 @lru_cache(maxsize=512)
@@ -166,24 +170,19 @@ def _compile_composed(parts: Gate | Heads | Summaries, backend: Backend, score: 
         case Gate():
             return GateKernel(parts, {name: compile(term, backend, score) for name, term in parts.branches})
         case Heads():
-            return HeadsKernel(parts, {term: compile(term, backend) for term in parts.distinct})
+            return HeadsKernel(parts, {term: compile(term, backend, score) for term in parts.distinct})
         case Summaries():
             return SummariesKernel(parts, backend)
 
 
-def _check_score(term: Term | Composed, score: object, output_gate: object, affine: bool) -> None:
-    """Raise for what is no score, and name the two parts where something else does not go together with one."""
+def _check_score(term: Term | Composed, score: object) -> None:
+    """Raise for what is no score, and for summaries, which do not go together with one."""
     if not isinstance(score, Score):
         hint = "build one: pidsl.score(softcap=50.0)"
         raise TermError(f"score = {score!r} ({type(score).__name__})", "a pidsl.score(...) or None", hint=hint)
-    other = ""
-    if not isinstance(term, Algebra | Gate):
-        other = repr(term)
-    elif output_gate is not None or affine:
-        other = f"output_gate={output_gate!r}" if output_gate is not None else "affine=True"
-    if other:
-        hint = "a kernel per pattern: pidsl.compile(pattern, score=...), and the rest around it"
-        raise TermError(f"{other} with {score!r}", "a score for a pattern or a gate alone", f"compile({term!r})", hint)
+    if isinstance(term, Summaries):
+        expected = "one of the two: a span has no lag, and its key stands for several logits"
+        raise TermError(f"{term!r} with {score!r}", expected, f"compile({term!r})")
 
 
 NO_PARAMETERS = Parameters()

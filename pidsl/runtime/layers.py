@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from pidsl.language.schedule import Schedule
+from pidsl.language.score import Score
 from pidsl.runtime.heads import HeadsKernel
 from pidsl.runtime.kernel import Backend, Kernel
 from pidsl.runtime.output import OutputGate, OutputKernel, recompiled, shown
@@ -27,16 +28,19 @@ class LayerKernels(Sequence[LayerKernel]):
 
     Args:
         schedule: the pattern, or heads, of each layer.
-        backend, output_gate, affine: as given to `compile`, for all layers.
+        backend, score, output_gate, affine: as given to `compile`, for all layers.
 
     Attributes:
-        schedule, backend, output_gate, affine: as given.
+        schedule, backend, score, output_gate, affine: as given.
     """
 
-    def __init__(self, schedule: Schedule, backend: Backend, output_gate: OutputGate | None, affine: bool) -> None:
-        self.schedule, self.backend, self.output_gate, self.affine = schedule, backend, output_gate, affine
+    def __init__(
+        self, schedule: Schedule, backend: Backend, score: Score | None, output_gate: OutputGate | None, affine: bool
+    ) -> None:
+        self.schedule, self.backend, self.score = schedule, backend, score
+        self.output_gate, self.affine = output_gate, affine
         self._kernels: tuple[LayerKernel, ...] = tuple(
-            recompiled(layer, backend, output_gate, affine) for layer in schedule
+            recompiled(layer, backend, score, output_gate, affine) for layer in schedule
         )
 
     def __len__(self) -> int:
@@ -69,10 +73,10 @@ class LayerKernels(Sequence[LayerKernel]):
         return "\n\n".join(f"{_named(x)}\n{kernel.explain()}" for kernel, x in self.distinct.items())
 
     def __repr__(self) -> str:
-        return shown(self.schedule, self.backend, self.output_gate, self.affine)
+        return shown(self.schedule, self.backend, self.score, self.output_gate, self.affine)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return recompiled, (self.schedule, self.backend, self.output_gate, self.affine)
+        return recompiled, (self.schedule, self.backend, self.score, self.output_gate, self.affine)
 
 
 def _named(layers: tuple[int, ...]) -> str:

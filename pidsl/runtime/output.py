@@ -1,7 +1,8 @@
 """What happens to the output of a kernel: affine weights, and a sigmoid gate.
 
     affine          out_i = alpha sum over j of p_ij v_j + beta sum over attended j of v_j
-                    attention with the weights `alpha p_ij + beta` on the keys that i attends, and 0 on all others
+                    attention with the weights `alpha p_ij + beta` on the keys that i attends, and 0 on all others;
+                    p is what a score makes of it, with its sinks and its dropout, and beta knows nothing of a score
     output gate     out_i = sigmoid(g_i) out_i, g one number per head and query, or one per element
 
 The affine weights come first. The log-sum-exp stays that of the softmax.
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from pidsl.errors import TermError
 from pidsl.language.gate import Gate
+from pidsl.language.score import Score
 from pidsl.language.summaries import Summaries
 from pidsl.runtime.arguments import Fault, raise_faults
 from pidsl.runtime.kernel import Backend, autocast, compile
@@ -33,18 +35,22 @@ class OutputKernel:
     Args:
         of: the pattern, gate, heads or summaries.
         backend: as asked for.
+        score: what happens to the logits.
         output_gate: "head", "element" or None.
         affine: whether weights are `alpha p + beta`.
 
     Attributes:
-        of, backend, output_gate, affine: as given.
+        of, backend, score, output_gate, affine: as given.
         kernel: the `Kernel`, `HeadsKernel`, `GateKernel` or `SummariesKernel` whose output is changed.
     """
 
-    def __init__(self, of: Any, backend: Backend, output_gate: OutputGate | None, affine: bool) -> None:
+    def __init__(
+        self, of: Any, backend: Backend, score: Score | None, output_gate: OutputGate | None, affine: bool
+    ) -> None:
         check_output(of, output_gate, affine)
-        self.of, self.backend, self.output_gate, self.affine = of, backend, output_gate, affine
-        self.kernel: Any = compile(of, backend)
+        self.of, self.backend, self.score, self.output_gate, self.affine = of, backend, score, output_gate, affine
+        self.kernel: Any = compile(of, backend, score)
+        self._plain: Any = compile(of, backend) if affine else None
         self._where = f"a call of {self!r}"
 
     def __call__(
@@ -61,11 +67,11 @@ class OutputKernel:
             inputs: the weights, where the kernel is that of a gate.
             output_gate: logits of the gate, [B, Hq, n] for "head", [B, Hq, n, Dv] for "element", of q's dtype.
             alpha: factor of the softmax weights: a number, [Hq], or [B, Hq, n], of any floating dtype.
-            beta: what is added to each weight, in the same forms. Unless it is the number 0, the program of the
+            beta: what is added to each weight, in the same forms. Unless it is the number 0, the plain program of the
                 pattern runs a second time, with all logits 0, head dimension 8, and gradients for v alone.
             offset: row r of q stands at position `i = r + offset`.
             return_lse: return (out, lse).
-            options: `scale`, and whatever else the kernel takes.
+            options: `scale`, the parameters of the score, and whatever else the kernel takes.
 
         Returns:
             out [B, Hq, n, Dv] in q's dtype; with `return_lse` also what the kernel returns as lse. Rows without keys
@@ -95,7 +101,7 @@ class OutputKernel:
         if isinstance(beta, Tensor) or beta != 0:
             # with logits 0, attention is the mean of the attended values, and exp(lse) counts them
             zeros = (q.new_zeros(()).expand(*x.shape[:3], NARROW) for x in (q, k))
-            mean, lse = self.kernel(*zeros, v, offset=offset, return_lse=True)
+            mean, lse = self._plain(*zeros, v, offset=offset, return_lse=True)
             degree = lse.detach().exp().round()[..., None]
             found = found + _spread(beta, precise) * degree * mean.to(precise)
         return found.to(out.dtype)
@@ -137,21 +143,24 @@ class OutputKernel:
         return "\n".join([*done, self.kernel.explain()])
 
     def __repr__(self) -> str:
-        return shown(self.of, self.backend, self.output_gate, self.affine)
+        return shown(self.of, self.backend, self.score, self.output_gate, self.affine)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return recompiled, (self.of, self.backend, self.output_gate, self.affine)
+        return recompiled, (self.of, self.backend, self.score, self.output_gate, self.affine)
 
 
-def recompiled(of: Any, backend: Backend, output_gate: OutputGate | None, affine: bool) -> Any:
+def recompiled(
+    of: Any, backend: Backend, score: Score | None, output_gate: OutputGate | None, affine: bool
+) -> Any:  # fmt: skip
     """The kernel that `compile` returns for these arguments; what a pickle holds."""
-    return compile(of, backend, output_gate=output_gate, affine=affine)
+    return compile(of, backend, score, output_gate=output_gate, affine=affine)
 
 
-def shown(of: Any, backend: Backend, output_gate: OutputGate | None, affine: bool) -> str:
+def shown(of: Any, backend: Backend, score: Score | None, output_gate: OutputGate | None, affine: bool) -> str:
     """The call of `compile` with these arguments."""
+    scored = "" if score is None else f", score={score!r}"
     gate = "" if output_gate is None else f", output_gate={output_gate!r}"
-    return f"pidsl.compile({of!r}, backend={backend!r}{gate}{', affine=True' if affine else ''})"
+    return f"pidsl.compile({of!r}, backend={backend!r}{scored}{gate}{', affine=True' if affine else ''})"
 
 
 def check_output(of: Any, output_gate: object, affine: bool) -> None:
