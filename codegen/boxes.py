@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pidsl.codegen.cost import REFERENCE, Prices
+from pidsl.codegen.cost import REFERENCE, Prices, cheapest
 from pidsl.codegen.grid_axes import GridAxis, plus, times
 from pidsl.codegen.plan import BoxSweep, Grid, GridPiece, Over
 from pidsl.codegen.tiles import greatest, smallest
@@ -58,6 +58,11 @@ class Sizes:
     swept: Box
     work: Work
 
+    @property
+    def pairs(self) -> int:
+        """Pairs computed."""
+        return self.work.pairs
+
 
 class Boxes:
     """The boxes in which a product of axes can be computed.
@@ -90,8 +95,8 @@ class Boxes:
             grad_query=grad_query,
             grad_key=grad_key,
             relation=relation,
-            attended=prod(map(self._attended, range(len(self.axes)))),
-            computed=found.work.pairs,
+            attended=self.attended,
+            computed=found.pairs,
         )
 
     def cheapest(self, prices: Prices) -> Sizes:
@@ -100,6 +105,11 @@ class Boxes:
         if known is None:
             known = self._cheapest[id(prices)] = prices, self._find_cheapest(prices)
         return known[1]
+
+    @cached_property
+    def attended(self) -> int:
+        """Pairs attended at the reference length."""
+        return prod(map(self._attended, range(len(self.axes))))
 
     def _find_cheapest(self, prices: Prices) -> Sizes:
         found = []
@@ -110,7 +120,7 @@ class Boxes:
                 for own in own_boxes[:LIKELY]:
                     work = self.work(own, swept)
                     found.append(Sizes(work.cost(prices, rows), own, swept, work))
-        return min(found, key=lambda x: (x.cost, x.own, x.swept))
+        return cheapest(sorted(found, key=lambda x: (x.cost, x.own, x.swept)), self.attended)
 
     def work(self, own: Box, swept: Box) -> Work:
         """What boxes of these sizes compute; boxes of single keys stand for exact ranges."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pidsl.codegen.bands import Placed, place
 from pidsl.codegen.boxes import Boxes
 from pidsl.codegen.coordinates import coordinates
-from pidsl.codegen.cost import Prices, Shape, shape, tile_cost
+from pidsl.codegen.cost import Prices, Shape, best_tiles, shape
 from pidsl.codegen.digits import products
 from pidsl.codegen.parts import Part
 from pidsl.codegen.plan import Alternative, Grid, Layout
@@ -65,9 +65,10 @@ def _options(x: Part, prices: Prices, square: bool, length: int) -> list[_Option
                 continue
         placed = place(x.relation, coordinates(layout, square))
         outline = shape(placed, length)
-        cost, rows, cols = min((tile_cost(outline, prices, r, c), r, c) for r, c in prices.sizes)
-        tiles = f"tiles of {rows} rows" + (f" x {cols} keys" if cols > 1 else "")
-        options.append(_Option(cost, rank, f"{x.lags}: {layout}, {tiles}", (Choice(x, layout, placed, outline),)))
+        size = best_tiles(outline, prices)
+        tiles = f"tiles of {size.rows} rows" + (f" x {size.cols} keys" if size.cols > 1 else "")
+        choice = Choice(x, layout, placed, outline)
+        options.append(_Option(size.cost, rank, f"{x.lags}: {layout}, {tiles}", (choice,)))
     if lags is not None:
         plain = options[-1].choices[0]  # in the identity
         cost = plain.shape.attended * prices.diagonal

@@ -7,10 +7,10 @@ are in nanoseconds per head at head dim 64; only their ratios matter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import islpy as isl
 import numpy as np
@@ -28,6 +28,8 @@ REFERENCE = 16384  # rows and keys at which plans are compared; twice the longes
 LONGEST = 1 << 18  # but never more than this
 CLASSES = 8  # residue classes looked at
 SAMPLE = 24  # rows looked at where a band holds more than its piece
+WASTE = 2.0  # computed pairs per attended one, beyond which a leaner way is taken where it costs about the same
+CLOSE = 1.2  # times the least cost: about the same, as far as this model can tell
 GRAIN = 16  # rows whose keys are looked at together
 NEVER = np.iinfo(np.int64).max  # the first key of a row without keys
 
@@ -183,7 +185,44 @@ def _intervals(placed: Placed, env: dict[str, Any]) -> Iterator[tuple[Any, Any, 
         yield value(x.first), value(x.last), valid
 
 
-def tile_cost(found: Shape, prices: Prices, rows: int, cols: int) -> float:
-    """Nanoseconds to compute a part in tiles of rows x cols."""
-    pairs, tiles, programs = found.computed(rows, cols)
-    return pairs * prices.pair_cost(rows) + tiles * prices.tile + programs * (prices.call + rows * prices.row)
+class Priced(Protocol):
+    """A size of tiles with what it costs and the pairs it computes."""
+
+    @property
+    def cost(self) -> float: ...
+
+    @property
+    def pairs(self) -> int: ...
+
+
+Size = TypeVar("Size", bound=Priced)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Tiling:
+    """Tiles of one size, and what they cost."""
+
+    cost: float  # nanoseconds
+    rows: int
+    cols: int
+    pairs: int
+
+
+def best_tiles(found: Shape, prices: Prices, others: Sequence[tuple[int, int]] = ()) -> Tiling:
+    """The tile size of a backend, or of `others`, in which a part is computed."""
+    out = []
+    for rows, cols in (*prices.sizes, *others):
+        pairs, tiles, programs = found.computed(rows, cols)
+        inside = pairs * prices.pair_cost(rows) + tiles * prices.tile
+        out.append(Tiling(inside + programs * (prices.call + rows * prices.row), rows, cols, pairs))
+    return cheapest(sorted(out), found.attended)
+
+
+def cheapest(sizes: Sequence[Size], attended: int) -> Size:
+    """The first of `sizes`, the cheapest first; where it wastes more than half its pairs, the first that does not.
+
+    One that costs clearly more is not taken for that. At larger head dims than the model's, pairs weigh more.
+    """
+    best = sizes[0]
+    lean = (x for x in sizes if x.cost <= CLOSE * best.cost and x.pairs <= WASTE * attended)
+    return next(lean, best)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pidsl.codegen.coordinates import Coordinates
-from pidsl.codegen.cost import GRAIN, NEVER, REFERENCE, Prices, Shape, grouped, tile_cost
+from pidsl.codegen.cost import GRAIN, NEVER, REFERENCE, Prices, Shape, best_tiles, grouped
 from pidsl.codegen.grid_axes import GridAxis, axes_of, div, mod, plus, times
 from pidsl.codegen.pieces import BACKWARD_ROWS, KEY_GRADIENT_ROWS, UNBATCHED
 from pidsl.codegen.plan import Layout, Over, Run, Sweep, TilePiece
@@ -198,7 +198,8 @@ def _most(axes: list[GridAxis], position: Index, side: str) -> Index:
 def envelope_piece(found: Envelope, relation: Any, at: Coordinates, prices: Prices, backend: str) -> TilePiece:
     """The whole relation in masked tiles within its envelope; layout: identity."""
     outline = _outline(found)
-    rows, cols = min(prices.sizes, key=lambda size: tile_cost(outline, prices, *size))
+    size = best_tiles(outline, prices)
+    rows, cols = size.rows, size.cols
     if backend == "torch":  # no two tiles have the same mask, so each is a call of its own
         rows = max(rows, UNBATCHED)
     forward = _sweep(found, at, "keys", rows, cols)

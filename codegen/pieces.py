@@ -10,7 +10,7 @@ import islpy as isl
 from pidsl.codegen.bands import Placed, interval, place
 from pidsl.codegen.choose import Choice
 from pidsl.codegen.coordinates import Coordinates, coordinates, mask_pred
-from pidsl.codegen.cost import Prices, Shape, shape, tile_cost
+from pidsl.codegen.cost import Prices, Shape, best_tiles, shape
 from pidsl.codegen.forms import predicate
 from pidsl.codegen.plan import Diagonal, DiagonalPiece, Grid, Layout, Piece, TilePiece
 from pidsl.codegen.tile_sets import every_tile
@@ -63,11 +63,10 @@ def tile_piece(relation: isl.Map, placed: Placed, outline: Shape, prices: Prices
     """One piece in dense tiles: its mask, its tiles, and the loops of the forward and backward programs."""
     at, simple = placed.at, placed.mask
     period = _period(simple)
-    sizes = list(prices.sizes)
-    if backend == "torch":
-        sizes += [(r, 1) for r in _whole_periods(period, prices)]
-    rows, cols = min(sizes, key=lambda size: tile_cost(outline, prices, *size))
-    shifts = _shifts(at, simple, rows, period) if backend == "torch" else ()
+    whole = [(r, 1) for r in _whole_periods(period, prices)] if backend == "torch" else []
+    size = best_tiles(outline, prices, whole)
+    rows, cols = size.rows, size.cols
+    shifts = _shifts(placed, rows, period) if backend == "torch" else ()
     if backend == "torch" and not shifts and outline.computed(rows, 1)[2] > FEW:
         rows = max(rows, UNBATCHED)
     # without a mask, tiles are computed in one call however they lie
@@ -128,16 +127,16 @@ def _period(points: isl.Set) -> int:
     return period
 
 
-def _shifts(at: Coordinates, simple: isl.Set, rows: int, period: int) -> tuple[tuple[int, int], ...]:
+def _shifts(placed: Placed, rows: int, period: int) -> tuple[tuple[int, int], ...]:
     """Translations (da, db), da a whole number of row tiles, that leave the mask as it is. isl checks each.
 
     Candidates keep the lag (along the diagonal), or the keys.
     """
-    s, t = at.layout.query_step, at.layout.key_step
+    at, s, t = placed.at, placed.at.layout.query_step, placed.at.layout.key_step
     still = lcm(rows, period)
     along = lcm(still, t // gcd(s, t))
     out = []
-    inside = _without_ends(simple)
+    inside = placed.mask if placed.keys is None else _without_ends(placed.mask)
     for da, db in ((along, along * s // t), (still, 0)):
         moved = inside.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [a + {da}, b + {db}] }}"))
         if moved.is_equal(inside):
@@ -146,16 +145,24 @@ def _shifts(at: Coordinates, simple: isl.Set, rows: int, period: int) -> tuple[t
 
 
 def _without_ends(simple: isl.Set) -> isl.Set:
-    """A mask without its bounds on rows alone: tiles in which these do not hold for all rows are edges."""
+    """The mask of a band without its bounds on rows alone and on keys alone.
+
+    Tiles in which the former do not hold for all rows are edges, and no tile sweeps keys beyond the latter.
+    """
     parts = simple.get_basic_sets()
     if len(parts) != 1:
         return simple
-    for x in parts[0].get_constraints():  # of a bound with divisions the sweep may say less
-        if not x.involves_dims(isl.dim_type.set, 1, 1) and x.involves_dims(
-            isl.dim_type.div, 0, parts[0].dim(isl.dim_type.div)
-        ):
-            return simple
-    return isl.Set.from_basic_set(parts[0].drop_constraints_not_involving_dims(isl.dim_type.set, 1, 1))
+    kept = isl.BasicSet.universe(parts[0].get_space())
+    divisions = parts[0].dim(isl.dim_type.div)
+    for x in parts[0].get_constraints():
+        rows, keys = (x.involves_dims(isl.dim_type.set, k, 1) for k in (0, 1))
+        if x.involves_dims(isl.dim_type.div, 0, divisions):
+            if not (rows and keys):  # of a bound with divisions the sweep may say less
+                return simple
+            kept = kept.add_constraint(x)
+        elif rows and keys:
+            kept = kept.add_constraint(x)
+    return isl.Set.from_basic_set(kept)
 
 
 def _narrow(outline: Shape, rows: int) -> bool:

@@ -15,7 +15,7 @@ from pidsl import blocks, causal, halo, keys, neighborhood, queries, stride, whe
 from pidsl.codegen import choose
 from pidsl.codegen.boxes import Boxes
 from pidsl.codegen.check import check_grid, check_plan
-from pidsl.codegen.cost import PRICES
+from pidsl.codegen.cost import PRICES, Tiling
 from pidsl.codegen.digits import products
 from pidsl.codegen.grid_axes import axes_of
 from pidsl.codegen.lower import lower
@@ -189,7 +189,7 @@ def test_digits_run(backend: str, data: st.DataObject) -> None:
     term = data.draw(in_digits())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "SPARSE", -1.0)
-        patch.setattr(choose, "tile_cost", lambda *_: float("inf"))
+        patch.setattr(choose, "best_tiles", lambda *_: Tiling(float("inf"), 16, 16, 0))
         plan = lower.__wrapped__(term, backend)
     kernel = Kernel(term, backend)  # type: ignore[arg-type]
     program = TorchProgram(plan) if backend == "torch" else TritonProgram(plan)

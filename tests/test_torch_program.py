@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pidsl import queries, testing
+from pidsl import keys, queries, testing
 from pidsl.codegen.plan import Diagonal, DiagonalPiece, Layout, Piece, Plan, Run, Sweep, TilePiece
 from pidsl.codegen.torch_source import class_parts, fold, torch_source
 from pidsl.language.expr import And, Compare, FloorDiv, Max, Min, Mod, Not, Or, Pred, Truth, Var
@@ -490,9 +490,15 @@ def test_class_parts() -> None:
     assert list(class_parts(le(b, a + offset))) == []
 
 
+RANGES = st.tuples(st.integers(0, 80), st.integers(1, 300))
+
+
 @settings(max_examples=settings.default.max_examples // 2)
-@given(term=terms(depth=2), rows=st.tuples(st.integers(0, 80), st.integers(1, 300)), data=st.data())
-def test_patterns_of_some_rows_over_many_tiles(term: Term, rows: tuple[int, int], data: st.DataObject) -> None:
-    """Tiles in which only some rows have keys are no longer like the others."""
+@given(term=terms(depth=2), rows=RANGES, columns=st.none() | RANGES, data=st.data())
+def test_patterns_of_some_rows_and_keys_over_many_tiles(
+    term: Term, rows: tuple[int, int], columns: tuple[int, int] | None, data: st.DataObject
+) -> None:
+    """Tiles in which only some rows have keys are no longer like the others, nor those cut at the last key."""
     given_ = data.draw(testing.inputs(shapes(300, head_dims=(8,)), dtypes=("float64",)))
-    assert_matches_dense(term & queries(*rows), given_, backend="torch")
+    some = term & queries(*rows) if columns is None else term & queries(*rows) & keys(*columns)
+    assert_matches_dense(some, given_, backend="torch")

@@ -18,7 +18,9 @@ from pidsl.analysis.matrices import Of
 from pidsl.analysis.never import outside
 from pidsl.analysis.piecewise import Branch, Formula, chain, formula
 from pidsl.analysis.reach import said
+from pidsl.analysis.short import depth_formula
 from pidsl.analysis.stacks import Intervals, Subject, attempt, causal_lags, checked, connected, lag_sums, square, stack
+from pidsl.analysis.two_sided import depth_of_sides
 from pidsl.errors import TermError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.language.vocabulary import causal
@@ -29,6 +31,7 @@ RECENT = 6  # numbers of layers that a new one is compared with
 LAYERS = 24  # that are composed, one after another, before a formula is given up
 BRANCHES = 24
 OPERATIONS = 300_000  # of differences, each up to 20 microseconds
+PARTS = 64  # of the pairs that are compared with others
 MATRICES = 2048  # tokens
 SMALL = 64  # tokens for which matrices are the first choice
 
@@ -104,26 +107,41 @@ def _formula(subject: Subject, of: Of, given: dict[str, object]) -> Bound:
     if of == "causal" and not isinstance(subject, tuple) and causal_lags(subject) is not None:
         found, reason = _of_lags(subject)
         method = "lag depth"
+    elif of == "all" and not isinstance(subject, tuple) and (sided := _of_sides(subject)) is not None:
+        found, reason, method = sided, _out_of_reach(sided), "two-sided lags"
     else:
         several = attempt(lambda: _of_pairs(subject, of))
         if isinstance(several, TooHardError):
             if isinstance(subject, tuple):
                 raise several
-            return _guessed(subject, of, given, several)
+            counted = attempt(lambda: depth_formula(subject, of))
+            if isinstance(counted, TooHardError):
+                return _guessed(subject, of, given, several)
+            several = counted, _out_of_reach(counted)
+            method = "short sequences"
+        else:
+            method = "depth"
         found, reason = several
-        method = "depth"
     return exact(subject, "depth", found.expr, method, given=given, assumptions=found.assumptions, reason=reason)
+
+
+def _of_sides(term: Term) -> Formula | None:
+    found = attempt(lambda: depth_of_sides(term))
+    return None if isinstance(found, TooHardError) else found
 
 
 def _guessed(term: Term, of: Of, given: dict[str, object], why: TooHardError) -> Bound:
     """What the depths for few tokens suggest, where that can be proved."""
     found = guessed(term, of)
-    reason = "some pair stays out of reach of every number of layers" if found.expr.has(sympy.oo) else ""
     bound = exact(term, "depth", found.expr, "depth by tokens", given=given, assumptions=found.assumptions,
-                  reason=reason)  # fmt: skip
+                  reason=_out_of_reach(found))  # fmt: skip
     if not bound.proof.check():  # nothing is claimed that is not proved
         raise why
     return bound
+
+
+def _out_of_reach(found: Formula) -> str:
+    return "some pair stays out of reach of every number of layers" if found.expr.has(sympy.oo) else ""
 
 
 # -- causal and translation invariant ----------------------------------------------------------------------------------
@@ -310,6 +328,8 @@ def _of_pairs_limited(subject: Subject, of: Of) -> tuple[Formula, str]:
     while not remaining.is_empty():
         count += 1
         seen = connected(stack(subject, count)).intersect_params(remaining)
+        if seen.n_basic_map() > PARTS:  # comparing them takes time that isl does not count
+            raise TooHardError(f"pairs of {count} layers in {seen.n_basic_map()} parts", f"at most {PARTS}")
         missing = (target - seen).domain().params() & remaining
         done = remaining - missing
         if not done.is_empty():

@@ -102,6 +102,14 @@ METHODS: dict[str, Method] = {
         "keys after fewer of them",
         "pidsl.analysis.depth_tokens:check_depth_by_tokens",
     ),
+    "two-sided lags": Method(
+        "finitely many lags behind and ahead: sums of them, and where these leave no gap any more",
+        "pidsl.analysis.two_sided:check_sides",
+    ),
+    "short sequences": Method(
+        "of long gaps between tokens only the remainder matters, so dense masks of short sequences decide",
+        "pidsl.analysis.short:check_short",
+    ),
     "matrices": Method("boolean matrices for this n, until they repeat", f"{_DEPTH}:check_matrices"),
     "form in L": Method(
         "isl verifies the pairs of L layers by induction on L, and compares the formula", f"{_REACH}:check_form_in_l"

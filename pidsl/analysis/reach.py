@@ -16,6 +16,7 @@ from pidsl.analysis.closed import closed_form
 from pidsl.analysis.formulas import L, n
 from pidsl.analysis.long_lags import guessed
 from pidsl.analysis.piecewise import Branch, Formula, cases, chain, formula
+from pidsl.analysis.short import lag_formula
 from pidsl.analysis.stacks import Intervals, Stack, Subject, attempt, checked, connected, lag_sums, lags_of, stack
 from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term
@@ -159,17 +160,21 @@ def said(e: TooHardError) -> str:
 
 def _for_layers(quantity: str, subject: Subject, layers: Stack) -> Bound:
     given = {"layers": len(layers)}
-    lags = lag_sums(layers)
-    method = "layers" if lags is None else "lag sums"
+    lags = attempt(lambda: lag_sums(layers))
+    method = "lag sums"
     if isinstance(lags, tuple):
         found = (_farthest_in if quantity == "farthest" else _contiguous_in)(lags)
-    elif lags is None:
-        several = attempt(lambda: pairs_formula(quantity, connected(layers)))
-        if isinstance(several, TooHardError):
-            return _guessed(quantity, subject, layers, several)
-        found = several
-    else:
+    elif isinstance(lags, isl.Set):
         found = _set_formula(quantity, lags)
+    else:
+        pairs = attempt(lambda: pairs_formula(quantity, connected(layers))) if lags is None else lags
+        counted = attempt(lambda: lag_formula(quantity, layers)) if isinstance(pairs, TooHardError) else None
+        if isinstance(pairs, Formula):
+            found, method = pairs, "layers"
+        elif isinstance(counted, Formula):
+            found, method = counted, "short sequences"
+        else:
+            return _guessed(quantity, subject, layers, pairs)
     note = "for shorter n the formula has many cases" if found.least > 1 else ""
     return exact(
         subject, quantity, found.expr, method, given=given, assumptions=found.assumptions, reason=note

@@ -1,0 +1,193 @@
+"""Farthest, contiguous and depth from short sequences alone, where `gaps` says that they decide about all others.
+
+Everything is counted by dense masks for all n up to a few periods beyond `Gaps.start`. What is counted is quasi-affine
+in n from there on, so a formula that agrees with it for two periods is right for all n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import lcm
+
+import numpy as np
+import sympy
+
+from pidsl.analysis.agreement import shape_of
+from pidsl.analysis.bound import Bound
+from pidsl.analysis.formulas import n, value_of
+from pidsl.analysis.gaps import Gaps, gaps_of
+from pidsl.analysis.guess import guess
+from pidsl.analysis.matrices import Bools, Of, target_of, times
+from pidsl.analysis.piecewise import Formula
+from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.stacks import checked, stack
+from pidsl.errors import TooHardError
+from pidsl.language.terms import Term
+from pidsl.relation.oracle import dense_mask
+
+WORK = 3e11  # multiplications of single numbers, a few seconds
+PROOF = 4 * WORK  # a proof may take longer than its statement
+BRANCHES = 24
+PERIODS = 3  # that are counted where one formula holds: two say what it is, one that it goes on
+
+Last = Callable[[Gaps], int]  # up to which n to count
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What is counted at n = 1, 2, ..., None where it is infinite; from `gaps.start` on each period says the rest."""
+
+    gaps: Gaps
+    values: list[int | None]
+
+    def depth(self, count: int) -> int | None:
+        """A depth that is counted, at any n: it does not grow, so it repeats."""
+        if count > len(self.values):
+            count -= -(-(count - len(self.values)) // self.gaps.period) * self.gaps.period
+        return self.values[count - 1]
+
+
+def lag_formula(quantity: str, layers: Sequence[Term]) -> Formula:
+    """Farthest or contiguous of several layers.
+
+    Raises:
+        TooHardError: long sequences are not like short ones, or short ones take too long.
+    """
+    return _formula(_lags(quantity, layers, _some_periods, WORK), -sympy.oo)
+
+
+def depth_formula(term: Term, of: Of) -> Formula:
+    """Depth of a term whose layers connect everything, or repeat, after a number of layers that does not grow with n.
+
+    Raises:
+        TooHardError: that number grows, long sequences are not like short ones, or short ones take too long.
+    """
+    return _formula(_depths(term, of, _some_periods, WORK), sympy.oo)
+
+
+def check_short(bound: Bound) -> Verdict:
+    """Count again from the term, and compare at as many n as determine a quasi-affine function."""
+    given = bound.argument("n")
+    least = given if given is not None else bound.assumptions[0].rhs if bound.assumptions else sympy.nan
+    if bound.relation != "==" or not (sympy.sympify(least).is_Integer and least >= 1):
+        return Verdict(False, failure=f"assumptions {bound.assumptions}")
+    if given is None and bound.assumptions != (sympy.Ge(n, least),):
+        return Verdict(False, failure=f"assumptions {bound.assumptions}")
+    if bound.expr.free_symbols - {n} or bound.expr.has(sympy.nan):
+        return Verdict(False, failure=f"{bound.expr} is no formula in n")
+    shape = shape_of(bound.expr.xreplace({sympy.oo: sympy.Integer(0), -sympy.oo: sympy.Integer(0)}), n)
+    if shape.degree > 1:
+        return Verdict(False, failure=f"{bound.expr} is not affine in classes of n")
+    subject = checked(bound.subject)
+
+    def last(gaps: Gaps) -> int:
+        return max(gaps.start, *shape.starts) + 2 * lcm(gaps.period, shape.period)
+
+    if bound.quantity == "depth" and not isinstance(subject, tuple) and bound.argument("of") in ("causal", "all"):
+        counts, infinite = _depths(subject, bound.argument("of"), last, PROOF), float("inf")
+    elif bound.quantity in ("farthest", "contiguous") and given is None:
+        layers = stack(subject, bound.argument("layers"))
+        counts, infinite = _lags(bound.quantity, layers, last, PROOF), float("-inf")
+    else:
+        return Verdict(False, failure=f"{bound.name} is not counted")
+    for count in range(int(least), len(counts.values) + 1) if given is None else [given]:
+        value = counts.depth(count) if given is not None else counts.values[count - 1]
+        if value_of(bound.expr, {n: sympy.Integer(count)}) != (infinite if value is None else value):
+            return Verdict(False, failure=f"{infinite if value is None else value} for {count} tokens")
+    return Verdict(
+        True,
+        (f"of gaps of {counts.gaps.size} tokens only the remainder by {counts.gaps.period} matters",
+         f"dense masks for n <= {len(counts.values)}, which the formula agrees with"),
+    )  # fmt: skip
+
+
+def _some_periods(gaps: Gaps) -> int:
+    return gaps.start + PERIODS * gaps.period
+
+
+def _formula(counts: Counts, missing: sympy.Expr) -> Formula:
+    found = guess(counts.values, missing, BRANCHES, 2 * counts.gaps.period)
+    if found is None:
+        raise TooHardError(f"values for up to {len(counts.values)} tokens", "a formula that they follow")
+    return found
+
+
+def _require(last: int, layers: int, work: float) -> None:
+    if layers * float(last) ** 4 / 4 > work:
+        raise TooHardError(f"{layers} layers of up to {last} tokens", "fewer, for dense masks")
+
+
+def _lags(quantity: str, layers: Sequence[Term], last: Last, work: float) -> Counts:
+    gaps = gaps_of(layers).through(len(layers))
+    _require(last(gaps), len(layers), work)
+    masks = {term: Masks(term) for term in set(layers)}
+    measure = _farthest if quantity == "farthest" else _contiguous
+    values = []
+    for count in range(1, last(gaps) + 1):
+        known = {term: mask.among(count) for term, mask in masks.items()}
+        seen = known[layers[0]] if layers else np.eye(count, dtype=np.bool_)
+        for term in layers[1:]:
+            seen = times(known[term], seen)
+        values.append(measure(seen))
+    return Counts(gaps, values)
+
+
+def _farthest(seen: Bools) -> int | None:
+    """The largest lag of connected pairs; None where there are none."""
+    rows = np.flatnonzero(seen.any(axis=1))
+    return int((rows - seen[rows].argmax(axis=1)).max()) if len(rows) else None
+
+
+def _contiguous(seen: Bools) -> int:
+    """The last lag before the first one that some pair lacks."""
+    return next((lag - 1 for lag in range(len(seen)) if not np.diagonal(seen, -lag).all()), len(seen) - 1)
+
+
+def _depths(term: Term, of: Of, last: Last, work: float) -> Counts:
+    one, masks = gaps_of([term]), Masks(term)
+    values: list[int | None] = []
+    most = 1  # layers that are compared with each other or with the target
+    while len(values) < last(one.through(most)):
+        depth, layers = _depth(masks.among(len(values) + 1), of)
+        values.append(depth)
+        most = max(most, layers)
+        _require(last(one.through(most)), most, work)
+    return Counts(one.through(most), values)
+
+
+def _depth(layer: Bools, of: Of) -> tuple[int | None, int]:
+    """The depth, None if it is infinite, and the layers after which that is known."""
+    missing = target_of(of, len(layer))
+    seen, layers, past = layer, 1, {np.packbits(layer).tobytes()}
+    while (missing & ~seen).any():
+        seen, layers = times(layer, seen), layers + 1
+        if (state := np.packbits(seen).tobytes()) in past:
+            return None, layers
+        past.add(state)
+    return layers, layers
+
+
+class Masks:
+    """The dense masks of a term for n = 1, 2, ..., long ones from shorter ones by what `gaps` says."""
+
+    def __init__(self, term: Term) -> None:
+        self.term, self.gaps = term, gaps_of([term])
+        self.recent: dict[int, Bools] = {}
+
+    def among(self, n: int) -> Bools:
+        """The mask of n tokens; n may not fall from call to call."""
+        size, period = self.gaps.size, self.gaps.period
+        before = self.recent.get(n - period)
+        if n < self.gaps.start or before is None:
+            mask = dense_mask(self.term, n)
+        else:
+            mask = np.empty((n, n), dtype=np.bool_)
+            cut = n - size + 1  # from here on the gap behind a position is too short to shrink
+            mask[:size, cut:] = before[:size, cut - period :]  # the gap between shrinks
+            mask[cut:, :size] = before[cut - period :, :size]
+            mask[:cut, :cut] = before[:cut, :cut]  # the one behind
+            mask[size:, size:] = before[size - period :, size - period :]  # the one before
+        self.recent[n] = mask
+        self.recent.pop(n - period - 1, None)
+        return mask

@@ -1,0 +1,194 @@
+"""Depth of a pattern of finitely many lags, some behind the query and some ahead of it.
+
+Let the lags be A, from -b to a with a, b >= 1. Among n >= a + b tokens, L layers connect i with j exactly when i - j is
+a sum of L lags: the lags can be taken in such an order that the path stays among the tokens. From a position >= a every
+lag behind leads to a token, from one < a <= n - b every lag ahead does, so a path goes behind or ahead as it can, and
+once only one kind is left it goes straight to j.
+
+So everything is connected when the sums of L elements of B = A + b are all of [L b - (n - 1), L b + (n - 1)]. Let c be
+the number from which on every number is a sum of elements of B, and d the same for a + b - B. Then L layers need
+
+    L b - (n - 1) >= c    and    L a - (n - 1) >= d
+
+because c - 1 and its mirror are no sums; and that is enough from the first L on for which all of [c, L (a + b) - d] are
+sums and a + b more layers' worth of it overlaps, by induction: adding 0 and a + b moves and keeps the interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import gcd, lcm
+
+import islpy as isl
+import sympy
+
+from pidsl.analysis import matrices
+from pidsl.analysis.agreement import shape_of
+from pidsl.analysis.bound import Bound
+from pidsl.analysis.formulas import n, value_of
+from pidsl.analysis.guess import guess
+from pidsl.analysis.piecewise import Formula
+from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.stacks import Intervals, added, checked, intervals, lags_of, merged, pairs_at, square, to_bits
+from pidsl.errors import TooHardError
+from pidsl.language.terms import Term
+from pidsl.relation.isl import coalesced, limited
+
+WIDEST = 256  # a + b
+BRANCHES = 24
+PERIODS = 3  # of the last formula that are worked out
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Lags from -ahead to behind, ahead and behind >= 1: their sums, and the depth of n tokens.
+
+    Args:
+        term: the pattern.
+        lags: its lags + ahead.
+        ahead, behind: b and a.
+        first, last: c and d; None where all sums of L lags are in one class.
+        enough: the layers from which on the two conditions are enough.
+    """
+
+    term: Term
+    lags: Intervals
+    ahead: int
+    behind: int
+    first: int
+    last: int
+    enough: int
+
+    def depth(self, count: int) -> int | None:
+        """The fewest layers that connect all pairs of `count` tokens; None where no number does."""
+        if count < self.ahead + self.behind:
+            return matrices.depth_of((self.term,), count, "all")
+        if self.enough == 0:
+            return None
+        layers = self.needed(count)
+        while layers < self.enough and not self._connect(layers, count):
+            layers += 1
+        return layers
+
+    def needed(self, count: int) -> int:
+        """The fewest layers that satisfy both conditions."""
+        return max(1, -(-(count - 1 + self.first) // self.ahead), -(-(count - 1 + self.last) // self.behind))
+
+    def _connect(self, layers: int, count: int) -> bool:
+        middle = layers * self.ahead
+        return any(a <= middle - count + 1 and middle + count - 1 <= b for a, b in _sums(self.lags, layers))
+
+    @property
+    def steady(self) -> int:
+        """The n from which on the depth is one of the two conditions, so quasi-affine."""
+        a, b, c, d = self.behind, self.ahead, self.first, self.last
+        start = a + b
+        if a != b:  # the side with the shorter lags decides from here on: (n - 1 + c) / b >= (n - 1 + d) / a
+            short, long_, more, less = (b, a, c, d) if b < a else (a, b, d, c)
+            start = max(start, 1 + -(-(less * short - more * long_) // (long_ - short)) + a + b)
+        while self.enough and self.needed(start) < self.enough:
+            start += 1
+        return start
+
+    @property
+    def period(self) -> int:
+        """Of the depth from `steady` on."""
+        return min(self.ahead, self.behind)
+
+
+@lru_cache(maxsize=64)
+def sides(term: Term) -> Sides | None:
+    """The lags of a term that looks both ways, up to some lag each; None for any other.
+
+    Raises:
+        TooHardError: they are far apart, or isl's operation limit struck.
+    """
+    pairs = square(term)
+    with limited(f"the lags of {term!r}", 100_000):
+        lags = coalesced(lags_of(pairs).project_out(isl.dim_type.param, 0, 1))
+        if lags.is_empty() or not lags.is_bounded():
+            return None
+        ahead, behind = -int(lags.dim_min_val(0).to_python()), int(lags.dim_max_val(0).to_python())
+        if ahead < 1 or behind < 1 or not pairs_at(lags).is_subset(pairs):
+            return None
+        found = intervals(lags)
+    if ahead + behind > WIDEST:
+        raise TooHardError(f"lags from {-ahead} to {behind}", f"at most {WIDEST} of them")
+    moved = tuple((a + ahead, b + ahead) for a, b in found or ())
+    mirrored = merged((ahead + behind - b, ahead + behind - a) for a, b in moved)
+    if gcd(*(x for a, b in moved for x in (a, b, min(a + 1, b)))) > 1:
+        return Sides(term, moved, ahead, behind, 0, 0, 0)
+    first, last = _conductor(moved), _conductor(mirrored)
+    span, layers = ahead + behind, 1
+    while not (
+        layers * span >= first + last + span - 1
+        and any(a <= first and layers * span - last <= b for a, b in _sums(moved, layers))
+    ):
+        layers += 1
+    return Sides(term, moved, ahead, behind, first, last, layers)
+
+
+def _conductor(lags: Intervals) -> int:
+    """The number from which on every number is a sum of lags, which have no common divisor and are >= 0."""
+    largest = lags[-1][1]
+    limit = (1 << (largest * largest + 1)) - 1
+    sums, before = to_bits(lags), 0
+    while sums != before:
+        before = sums
+        for a, b in lags:
+            for lag in range(max(a, 1), b + 1):
+                sums |= sums << lag & limit
+    return (~sums & limit).bit_length()
+
+
+@lru_cache(maxsize=256)
+def _sums(lags: Intervals, layers: int) -> Intervals:
+    if layers == 1:
+        return lags
+    return added(_sums(lags, layers // 2), _sums(lags, layers - layers // 2))
+
+
+def depth_of_sides(term: Term) -> Formula | None:
+    """Depth of a term that looks both ways, up to some lag each; None for any other.
+
+    Raises:
+        TooHardError: see `sides`; or the formula has too many cases.
+    """
+    found = sides(term)
+    if found is None:
+        return None
+    last = found.steady + PERIODS * found.period + 1
+    values = [found.depth(count) for count in range(1, last + 1)]
+    formula = guess(values, sympy.oo, BRANCHES, 2 * found.period)
+    if formula is None:
+        raise TooHardError(f"depths of up to {last} tokens", "a formula that they follow")
+    return formula
+
+
+def check_sides(bound: Bound) -> Verdict:
+    """The lags from the term, and the formula compared until the depth is quasi-affine, and for two periods more."""
+    least = bound.assumptions[0].rhs if bound.assumptions else sympy.nan
+    subject, given = checked(bound.subject), bound.argument("n")
+    if isinstance(subject, tuple) or bound.argument("of") != "all" or bound.quantity != "depth":
+        return Verdict(False, failure="not the depth of one term, of all pairs")
+    if bound.relation != "==" or bound.expr.has(sympy.nan) or bound.expr.has(-sympy.oo):
+        return Verdict(False, failure=f"{bound.expr} is no depth")
+    found = sides(subject)
+    if found is None:
+        return Verdict(False, failure="other lags than finitely many, behind and ahead")
+    if given is not None:
+        lengths = range(given, given + 1)
+    else:
+        if bound.assumptions != (sympy.Ge(n, least),) or not (least.is_Integer and least >= 1):
+            return Verdict(False, failure=f"assumptions {bound.assumptions}")
+        shape = shape_of(bound.expr.xreplace({sympy.oo: sympy.Integer(0)}), n)
+        if shape.degree > 1:
+            return Verdict(False, failure=f"{bound.expr} is not affine in classes of n")
+        last = max(found.steady, *shape.starts) + 2 * lcm(found.period, shape.period)
+        lengths = range(int(least), last + 1)
+    for count in lengths:
+        value = found.depth(count)
+        if value_of(bound.expr, {n: sympy.Integer(count)}) != (float("inf") if value is None else value):
+            return Verdict(False, failure=f"{value} layers for {count} tokens")
+    return Verdict(True, ("sums of lags, in an order that a path can take", f"the depth for n up to {lengths[-1]}"))
