@@ -166,3 +166,37 @@ def test_two_sided_limits() -> None:
     with pytest.raises(TooHardError, match="at most 256"):
         two_sided.sides(window(200, 200))
     assert depth(pidsl.window(200, 200)).is_exact  # by other means
+
+
+# -- patterns between blocks -------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=EXAMPLES // 4)
+@given(terms(1, ring=True), st.integers(1, 6), st.sampled_from(["all", "causal"]))
+def test_depth_between_blocks(term: Term, size: int, of: Of) -> None:
+    blocked = term.blocked(size)
+    bound = depth(blocked, of=of)
+    assume(bound.is_exact and bound.method == "blocks")
+    for count in (*range(1, 26), 61):
+        wanted = matrices.depth_of((blocked,), count, of)
+        assert bound(n=count) == (math.inf if wanted is None else wanted), count
+    assert bound.proof.check() and depth(blocked, 2**40, of=of).proof.check()
+    if bound.expr != sympy.oo:
+        for expr in (bound.expr + 1, sympy.Piecewise((bound.expr, n < 200), (99, True))):
+            tampered = exact(blocked, "depth", expr, "blocks", given={"of": of}, assumptions=bound.assumptions)
+            assert not tampered.proof.check()
+
+
+def test_blocks_by_eye() -> None:
+    assert depth(ring(9).blocked(4))(n=4000) == 56  # 1000 blocks, 9 of them a layer, both ways round
+
+
+def test_lags_of_long_sequences_only() -> None:
+    term = (window(9, 6) - window(1) - ring(5)) | lags(0)  # the ring takes lags n - 5, ... away from short sequences
+    found = two_sided.sides(term)
+    assert found is not None and found.regular == 40
+    bound = depth(term)
+    assert bound.method == "two-sided lags" and bound.proof.check()
+    for count in range(1, 70):
+        wanted = matrices.depth_of((term,), count, "all")
+        assert bound(n=count) == (math.inf if wanted is None else wanted), count

@@ -10,6 +10,7 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import matrices, stacks
+from pidsl.analysis.blocked import depth_of_blocks
 from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.closed import closed_form, least_layers
 from pidsl.analysis.depth_tokens import guessed
@@ -107,8 +108,9 @@ def _formula(subject: Subject, of: Of, given: dict[str, object]) -> Bound:
     if of == "causal" and not isinstance(subject, tuple) and causal_lags(subject) is not None:
         found, reason = _of_lags(subject)
         method = "lag depth"
-    elif of == "all" and not isinstance(subject, tuple) and (sided := _of_sides(subject)) is not None:
-        found, reason, method = sided, _out_of_reach(sided), "two-sided lags"
+    elif not isinstance(subject, tuple) and (quick := _quickly(subject, of)) is not None:
+        found, method = quick
+        reason = _out_of_reach(found)
     else:
         several = attempt(lambda: _of_pairs(subject, of))
         if isinstance(several, TooHardError):
@@ -125,9 +127,15 @@ def _formula(subject: Subject, of: Of, given: dict[str, object]) -> Bound:
     return exact(subject, "depth", found.expr, method, given=given, assumptions=found.assumptions, reason=reason)
 
 
-def _of_sides(term: Term) -> Formula | None:
-    found = attempt(lambda: depth_of_sides(term))
-    return None if isinstance(found, TooHardError) else found
+def _quickly(term: Term, of: Of) -> tuple[Formula, str] | None:
+    """The depth of a term of a special kind, and the method that proves it; None for any other."""
+    ways = {"blocks": lambda: depth_of_blocks(term, of)}
+    if of == "all":
+        ways["two-sided lags"] = lambda: depth_of_sides(term)
+    for method, way in ways.items():
+        if isinstance(found := attempt(way), Formula):
+            return found, method
+    return None
 
 
 def _guessed(term: Term, of: Of, given: dict[str, object], why: TooHardError) -> Bound:

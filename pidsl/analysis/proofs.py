@@ -106,6 +106,10 @@ METHODS: dict[str, Method] = {
         "finitely many lags behind and ahead: sums of them, and where these leave no gap any more",
         "pidsl.analysis.two_sided:check_sides",
     ),
+    "blocks": Method(
+        "tokens are connected when their blocks are: the depth between blocks, proved by itself",
+        "pidsl.analysis.blocked:check_blocks",
+    ),
     "short sequences": Method(
         "of long gaps between tokens only the remainder matters, so dense masks of short sequences decide",
         "pidsl.analysis.short:check_short",

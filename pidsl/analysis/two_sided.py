@@ -33,9 +33,10 @@ from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.stacks import Intervals, added, checked, intervals, lags_of, merged, pairs_at, square, to_bits
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
-from pidsl.relation.isl import coalesced, limited
+from pidsl.relation.isl import coalesced, limited, read_set
 
 WIDEST = 256  # a + b
+REGULAR = (1, 40)  # n from which on a pattern may be one of lags
 BRANCHES = 24
 PERIODS = 3  # of the last formula that are worked out
 
@@ -50,6 +51,7 @@ class Sides:
         ahead, behind: b and a.
         first, last: c and d; None where all sums of L lags are in one class.
         enough: the layers from which on the two conditions are enough.
+        regular: the n from which on these are the lags.
     """
 
     term: Term
@@ -59,10 +61,11 @@ class Sides:
     first: int
     last: int
     enough: int
+    regular: int
 
     def depth(self, count: int) -> int | None:
         """The fewest layers that connect all pairs of `count` tokens; None where no number does."""
-        if count < self.ahead + self.behind:
+        if count < max(self.ahead + self.behind, self.regular):
             return matrices.depth_of((self.term,), count, "all")
         if self.enough == 0:
             return None
@@ -83,7 +86,7 @@ class Sides:
     def steady(self) -> int:
         """The n from which on the depth is one of the two conditions, so quasi-affine."""
         a, b, c, d = self.behind, self.ahead, self.first, self.last
-        start = a + b
+        start = max(a + b, self.regular)
         if a != b:  # the side with the shorter lags decides from here on: (n - 1 + c) / b >= (n - 1 + d) / a
             short, long_, more, less = (b, a, c, d) if b < a else (a, b, d, c)
             start = max(start, 1 + -(-(less * short - more * long_) // (long_ - short)) + a + b)
@@ -104,21 +107,19 @@ def sides(term: Term) -> Sides | None:
     Raises:
         TooHardError: they are far apart, or isl's operation limit struck.
     """
-    pairs = square(term)
-    with limited(f"the lags of {term!r}", 100_000):
-        lags = coalesced(lags_of(pairs).project_out(isl.dim_type.param, 0, 1))
-        if lags.is_empty() or not lags.is_bounded():
-            return None
-        ahead, behind = -int(lags.dim_min_val(0).to_python()), int(lags.dim_max_val(0).to_python())
-        if ahead < 1 or behind < 1 or not pairs_at(lags).is_subset(pairs):
-            return None
-        found = intervals(lags)
+    for regular in REGULAR:
+        found = _lags(term, regular)
+        if found is not None:
+            break
+    else:
+        return None
+    ahead, behind = -found[0][0], found[-1][1]
     if ahead + behind > WIDEST:
         raise TooHardError(f"lags from {-ahead} to {behind}", f"at most {WIDEST} of them")
-    moved = tuple((a + ahead, b + ahead) for a, b in found or ())
+    moved = tuple((a + ahead, b + ahead) for a, b in found)
     mirrored = merged((ahead + behind - b, ahead + behind - a) for a, b in moved)
     if gcd(*(x for a, b in moved for x in (a, b, min(a + 1, b)))) > 1:
-        return Sides(term, moved, ahead, behind, 0, 0, 0)
+        return Sides(term, moved, ahead, behind, 0, 0, 0, regular)
     first, last = _conductor(moved), _conductor(mirrored)
     span, layers = ahead + behind, 1
     while not (
@@ -126,7 +127,20 @@ def sides(term: Term) -> Sides | None:
         and any(a <= first and layers * span - last <= b for a, b in _sums(moved, layers))
     ):
         layers += 1
-    return Sides(term, moved, ahead, behind, first, last, layers)
+    return Sides(term, moved, ahead, behind, first, last, layers, regular)
+
+
+def _lags(term: Term, regular: int) -> Intervals | None:
+    """The lags of n >= regular tokens, where they are all that matters, finitely many, behind and ahead."""
+    with limited(f"the lags of {term!r}", 100_000):
+        where = read_set(f"[n] -> {{ : n >= {regular} }}")
+        pairs = square(term).intersect_params(where)
+        lags = coalesced(lags_of(pairs).project_out(isl.dim_type.param, 0, 1))
+        if lags.is_empty() or not lags.is_bounded():
+            return None
+        found = intervals(lags) or ((0, 0),)
+        both = found[0][0] < 0 < found[-1][1]
+        return found if both and pairs_at(lags).intersect_params(where).is_subset(pairs) else None
 
 
 def _conductor(lags: Intervals) -> int:
