@@ -193,7 +193,7 @@ def families() -> tuple[Family, ...]:
             (
                 Call("log_sparse(16384)", patterns.log_sparse(16384), n=16384),
                 Call("log_sparse(32768)", patterns.log_sparse(32768)),
-                Call("log_sparse(32768, local=16)", patterns.log_sparse(32768, local=16), reason=_SHORT),
+                Call("log_sparse(32768, local=16)", patterns.log_sparse(32768, local=16)),
             ),
             (
                 Spelling(
@@ -354,7 +354,7 @@ def families() -> tuple[Family, ...]:
                 Call("butterfly(3)", patterns.butterfly(3)),
                 Call("butterfly(3, block=64)", patterns.butterfly(3, block=64)),
                 Call("base_layers(15)[12]", patterns.base_layers(15)[12]),
-                Call("base_layers(4, 16)[2]", patterns.base_layers(4, 16)[2], reason=_SHORT),
+                Call("base_layers(4, 16)[2]", patterns.base_layers(4, 16)[2]),
                 Call("base_layers(2, 256)[1]", patterns.base_layers(2, 256)[1]),
             ),
         ),
@@ -388,9 +388,9 @@ def families() -> tuple[Family, ...]:
             "HaloNet",
             "halonet",
             (
-                Call("halo_1d(8, 3)", patterns.halo_1d(8, 3), reason=_SHORT),
+                Call("halo_1d(8, 3)", patterns.halo_1d(8, 3)),
                 Call("halo_1d(64, 32)", patterns.halo_1d(64, 32)),
-                Call("halo_attention((64, 64))", patterns.halo_attention((64, 64)), n=4096, reason=_GRID),
+                Call("halo_attention((64, 64))", patterns.halo_attention((64, 64)), n=4096),
             ),
             (
                 Spelling(
@@ -406,14 +406,11 @@ def families() -> tuple[Family, ...]:
             "neighborhood",
             (
                 Call("neighborhood_attention(32768, 257)", patterns.neighborhood_attention(32768, 257)),
-                Call(
-                    "neighborhood_attention((64, 64))", patterns.neighborhood_attention((64, 64)), n=4096, reason=_GRID
-                ),
+                Call("neighborhood_attention((64, 64))", patterns.neighborhood_attention((64, 64)), n=4096),
                 Call(
                     "neighborhood_attention((64, 64), 13)",
                     patterns.neighborhood_attention((64, 64), 13),
                     n=4096,
-                    reason=_GRID,
                 ),
             ),
             (
@@ -445,7 +442,3 @@ def families() -> tuple[Family, ...]:
             ),
         ),
     )
-
-
-_GRID = "a box of tokens meets all keys of a larger box: small boxes would waste less and take longer"
-_SHORT = "fewer keys per token than a tile has columns"
