@@ -14,7 +14,7 @@ from unittest.mock import patch
 import mask_functions
 import numpy as np
 import torch
-from mask_functions import LENGTHS, SHAPES, Made, Mask
+from mask_functions import SHAPES, Made, Mask
 from torch import Tensor, nn
 
 SMALL = 1e-12  # of the largest: Swin and BigBird add -100 and -10000 to logits where others add -inf
@@ -143,9 +143,10 @@ def _decoders() -> Iterator[Made]:
         model = lib.MistralModel(lib.MistralConfig(**small | dict(num_hidden_layers=1), sliding_window=w))
         yield Made("MistralModel(sliding_window=w)", _layers(model, n)[0], dict(w=w))
         for name in ("Gemma2Model", "Gemma3TextModel", "GptOssModel"):
-            config: Any = getattr(lib, name.replace("Model", "Config"))
-            more = dict(num_local_experts=2, num_experts_per_tok=1, experts_implementation="eager")
-            model = getattr(lib, name)(config(**small, **(more if name == "GptOssModel" else {}), sliding_window=w, layer_types=[sliding, full]))
+            experts = dict(num_local_experts=2, num_experts_per_tok=1, experts_implementation="eager")
+            more = dict(sliding_window=w, layer_types=[sliding, full]) | (experts if name == "GptOssModel" else {})
+            config: Any = getattr(lib, name.replace("Model", "Config"))(**small, **more)
+            model = getattr(lib, name)(config)
             yield Made(f"{name}(sliding_window=w), a layer of each kind", _layers(model, n), dict(w=w))
         config = lib.Llama4TextConfig(
             **small, intermediate_size_mlp=16, attention_chunk_size=w, layer_types=[chunks, full], num_local_experts=2,
@@ -213,17 +214,20 @@ def _reformer() -> Iterator[Made]:
 def _longformer() -> Iterator[Made]:
     import transformers as lib
 
-    for w, g, n in product((2, 4, 10), (0, 1, 3), (1, 2, 3, 7, 17, 31)):
+    for w, positions, n in product((4, 6, 16), ((), (0,), (0, 1, 2), (1, 5, 6, 30)), (1, 2, 3, 7, 17, 31)):
         config: Any = lib.LongformerConfig(
             vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
             attention_window=w, max_position_embeddings=64, hidden_dropout_prob=0, attention_probs_dropout_prob=0,
         )  # fmt: skip
         model: Any = lib.LongformerModel(config).double().eval()
         layer = model.encoder.layer[0].attention.self
-        chosen = (torch.arange(n) < g).long().expand(n, n)
+        chosen = torch.isin(torch.arange(n), torch.tensor(positions)).long().expand(n, n)
         run = embedded(model, n, 16, attention_mask=torch.ones(n, n), global_attention_mask=chosen)
         mask = attended(run, layer, [layer.value, layer.value_global], n)
-        yield Made("LongformerModel(attention_window=w), g global tokens at the start", mask, dict(w=w, g=g))
+        written, g = "LongformerModel(attention_window=w), ", len(positions)
+        yield Made(f"{written}global tokens at positions", mask, dict(w=w, positions=positions))
+        if positions == tuple(range(g)):
+            yield Made(f"{written}g global tokens at the start", mask, dict(w=w, g=g))
 
 
 def _bigbird() -> Iterator[Made]:
@@ -262,9 +266,15 @@ def _bigbird() -> Iterator[Made]:
 
 
 def timm() -> Iterator[Made]:
-    with patch.dict(sys.modules, {} if find_spec("torchvision") else _torchvision()):
-        from timm.layers import HaloAttn
+    stubs = {} if find_spec("torchvision") else _torchvision()
+    sys.modules.update(stubs)
+    try:
+        from timm.layers.halo_attn import HaloAttn
+        from timm.models.maxxvit import MaxxVitTransformerCfg, PartitionAttentionCl
         from timm.models.swin_transformer import SwinTransformerBlock
+    finally:
+        for name in stubs:
+            del sys.modules[name]
     torch.manual_seed(0)
     for (rows, columns), b, h in product(((1, 1), (1, 3), (2, 2), (3, 2)), (2, 3, 4), (0, 1, 2, 3)):
         layer = HaloAttn(8, num_heads=1, dim_head=8, block_size=b, halo_size=h).double()
@@ -283,11 +293,29 @@ def timm() -> Iterator[Made]:
             x = torch.randn(1, H, W, 8, dtype=torch.float64).expand(n, -1, -1, -1)
             mask = attended(partial(layer, x), layer, [layer.norm1], n, layout=lambda x: x.flatten(1, 2))
             yield Made(written, mask, dict(H=H, W=W, s=s, h=h))
+        for kind, name in (("block", "window_size=s"), ("grid", "grid_size=s")):
+            config = MaxxVitTransformerCfg(dim_head=8, window_size=(s, s), grid_size=(s, s))
+            layer = PartitionAttentionCl(8, kind, config).double().eval()
+            mask = attended(partial(layer, x), layer, [layer.norm1], n, layout=lambda x: x.flatten(1, 2))
+            yield Made(f'PartitionAttentionCl("{kind}", {name}) on H x W tokens', mask, dict(H=H, W=W, s=s))
+
+
+class _Nothing(type):
+    """A class that has every attribute, each a class like itself."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Nothing(name, (), {})
+
+
+class _Stub(ModuleType):
+    """A module of such classes."""
+
+    __getattr__ = _Nothing.__getattr__
 
 
 def _torchvision() -> dict[str, ModuleType]:
     """What timm imports of torchvision, for environments without it; nothing that runs here uses it."""
-    names = "torchvision", "torchvision.ops", "torchvision.ops.misc"
-    stubs = {name: ModuleType(name) for name in names}
-    stubs[names[-1]].FrozenBatchNorm2d = nn.BatchNorm2d  # type: ignore[attr-defined]
-    return stubs
+    parts = "ops", "ops.misc", "models", "models.feature_extraction", "transforms", "transforms.functional", "datasets"
+    return {name: _Stub(name) for name in ("torchvision", *(f"torchvision.{part}" for part in parts))}

@@ -26,21 +26,24 @@ from pathlib import Path
 from typing import Any
 
 import mask_functions
+import mask_gym
+import mask_layouts
 import mask_models
 import numpy as np
 from mask_functions import Made
 
 import pidsl
+from pidsl import patterns
 from pidsl.patterns.spellings import OTHERS, SPELLINGS, Spelling
 
 ROOT = Path(__file__).resolve().parent.parent
 SPELLED = {(x.library, x.written): x for row in [*SPELLINGS.values(), OTHERS] for x in row}
-WORDS = {name: getattr(pidsl, name) for name in pidsl.__all__}
+WORDS = {name: getattr(words, name) for words in (patterns, pidsl) for name in words.__all__}
 LIBRARIES: dict[str, tuple[str, str, Callable[[], Iterator[Made]]]] = {  # its module, its distribution, its masks
     "torch": ("torch", "torch", mask_models.torch_sdpa),
     "Splash": ("jax", "jax", mask_functions.splash),
-    "attention-gym": ("attn_gym", "attn_gym", mask_functions.attention_gym),
-    "DeepSpeed": ("deepspeed", "deepspeed", mask_functions.deepspeed),
+    "attention-gym": ("attn_gym", "attn_gym", mask_gym.attention_gym),
+    "DeepSpeed": ("deepspeed", "deepspeed", mask_layouts.deepspeed),
     "NATTEN": ("natten", "natten", mask_models.natten),
     "transformers": ("transformers", "transformers", mask_models.transformers),
     "timm": ("timm", "timm", mask_models.timm),
@@ -69,17 +72,22 @@ class Compared:
         for index, (term, mask) in enumerate(pairs):
             n, m = mask.shape
             named = [(k, str(v)) for k, v in made.sizes.items() if re.search(rf"\b{k}\b", self.term)]
-            if (key := (index, n, m, made.offset, *named)) in self.seen:
-                continue  # the library was asked twice for one mask
+            if (key := (index, n, m, made.offset, *named, mask.tobytes())) in self.seen:
+                continue  # the library gave the same mask for the same sizes once more
             self.seen.add(key)
             unequal = int(np.count_nonzero(term.mask(n, m, made.offset) != mask))
             shape = f"{n} x {m}" + (f", offset {made.offset}" if made.offset else "")
             sizes = ", ".join(f"{k}={v}" for k, v in named if k != "drawn")
             if unequal and not self.first:
-                self.first = f"{shape}, {sizes}: {unequal} entries"
+                self.first = f"{shape}{sizes and ', '}{sizes}: {unequal} unequal"
             self.masks, self.entries, self.unequal = self.masks + 1, self.entries + n * m, self.unequal + unequal
             self.shapes += [shape] * (shape not in self.shapes)
             self.sizes += [sizes] * (sizes not in self.sizes)
+
+    def result(self) -> dict[str, Any]:
+        """For the JSON file."""
+        lists = {"shapes": "; ".join(self.shapes), "sizes": "; ".join(x for x in self.sizes if x)}
+        return {k: v for k, v in (asdict(self) | lists).items() if v != "" and k != "seen"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.path[:0] = [str(path) for path in args.path]
     warnings.simplefilter("ignore")
     report: dict[str, Any] = {
-        "command": "python benchmarks/masks.py",
+        "command": "python benchmarks/masks.py" + " --path CHECKOUT" * len(args.path),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {"pidsl": pidsl.__version__},
         "cases": [],
@@ -104,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  {row.written}: {row.masks} masks, {row.entries} entries, {row.unequal} unequal", flush=True)
             if row.first:
                 print(f"    {row.term}\n    first at {row.first}")
-            report["cases"].append({k: v for k, v in asdict(row).items() if v != "" and k != "seen"})
+            report["cases"].append(row.result())
     totals = {k: sum(x[k] for x in report["cases"]) for k in ("masks", "entries", "unequal")}
     print(", ".join(f"{count} {what}" for what, count in totals.items()))
     if list(args.libraries) == list(LIBRARIES) or args.out:
