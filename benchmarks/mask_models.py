@@ -17,6 +17,10 @@ import torch
 from mask_functions import SHAPES, Made, Mask
 from torch import Tensor, nn
 
+SMALL_MODEL: dict[str, Any] = dict(
+    vocab_size=8, hidden_size=16, intermediate_size=16, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
+    num_hidden_layers=2, attn_implementation="eager", pad_token_id=0,
+)  # fmt: skip
 SMALL = 1e-12  # of the largest: Swin and BigBird add -100 and -10000 to logits where others add -inf
 
 
@@ -119,6 +123,7 @@ def transformers() -> Iterator[Made]:
     torch.manual_seed(0)
     yield from mask_functions.transformers()
     yield from _decoders()
+    yield from _sliding()
     yield from _encoders()
     yield from _reformer()
     yield from _longformer()
@@ -134,26 +139,51 @@ def embedded(model: nn.Module, n: int, width: int, **inputs: Any) -> Callable[[]
 def _decoders() -> Iterator[Made]:
     import transformers as lib
 
-    small: dict[str, Any] = dict(
-        vocab_size=8, hidden_size=16, intermediate_size=16, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
-        num_hidden_layers=2, attn_implementation="eager", pad_token_id=0,
-    )  # fmt: skip
     sliding, full, chunks = "sliding_attention", "full_attention", "chunked_attention"
     for w, n in product((1, 2, 5, 16), (1, 2, 3, 7, 17, 31)):
-        model = lib.MistralModel(lib.MistralConfig(**small | dict(num_hidden_layers=1), sliding_window=w))
+        model = lib.MistralModel(lib.MistralConfig(**SMALL_MODEL | dict(num_hidden_layers=1), sliding_window=w))
         yield Made("MistralModel(sliding_window=w)", _layers(model, n)[0], dict(w=w))
         for name in ("Gemma2Model", "Gemma3TextModel", "GptOssModel"):
             experts = dict(num_local_experts=2, num_experts_per_tok=1, experts_implementation="eager")
             more = dict(sliding_window=w, layer_types=[sliding, full]) | (experts if name == "GptOssModel" else {})
-            config: Any = getattr(lib, name.replace("Model", "Config"))(**small, **more)
+            config: Any = getattr(lib, name.replace("Model", "Config"))(**SMALL_MODEL, **more)
             model = getattr(lib, name)(config)
             yield Made(f"{name}(sliding_window=w), a layer of each kind", _layers(model, n), dict(w=w))
         config = lib.Llama4TextConfig(
-            **small, intermediate_size_mlp=16, attention_chunk_size=w, layer_types=[chunks, full], num_local_experts=2,
-            no_rope_layers=[1, 0], moe_layers=[],
+            **SMALL_MODEL, intermediate_size_mlp=16, attention_chunk_size=w, layer_types=[chunks, full],
+            num_local_experts=2, no_rope_layers=[1, 0], moe_layers=[],
         )  # fmt: skip
         mask = _layers(lib.Llama4TextModel(config), n)
         yield Made("Llama4TextModel(attention_chunk_size=c), a layer of each kind", mask, dict(c=w))
+
+
+def _sliding() -> Iterator[Made]:
+    """Sliding layers of decoders that write them alike, and of two that do not."""
+    import transformers as lib
+
+    names = "Qwen2", "Qwen3", "Phi3", "Cohere2", "Olmo3", "Starcoder2", "SmolLM3", "Exaone4"
+    for w, n, name in product((2, 5, 16), (1, 3, 17, 31), (*names, "ModernBertDecoder", "Gemma3Text")):
+        more: dict[str, Any] = dict(sliding_window=w, layer_types=["sliding_attention"])
+        written = f"{', '.join(names)}Model(sliding_window=w), sliding layers"
+        match name:
+            case "Qwen2" | "Qwen3":
+                more = dict(sliding_window=w, use_sliding_window=True, max_window_layers=0)
+            case "SmolLM3":
+                more |= dict(use_sliding_window=True)
+            case "ModernBertDecoder":
+                more = dict(local_attention=w, layer_types=["sliding_attention"])
+                written = "ModernBertDecoderModel(local_attention=w), local layers"
+            case "Gemma3Text":
+                more |= dict(use_bidirectional_attention=True)
+                written = "Gemma3TextModel(sliding_window=w, use_bidirectional_attention=True), sliding layers"
+        config: Any = getattr(lib, f"{name}Config")(**SMALL_MODEL | dict(num_hidden_layers=1), **more)
+        model: Any = getattr(lib, f"{name}Model")(config).double().eval()
+        layer = next(x for path, x in model.named_modules() if path.endswith("attn"))
+        if fused := getattr(layer, "qkv_proj", None):
+            mask = attended(embedded(model, n, 16), layer, [fused], n, channels=slice(32, 48))
+        else:
+            mask = attended(embedded(model, n, 16), layer, [layer.v_proj], n)
+        yield Made(written, mask, dict(w=w))
 
 
 def _layers(model: Any, n: int) -> Mask:

@@ -38,6 +38,18 @@ SPELLINGS: dict[str, tuple[Spelling, ...]] = {
         Spelling("transformers", "sliding_window_bidirectional_mask_function(w)", "window(w, w)", "on either side"),
         Spelling("transformers", "sliding_window_overlay(w)", "where(lambda i, j: i - j < w)", "the future is kept"),
         Spelling("transformers", "MistralModel(sliding_window=w)", "window(w - 1)"),
+        Spelling(
+            "transformers",
+            "Qwen2, Qwen3, Phi3, Cohere2, Olmo3, Starcoder2, SmolLM3, Exaone4Model(sliding_window=w), sliding layers",
+            "window(w - 1)",
+        ),
+        Spelling("transformers", "ModernBertDecoderModel(local_attention=w), local layers", "window(w // 2 - 1)"),
+        Spelling(
+            "transformers",
+            "Gemma3TextModel(sliding_window=w, use_bidirectional_attention=True), sliding layers",
+            "window(w // 2, w // 2)",
+            "EmbeddingGemma",
+        ),
         Spelling("transformers", 'GPTNeoModel(window_size=w), "local" layers', "window(w - 1)"),
         Spelling("transformers", "ModernBertModel(local_attention=w), local layers", "window(w // 2, w // 2)"),
         Spelling(
