@@ -4,8 +4,8 @@
     python benchmarks/masks.py --libraries Splash,NATTEN
 
 Each library makes masks by its own code at many sizes; the term that its row of docs/patterns.md spells is evaluated at
-the same sizes. One line per row: distinct masks, entries, unequal entries. The exit status is 1 where one differs. Results
-are written to benchmarks/results/masks.json when all libraries are asked for; one that is not installed is named.
+the same sizes. One line per row: distinct masks, entries, unequal entries. The exit status is 1 where an entry differs.
+Results are written to benchmarks/results/masks.json when all libraries are asked for; one that is missing is named.
 """
 
 from __future__ import annotations
