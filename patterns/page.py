@@ -1,13 +1,14 @@
 """The reference page of the library, docs/patterns.md: `python -m pidsl.patterns.page > docs/patterns.md`.
 
-The page is made of the docstrings of the modules, of the calls and spellings of `pidsl.patterns.families`, and of the
-plans that pidsl chooses for the calls. tests/test_patterns_library.py holds the page equal to what this module prints,
-each call equal to its term, and each spelling of another library equal, entry for entry, to that library's formula.
+The page is made of the docstrings of the modules, of the calls of `pidsl.patterns.families`, of the rows of
+`pidsl.patterns.spellings`, and of the plans that pidsl chooses for the calls. tests/test_patterns_library.py holds the
+page equal to what this module prints, each call equal to its term, and each spelling of another library compared:
+with that library's formula, or with its code in benchmarks/results/masks.json.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import getdoc
@@ -19,6 +20,7 @@ from pidsl.analysis.plan_cost import computed
 from pidsl.language.expr import evaluate
 from pidsl.language.terms import Blocked, Causal, Intersection, Term
 from pidsl.patterns.families import TOKENS, Family, families
+from pidsl.patterns.spellings import OTHERS, Spelling
 from pidsl.relation import counting
 
 __all__ = ["Waste", "page", "reference", "table", "waste"]
@@ -85,7 +87,7 @@ def page() -> str:
 
 def reference() -> str:
     """The part of the page that explains the patterns."""
-    return "\n".join([*_head(), *(line for family in families() for line in _family(family))])
+    return "\n".join([*_head(), *(line for family in families() for line in _family(family)), *_others()])
 
 
 def table() -> str:
@@ -99,11 +101,13 @@ def _head() -> list[str]:
         "",
         "This page is generated: `python -m pidsl.patterns.page > docs/patterns.md`. Terms are in the words of pidsl:",
         "`i` is the query, `j` the key, `window(left, right)` has both ends included, so `window(w)` holds w + 1 keys.",
-        "In the tables of other libraries, the names in a term are the parameters of the call beside it; the tests",
-        "bind them to numbers and compare with the library's formula, entry for entry. The conventions were read in",
-        "the sources of transformers, Splash, attention-gym, DeepSpeed, NATTEN and timm's halo attention, in copies of",
-        "dkernel's, OpenAI's and the LogSparse mask's, and in the documentation of flash-attention; those of torch and",
-        "Swin are from memory. Nothing of theirs was run here.",
+        "In the tables of other libraries, the names in a term are the parameters of the call beside it, `drawn` a",
+        "list of pairs; where they stand for tuples or lists, the term is Python. The conventions were read in sources",
+        "and then run: `python benchmarks/masks.py` makes masks with the code of torch, Splash, attention-gym,",
+        "DeepSpeed, NATTEN, transformers and timm, and compares each with the term of its row, entry for entry;",
+        "`benchmarks/results/masks.json` has the versions, sizes and counts. Not run are flash-attention, known from",
+        "its documentation, OpenAI's, dkernel's, the LogSparse mask's and the fork of attention-gym, read in copies,",
+        "and Swin in one dimension, from memory: the tests compare these, as many of the others, with formulas.",
         "",
         "The [last section](#what-the-plans-compute) lists what the plan of each pattern computes.",
         "",
@@ -120,10 +124,24 @@ def _family(family: Family) -> Iterator[str]:
         yield f"| {_code(call.text)} | {_code(repr(call.term))} |"
     yield ""
     if family.spellings:
-        yield from ("| library | written | term | remarks |", "|---|---|---|---|")
-        for x in family.spellings:
-            yield f"| {x.library} | {_code(x.written)} | {_code(x.term) if x.term else 'none'} | {_cell(x.note)} |"
+        yield from _spellings(family.spellings)
         yield ""
+
+
+def _others() -> Iterator[str]:
+    yield "## Other masks"
+    yield ""
+    yield "Masks of other libraries that belong to no family above."
+    yield ""
+    yield from _spellings(OTHERS)
+    yield ""
+
+
+def _spellings(rows: Iterable[Spelling]) -> Iterator[str]:
+    yield from ("| library | written | term | remarks |", "|---|---|---|---|")
+    for x in rows:
+        term = f"`{_cell(x.term)}`" if x.term else "none"
+        yield f"| {x.library} | `{_cell(x.written)}` | {term} | {_cell(x.note)} |"
 
 
 def _table() -> Iterator[str]:

@@ -106,3 +106,20 @@ def test_time_from_term_to_source(peers: ModuleType, tmp_path: Path, monkeypatch
     for row in report["compile_time_of_unions"]:
         times = row["cpu_seconds"]
         assert 0 < times["median"] <= times["percentile_90"] <= times["maximum"] and row["unions"] == 3
+
+
+def test_a_mask_that_differs_is_counted(
+    peers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks, out = importlib.import_module("masks"), tmp_path / "masks.json"
+    monkeypatch.setattr(masks, "LIBRARIES", {"none": ("no_such_module", "", iter), "torch": masks.LIBRARIES["torch"]})
+    assert masks.main(["--libraries", "none,torch", "--out", str(out)]) == 0
+    assert "none: not installed" in capsys.readouterr().out
+    report = json.loads(out.read_text())
+    assert report["versions"]["none"] == "not installed" and report["totals"]["unequal"] == 0
+    assert report["totals"]["masks"] == report["cases"][0]["masks"] == len(masks.mask_functions.SHAPES)
+    (key,) = (key for key in masks.SPELLED if key[0] == "torch")
+    monkeypatch.setitem(masks.SPELLED, key, masks.Spelling(*key, "window(3)"))
+    assert masks.main(["--libraries", "torch", "--out", str(out)]) == 1
+    (case,) = json.loads(out.read_text())["cases"]
+    assert case["first"] == "5 x 5: 1 unequal"
