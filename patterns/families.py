@@ -236,11 +236,19 @@ def families() -> tuple[Family, ...]:
             (
                 Call("neighborhood_attention(32768, 257)", patterns.neighborhood_attention(32768, 257)),
                 Call("neighborhood_attention((64, 64))", patterns.neighborhood_attention((64, 64)), n=4096),
+                Call("neighborhood_attention((64, 64), 13)", patterns.neighborhood_attention((64, 64), 13), n=4096),
                 Call(
-                    "neighborhood_attention((64, 64), 13)",
-                    patterns.neighborhood_attention((64, 64), 13),
+                    "neighborhood_attention((8, 16, 32), (3, 7, 7))",
+                    patterns.neighborhood_attention((8, 16, 32), (3, 7, 7)),
                     n=4096,
                 ),
+                Call(
+                    "neighborhood_attention((16, 16, 16), (3, 5, 5))",
+                    patterns.neighborhood_attention((16, 16, 16), (3, 5, 5)),
+                    n=4096,
+                    reason="windows short on three axes: boxes of fewer than 32 tokens would take longer",
+                ),
+                Call("inward_windows(5, 24, 32, (3, 6))", patterns.inward_windows(5, 24, 32, (3, 6)), n=3840),
             ),
         ),
     )
