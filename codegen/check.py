@@ -23,8 +23,10 @@ import islpy as isl
 from pidsl.codegen.coordinates import Coordinates, coordinates
 from pidsl.codegen.lists import Listed, separate
 from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, Layout, ListPiece, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.together import share
 from pidsl.errors import PlanError
 from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, Var, substitute_pred
+from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
 from pidsl.relation.build import needs_square, rows_relation
 from pidsl.relation.isl import affine, coalesced, limited, read_map, read_set, region, scope
@@ -37,13 +39,21 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
     """Raise PlanError naming every property that does not hold.
 
     Args:
-        plan: what `lower` made, or a changed copy.
+        plan: what `lower` or `together` made, or a changed copy.
         operations: isl's operation limit.
 
     Raises:
         TooHardError: isl could not decide within its limit.
     """
-    square = needs_square(plan.term)
+    term = plan.term
+    if isinstance(term, Heads):  # each head by itself; heads of one pattern have one share
+        shares: list[Plan] = []
+        for head in range(len(term)):
+            if (own := share(plan, head)) not in shares:
+                shares.append(own)
+                check_plan(own, operations)
+        return
+    square = needs_square(term)
     with limited(f"the checks of the plan of {plan.term!r}", operations):
         faults = list(check_pieces(plan)) + list(check_attended(plan))
         for k, piece in enumerate(plan.pieces):
@@ -51,7 +61,7 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
                 faults += [f"piece {k}: {x}" for x in check_diagonals(piece)]
                 continue
             if isinstance(piece, ListPiece):
-                faults += [f"piece {k}: {x}" for x in check_list(plan.term, piece)]
+                faults += [f"piece {k}: {x}" for x in check_list(term, piece)]
                 continue
             if isinstance(piece, GridPiece):
                 faults += [f"piece {k}: {x}" for x in check_grid(piece)]
@@ -66,6 +76,7 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
 
 def check_pieces(plan: Plan) -> Iterator[str]:
     """Disjoint, and together the relation of the term, or of what is not listed in it."""
+    assert not isinstance(plan.term, Heads)
     whole = rows_relation(next((piece.other for piece in plan.lists), plan.term))
     pieces = [(x, piece) for x, piece in enumerate(plan.pieces) if not isinstance(piece, ListPiece)]
     for (x, a), (y, b) in combinations(pieces, 2):
@@ -81,6 +92,7 @@ def check_pieces(plan: Plan) -> Iterator[str]:
 
 def check_attended(plan: Plan) -> Iterator[str]:
     """The emitted conditions say which keys and rows occur."""
+    assert not isinstance(plan.term, Heads)
     for pred, points, name, length in (
         (plan.attended_keys, plan.relation.range(), "j", "m"),
         (plan.attended_rows, plan.relation.domain(), "r", "n"),

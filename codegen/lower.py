@@ -31,13 +31,16 @@ OPERATIONS = 10_000_000  # about five seconds; most terms need a hundredth
 
 
 @lru_cache(maxsize=512)
-def lower(term: Term, backend: str = "triton", head_dim: int = 64) -> Plan:
+def lower(
+    term: Term, backend: str = "triton", head_dim: int = 64, size: tuple[int, int] | None = None
+) -> Plan:  # fmt: skip
     """The plan of a concrete term.
 
     Args:
         term: a term without unbound symbols.
         backend: "triton" or "torch": whose prices and tile sizes to plan with.
         head_dim: head dims above 128 get smaller tiles on Triton.
+        size: (rows, keys) of tiles; None: the cheapest.
 
     Raises:
         SymbolError: an unbound symbol.
@@ -45,8 +48,10 @@ def lower(term: Term, backend: str = "triton", head_dim: int = 64) -> Plan:
     """
     require_concrete(term, "compile the pattern")
     if (listed := separate(term)) is not None:
-        return _with_list(term, backend, listed, lower(listed.other, backend, head_dim), head_dim)
+        return _with_list(term, backend, listed, lower(listed.other, backend, head_dim, size), head_dim)
     prices = _prices(backend, head_dim)
+    if size is not None:
+        prices = replace(prices, sizes=(size,))
     relation = rows_relation(term)
     square = needs_square(term)
     try:

@@ -13,6 +13,7 @@ Expressions in a plan are `pidsl.language.expr` trees over these variables, all 
     t               index of the program's own tile (of rows when sweeping keys, of keys when sweeping queries)
     a, b            row and key index inside their classes (only in masks)
     r, j            row of q, row of k (only in `attended_keys`, `attended_rows` and the masks of diagonals)
+    q_head          query head (only in plans of several patterns, see `together`)
 
 In the pieces of a grid, whose tiles are boxes of tokens, each axis has expressions of its own: t is the index of the
 box on that axis, a and b are the coordinates of query and key there.
@@ -28,6 +29,7 @@ from math import prod
 from typing import Any, Literal
 
 from pidsl.language.expr import FloorDiv, Index, Mod, Pred, Var, show, show_pred, simplify
+from pidsl.language.heads import Heads
 from pidsl.language.score import Score
 from pidsl.language.terms import Term
 
@@ -291,7 +293,7 @@ class Alternative:
 class Plan:
     """Disjoint pieces whose union is the term's relation, and how each is computed."""
 
-    term: Term
+    term: Term | Heads
     backend: str
     pieces: tuple[Piece, ...]
     attended_keys: Pred | None  # over n, m, offset, j: keys some row attends; None when that is every key
@@ -304,6 +306,11 @@ class Plan:
     )
     reference: int = 0  # the length at which costs were compared
     score: Score | None = None  # what happens to the logits
+
+    @property
+    def of_heads(self) -> bool:
+        """The pieces belong to some of the query heads each."""
+        return isinstance(self.term, Heads)
 
     @property
     def tiles(self) -> Iterator[TilePiece]:

@@ -17,6 +17,7 @@ from pidsl.codegen.plan import (
     Sweep,
     TilePiece,
 )
+from pidsl.codegen.together import of_group
 from pidsl.codegen.triton_boxes import box_keep, box_loop, box_masks, overhang, own_box
 from pidsl.codegen.triton_expr import (
     Limits,
@@ -68,11 +69,16 @@ class KernelWriter:
         doc = "Keys that some row attends; the others are never read."
         self._attended_keys = self._attended("_key_attended", doc, plan.attended_keys)
         self._attended_rows = self._attended("_row_attended", "Rows that attend some key.", plan.attended_rows)
+        self._attended_by_group = self._attended_keys
+        if plan.of_heads and plan.attended_keys is not None:
+            doc = "Keys that some head of a group attends."
+            self._attended_by_group = self._attended("_key_attended_by", doc, of_group(plan.attended_keys))
 
     def masks(self) -> Iterator[str]:
         """The functions that say which pairs, keys and rows there are."""
         boxes = (mask for found in self._box_keeps.values() for mask in found)
-        masks = (*self._keeps.values(), *self._list_keeps.values(), *boxes, self._attended_keys, self._attended_rows)
+        attended = dict.fromkeys((self._attended_keys, self._attended_by_group, self._attended_rows))
+        masks = (*self._keeps.values(), *self._list_keeps.values(), *boxes, *attended)
         return (mask.source() for mask in masks if not mask.everything)
 
     def forward(self, stage: Stage) -> str:
@@ -150,8 +156,10 @@ class KernelWriter:
         pointers += " running_k, running_v," if stage.resumes else ""
         with self._kernel(out, stage, pointers, "q k v go"):
             self._own(out, stage, "j", "b", "m", "(heads // group)")
+            if self.plan.of_heads:
+                out.put("first_head = head * group", "last_head = first_head + group - 1")
             out.put(
-                *self._live("mine", "exists", "j", rows=False),
+                *self._masked("mine", "exists", "j", self._attended_by_group),
                 "key = _load_where(mine, _matrix(k, batch, head, k_b, k_h), j, k_r, k_d, D, D_PAD)",
                 "value = _load_where(mine, _matrix(v, batch, head, v_b, v_h), j, v_r, v_d, V, V_PAD)",
                 *self._of_keys(),
@@ -304,6 +312,8 @@ class KernelWriter:
             start = show(affine(stage.step * stage.tile, Var("t"), own_class))
             with out.block(f"if {start} >= {length}:  # the last tile of a short class"):
                 out.put("return")
+        if self.plan.of_heads and stage.owns == "rows":
+            out.put("q_head = head")
         self._positions(out, position, index, "t", stage.tile, stage.step, own_class)
         out.put(f"exists = {position} < {length}")
 
@@ -329,7 +339,10 @@ class KernelWriter:
 
     def _live(self, name: str, exists: str, position: str, *, rows: bool) -> Iterator[str]:
         """A line that says which rows exist and attend something, or which keys exist and are attended."""
-        attended = self._attended_rows if rows else self._attended_keys
+        return self._masked(name, exists, position, self._attended_rows if rows else self._attended_keys)
+
+    @staticmethod
+    def _masked(name: str, exists: str, position: str, attended: Mask) -> Iterator[str]:
         if attended.everything:
             yield f"{name} = {exists}"
         else:

@@ -11,7 +11,7 @@ from pidsl.codegen.triton_expr import Limits, has_scalar, pred_source
 from pidsl.codegen.triton_lines import Lines
 from pidsl.language.expr import Add, Index, Mul, Pred, Truth, simplify, vars_in
 
-PLAN_VARS = ("n", "m", "offset", "c", "d", "a", "b", "r", "j")
+PLAN_VARS = ("n", "m", "offset", "c", "d", "a", "b", "r", "j", "q_head", "first_head", "last_head")
 
 
 def affine(step: int, index: Index, own_class: Index) -> Index:

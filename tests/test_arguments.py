@@ -186,7 +186,7 @@ def test_triton_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_backend_that_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(TERM, "auto")
-    kernel._chosen = "triton"  # as on a machine with a GPU
+    kernel.chosen = "triton"  # as on a machine with a GPU
     q, _, v = tensors(8, 8)
     assert kernel._backend_for(q, v) == "torch"  # a tensor on the CPU
     for dtype, d, expected in (

@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pidsl import causal, lags, score, stride, window
+from pidsl import causal, heads, keys, lags, score, stride, window
 from pidsl.codegen.lower import lower
+from pidsl.codegen.together import together
 from pidsl.errors import BackendError
 from pidsl.language.terms import Term
 from pidsl.runtime.ahead import compile_ahead
@@ -54,6 +55,16 @@ def test_a_scored_kernel_uses_tensor_cores_and_does_not_spill() -> None:
     everything = score(softcap=50.0, alibi=True, bias=(0, 63), sinks=True, temperature=True, dropout=0.1)
     reports = compile_ahead(replace(lower(window(63)), score=everything), "cuda:90", torch.bfloat16, 64)
     assert [x.name for x in reports] == ["forward", "row_statistics", "grad_query", "grad_key", "grad_score"]
+    assert all(x.hgmma for x in reports if x.name != "row_statistics")
+    assert not any(x.spills for x in reports)
+
+
+def test_heads_in_one_launch_use_tensor_cores_and_do_not_spill() -> None:
+    several = heads([(6, window(63)), (2, window(255) | keys(0, 4) & causal)])
+    plan = together(several, lambda term, size: lower(term, size=size))
+    assert plan is not None
+    reports = compile_ahead(plan, "cuda:90", torch.bfloat16, 64)
+    assert [x.name for x in reports] == ["forward", "row_statistics", "grad_query", "grad_key"]
     assert all(x.hgmma for x in reports if x.name != "row_statistics")
     assert not any(x.spills for x in reports)
 

@@ -21,6 +21,7 @@ from typing import Any
 from pidsl.errors import ParseError, PidslError
 from pidsl.language import trace, vocabulary
 from pidsl.language.expr import Index, Sub, Symbol, Truth, Var, simplify
+from pidsl.language.heads import Heads, heads
 from pidsl.language.terms import Term
 
 CONSTANTS: Mapping[str, Term] = {
@@ -84,6 +85,19 @@ def parse(text: str) -> Term:
         raise ParseError("too many operators inside one another", "a term of fewer parts") from None
 
 
+def parse_heads(text: str) -> Heads:
+    """The heads that `text` spells; the inverse of `repr`.
+
+    >>> parse_heads("heads([(6, window(63)), (2, causal)])")[7]
+    causal
+
+    Raises:
+        ParseError: anything but `heads([(count, term), ...])`, with a caret under what does not fit.
+        TermError: a size that its word does not accept, or no heads in a group.
+    """
+    return Parser(text).heads()
+
+
 class Parser:
     """One parse: holds the text, so that errors can point into it."""
 
@@ -96,6 +110,23 @@ class Parser:
 
     def run(self) -> Term:
         """The term."""
+        return self.term(self._expression())
+
+    def heads(self) -> Heads:
+        """The heads."""
+        node = self._expression()
+        match node:
+            case ast.Call(func=ast.Name(id="heads"), args=[ast.List(elts=groups)], keywords=[]):
+                return heads([self._group(group) for group in groups])
+        raise self.fail(node, f"`{ast.unparse(node)}`", "heads([(count, term), ...])")
+
+    def _group(self, node: ast.expr) -> tuple[int, Term]:
+        match node:
+            case ast.Tuple(elts=[ast.Constant(value=int(count)), term]):
+                return count, self.term(term)
+        raise self.fail(node, f"`{ast.unparse(node)}`", "a group of heads: (count, term)")
+
+    def _expression(self) -> ast.expr:
         try:
             tree = ast.parse(self.line.strip(), mode="eval")
         except (SyntaxError, ValueError, MemoryError) as e:
@@ -103,7 +134,7 @@ class Parser:
             offset = (getattr(e, "offset", None) or len(self.line.strip())) - 1  # 0: at the end
             given = f"syntax error: {reason.removesuffix(' (<unknown>, line 1)')}" if self.line.strip() else "no text"
             raise ParseError(given, "one pidsl expression", self._caret(offset)) from None
-        return self.term(tree.body)
+        return tree.body
 
     def _caret(self, column: int) -> str:
         """The line of the text that holds position `column` of the stripped line, and a caret under it."""

@@ -12,7 +12,8 @@ from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
 from pidsl.runtime.arguments import Fault, raise_faults
 from pidsl.runtime.dropout import mix
-from pidsl.runtime.kernel import Backend, Kernel, autocast, compile
+from pidsl.runtime.kernel import Backend, Kernel, attended, autocast, compile
+from pidsl.runtime.programs import is_wide, together
 from pidsl.runtime.score_arguments import Parameters, check_parameters
 from pidsl.runtime.shares import Shares, join, shares, split
 
@@ -41,7 +42,9 @@ class HeadsPlan:
 class HeadsKernel:
     """Compiled `heads`. Made by `compile`; immutable, safe to call from several threads, picklable.
 
-    A call launches the program of each distinct pattern once, over all query heads that have it, wherever they are.
+    On Triton, patterns whose layouts and tiles agree are one program: it is launched once, and reads and writes all
+    heads in place. Elsewhere a call launches the program of each distinct pattern once, over all query heads that have
+    it, wherever they are.
     Query heads of one pattern that are evenly spaced are read in place, others are copied together first; key heads
     are copied only where a pattern has different numbers of query heads on them. With one pattern for all heads,
     nothing is copied; with more, each result is copied to its heads of `out`.
@@ -68,6 +71,8 @@ class HeadsKernel:
         groups = (group for group in range(1, len(heads) + 1) if len(heads) % group == 0)
         self._shares = {group: shares(self._mine, group) for group in groups}  # by query heads on each key head
         self._where = f"kernel(q, k, v) of {heads!r}"
+        on_triton = first.chosen == "triton"
+        self._whole = {wide: together(heads, wide, first.structure) if on_triton else None for wide in (False, True)}
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0,
@@ -105,6 +110,10 @@ class HeadsKernel:
         if len(kernels) == 1:
             out, lse = kernels[0].attend(q, k, v, call, parameters)
             return (out, lse) if return_lse else out
+        if call.backend == "triton" and (made := self._whole[is_wide("triton", q.shape[3])]) is not None:
+            structure = kernels[0].structure
+            out, lse = attended(lambda: made, repr(self.heads), structure, q, k, v, call, parameters)
+            return (out, lse) if return_lse else out
         parts = self._shares[q.shape[1] // k.shape[1]]
         heads = split(q, parts.queries), split(k, parts.keys), split(v, parts.keys)
         launches = zip(kernels, *heads, self._split_parameters(parameters, parts), strict=True)
@@ -124,15 +133,22 @@ class HeadsKernel:
     @property
     def plan(self) -> HeadsPlan:
         """What is launched for which query heads, and the plan of each launch: print it."""
+        if (made := self._whole[False]) is not None:
+            return HeadsPlan(((tuple(range(len(self.heads))), made.plan),))
         return HeadsPlan(tuple(zip(self._mine, (kernel.plan for kernel in self.kernels.values()), strict=True)))
 
     def source(self, head_dim: int = 64) -> str:
-        """The generated program of each distinct pattern, one section each, under its query heads."""
+        """The generated program of all heads; or of each distinct pattern, one section each, under its query heads."""
+        if (made := self._whole[is_wide("triton", head_dim)]) is not None:
+            source: str = made.program.source
+            return source
         sections = zip(self._mine, self.kernels.values(), strict=True)
         return "\n\n".join(f"# {_named(mine)}\n{kernel.source(head_dim)}" for mine, kernel in sections)
 
     def explain(self) -> str:
         """How many launches there are, and the explanation of each under its query heads."""
+        if self._whole[False] is not None:
+            return str(self.plan)
         sections = zip(self._mine, self.kernels.values(), strict=True)
         first = str(self.plan).split("\n", 1)[0]
         return "\n\n".join([first, *(f"{_named(mine)}\n{kernel.explain()}" for mine, kernel in sections)])

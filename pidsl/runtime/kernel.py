@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
@@ -208,19 +208,21 @@ class Kernel:
         term: the pattern.
         backend: as asked for; `plan.backend` is what "auto" stands for on this machine.
         score: what happens to the logits, None for nothing.
+        chosen, reason: what "auto" stands for on this machine, and why.
+        structure: the score without its scale, which is an argument; None where nothing else is left.
         rings: the term, if it holds a ring and so restricts the lengths.
     """
 
     def __init__(self, term: Term, backend: Backend, score: Score | None = None) -> None:
         self.term, self.backend, self.score = term, backend, score
         # the scale is an argument of every program: what is left decides which program it is
-        self._structure = None if score is None or (bare := replace(score, scale=None)) == Score() else bare
+        self.structure = None if score is None or (bare := replace(score, scale=None)) == Score() else bare
         self._pattern = repr(term)
         self._where = f"kernel(q, k, v) of {self._pattern}"
         self.rings = (term,) if any(isinstance(t, Ring) for t in walk(term)) else ()
-        self._chosen, self._reason = preferred() if backend == "auto" else (backend, "asked for")
+        self.chosen, self.reason = preferred() if backend == "auto" else (backend, "asked for")
         self._programs: dict[tuple[str, bool], Compiled] = {}
-        self._made(self._chosen, 64)  # whatever cannot be compiled fails here
+        self._made(self.chosen, 64)  # whatever cannot be compiled fails here
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0,
@@ -259,9 +261,9 @@ class Kernel:
     @property
     def plan(self) -> Plan:
         """What was decided and why: print it. On Triton, for head dimensions up to 128."""
-        plan = self._made(self._chosen, 64).plan
+        plan = self._made(self.chosen, 64).plan
         return (
-            replace(plan, notes=(f"auto: {self._chosen}, {self._reason}", *plan.notes))
+            replace(plan, notes=(f"auto: {self.chosen}, {self.reason}", *plan.notes))
             if self.backend == "auto"
             else plan
         )
@@ -272,12 +274,12 @@ class Kernel:
         Args:
             head_dim: Triton programs for head dimensions above 128 have smaller tiles.
         """
-        return self._made(self._chosen, head_dim).program.source
+        return self._made(self.chosen, head_dim).program.source
 
     def explain(self) -> str:
         """The pattern, the backend and why, the plan, and what the cost model rejected, as text of several lines."""
         plan = self.plan
-        lines = [f"pattern  {self._pattern}", f"backend  {plan.backend} ({self._reason})", "", str(plan)]
+        lines = [f"pattern  {self._pattern}", f"backend  {plan.backend} ({self.reason})", "", str(plan)]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -290,7 +292,7 @@ class Kernel:
     def _made(self, backend: str, head_dim: int) -> Compiled:
         key = backend, is_wide(backend, head_dim)
         if key not in self._programs:  # another thread may write the same entry: it is the same object
-            self._programs[key] = compiled(self.term, *key, self._structure)
+            self._programs[key] = compiled(self.term, *key, self.structure)
         return self._programs[key]
 
     def check(
@@ -312,8 +314,8 @@ class Kernel:
 
     def _backend_for(self, q: Tensor, v: Tensor) -> str:
         """`auto` leaves to torch what the Triton programs do not take."""
-        if self.backend != "auto" or self._chosen != "triton":
-            return self._chosen
+        if self.backend != "auto" or self.chosen != "triton":
+            return self.chosen
         fits = (
             isinstance(q, Tensor) and isinstance(v, Tensor) and q.device.type == "cuda" and q.dtype in DTYPES["triton"]
         )
@@ -325,22 +327,26 @@ class Kernel:
         self, q: Tensor, k: Tensor, v: Tensor, call: Call, parameters: Parameters = NO_PARAMETERS
     ) -> tuple[Tensor, Tensor]:
         """(out, lse) of arguments that `check` found no fault in."""
-        if self._structure is not None:
-            return self._attend_scored(q, k, v, call, parameters)
+        return attended(lambda: self._made(call.backend, q.shape[3]), self._pattern, self.structure,
+                        q, k, v, call, parameters)  # fmt: skip
+
+
+def attended(
+    made: Callable[[], Compiled], pattern: str, structure: Score | None, q: Tensor, k: Tensor, v: Tensor, call: Call,
+    parameters: Parameters,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(out, lse) of a program on checked arguments; where torch records a graph, as the op that names its pattern."""
+    if structure is None:
         if is_traced(q, k, v):
-            return attention(q, k, v, self._pattern, *call)
-        return attend(self._made(call.backend, q.shape[3]).program, q, k, v, call.scale, call.offset)
+            return attention(q, k, v, pattern, *call)
+        return attend(made().program, q, k, v, call.scale, call.offset)
+    from pidsl.runtime import score_operator
 
-    def _attend_scored(
-        self, q: Tensor, k: Tensor, v: Tensor, call: Call, parameters: Parameters
-    ) -> tuple[Tensor, Tensor]:
-        from pidsl.runtime import score_operator
-
-        if is_traced(q, k, v, *(x for x in parameters.tensors if x is not None)):
-            names = self._pattern, repr(self._structure)
-            return score_operator.attention(q, k, v, *parameters.tensors, *names, *call, parameters.seed)
-        program = self._made(call.backend, q.shape[3]).program
-        return score_operator.attend(program, q, k, v, call.scale, call.offset, parameters)
+    if is_traced(q, k, v, *(x for x in parameters.tensors if x is not None)):
+        return score_operator.attention(
+            q, k, v, *parameters.tensors, pattern, repr(structure), *call, parameters.seed
+        )  # fmt: skip
+    return score_operator.attend(made().program, q, k, v, call.scale, call.offset, parameters)
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from pidsl.errors import BackendError
-from pidsl.language.parse import parse
-from pidsl.runtime.programs import Program, compiled, is_wide
+from pidsl.runtime.programs import Program, is_wide, named
 from pidsl.runtime.reference import accumulator
 
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -117,7 +116,8 @@ def _wanted(ctx: Any, grads: tuple[Tensor, Tensor, Tensor]) -> list[Tensor | Non
 
 @lru_cache(maxsize=1024)
 def _named(pattern: str, backend: str, wide: bool) -> Program:
-    return compiled(parse(pattern), backend, wide).program
+    program: Program = named(pattern, backend, wide)
+    return program
 
 
 @torch.library.custom_op("pidsl::attention", mutates_args=())

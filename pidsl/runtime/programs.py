@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from pidsl.language.heads import Heads
+from pidsl.language.parse import parse, parse_heads
 from pidsl.language.score import Score
 from pidsl.language.terms import Term
 
@@ -73,13 +75,49 @@ def compiled(term: Term, backend: str, wide: bool, score: Score | None = None) -
 
 @lru_cache(maxsize=KEPT)
 def _compiled(term: Term, backend: str, head_dim: int, score: Score | None) -> Compiled:
-    made = _make(term, backend, head_dim) if score is None else _make_scored(term, backend, head_dim, score)
+    return _shown(_make(term, backend, head_dim) if score is None else _make_scored(term, backend, head_dim, score))
+
+
+def _shown(made: Compiled) -> Compiled:
+    """What `PIDSL_SHOW` asks for, printed."""
     show = os.environ.get("PIDSL_SHOW", "").replace(" ", "").split(",")
     if "plan" in show:
         print(made.plan, file=sys.stderr)
     if "source" in show:
         print(made.program.source, file=sys.stderr)
     return made
+
+
+def together(heads: Heads, wide: bool, score: Score | None = None) -> Compiled | None:
+    """The Triton program that serves all heads in one launch of each pass, where their layouts agree; else None.
+
+    Args:
+        heads: the pattern of each query head, without symbols.
+        wide: the class of the head dimension, see `is_wide`.
+        score: what happens to the logits. One with dropout has no such program: each launch has a seed of its own.
+    """
+    if len(heads.distinct) == 1 or (score is not None and score.dropout):
+        return None
+    with _lowering:
+        return _together(heads, 256 if wide else 64, score)
+
+
+@lru_cache(maxsize=KEPT)
+def _together(heads: Heads, head_dim: int, score: Score | None) -> Compiled | None:
+    from pidsl.codegen.lower import lower
+    from pidsl.codegen.together import together
+
+    plan = together(heads, lambda term, size: lower(term, "triton", head_dim, size))
+    return None if plan is None else _shown(_on_triton(plan, score))
+
+
+def named(pattern: str, backend: str, wide: bool, score: Score | None = None) -> Any:
+    """The program for a pattern, or for heads that run together, by its text."""
+    if not pattern.startswith("heads("):
+        return compiled(parse(pattern), backend, wide, score).program
+    made = together(parse_heads(pattern), wide, score)
+    assert made is not None, pattern
+    return made.program
 
 
 def _make(term: Term, backend: str, head_dim: int) -> Compiled:
@@ -94,9 +132,7 @@ def _make(term: Term, backend: str, head_dim: int) -> Compiled:
 
     plan = lower(term, backend, head_dim)
     if backend == "triton":
-        from pidsl.runtime.triton_program import TritonProgram
-
-        return Compiled(plan, TritonProgram(plan))
+        return _on_triton(plan, None)
 
     from pidsl.runtime.torch_program import TorchProgram
 
@@ -111,15 +147,25 @@ def _make_scored(term: Term, backend: str, head_dim: int, score: Score) -> Compi
 
     from pidsl.codegen.lower import lower
 
-    plan = replace(lower(term, backend, head_dim), score=score)
     if backend == "triton":
-        from pidsl.runtime.score_triton import ScoredTritonProgram
-
-        return Compiled(plan, ScoredTritonProgram(plan))
+        return _on_triton(lower(term, backend, head_dim), score)
+    plan = replace(lower(term, backend, head_dim), score=score)
 
     from pidsl.runtime.torch_program import ScoredTorchProgram
 
     return Compiled(plan, ScoredTorchProgram(plan))
+
+
+def _on_triton(plan: Plan, score: Score | None) -> Compiled:
+    if score is None:
+        from pidsl.runtime.triton_program import TritonProgram
+
+        return Compiled(plan, TritonProgram(plan))
+
+    from pidsl.runtime.score_triton import ScoredTritonProgram
+
+    plan = replace(plan, score=score)
+    return Compiled(plan, ScoredTritonProgram(plan))
 
 
 def triton_installed() -> bool:

@@ -12,10 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pidsl.language.parse import parse
 from pidsl.language.score import parse_score
 from pidsl.runtime.operator import _empty_results, _Gradients, _no_autocast
-from pidsl.runtime.programs import compiled, is_wide
+from pidsl.runtime.programs import is_wide, named
 from pidsl.runtime.score_arguments import ParameterGrads, Parameters
 from pidsl.runtime.score_ops import sink_gradient
 
@@ -137,7 +136,7 @@ def _wanted(ctx: Any, grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:
 
 @lru_cache(maxsize=1024)
 def _named(pattern: str, score: str, backend: str, wide: bool) -> Any:
-    return compiled(parse(pattern), backend, wide, parse_score(score)).program
+    return named(pattern, backend, wide, parse_score(score))
 
 
 @torch.library.custom_op("pidsl::scored_attention", mutates_args=())
