@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -440,3 +441,15 @@ def test_context_is_left_clean() -> None:
     """No limit of an analysis stays behind."""
     farthest(PI, 3)
     assert not isl.Set("{ [x] : x = 1 }").is_empty()
+
+
+def test_the_first_pair_out_of_reach_is_one_of_integers() -> None:
+    """isl's minimum of one dimension may be of a part that holds no integers."""
+    where = "where(lambda i, j, n, m: ~((0 < -1 - minimum(j, 2)) & ~(-6 < minimum(m, m) + abs(n)) | ~(0 < -1 - "
+    where += "minimum(j, 2)) & (-6 < minimum(m, m) + abs(n))))"
+    bound = depth(pidsl.parse(f"queries(-11, 3, 4) | ({where} ** 0) ** 3"))
+    assert bound.is_exact and bound.proof.check()
+    found = re.match(r"token (\d+) never sees token (\d+) \(n = (\d+)\)", bound.reason)
+    assert found is not None
+    i, j, tokens = map(int, found.groups())
+    assert not stacked([bound.term], 5, tokens)[i, j]

@@ -25,7 +25,7 @@ from pidsl.analysis.two_sided import depth_of_sides
 from pidsl.errors import TermError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.language.vocabulary import causal
-from pidsl.relation.isl import limited, read_map, read_set
+from pidsl.relation.isl import least, limited, read_map, read_set
 
 CLOSED = 5  # layers that are composed before a form in L is tried
 RECENT = 6  # numbers of layers that a new one is compared with
@@ -269,7 +269,7 @@ def periodic_lags(lags: isl.Set) -> PeriodicLags:
     moved = tail.apply(read_map(f"{{ [d] -> [d + {period}] }}"))
     if not moved.is_equal(lags & read_set(f"{{ [d] : d >= {start + period} }}")):
         raise TooHardError("lags without a period", "a period")
-    return PeriodicLags(lags, start, period, int(tail.dim_min_val(0).to_python()))
+    return PeriodicLags(lags, start, period, least(tail))
 
 
 def _inverse(reach: list[int], each: int | None) -> list[Branch]:
@@ -385,9 +385,6 @@ def _of_pairs_limited(subject: Subject, of: Of) -> tuple[Formula, str]:
 def _example(pairs: isl.Map, what: str) -> str:
     """The first pair out of reach, in words."""
     points = pairs.wrap().flatten().move_dims(isl.dim_type.set, 0, isl.dim_type.param, 0, 1)
-    first: list[int] = []
-    for k in range(3):
-        first.append(int(points.dim_min_val(k).to_python()))
-        points = points.fix_val(isl.dim_type.set, k, isl.Val(first[k], points.get_ctx()))
-    tokens, i, j = first
+    found = points.lexmin().sample_point()  # minima of single dimensions may be of parts that hold no integers
+    tokens, i, j = (int(found.get_coordinate_val(isl.dim_type.set, k).to_python()) for k in range(3))
     return f"token {i} never sees token {j} (n = {tokens}): {what}"

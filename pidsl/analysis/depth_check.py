@@ -15,7 +15,7 @@ from pidsl.analysis.piecewise import function, region
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.reach_check import CHECK_OPERATIONS, Parts, joined
 from pidsl.errors import TooHardError
-from pidsl.relation.isl import CONTEXT, coalesced, limited, read_map, read_set
+from pidsl.relation.isl import CONTEXT, coalesced, least, limited, read_map, read_set
 
 LAYERS = 64
 
@@ -136,7 +136,7 @@ def _repeating(lags: isl.Set) -> tuple[int, int, int]:
     again = (lags & read_set(f"{{ [d] : d >= {start + period} }}")).apply(read_map(f"{{ [d] -> [d - {period}] }}"))
     if not again.is_equal(beyond):
         raise ValueError("lags that do not repeat")
-    return start, period, int(beyond.dim_min_val(0).to_python())
+    return start, period, least(beyond)
 
 
 def check_depth(bound: Bound) -> Verdict:

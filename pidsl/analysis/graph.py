@@ -13,7 +13,7 @@ from pidsl.analysis import stacks
 from pidsl.analysis.stacks import Stack, checked, square, stack
 from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term, require_concrete
-from pidsl.relation.isl import coalesced, limited, read_set
+from pidsl.relation.isl import coalesced, largest, limited, read_set
 from pidsl.relation.oracle import dense_mask
 
 NODES = 4096  # tokens of a graph, or between two tokens, that are listed one by one
@@ -79,7 +79,7 @@ def path(subject: object, i: int, j: int, layers: int | None = None, n: int | No
         chain = [i]
         for level in range(len(layers_), 0, -1):
             keys = _row(_at(layers_[level - 1], tokens), chain[-1]) & seen[level - 1]
-            chain.append(int(keys.dim_max_val(0).to_python()))  # the latest of them
+            chain.append(largest(keys))  # the latest of them
     chain.reverse()
     _check(chain, layers_, tokens)
     return chain

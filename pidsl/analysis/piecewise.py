@@ -18,7 +18,7 @@ from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from pidsl.analysis.formulas import Periodic, Table, n, symbol
 from pidsl.errors import TooHardError
-from pidsl.relation.isl import CONTEXT, read_set
+from pidsl.relation.isl import CONTEXT, largest, read_set
 
 BRANCHES = 8  # of a formula; with more of them for short n, the formula is for long n only, and says so
 IRREGULAR = 400  # the last n that is written down one by one
@@ -98,7 +98,7 @@ def _last_difference(found: Formula, f: isl.PwAff) -> int | None:
     line = wrong.move_dims(isl.dim_type.set, 0, isl.dim_type.param, 0, 1)
     if not line.is_bounded():
         raise TooHardError(f"the formula {found.expr}", "one that is right for all n")
-    return int(line.dim_max_val(0).to_python())
+    return largest(line)
 
 
 def chain(branches: list[Branch], at: Callable[[int], Any], most: int = BRANCHES) -> Formula:

@@ -125,6 +125,20 @@ def read_set(text: str) -> isl.Set:
 
 
 @lru_cache(maxsize=1024)
+def least(numbers: isl.Set) -> int:
+    """The least element of a one-dimensional set that has one; `dim_min_val` may be of a part without integers."""
+    return _only(numbers.lexmin())
+
+
+def largest(numbers: isl.Set) -> int:
+    """The largest element of a one-dimensional set that has one."""
+    return _only(numbers.lexmax())
+
+
+def _only(number: isl.Set) -> int:
+    return int(number.sample_point().get_coordinate_val(isl.dim_type.set, 0).to_python())
+
+
 def read_map(text: str) -> isl.Map:
     """A map from isl's notation."""
     return isl.Map.read_from_str(CONTEXT, text)

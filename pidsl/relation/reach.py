@@ -11,7 +11,7 @@ import islpy as isl
 from pidsl.errors import SizeError
 from pidsl.language.terms import Term
 from pidsl.relation.build import relation
-from pidsl.relation.isl import coalesced, limited, read_map
+from pidsl.relation.isl import coalesced, least, limited, read_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,4 +78,4 @@ def _layer(term: Term, n: int) -> isl.Map:
 
 def _least(m: isl.Map) -> int:
     """The least j - i over a bounded, non-empty map."""
-    return int(m.deltas().dim_min_val(0).to_python())
+    return least(m.deltas())
