@@ -19,14 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pidsl.codegen.cost import REFERENCE, Prices, cheapest
+from pidsl.codegen.cost import BACKWARD_ROWS, KEY_GRADIENT_ROWS, REFERENCE, Prices, cheapest
 from pidsl.codegen.grid_axes import GridAxis, plus, times
 from pidsl.codegen.plan import BoxSweep, Grid, GridPiece, Over
 from pidsl.codegen.tiles import greatest, smallest
 from pidsl.language.expr import Index, Sub, Var, evaluate, holds, simplify
 
-KEY_GRADIENT_ROWS = 32  # most queries of a box of the dK/dV kernels (triton), as in `pieces`
-BACKWARD_ROWS = 64
 LIKELY = 3  # boxes of so many queries that are looked at with every box of keys: those that meet fewest keys
 SAMPLE = 512  # queries of an axis looked at to count the pairs attended
 A, B, T = Var("a"), Var("b"), Var("t")

@@ -20,7 +20,7 @@ from itertools import combinations
 
 import islpy as isl
 
-from pidsl.codegen.coordinates import Coordinates, coordinates
+from pidsl.codegen.coordinates import LENGTHS, Coordinates, coordinates
 from pidsl.codegen.lists import Listed, separate
 from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, Layout, ListPiece, Plan, Run, Sweep, TilePiece
 from pidsl.codegen.together import share
@@ -32,7 +32,6 @@ from pidsl.relation.build import needs_square, rows_relation
 from pidsl.relation.isl import affine, coalesced, limited, read_map, read_set, region, scope
 
 OPERATIONS = 20_000_000  # about ten seconds
-LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
 
 def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:

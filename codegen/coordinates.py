@@ -20,6 +20,8 @@ from pidsl.codegen.plan import Layout
 from pidsl.language.expr import Add, FloorDiv, Index, Pred, Sub, Var, simplify, substitute, substitute_pred
 from pidsl.relation.isl import coalesced, read_map, read_set
 
+LENGTHS = "n >= 1 and m >= 1 and offset >= 0"  # for which relations of rows and keys are compared
+
 
 @dataclass(frozen=True, slots=True)
 class Coordinates:

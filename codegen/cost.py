@@ -30,6 +30,8 @@ CLASSES = 8  # residue classes looked at
 SAMPLE = 24  # rows looked at where a band holds more than its piece
 WASTE = 2.0  # computed pairs per attended one, beyond which a leaner way is taken where it costs about the same
 CLOSE = 1.2  # times the least cost: about the same, as far as this model can tell
+BACKWARD_ROWS = 64  # rows of a tile in the gradient programs: at most (triton), or about, where fewer (torch)
+KEY_GRADIENT_ROWS = 32  # most rows of a tile of the dK/dV kernels (triton)
 GRAIN = 16  # rows whose keys are looked at together
 NEVER = np.iinfo(np.int64).max  # the first key of a row without keys
 

@@ -19,6 +19,7 @@ import islpy as isl
 
 from pidsl.codegen.bands import Bound as BandBound
 from pidsl.codegen.bands import band
+from pidsl.codegen.coordinates import LENGTHS
 from pidsl.codegen.forms import predicate
 from pidsl.codegen.grid_axes import Bound, GridAxis
 from pidsl.codegen.plan import Grid, Over
@@ -31,7 +32,6 @@ MAX_AXES = 4
 MAX_VALUES = 16  # of a digit that is looked at value by value
 MAX_PRODUCTS = 4
 OPERATIONS = 200_000
-LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
 _dim = isl.dim_type
 

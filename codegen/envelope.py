@@ -21,9 +21,19 @@ from typing import Any
 import numpy as np
 
 from pidsl.codegen.coordinates import Coordinates
-from pidsl.codegen.cost import GRAIN, NEVER, REFERENCE, Prices, Shape, best_tiles, grouped
+from pidsl.codegen.cost import (
+    BACKWARD_ROWS,
+    GRAIN,
+    KEY_GRADIENT_ROWS,
+    NEVER,
+    REFERENCE,
+    Prices,
+    Shape,
+    best_tiles,
+    grouped,
+)
 from pidsl.codegen.grid_axes import GridAxis, axes_of, div, mod, plus, times
-from pidsl.codegen.pieces import BACKWARD_ROWS, KEY_GRADIENT_ROWS, UNBATCHED
+from pidsl.codegen.pieces import UNBATCHED
 from pidsl.codegen.plan import Layout, Over, Run, Sweep, TilePiece
 from pidsl.codegen.tile_sets import every_tile, last_tile
 from pidsl.codegen.tiles import greatest, smallest

@@ -9,13 +9,12 @@ list     blocks of 64 tokens: (3, 9), (4, 1), ...             less what `other` 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 
 import islpy as isl
 
-from pidsl.codegen.cost import Prices
+from pidsl.codegen.coordinates import LENGTHS
+from pidsl.codegen.cost import KEY_GRADIENT_ROWS, Prices
 from pidsl.codegen.forms import predicate
-from pidsl.codegen.pieces import KEY_GRADIENT_ROWS
 from pidsl.codegen.plan import BlockList, ListPiece
 from pidsl.language.expr import And, Not, Pred, fold
 from pidsl.language.terms import (
@@ -34,7 +33,6 @@ from pidsl.relation.build import rows_relation
 from pidsl.relation.isl import coalesced, limited, read_map, read_set
 
 SHORT = 24  # pairs that are left to isl
-LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ def _separate(term: Term) -> tuple[Term, list[_List]] | None:
             x, y = _separate(a), _separate(b)
             if x is None or y is None:
                 return None
-            return reduce(_either, (x[0], y[0])), x[1] + y[1]
+            return _either(x[0], y[0]), x[1] + y[1]
         case Intersection(a, b):
             x, y = _separate(a), _separate(b)
             if x is None or y is None or (x[1] and y[1]):

@@ -9,8 +9,8 @@ import islpy as isl
 
 from pidsl.codegen.bands import Placed, interval, place
 from pidsl.codegen.choose import Choice
-from pidsl.codegen.coordinates import Coordinates, coordinates, mask_pred
-from pidsl.codegen.cost import Prices, Shape, best_tiles, shape
+from pidsl.codegen.coordinates import LENGTHS, Coordinates, coordinates, mask_pred
+from pidsl.codegen.cost import BACKWARD_ROWS, KEY_GRADIENT_ROWS, Prices, Shape, best_tiles, shape
 from pidsl.codegen.forms import predicate
 from pidsl.codegen.plan import Diagonal, DiagonalPiece, Grid, Layout, Piece, TilePiece
 from pidsl.codegen.tile_sets import every_tile
@@ -23,9 +23,6 @@ MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mas
 SPLIT = 2048  # keys per row above which unmasked runs pay for the merge with masked ones (torch)
 FEW = 4  # tiles of rows that are calls of their own (torch)
 UNBATCHED = 256  # rows of a tile whose mask is like no other's: each tile is a call of its own (torch)
-BACKWARD_ROWS = 64  # rows of a tile in the gradient programs: at most (triton), or about, where fewer (torch)
-KEY_GRADIENT_ROWS = 32  # most rows of a tile of the dK/dV kernels (triton)
-LENGTHS = "n >= 1 and m >= 1 and offset >= 0"
 
 
 def pieces(choices: Sequence[Choice], prices: Prices, backend: str, square: bool, length: int) -> tuple[Piece, ...]:
