@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import lcm
 
 import numpy as np
 import sympy
 
-from pidsl.analysis.agreement import shape_of
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.formulas import n, value_of
+from pidsl.analysis.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.gaps import Gaps, gaps_of
-from pidsl.analysis.guess import guess
 from pidsl.analysis.matrices import Bools, Of, target_of, times
 from pidsl.analysis.piecewise import Formula
 from pidsl.analysis.proofs import Verdict
@@ -28,8 +25,6 @@ from pidsl.relation.oracle import dense_mask
 
 WORK = 3e11  # multiplications of single numbers, a few seconds
 PROOF = 4 * WORK  # a proof may take longer than its statement
-BRANCHES = 24
-PERIODS = 3  # that are counted where one formula holds: two say what it is, one that it goes on
 
 Last = Callable[[Gaps], int]  # up to which n to count
 
@@ -41,8 +36,8 @@ class Counts:
     gaps: Gaps
     values: list[int | None]
 
-    def depth(self, count: int) -> int | None:
-        """A depth that is counted, at any n: it does not grow, so it repeats."""
+    def at(self, count: int) -> int | None:
+        """What is counted at n; beyond the counts a depth, which does not grow and so repeats."""
         if count > len(self.values):
             count -= -(-(count - len(self.values)) // self.gaps.period) * self.gaps.period
         return self.values[count - 1]
@@ -54,7 +49,8 @@ def lag_formula(quantity: str, layers: Sequence[Term]) -> Formula:
     Raises:
         TooHardError: long sequences are not like short ones, or short ones take too long.
     """
-    return _formula(_lags(quantity, layers, _some_periods, WORK), -sympy.oo)
+    counts = _lags(quantity, layers, _some_periods, WORK)
+    return fitted(counts.values, -sympy.oo, counts.gaps.period)
 
 
 def depth_formula(term: Term, of: Of) -> Formula:
@@ -63,38 +59,26 @@ def depth_formula(term: Term, of: Of) -> Formula:
     Raises:
         TooHardError: that number grows, long sequences are not like short ones, or short ones take too long.
     """
-    return _formula(_depths(term, of, _some_periods, WORK), sympy.oo)
+    counts = _depths(term, of, _some_periods, WORK)
+    return fitted(counts.values, sympy.oo, counts.gaps.period)
 
 
 def check_short(bound: Bound) -> Verdict:
     """Count again from the term, and compare at as many n as determine a quasi-affine function."""
-    given = bound.argument("n")
-    least = given if given is not None else bound.assumptions[0].rhs if bound.assumptions else sympy.nan
-    if bound.relation != "==" or not (sympy.sympify(least).is_Integer and least >= 1):
-        return Verdict(False, failure=f"assumptions {bound.assumptions}")
-    if given is None and bound.assumptions != (sympy.Ge(n, least),):
-        return Verdict(False, failure=f"assumptions {bound.assumptions}")
-    if bound.expr.free_symbols - {n} or bound.expr.has(sympy.nan):
-        return Verdict(False, failure=f"{bound.expr} is no formula in n")
-    shape = shape_of(bound.expr.xreplace({sympy.oo: sympy.Integer(0), -sympy.oo: sympy.Integer(0)}), n)
-    if shape.degree > 1:
-        return Verdict(False, failure=f"{bound.expr} is not affine in classes of n")
-    subject = checked(bound.subject)
+    claim, subject = Claim(bound), checked(bound.subject)
 
     def last(gaps: Gaps) -> int:
-        return max(gaps.start, *shape.starts) + 2 * lcm(gaps.period, shape.period)
+        return claim.last(gaps.start, gaps.period)
 
     if bound.quantity == "depth" and not isinstance(subject, tuple) and bound.argument("of") in ("causal", "all"):
         counts, infinite = _depths(subject, bound.argument("of"), last, PROOF), float("inf")
-    elif bound.quantity in ("farthest", "contiguous") and given is None:
+    elif bound.quantity in ("farthest", "contiguous") and claim.given is None:
         layers = stack(subject, bound.argument("layers"))
         counts, infinite = _lags(bound.quantity, layers, last, PROOF), float("-inf")
     else:
         return Verdict(False, failure=f"{bound.name} is not counted")
-    for count in range(int(least), len(counts.values) + 1) if given is None else [given]:
-        value = counts.depth(count) if given is not None else counts.values[count - 1]
-        if value_of(bound.expr, {n: sympy.Integer(count)}) != (infinite if value is None else value):
-            return Verdict(False, failure=f"{infinite if value is None else value} for {count} tokens")
+    if failure := claim.failure(counts.at, len(counts.values), infinite):
+        return Verdict(False, failure=failure)
     return Verdict(
         True,
         (f"of gaps of {counts.gaps.size} tokens only the remainder by {counts.gaps.period} matters",
@@ -104,13 +88,6 @@ def check_short(bound: Bound) -> Verdict:
 
 def _some_periods(gaps: Gaps) -> int:
     return gaps.start + PERIODS * gaps.period
-
-
-def _formula(counts: Counts, missing: sympy.Expr) -> Formula:
-    found = guess(counts.values, missing, BRANCHES, 2 * counts.gaps.period)
-    if found is None:
-        raise TooHardError(f"values for up to {len(counts.values)} tokens", "a formula that they follow")
-    return found
 
 
 def _require(last: int, layers: int, work: float) -> None:

@@ -18,16 +18,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import gcd, lcm
+from math import gcd
 
 import islpy as isl
 import sympy
 
 from pidsl.analysis import matrices
-from pidsl.analysis.agreement import shape_of
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.formulas import n, value_of
-from pidsl.analysis.guess import guess
+from pidsl.analysis.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.piecewise import Formula
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.stacks import Intervals, added, checked, intervals, lags_of, merged, pairs_at, square, to_bits
@@ -37,8 +35,6 @@ from pidsl.relation.isl import coalesced, limited, read_set
 
 WIDEST = 256  # a + b
 REGULAR = (1, 40)  # n from which on a pattern may be one of lags
-BRANCHES = 24
-PERIODS = 3  # of the last formula that are worked out
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,42 +163,24 @@ def depth_of_sides(term: Term) -> Formula | None:
     """Depth of a term that looks both ways, up to some lag each; None for any other.
 
     Raises:
-        TooHardError: see `sides`; or the formula has too many cases.
+        TooHardError: see `sides`; or the depths follow no formula.
     """
     found = sides(term)
     if found is None:
         return None
     last = found.steady + PERIODS * found.period + 1
-    values = [found.depth(count) for count in range(1, last + 1)]
-    formula = guess(values, sympy.oo, BRANCHES, 2 * found.period)
-    if formula is None:
-        raise TooHardError(f"depths of up to {last} tokens", "a formula that they follow")
-    return formula
+    return fitted([found.depth(count) for count in range(1, last + 1)], sympy.oo, found.period)
 
 
 def check_sides(bound: Bound) -> Verdict:
     """The lags from the term, and the formula compared until the depth is quasi-affine, and for two periods more."""
-    least = bound.assumptions[0].rhs if bound.assumptions else sympy.nan
-    subject, given = checked(bound.subject), bound.argument("n")
+    claim, subject = Claim(bound), checked(bound.subject)
     if isinstance(subject, tuple) or bound.argument("of") != "all" or bound.quantity != "depth":
         return Verdict(False, failure="not the depth of one term, of all pairs")
-    if bound.relation != "==" or bound.expr.has(sympy.nan) or bound.expr.has(-sympy.oo):
-        return Verdict(False, failure=f"{bound.expr} is no depth")
     found = sides(subject)
     if found is None:
         return Verdict(False, failure="other lags than finitely many, behind and ahead")
-    if given is not None:
-        lengths = range(given, given + 1)
-    else:
-        if bound.assumptions != (sympy.Ge(n, least),) or not (least.is_Integer and least >= 1):
-            return Verdict(False, failure=f"assumptions {bound.assumptions}")
-        shape = shape_of(bound.expr.xreplace({sympy.oo: sympy.Integer(0)}), n)
-        if shape.degree > 1:
-            return Verdict(False, failure=f"{bound.expr} is not affine in classes of n")
-        last = max(found.steady, *shape.starts) + 2 * lcm(found.period, shape.period)
-        lengths = range(int(least), last + 1)
-    for count in lengths:
-        value = found.depth(count)
-        if value_of(bound.expr, {n: sympy.Integer(count)}) != (float("inf") if value is None else value):
-            return Verdict(False, failure=f"{value} layers for {count} tokens")
-    return Verdict(True, ("sums of lags, in an order that a path can take", f"the depth for n up to {lengths[-1]}"))
+    last = claim.last(found.steady, found.period)
+    if failure := claim.failure(found.depth, last, float("inf")):
+        return Verdict(False, failure=failure)
+    return Verdict(True, ("sums of lags, in an order that a path can take", f"the depth for n up to {last}"))
