@@ -134,9 +134,10 @@ def _lags(term: Term, regular: int) -> Intervals | None:
         lags = coalesced(lags_of(pairs).project_out(isl.dim_type.param, 0, 1))
         if lags.is_empty() or not lags.is_bounded():
             return None
+        if not pairs_at(lags).intersect_params(where).is_subset(pairs):
+            return None
         found = intervals(lags) or ((0, 0),)
-        both = found[0][0] < 0 < found[-1][1]
-        return found if both and pairs_at(lags).intersect_params(where).is_subset(pairs) else None
+        return found if found[0][0] < 0 < found[-1][1] else None
 
 
 def _conductor(lags: Intervals) -> int:

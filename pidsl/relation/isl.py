@@ -118,13 +118,6 @@ def coalesced(x: SetOrMap) -> SetOrMap:
         return x
 
 
-@lru_cache(maxsize=1024)
-def read_set(text: str) -> isl.Set:
-    """A set from isl's notation. The text of a plan's few spaces is read again and again: isl objects never change."""
-    return isl.Set.read_from_str(CONTEXT, text)
-
-
-@lru_cache(maxsize=1024)
 def least(numbers: isl.Set) -> int:
     """The least element of a one-dimensional set that has one; `dim_min_val` may be of a part without integers."""
     return _only(numbers.lexmin())
@@ -139,6 +132,13 @@ def _only(number: isl.Set) -> int:
     return int(number.sample_point().get_coordinate_val(isl.dim_type.set, 0).to_python())
 
 
+@lru_cache(maxsize=1024)
+def read_set(text: str) -> isl.Set:
+    """A set from isl's notation. The text of a plan's few spaces is read again and again: isl objects never change."""
+    return isl.Set.read_from_str(CONTEXT, text)
+
+
+@lru_cache(maxsize=1024)
 def read_map(text: str) -> isl.Map:
     """A map from isl's notation."""
     return isl.Map.read_from_str(CONTEXT, text)
