@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, TypeAlias
+from functools import wraps
+from math import prod
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import sympy
 
@@ -25,14 +27,45 @@ from pidsl.analysis.lag_sets import NotByLag
 from pidsl.analysis.schedules import LayerRule
 from pidsl.errors import SizeError, TermError, TooHardError
 from pidsl.language.schedule import Schedule
-from pidsl.language.terms import Algebra, Term
+from pidsl.language.terms import Algebra, Halo, Neighborhood, Pairs, Term, walk
+from pidsl.relation.isl import patience
 
 Assume: TypeAlias = str | sympy.Basic | Iterable[str | sympy.Basic]
 Patterns = Term | Schedule | LayerRule | Iterable[Term]
 
+MANY = 256  # tokens of a grid of several axes, or listed pairs, of which isl's operations take long
+SHARE = 0.05  # of the usual operations that questions about such terms get
+
+Answer = TypeVar("Answer")
+Asked = ParamSpec("Asked")
+
+
+def soon(question: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
+    """The question, with less patience for terms that isl can seldom answer for every n, and slowly."""
+
+    @wraps(question)
+    def asked(*args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
+        with patience(SHARE if _is_slow(args[0]) else 1.0):
+            return question(*args, **kwargs)
+
+    return asked
+
+
+def _is_slow(patterns: object) -> bool:
+    terms = patterns if isinstance(patterns, tuple | list | Schedule) else (patterns,)
+    return any(_has_many(part) for term in terms if isinstance(term, Algebra) for part in walk(cast(Term, term)))
+
+
+def _has_many(part: Term) -> bool:
+    if isinstance(part, Pairs):
+        return len(part.values) > MANY
+    return isinstance(part, Neighborhood | Halo) and len(part.shape) > 1 and prod(part.shape) > MANY
+
+
 BIND = "bind the symbols to numbers: isl answers for any pattern"
 
 
+@soon
 def pairs(term: Term, assume: Assume = ()) -> Bound:
     """How many (query, key) pairs n queries and n keys attend.
 
@@ -51,6 +84,7 @@ def pairs(term: Term, assume: Assume = ()) -> Bound:
     return _under(_counted(term, "pairs", counts.pairs, pairs_by_lag, assume), assume)
 
 
+@soon
 def degree(term: Term, assume: Assume = ()) -> Degree:
     """How many keys query i attends, how many any query at most, and how many on average.
 
@@ -71,6 +105,7 @@ def degree(term: Term, assume: Assume = ()) -> Degree:
     return Degree(*(_under(b, assume) for b in (found.of_query, found.maximum, found.average)))
 
 
+@soon
 def sparsity(term: Term, assume: Assume = ()) -> Bound:
     """The share of the n * n pairs that is not attended, for n >= 1: `1 - pairs / n**2`.
 
@@ -87,6 +122,7 @@ def sparsity(term: Term, assume: Assume = ()) -> Bound:
     return Bound(term, "sparsity", relation, expr, assumptions, "from the pairs", (), found.reason)  # type: ignore[arg-type]
 
 
+@soon
 def farthest(patterns: Patterns, layers: int | None = None, assume: Assume = ()) -> Bound:
     """The largest lag `i - j` over which the layers carry information; `-oo` if they carry none.
 
@@ -107,6 +143,7 @@ def farthest(patterns: Patterns, layers: int | None = None, assume: Assume = ())
     return _reach("farthest", reach.farthest, patterns, layers, assume)
 
 
+@soon
 def contiguous(patterns: Patterns, layers: int | None = None, assume: Assume = ()) -> Bound:
     """The largest D such that every token sees itself and all of its D predecessors that exist; -1 if not itself.
 
@@ -119,6 +156,7 @@ def contiguous(patterns: Patterns, layers: int | None = None, assume: Assume = (
     return _reach("contiguous", reach.contiguous, patterns, layers, assume)
 
 
+@soon
 def depth(patterns: Patterns, n: int | None = None, of: str | None = None, assume: Assume = ()) -> Bound:
     """The fewest layers L >= 1 after which exactly L layers connect every pair in question; `oo` if none are enough.
 
@@ -149,6 +187,7 @@ def depth(patterns: Patterns, n: int | None = None, of: str | None = None, assum
     return found if n is None else _at(found, n=n)
 
 
+@soon
 def live(term: Term, assume: Assume = ()) -> Bound:
     """How many keys a decoding step must keep: of tokens 0 .. t, those that some later query still attends.
 

@@ -18,12 +18,12 @@ from pidsl.analysis.lattice import by_length
 from pidsl.analysis.plane import Affine, Lines, of_isl
 from pidsl.analysis.progressions import Ints
 from pidsl.errors import TooHardError
-from pidsl.language.terms import Compose, Power, Term, walk
+from pidsl.language.terms import Compose, Halo, Neighborhood, Power, Term, walk
 from pidsl.relation.isl import limited
 from pidsl.relation.oracle import dense_mask
 
-ENTRIES = 160_000_000  # most entries of dense masks, of all parts of a term
-PRODUCT = 4  # entries that one of a product is worth
+ENTRIES = 60_000_000  # most entries of dense masks, of all parts of a term
+WORTH = {Compose: 4, Power: 4, Neighborhood: 40, Halo: 40}  # entries that one of these is worth, in time
 FEW = 100  # tokens for which the masks of every n are few entries
 Root = tuple[Fraction, Fraction]
 
@@ -78,7 +78,7 @@ class Masks:
 
     def __init__(self, term: Term, pairs: isl.Set, last: int) -> None:
         self.ever: Ints | None = None
-        entries = ENTRIES // sum(PRODUCT if isinstance(t, Compose | Power) else 1 for t in walk(term))
+        entries = ENTRIES // sum(WORTH.get(type(t), 1) for t in walk(term))
         if last > FEW and last * last <= entries and _grows(pairs):  # then i attends j or not, whatever n is
             self.ever = np.cumsum(dense_mask(term, last), axis=1, dtype=np.int32)
             return

@@ -12,7 +12,10 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import sympy
 
+from pidsl.analysis.formulas import holds as holds_at
+from pidsl.analysis.formulas import symbol
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Var, evaluate, holds
 from pidsl.language.terms import Term
@@ -118,7 +121,16 @@ def _pairs(term: Term, wide: bool, n: int) -> tuple[int, int, int, int]:
         else:
             sweeps = (piece.forward, piece.grad_query, piece.grad_key)
             passes = [x + computed(piece, sweep, n) for x, sweep in zip(passes, sweeps, strict=True)]
-    return counting.pairs(term, n), passes[0], passes[1], passes[2]
+    return _attended(term, n), passes[0], passes[1], passes[2]
+
+
+def _attended(term: Term, n: int) -> int:
+    """The pairs of a term: by their formula, where there is one; counting them can take longer."""
+    from pidsl.analysis.ask import pairs
+
+    found = pairs(term)
+    known = found.is_exact and all(holds_at(c, {symbol("n"): sympy.Integer(n)}) for c in found.assumptions)
+    return int(found(n=n)) if known else counting.pairs(term, n)
 
 
 def computed(piece: TilePiece | GridPiece, sweep: Sweep | BoxSweep, n: int) -> int:

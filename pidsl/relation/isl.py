@@ -43,6 +43,7 @@ MAX_OPERATIONS = 2_000_000  # one to three seconds; of random terms of depth 5, 
 
 _lock = threading.RLock()
 _limits: list[int] = []  # of the `limited` blocks that are running, outermost first
+_shares: list[float] = [1.0]  # of what `limited` blocks ask for that they get, innermost last
 
 
 @contextmanager
@@ -59,6 +60,7 @@ def limited(what: str, operations: int = MAX_OPERATIONS) -> Iterator[None]:
     Raises:
         TooHardError: the limit struck.
     """
+    operations = max(1, int(operations * _shares[-1]))
     with _lock:
         outer = _limits[-1] if _limits else None
         if outer is not None and outer <= operations:
@@ -82,6 +84,17 @@ def limited(what: str, operations: int = MAX_OPERATIONS) -> Iterator[None]:
         finally:
             _limits.pop()
             _set_limit(outer or 0)
+
+
+@contextmanager
+def patience(share: float) -> Iterator[None]:
+    """Give the `limited` blocks inside a share of the operations they ask for."""
+    with _lock:
+        _shares.append(share)
+        try:
+            yield
+        finally:
+            _shares.pop()
 
 
 def _set_limit(operations: int) -> None:
