@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -352,3 +353,11 @@ def test_wrong_use() -> None:
         communication(pidsl.causal, 4, 0)
     with pytest.raises(SizeError):
         pairs(pidsl.causal)(n=-1)
+
+
+@pytest.mark.parametrize("border", ["clamp", "cut"])
+@pytest.mark.parametrize("tokens", [59, 60, 83])
+def test_pairs_of_grids(border: Any, tokens: int) -> None:
+    for term in (pidsl.neighborhood((3, 4, 5), (2, 3, 4), (1, 2, 1), (1, 1, 1), (False, True, False), border),
+                 pidsl.halo((6, 10), 4, (1, 2))):  # fmt: skip
+        assert term.pairs(tokens) == int(term.mask(tokens).sum())

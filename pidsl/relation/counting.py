@@ -6,10 +6,11 @@ query position, evaluated for all queries at once. No n x m array is built.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from fractions import Fraction
 from functools import lru_cache
-from math import gcd, lcm
+from math import gcd, lcm, prod
 from typing import Any, assert_never
 
 import islpy as isl
@@ -38,11 +39,11 @@ from pidsl.language.expr import (
     evaluate,
     holds,
 )
-from pidsl.language.terms import Term
+from pidsl.language.terms import Halo, Neighborhood, Term
 from pidsl.relation.build import relation
 from pidsl.relation.isl import limited, read_set
 from pidsl.relation.loops import VARIABLE, Loop, NoLoop, loops, part_loops
-from pidsl.relation.oracle import check_lengths
+from pidsl.relation.oracle import check_lengths, dense_mask
 
 CHUNK = 1 << 20  # rows counted at a time
 
@@ -88,10 +89,19 @@ def degree(term: Term, n: int, m: int | None = None, offset: int = 0) -> NDArray
 def pairs(term: Term, n: int, m: int | None = None, offset: int = 0) -> int:
     """The number of attended pairs."""
     rows, columns, first = check_lengths(term, n, m, offset)
+    if isinstance(term, Neighborhood | Halo) and first == 0 and min(rows, columns) >= prod(term.shape):
+        return prod(int(dense_mask(axis, axis.shape[0]).sum()) for axis in _axes(term))
     parts = key_loops(term)
     starts = range(first, first + rows, CHUNK)
     chunks = (np.arange(s, min(s + CHUNK, first + rows)) for s in starts)
     return sum(int(_count(parts, i, first + rows, columns).sum()) for i in chunks)
+
+
+def _axes(term: Neighborhood | Halo) -> Iterator[Neighborhood | Halo]:
+    """A whole grid by its axes: a pair is attended when every axis says so."""
+    for k in range(len(term.shape)):
+        own = {f.name: getattr(term, f.name)[k : k + 1] for f in fields(term) if f.name != "border"}
+        yield replace(term, **own)
 
 
 def sparsity(term: Term, n: int, m: int | None = None, offset: int = 0) -> float:
