@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import pidsl
 from pidsl import blocks, lags, queries, ring, stride, where, window
-from pidsl.analysis import matrices, short, two_sided
+from pidsl.analysis import ask, matrices, short, two_sided
 from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.depth import depth
 from pidsl.analysis.formulas import n
@@ -200,3 +200,7 @@ def test_lags_of_long_sequences_only() -> None:
     for count in range(1, 70):
         wanted = matrices.depth_of((term,), count, "all")
         assert bound(n=count) == (math.inf if wanted is None else wanted), count
+
+
+def test_a_question_by_name_of_its_argument() -> None:
+    assert ask.pairs(term=window(3)).expr == ask.pairs(window(3)).expr

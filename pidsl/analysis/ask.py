@@ -45,7 +45,8 @@ def soon(question: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
 
     @wraps(question)
     def asked(*args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
-        with patience(SHARE if _is_slow(args[0]) else 1.0):
+        slow = any(map(_is_slow, (*args, *kwargs.values())))
+        with patience(SHARE if slow else 1.0):
             return question(*args, **kwargs)
 
     return asked

@@ -16,7 +16,7 @@ import sympy
 from pidsl.analysis.agreement import branch_starts
 from pidsl.analysis.formulas import n, value_of
 from pidsl.analysis.guess import guess
-from pidsl.analysis.matrices import times
+from pidsl.analysis.matrices import contiguous_in, farthest_in, times
 from pidsl.analysis.piecewise import Formula, function
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
@@ -49,10 +49,7 @@ def _counted(quantity: str, layers: Sequence[Term], count: int) -> int | None:
     seen = np.eye(count, dtype=np.bool_)
     for term in layers:
         seen = times(dense_mask(term, count), seen)
-    if quantity == "farthest":
-        i, j = np.nonzero(seen)
-        return int((i - j).max()) if len(i) else None
-    return next((lag - 1 for lag in range(count) if not np.diagonal(seen, -lag).all()), count - 1)
+    return farthest_in(seen) if quantity == "farthest" else contiguous_in(seen)
 
 
 def failure(quantity: str, layers: Sequence[Term], relations: Sequence[isl.Map], expr: sympy.Expr, least: int) -> str:

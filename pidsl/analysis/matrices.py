@@ -23,6 +23,17 @@ def times(a: Bools, b: Bools) -> Bools:
     return (a.astype(np.float32) @ b.astype(np.float32)) > 0
 
 
+def farthest_in(seen: Bools) -> int | None:
+    """The largest lag of connected pairs; None where there are none."""
+    rows = np.flatnonzero(seen.any(axis=1))
+    return int((rows - seen[rows].argmax(axis=1)).max()) if len(rows) else None
+
+
+def contiguous_in(seen: Bools) -> int:
+    """The last lag before the first one that some pair lacks."""
+    return next((lag - 1 for lag in range(len(seen)) if not np.diagonal(seen, -lag).all()), len(seen) - 1)
+
+
 def target_of(of: Of, n: int) -> Bools:
     """The pairs that depth is about."""
     return np.tri(n, dtype=np.bool_) if of == "causal" else np.ones((n, n), dtype=np.bool_)

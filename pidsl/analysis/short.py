@@ -15,7 +15,7 @@ import sympy
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.gaps import Gaps, gaps_of
-from pidsl.analysis.matrices import Bools, Of, target_of, times
+from pidsl.analysis.matrices import Bools, Of, contiguous_in, farthest_in, target_of, times
 from pidsl.analysis.piecewise import Formula
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.stacks import checked, stack
@@ -99,7 +99,7 @@ def _lags(quantity: str, layers: Sequence[Term], last: Last, work: float) -> Cou
     gaps = gaps_of(layers).through(len(layers))
     _require(last(gaps), len(layers), work)
     masks = {term: Masks(term) for term in set(layers)}
-    measure = _farthest if quantity == "farthest" else _contiguous
+    measure = farthest_in if quantity == "farthest" else contiguous_in
     values = []
     for count in range(1, last(gaps) + 1):
         known = {term: mask.among(count) for term, mask in masks.items()}
@@ -108,17 +108,6 @@ def _lags(quantity: str, layers: Sequence[Term], last: Last, work: float) -> Cou
             seen = times(known[term], seen)
         values.append(measure(seen))
     return Counts(gaps, values)
-
-
-def _farthest(seen: Bools) -> int | None:
-    """The largest lag of connected pairs; None where there are none."""
-    rows = np.flatnonzero(seen.any(axis=1))
-    return int((rows - seen[rows].argmax(axis=1)).max()) if len(rows) else None
-
-
-def _contiguous(seen: Bools) -> int:
-    """The last lag before the first one that some pair lacks."""
-    return next((lag - 1 for lag in range(len(seen)) if not np.diagonal(seen, -lag).all()), len(seen) - 1)
 
 
 def _depths(term: Term, of: Of, last: Last, work: float) -> Counts:
