@@ -15,7 +15,7 @@ import islpy as isl
 import numpy as np
 import sympy
 
-from pidsl.analysis import quasi
+from pidsl.analysis import block_bounds, quasi
 from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.formulas import n
 from pidsl.analysis.lattice import Chambers, by_length, chambers, rows_of, square
@@ -65,6 +65,11 @@ def pairs(term: Term) -> Bound:
 
 @lru_cache(maxsize=256)
 def _pairs(term: Term) -> Bound:
+    try:
+        if (between := block_bounds.pairs(term)) is not None:
+            return between
+    except TooHardError:
+        pass
     try:
         expr, listed = _direct(term)
     except TooHardError as e:
@@ -214,4 +219,4 @@ def sparsity(term: Term) -> Bound:
     count = pairs(term)
     if not count.is_known:
         return unknown(term, "sparsity", count.reason)
-    return exact(term, "sparsity", 1 - count.expr / n**2, METHOD, assumptions=(sympy.Ge(n, 1),))
+    return exact(term, "sparsity", 1 - count.expr / n**2, count.method, assumptions=(sympy.Ge(n, 1),))

@@ -47,23 +47,33 @@ def one_term(bound: Bound) -> Term:
     return bound.subject
 
 
+def stated(bound: Bound) -> tuple[sympy.Expr, int]:
+    """The formula for the number of pairs that a statement about it makes, and the first n for which it does.
+
+    Raises:
+        TooHardError: it is not about pairs, their share that is missing, or pairs per query.
+    """
+    n = symbol("n")
+    if bound.relation != "==" or bound.given:
+        raise TooHardError(f"the statement {bound.name} {bound.relation}", "a count for every n")
+    least = 0 if bound.quantity == "pairs" else 1
+    if bound.assumptions not in ((), (sympy.Ge(n, least),)) or (least and not bound.assumptions):
+        raise TooHardError(f"the assumptions {bound.assumptions}", f"n >= {least}")
+    match bound.quantity:
+        case "pairs":
+            return bound.expr, least
+        case "sparsity":
+            return sympy.expand(n**2 * (1 - bound.expr)), least
+        case "average degree":
+            return sympy.expand(n * bound.expr), least
+        case _:
+            raise TooHardError(f"the quantity {bound.quantity}", "one that follows from pairs")
+
+
 def check_pairs(bound: Bound) -> Verdict:
     """Pairs, their share that is missing, and pairs per query."""
     term, n = one_term(bound), symbol("n")
-    if bound.relation != "==" or bound.given:
-        return Verdict(False, failure=f"the statement is not a count: {bound.relation}, {bound.given}")
-    least = 0 if bound.quantity == "pairs" else 1
-    if bound.assumptions not in ((), (sympy.Ge(n, least),)) or (least and not bound.assumptions):
-        return Verdict(False, failure=f"assumptions {bound.assumptions}")
-    match bound.quantity:
-        case "pairs":
-            expr = bound.expr
-        case "sparsity":
-            expr = sympy.expand(n**2 * (1 - bound.expr))
-        case "average degree":
-            expr = sympy.expand(n * bound.expr)
-        case _:
-            return Verdict(False, failure=f"no rule for {bound.quantity}")
+    expr, least = stated(bound)
     points = square(term, fresh=True)
     with limited("the parts of the pairs"):
         parts = [isl.Set.from_basic_set(part) for part in points.make_disjoint().get_basic_sets()]

@@ -16,10 +16,10 @@ from typing import Any
 import islpy as isl
 import sympy
 
-from pidsl.analysis import counts
+from pidsl.analysis import block_bounds, counts, pieces
 from pidsl.analysis.borders import Masks, borders
 from pidsl.analysis.bound import Bound, exact, unknown
-from pidsl.analysis.formulas import from_index, i, n, symbol
+from pidsl.analysis.formulas import from_index, i, n
 from pidsl.analysis.guess import guess
 from pidsl.analysis.lattice import rows_of, square
 from pidsl.analysis.piecewise import formula
@@ -84,18 +84,29 @@ def degree(term: Term) -> Degree:
 
 @lru_cache(maxsize=256)
 def _degree(term: Term) -> Degree:
+    return Degree(_of_query(term), maximum(term), average(term))
+
+
+def _of_query(term: Term) -> Bound:
     rows = (sympy.Ge(i, 0), sympy.Lt(i, n))
+    if (found := _between_blocks(block_bounds.degree, term)) is not None:
+        return found
     try:
         parts = _keys_of_one(term)
     except TooHardError as error:
-        of_query = unknown(term, "degree", counts.reason_of(error))
-    else:
-        of_query = exact(term, "degree", sympy.Add(*(_formula(p) for p in parts)), "degree", assumptions=rows)
-        if not of_query.proof.check():  # a formula that its own checker cannot verify is not claimed
-            of_query = unknown(
-                term, "degree", f"the sum of {len(parts)} parts could not be verified within isl's limit"
-            )
-    return Degree(of_query, maximum(term), average(term))
+        return unknown(term, "degree", counts.reason_of(error))
+    of_query = exact(term, "degree", sympy.Add(*(_formula(p) for p in parts)), "degree", assumptions=rows)
+    if of_query.proof.check():  # a formula that its own checker cannot verify is not claimed
+        return of_query
+    return unknown(term, "degree", f"the sum of {len(parts)} parts could not be verified within isl's limit")
+
+
+def _between_blocks(question: Callable[[Term], Bound | None], term: Term) -> Bound | None:
+    """The answer for a pattern between blocks; None for others, or where it is not known."""
+    try:
+        return question(term)
+    except TooHardError:
+        return None
 
 
 def _keys_of_one(term: Term) -> list[Part]:
@@ -153,12 +164,14 @@ def average(term: Term) -> Bound:
     pairs = counts.pairs(term)
     if not pairs.is_known:
         return unknown(term, "average degree", pairs.reason)
-    expr = sympy.expand(pairs.expr / n)
-    return exact(term, "average degree", expr, counts.METHOD, assumptions=(sympy.Ge(n, 1),))
+    expr = sympy.expand(pairs.expr / n) if pairs.method == counts.METHOD else pairs.expr / n
+    return exact(term, "average degree", expr, pairs.method, assumptions=(sympy.Ge(n, 1),))
 
 
 def maximum(term: Term) -> Bound:
     """The most keys of any query, for n >= 1."""
+    if (between := _between_blocks(block_bounds.maximum, term)) is not None:
+        return between
     try:
         parts = _keys_of_one(term)
         with limited(f"the largest degree of {term!r}", 100_000):
@@ -238,35 +251,6 @@ def _progressions(rows: isl.Set) -> list[Part]:
     return found
 
 
-def _membership(domain: isl.Set) -> Any:
-    """The condition that the parameters are in a set."""
-    parts = []
-    for part in domain.compute_divs().get_basic_sets():
-        tests = []
-        for constraint in part.get_constraints():
-            value = _sum(constraint.get_aff())
-            tests.append(sympy.Eq(value, 0) if constraint.is_equality() else sympy.Ge(value, 0))
-        parts.append(sympy.And(*tests))
-    return sympy.Or(*parts)
-
-
-def _sum(f: isl.Aff) -> sympy.Expr:
-    """A quasi-affine function of the parameters as a formula."""
-    kinds: Any = isl.dim_type
-    total = _number(f.get_constant_val())
-    for k in range(f.dim(kinds.param)):
-        total += _number(f.get_coefficient_val(kinds.param, k)) * symbol(str(f.get_dim_name(kinds.param, k)))
-    for k in range(f.dim(kinds.div)):
-        step = _number(f.get_coefficient_val(kinds.div, k))
-        if step:
-            total += step * sympy.floor(_sum(f.get_div(k)))
-    return total
-
-
-def _number(x: isl.Val) -> sympy.Rational:
-    return sympy.Rational(x.get_num_si(), x.get_den_val().get_num_si())
-
-
 def _parts(loops: Sequence[Loop]) -> list[Part]:
     """Sizes of loops as functions; only parts with a key.
 
@@ -334,7 +318,7 @@ def _written(size: e.Index, guard: e.Pred | None) -> tuple[sympy.Expr, Any]:
 
 
 def _piece(size: isl.Aff, domain: isl.Set) -> tuple[sympy.Expr, Any]:
-    return _sum(size), _membership(domain)
+    return pieces.plain(size), pieces.membership(domain)
 
 
 def plain(expr: Any) -> Any:

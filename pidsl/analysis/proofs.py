@@ -48,6 +48,7 @@ class Method:
 
 
 _REACH = "pidsl.analysis.reach_check"
+_BLOCKS = "pidsl.analysis.block_bounds"
 _DEPTH = "pidsl.analysis.depth_check"
 _COST = "pidsl.analysis.cost_check"
 
@@ -80,6 +81,18 @@ METHODS: dict[str, Method] = {
     "largest degree": Method(
         "isl: no query has more keys, and for every n some query has as many",
         "pidsl.analysis.degrees_check:check_maximum",
+    ),
+    "keys between blocks": Method(
+        "blocks of tokens attend one another: made of the degrees between blocks, each proved by itself",
+        f"{_BLOCKS}:check_degree",
+    ),
+    "largest between blocks": Method(
+        "isl: made of the degrees between blocks, each proved by itself, of which none is more and one as many",
+        f"{_BLOCKS}:check_maximum",
+    ),
+    "pairs between blocks": Method(
+        "blocks of tokens attend one another: made of the pairs of blocks, each count proved by itself",
+        f"{_BLOCKS}:check_pairs",
     ),
     "live keys": Method(
         "equal to exact counts at as many t of each chamber as determine a quasi-polynomial",

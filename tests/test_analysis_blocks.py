@@ -1,0 +1,202 @@
+"""Counts of patterns between blocks: formulas against dense masks, proofs against tampering, digits against numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import sympy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import pidsl
+from pidsl.analysis import block_bounds
+from pidsl.analysis.block_counts import levels
+from pidsl.analysis.bound import Bound
+from pidsl.analysis.digits import count, in_blocks, in_tokens, query, rest, short
+from pidsl.analysis.formulas import i, n, value_of
+from pidsl.analysis.pieces import written
+from pidsl.errors import TooHardError
+from pidsl.language.terms import Term
+from pidsl.relation.isl import read_set
+from pidsl.testing import terms
+
+few = settings(suppress_health_check=list(HealthCheck), max_examples=max(1, settings.default.max_examples // 4))
+QUESTIONS = (block_bounds.degree, block_bounds.maximum, block_bounds.pairs)
+
+
+@st.composite
+def between_blocks(draw: st.DrawFn, depth: int = 2) -> Term:
+    """Terms of patterns between blocks of one size or its multiples, `causal`, and operators."""
+    if depth == 0 or draw(st.booleans()):
+        if draw(st.integers(0, 3)) == 0:
+            return draw(st.sampled_from([pidsl.causal, pidsl.full, pidsl.blocks(6)]))
+        return draw(terms(1)).blocked(draw(st.sampled_from([2, 3, 4, 6])))
+    a = draw(between_blocks(depth - 1))
+    match draw(st.sampled_from(["|", "&", "-", "^", "~", "T", "@"])):
+        case "~":
+            return ~a
+        case "T":
+            return a.T
+        case operator:
+            b = draw(between_blocks(depth - 1))
+            together: dict[str, Any] = {"|": a | b, "&": a & b, "-": a - b, "^": a ^ b, "@": a @ b}
+            return together[operator]  # type: ignore[no-any-return]
+
+
+@given(between_blocks(), st.integers(0, 40))
+@few
+def test_levels_are_the_mask(term: Term, length: int) -> None:
+    found = levels(term)
+    if found is None:
+        return
+    s = found.size
+    blocks = -(-length // s)
+    at = np.arange(length)
+    own = at[:, None] // s, at[None] // s
+    off, low, high = (
+        x.mask(blocks)[own] if length else np.zeros((0, 0), bool) for x in (found.off, found.low, found.high)
+    )
+    before = at[None] <= at[:, None]
+    assert not (low | high)[own[0] != own[1]].any()
+    assert (off | (low & before) | (high & ~before) == term.mask(length)).all()
+
+
+@given(between_blocks())
+@few
+def test_counts_are_those_of_masks(term: Term) -> None:
+    for question in QUESTIONS:
+        try:
+            bound = question(term)
+        except TooHardError:
+            continue
+        if bound is None:
+            assert levels(term) is None
+            return
+        for length in range(1, 30):
+            keys = term.mask(length).sum(axis=1)
+            if bound.quantity == "degree":
+                assert [bound(n=length, i=k) for k in range(length)] == keys.tolist(), length
+            else:
+                assert bound(n=length) == (keys.max() if bound.quantity == "max degree" else keys.sum()), length
+
+
+@given(between_blocks(1))
+@few
+def test_what_is_claimed_is_verified_and_tampering_is_found(term: Term) -> None:
+    for question in QUESTIONS:
+        try:
+            bound = question(term)
+        except TooHardError:
+            continue
+        if bound is None:
+            return
+        verdict = bound.proof.verdict()
+        assert verdict.holds, verdict.failure
+        for wrong in _tampered(bound):
+            assert not wrong.proof.check(), wrong
+
+
+def _tampered(bound: Bound) -> list[Bound]:
+    """Statements near the bound, all of them false."""
+    found = levels(bound.term)
+    assert found is not None
+    last = found.size * sympy.floor((n + found.size - 1) / sympy.Integer(found.size)) - n
+    wrong = [bound.expr + x for x in (1, last, n, sympy.Piecewise((1, n > 7 * found.size), (0, True)))]
+    return [dataclasses.replace(bound, expr=e) for e in wrong]
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        pidsl.window(3).blocked(64),
+        (pidsl.window(15) | pidsl.keys(7, None, 8)).blocked(64) & pidsl.causal,
+        (pidsl.blocks(16) & pidsl.stride(8)).blocked(64),
+        (pidsl.window(1, 1) | pidsl.keys(0, 1) | pidsl.queries(-1, None)).blocked(32),
+        ~pidsl.window(2).blocked(100) & pidsl.causal,
+    ],
+)
+def test_blocks_of_any_size_have_exact_counts(term: Term) -> None:
+    found = term.degree()
+    bounds = (found.of_query, found.maximum, found.average, term.pairs(), term.sparsity())
+    for bound in bounds:
+        assert bound.is_exact, bound
+        assert bound.proof.check(), bound.proof.verdict()
+    for length in (1, 63, 64, 500, 1025, 1100):
+        keys = term.mask(length).sum(axis=1)
+        assert found.maximum(n=length) == keys.max()
+        assert term.pairs()(n=length) == keys.sum()
+        assert [found.of_query(n=length, i=k) for k in range(0, length, 37)] == keys[::37].tolist()
+
+
+def test_formulas_by_eye() -> None:
+    term = pidsl.blocks(3).blocked(4) & pidsl.causal
+    assert term.degree().of_query.expr == i - 4 * sympy.floor(i / 4) + 4 * sympy.floor(i / 4) - 12 * sympy.floor(
+        sympy.floor(i / 4) / 3
+    ) + 1  # fmt: skip
+    assert pidsl.window(3).blocked(64).degree().maximum.expr == sympy.Min(256, n)
+
+
+def test_others_are_not_between_blocks() -> None:
+    for term in (
+        pidsl.window(3), pidsl.blocks(8), pidsl.window(2).blocked(4) | pidsl.window(3),
+        pidsl.window(2).blocked(4) | pidsl.window(2).blocked(3), (pidsl.window(2).blocked(4) & pidsl.causal).T,
+    ):  # fmt: skip
+        assert levels(term) is None
+        assert block_bounds.degree(term) is None
+
+
+# -- digits ------------------------------------------------------------------------------------------------------------
+
+FORMULAS = (
+    sympy.floor(i / 128) + sympy.floor(n / 64 - sympy.Rational(1, 64)),
+    i - 64 * sympy.floor(i / 64),
+    sympy.floor(sympy.floor(n / 64 + sympy.Rational(63, 64)) / 3) * n,
+    sympy.Piecewise((i, n > 128), (n, sympy.Eq(sympy.floor(i / 64), 2)), (3, True)),
+    sympy.Mod(sympy.floor(i / 64), 5) + sympy.Piecewise((1, n <= 64), (2, n < 129), (3, i >= 64), (4, True)),
+)
+
+
+@pytest.mark.parametrize("expr", FORMULAS)
+def test_formulas_in_blocks_have_the_same_values(expr: sympy.Expr) -> None:
+    blocks = in_blocks(expr, 64)
+    assert blocks.free_symbols <= {query, rest, count, short}
+    for length in (1, 2, 63, 64, 65, 127, 128, 129, 500):
+        for k in {0, min(63, length - 1), length // 2, length - 1}:
+            at = {query: k // 64, rest: k % 64, count: -(-length // 64), short: -length % 64}
+            wanted = value_of(expr, {n: sympy.Integer(length), i: sympy.Integer(k)})
+            assert value_of(blocks, {s: sympy.Integer(v) for s, v in at.items()}) == wanted
+            back = value_of(in_tokens(blocks, 64), {n: sympy.Integer(length), i: sympy.Integer(k)})
+            assert back == wanted
+
+
+@pytest.mark.parametrize("expr", [sympy.floor(n / 3), sympy.Piecewise((1, n > 7), (0, True)), sympy.Max(i, 5)])
+def test_formulas_that_blocks_do_not_decide(expr: sympy.Expr) -> None:
+    with pytest.raises(TooHardError):
+        in_blocks(expr, 64)
+    loose = in_blocks(expr, 64, loose=True)
+    at = {query: 0, rest: 9, count: 1, short: 50}
+    assert value_of(loose, {s: sympy.Integer(v) for s, v in at.items()}) == value_of(
+        expr, {n: sympy.Integer(14), i: sympy.Integer(9)}
+    )
+
+
+# -- functions, piece by piece -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ("0 <= d < n and d mod 4096 = 0", 4096 * sympy.floor(n / 4096 - sympy.Rational(1, 4096))),
+        ("d <= n and d <= 100 and d <= 2n - 3000", sympy.Min(100, n, 2 * n - 3000)),
+        ("n <= 9 and d <= 3 or n > 9 and d <= 5", sympy.Piecewise((3, n <= 9), (5, True))),
+    ],
+)
+def test_functions_as_formulas(points: str, expected: sympy.Expr) -> None:
+    where = read_set("[n] -> { : n >= 1 }")
+    f = read_set(f"[n] -> {{ [d] : n >= 1 and {points} }}").dim_max(0)
+    found = written(f, where)
+    assert [found.subs(n, x) for x in range(1, 5000, 7)] == [expected.subs(n, x) for x in range(1, 5000, 7)]
+    assert found.count_ops() <= expected.count_ops() + 2
