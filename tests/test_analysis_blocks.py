@@ -168,7 +168,9 @@ def test_formulas_in_blocks_have_the_same_values(expr: sympy.Expr) -> None:
             at = {query: k // 64, rest: k % 64, count: -(-length // 64), short: -length % 64}
             wanted = value_of(expr, {n: sympy.Integer(length), i: sympy.Integer(k)})
             assert value_of(blocks, {s: sympy.Integer(v) for s, v in at.items()}) == wanted
-            back = value_of(in_tokens(blocks, 64), {n: sympy.Integer(length), i: sympy.Integer(k)})
+            back = value_of(
+                in_tokens(blocks.xreplace({query: i, count: n}), 64), {n: sympy.Integer(length), i: sympy.Integer(k)}
+            )
             assert back == wanted
 
 

@@ -34,7 +34,7 @@ Assume: TypeAlias = str | sympy.Basic | Iterable[str | sympy.Basic]
 Patterns = Term | Schedule | LayerRule | Iterable[Term]
 
 MANY = 256  # tokens of a grid of several axes, or listed pairs, of which isl's operations take long
-SHARE = 0.05  # of the usual operations that questions about such terms get
+SHARE = 0.03  # of the usual operations that questions about such terms get
 
 Answer = TypeVar("Answer")
 Asked = ParamSpec("Asked")

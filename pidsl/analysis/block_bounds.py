@@ -43,8 +43,8 @@ from pidsl.relation.isl import CONTEXT, largest, least, limited, read_set
 KEYS, PAIRS, LARGEST = "keys between blocks", "pairs between blocks", "largest between blocks"
 WORK = 300_000  # operations of isl for the largest degree
 POINTS = 20_000  # most n at which formulas of pairs are compared
-BLOCKS = {i: query, n: count}
-NAMES = ("N", "r", "I", "q")
+BACK = {query: i, count: n}
+NAMES = ("n", "r", "i", "q")  # of functions between blocks: n of them, and query q of block i
 
 
 def degree(term: Term) -> Bound | None:
@@ -56,7 +56,7 @@ def degree(term: Term) -> Bound | None:
     found = levels(term)
     if found is None:
         return None
-    each, place, lacking = (x.xreplace(BLOCKS) for x in keys_of_query(found, degree_of))
+    each, place, lacking = keys_of_query(found, degree_of)
     expr = in_tokens(each + place * rest - lacking * short, found.size)
     return _made(exact(term, "degree", expr, KEYS, assumptions=ROWS), _degree_verdict, degree_of)
 
@@ -70,7 +70,7 @@ def pairs(term: Term) -> Bound | None:
     found = levels(term)
     if found is None:
         return None
-    each, once, twice = (x.xreplace(BLOCKS) for x in pairs_of(found, pairs_count))
+    each, once, twice = pairs_of(found, pairs_count)
     expr = in_tokens(each - once * short + twice * short**2, found.size)
     return _made(exact(term, "pairs", expr, PAIRS), _pairs_verdict, pairs_count)
 
@@ -98,13 +98,13 @@ def _made(bound: Bound, verdict: Callable[[Bound, Of], Verdict], of: Of) -> Boun
 
 
 def _largest(found: Levels) -> isl.PwAff:
-    """The most keys of any query as a function of N and r: `a + b q - c r` is largest at the first or the last q."""
-    s, last = found.size, read_set("[N, r, I] -> { : I = N - 1 }")
-    rows = read_set("[N, r, I] -> { : 0 <= I < N }")
+    """The most keys of any query as a function of n and r: `a + b q - c r` is largest at the first or the last q."""
+    s, last = found.size, read_set("[n, r, i] -> { : i = n - 1 }")
+    rows = read_set("[n, r, i] -> { : 0 <= i < n }")
     each, place, lacking = (
-        function(x.xreplace(BLOCKS), ("N", "r", "I")).intersect_domain(rows) for x in keys_of_query(found, degree_of)
+        function(x, ("n", "r", "i")).intersect_domain(rows) for x in keys_of_query(found, degree_of)
     )
-    best = function(-sympy.oo, ("N", "r"))
+    best = function(-sympy.oo, ("n", "r"))
     for at_place, rise in _values(place):
         for at_lack, lack in _values(lacking):
             here = each.intersect_domain(at_place & at_lack)
@@ -116,7 +116,7 @@ def _largest(found: Levels) -> isl.PwAff:
             for keys, slope in choices:
                 graph = isl.Set.from_pw_aff(keys).project_out(isl.dim_type.param, 2, 1)
                 if not graph.is_empty():
-                    best = best.union_max(graph.dim_max(0) - function(slope * short, ("N", "r")))
+                    best = best.union_max(graph.dim_max(0) - function(slope * short, ("n", "r")))
     return best.coalesce()
 
 
@@ -128,17 +128,15 @@ def _values(f: isl.PwAff) -> Iterator[tuple[isl.Set, int]]:
 
 
 def _lengths(size: int) -> isl.Set:
-    return read_set(f"[N, r] -> {{ : N >= 1 and 0 <= r < {size} }}")
+    return read_set(f"[n, r] -> {{ : n >= 1 and 0 <= r < {size} }}")
 
 
 def _keys(found: Levels, of: Of) -> isl.PwAff:
-    """The number of keys as a function of N, r, I and q."""
+    """The number of keys as a function of n, r, i and q."""
     s = found.size
-    inside = f"N >= 1 and 0 <= r < {s} and 0 <= q < {s} and I >= 0 and {s} I + q < {s} N - r"
+    inside = f"n >= 1 and 0 <= r < {s} and 0 <= q < {s} and i >= 0 and {s} i + q < {s} n - r"
     rows = read_set(f"[{', '.join(NAMES)}] -> {{ : {inside} }}")
-    each, place, lacking = (
-        function(x.xreplace(BLOCKS), NAMES).intersect_domain(rows) for x in keys_of_query(found, of)
-    )
+    each, place, lacking = (function(x, NAMES).intersect_domain(rows) for x in keys_of_query(found, of))
     return each + _times(rest, place) - _times(short, lacking)
 
 
@@ -198,7 +196,7 @@ def _largest_verdict(bound: Bound, of: Of) -> Verdict:
         return Verdict(False, failure=f"not a largest degree: {bound.name}, {bound.assumptions}")
     with limited("the comparison of formulas between blocks"):
         keys, lengths = _keys(found, of), _lengths(found.size)
-        claimed = function(in_blocks(bound.expr, found.size, loose=True), NAMES)
+        claimed = function(in_blocks(bound.expr, found.size, loose=True).xreplace(BACK), NAMES)
         if not (keys.domain() - claimed.domain()).is_empty():
             return Verdict(False, failure="the formula has no value somewhere")
         if not keys.gt_set(claimed).is_empty():
@@ -232,8 +230,7 @@ def _paired(wanted: dict[Powers, Any], expr: sympy.Expr, size: int) -> dict[Powe
         poly = sympy.Poly(in_blocks(expr, size), rest, short)
     except sympy.PolynomialError as e:
         raise TooHardError(f"the formula {expr}", f"a polynomial in places within blocks of {size}") from e
-    back = {query: i, count: n}
-    claimed: dict[Powers, Any] = {(powers[0], powers[1]): c.xreplace(back) for powers, c in poly.terms()}
+    claimed: dict[Powers, Any] = {(powers[0], powers[1]): c.xreplace(BACK) for powers, c in poly.terms()}
     zero = sympy.Integer(0)
     return {p: (wanted.get(p, zero), claimed.get(p, zero)) for p in (wanted | claimed)}
 

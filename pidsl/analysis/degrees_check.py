@@ -38,7 +38,7 @@ from pidsl.relation.isl import CONTEXT, limited, read_set
 
 QUICK = 3_000_000  # operations on single numbers for a comparison of a formula with masks that is tried first
 WORK = 1_500_000_000  # operations on single numbers for a comparison of a formula with pieces, a few seconds
-COMPARED = 400_000  # operations of isl for comparing the formula with the number of keys as functions
+COMPARED = 150_000  # operations of isl for comparing the formula with the number of keys as functions
 POINTS = 100_000  # most n at which the largest is compared
 SAMPLES, SAMPLED = 128, 600  # points, and the lengths that they are from, at which terms and pieces are matched
 ROWS = "[n, i] -> { : 0 <= i < n }"

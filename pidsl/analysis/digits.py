@@ -20,13 +20,13 @@ LITTLE = (rest, short)
 
 
 def in_tokens(expr: sympy.Expr, size: int) -> sympy.Expr:
-    """A formula in I, q, N and r as one in i and n.
+    """A formula of blocks, in q, r, and i and n for I and N, as one of tokens.
 
-    >>> in_tokens(count * rest, 64)
+    >>> in_tokens(n * rest, 64)
     (i - 64*floor(i/64))*floor(n/64 + 63/64)
     """
     blocks, own = sympy.floor((n + size - 1) / sympy.Integer(size)), sympy.floor(i / sympy.Integer(size))
-    return expr.subs({query: own, rest: i - size * own, count: blocks, short: size * blocks - n}, simultaneous=True)
+    return expr.xreplace({i: own, n: blocks, rest: i - size * own, short: size * blocks - n})
 
 
 def in_blocks(expr: sympy.Expr, size: int, *, loose: bool = False) -> sympy.Expr:

@@ -399,6 +399,8 @@ def walk(term: Term) -> Iterator[Term]:
 
 
 def _own_symbols(term: Term) -> Iterator[str]:
+    if isinstance(term, Pairs):  # many numbers
+        return
     for f in fields(term):
         value = getattr(term, f.name)
         for item in value if isinstance(value, tuple) else (value,):
