@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import islpy as isl
 import numpy as np
 import pytest
 import sympy
@@ -17,10 +18,10 @@ from pidsl.analysis.block_counts import levels
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.digits import count, in_blocks, in_tokens, query, rest, short
 from pidsl.analysis.formulas import i, n, value_of
-from pidsl.analysis.pieces import written
+from pidsl.analysis.pieces import plain, written
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
-from pidsl.relation.isl import read_set
+from pidsl.relation.isl import CONTEXT, read_set
 from pidsl.testing import terms
 
 few = settings(suppress_health_check=list(HealthCheck), max_examples=max(1, settings.default.max_examples // 4))
@@ -202,3 +203,17 @@ def test_functions_as_formulas(points: str, expected: sympy.Expr) -> None:
     found = written(f, where)
     assert [found.subs(n, x) for x in range(1, 5000, 7)] == [expected.subs(n, x) for x in range(1, 5000, 7)]
     assert found.count_ops() <= expected.count_ops() + 2
+
+
+@given(st.lists(st.integers(-20, 20), min_size=3, max_size=3), st.integers(1, 12), st.integers(-9, 9))
+def test_floors_keep_their_values(factors: list[int], by: int, slope: int) -> None:
+    a, b, c = factors
+    text = f"[n, i] -> {{ [({slope}i + floor(({a}n + {b}i + {c})/{by}))] }}"
+    ((_, f),) = isl.PwAff.read_from_str(CONTEXT, text).get_pieces()
+    found = plain(f)
+    for x, y in ((0, 0), (1, 0), (5, 3), (12, 11), (100, 7), (1001, 500)):
+        assert found.subs({n: x, i: y}) == slope * y + (a * x + b * y + c) // by
+    inside = [
+        coefficient for e in found.atoms(sympy.floor) for coefficient in e.args[0].as_coefficients_dict().values()
+    ]
+    assert all(abs(x) <= sympy.Rational(1, 2) or 0 < x < 1 for x in inside)

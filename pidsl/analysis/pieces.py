@@ -92,8 +92,21 @@ def plain(f: isl.Aff) -> sympy.Expr:
     for k in range(f.dim(_dim.div)):
         step = _number(f.get_coefficient_val(_dim.div, k))
         if step:
-            total += step * sympy.floor(plain(f.get_div(k)))
+            total += step * _floor(plain(f.get_div(k)))
     return total
+
+
+def _floor(x: sympy.Expr) -> sympy.Expr:
+    """The floor of a combination of integers, what is whole of it taken out: `floor(7*n/8) -> n - floor(n/8 + 7/8)`."""
+    whole, rest, turn = sympy.Integer(0), sympy.Integer(0), True
+    for factor, atom in (term.as_coeff_Mul() for term in sympy.Add.make_args(sympy.expand(x))):
+        near = sympy.floor(factor) if atom == 1 else sympy.ceiling(factor - sympy.Rational(1, 2))
+        whole, rest = whole + near * atom, rest + (factor - near) * atom
+        turn = turn and (atom == 1 or factor <= near)
+    if turn and not rest.is_Rational:  # floor(u/b) = -floor((b - 1 - u)/b)
+        below = sympy.denom(sympy.together(rest))
+        return whole - sympy.floor(sympy.expand((below - 1) / below - rest))
+    return whole + sympy.floor(rest)
 
 
 def _number(x: isl.Val) -> sympy.Rational:

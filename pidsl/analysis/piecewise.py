@@ -17,12 +17,13 @@ import sympy
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from pidsl.analysis.formulas import Periodic, Table, n, symbol
+from pidsl.analysis.pieces import written
 from pidsl.errors import TooHardError
 from pidsl.relation.isl import CONTEXT, largest, read_set
 
 BRANCHES = 8  # of a formula; with more of them for short n, the formula is for long n only, and says so
 IRREGULAR = 400  # the last n that is written down one by one
-PERIOD = 1000  # the longest period of a formula
+PERIOD = 1000  # the longest period of a formula that is found from the values in a period
 
 Branch = tuple[sympy.Expr, int]  # a formula and the n from which on it holds (up to the next branch)
 
@@ -59,12 +60,13 @@ def formula(f: isl.PwAff, missing: sympy.Expr, least: int = 1, most: int = BRANC
         most: how many branches it may have; with more of them, it is for long n only.
 
     Raises:
-        TooHardError: its period is too long to write down.
+        TooHardError: it has too many cases, or is irregular for long.
     """
     f = f.coalesce()
     breaks, period = _shape(f, least)
     if period > PERIOD:
-        raise TooHardError(f"a formula of period {period} in n", f"a period of at most {PERIOD}")
+        where = read_set(f"[n] -> {{ : n >= {least} }}")
+        return Formula(written(f, where, missing, most), least)
     at = _evaluator(f)
     early: list[Branch] = []
     for _ in range(2):
