@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import islpy as isl
 
@@ -18,7 +19,8 @@ from pidsl.relation.isl import coalesced, limited, read_map, read_set
 OPERATIONS = 300_000
 LATEST = 4  # layers from which on a form may hold
 
-Row = tuple[bool, tuple[int, ...]]  # equality or not; coefficients of n, i, j
+Terms = tuple[tuple[int, str], ...]  # factors of n, i, j and of floors of them
+Row = tuple[bool, Terms]  # equality or not
 Part = dict[Row, int]  # the constant of each constraint
 Layers = Callable[[int], isl.Map]  # S_L for a number L
 
@@ -83,8 +85,6 @@ def _next(pairs: isl.Map) -> isl.Map:
 
 def _guesses(now: isl.Map, then: isl.Map, first: int) -> Iterator[isl.Map]:
     a, b = _parts(now), _parts(then)
-    if a is None or b is None:
-        return
     if len(a) == len(b) and all(x.keys() == y.keys() for x, y in zip(a, b, strict=True)):
         yield _map(a, [{row: y[row] - x[row] for row in x} for x, y in zip(a, b, strict=True)], first)
     # parts that isl could not join hide the form: a constraint grows as the loosest one of its direction does
@@ -95,30 +95,48 @@ def _guesses(now: isl.Map, then: isl.Map, first: int) -> Iterator[isl.Map]:
     yield _map(a, [{row: max(0, loosest.get(row, x[row]) - x[row]) for row in x} for x in a], first)
 
 
-def _parts(pairs: isl.Map) -> list[Part] | None:
-    """The constraints of each convex part, in an order that does not depend on the constants; None with divisions."""
+def _parts(pairs: isl.Map) -> list[Part]:
+    """The constraints of each convex part, in an order that does not depend on the constants."""
     found: list[Part] = []
-    for part in coalesced(pairs).remove_redundancies().get_basic_maps():
-        if part.get_local_space().dim(isl.dim_type.div):
-            return None
+    points = coalesced(pairs).remove_redundancies().wrap().flatten()
+    for part in points.compute_divs().get_basic_sets():
         rows: Part = {}
         for c in part.get_constraints():
-            row = tuple(
-                int(c.get_coefficient_val(kind, 0).to_python())
-                for kind in (isl.dim_type.param, isl.dim_type.in_, isl.dim_type.out)
-            )
-            rows[c.is_equality(), row] = int(c.get_constant_val().to_python())
+            if not c.is_div_constraint():
+                terms, constant = _sum(c.get_aff())
+                rows[c.is_equality(), terms] = constant
         found.append(rows)
     return sorted(found, key=lambda part: sorted(part.items()))
+
+
+def _sum(f: isl.Aff) -> tuple[Terms, int]:
+    """A function of n, i and j, its constant apart; floors are written out."""
+    scale = int(f.get_denominator_val().to_python())
+    kinds: Any = isl.dim_type
+
+    def whole(value: isl.Val) -> int:
+        return int((value * isl.Val(scale, f.get_ctx())).to_python())
+
+    places = [("n", kinds.param, 0), ("i", kinds.in_, 0), ("j", kinds.in_, 1)]
+    terms = [(whole(f.get_coefficient_val(kind, k)), name) for name, kind, k in places]
+    for k in range(f.dim(kinds.div)):
+        if factor := whole(f.get_coefficient_val(kinds.div, k)):
+            inside, constant = _sum(div := f.get_div(k))
+            below = int(div.get_denominator_val().to_python())
+            terms.append((factor, f"floor(({_text(inside)} + {constant})/{below})"))
+    return tuple(sorted((x for x in terms if x[0]), key=lambda x: x[1])), whole(f.get_constant_val())
+
+
+def _text(terms: Terms) -> str:
+    return " + ".join(f"{factor}*{name}" for factor, name in terms) or "0"
 
 
 def _map(parts: list[Part], growth: list[Part], first: int) -> isl.Map:
     texts = []
     for part, more in zip(parts, growth, strict=True):
         conditions = [
-            f"{n} n + {i} i + {j} j + {constant - more[equal, (n, i, j)] * first} + {more[equal, (n, i, j)]} L "
-            f"{'=' if equal else '>='} 0"
-            for (equal, (n, i, j)), constant in part.items()
+            f"{_text(row[1])} + {constant - more[row] * first} + {more[row]} L {'=' if row[0] else '>='} 0"
+            for row, constant in part.items()
         ]
         texts.append("[i] -> [j] : " + (" and ".join(conditions) or "0 = 0"))
     return coalesced(read_map(f"[n, L] -> {{ {'; '.join(texts) or '[i] -> [j] : 1 = 0'} }}"))

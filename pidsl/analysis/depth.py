@@ -183,8 +183,8 @@ def _least(x: int, reach: list[int | None], each: int | None) -> int:
 
 
 def finite_reaches(lags: Intervals) -> tuple[list[int | None], int | None]:
-    """c(0), ..., c(l), and by how much each further layer grows; see `reach.growth`."""
-    from pidsl.analysis.reach import growing
+    """c(0), ..., c(l), and by how much each further layer grows; see `any_layers.growth`."""
+    from pidsl.analysis.any_layers import growing
 
     if not lags or lags[0][0] > 0:
         return [0, -1], 0

@@ -11,20 +11,17 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import stacks
+from pidsl.analysis.any_layers import for_all_layers
 from pidsl.analysis.bound import Bound, exact, unknown
-from pidsl.analysis.closed import closed_form
-from pidsl.analysis.formulas import L, n
+from pidsl.analysis.formulas import n
 from pidsl.analysis.long_lags import guessed
-from pidsl.analysis.piecewise import Branch, Formula, cases, chain, formula
+from pidsl.analysis.piecewise import Branch, Formula, chain, formula
 from pidsl.analysis.short import lag_formula
 from pidsl.analysis.stacks import Intervals, Stack, Subject, attempt, checked, connected, lag_sums, lags_of, stack
 from pidsl.errors import SizeError, TooHardError
-from pidsl.language.terms import Term
 from pidsl.relation.isl import limited, read_map, read_set
 
-OPERATIONS = 600_000  # for a formula in L
 LAG_OPERATIONS = 200_000  # differences of many parts are slow ones: up to 20 microseconds each
-STABLE = 8  # layers within which sets that stop growing are noticed
 
 
 def farthest(subject: object, layers: object = None) -> Bound:
@@ -145,11 +142,11 @@ def _bound(quantity: str, subject: object, layers: object) -> Bound:
     known = checked(subject)
     given: dict[str, object] = {"layers": "L"}
     if (layers is None and not isinstance(known, tuple)) or getattr(layers, "name", None) == "L":
-        found = attempt(lambda: _for_all_layers(quantity, known))
+        found = attempt(lambda: for_all_layers(quantity, known))
     else:
         layers_ = stack(known, None if layers is None else stacks.number(layers, "layers"))
         given = {"layers": len(layers_)}
-        found = attempt(lambda: _for_layers(quantity, known, layers_))
+        found = attempt(lambda: for_layers(quantity, known, layers_))
     return unknown(known, quantity, said(found), given) if isinstance(found, TooHardError) else found
 
 
@@ -158,7 +155,12 @@ def said(e: TooHardError) -> str:
     return f"{e.given}, {e.where}" if e.where else e.given
 
 
-def _for_layers(quantity: str, subject: Subject, layers: Stack) -> Bound:
+def for_layers(quantity: str, subject: Subject, layers: Stack) -> Bound:
+    """Farthest or contiguous of given layers.
+
+    Raises:
+        TooHardError: it is not known for every n.
+    """
     given = {"layers": len(layers)}
     lags = attempt(lambda: lag_sums(layers))
     method = "lag sums"
@@ -236,139 +238,3 @@ def _contiguous_in(lags: Intervals) -> Formula:
     if last == -1:
         return Formula(sympy.Integer(-1))
     return chain([(n - 1, 1), (sympy.Integer(last), last + 1)], lambda x: min(x - 1, last))
-
-
-# -- any number of layers ----------------------------------------------------------------------------------------------
-
-
-def _for_all_layers(quantity: str, subject: Subject) -> Bound:
-    given = {"layers": "L"}
-    if isinstance(subject, tuple):
-        raise TooHardError("a schedule of L layers", "a number of layers")
-    lags = lag_sums((subject,))
-    if isinstance(lags, tuple):
-        expr = growth(lags, quantity)
-        largest = lags[-1][1] if lags else 0
-        return exact(subject, quantity, expr, "lag growth", given=given,
-                     assumptions=(sympy.Ge(L, 0), sympy.Ge(n, largest * L + 1)))  # fmt: skip
-    with limited("any number of layers", OPERATIONS // 4 if lags is None else OPERATIONS):
-        found = attempt(lambda: _stable(quantity, subject))
-        return found if isinstance(found, Bound) else _closed(quantity, subject)
-
-
-def growth(lags: Intervals, quantity: str) -> sympy.Expr:
-    """Farthest or contiguous of L layers whose lags are a finite set, for n beyond all of them.
-
-    Let M be the largest lag. Farthest is M L. Contiguous, once it is at least M - 1, grows by M per layer if the lag
-    after it stays out of reach for ever: that lag is M L - delta with the same delta for all these L, and it is in
-    reach for some L exactly when delta is a sum of numbers M - d, d in the set.
-    """
-    if not lags:
-        return sympy.Piecewise((-sympy.oo if quantity == "farthest" else -1, L >= 1), (0, True))
-    largest = lags[-1][1]
-    if quantity == "farthest":
-        return sympy.expand(largest * L)
-    if lags[0][0] > 0:
-        return sympy.Piecewise((-1, L >= 1), (0, True))
-    if lags[0][1] == 0:
-        return sympy.Integer(0)
-    reach = growing(lags)
-    first = len(reach) - 1
-    branches: list[Branch] = []
-    x = 0
-    while x < first:
-        step = reach[x + 1] - reach[x]
-        if not branches or reach[x - 1] + step != reach[x] or reach[x] != branches[-1][0].subs(L, x):
-            branches.append((reach[x] + step * (L - x), x))
-        x += 1
-    tail = largest * (L - first) + reach[first]
-    while branches and tail.subs(L, branches[-1][1]) == reach[branches[-1][1]]:
-        first = branches.pop()[1]
-    while first > 0 and tail.subs(L, first - 1) == reach[first - 1]:
-        first -= 1
-    if not branches or first == 0:
-        return sympy.expand(tail)
-    if len(branches) > 64:
-        raise TooHardError(f"a formula in L of {len(branches)} cases", "at most 64")
-    cases = [(sympy.expand(tail), sympy.Ge(L, first))]
-    cases += [(sympy.expand(e), sympy.Ge(L, at)) for e, at in reversed(branches[1:])]
-    return sympy.Piecewise(*cases, (sympy.expand(branches[0][0]), True))
-
-
-def growing(lags: Intervals) -> list[int]:
-    """c(0), c(1), ..., c(l) for lags that hold 0 and 1: from l layers on, the contiguous reach grows by M per layer."""
-    largest, seen, reach = lags[-1][1], lags, [0]
-    while True:
-        reach.append(seen[0][1])
-        if seen[0][1] >= largest - 1 and not is_sum(lags, largest * (len(reach) - 1) - seen[0][1] - 1):
-            return reach
-        if len(reach) > stacks.WHOLE:
-            raise TooHardError(f"lags that fill up after more than {stacks.WHOLE} layers", "fewer")
-        seen = stacks.added(seen, lags)
-
-
-def is_sum(lags: Intervals, delta: int) -> bool:
-    """Whether delta is a sum of any number of M - d, d in the set, M its largest element."""
-    if delta < 0:
-        return False
-    largest = lags[-1][1]
-    mask = (1 << (delta + 1)) - 1
-    steps = [(largest - high, largest - low) for low, high in reversed(lags)]
-    bits = 1
-    while True:
-        more = bits
-        for low, high in steps:
-            if low <= delta:
-                more |= stacks.spread(bits << low, min(high, delta) - low) & mask
-        if more == bits:
-            return bool(bits >> delta & 1)
-        bits = more
-
-
-def _closed(quantity: str, term: Term) -> Bound:
-    """A formula from the pairs of L layers as a form in L."""
-    where = read_set("[n] -> { : n >= 1 }")
-    form = closed_form(stacks.square(term), lambda layers: connected((term,) * layers), where)
-    if form is None:
-        raise TooHardError(f"sets that still grow after {STABLE} layers", "a form in L that holds")
-    where = read_set(f"[n, L] -> {{ : n >= 1 and L >= {form.first} }}")
-    if quantity == "farthest":
-        f = lags_of(form.pairs).dim_max(0)
-    else:
-        missing = lags_of(stacks.past() - form.pairs).intersect_params(where)
-        least = missing.dim_min(0)
-        one, rest = (isl.PwAff.read_from_str(least.get_ctx(), f"[n, L] -> {{ [({x})] }}") for x in ("1", "n - 1"))
-        f = least.sub(one).union_add(rest.intersect_params(where - least.domain()))
-    return exact(
-        term, quantity, cases(f, ("n", "L"), where), "form in L", given={"layers": "L"},
-        assumptions=(sympy.Ge(L, form.first), sympy.Ge(n, 1)),
-    )  # fmt: skip
-
-
-def _stable(quantity: str, term: Term) -> Bound:
-    """A formula by the number of layers, for a term whose layers stop to add pairs."""
-    formulas: list[Formula] = []
-    for count in range(STABLE):
-        bound = _for_layers(quantity, term, (term,) * count)
-        formulas.append(Formula(bound.expr, max(int(c.rhs) for c in bound.assumptions)))
-        if count and _same(term, count):
-            break
-    else:
-        raise TooHardError(f"sets that still grow after {STABLE} layers", "a term whose layers stop to add pairs")
-    while len(formulas) > 1 and formulas[-1] == formulas[-2]:
-        formulas.pop()
-    last = len(formulas) - 1
-    cases: list[tuple[sympy.Expr, object]] = [(formulas[last].expr, sympy.Ge(L, last))]
-    cases += [(formulas[k].expr, sympy.Eq(L, k)) for k in range(last - 1, 0, -1)]
-    expr = sympy.Piecewise(*cases, (formulas[0].expr, True)) if last else formulas[0].expr
-    least = max(f.least for f in formulas)
-    return exact(term, quantity, expr, "stable layers", given={"layers": "L"},
-                 assumptions=(sympy.Ge(L, 0), sympy.Ge(n, least)))  # fmt: skip
-
-
-def _same(term: Term, count: int) -> bool:
-    """Whether one layer more connects the same."""
-    a, b = lag_sums((term,) * count), lag_sums((term,) * (count + 1))
-    if isinstance(a, isl.Set) and isinstance(b, isl.Set):
-        return bool(a.is_equal(b))
-    return bool(connected((term,) * count).is_equal(connected((term,) * (count + 1))))

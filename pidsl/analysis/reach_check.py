@@ -7,6 +7,7 @@ from the output down (the derivation halves the stack), sets of lags are interva
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import islpy as isl
 import sympy
@@ -25,6 +26,7 @@ from pidsl.relation.isl import coalesced, limited, read_map, read_set
 
 MOST = 4_000_000  # additions of intervals
 TOGETHER = 300_000  # operations for taking the lags of all parts together
+MANY_LAYERS = 20  # within which sets come again
 CHECK_OPERATIONS = 8_000_000  # a proof may take longer than its statement
 
 Parts = list[tuple[int, int]]
@@ -302,25 +304,40 @@ def sum_of(lags: Parts, delta: int) -> bool:
 
 
 def check_stable_layers(bound: Bound) -> Verdict:
-    """Each number of layers up to l on its own; l + 1 layers connect what l do, so all L >= l do."""
+    """Each number of layers up to some l on its own; those beyond connect the same again and again, or all there is."""
     if isinstance(bound.subject, tuple):
         return Verdict(False, failure="a schedule")
-    with limited("checking a formula for any number of layers"):
+    with limited("checking a formula for any number of layers", CHECK_OPERATIONS):
         where = region(bound.assumptions, ("n", "L"))
         if where.is_empty():
             return Verdict(False, failure="no n and L satisfy the assumptions")
         one = layer(schedule_of(bound)[0])
-        seen = read_map("[n] -> { [i] -> [i] : 0 <= i < n }")
-        for count in range(20):
-            after = coalesced(one.apply_range(seen))
-            stable = after.is_equal(seen)
-            here = where & read_set(f"[n, L] -> {{ : L {'>=' if stable else '='} {count} }}")
-            if not here.is_empty() and (failure := _judge_pairs(bound, seen, here, ("n", "L"))):
-                return Verdict(False, failure=f"L = {count}: {failure}")
-            if stable:
-                return Verdict(True, (f"{count} layers connect what more do", "the formula for each number up to it"))
-            seen = after
+        seen, grows = [read_map("[n] -> { [i] -> [i] : 0 <= i < n }")], False
+        for count in range(MANY_LAYERS):
+            after = coalesced(one.apply_range(seen[-1]))
+            grows = grows or seen[-1].is_subset(after)
+            if grows and not _judge_pairs(_with(bound, n - 1), seen[-1], where, ("n", "L")):
+                step = "that connect all that any number does"
+                return _by_number(bound, seen, where, count, 1, step)
+            if (again := next((k for k in range(count + 1) if after.is_equal(seen[k])), None)) is not None:
+                period = count + 1 - again
+                return _by_number(bound, seen, where, again, period, f"that come again after {period} more")
+            seen.append(after)
     return Verdict(False, failure="the layers go on to connect more")
+
+
+def _by_number(bound: Bound, seen: list[isl.Map], where: isl.Set, first: int, period: int, step: str) -> Verdict:
+    """The formula for each number of layers before `first`, and from there on for each class modulo the period."""
+    for count, pairs in enumerate(seen):
+        later = f"exists e : L = {count} + {period} e and L >= {first}"
+        here = where & read_set(f"[n, L] -> {{ : {later if count >= first else f'L = {count}'} }}")
+        if not here.is_empty() and (failure := _judge_pairs(bound, pairs, here, ("n", "L"))):
+            return Verdict(False, failure=f"L = {count}: {failure}")
+    return Verdict(True, (f"from {first} layers on, sets {step}", "the formula for each number up to there"))
+
+
+def _with(bound: Bound, expr: sympy.Expr) -> Bound:
+    return replace(bound, expr=expr)
 
 
 def check_form_in_l(bound: Bound) -> Verdict:
@@ -339,7 +356,11 @@ def check_form_in_l(bound: Bound) -> Verdict:
         form = closed_form(one, layers, some)
         if form is None or not is_closed_form(form, one, layers(form.first), some):
             return Verdict(False, failure="no form in L")
-        if not where.is_subset(read_set(f"[n, L] -> {{ : n >= 1 and L >= {form.first} }}")):
-            return Verdict(False, failure=f"the form holds from {form.first} layers on")
-        failure = _judge_pairs(bound, form.pairs, where, ("n", "L"))
-    return _verdict(failure, f"S_{form.first} composed", "a form in L, by induction", "the formula for all n and L")
+        if not where.is_subset(read_set("[n, L] -> { : n >= 1 and L >= 0 }")):
+            return Verdict(False, failure="claimed for n < 1 or L < 0")
+        parts = [(form.pairs, f"L >= {form.first}"), *((layers(k), f"L = {k}") for k in range(form.first))]
+        for pairs, condition in parts:
+            here = where & read_set(f"[n, L] -> {{ : {condition} }}")
+            if not here.is_empty() and (failure := _judge_pairs(bound, pairs, here, ("n", "L"))):
+                return Verdict(False, failure=f"{condition}: {failure}")
+    return _verdict("", f"S_{form.first} composed", "a form in L, by induction", "the formula for all n and L")
