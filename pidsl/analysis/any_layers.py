@@ -15,17 +15,18 @@ import sympy
 from pidsl.analysis import stacks
 from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.closed import closed_form
+from pidsl.analysis.cycles import GIVEN, by_cycles, by_number
 from pidsl.analysis.formulas import L, n
 from pidsl.analysis.pieces import written
 from pidsl.analysis.piecewise import Branch, Formula, cases, function
 from pidsl.analysis.stacks import Intervals, Subject, attempt, connected, lag_sums, lags_of
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
-from pidsl.relation.isl import limited, read_set
+from pidsl.relation.isl import coalesced, limited, read_set
 
 OPERATIONS = 150_000  # for each way to a formula in L, of pairs; sets of lags get four times as many
+REGULAR = 40  # n from which on formulas are tried where short sequences are irregular
 REPEATED = 14  # layers within which sets that come again are noticed
-GIVEN = {"layers": "L"}
 
 
 def for_all_layers(quantity: str, subject: Subject) -> Bound:
@@ -43,9 +44,59 @@ def for_all_layers(quantity: str, subject: Subject) -> Bound:
         return exact(subject, quantity, expr, "lag growth", given=GIVEN,
                      assumptions=(sympy.Ge(L, 0), sympy.Ge(n, largest * L + 1)))  # fmt: skip
     operations = OPERATIONS if lags is None else 4 * OPERATIONS
-    if isinstance(found := attempt(partial(_closed, quantity, subject, operations)), Bound):
-        return found
-    return _repeating(quantity, subject, operations)
+    for way in (_in_l, _repeating):
+        if isinstance(found := attempt(partial(way, quantity, _Layers(subject, 1), operations)), Bound):
+            return found
+    why = attempt(partial(by_cycles, quantity, subject))
+    if isinstance(why, Bound):
+        return why
+    for way in (_in_l, _repeating):
+        if isinstance(found := attempt(partial(way, quantity, _Layers(subject, REGULAR), operations)), Bound):
+            return found
+    raise why
+
+
+class _Layers:
+    """What numbers of layers of a term connect, for n >= start."""
+
+    def __init__(self, term: Term, start: int) -> None:
+        self.term, self.start = term, start
+        self.seen: list[isl.Map] = []
+
+    @property
+    def where(self) -> isl.Set:
+        return read_set(f"[n] -> {{ : n >= {self.start} }}")
+
+    def pairs(self, count: int) -> isl.Map:
+        """The pairs that so many layers connect."""
+        if self.start == 1:
+            return connected((self.term,) * count)
+        while len(self.seen) <= count:
+            if not self.seen:
+                self.seen.append(connected(()).intersect_params(self.where))
+            self.seen.append(coalesced(stacks.square(self.term).apply_range(self.seen[-1])))
+        return self.seen[count]
+
+    def formula(self, quantity: str, count: int) -> Formula:
+        """Farthest or contiguous of so many layers."""
+        from pidsl.analysis.reach import for_layers, pairs_formula
+
+        if self.start > 1:
+            return pairs_formula(quantity, self.pairs(count), self.start)
+        bound = for_layers(quantity, self.term, (self.term,) * count)
+        return Formula(bound.expr, max(int(c.rhs) for c in bound.assumptions))
+
+    def same(self, k: int, count: int) -> bool:
+        """Whether two numbers of layers connect the same."""
+        if self.start == 1:
+            a, b = lag_sums((self.term,) * k), lag_sums((self.term,) * count)
+            if isinstance(a, isl.Set) and isinstance(b, isl.Set):
+                return bool(a.is_equal(b))
+        return bool(self.pairs(k).is_equal(self.pairs(count)))
+
+    def grow(self, count: int) -> bool:
+        """Whether one layer more than so many connects no less."""
+        return bool(self.pairs(count).is_subset(self.pairs(count + 1)))
 
 
 def growth(lags: Intervals, quantity: str) -> sympy.Expr:
@@ -117,41 +168,30 @@ def is_sum(lags: Intervals, delta: int) -> bool:
         bits = more
 
 
-def _closed(quantity: str, term: Term, operations: int) -> Bound:
+def _in_l(quantity: str, layers: _Layers, operations: int) -> Bound:
     """A formula from the pairs of L layers as a form in L."""
     with limited("any number of layers", operations):
-        return _in_l(quantity, term)
+        form = closed_form(stacks.square(layers.term), layers.pairs, layers.where)
+        if form is None:
+            raise TooHardError("sets that grow from layer to layer", "a form in L that holds")
+        where = read_set(f"[n, L] -> {{ : n >= {layers.start} and L >= {form.first} }}")
+        if quantity == "farthest":
+            f = lags_of(form.pairs).dim_max(0)
+        else:
+            missing = lags_of(stacks.past() - form.pairs).intersect_params(where)
+            least = missing.dim_min(0)
+            one, rest = (isl.PwAff.read_from_str(least.get_ctx(), f"[n, L] -> {{ [({x})] }}") for x in ("1", "n - 1"))
+            f = least.sub(one).union_add(rest.intersect_params(where - least.domain()))
+        expr, first = _shortest(f, where), form.first
+        while first and _is_formula(layers.formula(quantity, first - 1), expr.subs(L, first - 1), layers.where):
+            first -= 1
+    return exact(layers.term, quantity, expr, "form in L", given=GIVEN,
+                 assumptions=(sympy.Ge(L, first), sympy.Ge(n, layers.start)))  # fmt: skip
 
 
-def _in_l(quantity: str, term: Term) -> Bound:
-    where = read_set("[n] -> { : n >= 1 }")
-    form = closed_form(stacks.square(term), lambda layers: connected((term,) * layers), where)
-    if form is None:
-        raise TooHardError("sets that grow from layer to layer", "a form in L that holds")
-    where = read_set(f"[n, L] -> {{ : n >= 1 and L >= {form.first} }}")
-    if quantity == "farthest":
-        f = lags_of(form.pairs).dim_max(0)
-    else:
-        missing = lags_of(stacks.past() - form.pairs).intersect_params(where)
-        least = missing.dim_min(0)
-        one, rest = (isl.PwAff.read_from_str(least.get_ctx(), f"[n, L] -> {{ [({x})] }}") for x in ("1", "n - 1"))
-        f = least.sub(one).union_add(rest.intersect_params(where - least.domain()))
-    expr, first = _shortest(f, where), form.first
-    while first and _is_formula(quantity, term, first - 1, expr):
-        first -= 1
-    return exact(
-        term, quantity, expr, "form in L", given=GIVEN, assumptions=(sympy.Ge(L, first), sympy.Ge(n, 1))
-    )  # fmt: skip
-
-
-def _is_formula(quantity: str, term: Term, count: int, expr: sympy.Expr) -> bool:
-    """Whether a formula in L is right for one L, for all n."""
-    from pidsl.analysis.reach import for_layers
-
-    known, claimed = (function(e) for e in (for_layers(quantity, term, (term,) * count).expr, expr.subs(L, count)))
-    where = read_set("[n] -> { : n >= 1 }")
-    same = known.domain().is_equal(claimed.domain())
-    return bool(same and (known.ne_set(claimed) & where).is_empty())
+def _is_formula(known: Formula, claimed: sympy.Expr, where: isl.Set) -> bool:
+    a, b = function(known.expr).intersect_domain(where), function(claimed).intersect_domain(where)
+    return bool(a.is_equal(b))
 
 
 def _shortest(f: isl.PwAff, where: isl.Set) -> sympy.Expr:
@@ -163,57 +203,28 @@ def _shortest(f: isl.PwAff, where: isl.Set) -> sympy.Expr:
         return whole
 
 
-def _repeating(quantity: str, term: Term, operations: int) -> Bound:
+def _repeating(quantity: str, layers: _Layers, operations: int) -> Bound:
     """A formula by the number of layers, for a term whose layers connect the same again and again, or all there is."""
     with limited("any number of layers", operations):
-        first, period, formulas = _cycle(quantity, term)
-    tail = formulas[first:]
-    while first and len(set(tail)) == 1 and formulas[first - 1] == tail[0]:
-        first, tail = first - 1, tail[:1]
-    branches: list[tuple[sympy.Expr, object]] = []
-    if len(set(tail)) == 1:
-        branches.append((tail[0].expr, sympy.Ge(L, first)))
-    else:
-        for k, one in enumerate(tail):
-            turn = sympy.Eq(sympy.Mod(L - first - k, period), 0)
-            branches.append((one.expr, sympy.And(turn, sympy.Ge(L, first)) if first else turn))
-    branches += [(formulas[k].expr, sympy.Eq(L, k)) for k in range(first)]
-    expr = sympy.Piecewise(*branches[:-1], (branches[-1][0], True)) if len(branches) > 1 else branches[0][0]
-    least = max(f.least for f in formulas)
-    return exact(term, quantity, expr, "stable layers", given=GIVEN,
+        expr, least = by_number(*_cycle(quantity, layers))
+    return exact(layers.term, quantity, expr, "stable layers", given=GIVEN,
                  assumptions=(sympy.Ge(L, 0), sympy.Ge(n, least)))  # fmt: skip
 
 
-def _cycle(quantity: str, term: Term) -> tuple[int, int, list[Formula]]:
-    """From which number of layers on they repeat, after how many, and the formula for each number before that.
+def _cycle(quantity: str, layers: _Layers) -> tuple[list[Formula], int, int]:
+    """The formula for each number of layers before they repeat; from which number on they do, and after how many.
 
     Raises:
         TooHardError: they do not repeat soon.
     """
-    from pidsl.analysis.reach import for_layers
-
     formulas: list[Formula] = []
     grows = False
     for count in range(REPEATED + 1):
-        again = next((k for k in reversed(range(count)) if _same(term, k, count)), None)
+        again = next((k for k in reversed(range(count)) if layers.same(k, count)), None)
         if again is not None:
-            return again, count - again, formulas
-        bound = for_layers(quantity, term, (term,) * count)
-        formulas.append(Formula(bound.expr, max(int(c.rhs) for c in bound.assumptions)))
-        grows = grows or _within(term, count)
-        if grows and bound.expr == n - 1:  # there is no more to connect, and more layers connect no less
-            return count, 1, formulas
+            return formulas, again, count - again
+        formulas.append(layers.formula(quantity, count))
+        grows = grows or layers.grow(count)
+        if grows and formulas[-1].expr == n - 1:  # there is no more to connect, and more layers connect no less
+            return formulas, count, 1
     raise TooHardError(f"sets that still grow after {REPEATED} layers", "a term whose layers stop to add pairs")
-
-
-def _same(term: Term, k: int, count: int) -> bool:
-    """Whether two numbers of layers connect the same."""
-    a, b = lag_sums((term,) * k), lag_sums((term,) * count)
-    if isinstance(a, isl.Set) and isinstance(b, isl.Set):
-        return bool(a.is_equal(b))
-    return bool(connected((term,) * k).is_equal(connected((term,) * count)))
-
-
-def _within(term: Term, count: int) -> bool:
-    """Whether one layer more connects no less."""
-    return bool(connected((term,) * count).is_subset(connected((term,) * (count + 1))))

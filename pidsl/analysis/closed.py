@@ -20,8 +20,9 @@ OPERATIONS = 300_000
 LATEST = 4  # layers from which on a form may hold
 
 Terms = tuple[tuple[int, str], ...]  # factors of n, i, j and of floors of them
-Row = tuple[bool, Terms]  # equality or not
+Row = tuple[str, Terms]  # what holds of their sum: ">= 0", "= 0", "mod 4 = 0"
 Part = dict[Row, int]  # the constant of each constraint
+_dim: Any = isl.dim_type
 Layers = Callable[[int], isl.Map]  # S_L for a number L
 
 
@@ -103,28 +104,44 @@ def _parts(pairs: isl.Map) -> list[Part]:
         rows: Part = {}
         for c in part.get_constraints():
             if not c.is_div_constraint():
-                terms, constant = _sum(c.get_aff())
-                rows[c.is_equality(), terms] = constant
+                row, constant = _row(c)
+                rows[row] = constant
         found.append(rows)
     return sorted(found, key=lambda part: sorted(part.items()))
 
 
+def _row(c: isl.Constraint) -> tuple[Row, int]:
+    """A constraint as `terms + constant`, and what holds of it; a remainder where a floor only says that it is 0."""
+    f = c.get_aff()
+    terms, constant = _sum(f)
+    if not c.is_equality():
+        return (">= 0", terms), constant
+    floors = [(x, f.get_div(k)) for k in range(f.dim(_dim.div)) if (x := _whole(f, f.get_coefficient_val(_dim.div, k)))]
+    if len(floors) == 1:  # e + m floor(-e/m) = 0
+        (factor, div), plain = floors[0], tuple(x for x in terms if not x[1].startswith("floor"))
+        inside, rest = _sum(div)
+        sign = 1 if factor > 0 else -1
+        opposite = tuple((-sign * x, name) for x, name in inside)
+        if int(div.get_denominator_val().to_python()) == abs(factor) and (opposite, -sign * rest) == (plain, constant):
+            first = -1 if plain and plain[0][0] < 0 else 1
+            return (f"mod {abs(factor)} = 0", tuple((first * x, name) for x, name in plain)), first * constant
+    return ("= 0", terms), constant
+
+
+def _whole(f: isl.Aff, value: isl.Val) -> int:
+    return int((value * f.get_denominator_val()).to_python())
+
+
 def _sum(f: isl.Aff) -> tuple[Terms, int]:
     """A function of n, i and j, its constant apart; floors are written out."""
-    scale = int(f.get_denominator_val().to_python())
-    kinds: Any = isl.dim_type
-
-    def whole(value: isl.Val) -> int:
-        return int((value * isl.Val(scale, f.get_ctx())).to_python())
-
-    places = [("n", kinds.param, 0), ("i", kinds.in_, 0), ("j", kinds.in_, 1)]
-    terms = [(whole(f.get_coefficient_val(kind, k)), name) for name, kind, k in places]
-    for k in range(f.dim(kinds.div)):
-        if factor := whole(f.get_coefficient_val(kinds.div, k)):
+    places = [("n", _dim.param, 0), ("i", _dim.in_, 0), ("j", _dim.in_, 1)]
+    terms = [(_whole(f, f.get_coefficient_val(kind, k)), name) for name, kind, k in places]
+    for k in range(f.dim(_dim.div)):
+        if factor := _whole(f, f.get_coefficient_val(_dim.div, k)):
             inside, constant = _sum(div := f.get_div(k))
             below = int(div.get_denominator_val().to_python())
             terms.append((factor, f"floor(({_text(inside)} + {constant})/{below})"))
-    return tuple(sorted((x for x in terms if x[0]), key=lambda x: x[1])), whole(f.get_constant_val())
+    return tuple(sorted((x for x in terms if x[0]), key=lambda x: x[1])), _whole(f, f.get_constant_val())
 
 
 def _text(terms: Terms) -> str:
@@ -135,7 +152,7 @@ def _map(parts: list[Part], growth: list[Part], first: int) -> isl.Map:
     texts = []
     for part, more in zip(parts, growth, strict=True):
         conditions = [
-            f"{_text(row[1])} + {constant - more[row] * first} + {more[row]} L {'=' if row[0] else '>='} 0"
+            f"({_text(row[1])} + {constant - more[row] * first} + {more[row]} L) {row[0]}"
             for row, constant in part.items()
         ]
         texts.append("[i] -> [j] : " + (" and ".join(conditions) or "0 = 0"))

@@ -127,6 +127,11 @@ METHODS: dict[str, Method] = {
         "of long gaps between tokens only the remainder matters, so dense masks of short sequences decide",
         "pidsl.analysis.short:check_short",
     ),
+    "repeating layers": Method(
+        "layers repeat, for all n: of long gaps between tokens only the remainder matters, so dense masks of short "
+        "sequences decide",
+        "pidsl.analysis.cycles:check_cycles",
+    ),
     "matrices": Method("boolean matrices for this n, until they repeat", f"{_DEPTH}:check_matrices"),
     "form in L": Method(
         "isl verifies the pairs of L layers by induction on L, and compares the formula", f"{_REACH}:check_form_in_l"

@@ -193,13 +193,13 @@ def _guessed(quantity: str, subject: Subject, layers: Stack, why: TooHardError) 
     return bound
 
 
-def pairs_formula(quantity: str, pairs: isl.Map) -> Formula:
-    """Farthest or contiguous of given pairs."""
+def pairs_formula(quantity: str, pairs: isl.Map, least: int = 1) -> Formula:
+    """Farthest or contiguous of given pairs, for n >= least."""
     with limited(f"the {quantity} lag", LAG_OPERATIONS):
         if quantity == "farthest":
             lags = lags_of(pairs)
-            return Formula(-sympy.oo) if lags.is_empty() else formula(lags.dim_max(0), -sympy.oo)
-        return _first_missing(lags_of(stacks.past() - pairs))
+            return Formula(-sympy.oo, least) if lags.is_empty() else formula(lags.dim_max(0), -sympy.oo, least)
+        return _first_missing(lags_of(stacks.past() - pairs), least)
 
 
 def _set_formula(quantity: str, lags: isl.Set) -> Formula:
@@ -210,14 +210,14 @@ def _set_formula(quantity: str, lags: isl.Set) -> Formula:
         return _first_missing(inside - lags)
 
 
-def _first_missing(missing: isl.Set) -> Formula:
+def _first_missing(missing: isl.Set, least: int = 1) -> Formula:
     """Contiguous, from the lags of the pairs that are missing."""
     if missing.is_empty():
-        return Formula(n - 1)
+        return Formula(n - 1, least)
     first = missing.dim_min(0).coalesce()
     one, all_ = (isl.PwAff.read_from_str(first.get_ctx(), f"[n] -> {{ [({x})] }}") for x in ("1", "n - 1"))
     found = first.sub(one).union_add(all_.intersect_params(first.domain().complement()))
-    return formula(found, sympy.nan)
+    return formula(found, sympy.nan, least)
 
 
 def _farthest_in(lags: Intervals) -> Formula:

@@ -311,8 +311,9 @@ def check_stable_layers(bound: Bound) -> Verdict:
         where = region(bound.assumptions, ("n", "L"))
         if where.is_empty():
             return Verdict(False, failure="no n and L satisfy the assumptions")
-        one = layer(schedule_of(bound)[0])
-        seen, grows = [read_map("[n] -> { [i] -> [i] : 0 <= i < n }")], False
+        tokens = read_set(f"[n] -> {{ : n >= {_least(bound)} }}")
+        one = layer(schedule_of(bound)[0]).intersect_params(tokens)
+        seen, grows = [composed([]).intersect_params(tokens)], False
         for count in range(MANY_LAYERS):
             after = coalesced(one.apply_range(seen[-1]))
             grows = grows or seen[-1].is_subset(after)
@@ -336,6 +337,12 @@ def _by_number(bound: Bound, seen: list[isl.Map], where: isl.Set, first: int, pe
     return Verdict(True, (f"from {first} layers on, sets {step}", "the formula for each number up to there"))
 
 
+def _least(bound: Bound) -> int:
+    """The first n that a statement for L layers is about, as it says itself."""
+    found = [c.rhs for c in bound.assumptions if isinstance(c, sympy.Ge) and c.lhs == n and c.rhs.is_Integer]
+    return max(1, *map(int, found))
+
+
 def _with(bound: Bound, expr: sympy.Expr) -> Bound:
     return replace(bound, expr=expr)
 
@@ -348,7 +355,7 @@ def check_form_in_l(bound: Bound) -> Verdict:
         where = region(bound.assumptions, ("n", "L"))
         if where.is_empty():
             return Verdict(False, failure="no n and L satisfy the assumptions")
-        one, some = layer(schedule_of(bound)[0]), read_set("[n] -> { : n >= 1 }")
+        one, some = layer(schedule_of(bound)[0]), read_set(f"[n] -> {{ : n >= {_least(bound)} }}")
 
         def layers(count: int) -> isl.Map:
             return composed([one] * count)
@@ -356,8 +363,8 @@ def check_form_in_l(bound: Bound) -> Verdict:
         form = closed_form(one, layers, some)
         if form is None or not is_closed_form(form, one, layers(form.first), some):
             return Verdict(False, failure="no form in L")
-        if not where.is_subset(read_set("[n, L] -> { : n >= 1 and L >= 0 }")):
-            return Verdict(False, failure="claimed for n < 1 or L < 0")
+        if not where.is_subset(read_set(f"[n, L] -> {{ : n >= {_least(bound)} and L >= 0 }}")):
+            return Verdict(False, failure="claimed for more n and L")
         parts = [(form.pairs, f"L >= {form.first}"), *((layers(k), f"L = {k}") for k in range(form.first))]
         for pairs, condition in parts:
             here = where & read_set(f"[n, L] -> {{ : {condition} }}")
