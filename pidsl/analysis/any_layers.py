@@ -53,6 +53,10 @@ def for_all_layers(quantity: str, subject: Subject) -> Bound:
     for way in (_in_l, _repeating):
         if isinstance(found := attempt(partial(way, quantity, _Layers(subject, REGULAR), operations)), Bound):
             return found
+    both = attempt(partial(stacks.finite_lags, subject))
+    if quantity == "farthest" and isinstance(both, tuple):  # no path goes further than L times the largest lag
+        return exact(subject, quantity, both[-1][1] * L, "lag growth", given=GIVEN,
+                     assumptions=(sympy.Ge(L, 0), sympy.Ge(n, abs(both[-1][1]) * L + 1)))  # fmt: skip
     raise why
 
 

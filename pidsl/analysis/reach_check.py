@@ -169,8 +169,13 @@ def _line(where: isl.Set) -> isl.Set:
     return found.project_out(isl.dim_type.param, 0, found.dim(isl.dim_type.param))
 
 
-def lag_sets(terms: Iterable[Term]) -> dict[Term, isl.Set] | None:
-    """The lags of each term, once it is verified that they say everything; None where they do not."""
+def lag_sets(terms: Iterable[Term], *, ahead: bool = False) -> dict[Term, isl.Set] | None:
+    """The lags of each term, once it is verified that they say everything; None where they do not.
+
+    Args:
+        terms: any.
+        ahead: whether lags < 0 are welcome.
+    """
     found: dict[Term, isl.Set] = {}
     for term in terms:
         if term in found:
@@ -180,7 +185,7 @@ def lag_sets(terms: Iterable[Term]) -> dict[Term, isl.Set] | None:
         every = read_map("[n] -> { [d] -> [[i] -> [j]] : d = i - j and 0 <= i < n and 0 <= j < n }")
         if not every.intersect_domain(lags).range().unwrap().is_equal(pairs):
             return None
-        if not lags.is_subset(read_set("{ [d] : d >= 0 }")):
+        if not (ahead or lags.is_subset(read_set("{ [d] : d >= 0 }"))):
             return None
         found[term] = lags
     return found
@@ -245,15 +250,15 @@ def check_lag_growth(bound: Bound) -> Verdict:
         return Verdict(False, failure="a schedule")
     with limited("checking lags for any number of layers"):
         (term,) = schedule_of(bound)
-        sets = lag_sets([term])
+        sets = lag_sets([term], ahead=bound.quantity == "farthest")
         where = region(bound.assumptions, ("n", "L"))
         if sets is None or not sets[term].is_bounded():
-            return Verdict(False, failure="not a causal, translation invariant term with finitely many lags")
+            return Verdict(False, failure="not a translation invariant term with finitely many lags")
         if where.is_empty():
             return Verdict(False, failure="no n and L satisfy the assumptions")
         lags = points(sets[term])
         largest = lags[-1][1] if lags else 0
-        beyond = read_set(f"[n, L] -> {{ : L >= 0 and n > {largest} L }}")
+        beyond = read_set(f"[n, L] -> {{ : L >= 0 and n > {abs(largest)} L }}")
         if not where.is_subset(beyond):
             return Verdict(False, failure="the assumptions allow n that the lags leave")
         reach, last = [0], 0
@@ -270,7 +275,7 @@ def check_lag_growth(bound: Bound) -> Verdict:
         given = function(bound.expr, ("n", "L")).intersect_params(where)
         same = wanted.domain().is_equal(given.domain()) and wanted.domain().is_subset(wanted.eq_set(given))
     failure = "" if same and not bound.expr.has(sympy.oo) else f"not {cases}"
-    return _verdict(failure, "causal, translation invariant", f"the first {last} layers summed", "induction on L")
+    return _verdict(failure, "translation invariant", f"the first {last} layers summed", "induction on L")
 
 
 def fills(lags: Parts) -> bool:

@@ -264,6 +264,23 @@ def spread(bits: int, by: int) -> int:
 
 
 @lru_cache(maxsize=512)
+def finite_lags(term: Term, regular: int = 1) -> Intervals | None:
+    """The lags of n >= regular tokens, behind (> 0) and ahead, where they are all that matters and finitely many.
+
+    Raises:
+        TooHardError: isl's operation limit struck.
+    """
+    with limited(f"the lags of {term!r}", 100_000):
+        where = read_set(f"[n] -> {{ : n >= {regular} }}")
+        pairs = square(term).intersect_params(where)
+        lags = coalesced(lags_of(pairs).project_out(isl.dim_type.param, 0, 1))
+        if lags.is_empty() or not lags.is_bounded():
+            return None
+        if not pairs_at(lags).intersect_params(where).is_subset(pairs):
+            return None
+        return intervals(lags)
+
+
 def _finite(term: Term) -> Intervals | None:
     lags = causal_lags(term)
     if lags is None:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
 
-import islpy as isl
 import sympy
 
 from pidsl.analysis import matrices
@@ -28,10 +27,9 @@ from pidsl.analysis.bound import Bound
 from pidsl.analysis.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.piecewise import Formula
 from pidsl.analysis.proofs import Verdict
-from pidsl.analysis.stacks import Intervals, added, checked, intervals, lags_of, merged, pairs_at, square, to_bits
+from pidsl.analysis.stacks import Intervals, added, checked, finite_lags, merged, to_bits
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
-from pidsl.relation.isl import coalesced, limited, read_set
 
 WIDEST = 256  # a + b
 REGULAR = (1, 40)  # n from which on a pattern may be one of lags
@@ -104,8 +102,8 @@ def sides(term: Term) -> Sides | None:
         TooHardError: they are far apart, or isl's operation limit struck.
     """
     for regular in REGULAR:
-        found = _lags(term, regular)
-        if found is not None:
+        found = finite_lags(term, regular)
+        if found and found[0][0] < 0 < found[-1][1]:
             break
     else:
         return None
@@ -124,20 +122,6 @@ def sides(term: Term) -> Sides | None:
     ):
         layers += 1
     return Sides(term, moved, ahead, behind, first, last, layers, regular)
-
-
-def _lags(term: Term, regular: int) -> Intervals | None:
-    """The lags of n >= regular tokens, where they are all that matters, finitely many, behind and ahead."""
-    with limited(f"the lags of {term!r}", 100_000):
-        where = read_set(f"[n] -> {{ : n >= {regular} }}")
-        pairs = square(term).intersect_params(where)
-        lags = coalesced(lags_of(pairs).project_out(isl.dim_type.param, 0, 1))
-        if lags.is_empty() or not lags.is_bounded():
-            return None
-        if not pairs_at(lags).intersect_params(where).is_subset(pairs):
-            return None
-        found = intervals(lags) or ((0, 0),)
-        return found if found[0][0] < 0 < found[-1][1] else None
 
 
 def _conductor(lags: Intervals) -> int:
