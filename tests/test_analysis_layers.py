@@ -46,10 +46,9 @@ def holds(bound: Bound, measure: Any, most: int, lengths: Sequence[int]) -> None
 
 def tampered(bound: Bound) -> list[Bound]:
     """Statements that are false."""
-    if bound.expr == -sympy.oo:
-        return [replace(bound, expr=sympy.Integer(3))]
-    later = sympy.Piecewise((1, sympy.Eq(L, 17)), (0, True))
-    return [replace(bound, expr=bound.expr + 1), replace(bound, expr=bound.expr + later)]
+    later = sympy.Piecewise((n, sympy.Eq(L, 17)), (bound.expr, True))
+    more = n if bound.expr.has(-sympy.oo) else bound.expr + 1
+    return [replace(bound, expr=more), replace(bound, expr=later)]
 
 
 def verified(bound: Bound) -> None:
