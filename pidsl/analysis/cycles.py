@@ -2,7 +2,8 @@
 
 For each n the sets that 0, 1, 2, ... layers connect repeat at last. Where that is so after numbers of layers that do
 not grow with n, there is one number k and one period p with S_(L + p) = S_L for all L >= k: for n up to where `gaps`
-says that k + p layers are like those of a shorter sequence, by dense masks; so for all n. Farthest and contiguous of L
+says that k + p layers are like those of a shorter sequence, by dense masks; so for all n. Where every token sees itself
+it is enough that the largest lag there is, n - 1, is reached: more layers connect no less. Farthest and contiguous of L
 layers are then one of k + p formulas in n.
 """
 
@@ -21,7 +22,7 @@ from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.formulas import L, n
 from pidsl.analysis.gaps import Gaps, gaps_of
-from pidsl.analysis.matrices import contiguous_in, farthest_in, times
+from pidsl.analysis.matrices import Bools, contiguous_in, farthest_in, times
 from pidsl.analysis.piecewise import Formula
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.short import Masks
@@ -29,8 +30,8 @@ from pidsl.errors import TooHardError
 from pidsl.language.terms import Algebra, Term
 
 METHOD = "repeating layers"
-WORK = 1e11  # multiplications of single numbers, a second or two
-PROOF = 8 * WORK
+WORK = 4e10  # multiplications of single numbers, about a second
+PROOF = 20 * WORK
 GIVEN = {"layers": "L"}
 
 
@@ -131,26 +132,29 @@ def _cycle(quantity: str, term: Term, last: Callable[[Gaps], int], work: float) 
     each: list[tuple[int, list[int | None]]] = []
     while len(each) < last(one.through(first + period)):
         layer = masks.among(len(each) + 1)
-        seen, again = _until_repeated(layer, work / (len(each) + 1))
-        each.append((again, [measure(x) for x in seen]))
-        first, period = max(first, again), lcm(period, len(seen) - again)
+        values, again = _until_repeated(layer, measure, work / (len(each) + 1))
+        each.append((again, values))
+        first, period = max(first, again), lcm(period, len(values) - again)
         if (first + period) * float(last(one.through(first + period))) ** 4 / 4 > work:
-            raise TooHardError(f"layers that go on to connect more, or others, after {len(seen)}", "a cycle")
-    values = [[v[turned(k, again, len(v) - again)] for again, v in each] for k in range(first + period)]
-    return Cycle(first, period, values, one.through(first + period))
+            raise TooHardError(f"layers that go on to connect more, or others, after {len(values)}", "a cycle")
+    turns = range(first + period)
+    by_layers = [[v[turned(k, again, len(v) - again)] for again, v in each] for k in turns]
+    return Cycle(first, period, by_layers, one.through(first + period))
 
 
-def _until_repeated(layer: Any, work: float) -> tuple[list[Any], int]:
-    """The sets of 0, 1, 2, ... layers up to the first that comes again, and which one that is."""
-    seen = [np.eye(len(layer), dtype=np.bool_)]
-    past = {np.packbits(seen[0]).tobytes(): 0}
-    while True:
-        after = times(layer, seen[-1])
-        if (again := past.setdefault(np.packbits(after).tobytes(), len(seen))) < len(seen):
-            return seen, again
-        seen.append(after)
-        if len(seen) * float(len(layer)) ** 3 > work:
+def _until_repeated(layer: Bools, measure: Callable[[Bools], int | None], work: float) -> tuple[list[int | None], int]:
+    """What is measured after 0, 1, 2, ... layers until it repeats for good, and after how many it does so."""
+    seen = np.eye(len(layer), dtype=np.bool_)
+    past, values = {np.packbits(seen).tobytes(): 0}, [measure(seen)]
+    grows = bool(layer.diagonal().all())
+    while not (grows and values[-1] == len(layer) - 1):  # no lag is larger, and more layers connect no less
+        seen = times(layer, seen)
+        if (again := past.setdefault(np.packbits(seen).tobytes(), len(values))) < len(values):
+            return values, again
+        values.append(measure(seen))
+        if len(values) * float(len(layer)) ** 3 > work:
             raise TooHardError(f"layers of {len(layer)} tokens that go on to connect others", "a cycle")
+    return values, len(values) - 1
 
 
 def _at(values: list[int | None], count: int) -> int | None:
@@ -180,7 +184,7 @@ def check_cycles(bound: Bound) -> Verdict:
             return Verdict(False, failure=f"{layers} layers: {failure}")
     return Verdict(
         True,
-        (f"{found.first + found.period} layers connect what {found.first} do for n <= {len(found.values[0])}, so for "
+        (f"{found.first + found.period} layers give what {found.first} do for n <= {len(found.values[0])}, so for "
          f"every n: of gaps of {found.gaps.size} tokens only the remainder by {found.gaps.period} matters",
          "the formula agrees with dense masks for each number of layers"),
     )  # fmt: skip
