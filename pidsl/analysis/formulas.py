@@ -117,11 +117,28 @@ def from_index(x: e.Index) -> sympy.Expr:
         case e.Abs(a):
             return sympy.Abs(from_index(a))
         case e.Min(a, b):
-            return sympy.Min(from_index(a), from_index(b))
+            return extreme(sympy.Min, from_index(a), from_index(b))
         case e.Max(a, b):
-            return sympy.Max(from_index(a), from_index(b))
+            return extreme(sympy.Max, from_index(a), from_index(b))
         case _:
             assert_never(x)
+
+
+def extreme(kind: Any, *args: sympy.Expr) -> sympy.Expr:
+    """`sympy.Min` or `sympy.Max`, of which only arguments that differ by a number are compared.
+
+    sympy compares all of them, by what it can infer about their signs: seconds, where there are floors.
+
+    >>> extreme(sympy.Min, n, sympy.Min(n + 2, 5), 7)
+    Min(5, n)
+    """
+    kept: dict[sympy.Expr, sympy.Expr] = {}
+    for arg in args:
+        for one in arg.args if isinstance(arg, kind) else (sympy.sympify(arg),):
+            number, rest = one.as_coeff_Add()
+            kept[rest] = kind(number, kept[rest]) if rest in kept else number
+    found = [rest + number for rest, number in kept.items()]
+    return found[0] if len(found) == 1 else kind(*found, evaluate=False)
 
 
 def floor_div(x: sympy.Expr, by: sympy.Expr) -> sympy.Expr:
@@ -139,7 +156,7 @@ def floor_div(x: sympy.Expr, by: sympy.Expr) -> sympy.Expr:
         if isinstance(rest, sympy.Min | sympy.Max):
             others = sympy.Add(*(t for t in terms if t is not term))
             same = isinstance(rest, sympy.Max) == (factor > 0)
-            return (sympy.Max if same else sympy.Min)(*(floor_div(others + factor * a, by) for a in rest.args))
+            return extreme(sympy.Max if same else sympy.Min, *(floor_div(others + factor * a, by) for a in rest.args))
     return sympy.floor(x / by)
 
 
