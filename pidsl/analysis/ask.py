@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from math import prod
 from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import sympy
 
-from pidsl.analysis import counts, degrees, memory, reach, stacks
+from pidsl.analysis import counts, degrees, grids, memory, reach, stacks
 from pidsl.analysis import depth as depths
 from pidsl.analysis.assume import conditions
 from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.degrees import Degree
 from pidsl.analysis.formulas import n, symbol
+from pidsl.analysis.grids import Grid
 from pidsl.analysis.lag_degree import degree_by_lag
 from pidsl.analysis.lag_pairs import pairs_by_lag
 from pidsl.analysis.lag_reach import live_by_family, reach_by_family
@@ -52,6 +53,11 @@ def soon(question: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
     return asked
 
 
+def _whole_grid(patterns: object) -> Grid | None:
+    """A grid of many tokens and several axes, about which isl can seldom say anything soon."""
+    return grids.grid_of(patterns) if _is_slow(patterns) else None
+
+
 def _is_slow(patterns: object) -> bool:
     terms = patterns if isinstance(patterns, tuple | list | Schedule) else (patterns,)
     return any(_has_many(part) for term in terms if isinstance(term, Algebra) for part in walk(cast(Term, term)))
@@ -82,6 +88,8 @@ def pairs(term: Term, assume: Assume = ()) -> Bound:
     Raises:
         TermError: the assumptions contradict each other.
     """
+    if grid := _whole_grid(term):
+        return _under(grids.pairs(term, grid), assume)
     return _under(_counted(term, "pairs", counts.pairs, pairs_by_lag, assume), assume)
 
 
@@ -92,6 +100,9 @@ def degree(term: Term, assume: Assume = ()) -> Degree:
     Args and errors as in `pairs`.
     """
     concrete = not _one(term).symbols
+    if grid := _whole_grid(term):
+        found = grids.degree(term, grid)
+        return Degree(*(_under(b, assume) for b in (found.of_query, found.maximum, found.average)))
     try:
         found = degree_by_lag(term, _static(assume))
         if concrete:  # shorter, and checked sooner
@@ -112,6 +123,8 @@ def sparsity(term: Term, assume: Assume = ()) -> Bound:
 
     Args and errors as in `pairs`.
     """
+    if grid := _whole_grid(term):
+        return _under(grids.pairs(term, grid, "sparsity"), assume)
     if not _one(term).symbols:
         return _under(counts.sparsity(term), assume)
     found = pairs(term, assume)
@@ -179,6 +192,9 @@ def depth(patterns: Patterns, n: int | None = None, of: str | None = None, assum
     subject = _subject(patterns)
     if of not in (None, "causal", "all"):
         raise TermError(f"of = {of!r}", '"causal" or "all"')
+    if (grid := _whole_grid(subject)) and (n is None or n >= grid.tokens):
+        deep = grids.depth(subject, grid, cast(Any, of))
+        return _under(deep if n is None else _at(deep, n=stacks.number(n, "n", 1)), assume)
     if not _symbolic(subject):
         found = _by_family("depth", subject, None, n) if of != "all" else None
         return _under(found or depths.depth(subject, n, of), assume)
@@ -230,9 +246,17 @@ def _reach(
     if layers is not None and (isinstance(layers, bool) or not hasattr(layers, "__index__") or layers < 0):
         raise SizeError(f"layers = {layers!r}", "an integer >= 0, or None for L layers")
     subject = _subject(patterns)
+    if isinstance(whole := stacks.attempt(partial(_on_grid, quantity, subject, layers)), Bound):
+        return _under(whole, assume)
     if not _symbolic(subject):
         return _under(_by_family(quantity, subject, layers, None) or numbers(subject, layers), assume)
     return _family(quantity, subject, layers, assume)
+
+
+def _on_grid(quantity: str, subject: Any, layers: int | None) -> Bound | None:
+    count = len(subject) if layers is None and isinstance(subject, tuple) else layers
+    grid = _whole_grid(subject) if count else None
+    return grids.reach(subject, grid, quantity, count) if grid and count else None
 
 
 def _by_family(quantity: str, subject: Any, layers: int | None, tokens: int | None) -> Bound | None:

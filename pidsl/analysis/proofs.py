@@ -94,6 +94,10 @@ METHODS: dict[str, Method] = {
         "blocks of tokens attend one another: made of the pairs of blocks, each count proved by itself",
         f"{_BLOCKS}:check_pairs",
     ),
+    "whole grids": Method(
+        "a whole grid is a product of its axes, and layers act on each alone: worked out from masks of the axes",
+        "pidsl.analysis.grids:check_grid",
+    ),
     "live keys": Method(
         "equal to exact counts at as many t of each chamber as determine a quasi-polynomial",
         "pidsl.analysis.memory:check_live",

@@ -90,14 +90,14 @@ def pairs(term: Term, n: int, m: int | None = None, offset: int = 0) -> int:
     """The number of attended pairs."""
     rows, columns, first = check_lengths(term, n, m, offset)
     if isinstance(term, Neighborhood | Halo) and first == 0 and min(rows, columns) >= prod(term.shape):
-        return prod(int(dense_mask(axis, axis.shape[0]).sum()) for axis in _axes(term))
+        return prod(int(dense_mask(axis, axis.shape[0]).sum()) for axis in axes(term))
     parts = key_loops(term)
     starts = range(first, first + rows, CHUNK)
     chunks = (np.arange(s, min(s + CHUNK, first + rows)) for s in starts)
     return sum(int(_count(parts, i, first + rows, columns).sum()) for i in chunks)
 
 
-def _axes(term: Neighborhood | Halo) -> Iterator[Neighborhood | Halo]:
+def axes(term: Neighborhood | Halo) -> Iterator[Neighborhood | Halo]:
     """A whole grid by its axes: a pair is attended when every axis says so."""
     for k in range(len(term.shape)):
         own = {f.name: getattr(term, f.name)[k : k + 1] for f in fields(term) if f.name != "border"}

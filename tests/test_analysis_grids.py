@@ -1,0 +1,123 @@
+"""Whole grids of several axes: formulas for n >= the tokens of the grid against dense masks, proofs, tampering."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pytest
+import sympy
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import pidsl
+from pidsl.analysis import grids, matrices
+from pidsl.analysis.bound import Bound
+from pidsl.analysis.formulas import i, n
+from pidsl.errors import SizeError
+from pidsl.language.terms import Term
+from pidsl.testing import grids as grid_terms
+
+EXAMPLES = settings.default.max_examples
+
+
+def stacked(subject: tuple[Term, ...], layers: int, length: int) -> Any:
+    masks = [subject[k % len(subject)].mask(length) for k in range(layers)]
+    return reduce(lambda seen, mask: matrices.times(mask, seen), masks)
+
+
+def verified(bound: Bound) -> None:
+    assert bound.proof.check(), bound.proof.verdict()
+    for expr in (sympy.Piecewise((bound.expr, n > 10**6), (-7, True)), n + 7):
+        wrong = dataclasses.replace(bound, expr=expr)
+        assert not wrong.proof.check(), wrong
+    assert not dataclasses.replace(bound, assumptions=(sympy.Ge(n, 0),)).proof.check()
+    assert not dataclasses.replace(bound, subject=pidsl.window(3)).proof.check()
+
+
+@given(grid_terms(), st.integers(0, 5))
+@settings(max_examples=EXAMPLES // 2)
+def test_counts_are_those_of_masks(term: Term, more: int) -> None:
+    grid = grids.grid_of(term)
+    assume(grid is not None)
+    assert grid is not None
+    length = grid.tokens + more
+    mask = term.mask(length)
+    keys = mask.sum(axis=1)
+    found = grids.degree(term, grid)
+    assert [found.of_query(n=length, i=k) for k in range(length)] == keys.tolist()
+    assert found.maximum(n=length) == keys.max()
+    assert found.average(n=length) == sympy.Rational(int(keys.sum()), length)
+    assert grids.pairs(term, grid)(n=length) == keys.sum()
+    assert grids.pairs(term, grid, "sparsity")(n=length) == 1 - sympy.Rational(int(keys.sum()), length**2)
+    for bound in (found.of_query, found.maximum, found.average, grids.pairs(term, grid)):
+        verified(bound)
+
+
+@given(grid_terms(), st.integers(0, 3), st.integers(1, 4))
+@settings(max_examples=EXAMPLES // 2)
+def test_reach_is_that_of_masks(term: Term, more: int, layers: int) -> None:
+    subject = (term, term)
+    grid = grids.grid_of(subject)
+    assume(grid is not None)
+    assert grid is not None
+    length = grid.tokens + more
+    seen = stacked(subject, layers, length)
+    for quantity, measure in (("farthest", matrices.farthest_in), ("contiguous", matrices.contiguous_in)):
+        bound = grids.reach(subject, grid, quantity, layers)
+        wanted = measure(seen)
+        assert bound(n=length) == (-math.inf if wanted is None else wanted), bound
+        verified(bound)
+
+
+@given(grid_terms(), st.sampled_from(["causal", "all", None]))
+@settings(max_examples=EXAMPLES // 2)
+def test_depth_is_that_of_masks(term: Term, of: Any) -> None:
+    grid = grids.grid_of(term)
+    assume(grid is not None)
+    assert grid is not None
+    bound = grids.depth(term, grid, of)
+    back = not np.triu(term.mask(grid.tokens), 1).any()
+    wanted = of or ("causal" if back else "all")
+    assert bound.given == (("of", wanted),)
+    for length in (grid.tokens, grid.tokens + 2):
+        known = matrices.depth_of((term,), length, wanted)
+        assert bound(n=length) == (math.inf if known is None else known)
+    verified(bound)
+
+
+def test_library_grids_are_answered() -> None:
+    term = pidsl.neighborhood((64, 64), 7)
+    assert term.pairs().expr == 64 * 64 * 49
+    assert term.degree().of_query.expr == sympy.Piecewise((49, i < 4096), (0, True))
+    assert term.farthest(3).expr == 3 * 4 * 65  # at a border, a window reaches six positions behind; three layers: 12
+    assert term.contiguous(3)(n=4096) == 0
+    assert term.depth()(n=4096) == term.depth(n=4096)() == 20
+    assert term.depth(n=4096).proof.check()
+    assert term.depth(n=2**40)() == math.inf
+    schedule = pidsl.layers([term, pidsl.neighborhood((64, 64), 7, dilation=4)])
+    assert schedule.farthest().is_exact
+    assert schedule.depth()(n=4096) < 20
+    with pytest.raises(SizeError, match="n >= 4096"):
+        term.pairs()(n=100)
+    assert term.pairs(assume="n > 5000").expr == 64 * 64 * 49
+
+
+def test_grids_whose_mask_does_not_fit_into_memory() -> None:
+    term = pidsl.neighborhood((32, 64, 64), (5, 7, 7))
+    assert term.depth()(n=2**17) > 2
+    assert term.pairs()(n=2**17) == 2**17 * 5 * 49
+
+
+def test_others_are_no_whole_grids() -> None:
+    grid = pidsl.neighborhood((8, 8), 3)
+    for subject in (
+        pidsl.window(3),
+        pidsl.neighborhood((64,), 3),
+        grid & pidsl.causal,
+        (grid, pidsl.halo((4, 16), 2, 1)),
+    ):
+        assert grids.grid_of(subject) is None
