@@ -24,8 +24,8 @@ from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import coalesced, limited, read_set
 
-OPERATIONS = 100_000  # for each way to a formula in L, of pairs; sets of lags get six times as many
-LATER = 50_000  # for each way to one that holds for long sequences only
+OPERATIONS = 80_000  # for each way to a formula in L, of pairs; sets of lags get eight times as many
+LATER = 40_000  # for each way to one that holds for long sequences only
 REGULAR = 40  # n from which on formulas are tried where short sequences are irregular
 REPEATED = 14  # layers within which sets that come again are noticed
 
@@ -44,7 +44,7 @@ def for_all_layers(quantity: str, subject: Subject) -> Bound:
         largest = lags[-1][1] if lags else 0
         return exact(subject, quantity, expr, "lag growth", given=GIVEN,
                      assumptions=(sympy.Ge(L, 0), sympy.Ge(n, largest * L + 1)))  # fmt: skip
-    operations = OPERATIONS if lags is None else 6 * OPERATIONS
+    operations = OPERATIONS if lags is None else 8 * OPERATIONS
     for way in (_in_l, _repeating):
         if isinstance(found := attempt(partial(way, quantity, _Layers(subject, 1), operations)), Bound):
             return found
