@@ -1,8 +1,9 @@
 """How far any number of layers see: formulas in L and n.
 
-finitely many lags, behind only      sums of lags, and induction               `lag growth`
-layers that come to repeat           S_(k + p) = S_k, so S_L goes by L mod p   `stable layers`
-layers that keep growing             a form in L, proved by induction          `form in L`
+finitely many lags              sums of lags, and induction               `lag growth`
+layers that keep growing        a form in L, proved by induction          `form in L`
+layers that come to repeat      S_(k + p) = S_k, so S_L goes by L mod p   `stable layers`
+                                the same, by dense masks                  `cycles`
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ KEYS, PAIRS, LARGEST = "keys between blocks", "pairs between blocks", "largest b
 WORK = 300_000  # operations of isl for the largest degree
 POINTS = 20_000  # most n at which formulas of pairs are compared
 BACK = {query: i, count: n}
+Powers = tuple[int, int]  # of q and r
 NAMES = ("n", "r", "i", "q")  # of functions between blocks: n of them, and query q of block i
 
 
@@ -219,9 +220,6 @@ def _steps(found: Levels, what: str) -> tuple[str, ...]:
 
 def _of(powers: Powers) -> str:
     return f"(times {rest ** powers[0] * short ** powers[1]})"
-
-
-Powers = tuple[int, int]
 
 
 def _paired(wanted: dict[Powers, Any], expr: sympy.Expr, size: int) -> dict[Powers, tuple[Any, Any]]:
