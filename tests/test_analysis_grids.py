@@ -106,6 +106,13 @@ def test_library_grids_are_answered() -> None:
     assert term.pairs(assume="n > 5000").expr == 64 * 64 * 49
 
 
+def test_parts_of_a_grid_are_counted() -> None:
+    term = pidsl.neighborhood((64, 64), 7)
+    row = pidsl.compare([term], n=1000)[repr(term)]
+    keys = term.mask(1000).sum(axis=1)
+    assert (row["pairs"], row["degree"]) == (keys.sum(), keys.max())
+
+
 def test_grids_whose_mask_does_not_fit_into_memory() -> None:
     term = pidsl.neighborhood((32, 64, 64), (5, 7, 7))
     assert term.depth()(n=2**17) > 2

@@ -262,9 +262,7 @@ def _pairs(term: Term, n: int) -> Answer:
         except (NotByLag, TooHardError):
             by_lag = bound
         bound = by_lag if by_lag.is_exact else bound
-    if not bound.is_known and n <= COUNTED:
-        return counting.pairs(term, n), None
-    return _value(bound, n)
+    return _counted(bound, n, lambda: counting.pairs(term, n))
 
 
 def _degree(term: Term, n: int) -> Answer:
@@ -275,9 +273,17 @@ def _degree(term: Term, n: int) -> Answer:
         except (NotByLag, TooHardError):
             by_lag = bound
         bound = by_lag if by_lag.is_exact else bound
-    if not bound.is_known and n <= COUNTED:
-        return int(counting.degree(term, n).max()), None
-    return _value(bound, n)
+    return _counted(bound, n, lambda: int(counting.degree(term, n).max()))
+
+
+def _counted(bound: Bound, n: int, count: Callable[[], int]) -> Answer:
+    """The formula at n, or a count where there is none that holds for n."""
+    try:
+        return _value(bound, n)
+    except (SizeError, TooHardError):
+        if n > COUNTED:
+            raise
+        return count(), None
 
 
 def depth_at(pattern: Pattern, n: int) -> Bound:
