@@ -25,7 +25,7 @@ def written(f: isl.PwAff, where: isl.Set, missing: sympy.Expr = -sympy.oo, most:
     >>> from pidsl.relation.isl import read_set
     >>> where = read_set("[n] -> { : n >= 1 }")
     >>> written(read_set("[n] -> { [d] : 0 <= d < n and d mod 4096 = 0 }").dim_max(0), where)
-    4096*floor(n/4096 - 1/4096)
+    4096*floor(n/4096 + 4095/4096) - 4096
 
     Args:
         f: the function.
