@@ -46,14 +46,16 @@ def for_all_layers(quantity: str, subject: Subject) -> Bound:
         return exact(subject, quantity, expr, "lag growth", given=GIVEN,
                      assumptions=(sympy.Ge(L, 0), sympy.Ge(n, largest * L + 1)))  # fmt: skip
     operations = OPERATIONS if lags is None else 8 * OPERATIONS
+    layers = _Layers(subject, 1)
     for way in (_in_l, _repeating):
-        if isinstance(found := attempt(partial(way, quantity, _Layers(subject, 1), operations)), Bound):
+        if isinstance(found := attempt(partial(way, quantity, layers, operations)), Bound):
             return found
     why = attempt(partial(by_cycles, quantity, subject))
     if isinstance(why, Bound):
         return why
+    layers = _Layers(subject, REGULAR)
     for way in (_in_l, _repeating):
-        if isinstance(found := attempt(partial(way, quantity, _Layers(subject, REGULAR), LATER)), Bound):
+        if isinstance(found := attempt(partial(way, quantity, layers, LATER)), Bound):
             return found
     both = attempt(partial(stacks.finite_lags, subject))
     if quantity == "farthest" and isinstance(both, tuple):  # no path goes further than L times the largest lag
@@ -68,6 +70,7 @@ class _Layers:
     def __init__(self, term: Term, start: int) -> None:
         self.term, self.start = term, start
         self.seen: list[isl.Map] = []
+        self.formulas: dict[tuple[str, int], Formula] = {}
 
     @property
     def where(self) -> isl.Set:
@@ -84,7 +87,16 @@ class _Layers:
         return self.seen[count]
 
     def formula(self, quantity: str, count: int) -> Formula:
-        """Farthest or contiguous of so many layers."""
+        """Farthest or contiguous of so many layers, worked out once.
+
+        Raises:
+            TooHardError: it is not known.
+        """
+        if (quantity, count) not in self.formulas:
+            self.formulas[quantity, count] = self._formula(quantity, count)
+        return self.formulas[quantity, count]
+
+    def _formula(self, quantity: str, count: int) -> Formula:
         from pidsl.analysis.reach import for_layers, pairs_formula
 
         if self.start > 1:
