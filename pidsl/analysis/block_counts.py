@@ -24,6 +24,8 @@ import sympy
 
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas import i, n
+from pidsl.analysis.lag_degree import degree_by_lag
+from pidsl.analysis.lag_sets import NotByLag
 from pidsl.errors import TooHardError
 from pidsl.language.terms import (
     Blocked,
@@ -230,9 +232,12 @@ def verified_pairs(term: Term) -> sympy.Expr:
 
 
 def _degree(term: Term) -> Bound:
-    from pidsl.analysis import ask
+    from pidsl.analysis import degrees
 
-    return ask.degree(term).of_query
+    try:
+        return degree_by_lag(term, ()).of_query
+    except (NotByLag, TooHardError):
+        return degrees.of_query(term)
 
 
 def _pairs(term: Term) -> Bound:

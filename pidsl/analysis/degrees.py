@@ -84,10 +84,12 @@ def degree(term: Term) -> Degree:
 
 @lru_cache(maxsize=256)
 def _degree(term: Term) -> Degree:
-    return Degree(_of_query(term), maximum(term), average(term))
+    return Degree(of_query(term), maximum(term), average(term))
 
 
-def _of_query(term: Term) -> Bound:
+@lru_cache(maxsize=256)
+def of_query(term: Term) -> Bound:
+    """The keys of query i among n."""
     rows = (sympy.Ge(i, 0), sympy.Lt(i, n))
     if (found := _between_blocks(block_bounds.degree, term)) is not None:
         return found
@@ -95,9 +97,9 @@ def _of_query(term: Term) -> Bound:
         parts = _keys_of_one(term)
     except TooHardError as error:
         return unknown(term, "degree", counts.reason_of(error))
-    of_query = exact(term, "degree", sympy.Add(*(_formula(p) for p in parts)), "degree", assumptions=rows)
-    if of_query.proof.check():  # a formula that its own checker cannot verify is not claimed
-        return of_query
+    found = exact(term, "degree", sympy.Add(*(_formula(p) for p in parts)), "degree", assumptions=rows)
+    if found.proof.check():  # a formula that its own checker cannot verify is not claimed
+        return found
     return unknown(term, "degree", f"the sum of {len(parts)} parts could not be verified within isl's limit")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import sympy
 
-from pidsl.analysis.formulas import i, n, symbol
+from pidsl.analysis.formulas import extreme, i, n, symbol
 from pidsl.errors import TooHardError
 
 query, rest, count, short = (symbol(name) for name in "IqNr")  # I, q, N, r
@@ -26,7 +26,17 @@ def in_tokens(expr: sympy.Expr, size: int) -> sympy.Expr:
     (i - 64*floor(i/64))*floor(n/64 + 63/64)
     """
     blocks, own = sympy.floor((n + size - 1) / sympy.Integer(size)), sympy.floor(i / sympy.Integer(size))
-    return expr.xreplace({i: own, n: blocks, rest: i - size * own, short: size * blocks - n})
+    values = {i: own, n: blocks, rest: i - size * own, short: size * blocks - n}
+
+    def put(e: Any) -> Any:
+        if e in values:
+            return values[e]
+        if not (e.args and e.has(*values)):
+            return e
+        inside = map(put, e.args)
+        return extreme(e.func, *inside) if isinstance(e, sympy.Min | sympy.Max) else e.func(*inside)
+
+    return put(expr)
 
 
 def in_blocks(expr: sympy.Expr, size: int, *, loose: bool = False) -> sympy.Expr:
@@ -72,7 +82,8 @@ class _Reader:
             return self.read(e.args[0] - e.args[1] * sympy.floor(e.args[0] / e.args[1]))
         if isinstance(e, sympy.Piecewise):
             return sympy.Piecewise(*((self.read(value), self.condition(c)) for value, c in e.args))
-        found = e.func(*map(self.read, e.args))
+        inside = map(self.read, e.args)
+        found = extreme(e.func, *inside) if isinstance(e, sympy.Min | sympy.Max) else e.func(*inside)
         if not e.args or (found.has(*LITTLE) and not self.loose):
             raise TooHardError(f"the formula {e}", f"the same for all tokens of a block of {self.size}")
         return found
