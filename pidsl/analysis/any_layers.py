@@ -20,7 +20,7 @@ from pidsl.analysis.cycles import GIVEN, by_cycles, by_number
 from pidsl.analysis.formulas import L, n
 from pidsl.analysis.pieces import written
 from pidsl.analysis.piecewise import Branch, Formula, cases, function
-from pidsl.analysis.stacks import Intervals, Subject, attempt, connected, lag_sums, lags_of
+from pidsl.analysis.stacks import Intervals, Subject, attempt, connected, lag_sums, long_lags_of, missing_lags_of
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import coalesced, limited, read_set
@@ -194,9 +194,9 @@ def _in_l(quantity: str, layers: _Layers, operations: int) -> Bound:
             raise TooHardError("sets that grow from layer to layer", "a form in L that holds")
         where = read_set(f"[n, L] -> {{ : n >= {layers.start} and L >= {form.first} }}")
         if quantity == "farthest":
-            f = lags_of(form.pairs).dim_max(0)
+            f = long_lags_of(form.pairs).dim_max(0)
         else:
-            missing = lags_of(stacks.past() - form.pairs).intersect_params(where)
+            missing = missing_lags_of(form.pairs).intersect_params(where)
             least = missing.dim_min(0)
             one, rest = (isl.PwAff.read_from_str(least.get_ctx(), f"[n, L] -> {{ [({x})] }}") for x in ("1", "n - 1"))
             f = least.sub(one).union_add(rest.intersect_params(where - least.domain()))

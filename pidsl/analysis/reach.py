@@ -17,7 +17,18 @@ from pidsl.analysis.formulas import n
 from pidsl.analysis.long_lags import guessed
 from pidsl.analysis.piecewise import Branch, Formula, chain, formula
 from pidsl.analysis.short import lag_formula
-from pidsl.analysis.stacks import Intervals, Stack, Subject, attempt, checked, connected, lag_sums, lags_of, stack
+from pidsl.analysis.stacks import (
+    Intervals,
+    Stack,
+    Subject,
+    attempt,
+    checked,
+    connected,
+    lag_sums,
+    long_lags_of,
+    missing_lags_of,
+    stack,
+)
 from pidsl.errors import SizeError, TooHardError
 from pidsl.relation.isl import limited, read_map, read_set
 
@@ -197,9 +208,9 @@ def pairs_formula(quantity: str, pairs: isl.Map, least: int = 1) -> Formula:
     """Farthest or contiguous of given pairs, for n >= least."""
     with limited(f"the {quantity} lag", LAG_OPERATIONS):
         if quantity == "farthest":
-            lags = lags_of(pairs)
+            lags = long_lags_of(pairs)
             return Formula(-sympy.oo, least) if lags.is_empty() else formula(lags.dim_max(0), -sympy.oo, least)
-        return _first_missing(lags_of(stacks.past() - pairs), least)
+        return _first_missing(missing_lags_of(pairs), least)
 
 
 def _set_formula(quantity: str, lags: isl.Set) -> Formula:

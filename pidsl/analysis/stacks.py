@@ -26,6 +26,7 @@ Stack = tuple[Term, ...]
 Subject = Term | Stack  # one term for all layers, or a term per layer
 T = TypeVar("T")
 
+SOON = 20_000  # operations for one key of each query
 PARTS = 400
 OPERATIONS = 1_000_000  # for composing the layers
 WHOLE = 4096  # layers beyond this are asked for with L as a parameter
@@ -128,6 +129,25 @@ def _same(a: isl.Map, b: isl.Map) -> bool:
 def lags_of(pairs: isl.Map) -> isl.Set:
     """The lags i - j of pairs."""
     return pairs.reverse().deltas()
+
+
+def long_lags_of(pairs: isl.Map) -> isl.Set:
+    """Lags with the largest of all: of each query to its first key, where isl tells these soon."""
+    try:
+        with limited("the first key of each query", SOON):
+            return lags_of(pairs.lexmin())
+    except TooHardError:
+        return lags_of(pairs)
+
+
+def missing_lags_of(pairs: isl.Map) -> isl.Set:
+    """Lags >= 0 of missing pairs, with the smallest: of each query to the nearest key that it lacks, as above."""
+    missing = past() - pairs
+    try:
+        with limited("the nearest key that each query lacks", SOON):
+            return lags_of(missing.lexmax())
+    except TooHardError:
+        return lags_of(missing)
 
 
 def past() -> isl.Map:
