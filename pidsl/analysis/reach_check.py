@@ -25,7 +25,7 @@ from pidsl.relation.build import unclipped
 from pidsl.relation.isl import coalesced, limited, read_map, read_set
 
 MOST = 4_000_000  # additions of intervals
-TOGETHER = 300_000  # operations for taking the lags of all parts together
+TOGETHER = 2_000_000  # operations for taking the lags of all parts together
 SOON = 20_000  # operations for one key of each query
 MANY_LAYERS = 20  # within which sets come again
 CHECK_OPERATIONS = 8_000_000  # a proof may take longer than its statement
