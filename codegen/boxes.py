@@ -159,9 +159,11 @@ class Boxes:
         return tuple(out)
 
     def _length(self, k: int) -> int:
-        """Tokens of an axis at the reference length."""
+        """Tokens of an axis at the reference length, of a long one as many as there are then."""
         found = self.axes[k].length
-        return max(1, self.length // self.grid.strides[k]) if found is None else found
+        if found is None:
+            return max(1, self.length // self.grid.strides[k])
+        return min(found, self.length)
 
     def _find_span(self, k: int, own: int, swept: int) -> tuple[int, int, int, int]:
         """Pairs, boxes of keys, keys in them and boxes of queries of one axis."""

@@ -16,7 +16,7 @@ from pidsl.codegen.plan import Diagonal, DiagonalPiece, Grid, Layout, Piece, Til
 from pidsl.codegen.tile_sets import every_tile
 from pidsl.codegen.tiles import greatest, smallest, sweep
 from pidsl.language.expr import Pred, Truth, Var
-from pidsl.relation.isl import coalesced, read_map, read_set
+from pidsl.relation.isl import coalesced, convex_parts, read_map, read_set
 
 MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
 MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
@@ -115,7 +115,7 @@ def _whole_periods(period: int, prices: Prices) -> list[int]:
 def _period(points: isl.Set) -> int:
     """A translation length under which the divisions in the mask repeat; 1 when there are none, or it is too long."""
     period = 1
-    for b in points.get_basic_sets():
+    for b in convex_parts(points):
         local = b.get_local_space()
         for k in range(b.dim(isl.dim_type.div)):
             period = lcm(period, int(local.get_div(k).get_denominator_val().to_python()))

@@ -131,6 +131,14 @@ def coalesced(x: SetOrMap) -> SetOrMap:
         return x
 
 
+def convex_parts(x: isl.Set) -> list[isl.BasicSet]:
+    """The basic sets of `x`, every division in them with a formula; finding one may split a set.
+
+    Composing and transposing leave divisions of which isl knows only that they exist, and reading those is an error.
+    """
+    return list(x.compute_divs().get_basic_sets())
+
+
 def least(numbers: isl.Set) -> int:
     """The least element of a one-dimensional set that has one; `dim_min_val` may be of a part without integers."""
     return _only(numbers.lexmin())

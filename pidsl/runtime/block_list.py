@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pidsl.runtime.boxes import Extent
-from pidsl.runtime.schedule import KEPT_MASKS, KNOWN_SIZES, Bound, Mask, mask_of
+from pidsl.runtime.schedule import KNOWN_SIZES, MISSING, Bound, Mask, Masks, mask_of, remembered
 
 Ints = NDArray[np.int64]
 
@@ -32,7 +32,8 @@ class ListSegment:
     rows: Ints
     keys: Ints
     keep: Bound | None
-    _masks: dict[Any, Any] = field(default_factory=dict)  # by part, for the segments that are kept
+    remember: bool = True
+    _masks: dict[tuple[int, int], Masks] = field(default_factory=dict)  # by part
 
     @property
     def size(self) -> int:
@@ -44,18 +45,18 @@ class ListSegment:
         step = max(1, limit)
         for start in range(0, len(self.rows), step):
             here = slice(start, start + step)
-            known = self._masks.setdefault((start, step), {})
-            yield ListSegment(self.extent, self.rows[here], self.keys[here], self.keep, known)
+            known = {(0, 0): self._masks.setdefault((start, step), Masks())}
+            yield ListSegment(self.extent, self.rows[here], self.keys[here], self.keep, self.remember, known)
 
     def mask(self, dtype: torch.dtype, device: torch.device, members: int) -> Mask | None:
         """The pairs to keep, `[1, blocks, members * queries, keys]`."""
-        known = dtype, device, members
-        if known not in self._masks:
-            found = self._mask(dtype, device, members)
-            if found is not None and found.bias.numel() > KEPT_MASKS:
-                return found
-            self._masks[known] = found
-        return self._masks[known]
+        key, known = (dtype, device, members), self._masks.setdefault((0, 0), Masks())
+        mask = known.get(key, MISSING)
+        if mask is MISSING:
+            mask = self._mask(dtype, device, members)
+            if self.remember or mask is None:
+                known.keep(key, mask)
+        return mask
 
     def _mask(self, dtype: torch.dtype, device: torch.device, members: int) -> Mask | None:
         e, inside = self.extent, np.arange(self.size)
@@ -118,7 +119,9 @@ class Listed:
         sizes = (n, m, offset)
         known = self._known.pop(sizes, None)
         if known is None:
-            known = tuple(self._segments(*sizes))
+            made = list(self._segments(*sizes))
+            kept = remembered(n, m, [s.keys.size * self.size**2 for s in made])
+            known = tuple(replace(s, remember=x) for s, x in zip(made, kept, strict=True))
             for oldest in list(self._known)[: 1 - KNOWN_SIZES]:
                 self._known.pop(oldest, None)
         self._known[sizes] = known

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from hashlib import blake2b
 from itertools import product
 from math import prod
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pidsl.runtime.schedule import KNOWN_SIZES, Bound, Mask, mask_of
+from pidsl.runtime.schedule import KNOWN_SIZES, MISSING, Bound, Mask, Masks, mask_of, remembered
 
 Bools = NDArray[np.bool_]
 
@@ -57,7 +58,17 @@ class Group:
     count: int
     height: int
     width: int
-    keep: Bools | None  # [height, width]
+    axis: Axis
+    masked: bytes | None  # a digest of the mask; None when every pair is kept
+
+    @property
+    def keep(self) -> Bools:
+        """`[height, width]`: the pairs to keep. They are made when asked for: all at once are many."""
+        if self.axis.keep is None:
+            return np.ones((self.height, self.width), bool)
+        a = np.arange(self.row, self.row + self.height)[:, None]
+        b = np.arange(self.key, self.key + self.width)[None, :]
+        return np.array(np.broadcast_to(self.axis.keep(a=a, b=b), (self.height, self.width)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +129,18 @@ class BoxSegment:
 
     groups: tuple[Group, ...]
     extent: Extent
-    valid: Bools | None = None  # [keys], where some are missing
-    _masks: dict[tuple[torch.dtype, torch.device, int], Mask | None] = field(default_factory=dict)
+    ragged: bool = False  # some keys are missing
+    remember: bool = True
+    _masks: Masks = field(default_factory=Masks)
+
+    @property
+    def valid(self) -> Bools | None:
+        """`[keys]`: which of them exist, where some are missing."""
+        if not self.ragged:
+            return None
+        places = [g.key + np.arange(g.width) for g in self.groups]
+        positions = reduce(np.add.outer, [p * s for p, s in zip(places, self.extent.strides, strict=True)])
+        return np.asarray(positions.ravel() < self.extent.m)
 
     @property
     def height(self) -> int:
@@ -139,18 +160,21 @@ class BoxSegment:
     def mask(self, dtype: torch.dtype, device: torch.device, members: int) -> Mask | None:
         """The mask of every box, for so many query heads above each other; None when all pairs are kept."""
         key = dtype, device, members
-        if key not in self._masks:
+        mask = self._masks.get(key, MISSING)
+        if mask is MISSING:
             keep = self.keep()
-            self._masks[key] = None if keep is None else mask_of(np.tile(keep, (members, 1)), dtype, device)
-        return self._masks[key]
+            mask = None if keep is None else mask_of(np.tile(keep, (members, 1)), dtype, device)
+            if self.remember or mask is None:
+                self._masks.keep(key, mask)
+        return mask
 
     def keep(self) -> Bools | None:
         """The pairs to keep of every box, `[height, width]`."""
-        if self.valid is None and all(x.keep is None for x in self.groups):
+        valid = self.valid
+        if valid is None and all(x.masked is None for x in self.groups):
             return None
-        axes = (np.ones((x.height, x.width), bool) if x.keep is None else x.keep for x in self.groups)
-        found = reduce(np.kron, axes)
-        return found if self.valid is None else found & self.valid
+        found = reduce(np.kron, (x.keep for x in self.groups))
+        return found if valid is None else found & valid
 
     def parts(self, limit: int) -> Iterator[BoxSegment]:
         """The same boxes in segments of at most `limit` of them."""
@@ -166,8 +190,9 @@ class BoxSegment:
         )  # fmt: skip
         for part in (replace(group, count=half), later):
             cut = BoxSegment(
-                (*self.groups[:axis], part, *self.groups[axis + 1 :]), self.extent, self.valid, self._masks
-            )
+                (*self.groups[:axis], part, *self.groups[axis + 1 :]), self.extent, self.ragged, self.remember,
+                self._masks,
+            )  # fmt: skip
             yield from cut.parts(limit)
 
     def rows(self, x: Tensor, members: int) -> Tensor:
@@ -237,7 +262,10 @@ class Boxes:
         sizes = (n, m, offset)
         known = self._known.pop(sizes, None)
         if known is None:
-            known = tuple(self._segments(self._extent(*sizes)))
+            known = tuple(self._segments(*sizes))
+            pairs = [0 if all(x.masked is None for x in s.groups) and not s.ragged else s.height * s.width for s in known]
+            for s, remember in zip(known, remembered(n, m, pairs), strict=True):
+                s.remember = remember
             for oldest in list(self._known)[: 1 - KNOWN_SIZES]:
                 self._known.pop(oldest, None)
         self._known[sizes] = known
@@ -253,7 +281,12 @@ class Boxes:
         first = offset // strides[0]
         return Extent(strides, first, max(end - first, 0), key_rows, n, m, offset)
 
-    def _segments(self, extent: Extent) -> Iterator[BoxSegment]:
+    def _segments(self, n: int, m: int, offset: int) -> Iterator[BoxSegment]:
+        extent = self._extent(n, m, offset)
+        if len(self.axes) > 1 and max(offset + n, m) <= extent.strides[0]:  # all in one row: there is none to fill up
+            if any(x.keep.any() for x in _groups(self.axes[0], 0, 1, 1)):
+                yield from Boxes(self.axes[1:])._segments(n, m, offset)
+            return
         groups = []
         for k, axis in enumerate(self.axes):
             start, stop, count = (
@@ -270,9 +303,7 @@ class Boxes:
                 yield segment
                 continue
             for part in segment.parts(1):
-                places = [g.key + np.arange(g.width) for g in part.groups]
-                positions = reduce(np.add.outer, [p * s for p, s in zip(places, extent.strides, strict=True)])
-                yield BoxSegment(part.groups, extent, positions.ravel() < extent.m)
+                yield BoxSegment(part.groups, extent, ragged=True)
 
 
 def _groups(axis: Axis, start: int, stop: int, keys: int) -> Iterator[Group]:
@@ -285,12 +316,9 @@ def _groups(axis: Axis, start: int, stop: int, keys: int) -> Iterator[Group]:
         last = keys - 1 if axis.last is None else min(int(axis.last(t=t)), keys - 1)
         if height <= 0 or first > last:
             continue
-        keep = None
-        if axis.keep is not None:
-            a, b = np.arange(low, low + height)[:, None], np.arange(first, last + 1)[None, :]
-            keep = np.array(np.broadcast_to(axis.keep(a=a, b=b), (height, last + 1 - first)))
-            keep = None if keep.all() else keep
-        found = Group(low, 0, first, 0, 1, height, last + 1 - first, keep)
+        found = Group(low, 0, first, 0, 1, height, last + 1 - first, axis, None)
+        if axis.keep is not None and not (keep := found.keep).all():
+            found = replace(found, masked=blake2b(keep.tobytes(), digest_size=16).digest())
         if now is not None and (grown := _grown(now, found)) is not None:
             now = grown
             continue
@@ -312,7 +340,5 @@ def _grown(group: Group, box: Group) -> Group | None:
         row_step, key_step = group.row_step, group.key_step
     if key_step < 0:
         return None
-    same = group.keep is box.keep or (
-        group.keep is not None and box.keep is not None and np.array_equal(group.keep, box.keep)
-    )
+    same = group.masked == box.masked
     return replace(group, row_step=row_step, key_step=key_step, count=group.count + 1) if same else None
