@@ -133,7 +133,7 @@ def _shifts(placed: Placed, rows: int, period: int) -> tuple[tuple[int, int], ..
     still = lcm(rows, period)
     along = lcm(still, t // gcd(s, t))
     out = []
-    inside = placed.mask if placed.keys is None else _without_ends(placed.mask)
+    inside = placed.mask if placed.keys is None else without_ends(placed.mask)
     for da, db in ((along, along * s // t), (still, 0)):
         moved = inside.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [a + {da}, b + {db}] }}"))
         if moved.is_equal(inside):
@@ -141,7 +141,7 @@ def _shifts(placed: Placed, rows: int, period: int) -> tuple[tuple[int, int], ..
     return tuple(out)
 
 
-def _without_ends(simple: isl.Set) -> isl.Set:
+def without_ends(simple: isl.Set) -> isl.Set:
     """The mask of a band without its bounds on rows alone and on keys alone.
 
     Tiles in which the former do not hold for all rows are edges, and no tile sweeps keys beyond the latter.
