@@ -91,7 +91,7 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
             at = coordinates(piece.layout, square)
             faults += [f"piece {k}: {x}" for x in check_mask(piece, at)]
             faults += [f"piece {k}: {x}" for x in check_shifts(piece, at)]
-            for sweep in (piece.forward, piece.grad_query, piece.grad_key):
+            for sweep in _sweeps(piece):
                 faults += [f"piece {k}, over {sweep.over}: {x}" for x in check_sweep(piece, sweep, at)]
     if faults:
         raise _wrong(plan, faults)
@@ -119,18 +119,25 @@ def check_fields(piece: Piece, backend: str) -> Iterator[str]:
             yield "a sweep goes over the wrong dimension"
         if isinstance(piece, GridPiece):
             yield from _grid_fields(piece)
-            sizes = [prod(x) for sweep in sweeps for x in (sweep.own, sweep.swept)]
         else:
             yield from _layout_fields(piece.layout)
-            sizes = [x for sweep in sweeps for x in (sweep.rows, sweep.cols)]
-            if any(run.step < 1 for sweep in sweeps for run in sweep.runs):
+            if any(run.step < 1 for sweep in _sweeps(piece) for run in sweep.runs):
                 yield "a run that does not go on"
-            if backend == "torch" and any(sweep.cols != 1 for sweep in sweeps):
+            if backend == "torch" and any(sweep.cols != 1 for sweep in _sweeps(piece)):
                 yield "tiles of torch are exact ranges of keys"
+        sizes = [x for sweep in sweeps for x in _sizes(sweep)]
     if any(x < 1 for x in sizes):
         yield "a tile without pairs"
     elif backend == "triton" and any(x < SMALLEST or x & (x - 1) for x in sizes):
         yield f"a tile that is no power of two, or below {SMALLEST}"
+
+
+def _sweeps(piece: TilePiece) -> tuple[Sweep, Sweep, Sweep]:
+    return piece.forward, piece.grad_query, piece.grad_key
+
+
+def _sizes(sweep: Sweep | BoxSweep) -> tuple[int, int]:
+    return (prod(sweep.own), prod(sweep.swept)) if isinstance(sweep, BoxSweep) else (sweep.rows, sweep.cols)
 
 
 def _layout_fields(layout: Layout) -> Iterator[str]:
@@ -284,7 +291,8 @@ def check_shifts(piece: TilePiece, at: Coordinates) -> Iterator[str]:
     simple = mask(at, at.points(piece.relation))
     here = at.exists - at.exists
     for sweep in (piece.forward, piece.grad_query):
-        tiles = f"{sweep.rows} t <= a < {sweep.rows} t + {sweep.rows} and {sweep.cols} x <= b < {sweep.cols} x + {sweep.cols}"
+        rows, cols = sweep.rows, sweep.cols
+        tiles = f"{rows} t <= a < {rows} t + {rows} and {cols} x <= b < {cols} x + {cols}"
         pairs = read_map(f"[{at.parameters}] -> {{ [t, x] -> [a, b] : {tiles} }}")
         for run in sweep.runs:
             if not run.full and not run.edge:

@@ -35,7 +35,16 @@ TERMS: list[tuple[Term, str]] = [
     (pairs([(k, 3 * k % 8) for k in range(30)]).blocked(4) | window(2), "torch"),
 ]
 SIZES = [(9, 31, 22), (15, 12, 3), (100, 100, 0)]
-UNREAD = {"term", "backend", "notes", "rejected", "reference", "score", "other", "within"}  # by no program, or the truth
+UNREAD = {
+    "term",
+    "backend",
+    "notes",
+    "rejected",
+    "reference",
+    "score",
+    "other",
+    "within",
+}  # by no program, or the truth
 
 
 def changed(name: str, value: Any) -> Iterator[Any]:

@@ -153,6 +153,11 @@ class BoxSegment:
         return prod(x.width for x in self.groups)
 
     @property
+    def keep_pairs(self) -> int:
+        """Elements of the mask."""
+        return self.height * self.width if self.ragged or any(x.masked for x in self.groups) else 0
+
+    @property
     def boxes(self) -> int:
         """How many there are."""
         return prod(x.count for x in self.groups)
@@ -170,10 +175,9 @@ class BoxSegment:
 
     def keep(self) -> Bools | None:
         """The pairs to keep of every box, `[height, width]`."""
-        valid = self.valid
-        if valid is None and all(x.masked is None for x in self.groups):
+        if not self.keep_pairs:
             return None
-        found = reduce(np.kron, (x.keep for x in self.groups))
+        found, valid = reduce(np.kron, (x.keep for x in self.groups)), self.valid
         return found if valid is None else found & valid
 
     def parts(self, limit: int) -> Iterator[BoxSegment]:
@@ -263,8 +267,7 @@ class Boxes:
         known = self._known.pop(sizes, None)
         if known is None:
             known = tuple(self._segments(*sizes))
-            pairs = [0 if all(x.masked is None for x in s.groups) and not s.ragged else s.height * s.width for s in known]
-            for s, remember in zip(known, remembered(n, m, pairs), strict=True):
+            for s, remember in zip(known, remembered(n, m, [s.keep_pairs for s in known]), strict=True):
                 s.remember = remember
             for oldest in list(self._known)[: 1 - KNOWN_SIZES]:
                 self._known.pop(oldest, None)
