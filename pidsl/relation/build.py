@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from functools import lru_cache, reduce
 from typing import Any, assert_never
 
 import islpy as isl
@@ -43,6 +44,7 @@ from pidsl.language.terms import (
     require_concrete,
     walk,
 )  # fmt: skip
+from pidsl.language.trees import WIDE, Steps, parts_of, run, width
 from pidsl.relation.grids import grid_condition
 from pidsl.relation.isl import coalesced, limited, read_map, read_set, region, scope
 
@@ -103,6 +105,10 @@ def needs_square(term: Term) -> bool:
 
 def unclipped(term: Term) -> isl.Map:
     """The term over all integers i, j."""
+    return run(_unclipped(term))
+
+
+def _unclipped(term: Term) -> Steps[isl.Map]:
     match term:
         case Full():
             return _leaf("")
@@ -110,12 +116,10 @@ def unclipped(term: Term) -> isl.Map:
             return _leaf("1 = 0")
         case Causal():
             return _leaf("j <= i")
-        case Window(left, right):
-            return _leaf(f"-{_int(right)} <= i - j <= {_int(left)}")
         case Stride(period, phase):
             return _leaf(f"(i - j - {_int(phase)}) mod {_int(period)} = 0")
-        case Lags(values):
-            return _any_of([f"i - j = {_int(v)}" for v in sorted({_int(v) for v in values})])
+        case Window() | Lags():
+            return _any_of(_runs([term]))
         case Ring(radius):
             r = _int(radius)
             near = f"(-{r} <= i - j <= {r} or i - j >= n - {r} or j - i >= n - {r})"
@@ -133,37 +137,111 @@ def unclipped(term: Term) -> isl.Map:
             return _any_of([f"i = {i} and j = {j}" for i, j in values])
         case Neighborhood() | Halo():
             return coalesced(_leaf(grid_condition(term)))
-        case Union(a, b):
-            return coalesced(unclipped(a) | unclipped(b))
-        case Intersection(a, b):
-            return coalesced(unclipped(a) & unclipped(b))
-        case Difference(a, b):
-            return coalesced(unclipped(a) - unclipped(b))
+        case Union():
+            return (yield _union(parts_of(Union, term)))
+        case Intersection(a, b) if width(term) <= WIDE:
+            return coalesced((yield _unclipped(a)) & (yield _unclipped(b)))
+        case Intersection():
+            # What is taken away is taken away at once: of a & ~b & ~c, the part of a that is outside b | c.
+            parts = parts_of(Intersection, term)
+            kept = [part for part in parts if not isinstance(part, Complement)]
+            found = (yield _all_of(kept)) if kept else _leaf("")
+            return (yield _without(found, [part.of for part in parts if isinstance(part, Complement)]))
+        case Difference():
+            first: Term = term
+            taken: list[Term] = []
+            while isinstance(first, Difference):
+                taken.append(first.right)
+                first = first.left
+            return (yield _without((yield _unclipped(first)), taken[::-1]))
         case SymmetricDifference(a, b):
-            x, y = unclipped(a), unclipped(b)
+            x, y = (yield _unclipped(a)), (yield _unclipped(b))
             return coalesced((x - y) | (y - x))
         case Complement(a):
-            return coalesced(unclipped(a).complement())
+            return coalesced((yield _unclipped(a)).complement())
         case Transpose(a):
-            return _at(a, "i' = j and j' = i and n' = m and m' = n")
+            return _at((yield _unclipped(a)), "i' = j and j' = i and n' = m and m' = n")
         case Compose(a, b):
-            return _compose(_to_tokens(unclipped(a)), _between_tokens(b))
+            last = _to_tokens((yield _unclipped(a)))
+            return _compose(last, _between_tokens((yield _unclipped(b))))
         case Power(a, layers):
-            return _power(a, _int(layers))
+            return _power((yield _unclipped(a)), _int(layers)) if _int(layers) else _leaf("i = j")
         case Shift(a, by):
-            return _at(a, f"i' = i and j' = j + {_int(by)} and n' = n and m' = m")
+            return _at((yield _unclipped(a)), f"i' = i and j' = j + {_int(by)} and n' = n and m' = m")
         case Blocked(a, size):
             s = _int(size)
             ceil = f"n' = floor((n + {s - 1})/{s}) and m' = floor((m + {s - 1})/{s})"
-            return _at(a, f"i' = floor(i/{s}) and j' = floor(j/{s}) and {ceil}")
+            return _at((yield _unclipped(a)), f"i' = floor(i/{s}) and j' = floor(j/{s}) and {ceil}")
         case Dilated(a, step):
             s = _int(step)
             # class c = i mod s has the positions c, c + s, ...: ceil((n - c)/s) of them (none when n <= c)
             count = f"n' = floor((n - c + {s - 1})/{s}) and m' = floor((m - c + {s - 1})/{s})"
             same = f"i = {s} i' + c and j = {s} j' + c and 0 <= c < {s}"
-            return _at(a, f"exists c: {same} and {count}")
+            return _at((yield _unclipped(a)), f"exists c: {same} and {count}")
         case _:
             assert_never(term)
+
+
+def _union(terms: list[Term]) -> Steps[isl.Map]:
+    """All terms together; of many, those of finitely many lags as one, and pairs as one."""
+    found: list[isl.Map] = []
+    if len(terms) > WIDE:
+        if lagged := [term for term in terms if _own_runs(term) is not None]:
+            found.append(_any_of(_runs(lagged)))
+        if listed := sorted({pair for term in terms if isinstance(term, Pairs) for pair in term.values}):
+            found.append(_any_of([f"i = {i} and j = {j}" for i, j in listed]))
+        terms = [term for term in terms if _own_runs(term) is None and not isinstance(term, Pairs)]
+    for term in terms:
+        found.append((yield _unclipped(term)))
+    return _together(found, lambda a, b: coalesced(a | b))
+
+
+def _all_of(terms: list[Term]) -> Steps[isl.Map]:
+    found = []
+    for term in terms:
+        found.append((yield _unclipped(term)))
+    return _together(found, lambda a, b: coalesced(a & b))
+
+
+def _without(found: isl.Map, taken: list[Term]) -> Steps[isl.Map]:
+    """One after another; many at once."""
+    if len(taken) > WIDE:
+        return coalesced(found - (yield _union(taken)))
+    for term in taken:
+        found = coalesced(found - (yield _unclipped(term)))
+    return found
+
+
+def _together(found: list[isl.Map], both: Callable[[isl.Map, isl.Map], isl.Map]) -> isl.Map:
+    """Of the first few one after another, as they are written; of many, two by two: their parts are compared."""
+    while len(found) > WIDE:
+        found = [reduce(both, found[k : k + 2]) for k in range(0, len(found), 2)]
+    return reduce(both, found)
+
+
+def _own_runs(term: Term) -> list[tuple[int, int]] | None:
+    """The lags of a term, as runs first..last, where they are finitely many and nothing else matters."""
+    inner: Term = term
+    by = 0
+    while isinstance(inner, Shift):
+        inner, by = inner.of, by + _int(inner.by)
+    match inner:
+        case Window(left, right):
+            return [(by - _int(right), by + _int(left))]
+        case Lags(values):
+            return [(by + x, by + x) for x in map(_int, values)]
+    return None
+
+
+def _runs(terms: Iterable[Term]) -> list[str]:
+    """The lags of such terms together, as conditions that do not overlap or touch."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(x for term in terms for x in _own_runs(term) or ()):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return [f"i - j = {a}" if a == b else f"{a} <= i - j <= {b}" for a, b in merged]
 
 
 def _leaf(condition: str) -> isl.Map:
@@ -191,9 +269,8 @@ def _sliced(var: str, length: str, start: Any, stop: Any, step: Any) -> str:
     return condition
 
 
-def _at(term: Term, moved: str) -> isl.Map:
-    """`term` read at other coordinates and lengths: pairs (i, j) for which (i', j') is in the term for n', m'."""
-    inner = unclipped(term)
+def _at(inner: isl.Map, moved: str) -> isl.Map:
+    """A term read at other coordinates and lengths: pairs (i, j) for which (i', j') is in the term for n', m'."""
     needed = inner.involves_dims(isl.dim_type.param, 0, 2)
     points = inner.wrap().flatten()
     if not needed:  # spares isl the lengths of the residue classes
@@ -209,9 +286,8 @@ def _to_tokens(m: isl.Map) -> isl.Map:
     return m.intersect_range(read_set("[n, m] -> { [t] : 0 <= t < m }"))
 
 
-def _between_tokens(term: Term) -> isl.Map:
+def _between_tokens(layer: isl.Map) -> isl.Map:
     """A layer below the last: its queries are the tokens 0 .. m - 1, so its number of queries is m."""
-    layer = unclipped(term)
     if layer.involves_dims(isl.dim_type.param, 0, 1):
         layer = layer.intersect_params(read_set("[n, m] -> { : n = m }")).project_out(isl.dim_type.param, 0, 1)
         layer = layer.insert_dims(isl.dim_type.param, 0, 1).set_dim_name(isl.dim_type.param, 0, "n")
@@ -222,12 +298,9 @@ def _compose(last: isl.Map, first: isl.Map) -> isl.Map:
     return coalesced(last.apply_range(first))
 
 
-def _power(term: Term, layers: int) -> isl.Map:
-    """`layers` layers, by repeated squaring of the layer between tokens."""
-    if layers == 0:
-        return _leaf("i = j")
-    result = unclipped(term)
-    between = _between_tokens(term)
+def _power(last: isl.Map, layers: int) -> isl.Map:
+    """`layers` layers, one or more, by repeated squaring of the layer between tokens."""
+    result, between = last, _between_tokens(last)
     rest = layers - 1
     while rest:
         if rest & 1:

@@ -201,7 +201,10 @@ class _Table:
                     (rows, r), (columns, k) = (_different(x[at] // s) for x, at in zip((row, column), own, strict=True))
                     inside = yield self.of(a, rows, columns, len(range(first, n, s)), len(range(first, m, s)))
                     same = (row[own[0]] % s)[:, None] == (column[own[1]] % s)[None, :]
-                    out[np.ix_(*own)] = inside[r][:, k] & same
+                    inside = inside[r][:, k] & same
+                    if inside.shape == out.shape:  # all of them, and no other class has any
+                        return inside
+                    out[np.ix_(*own)] = inside
             case _:
                 found = _leaf(term, self._array(i)[:, None], self._array(j)[None, :], n, m)
                 out = np.empty((len(i), len(j)), dtype=np.bool_)
