@@ -6,14 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, reduce
 from typing import Any, assert_never
 
 import islpy as isl
 
 from pidsl.errors import TooHardError
-from pidsl.language.expr import evaluate
+from pidsl.language.expr import FloorDiv, Mod, evaluate
+from pidsl.language.expr import walk as walk_expr
 from pidsl.language.terms import (
     Blocked,
     Blocks,
@@ -44,9 +45,10 @@ from pidsl.language.terms import (
     require_concrete,
     walk,
 )  # fmt: skip
-from pidsl.language.trees import WIDE, Steps, parts_of, run, width
+from pidsl.language.trees import WIDE, Steps, extent, parts_of, run, width
 from pidsl.relation.grids import grid_condition
-from pidsl.relation.isl import coalesced, limited, read_map, read_set, region, scope
+from pidsl.relation.isl import MAX_OPERATIONS, coalesced, limited, read_map, read_set, region, scope
+from pidsl.relation.runs import Runs, condition, merged, runs_within
 
 
 def relation(term: Term) -> isl.Map:
@@ -68,7 +70,7 @@ def _relation(term: Term) -> isl.Map | TooHardError:
     """The relation, or why there is none: failing takes a second, so it is remembered too."""
     bounds = "0 <= i < n and 0 <= j < m" + (" and n = m" if needs_square(term) else "")
     try:
-        with limited(f"the relation of {term!r}"):
+        with limited(f"the relation of {term!r}", MAX_OPERATIONS * patience_for(term)):
             return coalesced(unclipped(term) & read_map(f"[n, m] -> {{ [i] -> [j] : {bounds} }}"))
     except TooHardError as e:
         return e.with_traceback(None)
@@ -98,6 +100,29 @@ def _align(m: isl.Map) -> isl.Map:
     return m.align_params(read_set("[n, m, offset] -> { : }").get_space())
 
 
+def patience_for(term: Term) -> int:
+    """How many times isl's usual limit a term is worth: once per hundred words, pairs and comparisons, if none divides.
+
+    Parts without divisions are quickly compared, and a long list of them is no hard term.
+    """
+    size = 0
+    for t in walk(term):
+        match t:
+            case Lags(values) | Pairs(values):
+                size += len(values)
+            case Where(pred, _):
+                if any(isinstance(e, FloorDiv | Mod) for e in walk_expr(pred)):
+                    return 1
+                size += extent(pred)[1] // 4
+            case Keys(_, _, step) | Queries(_, _, step) if _int(step) > 1:
+                return 1
+            case Stride() | Blocks() | Ring() | Neighborhood() | Halo() | Compose() | Power() | Blocked() | Dilated():
+                return 1
+            case _:
+                size += 1
+    return -(-size // 100)
+
+
 def needs_square(term: Term) -> bool:
     """Whether the term has a meaning only for as many keys as query positions."""
     return any(isinstance(t, Ring) for t in walk(term))
@@ -105,10 +130,12 @@ def needs_square(term: Term) -> bool:
 
 def unclipped(term: Term) -> isl.Map:
     """The term over all integers i, j."""
-    return run(_unclipped(term))
+    return run(_unclipped(term, runs_within(term)))
 
 
-def _unclipped(term: Term) -> Steps[isl.Map]:
+def _unclipped(term: Term, runs: Mapping[int, Runs]) -> Steps[isl.Map]:
+    if id(term) in runs:
+        return _any_of(map(condition, runs[id(term)]))
     match term:
         case Full():
             return _leaf("")
@@ -118,8 +145,10 @@ def _unclipped(term: Term) -> Steps[isl.Map]:
             return _leaf("j <= i")
         case Stride(period, phase):
             return _leaf(f"(i - j - {_int(phase)}) mod {_int(period)} = 0")
-        case Window() | Lags():
-            return _any_of(_runs([term]))
+        case Window(left, right):
+            return _leaf(f"-{_int(right)} <= i - j <= {_int(left)}")
+        case Lags(values):
+            return _any_of([f"i - j = {v}" for v in sorted({_int(v) for v in values})])
         case Ring(radius):
             r = _int(radius)
             near = f"(-{r} <= i - j <= {r} or i - j >= n - {r} or j - i >= n - {r})"
@@ -134,81 +163,81 @@ def _unclipped(term: Term) -> Steps[isl.Map]:
             found = region(pred, scope("[n, m] -> { [i, j] }"))
             return coalesced(found.apply(read_map("[n, m] -> { [i, j] -> [[i] -> [j]] }")).unwrap())
         case Pairs(values):
-            return _any_of([f"i = {i} and j = {j}" for i, j in values])
+            return _listed(values)
         case Neighborhood() | Halo():
             return coalesced(_leaf(grid_condition(term)))
         case Union():
-            return (yield _union(parts_of(Union, term)))
+            return (yield _union(parts_of(Union, term), runs))
         case Intersection(a, b) if width(term) <= WIDE:
-            return coalesced((yield _unclipped(a)) & (yield _unclipped(b)))
+            return coalesced((yield _unclipped(a, runs)) & (yield _unclipped(b, runs)))
         case Intersection():
             # What is taken away is taken away at once: of a & ~b & ~c, the part of a that is outside b | c.
             parts = parts_of(Intersection, term)
             kept = [part for part in parts if not isinstance(part, Complement)]
-            found = (yield _all_of(kept)) if kept else _leaf("")
-            return (yield _without(found, [part.of for part in parts if isinstance(part, Complement)]))
+            whole: isl.Map = (yield _all_of(kept, runs)) if kept else _leaf("")
+            return (yield _without(whole, [part.of for part in parts if isinstance(part, Complement)], runs))
         case Difference():
             first: Term = term
             taken: list[Term] = []
             while isinstance(first, Difference):
                 taken.append(first.right)
                 first = first.left
-            return (yield _without((yield _unclipped(first)), taken[::-1]))
+            return (yield _without((yield _unclipped(first, runs)), taken[::-1], runs))
         case SymmetricDifference(a, b):
-            x, y = (yield _unclipped(a)), (yield _unclipped(b))
+            x, y = (yield _unclipped(a, runs)), (yield _unclipped(b, runs))
             return coalesced((x - y) | (y - x))
         case Complement(a):
-            return coalesced((yield _unclipped(a)).complement())
+            return coalesced((yield _unclipped(a, runs)).complement())
         case Transpose(a):
-            return _at((yield _unclipped(a)), "i' = j and j' = i and n' = m and m' = n")
+            return _at((yield _unclipped(a, runs)), "i' = j and j' = i and n' = m and m' = n")
         case Compose(a, b):
-            last = _to_tokens((yield _unclipped(a)))
-            return _compose(last, _between_tokens((yield _unclipped(b))))
+            last = _to_tokens((yield _unclipped(a, runs)))
+            return _compose(last, _between_tokens((yield _unclipped(b, runs))))
         case Power(a, layers):
-            return _power((yield _unclipped(a)), _int(layers)) if _int(layers) else _leaf("i = j")
+            return _power((yield _unclipped(a, runs)), _int(layers)) if _int(layers) else _leaf("i = j")
         case Shift(a, by):
-            return _at((yield _unclipped(a)), f"i' = i and j' = j + {_int(by)} and n' = n and m' = m")
+            return _at((yield _unclipped(a, runs)), f"i' = i and j' = j + {_int(by)} and n' = n and m' = m")
         case Blocked(a, size):
             s = _int(size)
             ceil = f"n' = floor((n + {s - 1})/{s}) and m' = floor((m + {s - 1})/{s})"
-            return _at((yield _unclipped(a)), f"i' = floor(i/{s}) and j' = floor(j/{s}) and {ceil}")
+            return _at((yield _unclipped(a, runs)), f"i' = floor(i/{s}) and j' = floor(j/{s}) and {ceil}")
         case Dilated(a, step):
             s = _int(step)
             # class c = i mod s has the positions c, c + s, ...: ceil((n - c)/s) of them (none when n <= c)
             count = f"n' = floor((n - c + {s - 1})/{s}) and m' = floor((m - c + {s - 1})/{s})"
             same = f"i = {s} i' + c and j = {s} j' + c and 0 <= c < {s}"
-            return _at((yield _unclipped(a)), f"exists c: {same} and {count}")
+            return _at((yield _unclipped(a, runs)), f"exists c: {same} and {count}")
         case _:
             assert_never(term)
 
 
-def _union(terms: list[Term]) -> Steps[isl.Map]:
-    """All terms together; of many, those of finitely many lags as one, and pairs as one."""
+def _union(terms: list[Term], runs: Mapping[int, Runs]) -> Steps[isl.Map]:
+    """All terms together; of many, those of lags alone as one, and pairs as one."""
     found: list[isl.Map] = []
     if len(terms) > WIDE:
-        if lagged := [term for term in terms if _own_runs(term) is not None]:
-            found.append(_any_of(_runs(lagged)))
+        if lags := [run for term in terms for run in runs.get(id(term), ())]:
+            found.append(_any_of(map(condition, merged(lags))))
         if listed := sorted({pair for term in terms if isinstance(term, Pairs) for pair in term.values}):
-            found.append(_any_of([f"i = {i} and j = {j}" for i, j in listed]))
-        terms = [term for term in terms if _own_runs(term) is None and not isinstance(term, Pairs)]
+            found.append(_listed(listed))
+        terms = [term for term in terms if id(term) not in runs and not isinstance(term, Pairs)]
     for term in terms:
-        found.append((yield _unclipped(term)))
-    return _together(found, lambda a, b: coalesced(a | b))
+        found.append((yield _unclipped(term, runs)))
+    return _together(found, lambda a, b: coalesced(a | b)) if found else _leaf("1 = 0")
 
 
-def _all_of(terms: list[Term]) -> Steps[isl.Map]:
+def _all_of(terms: list[Term], runs: Mapping[int, Runs]) -> Steps[isl.Map]:
     found = []
     for term in terms:
-        found.append((yield _unclipped(term)))
+        found.append((yield _unclipped(term, runs)))
     return _together(found, lambda a, b: coalesced(a & b))
 
 
-def _without(found: isl.Map, taken: list[Term]) -> Steps[isl.Map]:
+def _without(found: isl.Map, taken: list[Term], runs: Mapping[int, Runs]) -> Steps[isl.Map]:
     """One after another; many at once."""
     if len(taken) > WIDE:
-        return coalesced(found - (yield _union(taken)))
+        return coalesced(found - (yield _union(taken, runs)))
     for term in taken:
-        found = coalesced(found - (yield _unclipped(term)))
+        found = coalesced(found - (yield _unclipped(term, runs)))
     return found
 
 
@@ -219,39 +248,24 @@ def _together(found: list[isl.Map], both: Callable[[isl.Map, isl.Map], isl.Map])
     return reduce(both, found)
 
 
-def _own_runs(term: Term) -> list[tuple[int, int]] | None:
-    """The lags of a term, as runs first..last, where they are finitely many and nothing else matters."""
-    inner: Term = term
-    by = 0
-    while isinstance(inner, Shift):
-        inner, by = inner.of, by + _int(inner.by)
-    match inner:
-        case Window(left, right):
-            return [(by - _int(right), by + _int(left))]
-        case Lags(values):
-            return [(by + x, by + x) for x in map(_int, values)]
-    return None
-
-
-def _runs(terms: Iterable[Term]) -> list[str]:
-    """The lags of such terms together, as conditions that do not overlap or touch."""
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted(x for term in terms for x in _own_runs(term) or ()):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
-        else:
-            merged.append((first, last))
-    return [f"i - j = {a}" if a == b else f"{a} <= i - j <= {b}" for a, b in merged]
-
-
 def _leaf(condition: str) -> isl.Map:
     return read_map(f"[n, m] -> {{ [i] -> [j] : {condition} }}" if condition else "[n, m] -> { [i] -> [j] }")
 
 
-def _any_of(conditions: list[str]) -> isl.Map:
-    if not conditions:
-        return _leaf("1 = 0")
-    return coalesced(read_map("[n, m] -> { " + "; ".join(f"[i] -> [j] : {c}" for c in conditions) + " }"))
+def _any_of(conditions: Iterable[str]) -> isl.Map:
+    parts = "; ".join(f"[i] -> [j] : {c}" for c in conditions)
+    return coalesced(read_map(f"[n, m] -> {{ {parts} }}")) if parts else _leaf("1 = 0")
+
+
+def _listed(pairs: Iterable[tuple[int, int]]) -> isl.Map:
+    """Sorted pairs, those side by side as one part."""
+    rows: list[list[int]] = []  # i, first j, last j
+    for i, j in pairs:
+        if rows and rows[-1][0] == i and rows[-1][2] == j - 1:
+            rows[-1][2] = j
+        else:
+            rows.append([i, j, j])
+    return _any_of(f"i = {i} and {first} <= j <= {last}" for i, first, last in rows)
 
 
 def _sliced(var: str, length: str, start: Any, stop: Any, step: Any) -> str:
