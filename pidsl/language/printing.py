@@ -33,7 +33,7 @@ from pidsl.language.terms import (
     Where,
     Window,
 )  # fmt: skip
-from pidsl.language.trees import Steps, parts_of, run, width
+from pidsl.language.trees import WIDE, Steps, parts_of, run, width
 
 # Python's precedence of the operators that terms use; a child binding less tightly than its place is parenthesised.
 _OR, _XOR, _AND, _MINUS, _AT, _INVERT, _POWER, _ATOM = range(1, 9)
@@ -87,7 +87,7 @@ def _show(term: Term, level: int) -> Steps[str]:
         case Union() | SymmetricDifference() | Intersection() | Difference() | Compose():
             own, symbol = _OPERATORS[type(term)]
             parts = [term.left, term.right]
-            if isinstance(term, Union | SymmetricDifference | Intersection) and width(term) <= PARTS_IN_A_ROW:
+            if isinstance(term, Union | SymmetricDifference | Intersection) and WIDE < width(term) <= PARTS_IN_A_ROW:
                 parts = parts_of(type(term), term)
             texts: list[str] = []
             for part in parts:

@@ -9,7 +9,7 @@
 
 A term is a relation between query positions i and key positions j, for every number of queries n and of keys m at
 once. It is a plain value: immutable, hashable, compared by structure. Sizes are integers, or symbols until `bind`.
-The operators `|`, `&` and `^` keep terms of many parts shallow (`pidsl.language.trees.joined`).
+The operators `|`, `&` and `^` keep terms of many parts shallow (`pidsl.language.trees.shallow`).
 What a term means is defined by `pidsl.relation.oracle`; how it is built and checked, by `pidsl.language.vocabulary`.
 """
 
@@ -23,7 +23,7 @@ from pidsl.errors import SymbolError, TermError
 from pidsl.language.expr import DEEPEST, Expr, Index, Pred, substitute, substitute_pred, symbols_in, whole
 from pidsl.language.questions import Questions
 from pidsl.language.refused import Refused
-from pidsl.language.trees import Steps, Tree, extent, joined, own_values, run, walk_tree
+from pidsl.language.trees import Steps, Tree, extent, own_values, run, shallow, walk_tree
 
 
 class Algebra(Questions, Refused, Tree):
@@ -34,16 +34,16 @@ class Algebra(Questions, Refused, Tree):
     __array_ufunc__ = None  # a NumPy array on the left does not spread the operator over its elements
 
     def __or__(self, other: Term) -> Term:
-        return joined(Union, self, require_term(other, "|"))
+        return shallow(Union(_self(self), require_term(other, "|")))
 
     def __and__(self, other: Term) -> Term:
-        return joined(Intersection, self, require_term(other, "&"))
+        return shallow(Intersection(_self(self), require_term(other, "&")))
 
     def __sub__(self, other: Term) -> Term:
         return Difference(_self(self), require_term(other, "-"))
 
     def __xor__(self, other: Term) -> Term:
-        return joined(SymmetricDifference, self, require_term(other, "^"))
+        return shallow(SymmetricDifference(_self(self), require_term(other, "^")))
 
     def __invert__(self) -> Term:
         return Complement(_self(self))
@@ -408,7 +408,7 @@ checked_size = size  # for functions whose own argument is called `size`
 
 def walk(term: Term) -> Iterator[Term]:
     """`term` and every term inside it, each object once."""
-    return walk_tree(term)
+    return walk_tree(term, Algebra)
 
 
 def _own_symbols(term: Term) -> Iterator[str]:

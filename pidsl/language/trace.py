@@ -102,7 +102,7 @@ def _parameters(predicate: Callable[..., Any]) -> list[str]:
     names = [p.name for p in needed]
     plain = all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in needed)
     name = getattr(predicate, "__name__", "mask_mod")
-    if wrong := wrong_parameters(names if plain else ["*", *names], name if name.isidentifier() else "mask_mod"):
+    if wrong := wrong_parameters(names if plain else ["*"], name if name.isidentifier() else "mask_mod"):
         given = f"a function of ({', '.join(map(str, parameters))})"
         raise PredicateError(given, wrong[0], _at("where(...)", predicate, None), wrong[1])
     return names

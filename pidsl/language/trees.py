@@ -104,19 +104,19 @@ def children(node: Tree) -> list[Any]:
     return [x for x in own_values(node) if isinstance(x, Tree)]
 
 
-def walk_tree(node: Tree) -> Iterator[Any]:
-    """`node` and every node inside it; an object that stands in several places comes once."""
+def walk_tree(node: T, kind: type[Any]) -> Iterator[T]:
+    """`node` and every node of a kind inside it; an object that stands in several places comes once."""
     rest, seen = [node], {id(node)}
     while rest:
         yield (x := rest.pop())
-        for child in reversed(children(x)):
-            if id(child) not in seen:
+        for child in reversed(children(x)):  # type: ignore[arg-type]
+            if isinstance(child, kind) and id(child) not in seen:
                 seen.add(id(child))
                 rest.append(child)
 
 
 def bottom_up(node: Tree, wanted: Callable[[Any], bool] = lambda x: True) -> Iterator[Any]:
-    """As `walk_tree`, every node after those inside it; nodes that are not wanted stay out with all they hold."""
+    """`node` and every node inside it, each once and after those it holds; no unwanted ones, nor what they hold."""
     rest, done = [node], set[int]()
     while rest:
         x = rest[-1]
@@ -142,20 +142,17 @@ def parts_of(kind: type[Any], node: Any) -> list[Any]:
     return parts
 
 
-def joined(kind: Callable[[Any, Any], T], a: Any, b: Any) -> T:
-    """`kind(a, b)` of an associative kind, its parts grouped in one way only, and a thousand are no deep tree.
-
-    `a | (b | c)` -> `(a | b) | c`; of more than `WIDE` parts, the first `WIDE` * 2**k are a group.
-    """
-    if type(b) is not kind:
-        return cast(T, _appended(kind, a, b, width(a) if type(a) is kind else 1))
-    return cast(T, _grouped(kind, [*parts_of(kind, a), *parts_of(kind, b)]))
-
-
 def shallow(node: T) -> T:
-    """`node`, of an associative kind, grouped anew as by `joined` when it has more than `WIDE` parts."""
-    many = width(node) > WIDE
-    return joined(type(node), node.left, node.right) if many else node  # type: ignore[attr-defined]
+    """`node`, of an associative kind (a union, ...), with more than `WIDE` parts grouped in one way only.
+
+    The first `WIDE` * 2**k parts of more are a group, so that a thousand parts are no deep tree.
+    """
+    if width(node) <= WIDE:
+        return node
+    kind, a, b = type(node), node.left, node.right  # type: ignore[attr-defined]
+    if type(b) is not kind and type(a) is kind and width(a) > WIDE:
+        return cast(T, _appended(kind, a, b, width(a)))
+    return cast(T, _grouped(kind, parts_of(kind, node)))
 
 
 def extent(tree: Any) -> tuple[int, int]:
@@ -177,9 +174,13 @@ def _appended(kind: Any, tree: Any, part: Any, parts: int) -> Any:
 
 def _grouped(kind: Any, parts: list[Any]) -> Any:
     if len(parts) <= WIDE:
-        return reduce(kind, parts)
-    half = _half(len(parts))
-    return kind(_grouped(kind, parts[:half]), _grouped(kind, parts[half:]))
+        made = reduce(kind, parts)
+    else:
+        half = _half(len(parts))
+        made = kind(_grouped(kind, parts[:half]), _grouped(kind, parts[half:]))
+    if len(parts) > 1:
+        object.__setattr__(made, "_width", len(parts))
+    return made
 
 
 def _half(parts: int) -> int:
