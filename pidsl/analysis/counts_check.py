@@ -29,7 +29,7 @@ from pidsl.analysis.proofs import Verdict
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Algebra, Term
 from pidsl.relation.counting import count_loops
-from pidsl.relation.isl import limited
+from pidsl.relation.isl import disjoint, limited
 from pidsl.relation.oracle import dense_mask
 
 DENSE = 96  # lengths up to which the dense masks are counted
@@ -76,7 +76,7 @@ def check_pairs(bound: Bound) -> Verdict:
     expr, least = stated(bound)
     points = square(term, fresh=True)
     with limited("the parts of the pairs"):
-        parts = [isl.Set.from_basic_set(part) for part in points.make_disjoint().get_basic_sets()]
+        parts = [isl.Set.from_basic_set(part) for part in disjoint(points)]
         each = [chambers(part) for part in parts]
 
     def count(last: int) -> Ints:
@@ -146,15 +146,15 @@ def _pairs_up_to(points: isl.Set, parts: list[isl.Set], each: list[Chambers], la
     total = np.zeros(last, dtype=np.int64)
     if grown is not None:
         t = np.arange(last - 1)
-        total[1:] = np.cumsum(sum(keys_counter(x, "[t] -> { : t >= 0 }")({"t": t}) for x in grown))
+        total[1:] = np.cumsum(sum(progressions_counter(x, "[t] -> { : t >= 0 }")({"t": t}) for x in grown))
         return total
     for part, own in zip(parts, each, strict=True):
-        counter = keys_counter(rows_of(part), "[n, i] -> { : 0 <= i < n }")
+        counter = progressions_counter(rows_of(part), "[n, i] -> { : 0 <= i < n }")
         total += continued(own, 2, last, partial(sum_rows, count=counter))
     return total
 
 
-def keys_counter(points: isl.Set, context: str) -> Callable[[dict[str, Ints]], Ints]:
+def progressions_counter(points: isl.Set, context: str) -> Callable[[dict[str, Ints]], Ints]:
     """Counts the points of a one-dimensional set, by progressions where isl finds them."""
     try:
         return partial(count_progressions, progressions(points))
