@@ -199,8 +199,10 @@ def _afford(own: Chambers, found: Sequence[Loop]) -> None:
 def stretches_of(shape: Chambers, count: Callable[[Ints], Sequence[int] | Ints]) -> list[quasi.Stretch]:
     """Each chamber's quasi-polynomial, or its values where it is shorter than what determines one."""
     found, wanted = [], []
+    nodes = 3 * shape.period
+    if nodes > LONGEST:
+        raise TooHardError(f"a formula of period {shape.period}", f"{LONGEST} counts")
     for start, stop in zip(shape.starts, [*shape.starts[1:], None], strict=True):
-        nodes = 3 * shape.period
         short = stop is not None and stop - start <= nodes
         wanted.append((start, stop, np.arange(start, stop if short and stop is not None else start + nodes), short))
     values = count(np.concatenate([w[2] for w in wanted]))
