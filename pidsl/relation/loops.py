@@ -33,13 +33,13 @@ from pidsl.language.expr import (
     simplify,
     substitute_pred,
 )
-from pidsl.relation.isl import CONTEXT, affine, limited, region, scope
+from pidsl.relation.isl import CONTEXT, affine, coalesced, limited, region, scope
 
 # An operation of isl's generator takes up to 13 microseconds, most take 0.5. All parts of a union at once make the
 # best program; where that is too much work, one by one often is not.
 WHOLE_OPERATIONS = 200_000
 PARTS_OPERATIONS = 500_000
-VERIFY_OPERATIONS = 600_000  # for the points of the loops, to be compared with the set
+VERIFY_OPERATIONS = 1_800_000  # for the points of the loops, to be compared with the set
 
 # islpy's type stubs call the kinds of nodes int and misspell some of their names, so nodes are Any here.
 _op: Any = isl.ast_expr_op_type
@@ -123,7 +123,7 @@ def _visits(found: list[Loop], points: isl.Set, context: isl.Set) -> bool:
         line = f"[{', '.join(params)}] -> {{ [{VARIABLE}] }}"
         names, left = scope(line), points
         for loop in found:
-            here = _points(loop, names).intersect_params(context)
+            here = coalesced(_points(loop, names).intersect_params(context))
             if not here.is_subset(left):  # one more than there are, or one that another loop has visited
                 return False
             left = left - here
