@@ -192,12 +192,17 @@ def _bound(
                  reason=reason)  # fmt: skip
 
 
+ARGUMENTS = {"farthest": {"layers"}, "contiguous": {"layers"}, "depth": {"of", "n"}}
+
+
 def check_grid(bound: Bound) -> Verdict:
     """The masks of the axes from the term, and from them the formula once more."""
     grid = grid_of(bound.subject)
     if grid is None:
         return Verdict(False, failure="not a grid of several axes")
     given = dict(bound.given)
+    if given.keys() - ARGUMENTS.get(bound.quantity, set()):
+        return Verdict(False, failure=f"arguments {bound.given}")
     try:
         match bound.quantity:
             case "pairs" | "sparsity" | "average degree":
