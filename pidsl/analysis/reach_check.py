@@ -18,7 +18,7 @@ from pidsl.analysis.closed import closed_form, is_closed_form
 from pidsl.analysis.formulas import L, n
 from pidsl.analysis.piecewise import function, region
 from pidsl.analysis.proofs import Verdict
-from pidsl.analysis.stacks import Stack, checked, stack
+from pidsl.analysis.stacks import WHOLE, Stack, checked, stack
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.build import unclipped
@@ -297,15 +297,27 @@ def fills(lags: Parts) -> bool:
 
 
 def reaches(lags: Parts) -> list[int]:
-    """c(0), c(1), ..., c(l) for an l from which on c grows by M per layer, by the argument of `check_lag_growth`."""
-    largest, reach = lags[-1][1], [0]
-    total: Parts = [(0, 0)]
+    """c(0), c(1), ..., c(l) for an l from which on c grows by M per layer, by the argument of `check_lag_growth`.
+
+    Sums up to a bound need no larger ones, so c is known while it stays below the bound; beyond, with twice the bound.
+
+    Raises:
+        TooHardError: it takes too many layers.
+    """
+    largest = lags[-1][1]
+    bound = 4 * largest
     while True:
-        total = joined((a + u, b + v) for a, b in total for u, v in lags if a <= reach[-1] + largest)
-        reach.append(total[0][1])
-        layers = len(reach) - 1
-        if reach[-1] >= largest - 1 and not sum_of(lags, largest * layers - reach[-1] - 1):
-            return reach
+        reach, total = [0], [(0, 0)]
+        while reach[-1] < bound:
+            total = joined((a + u, min(b + v, bound)) for a, b in total for u, v in lags if a + u <= bound)
+            reach.append(total[0][1])
+            layers = len(reach) - 1
+            rest = largest * layers - reach[-1] - 1
+            if largest - 1 <= reach[-1] < bound and not sum_of(lags, rest):
+                return reach
+            if layers > WHOLE:
+                raise TooHardError(f"lags that fill up after more than {WHOLE} layers", "fewer")
+        bound *= 2
 
 
 def sum_of(lags: Parts, delta: int) -> bool:
