@@ -1,4 +1,4 @@
-"""Receptive field and live keys of the families, with symbols: which family a pattern is, and its proved formulas.
+"""Receptive field of the families, with symbols: which family a pattern is, and its proved formulas.
 
     window(k) | lags(p)   ->   WindowAndSkip: farthest p*L, contiguous k*L, then p*(L + 1 - c) + k*(c - 1), ...
 
@@ -23,14 +23,13 @@ from pidsl.analysis.families_periodic import (
     WindowAndComb,
     WindowAndSinks,
 )
-from pidsl.analysis.formulas import CeilLog, L, from_index, internal, n, symbol
-from pidsl.analysis.lag_sets import Condition, NotByLag, Progression, Reader, Sides, domain, holds_at, require_names
+from pidsl.analysis.formulas import CeilLog, L, from_index, n
+from pidsl.analysis.lag_sets import Condition, NotByLag, Reader, Sides, domain, require_names
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.schedules import BaseSchedule, LayerRule, SkipSchedule
 from pidsl.language.terms import Blocks, Causal, Intersection, Keys, Term, Union
 
 REACH = ("farthest", "contiguous", "depth")
-t = symbol("t")
 
 
 @dataclass(frozen=True)
@@ -191,80 +190,4 @@ def check_reach(bound: Bound) -> Verdict:
         if powers or own.has(sympy.oo, CeilLog) or bound.expr.has(sympy.oo, sympy.nan):
             return Verdict(False, tuple(prover.steps), f"not the formula {own}")
         prover.prove(smt.Obligation("the formula", known, sympy.Eq(bound.expr - own, 0)))
-    return prover.verdict()
-
-
-def live_by_family(subject: Term, assume: Iterable[Condition] = ()) -> Bound:
-    """How many keys of tokens 0 .. t some later query can still attend, when the sequence may go on for ever.
-
-    Raises:
-        NotByLag: the pattern is in no family.
-    """
-    live = _live(subject, tuple(assume))
-    return Bound(subject, "live keys", "==", live.size, live.assumptions, "live keys by witness", (), live.which)
-
-
-@dataclass(frozen=True)
-class _Live:
-    size: sympy.Expr
-    which: str
-    assumptions: tuple[Condition, ...]
-    obligations: tuple[smt.Obligation, ...]
-
-
-def _live(subject: Term, assume: tuple[Condition, ...]) -> _Live:
-    smt.require_consistent([*domain(subject), *assume])
-    known = (*domain(subject), *assume)
-    block = _block(subject)
-    if block is not None:
-        b = block[0]
-        same = smt.Obligation(
-            "the next query is in the block of t + 1",
-            (b >= 1, t >= 0),
-            sympy.Eq(t + 1 - b * sympy.floor((t + 1) / b), sympy.Mod(t + 1, b)),
-        )
-        return _Live(sympy.Mod(t + 1, b), "the keys of the block that token t + 1 is in", (*known, t >= 0), (same,))
-    sinks, rest = _sinks(subject)
-    reader = Reader.of(subject, assume)
-    sides = reader.sides(rest)
-    d, y = internal("d"), internal("y")
-    lag = holds_at(rest, d)
-    endless = [p for p in sides.past if p.last is None]
-    conditions = (*known, *reader.chosen, t >= 0)
-    if endless:
-        p = endless[0]
-        later = p.start + p.step * (sympy.floor((sympy.Max(y, p.start) - p.start) / p.step) + 1)
-        reached = smt.Obligation(
-            "every key is attended again", (*conditions, y >= 1), sympy.And(holds_at(rest, later), later >= y)
-        )
-        return _Live(t + 1, "all keys 0 .. t", conditions, (reached,))
-    if not sides.past:
-        raise NotByLag("no query looks back")
-    oldest = _greatest(sides.past)
-    last = smt.Obligation("no lag is larger", (*conditions, lag), d <= oldest)
-    taken = smt.Obligation("the largest lag is attended", conditions, holds_at(rest, oldest))
-    size, which = sympy.Min(oldest, t + 1), f"the last {oldest} keys"
-    if sinks is not None:
-        conditions = (*conditions, *(c for c in (sinks >= 1,) if c != sympy.true))
-        size, which = sympy.Min(oldest + sinks, t + 1), f"the first {sinks} and {which}"
-    return _Live(size, which, conditions, (last, taken))
-
-
-def _greatest(past: Iterable[Progression]) -> sympy.Expr:
-    ends = [p.last for p in past if p.last is not None]
-    return sympy.Max(*ends)
-
-
-def check_live(bound: Bound) -> Verdict:
-    """Verify the largest lag, from the term; the size of the two intervals is arithmetic."""
-    assumptions = bound.assumptions
-    try:
-        live = _live(bound.term, tuple(c for c in assumptions if t not in c.free_symbols))
-    except NotByLag as e:
-        return Verdict(False, failure=str(e))
-    prover = smt.Prover.under(assumptions)
-    for condition in live.assumptions:
-        prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
-    prover.all(live.obligations)
-    prover.prove(smt.Obligation("the formula", assumptions, sympy.Eq(bound.expr - live.size, 0)))
     return prover.verdict()

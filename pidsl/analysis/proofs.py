@@ -67,7 +67,7 @@ METHODS: dict[str, Method] = {
     ),
     "live keys by witness": Method(
         "the largest lag is attended and no larger one is, for all values of the symbols (z3)",
-        "pidsl.analysis.lag_reach:check_live",
+        "pidsl.analysis.lag_live:check_live",
     ),
     # concrete terms: pairs, keys per query, live keys
     "quasi-polynomial": Method(

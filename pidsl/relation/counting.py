@@ -72,7 +72,7 @@ def _key_loops(term: Term) -> tuple[Loop, ...] | TooHardError:
             points = points.set_dim_name(isl.dim_type.param, 2, "i")
             try:
                 return tuple(part_loops(points, context))
-            except TooHardError:
+            except (TooHardError, NoLoop):
                 return tuple(loops(points, context))
     except NoLoop as e:
         return TooHardError(f"isl's program holds {e}", "plain loops over the keys", what, "simplify the term")
