@@ -76,7 +76,8 @@ class Meant:
 
     def blocked(self, size: int) -> Meant:
         return Meant(
-            self.term.blocked(size), lambda i, j, n, m: self._between(i // size, j // size, -(-n // size), -(-m // size))
+            self.term.blocked(size),
+            lambda i, j, n, m: self._between(i // size, j // size, -(-n // size), -(-m // size)),
         )
 
     def dilated(self, step: int) -> Meant:
@@ -149,9 +150,7 @@ def classes(a: int, b: int) -> Meant:
 
 def below(a: int, b: int, c: int, d: int) -> Meant:
     """`where(lambda i, j: (a * i + b * j) % c < d)`."""
-    return Meant(
-        pidsl.where(lambda i, j: (a * i + b * j) % c < d), lambda i, j, n, m: (a * i + b * j) % c < d
-    )
+    return Meant(pidsl.where(lambda i, j: (a * i + b * j) % c < d), lambda i, j, n, m: (a * i + b * j) % c < d)
 
 
 def random(rng: np.random.Generator, depth: int, most: int = 9) -> Meant:

@@ -11,6 +11,7 @@ from typing import cast
 
 import sympy
 
+from pidsl.analysis.about import PAIRS, TOKENS, about
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.by_values import PERIODS, Claim, fitted, shape
 from pidsl.analysis.formulas import n
@@ -18,7 +19,6 @@ from pidsl.analysis.matrices import Of
 from pidsl.analysis.piecewise import Formula
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.stacks import checked
-from pidsl.analysis.statements import PAIRS, TOKENS, about
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Blocked, Term
 

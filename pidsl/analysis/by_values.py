@@ -13,12 +13,12 @@ from math import lcm
 
 import sympy
 
+from pidsl.analysis.about import tokens_of
 from pidsl.analysis.agreement import Shape, shape_of
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas import Value, n, value_of
 from pidsl.analysis.guess import guess
 from pidsl.analysis.piecewise import Formula
-from pidsl.analysis.statements import tokens_of
 from pidsl.errors import TooHardError
 
 BRANCHES = 24

@@ -17,6 +17,7 @@ import islpy as isl
 import numpy as np
 import sympy
 
+from pidsl.analysis import held_out
 from pidsl.analysis.agreement import shape_of, values_at
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas import symbol
@@ -30,17 +31,13 @@ from pidsl.analysis.progressions import (
 )
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import TooHardError
-from pidsl.language.terms import Algebra, Term
+from pidsl.language.terms import Algebra, Term, require_concrete
 from pidsl.relation.counting import count_loops
-from pidsl.relation.counting import pairs as pairs_of
 from pidsl.relation.isl import disjoint, limited
 from pidsl.relation.oracle import dense_mask
 
 DENSE = 96  # lengths up to which the dense masks are counted
 POINTS = 1_000_000  # most points at which a formula is compared
-HELD_OUT = 200  # lengths up to which dense masks are counted that no chamber asks for
-ENTRIES = 400_000  # of these masks, in all
-LONG = 1 << 17  # and the longest sequence
 
 
 def one_term(bound: Bound) -> Term:
@@ -48,9 +45,11 @@ def one_term(bound: Bound) -> Term:
 
     Raises:
         TooHardError: it is about several layers.
+        SymbolError: the term holds unbound symbols.
     """
     if not isinstance(bound.subject, Algebra):
         raise TooHardError(f"{bound.name} of {bound.shown_subject}", "one term")
+    require_concrete(bound.term, "count")
     return bound.subject
 
 
@@ -95,42 +94,9 @@ def check_pairs(bound: Bound) -> Verdict:
         return _pairs_up_to(points, parts, each, last)[at]
 
     found = compare(bound, expr, n, each, 2, count, least)
-    if found.holds and (failure := differs_from_masks(term, expr, each, least)):
+    if found.holds and (failure := held_out.pairs_differ(term, expr, each, least)):
         return Verdict(False, found.steps, failure)
     return found
-
-
-def differs_from_masks(term: Term, expr: sympy.Expr, each: list[Chambers], least: int) -> str:
-    """Where a formula is not the number of pairs, at some lengths that it was not made from; "" if nowhere.
-
-    Args:
-        term: the pattern.
-        expr: the formula of its pairs.
-        each: chambers that the formula was made from, whose theorem is not relied on here.
-        least: the first n that matters.
-    """
-    n = symbol("n")
-    starts = sorted({s for own in each for s in own.starts})
-    period = max((own.period for own in each), default=1)
-    last = (starts[-1] if starts else 0) + 3 * period
-    short = [*range(last, last + 2 * period + 12), *(s + k for s in starts for k in (0, 1, 2)), *range(least, 6)]
-    entries, at = 0, []
-    for x in dict.fromkeys(short):
-        if least <= x <= HELD_OUT and entries + x * x <= ENTRIES:
-            entries, at = entries + x * x, [*at, x]
-    right = [int(dense_mask(term, x).sum()) for x in at]
-    for x in (2 * last + 7, 5 * last + 11):
-        if x not in at and x <= LONG:
-            try:
-                right.append(pairs_of(term, x))
-            except TooHardError:
-                continue
-            at.append(x)
-    top, bottom = values_at(expr, n, np.array(at, dtype=object))
-    for x, value, count in zip(at, top, right, strict=True):
-        if value is None or value != count * bottom:
-            return f"at n = {x}, held out, the mask has {count} pairs, not {expr.subs(n, x)}"
-    return ""
 
 
 def compare(

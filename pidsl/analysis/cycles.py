@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import sympy
 
+from pidsl.analysis.about import ANY, about
 from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.formulas import L, holds, n
@@ -26,7 +27,6 @@ from pidsl.analysis.matrices import Bools, contiguous_in, farthest_in, times
 from pidsl.analysis.piecewise import Formula
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.short import Masks
-from pidsl.analysis.statements import ANY, about
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 

@@ -6,6 +6,7 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import reach_check
+from pidsl.analysis.about import PAIRS, TOKENS, about, tokens_of
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.closed import closed_form, is_closed_form, least_layers
 from pidsl.analysis.depth import CLOSED, RECENT
@@ -15,7 +16,6 @@ from pidsl.analysis.never import outside
 from pidsl.analysis.piecewise import region, stated
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.reach_check import CHECK_OPERATIONS, Parts, joined
-from pidsl.analysis.statements import PAIRS, TOKENS, about, tokens_of
 from pidsl.errors import TooHardError
 from pidsl.relation.isl import CONTEXT, coalesced, least, limited, read_map, read_set
 

@@ -11,6 +11,7 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import matrices
+from pidsl.analysis.about import PAIRS, about, tokens_of
 from pidsl.analysis.agreement import branch_starts
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.by_values import value_at
@@ -22,7 +23,6 @@ from pidsl.analysis.piecewise import Formula, stated
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.reach_check import layer as layer_of
 from pidsl.analysis.reach_check import schedule_of
-from pidsl.analysis.statements import PAIRS, about, tokens_of
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import coalesced, limited, read_map, read_set

@@ -17,12 +17,12 @@ import numpy as np
 import sympy
 
 from pidsl.analysis import matrices
+from pidsl.analysis.about import NUMBER, PAIRS, TOKENS, about
 from pidsl.analysis.bound import Bound, Subject, exact
 from pidsl.analysis.degrees import Degree
 from pidsl.analysis.formulas import i, n
 from pidsl.analysis.matrices import Bools, Of
 from pidsl.analysis.proofs import Verdict
-from pidsl.analysis.statements import NUMBER, PAIRS, TOKENS, about
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Halo, Neighborhood
 from pidsl.relation.counting import axes

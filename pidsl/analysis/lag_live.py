@@ -257,4 +257,3 @@ def _counterexample(bound: Bound) -> str:
         if compared >= COMPARED:
             break
     return ""
-

@@ -14,6 +14,7 @@ from functools import reduce
 import sympy
 
 from pidsl.analysis import smt
+from pidsl.analysis.about import ANY, NUMBER, TOKENS, about
 from pidsl.analysis.bound import Bound, Subject
 from pidsl.analysis.families import Family, WindowAndSkip, WindowAndSomeSkips, WindowOnly
 from pidsl.analysis.families_periodic import (
@@ -28,7 +29,6 @@ from pidsl.analysis.formulas import CeilLog, L, from_index, n
 from pidsl.analysis.lag_sets import Condition, NotByLag, Reader, Sides, domain, require_names
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.schedules import BaseSchedule, LayerRule, SkipSchedule
-from pidsl.analysis.statements import ANY, NUMBER, TOKENS, about
 from pidsl.language.terms import Blocks, Causal, Intersection, Keys, Term, Union
 
 REACH = ("farthest", "contiguous", "depth")

@@ -471,7 +471,7 @@ class _Reader:
         return found
 
     def value(self, x: Any) -> isl.Val:
-        return isl.Val(int(x.p), CONTEXT).div(isl.Val(int(x.q), CONTEXT))
+        return isl.Val.read_from_str(CONTEXT, f"{int(x.p)}/{int(x.q)}")
 
 
 _COMPARE: dict[Any, Callable[[isl.PwAff, isl.PwAff], isl.Set]] = {

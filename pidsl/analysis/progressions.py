@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pidsl.errors import TooHardError
 from pidsl.relation.counting import count_loops
 from pidsl.relation.isl import disjoint, limited, read_map, read_set
-from pidsl.relation.loops import Loop, NoLoop, loops, part_loops
+from pidsl.relation.loops import Loop, NoLoop, loops
 
 T = TypeVar("T")
 _dim: Any = isl.dim_type
@@ -40,11 +40,7 @@ def loops_of(points: isl.Set, context: str) -> tuple[Loop, ...]:
     """
     known = read_set(context)
     try:
-        with limited("loops over keys", LOOPS):
-            try:
-                return tuple(part_loops(points, known))
-            except (TooHardError, NoLoop):
-                return tuple(loops(points, known))
+        return tuple(loops(points, known, LOOPS))
     except NoLoop as e:
         raise TooHardError(f"isl's program holds {e}", "plain loops over the keys", hint="simplify the term") from None
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pidsl.analysis.statement import malformed
 from pidsl.errors import PidslError
 
 if TYPE_CHECKING:
@@ -168,7 +169,9 @@ def verdict_of(bound: Bound) -> Verdict:
     """Verify a bound from its statement."""
     if not bound.is_known:
         return Verdict(False, failure="nothing is claimed")
-    method = METHODS.get(bound.method)
+    if failure := malformed(bound):
+        return Verdict(False, failure=failure)
+    method = METHODS.get(bound.method) if isinstance(bound.method, str) else None
     if method is None:
         return Verdict(False, failure=f"no method {bound.method!r}")
     module, function = method.checker.split(":")

@@ -13,13 +13,13 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import long_lags
+from pidsl.analysis.about import ANY, NUMBER, about, tokens_of
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.closed import closed_form, is_closed_form
 from pidsl.analysis.formulas import L, n
 from pidsl.analysis.piecewise import function, region, stated
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.stacks import WHOLE, Stack, checked, connected, stack
-from pidsl.analysis.statements import ANY, NUMBER, about, tokens_of
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.build import unclipped

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import sympy
 
+from pidsl.analysis.about import NUMBER, PAIRS, TOKENS, about
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.gaps import Gaps, gaps_of
@@ -19,7 +20,6 @@ from pidsl.analysis.matrices import Bools, Of, contiguous_in, farthest_in, targe
 from pidsl.analysis.piecewise import Formula
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.stacks import checked, stack
-from pidsl.analysis.statements import NUMBER, PAIRS, TOKENS, about
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.oracle import dense_mask

@@ -23,12 +23,12 @@ from math import gcd
 import sympy
 
 from pidsl.analysis import matrices
+from pidsl.analysis.about import PAIRS, TOKENS, about
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.piecewise import Formula
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.stacks import Intervals, added, checked, finite_lags, merged, to_bits
-from pidsl.analysis.statements import PAIRS, TOKENS, about
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 

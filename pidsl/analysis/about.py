@@ -1,4 +1,4 @@
-"""Which statements a checker is about: any other one is refused before it is read.
+"""Which statements a checker is about: any other one that makes sense (`statement`) is refused before it is read.
 
 @about("farthest", "contiguous", layers=NUMBER)
 def check_layers(bound: Bound) -> Verdict: ...
@@ -20,7 +20,6 @@ from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.stacks import WHOLE
 from pidsl.errors import TooHardError
-from pidsl.language.terms import Algebra
 from pidsl.relation.isl import largest, least, read_set
 
 Check = Callable[[Bound], Verdict]
@@ -66,50 +65,24 @@ def about(*quantities: str, schedules: bool = True, rules: bool = False, **given
     def checker(check: Check) -> Check:
         @wraps(check)
         def checked(bound: Bound) -> Verdict:
-            failure = _odd(bound, rules, schedules)
-            if not failure and bound.quantity not in quantities:
-                failure = f"a proof of {' or '.join(quantities)}, not of {bound.quantity}"
-            if not failure and any(name not in given for name, _ in bound.given):
-                failure = f"arguments {bound.given}"
-            if not failure and not all(kind(bound.argument(name)) for name, kind in given.items()):
-                failure = f"arguments {bound.given}"
-            return Verdict(False, failure=failure) if failure else check(bound)
+            if bound.quantity not in quantities:
+                return Verdict(False, failure=f"a proof of {' or '.join(quantities)}, not of {bound.quantity}")
+            if isinstance(bound.subject, tuple) and not (schedules and bound.subject):
+                return Verdict(False, failure=f"a proof about one term, not about {bound.shown_subject}")
+            if any(isinstance(x, LayerRule) for x in _layers(bound)) and not rules:
+                return Verdict(False, failure=f"a proof about terms, not about {bound.shown_subject}")
+            others = any(name not in given for name, _ in bound.given)
+            if others or not all(kind(bound.argument(name)) for name, kind in given.items()):
+                return Verdict(False, failure=f"arguments {bound.given}")
+            return check(bound)
 
         return checked
 
     return checker
 
 
-def _odd(bound: Bound, rules: bool, schedules: bool) -> str:
-    """Why this is no statement of a checker, whatever it is about; "" if it is one."""
-    subject: object = bound.subject
-    if isinstance(subject, tuple):
-        known = schedules and bool(subject) and all(isinstance(x, Algebra) for x in subject)
-    else:
-        known = isinstance(subject, Algebra) or (rules and isinstance(subject, LayerRule))
-    if not known:
-        return f"a proof about {'terms, one per layer' if schedules else 'one term'}, not about {subject!r}"
-    if bound.relation not in ("==", "<=", ">="):
-        return f"the relation {bound.relation!r}"
-    if not isinstance(bound.expr, sympy.Expr) or bound.expr.has(sympy.nan, sympy.zoo):
-        return f"{bound.expr!r} is no formula"
-    if not (isinstance(bound.assumptions, tuple) and all(map(_is_condition, bound.assumptions))):
-        return f"assumptions {bound.assumptions!r}"
-    if not (isinstance(bound.given, tuple) and all(map(_is_argument, bound.given))):
-        return f"arguments {bound.given!r}"
-    return "" if len({name for name, _ in bound.given}) == len(bound.given) else f"arguments {bound.given}"
-
-
-def _is_condition(c: object) -> bool:
-    if isinstance(c, sympy.And | sympy.Or | sympy.Not | sympy.ITE):
-        return all(map(_is_condition, c.args))
-    if isinstance(c, sympy.core.relational.Relational):
-        return all(isinstance(x, sympy.Expr) and not x.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo) for x in c.args)
-    return c is sympy.true or c is sympy.false
-
-
-def _is_argument(x: object) -> bool:
-    return isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str)
+def _layers(bound: Bound) -> tuple[object, ...]:
+    return bound.subject if isinstance(bound.subject, tuple) else (bound.subject,)
 
 
 def tokens_of(assumptions: tuple[sympy.Basic, ...]) -> tuple[int, int | None]:
