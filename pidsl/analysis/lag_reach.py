@@ -7,12 +7,14 @@ The answer to "depth" is the least number of layers that connects every causal p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import sympy
 
 from pidsl.analysis import smt
+from pidsl.analysis.about import ANY, NUMBER, TOKENS, about
 from pidsl.analysis.bound import Bound, Subject
 from pidsl.analysis.families import Family, WindowAndSkip, WindowAndSomeSkips, WindowOnly
 from pidsl.analysis.families_periodic import (
@@ -64,6 +66,8 @@ def match_family(subject: Subject, assume: Iterable[Condition] = ()) -> Match:
     if block is not None:
         return _match(OwnBlock(subject, *block), known)
     sinks, rest = _sinks(subject)
+    if rest is None:
+        raise NotByLag("sinks and nothing else")
     reader = Reader.of(subject, given)
     sides = reader.sides(rest)
     if sides.future:
@@ -80,7 +84,10 @@ def _match(family: Family, known: tuple[Condition, ...]) -> Match:
     needs = [c for c in family.needs if c not in (sympy.true, *known)]
     if sympy.false in needs:
         raise NotByLag(f"the sizes are outside those of the family ({family.shown})")
-    smt.require_consistent([*known, *needs])
+    if not smt.consistent([*known, *needs]):
+        if isinstance(family, WindowAndSkip) and smt.follows(known, family.p <= family.k):
+            return _match(WindowOnly(family.term, family.k, (family.p,)), known)
+        raise NotByLag(f"the assumptions leave no sizes of this kind ({family.shown})")
     stated = [*needs, *known]  # the family's own conditions are the stronger ones
     kept = [c for k, c in enumerate(stated) if not (k >= len(needs) and smt.follows(needs, c))]
     return Match(family, tuple(kept))
@@ -120,19 +127,32 @@ def _block(term: Term) -> tuple[sympy.Expr, bool] | None:
     return None
 
 
-def _sinks(term: Term) -> tuple[sympy.Expr | None, Term]:
-    """The first keys that every later query sees, and what else there is."""
+def _sinks(term: Term) -> tuple[sympy.Expr | None, Term | None]:
+    """The first keys that every later query sees, and what else there is; None for none of either."""
+    sinks: sympy.Expr | None = None
+    others: list[Term] = []
+    for part in dict.fromkeys(_parts(term)):
+        match part:
+            case Intersection(Keys(0, stop, 1), Causal()) | Intersection(Causal(), Keys(0, stop, 1)) if (
+                stop is not None and sinks is None
+            ):
+                sinks = from_index(stop)
+            case _:
+                others.append(part)
+    return sinks, (reduce(Union, others) if others else None)
+
+
+def _parts(term: Term) -> Iterator[Term]:
+    """What a term is the union of."""
     match term:
-        case Intersection(Keys(0, stop, 1), Causal()) | Intersection(Causal(), Keys(0, stop, 1)) if stop is not None:
-            return from_index(stop), Causal()
-        case Intersection(Union(a, b), Causal()) | Intersection(Causal(), Union(a, b)):
-            return _sinks(Union(Intersection(a, Causal()), Intersection(b, Causal())))
         case Union(a, b):
-            for part, rest in ((a, b), (b, a)):
-                found, inner = _sinks(part)
-                if found is not None:
-                    return found, rest if inner == Causal() else Union(inner, rest)
-    return None, term
+            yield from _parts(a)
+            yield from _parts(b)
+        case Intersection(Union(a, b), Causal()) | Intersection(Causal(), Union(a, b)):
+            yield from _parts(Intersection(a, Causal()))
+            yield from _parts(Intersection(b, Causal()))
+        case _:
+            yield term
 
 
 def reach_by_family(
@@ -163,13 +183,26 @@ def reach_by_family(
 
 def check_reach(bound: Bound) -> Verdict:
     """Verify the closed form by induction over the layers, the formula from the closed form."""
+    return _check_depth(bound) if bound.quantity == "depth" else _check_lags(bound)
+
+
+@about("depth", schedules=False, rules=True, n=TOKENS)
+def _check_depth(bound: Bound) -> Verdict:
+    return _check(bound)
+
+
+@about("farthest", "contiguous", schedules=False, rules=True, layers=lambda x: NUMBER(x) or ANY(x))
+def _check_lags(bound: Bound) -> Verdict:
+    return _check(bound)
+
+
+def _check(bound: Bound) -> Verdict:
     assumptions = bound.assumptions
     try:
-        match = match_family(bound.subject, [c for c in assumptions if not c.free_symbols & {n, L}])
+        family = match_family(bound.subject, [c for c in assumptions if not c.free_symbols & {n, L}]).family
+        answer = family.answer(bound.quantity)
     except NotByLag as e:
         return Verdict(False, failure=str(e))
-    family = match.family
-    answer = family.answer(bound.quantity)
     layers = bound.argument("layers")
     own, wanted = answer.expr, [*family.needs, *answer.assumptions]
     tokens = bound.argument("n")
@@ -189,5 +222,9 @@ def check_reach(bound: Bound) -> Verdict:
         powers = [x for x in own.atoms(sympy.Pow) if not x.exp.is_Integer]
         if powers or own.has(sympy.oo, CeilLog) or bound.expr.has(sympy.oo, sympy.nan):
             return Verdict(False, tuple(prover.steps), f"not the formula {own}")
+        for cases in bound.expr.atoms(sympy.Piecewise):
+            if cases.args[-1][1] != sympy.true:
+                conditions = sympy.Or(*(condition for _, condition in cases.args))
+                prover.prove(smt.Obligation("a case for everything", known, conditions))
         prover.prove(smt.Obligation("the formula", known, sympy.Eq(bound.expr - own, 0)))
     return prover.verdict()
