@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import sympy
 
-from pidsl.analysis import counts, degrees, grids, memory, reach, stacks
+from pidsl.analysis import counts, degrees, grids, held_out, memory, reach, stacks
 from pidsl.analysis import depth as depths
 from pidsl.analysis.assume import conditions
 from pidsl.analysis.bound import Bound, exact, unknown
@@ -42,15 +42,25 @@ Asked = ParamSpec("Asked")
 
 
 def soon(question: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
-    """The question, with less patience for terms that isl can seldom answer for every n, and slowly."""
+    """The question, with less patience for terms that isl can seldom answer for every n, and slowly.
+
+    No formula is returned that a dense mask contradicts: see `held_out`.
+    """
 
     @wraps(question)
     def asked(*args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
         slow = any(map(_is_slow, (*args, *kwargs.values())))
         with patience(SHARE if slow else 1.0):
-            return question(*args, **kwargs)
+            return _kept(question(*args, **kwargs))
 
     return asked
+
+
+def _kept(answer: Answer) -> Answer:
+    kept = held_out.kept
+    if isinstance(answer, Degree):
+        return cast(Answer, Degree(kept(answer.of_query), kept(answer.maximum), kept(answer.average)))
+    return cast(Answer, kept(cast(Bound, answer)))
 
 
 def _whole_grid(patterns: object) -> Grid | None:
