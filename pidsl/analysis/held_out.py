@@ -150,7 +150,7 @@ def _lengths(bound: Bound, values: dict[str, int], longest: int, draw: random.Ra
     found = {least, *draw.sample(breaks, min(len(breaks), some)), *draw.sample(tail, min(len(tail), 4 * some))}
     found.update(draw.randint(least, min(longest, least + SHORT)) for _ in range(some))
     if bound.quantity == "depth" and _look_back(layers := _layers(bound.subject, values, LAYERS)):
-        found.update(n for tokens in _connected(tuple(layers)) for n in (tokens, tokens + 1) if least <= n <= CORNER)
+        found.update(n for tokens in _connected(layers) for n in (tokens, tokens + 1) if least <= n <= CORNER)
     lengths = ({**values, "n": n} for n in sorted(found))
     if bound.quantity == "degree":
         lengths = ({**at, "i": i} for at in lengths if at["n"] for i in {at["n"] - 1, draw.randrange(at["n"])})
@@ -171,6 +171,7 @@ def _period(expr: sympy.Expr) -> int:
     return found
 
 
+@lru_cache(maxsize=256)
 def _varies(subject: Subject) -> bool:
     """Whether each length needs a mask of its own."""
     terms = subject if isinstance(subject, tuple) else (subject,)
@@ -227,6 +228,7 @@ def _bindings(bound: Bound, draw: random.Random) -> Iterator[dict[str, int]]:
             return
 
 
+@lru_cache(maxsize=256)
 def _symbols(subject: Subject) -> frozenset[str]:
     if isinstance(subject, tuple):
         return frozenset(name for term in subject for name in term.symbols)
@@ -249,7 +251,7 @@ def _measured(bound: Bound, values: dict[str, int]) -> tuple[Value | None, bool]
         count = layers if isinstance(layers, int) else values.get("L")
         if count is None or count * n**3 > WORK:
             return None, True
-        seen = _after(tuple(_layers(bound.subject, values, count)), n)
+        seen = _after(_layers(bound.subject, values, count), n)
         if bound.quantity == "contiguous":
             return contiguous_in(seen), True
         far = farthest_in(seen)
@@ -292,13 +294,13 @@ def _corner_looks_back(term: Term) -> bool:
 def _depth(bound: Bound, values: dict[str, int]) -> Value | None:
     """The fewest layers that connect the pairs in question; the claimed oo, where all that are looked at do not."""
     n = values["n"]
-    layers = tuple(_layers(bound.subject, values, max(1, min(2 * n, int(WORK / n**3)))))
+    layers = _layers(bound.subject, values, max(1, min(2 * n, int(WORK / n**3))))
     of = bound.argument("of")
     if of is None:  # with symbols, only causal pairs are counted
         masks = (_mask(term, n) for term in layers[:1] if not _symbols(bound.subject))
         of = "all" if any(np.triu(mask, 1).any() for mask in masks) else "causal"
     if of == "causal" and n <= CORNER and _look_back(layers):
-        enough = _connected(tuple(_layers(bound.subject, values, LAYERS)))
+        enough = _connected(_layers(bound.subject, values, LAYERS))
         return next((count for count, tokens in enumerate(enough, 1) if n <= tokens), _if_infinite(bound))
     target, seen = target_of(of, n), np.eye(n, dtype=np.bool_)
     for count, term in enumerate(layers, 1):
@@ -404,7 +406,7 @@ def _from_the_end(term: Term) -> bool:
 @lru_cache(maxsize=256)
 def _mask(term: Term, n: int) -> Bools:
     """The mask of n tokens: a corner of a longer one, where that says the same."""
-    return dense_mask(term, n) if n > CORNER or any(map(_by_length, walk(term))) else _corner(term)[:n, :n]
+    return dense_mask(term, n) if n > CORNER or _varies(term) else _corner(term)[:n, :n]
 
 
 @lru_cache(maxsize=32)
@@ -422,13 +424,24 @@ def _worth(term: Term) -> int:
     return sum(WORTH.get(type(part), 1) for part in walk(term))
 
 
-def _layers(subject: Subject, values: dict[str, int], count: int) -> list[Term]:
-    """So many layers with numbers for their symbols, the one at the input first; none where the numbers do not fit."""
+@lru_cache(maxsize=1024)
+def _bound(subject: Subject, values: tuple[tuple[str, int], ...]) -> Subject | None:
+    """The subject with numbers for its symbols; None where they do not fit."""
+    at = dict(values)
     try:
-        if isinstance(subject, LayerRule):
-            return list(subject.bind(**{name: values[name] for name in subject.symbols}).terms(count))
-        terms = subject if isinstance(subject, tuple) else (subject,)
-        named = [t.bind(**{name: values[name] for name in t.symbols}) if t.symbols else t for t in terms]
+        if isinstance(subject, tuple):
+            return tuple(t.bind(**{name: at[name] for name in t.symbols}) for t in subject)
+        return subject.bind(**{name: at[name] for name in subject.symbols})
     except PidslError:
-        return []
-    return [named[k % len(named)] for k in range(count)]
+        return None
+
+
+def _layers(subject: Subject, values: dict[str, int], count: int) -> tuple[Term, ...]:
+    """So many layers with numbers for their symbols, the one at the input first; none where the numbers do not fit."""
+    names = _symbols(subject)
+    known = _bound(subject, tuple((name, values[name]) for name in sorted(names))) if names else subject
+    if known is None:
+        return ()
+    if isinstance(known, LayerRule):
+        return known.terms(count)
+    return tuple(known[k % len(known)] for k in range(count)) if isinstance(known, tuple) else (known,) * count
