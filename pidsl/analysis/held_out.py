@@ -294,7 +294,8 @@ def _corner_looks_back(term: Term) -> bool:
 def _depth(bound: Bound, values: dict[str, int]) -> Value | None:
     """The fewest layers that connect the pairs in question; the claimed oo, where all that are looked at do not."""
     n = values["n"]
-    layers = _layers(bound.subject, values, max(1, min(2 * n, int(WORK / n**3))))
+    most = LAYERS if isinstance(bound.subject, LayerRule) else 2 * n
+    layers = _layers(bound.subject, values, max(1, min(most, int(WORK / n**3))))
     of = bound.argument("of")
     if of is None:  # with symbols, only causal pairs are counted
         masks = (_mask(term, n) for term in layers[:1] if not _symbols(bound.subject))
