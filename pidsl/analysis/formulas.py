@@ -215,7 +215,7 @@ def _function(e: sympy.Basic) -> Callable[[At], Value]:
     if e.is_Pow:
         return lambda at: _power(args[0](at), args[1](at))
     if isinstance(e, sympy.Min | sympy.Max):
-        choose = min if isinstance(e, sympy.Min) else max
+        choose: Any = min if isinstance(e, sympy.Min) else max
         return lambda at: choose([f(at) for f in args])
     if isinstance(e, sympy.Abs):
         return lambda at: abs(args[0](at))
@@ -225,7 +225,7 @@ def _function(e: sympy.Basic) -> Callable[[At], Value]:
     if isinstance(e, sympy.Mod):
         return lambda at: args[0](at) % args[1](at)
     if isinstance(e, CeilLog):
-        return lambda at: int(CeilLog(*(sympy.Rational(f(at)) for f in args)))
+        return lambda at: _logarithm(args[0](at), args[1](at))
     raise ValueError(f"no number: {e}")
 
 
@@ -247,6 +247,12 @@ def _entry(index: Callable[[At], Value], values: list[Callable[[At], Value]], e:
         return values[k % len(values)](at)
 
     return value
+
+
+def _logarithm(base: Value, x: Value) -> Value:
+    if base != int(base) or base < 2 or x != int(x):
+        raise ValueError(f"no number: the logarithm of {x} to the base {base}")
+    return int(CeilLog(sympy.Integer(int(base)), sympy.Integer(int(x))))
 
 
 def _power(base: Value, exponent: Value) -> Value:

@@ -23,6 +23,7 @@ from pidsl.analysis.bound import Bound, Subject, unknown
 from pidsl.analysis.formulas import Periodic, Value, holds, symbol, value_of
 from pidsl.analysis.matrices import Bools, contiguous_in, farthest_in, target_of, times
 from pidsl.analysis.schedules import LayerRule
+from pidsl.analysis.well_formed import names_of
 from pidsl.errors import PidslError
 from pidsl.language.terms import (
     Blocked,
@@ -91,12 +92,14 @@ def refutation(bound: Bound, purpose: str) -> str:
         return ""
     for values in _samples(bound, random.Random(f"{purpose}: {bound.quantity} of {bound.shown_subject}")):
         found, exact = _measured(bound, values)
+        if found is None:
+            continue
         numbers = {symbol(name): sympy.Integer(value) for name, value in values.items()}
         try:
             claimed = value_of(bound.expr, numbers)
         except ValueError:
             claimed = math.nan  # equal to nothing
-        if found is None or _agree(bound.relation, found, claimed, exact):
+        if _agree(bound.relation, found, claimed, exact):
             continue
         at = ", ".join(f"{name} = {value}" for name, value in values.items())
         return f"at {at} it says {bound.relation} {claimed}, the mask {found}{'' if exact else ' at least'}"
@@ -212,7 +215,7 @@ def _numbers(bound: Bound, values: dict[str, int]) -> set[int]:
 
 def _bindings(bound: Bound, draw: random.Random) -> Iterator[dict[str, int]]:
     """Values of the symbols of the pattern that the assumptions and the pattern admit: small ones, then any."""
-    names = sorted(_symbols(bound.subject))
+    names = sorted(names_of(bound.subject))
     if not names:
         yield {}
         return
@@ -226,13 +229,6 @@ def _bindings(bound: Bound, draw: random.Random) -> Iterator[dict[str, int]]:
         yield values
         if len(found) == VALUES:
             return
-
-
-@lru_cache(maxsize=256)
-def _symbols(subject: Subject) -> frozenset[str]:
-    if isinstance(subject, tuple):
-        return frozenset(name for term in subject for name in term.symbols)
-    return subject.symbols
 
 
 # -- what the masks say ------------------------------------------------------------------------------------------------
@@ -298,7 +294,7 @@ def _depth(bound: Bound, values: dict[str, int]) -> Value | None:
     layers = _layers(bound.subject, values, max(1, min(most, int(WORK / n**3))))
     of = bound.argument("of")
     if of is None:  # with symbols, only causal pairs are counted
-        masks = (_mask(term, n) for term in layers[:1] if not _symbols(bound.subject))
+        masks = (_mask(term, n) for term in layers[:1] if not names_of(bound.subject))
         of = "all" if any(np.triu(mask, 1).any() for mask in masks) else "causal"
     if of == "causal" and n <= CORNER and _look_back(layers):
         enough = _connected(_layers(bound.subject, values, LAYERS))
@@ -439,7 +435,7 @@ def _bound(subject: Subject, values: tuple[tuple[str, int], ...]) -> Subject | N
 
 def _layers(subject: Subject, values: dict[str, int], count: int) -> tuple[Term, ...]:
     """So many layers with numbers for their symbols, the one at the input first; none where the numbers do not fit."""
-    names = _symbols(subject)
+    names = names_of(subject)
     known = _bound(subject, tuple((name, values[name]) for name in sorted(names))) if names else subject
     if known is None:
         return ()

@@ -81,7 +81,9 @@ def _match(family: Family, known: tuple[Condition, ...]) -> Match:
     needs = [c for c in family.needs if c not in (sympy.true, *known)]
     if sympy.false in needs:
         raise NotByLag(f"the sizes are outside those of the family ({family.shown})")
-    smt.require_consistent([*known, *needs])
+    if not smt.consistent([*known, *needs]):
+        needed = ", ".join(map(str, needs))
+        raise NotByLag(f"the formula known ({family.shown}) needs {needed}, which the assumptions exclude")
     stated = [*needs, *known]  # the family's own conditions are the stronger ones
     kept = [c for k, c in enumerate(stated) if not (k >= len(needs) and smt.follows(needs, c))]
     return Match(family, tuple(kept))

@@ -167,7 +167,7 @@ METHODS: dict[str, Method] = {
 def verdict_of(bound: Bound) -> Verdict:
     """Verify a bound from its statement: that it is one, that no dense mask contradicts it, then by its method."""
     from pidsl.analysis import held_out
-    from pidsl.analysis.statements import misstated
+    from pidsl.analysis.well_formed import misstated
 
     if not bound.is_known:
         return Verdict(False, failure="nothing is claimed")

@@ -7,6 +7,7 @@ statement is refused here, with the reason, and nothing is hidden that goes wron
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import sympy
@@ -89,6 +90,10 @@ ABOUT: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }  # fmt: skip
 """What each method proves: of which subjects, which quantities."""
 
+OF_L = ("lag growth", "form in L", "stable layers", "repeating layers")
+OF_A_NUMBER = ("layers", "lag sums", "short sequences", "whole grids", "no layer")
+"""Methods for any number of layers, and for a certain number of them."""
+
 
 def misstated(bound: Bound) -> str:
     """Why a bound is no statement that its method could prove, "" if it is one.
@@ -110,7 +115,10 @@ def misstated(bound: Bound) -> str:
         return f"no relation: {bound.relation!r}"
     if not _fits(bound.given, *ARGUMENTS.get(bound.quantity, ({}, {}))):
         return f"arguments {bound.given!r}"
-    names = {symbol(name) for name in (*_names(bound.subject), *VARIABLES[bound.quantity])}
+    if bound.quantity in REACH and bound.method in (*OF_L, *OF_A_NUMBER):
+        if isinstance(bound.argument("layers"), int) != (bound.method in OF_A_NUMBER):
+            return f"{bound.method} says nothing about {bound.name}"
+    names = {symbol(name) for name in (*names_of(bound.subject), *VARIABLES[bound.quantity])}
     if not isinstance(bound.expr, sympy.Expr) or not _is_formula([bound.expr], names):
         return f"no formula over {_listed(names)}: {bound.expr}"
     if not isinstance(bound.assumptions, tuple) or not all(isinstance(c, Boolean) for c in bound.assumptions):
@@ -126,10 +134,12 @@ def _kind(subject: Any) -> str | None:
     if isinstance(subject, Algebra):
         return OPEN if subject.symbols else ONE
     several = isinstance(subject, tuple) and subject and all(isinstance(t, Algebra) for t in subject)
-    return SEVERAL if several and not _names(subject) else None
+    return SEVERAL if several and not names_of(subject) else None
 
 
-def _names(subject: Any) -> frozenset[str]:
+@lru_cache(maxsize=256)
+def names_of(subject: Any) -> frozenset[str]:
+    """Names of the symbols of a pattern, of several, or of a rule."""
     if isinstance(subject, tuple):
         return frozenset(name for term in subject for name in term.symbols)
     return subject.symbols
@@ -160,6 +170,8 @@ def _is_part(x: Any, names: set[sympy.Symbol]) -> bool:
         return x in names
     if isinstance(x, sympy.Pow):
         return bool(x.exp.is_integer)
+    if isinstance(x, sympy.Mod) and x.args[1] == 0:
+        return False
     return isinstance(x, _PARTS) or x in (sympy.oo, -sympy.oo)
 
 
