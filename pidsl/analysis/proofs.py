@@ -166,7 +166,10 @@ METHODS: dict[str, Method] = {
 
 
 def verdict_of(bound: Bound) -> Verdict:
-    """Verify a bound from its statement."""
+    """Verify a bound from its statement: that it is one, that no dense mask contradicts it, then by its method."""
+    from pidsl.analysis import held_out
+    from pidsl.analysis.well_formed import misstated
+
     if not bound.is_known:
         return Verdict(False, failure="nothing is claimed")
     if failure := malformed(bound):
@@ -174,9 +177,13 @@ def verdict_of(bound: Bound) -> Verdict:
     method = METHODS.get(bound.method) if isinstance(bound.method, str) else None
     if method is None:
         return Verdict(False, failure=f"no method {bound.method!r}")
+    if why := misstated(bound):
+        return Verdict(False, failure=why)
     module, function = method.checker.split(":")
     check: Callable[[Bound], Verdict] = getattr(import_module(module), function)
     try:
+        if why := held_out.refutation(bound, held_out.AGAIN):
+            return Verdict(False, failure=why)
         return check(bound)
     except PidslError as e:
         return Verdict(False, failure=str(e))
