@@ -5,8 +5,8 @@ keys that box t visits there, and which pairs of coordinates are kept. Axes are 
 boxes with equal sizes, masks and steps form a group, and every combination of groups is one segment, whose boxes are
 strided views with all axes as dimensions of their own.
 
-Where the sequence ends inside a row of the first axis, rows are filled up with zeros, and the boxes that meet missing
-keys are computed one by one, each with a mask of its own.
+Where the queries begin or end inside a row of the first axis, it is filled up with zeros. Boxes that meet missing keys
+are computed one by one, each with a mask of its own, and the last key in their place.
 """
 
 from __future__ import annotations
@@ -91,17 +91,11 @@ class Extent:
         """x `[B, H, n, ...]` by position, in whole rows: itself, a part of it, or a copy with zeros around it."""
         return _fitted(x, self.before, self.positions)
 
-    def of_keys(self, x: Tensor) -> Tensor:
-        """x `[B, H, m, D]` in whole rows."""
-        return _fitted(x, 0, self.key_rows * self.strides[0])
-
-    def give_back(self, x: Tensor, whole: Tensor, *, queries: bool) -> None:
-        """Write to x what has changed in `whole`, unless it is a part of x."""
-        if whole.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
-            return
-        before = self.before if queries else 0
-        length = min(x.shape[2], whole.shape[2] - before)
-        x[:, :, :length].copy_(whole[:, :, before : before + length])
+    def give_back(self, x: Tensor, whole: Tensor) -> None:
+        """Write to x `[B, H, n, ...]` what has changed in `whole`, unless it is a part of x."""
+        if whole.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
+            length = min(self.n, whole.shape[2] - self.before)
+            x[:, :, :length].copy_(whole[:, :, self.before : self.before + length])
 
 
 def _fitted(x: Tensor, before: int, length: int) -> Tensor:
@@ -183,7 +177,7 @@ class BoxSegment:
         return x.as_strided(shape, strides, int(x.storage_offset()) + start * r)
 
     def keys(self, x: Tensor) -> Tensor:
-        """A view of x `[B, Hkv, rows, D]` as `[B, Hkv, *boxes, *box, D]`; boxes may overlap."""
+        """A view of x `[B, Hkv, m, D]` as `[B, Hkv, *boxes, *box, D]`; boxes may overlap."""
         start = sum(g.key * s for g, s in zip(self.groups, self.extent.strides, strict=True))
         b, h, r = x.stride()[:3]
         steps = [g.key_step * s * r for g, s in zip(self.groups, self.extent.strides, strict=True)]
@@ -196,8 +190,29 @@ class BoxSegment:
         return self.rows(x, members).reshape(-1, self.boxes, members * self.height, *x.shape[3:])
 
     def of_keys(self, x: Tensor) -> Tensor:
-        """x `[B, Hkv, rows, D]` by boxes: `[B * Hkv, boxes, keys, D]`, a copy."""
-        return self.keys(x).reshape(-1, self.boxes, self.width, x.shape[3])
+        """x `[B, Hkv, m, D]` by boxes: `[B * Hkv, boxes, keys, D]`, a copy."""
+        if self.valid is None:
+            return self.keys(x).reshape(-1, self.boxes, self.width, x.shape[3])
+        return x.index_select(2, self.key_positions(x.device)[0]).reshape(-1, 1, self.width, x.shape[3])
+
+    def row_positions(self, device: torch.device) -> Tensor:
+        """`[boxes, queries]`: where the queries stand."""
+        return self._positions([(g.row, g.row_step, g.height) for g in self.groups], device)
+
+    def key_positions(self, device: torch.device) -> Tensor:
+        """`[boxes, keys]`: which keys they meet, the last one for those that are missing."""
+        places = self._positions([(g.key, g.key_step, g.width) for g in self.groups], device)
+        return places.clamp_(max=self.extent.m - 1)
+
+    def _positions(self, axes: list[tuple[int, int, int]], device: torch.device) -> Tensor:
+        """Positions of tokens, given on every axis the first coordinate, its step from box to box, and how many."""
+        total = torch.zeros((), dtype=torch.int64, device=device)
+        for (first, step, size), count, stride in zip(axes, self._counts, self.extent.strides, strict=True):
+            boxes, inside = torch.arange(count, device=device), torch.arange(size, device=device)
+            total = total[..., None] + (first + step * boxes) * stride
+            total = total[..., None] + inside * stride
+        order = range(2 * len(axes))
+        return total.permute(*order[::2], *order[1::2]).reshape(self.boxes, -1)
 
     @property
     def _counts(self) -> tuple[int, ...]:
@@ -207,9 +222,14 @@ class BoxSegment:
         """`target += grads` for keys of overlapping boxes, in a fixed order.
 
         Args:
-            target: `[B, Hkv, rows, D]`.
+            target: `[B, Hkv, m, D]`.
             grads: `[B * Hkv, boxes, keys, D]`.
         """
+        if self.valid is not None:
+            there = torch.from_numpy(self.valid).to(target.device)
+            rows = self.key_positions(target.device)[0, there]
+            target[:, :, rows] += grads.reshape(*target.shape[:2], *grads.shape[2:])[:, :, there]
+            return
         view = self.keys(target)
         grads = grads.reshape(view.shape)
         axes = len(self.groups)
@@ -242,6 +262,10 @@ class Boxes:
                 self._known.pop(oldest, None)
         self._known[sizes] = known
         return known
+
+    def visited(self, n: int, m: int, offset: int) -> int:
+        """Keys in all boxes."""
+        return sum(s.boxes * s.width for s in self.segments(n, m, offset))
 
     def _extent(self, n: int, m: int, offset: int) -> Extent:
         lengths = [x.length for x in self.axes]

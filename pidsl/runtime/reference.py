@@ -95,6 +95,26 @@ class _Chunk:
         self.p = torch.where(mask, torch.softmax(torch.where(row, scores, 0.0), -1), 0.0)
 
 
+def over_kept(weights: Tensor, x: Tensor, kept: Tensor | None) -> Tensor:
+    """weights @ x over the pairs in `kept` alone: what is not finite reaches no sum that it takes no part in.
+
+    Args:
+        weights: `[..., rows, keys]`, 0 outside of `kept`.
+        x: `[..., keys, columns]`.
+        kept: `[..., rows, keys]`; None for all.
+    """
+    if kept is None:
+        return torch.matmul(weights, x)
+    finite = x.isfinite()
+    if x.device.type == "cpu" and bool(finite.all()):  # elsewhere, asking would wait for the device
+        return torch.matmul(weights, x)
+    total = torch.matmul(weights, torch.where(finite, x, 0.0))
+    up, down = ~(x < torch.inf), ~(x > -torch.inf)  # NaN is both, and inf - inf is NaN
+    reached = torch.matmul(kept.to(x.dtype), torch.cat([up, down], -1).to(x.dtype)) > 0
+    up, down = reached.chunk(2, -1)
+    return total + torch.where(up, torch.inf, 0.0) - torch.where(down, torch.inf, 0.0)
+
+
 def accumulator(dtype: torch.dtype) -> torch.dtype:
     """What sums are accumulated in, and the dtype of lse: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
