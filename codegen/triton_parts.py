@@ -71,6 +71,12 @@ def _store_where(ok, matrix, index, tile, WIDTH: tl.constexpr, PAD: tl.constexpr
 
 
 @triton.jit
+def _met(keep, exists):
+    """The keys of a tile `[rows, keys]` that some row attends."""
+    return tl.max((keep & exists[:, None]).to(tl.int32), 0) != 0
+
+
+@triton.jit
 def _absorb(query, key, value, acc, top, total, scale2, PRECISION: tl.constexpr):
     """Online softmax over one more tile of keys, all of which every row attends."""
     logits = tl.dot(query, tl.trans(key), input_precision=PRECISION)
@@ -147,6 +153,15 @@ def _add_key_grads(p_t, query, value, grad_out, pull, grad_k, grad_v, PRECISION:
     """dK and dV of one tile from its transposed weights: grad_k + ds^T Q and grad_v + p^T dO."""
     grad_v = tl.dot(p_t.to(grad_out.dtype), grad_out, grad_v, input_precision=PRECISION)
     ds_t = p_t * (tl.dot(value, tl.trans(grad_out), input_precision=PRECISION) - pull[None, :])
+    return tl.dot(ds_t.to(query.dtype), query, grad_k, input_precision=PRECISION), grad_v
+
+
+@triton.jit
+def _add_key_grads_of(p_t, query, value, grad_out, pull, grad_k, grad_v, PRECISION: tl.constexpr):
+    """`_add_key_grads` where keys without weight may be NaN."""
+    grad_v = tl.dot(p_t.to(grad_out.dtype), grad_out, grad_v, input_precision=PRECISION)
+    ds_t = p_t * (tl.dot(value, tl.trans(grad_out), input_precision=PRECISION) - pull[None, :])
+    ds_t = tl.where(p_t == 0.0, 0.0, ds_t)
     return tl.dot(ds_t.to(query.dtype), query, grad_k, input_precision=PRECISION), grad_v
 
 

@@ -87,6 +87,11 @@ class Extent:
         """Every query lies in the grid."""
         return self.before + self.n <= self.positions
 
+    @property
+    def filled(self) -> bool:
+        """Some rows are filled up with queries that there are not."""
+        return self.before > 0 or self.before + self.n < self.positions
+
     def of_queries(self, x: Tensor) -> Tensor:
         """x `[B, H, n, ...]` by position, in whole rows: itself, a part of it, or a copy with zeros around it."""
         return _fitted(x, self.before, self.positions)
@@ -137,6 +142,17 @@ class BoxSegment:
             keep = self.keep()
             self._masks[key] = None if keep is None else mask_of(np.tile(keep, (members, 1)), dtype, device)
         return self._masks[key]
+
+    def mask_of_rows(self, mask: Mask | None, members: int, dtype: torch.dtype, device: torch.device) -> Mask | None:
+        """`mask` without queries that fill up a row of the grid, `[1, boxes, members * queries, keys]`."""
+        start, stop = self.extent.offset, self.extent.offset + self.extent.n
+        rows = self.row_positions(torch.device("cpu"))
+        there = ((rows >= start) & (rows < stop)).repeat(1, members)[None, :, :, None]
+        if bool(there.all()):
+            return mask
+        there = there.to(device)
+        bias = torch.zeros((), dtype=dtype, device=device) if mask is None else mask.bias
+        return Mask(torch.where(there, bias, -torch.inf).expand(*there.shape[:3], self.width), None)
 
     def keep(self) -> Bools | None:
         """The pairs to keep of every box, `[height, width]`."""

@@ -402,6 +402,8 @@ class Backward(_Pass):
     def gathered(self, s: BoxSegment | ListSegment, q: Tensor, out: Tensor, grad_out: Tensor, lse: Tensor) -> Tensor:
         """dq of the boxes or listed blocks of a segment; what they add to dk and dv is added."""
         mask = s.mask(self.q.dtype, self.q.device, self.group)
+        if self.exact and isinstance(s, BoxSegment) and s.extent.filled:
+            mask = s.mask_of_rows(mask, self.group, self.q.dtype, self.q.device)
         keys, values = self.fit(s.of_keys(self.k)), self.fit(s.of_keys(self.v))
         gq, gk, gv = self.attend_gathered_backward(s, grad_out, q, keys, values, out, lse, mask)
         for sums, grads in ((self.dk, gk), (self.dv, gv)):
