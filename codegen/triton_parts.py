@@ -39,7 +39,7 @@ def _matrix(base, batch, head, batch_stride, head_stride):
 def _load(matrix, index, row_stride, column_stride, WIDTH: tl.constexpr, PAD: tl.constexpr):
     """Whole rows `index` of a matrix, all of which exist."""
     column = tl.arange(0, PAD)
-    at = matrix + index[:, None] * row_stride + column[None, :] * column_stride
+    at = matrix + index[:, None] * row_stride + column[None, :].to(index.dtype) * column_stride
     if WIDTH == PAD:
         tile = tl.load(at)
     else:
@@ -51,7 +51,7 @@ def _load(matrix, index, row_stride, column_stride, WIDTH: tl.constexpr, PAD: tl
 def _load_where(ok, matrix, index, row_stride, column_stride, WIDTH: tl.constexpr, PAD: tl.constexpr):
     """Rows `index` of a matrix where `ok`, zeros elsewhere: what lies there is not read."""
     column = tl.arange(0, PAD)
-    at = matrix + index[:, None] * row_stride + column[None, :] * column_stride
+    at = matrix + index[:, None] * row_stride + column[None, :].to(index.dtype) * column_stride
     if WIDTH == PAD:
         tile = tl.load(at, mask=ok[:, None], other=0.0)
     else:

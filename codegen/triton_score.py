@@ -100,7 +100,7 @@ class ScoredKernelWriter(KernelWriter):
         if self.score.alibi:
             yield f"slope = tl.load(slopes + {head}) * {LOG2E}"
         if self.score.bias is not None:
-            yield f"by_lag = bias + {head} * {self.score.table}"
+            yield f"by_lag = bias + {head}.to(tl.int64) * {self.score.table}"
         if self.score.dropout:
             yield f"stream = _stream(seed, batch * heads + {head})"
 

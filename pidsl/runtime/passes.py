@@ -341,10 +341,11 @@ class Backward(_Pass):
     def start(self) -> None:
         """The gradients of keys and values before any pair."""
         self.dk, self.dv = (KeySums(x, self.columns, self.q.dtype, self.many) for x in self.like)
+        self.filled_soundly = True  # dq of queries that fill up a row of a grid, which are thrown away
 
     def sound(self) -> bool:
         """Whether dq is finite: then nothing else has been met."""
-        return math.isfinite(self.dq.sum().item())
+        return self.filled_soundly and math.isfinite(self.dq.sum().item())
 
     def of_sums(self, s: Segment) -> list[Tiles]:
         """The rows of dk and dv that windows of keys add to, see `KeySums.add`."""
@@ -391,6 +392,8 @@ class Backward(_Pass):
                 dq_here.copy_(gq.reshape(dq_here.shape))
             else:
                 dq_here.add_(gq.reshape(dq_here.shape))
+        if extent.filled and not self.exact:
+            self.filled_soundly &= math.isfinite(dq.sum().item())
         extent.give_back(self.dq, dq)
 
     def _listed(self, piece: Listed) -> None:
