@@ -244,7 +244,7 @@ class BoxSegment:
         if self.valid is not None:
             there = torch.from_numpy(self.valid).to(target.device)
             rows = self.key_positions(target.device)[0, there]
-            target[:, :, rows] += grads.reshape(*target.shape[:2], *grads.shape[2:])[:, :, there]
+            target.index_add_(2, rows, grads.reshape(*target.shape[:2], *grads.shape[2:])[:, :, there])
             return
         view = self.keys(target)
         grads = grads.reshape(view.shape)
@@ -295,13 +295,16 @@ class Boxes:
 
     def _segments(self, extent: Extent) -> Iterator[BoxSegment]:
         groups = []
+        low, high = extent.before, extent.before + extent.n - 1  # queries in the rows of the axes before that are one
         for k, axis in enumerate(self.axes):
-            start, stop, count = (
-                (extent.first_row, extent.first_row + extent.rows, extent.key_rows)
-                if k == 0
-                else (0, axis.length or 0, axis.length or 0)
-            )
-            groups.append(list(_groups(axis, start, stop, count)))
+            start, stop = low // extent.strides[k], high // extent.strides[k] + 1
+            if k == 0:
+                start, stop = extent.first_row, extent.first_row + extent.rows
+            if stop - start == 1:
+                low, high = low % extent.strides[k], min(high, extent.positions - 1) % extent.strides[k]
+            else:
+                low, high = 0, extent.strides[k] - 1
+            groups.append(list(_groups(axis, start, stop, extent.key_rows if k == 0 else axis.length or 0)))
         missing = extent.key_rows * extent.strides[0] > extent.m
         for found in product(*groups):
             top = found[0].key + (found[0].count - 1) * found[0].key_step + found[0].width
