@@ -5,8 +5,8 @@ keys that box t visits there, and which pairs of coordinates are kept. Axes are 
 boxes with equal sizes, masks and steps form a group, and every combination of groups is one segment, whose boxes are
 strided views with all axes as dimensions of their own.
 
-Where the sequence ends inside a row of the first axis, rows are filled up with zeros, and the boxes that meet missing
-keys are computed one by one, each with a mask of its own.
+Where the queries begin or end inside a row of the first axis, it is filled up with zeros. Boxes that meet missing keys
+are computed one by one, each with a mask of its own, and the last key in their place.
 """
 
 from __future__ import annotations
@@ -98,21 +98,20 @@ class Extent:
         """Every query lies in the grid."""
         return self.before + self.n <= self.positions
 
+    @property
+    def filled(self) -> bool:
+        """Some rows are filled up with queries that there are not."""
+        return self.before > 0 or self.before + self.n < self.positions
+
     def of_queries(self, x: Tensor) -> Tensor:
         """x `[B, H, n, ...]` by position, in whole rows: itself, a part of it, or a copy with zeros around it."""
         return _fitted(x, self.before, self.positions)
 
-    def of_keys(self, x: Tensor) -> Tensor:
-        """x `[B, H, m, D]` in whole rows."""
-        return _fitted(x, 0, self.key_rows * self.strides[0])
-
-    def give_back(self, x: Tensor, whole: Tensor, *, queries: bool) -> None:
-        """Write to x what has changed in `whole`, unless it is a part of x."""
-        if whole.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
-            return
-        before = self.before if queries else 0
-        length = min(x.shape[2], whole.shape[2] - before)
-        x[:, :, :length].copy_(whole[:, :, before : before + length])
+    def give_back(self, x: Tensor, whole: Tensor) -> None:
+        """Write to x `[B, H, n, ...]` what has changed in `whole`, unless it is a part of x."""
+        if whole.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
+            length = min(self.n, whole.shape[2] - self.before)
+            x[:, :, :length].copy_(whole[:, :, self.before : self.before + length])
 
 
 def _fitted(x: Tensor, before: int, length: int) -> Tensor:
@@ -173,6 +172,17 @@ class BoxSegment:
                 self._masks.keep(key, mask)
         return mask
 
+    def mask_of_rows(self, mask: Mask | None, members: int, dtype: torch.dtype, device: torch.device) -> Mask | None:
+        """`mask` without queries that fill up a row of the grid, `[1, boxes, members * queries, keys]`."""
+        start, stop = self.extent.offset, self.extent.offset + self.extent.n
+        rows = self.row_positions(torch.device("cpu"))
+        there = ((rows >= start) & (rows < stop)).repeat(1, members)[None, :, :, None]
+        if bool(there.all()):
+            return mask
+        there = there.to(device)
+        bias = torch.zeros((), dtype=dtype, device=device) if mask is None else mask.bias
+        return Mask(torch.where(there, bias, -torch.inf).expand(*there.shape[:3], self.width), None)
+
     def keep(self) -> Bools | None:
         """The pairs to keep of every box, `[height, width]`."""
         if not self.keep_pairs:
@@ -212,7 +222,7 @@ class BoxSegment:
         return x.as_strided(shape, strides, int(x.storage_offset()) + start * r)
 
     def keys(self, x: Tensor) -> Tensor:
-        """A view of x `[B, Hkv, rows, D]` as `[B, Hkv, *boxes, *box, D]`; boxes may overlap."""
+        """A view of x `[B, Hkv, m, D]` as `[B, Hkv, *boxes, *box, D]`; boxes may overlap."""
         start = sum(g.key * s for g, s in zip(self.groups, self.extent.strides, strict=True))
         b, h, r = x.stride()[:3]
         steps = [g.key_step * s * r for g, s in zip(self.groups, self.extent.strides, strict=True)]
@@ -225,8 +235,29 @@ class BoxSegment:
         return self.rows(x, members).reshape(-1, self.boxes, members * self.height, *x.shape[3:])
 
     def of_keys(self, x: Tensor) -> Tensor:
-        """x `[B, Hkv, rows, D]` by boxes: `[B * Hkv, boxes, keys, D]`, a copy."""
-        return self.keys(x).reshape(-1, self.boxes, self.width, x.shape[3])
+        """x `[B, Hkv, m, D]` by boxes: `[B * Hkv, boxes, keys, D]`, a copy."""
+        if self.valid is None:
+            return self.keys(x).reshape(-1, self.boxes, self.width, x.shape[3])
+        return x.index_select(2, self.key_positions(x.device)[0]).reshape(-1, 1, self.width, x.shape[3])
+
+    def row_positions(self, device: torch.device) -> Tensor:
+        """`[boxes, queries]`: where the queries stand."""
+        return self._positions([(g.row, g.row_step, g.height) for g in self.groups], device)
+
+    def key_positions(self, device: torch.device) -> Tensor:
+        """`[boxes, keys]`: which keys they meet, the last one for those that are missing."""
+        places = self._positions([(g.key, g.key_step, g.width) for g in self.groups], device)
+        return places.clamp_(max=self.extent.m - 1)
+
+    def _positions(self, axes: list[tuple[int, int, int]], device: torch.device) -> Tensor:
+        """Positions of tokens, given on every axis the first coordinate, its step from box to box, and how many."""
+        total = torch.zeros((), dtype=torch.int64, device=device)
+        for (first, step, size), count, stride in zip(axes, self._counts, self.extent.strides, strict=True):
+            boxes, inside = torch.arange(count, device=device), torch.arange(size, device=device)
+            total = total[..., None] + (first + step * boxes) * stride
+            total = total[..., None] + inside * stride
+        order = range(2 * len(axes))
+        return total.permute(*order[::2], *order[1::2]).reshape(self.boxes, -1)
 
     @property
     def _counts(self) -> tuple[int, ...]:
@@ -236,9 +267,14 @@ class BoxSegment:
         """`target += grads` for keys of overlapping boxes, in a fixed order.
 
         Args:
-            target: `[B, Hkv, rows, D]`.
+            target: `[B, Hkv, m, D]`.
             grads: `[B * Hkv, boxes, keys, D]`.
         """
+        if self.valid is not None:
+            there = torch.from_numpy(self.valid).to(target.device)
+            rows = self.key_positions(target.device)[0, there]
+            target.index_add_(2, rows, grads.reshape(*target.shape[:2], *grads.shape[2:])[:, :, there])
+            return
         view = self.keys(target)
         grads = grads.reshape(view.shape)
         axes = len(self.groups)
@@ -274,6 +310,10 @@ class Boxes:
         self._known[sizes] = known
         return known
 
+    def visited(self, n: int, m: int, offset: int) -> int:
+        """Keys in all boxes."""
+        return sum(s.boxes * s.width for s in self.segments(n, m, offset))
+
     def _extent(self, n: int, m: int, offset: int) -> Extent:
         lengths = [x.length for x in self.axes]
         strides = tuple(prod(x or 1 for x in lengths[k + 1 :]) for k in range(len(lengths)))
@@ -291,13 +331,16 @@ class Boxes:
                 yield from Boxes(self.axes[1:])._segments(n, m, offset)
             return
         groups = []
+        low, high = extent.before, extent.before + extent.n - 1  # queries in the rows of the axes before that are one
         for k, axis in enumerate(self.axes):
-            start, stop, count = (
-                (extent.first_row, extent.first_row + extent.rows, extent.key_rows)
-                if k == 0
-                else (0, axis.length or 0, axis.length or 0)
-            )
-            groups.append(list(_groups(axis, start, stop, count)))
+            start, stop = low // extent.strides[k], high // extent.strides[k] + 1
+            if k == 0:
+                start, stop = extent.first_row, extent.first_row + extent.rows
+            if stop - start == 1:
+                low, high = low % extent.strides[k], min(high, extent.positions - 1) % extent.strides[k]
+            else:
+                low, high = 0, extent.strides[k] - 1
+            groups.append(list(_groups(axis, start, stop, extent.key_rows if k == 0 else axis.length or 0)))
         missing = extent.key_rows * extent.strides[0] > extent.m
         for found in product(*groups):
             top = found[0].key + (found[0].count - 1) * found[0].key_step + found[0].width

@@ -88,6 +88,10 @@ class Band:
         self._known[sizes] = known
         return known
 
+    def visited(self, n: int, m: int, offset: int) -> int:
+        """Keys in all tiles."""
+        return sum(s.classes * s.tiles * s.width for s in self.segments(n, m, offset))
+
 
 @dataclass(frozen=True, slots=True)
 class Mask:
@@ -95,6 +99,11 @@ class Mask:
 
     bias: Tensor  # [height, width] 0 where kept, -inf elsewhere
     dead: Tensor | None  # [height] 0, -inf for rows that keep nothing; None when every row keeps a key
+
+    @property
+    def keep(self) -> Tensor:
+        """The pairs, as booleans."""
+        return self.bias == 0
 
 
 class Masks(dict[Hashable, Mask | None]):
