@@ -229,8 +229,8 @@ def check_scale(scale: object) -> tuple[list[Fault], float | None]:
 
 def check_offset(offset: object) -> tuple[list[Fault], int]:
     """`offset` as an int, and its faults."""
-    if isinstance(offset, int) and not isinstance(offset, bool):
-        value = offset
+    if isinstance(offset, int | torch.SymInt) and not isinstance(offset, bool):
+        value: int = offset  # type: ignore[assignment]  # a symbol stays one: index() would fix its value
     else:
         try:
             value = operator.index(None if isinstance(offset, bool | Tensor) else offset)  # type: ignore[arg-type]

@@ -28,6 +28,7 @@ from pidsl.runtime.keywords import named, refuse
 from pidsl.runtime.reference import accumulator
 
 OutputGate = Literal["head", "element"]
+NUMBERS = Real, Tensor, torch.SymFloat, torch.SymInt
 FAR = 1e300  # numbers beyond are no weights
 NARROW = 8  # head dimension of a call whose logits are all 0: the smallest that every backend takes
 
@@ -132,7 +133,7 @@ class OutputKernel:
         for name, value, usual in (("alpha", alpha, 1.0), ("beta", beta, 0.0)):
             if isinstance(value, Tensor) and self.affine:
                 faults += _check(name, value, q, [[], [q.shape[1]], [*q.shape[:3]]])
-            elif not isinstance(value, Real | Tensor) or isinstance(value, bool):
+            elif not isinstance(value, NUMBERS) or isinstance(value, bool):
                 faults.append(Fault(name, type(value).__name__, "a number or a torch.Tensor", tensor_hint(name, value)))
             elif not self.affine and (isinstance(value, Tensor) or value != usual):
                 faults.append(Fault(name, f"{type(value).__name__}", f"{usual:g}", "compile(..., affine=True)"))
