@@ -224,3 +224,47 @@ def test_imports_point_one_way() -> None:
 )
 def test_a_wrong_import_is_seen(module: str, source: str, wrong: list[str]) -> None:
     assert wrong_imports(source, module) == wrong
+
+
+# --- the names of the package
+
+
+def test_modules_are_attributes(tmp_path: Path) -> None:
+    code = """
+import pidsl
+pidsl.errors.PidslError, pidsl.language.terms.Term, pidsl.relation, pidsl.patterns.pi_attention, pidsl.demo
+pidsl.analysis.report, pidsl.analysis.bound.Bound, pidsl.codegen.check.check_plan, pidsl.runtime.ahead
+pidsl.nn.SparseAttention, pidsl.testing.terms, pidsl.testing_kernels.inputs
+"""
+    ran = python(code, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_what_there_is_not_is_no_attribute(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["hypothesis"] = None  # as if it were not installed
+import pidsl
+assert not any(hasattr(pidsl, name) for name in ("widnow", "__wrapped__", "__main__", "testing"))
+assert not hasattr(pidsl.runtime, "kernels") and not hasattr(pidsl.codegen, "_shared")
+try:
+    pidsl.testing
+except AttributeError as e:
+    assert "pip install 'pidsl[test]'" in str(e), e
+help_text = __import__("pydoc").render_doc(pidsl)
+"""
+    ran = python(code, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_dir_names_what_is_imported_later(tmp_path: Path) -> None:
+    code = """
+import pidsl
+missing = {"compile", "compare", "design", "check_claims", "Kernel", "Bound", "nn", "patterns", "testing", *pidsl.__all__}
+assert missing <= set(dir(pidsl)), missing - set(dir(pidsl))
+assert all(hasattr(pidsl, name) for name in dir(pidsl))
+from pidsl import *
+assert compile is pidsl.compile and Kernel is pidsl.Kernel and set(pidsl.__all__) <= set(globals())
+"""
+    ran = python(code, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert ran.returncode == 0, ran.stderr
