@@ -64,7 +64,10 @@ def check_lengths(term: Term, n: object, m: object, offset: object) -> tuple[int
     values = []
     for name, value in (("n", n), ("m", n if m is None else m), ("offset", offset)):
         if isinstance(value, bool) or not hasattr(value, "__index__") or int(value.__index__()) < 0:
-            raise SizeError(f"{name} = {value!r}", "an integer >= 0", where=repr(term))
+            hint = ""
+            if name == "offset" and isinstance(value, int) and value < 0:
+                hint = f"no offset, and term.shift({-value}) for a pattern of lags such as window or causal"
+            raise SizeError(f"{name} = {value!r}", "an integer >= 0", repr(term), hint)
         values.append(int(value.__index__()))
     rows, columns, first = values
     if first + rows != columns:

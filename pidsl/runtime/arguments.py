@@ -24,7 +24,7 @@ DTYPES: Mapping[str, tuple[torch.dtype, ...]] = {
 LARGEST_HEAD_DIM = 256  # of the Triton programs, which keep whole rows in registers
 POSITIONS = 2**31  # positions are int32 inside a kernel
 _LEARNED_SCALE = (
-    "float(scale) for a constant; for a learned one "
+    "scale.item() for a constant; for a learned one "
     "pidsl.compile(term, score=pidsl.score(scale=1.0, temperature=True)), "
     "then kernel(q, k, v, temperature=(1 / scale).expand(heads))"
 )
