@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pidsl.errors import (
     ArgumentError,
     BackendError,
+    KeywordError,
     ParseError,
     PidslError,
     PredicateError,
@@ -44,8 +45,15 @@ from pidsl.language.vocabulary import (
     symbols,
     window,
 )
+from pidsl.later import submodule
 
 if TYPE_CHECKING:
+    from pidsl import analysis as analysis
+    from pidsl import codegen as codegen
+    from pidsl import nn as nn
+    from pidsl import patterns as patterns
+    from pidsl import runtime as runtime
+    from pidsl import testing as testing
     from pidsl.analysis.bound import Bound
     from pidsl.analysis.claims import check_claims
     from pidsl.analysis.compare import compare
@@ -53,8 +61,9 @@ if TYPE_CHECKING:
     from pidsl.runtime.kernel import Kernel, compile
 
 __all__ = [
-    "ArgumentError", "BackendError", "Bound", "Gate", "Heads", "Kernel", "ParseError", "PidslError", "PredicateError",
-    "Schedule", "Score", "SizeError", "Summaries", "SymbolError", "Term", "TermError", "TooHardError", "TruthError",
+    "ArgumentError", "BackendError", "Bound", "Gate", "Heads", "Kernel", "KeywordError", "ParseError", "PidslError",
+    "PredicateError", "Schedule", "Score", "SizeError", "Summaries", "SymbolError", "Term", "TermError", "TooHardError",
+    "TruthError",
     "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "design", "empty", "full", "gate", "halo",
     "heads", "keys", "lags", "layers", "maximum", "minimum", "neighborhood", "pairs", "parse", "queries", "ring",
     "score", "spans", "stride", "summaries", "symbols", "where", "window",
@@ -75,4 +84,7 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
     def __getattr__(name: str) -> Any:
         if name in _LATER:
             return getattr(import_module(_LATER[name]), name)
-        raise AttributeError(f"module 'pidsl' has no attribute {name!r}")
+        return submodule(__name__, name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__, "nn", "patterns", "testing"})

@@ -59,6 +59,10 @@ class ArgumentError(PidslError, ValueError):
     """A tensor given to a compiled kernel has the wrong shape, dtype, device or value range."""
 
 
+class KeywordError(ArgumentError, TypeError):
+    """A call names an argument that there is not: often what another library calls it."""
+
+
 class BackendError(PidslError, RuntimeError):
     """The backend that was asked for cannot run here."""
 

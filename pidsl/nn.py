@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +14,11 @@ import pidsl
 from pidsl.errors import ArgumentError, TermError
 from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
+from pidsl.language.schedule import Schedule
 from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Term
+from pidsl.runtime.arguments import check_kind, check_tensor, raise_faults
+from pidsl.runtime.keywords import refuse
 
 if TYPE_CHECKING:
     from pidsl.patterns.pi import Skip
@@ -28,11 +33,22 @@ HIDDEN = 64  # width of the gate's MLP
 class Attention(nn.Module):
     """Projections around a kernel; what to do between them is `attend` of a subclass.
 
+    Raises:
+        KeywordError: an argument that the module does not take.
+
     Args:
         dim, heads, kv_heads, bias, rope, backend: as in `SparseAttention`.
         pattern: a term, heads, a gate or summaries, without symbols.
         output: the options of `pidsl.compile` that are about the output.
     """
+
+    def __new__(cls, *given: Any, **named: Any) -> Self:
+        parameters = inspect.signature(cls).parameters
+        more = given[sum(x.kind is x.POSITIONAL_OR_KEYWORD for x in parameters.values()) :]
+        unknown = {name: x for name, x in named.items() if name not in parameters}
+        if more or unknown:
+            refuse(cls, f"{cls.__name__}(...)", more, unknown)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -48,20 +64,35 @@ class Attention(nn.Module):
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
         _check_sizes(type(self).__name__, dim, heads, kv_heads, rope)
+        if not isinstance(bias, bool):
+            raise ArgumentError(f"bias = {bias!r}", "True or False", type(self).__name__)
         self.dim, self.heads, self.kv_heads, self.head_dim = dim, heads, kv_heads, dim // heads
         self.rope = rope
         self.kernel: Any = pidsl.compile(pattern, backend=backend, **output)
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.head_dim, bias=bias)
         self.out = nn.Linear(dim, dim, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *more: Never, **unknown: Never) -> Tensor:
         """`x [B, n, dim]` to `[B, n, dim]`.
 
         Raises:
-            ArgumentError: x has another shape.
+            ArgumentError: x has another shape, dtype or device.
+            KeywordError: an argument that the module does not take.
         """
+        name = type(self).__name__
+        if more or unknown:
+            refuse(self.forward, f"{name}(...)(x)", more, unknown, positional="x alone, which q, k and v are made of")
+        expected = f"[batch, n, {self.dim}]"
+        if fault := check_tensor("x", x, f"a torch.Tensor {expected}"):
+            raise_faults([fault], name)
         if x.dim() != 3 or x.shape[2] != self.dim:
-            raise ArgumentError(f"x: shape {list(x.shape)}", f"[batch, n, {self.dim}]", type(self).__name__)
+            hint = "x.unsqueeze(0) adds the batch" if x.dim() == 2 else ""
+            raise ArgumentError(f"x: shape {list(x.shape)}", expected, name, hint)
+        kind = x.device.type
+        casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        if type(self.qkv) is nn.Linear and not casts:  # another one, quantised for instance, has rules of its own
+            weight = self.qkv.weight
+            raise_faults(check_kind({"layer.qkv.weight": weight, "x": x}, (weight.dtype,), ""), name)
         return self.out(self.mixed(x).transpose(1, 2).flatten(2))
 
     def mixed(self, x: Tensor) -> Tensor:
@@ -132,6 +163,9 @@ class SparseAttention(Attention):
         affine: bool = False,
         backend: Backend = "auto",
     ) -> None:
+        if isinstance(pattern, Schedule):
+            hint = "[pidsl.nn.SparseAttention(dim, heads, layer) for layer in pattern]"
+            raise TermError(repr(pattern), "the pattern of one layer", "SparseAttention(dim, heads, pattern)", hint)
         if isinstance(pattern, Heads) and len(pattern) != heads:
             where = f"SparseAttention({dim!r}, {heads!r}, {pattern!r})"
             raise ArgumentError(f"heads = {heads}", f"{len(pattern)}, as the pattern has", where)
@@ -231,7 +265,16 @@ def rotate(x: Tensor, base: float, offset: int = 0) -> Tensor:
         x: [..., n, D], D even.
         base: of the wavelengths.
         offset: position of the first row.
+
+    Raises:
+        ArgumentError: x is no tensor of floating numbers with an even last axis, or base no number above 0.
     """
+    where = f"rotate(x, {base!r})"
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or x.shape[-1] % 2:
+        got = f"{list(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise ArgumentError(f"x: {got}", "a floating tensor [..., n, D], D even: pairs are turned", where)
+    if not isinstance(base, int | float) or not 0 < base < math.inf:
+        raise ArgumentError(f"base = {base!r}", "a number above 0", where, "base=10000.0")
     cos, sin = _turns(x.shape[-2], x.shape[-1] // 2, base, offset, x.device)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
@@ -261,5 +304,7 @@ def _check_sizes(module: str, dim: int, heads: int, kv_heads: int, rope: float |
         raise ArgumentError(f"dim = {dim} with {heads} heads", "dim % heads == 0", where)
     if heads % kv_heads:
         raise ArgumentError(f"heads = {heads} with {kv_heads} kv_heads", "heads % kv_heads == 0", where)
+    if rope is not None and (isinstance(rope, bool) or not isinstance(rope, int | float) or not 0 < rope < math.inf):
+        raise ArgumentError(f"rope = {rope!r}", "a number above 0, or None", where, "rope=10000.0")
     if rope is not None and (dim // heads) % 2:
         raise ArgumentError(f"head size {dim // heads} with rope", "an even head size: it turns pairs", where)

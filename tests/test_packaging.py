@@ -5,15 +5,21 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
-SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 FOLDERS = {"pidsl": ROOT / "pidsl", "pidsl.codegen": ROOT / "codegen", "pidsl.patterns": ROOT / "patterns"}
 
 
@@ -59,24 +65,73 @@ def test_the_mapping_names_the_folders() -> None:
     assert {name: ROOT / folder for name, folder in SETUPTOOLS["package-dir"].items()} == FOLDERS
 
 
-# --- the wheel
+# --- the sdist, and the wheel that is built from it
+
+BESIDE = (
+    "tests",
+    "benchmarks",
+    "docs",
+    ".ci",
+    "Makefile",
+    "MANIFEST.in",
+    ".gitignore",
+    "LICENSE",
+    "README.md",
+    "pyproject.toml",
+)
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built offline from a copy: a build folder left in the checkout could add files that are gone."""
-    folder = tmp_path_factory.mktemp("wheel")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked sdist, built offline from a copy: a build folder left in the checkout could add files."""
+    folder = tmp_path_factory.mktemp("sdist")
     copy = folder / "copy"
     copy.mkdir()
-    for name in ("pidsl", "codegen", "patterns", "tests", "benchmarks"):
-        if (ROOT / name).exists():
+    for name in ("pidsl", "codegen", "patterns", *BESIDE):
+        if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
+        else:
+            shutil.copy(ROOT / name, copy)
+    built = python(f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})", cwd=copy)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = folder.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / path.name.removesuffix(".tar.gz")
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = shutil.copytree(sdist, folder / "copy")
     built = python(f"from setuptools import build_meta; build_meta.build_wheel({str(folder)!r})", cwd=copy)
     assert built.returncode == 0, built.stdout + built.stderr
     (path,) = folder.glob("*.whl")
     return path
+
+
+def test_the_sdist_holds_what_make_test_needs(sdist: Path) -> None:
+    def files(root: Path, *names: str) -> set[str]:
+        found = [
+            path for name in names for path in ([root / name] if (root / name).is_file() else (root / name).rglob("*"))
+        ]
+        found = [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+        return {path.relative_to(root).as_posix() for path in found}
+
+    assert files(sdist, *BESIDE) == files(ROOT, *BESIDE)
+    assert {"tests/conftest.py", "tests/dense.py", ".ci/run"} <= files(sdist, *BESIDE)
+    assert files(sdist, "codegen", "patterns") == files(ROOT, "codegen", "patterns")
+    assert files(sdist, "pidsl") == {*tree(), "pidsl/py.typed"}  # the symlinks of the checkout are folders
+
+
+def test_the_tests_run_from_the_sdist(sdist: Path) -> None:
+    code = "import pytest; raise SystemExit(pytest.main(['-q', '-p', 'no:cacheprovider', *{args!r}]))"
+    args = ["--collect-only", "tests/test_gate.py", "tests/test_docs.py", "tests/test_benchmark.py", "pidsl/codegen"]
+    ran = python(code.format(args=args), cwd=sdist, PYTHONPATH=str(sdist))
+    assert ran.returncode == 0 and "pidsl/codegen/together.py::" in ran.stdout, ran.stdout + ran.stderr
+    args = ["tests/test_relation.py", "-k", "mask or decisions"]
+    ran = python(code.format(args=args), cwd=sdist, PYTHONPATH=str(sdist))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
@@ -109,6 +164,20 @@ for name in {modules!r}:
 """
     ran = python(code, cwd=elsewhere, PYTHONPATH=str(unpacked))
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+# --- what is needed
+
+REQUIRED = [*PYPROJECT["project"]["dependencies"], *chain(*PYPROJECT["project"]["optional-dependencies"].values())]
+
+
+@pytest.mark.parametrize("text", REQUIRED)
+def test_dependencies_have_lower_bounds(text: str) -> None:
+    found = Requirement(text)
+    bounds = [x.version for x in found.specifier if x.operator == ">="]
+    assert len(bounds) == 1, f"{text}: the lowest version that works"
+    with suppress(metadata.PackageNotFoundError):  # not every extra is installed
+        assert found.specifier.contains(metadata.version(found.name), prereleases=True)
 
 
 # --- imports, in a fresh process
@@ -224,3 +293,47 @@ def test_imports_point_one_way() -> None:
 )
 def test_a_wrong_import_is_seen(module: str, source: str, wrong: list[str]) -> None:
     assert wrong_imports(source, module) == wrong
+
+
+# --- the names of the package
+
+
+def test_modules_are_attributes(tmp_path: Path) -> None:
+    code = """
+import pidsl
+pidsl.errors.PidslError, pidsl.language.terms.Term, pidsl.relation, pidsl.patterns.pi_attention, pidsl.demo
+pidsl.analysis.report, pidsl.analysis.bound.Bound, pidsl.codegen.check.check_plan, pidsl.runtime.ahead
+pidsl.nn.SparseAttention, pidsl.testing.terms, pidsl.testing_kernels.inputs
+"""
+    ran = python(code, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_what_there_is_not_is_no_attribute(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["hypothesis"] = None  # as if it were not installed
+import pidsl
+assert not any(hasattr(pidsl, name) for name in ("widnow", "__wrapped__", "__main__", "testing"))
+assert not hasattr(pidsl.runtime, "kernels") and not hasattr(pidsl.codegen, "_shared")
+try:
+    pidsl.testing
+except AttributeError as e:
+    assert "pip install 'pidsl[test]'" in str(e), e
+help_text = __import__("pydoc").render_doc(pidsl)
+"""
+    ran = python(code, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_dir_names_what_is_imported_later(tmp_path: Path) -> None:
+    code = """
+import pidsl
+wanted = {"compile", "compare", "design", "check_claims", "Kernel", "nn", "patterns", "testing", *pidsl.__all__}
+assert wanted <= set(dir(pidsl)), wanted - set(dir(pidsl))
+assert all(hasattr(pidsl, name) for name in dir(pidsl))
+from pidsl import *
+assert compile is pidsl.compile and Kernel is pidsl.Kernel and set(pidsl.__all__) <= set(globals())
+"""
+    ran = python(code, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert ran.returncode == 0, ran.stderr

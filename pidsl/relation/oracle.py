@@ -95,7 +95,10 @@ def check_lengths(term: Term, n: object, m: object, offset: object) -> tuple[int
     for name, value in (("n", n), ("m", n if m is None else m), ("offset", offset)):
         number = whole(value)
         if number is None or number < 0:
-            raise SizeError(f"{name} = {value!r}", "an integer >= 0", where=repr(term))
+            hint = ""
+            if name == "offset" and number is not None:
+                hint = f"no offset, and term.shift({-number}) for a pattern of lags such as window or causal"
+            raise SizeError(f"{name} = {value!r}", "an integer >= 0", repr(term), hint)
         values.append(number)
     rows, columns, first = values
     if first + rows != columns:

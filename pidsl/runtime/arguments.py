@@ -23,6 +23,11 @@ DTYPES: Mapping[str, tuple[torch.dtype, ...]] = {
 }
 LARGEST_HEAD_DIM = 256  # of the Triton programs, which keep whole rows in registers
 POSITIONS = 2**31  # positions are int32 inside a kernel
+_LEARNED_SCALE = (
+    "scale.item() for a constant; for a learned one "
+    "pidsl.compile(term, score=pidsl.score(scale=1.0, temperature=True)), "
+    "then kernel(q, k, v, temperature=(1 / scale).expand(heads))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +100,23 @@ def check_attention(
 
 def check_form(name: str, value: object, shape: str) -> Fault | None:
     """The fault of something that is not an ordinary tensor of rank 4; None when it is one."""
-    if not isinstance(value, Tensor):
-        return Fault(name, f"{type(value).__name__}", f"a torch.Tensor {shape}", _tensor_hint(name, value))
-    if value.layout != torch.strided:
-        return Fault(name, f"layout {value.layout}", "an ordinary (strided) tensor", f"{name}.to_dense()")
+    if fault := check_tensor(name, value, f"a torch.Tensor {shape}"):
+        return fault
+    assert isinstance(value, Tensor)
     if value.dim() != 4:
         hint = f"{name}.unsqueeze(0) adds the batch" if value.dim() == 3 else ""
         return Fault(name, f"shape {_shape(value)}", f"rank 4, {shape}", hint)
+    return None
+
+
+def check_tensor(name: str, value: object, expected: str) -> Fault | None:
+    """The fault of something that is not an ordinary tensor."""
+    if not isinstance(value, Tensor):
+        return Fault(name, type(value).__name__, expected, tensor_hint(name, value))
+    if value.is_nested:
+        return Fault(name, "a nested tensor", "an ordinary (strided) tensor", f"{name}.to_padded_tensor(0.0)")
+    if value.layout != torch.strided:
+        return Fault(name, f"layout {value.layout}", "an ordinary (strided) tensor", f"{name}.to_dense()")
     return None
 
 
@@ -191,12 +206,17 @@ def check_weights(tensors: Mapping[str, Tensor], weights: Tensor, names: Sequenc
     return faults
 
 
+def check_flag(name: str, value: object) -> list[Fault]:
+    """Faults of a switch."""
+    return [] if isinstance(value, bool) else [Fault(name, type(value).__name__, "True or False")]
+
+
 def check_scale(scale: object) -> tuple[list[Fault], float | None]:
     """`scale` as a float (None: not given), and its faults."""
     if scale is None:
         return [], None
     if not isinstance(scale, Real) or isinstance(scale, bool):
-        hint = "float(scale)" if isinstance(scale, Tensor) and scale.numel() == 1 else ""
+        hint = _LEARNED_SCALE if isinstance(scale, Tensor) else ""
         return [Fault("scale", f"{type(scale).__name__}", "a finite number, or None for 1 / sqrt(head_dim)", hint)], 1.0
     try:
         value = float(scale)
@@ -209,12 +229,20 @@ def check_scale(scale: object) -> tuple[list[Fault], float | None]:
 
 def check_offset(offset: object) -> tuple[list[Fault], int]:
     """`offset` as an int, and its faults."""
-    if isinstance(offset, bool | Tensor) or not hasattr(offset, "__index__"):
-        hint = "int(offset)" if isinstance(offset, Tensor) and offset.numel() == 1 else ""
-        return [Fault("offset", f"{offset!r} ({type(offset).__name__})", "an integer >= 0", hint)], 0
-    value = offset if isinstance(offset, int) else operator.index(offset)
+    if isinstance(offset, int | torch.SymInt) and not isinstance(offset, bool):
+        value: int = offset  # type: ignore[assignment]  # a symbol stays one: index() would fix its value
+    else:
+        try:
+            value = operator.index(None if isinstance(offset, bool | Tensor) else offset)  # type: ignore[arg-type]
+        except TypeError:
+            hint = "int(offset)" if isinstance(offset, Tensor) and offset.dim() == 0 and not offset.is_meta else ""
+            got = repr(offset)
+            got = type(offset).__name__ if len(got) > 40 else f"{got} ({type(offset).__name__})"
+            return [Fault("offset", got, "an integer >= 0", hint)], 0
     if value < 0:
-        return [Fault("offset", f"{value}", "an integer >= 0: the position of the first query")], 0
+        hint = f"no offset, and term.shift({-value}) for a pattern of lags such as window or causal: {-value} queries "
+        hint += "stand before the first key"
+        return [Fault("offset", f"{value}", "an integer >= 0: the position of the first query", hint)], 0
     return [], value
 
 
@@ -226,5 +254,6 @@ def _dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _tensor_hint(name: str, value: object) -> str:
+def tensor_hint(name: str, value: object) -> str:
+    """What makes a tensor of an array or a list."""
     return f"torch.as_tensor({name})" if hasattr(value, "__array__") or isinstance(value, list) else ""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor
 
 from pidsl.language.gate import Gate
-from pidsl.runtime.arguments import check_weights, raise_faults
+from pidsl.runtime.arguments import check_flag, check_weights, raise_faults
 from pidsl.runtime.kernel import Backend, Kernel, autocast, compile
+from pidsl.runtime.keywords import refuse
 from pidsl.runtime.score_arguments import Parameters, check_parameters
 
 
@@ -37,9 +38,9 @@ class GateKernel:
         self._where = f"kernel(q, k, v, weights) of {gate!r}"
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, *, scale: float | None = None, offset: int = 0,
-        return_lse: bool = False, slopes: Tensor | None = None, bias: Tensor | None = None,
-        sinks: Tensor | None = None, temperature: Tensor | None = None, seed: int | None = None,
+        self, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, *more: Never, scale: float | None = None,
+        offset: int = 0, return_lse: bool = False, slopes: Tensor | None = None, bias: Tensor | None = None,
+        sinks: Tensor | None = None, temperature: Tensor | None = None, seed: int | None = None, **unknown: Never,
     ) -> Any:  # fmt: skip
         """`sum over branches b of weights[..., b] * attention_b(q, k, v)`, differentiable once in all four.
 
@@ -62,11 +63,16 @@ class GateKernel:
 
         Raises:
             ArgumentError: shapes, dtypes, devices or numbers do not fit; all faults are named, nothing has run.
+            KeywordError: an argument that the kernel does not take.
             BackendError: backend "triton" with tensors that are not on a GPU (and Triton is not interpreting).
         """
+        if more or unknown:
+            refuse(self.__call__, self._where, more, unknown)
         q, k, v, weights = autocast(q, k, v, weights)
         branches = list(self.kernels.values())
         call, faults, usable = branches[0].check(q, k, v, scale, offset, self._rings)
+        if type(return_lse) is not bool:
+            faults += check_flag("return_lse", return_lse)
         given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
         faults += check_parameters(self.score, usable, given)
         raise_faults([*faults, *check_weights(usable, weights, self.gate.names)], self._where)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 from torch import Tensor
 
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
-from pidsl.runtime.arguments import Fault, raise_faults
+from pidsl.runtime.arguments import Fault, check_flag, raise_faults
 from pidsl.runtime.dropout import mix
 from pidsl.runtime.kernel import Backend, Kernel, attended, autocast, compile
+from pidsl.runtime.keywords import refuse
 from pidsl.runtime.programs import is_wide, together
 from pidsl.runtime.score_arguments import Parameters, check_parameters
 from pidsl.runtime.shares import Shares, join, shares, split
@@ -75,9 +76,9 @@ class HeadsKernel:
         self._whole = {wide: together(heads, wide, first.structure) if on_triton else None for wide in (False, True)}
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0,
+        self, q: Tensor, k: Tensor, v: Tensor, *more: Never, scale: float | None = None, offset: int = 0,
         return_lse: bool = False, slopes: Tensor | None = None, bias: Tensor | None = None,
-        sinks: Tensor | None = None, temperature: Tensor | None = None, seed: int | None = None,
+        sinks: Tensor | None = None, temperature: Tensor | None = None, seed: int | None = None, **unknown: Never,
     ) -> Any:  # fmt: skip
         """Attention with each query head under its own pattern, differentiable once in q, k, v and the parameters.
 
@@ -96,14 +97,19 @@ class HeadsKernel:
 
         Raises:
             ArgumentError: shapes, dtypes, devices or numbers do not fit; all faults are named, nothing has run.
+            KeywordError: an argument that the kernel does not take.
             BackendError: backend "triton" with tensors that are not on a GPU (and Triton is not interpreting).
         """
+        if more or unknown:
+            refuse(self.__call__, self._where, more, unknown)
         q, k, v = autocast(q, k, v)
         kernels = list(self.kernels.values())
         call, faults, usable = kernels[0].check(q, k, v, scale, offset, self.rings)
         if "q" in usable and q.shape[1] != len(self.heads):
             counts = " + ".join(str(count) for count, _ in self.heads.groups)
             faults.append(Fault("q", f"{q.shape[1]} heads", f"{len(self.heads)} = {counts}, as declared"))
+        if type(return_lse) is not bool:
+            faults += check_flag("return_lse", return_lse)
         given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
         raise_faults([*faults, *check_parameters(self.score, usable, given)], self._where)
         parameters = Parameters(slopes, bias, sinks, temperature, seed or 0)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Never, overload
 
 import torch
 from torch import Tensor
@@ -23,11 +23,13 @@ from pidsl.runtime.arguments import (
     DTYPES,
     Fault,
     check_attention,
+    check_flag,
     check_offset,
     check_scale,
     head_dim_fits,
     raise_faults,
 )
+from pidsl.runtime.keywords import refuse
 from pidsl.runtime.operator import attend, attention, is_traced
 from pidsl.runtime.programs import Compiled, compiled, is_wide, preferred, triton_installed
 from pidsl.runtime.score_arguments import Parameters, check_parameters
@@ -79,8 +81,8 @@ def compile(
 
 
 def compile(
-    term: Term | Composed, backend: Backend = "auto", score: Score | None = None, *,
-    output_gate: OutputGate | None = None, affine: bool = False,
+    term: Term | Composed, backend: Backend = "auto", score: Score | None = None, *more: Any,
+    output_gate: OutputGate | None = None, affine: bool = False, **unknown: Any,
 ) -> Any:  # fmt: skip
     """A kernel for a pattern: one program for every number of queries and keys.
 
@@ -117,10 +119,13 @@ def compile(
     Raises:
         TermError: not a pattern, or not a score; an unknown output gate; affine weights of a gate or of summaries; a
             score with summaries.
+        KeywordError: an argument that there is not.
         SymbolError: the pattern holds unbound symbols.
         BackendError: an unknown backend, or one that is not installed.
         TooHardError: isl's operation limit struck.
     """
+    if more or unknown:
+        refuse(compile, "pidsl.compile(term, ...)", more, unknown)
     if not isinstance(term, Algebra | Composed):
         if isinstance(term, str):
             hint = f"pidsl.compile(pidsl.parse({term!r}))"
@@ -131,7 +136,7 @@ def compile(
         raise TermError(
             f"compile({term!r}) ({type(term).__name__})", "a pidsl term, gate, heads, layers or summaries", hint=hint
         )
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         close = difflib.get_close_matches(str(backend), BACKENDS, n=1)
         expected = f"one of {', '.join(map(repr, BACKENDS))}"
         raise BackendError(f"backend = {backend!r}", expected, hint=f"backend={close[0]!r}" if close else "")
@@ -140,6 +145,11 @@ def compile(
         raise BackendError("backend = 'triton', and triton is not installed", "the triton package", hint=hint)
     if score is not None:
         _check_score(term, score)
+    if not isinstance(affine, bool):
+        raise TermError(f"affine = {affine!r}", "True or False", f"compile({term!r}, ...)")
+    if output_gate is not None and not isinstance(output_gate, str):
+        hint = "output_gate='head' here, and the logits when the kernel is called"
+        raise TermError(f"output_gate: {type(output_gate).__name__}", "None, 'head' or 'element'", hint=hint)
     if output_gate is not None or affine or isinstance(term, Schedule):
         return _compile_output(term, backend, score, output_gate, affine)
     if not isinstance(term, Algebra):
@@ -230,9 +240,9 @@ class Kernel:
         self._made(self.chosen, 64)  # whatever cannot be compiled fails here
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0,
+        self, q: Tensor, k: Tensor, v: Tensor, *more: Never, scale: float | None = None, offset: int = 0,
         return_lse: bool = False, slopes: Tensor | None = None, bias: Tensor | None = None,
-        sinks: Tensor | None = None, temperature: Tensor | None = None, seed: int | None = None,
+        sinks: Tensor | None = None, temperature: Tensor | None = None, seed: int | None = None, **unknown: Never,
     ) -> Any:  # fmt: skip
         """Attention under the pattern, differentiable once in q, k, v and the parameters of the score.
 
@@ -254,10 +264,15 @@ class Kernel:
 
         Raises:
             ArgumentError: shapes, dtypes, devices or numbers do not fit; all faults are named, nothing has run.
+            KeywordError: an argument that the kernel does not take.
             BackendError: backend "triton" with tensors that are not on a GPU (and Triton is not interpreting).
         """
+        if more or unknown:
+            refuse(self.__call__, self._where, more, unknown)
         q, k, v = autocast(q, k, v)
         call, faults, usable = self.check(q, k, v, scale, offset, self.rings)
+        if type(return_lse) is not bool:
+            faults += check_flag("return_lse", return_lse)
         given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
         raise_faults([*faults, *check_parameters(self.score, usable, given)], self._where)
         out, lse = self.attend(q, k, v, call, Parameters(slopes, bias, sinks, temperature, seed or 0))

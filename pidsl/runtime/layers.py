@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any, Never, NoReturn, overload
 
+from pidsl.errors import KeywordError
 from pidsl.language.schedule import Schedule
 from pidsl.language.score import Score
 from pidsl.runtime.heads import HeadsKernel
@@ -42,6 +43,15 @@ class LayerKernels(Sequence[LayerKernel]):
         self._kernels: tuple[LayerKernel, ...] = tuple(
             recompiled(layer, backend, score, output_gate, affine) for layer in schedule
         )
+
+    def __call__(self, *given: Never, **unknown: Never) -> NoReturn:
+        """A stack has other work between its layers: each kernel is called by itself.
+
+        Raises:
+            KeywordError: always.
+        """
+        where = f"a call of {self!r}"
+        raise KeywordError("kernels(...)", "a call of the kernel of a layer", where, "kernels[layer](q, k, v)")
 
     def __len__(self) -> int:
         return len(self._kernels)

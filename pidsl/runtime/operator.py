@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -29,7 +29,11 @@ def is_traced(*tensors: Tensor) -> bool:
 
 def attend(program: Program, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
     """out [B, Hq, n, Dv] and lse [B, Hq, n] of checked arguments, differentiable once; for eager calls."""
-    return _Attention.apply(q, k, v, program, scale, offset)  # type: ignore[no-untyped-call]
+    try:
+        return _Attention.apply(q, k, v, program, scale, offset)  # type: ignore[no-untyped-call]
+    except RuntimeError as e:
+        refuse_transform(e, program)
+        raise
 
 
 def run_forward(program: Program, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
@@ -67,9 +71,56 @@ def _no_autocast(q: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
-class _Attention(torch.autograd.Function):
+_DENSE = (
+    "torch's scaled_dot_product_attention(q, k, v, attn_mask=torch.tensor(term.mask(n, m, offset))) inside "
+    "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"
+)
+
+
+def refuse_transform(error: RuntimeError, program: Any) -> None:
+    """Raise for an error that a transform of torch.func, or a vmap, is to blame for."""
+    batched = "Batching rule not implemented" in str(error)  # of the vmap inside torch.autograd.grad
+    if isinstance(error, BackendError) or not (batched or torch._C._are_functorch_transforms_active()):
+        return
+    raise BackendError(
+        f"{_subject(program)} inside a transform of torch.func, or batched gradients",
+        "a plain call, differentiated by torch.autograd",
+        hint="for grad, vjp and jacrev: torch.autograd.grad, or torch.autograd.functional.jacobian without vectorize; "
+        f"for vmap: one more factor of the batch, x.flatten(0, 1); for any of them: {_dense(program)}",
+    ) from error
+
+
+def _refuse_forward_mode(subject: str, instead: str) -> NoReturn:
+    raise BackendError(f"{subject} in forward-mode differentiation", "gradients, in reverse mode", hint=instead)
+
+
+def check_mode(pattern: str) -> None:
+    """Raise where tangents would be dropped: torch hands a custom op on without them."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        _refuse_forward_mode(f"the kernel of {pattern}", _DENSE)
+
+
+def _subject(program: Any) -> str:
+    return f"the kernel of {getattr(program, 'plan', program).term!r}"
+
+
+def _dense(program: Any) -> str:
+    if getattr(getattr(program, "plan", program), "score", None) is None:
+        return _DENSE
+    return "the formula of docs/score.md over all pairs, under the mask torch.tensor(term.mask(n, m, offset))"
+
+
+class _Once(torch.autograd.Function):
     """Without `setup_context`, for which torch would inspect signatures on each call: that costs more than a small
-    kernel. So torch.func transforms are refused, with an error that says so."""
+    kernel. So torch.func transforms are refused, and forward mode, with errors that say so."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> NoReturn:
+        _refuse_forward_mode(_subject(ctx.program), _dense(ctx.program))
+
+
+class _Attention(_Once):
+    """`run_forward`, differentiable once."""
 
     @staticmethod
     def forward(
@@ -84,11 +135,15 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
         given = (*ctx.saved_tensors, grad_out, grad_lse, ctx.program, ctx.scale, ctx.offset)
-        grads = _Gradients.apply(*given)  # type: ignore[no-untyped-call]
+        try:
+            grads = _Gradients.apply(*given)  # type: ignore[no-untyped-call]
+        except RuntimeError as e:
+            refuse_transform(e, ctx.program)
+            raise
         return (*_wanted(ctx, grads), None, None, None)
 
 
-class _Gradients(torch.autograd.Function):
+class _Gradients(_Once):
     """`run_backward`, tied to q, k and v so that asking for a second derivative is an error and never a zero."""
 
     @staticmethod
@@ -96,14 +151,15 @@ class _Gradients(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor | None,
         grad_lse: Tensor | None, program: Program, scale: float, offset: int,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        ctx.program = program
         return run_backward(program, q, k, v, out, lse, grad_out, grad_lse, scale, offset)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         raise BackendError(
-            "a derivative of the gradient of a pidsl kernel",
+            f"a derivative of the gradient of {_subject(ctx.program)}",
             "first derivatives only",
-            hint="for second ones: torch's scaled_dot_product_attention with attn_mask=torch.from_numpy(term.mask(n))",
+            hint=f"for second ones: {_dense(ctx.program)}",
         )
 
 
@@ -125,6 +181,7 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, pattern: str, backend: str, scale: float, offset: int
 ) -> tuple[Tensor, Tensor]:
     """`run_forward` of the program for `pattern`."""
+    check_mode(pattern)
     program = _named(pattern, backend, is_wide(backend, q.shape[3]))
     return run_forward(program, q, k, v, scale, offset)
 
@@ -133,6 +190,7 @@ def attention(
 def _attention_shapes(
     q: Tensor, k: Tensor, v: Tensor, pattern: str, backend: str, scale: float, offset: int
 ) -> tuple[Tensor, Tensor]:
+    check_mode(pattern)
     return _empty_results(q, v)
 
 

@@ -10,9 +10,10 @@ The affine weights come first. The log-sum-exp stays that of the softmax.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -21,11 +22,14 @@ from pidsl.errors import TermError
 from pidsl.language.gate import Gate
 from pidsl.language.score import Score
 from pidsl.language.summaries import Summaries
-from pidsl.runtime.arguments import Fault, raise_faults
+from pidsl.runtime.arguments import Fault, check_flag, check_tensor, raise_faults, tensor_hint
 from pidsl.runtime.kernel import Backend, autocast, compile
+from pidsl.runtime.keywords import named, refuse
 from pidsl.runtime.reference import accumulator
 
 OutputGate = Literal["head", "element"]
+NUMBERS = Real, Tensor, torch.SymFloat, torch.SymInt
+FAR = 1e300  # numbers beyond are no weights
 NARROW = 8  # head dimension of a call whose logits are all 0: the smallest that every backend takes
 
 
@@ -51,6 +55,7 @@ class OutputKernel:
         self.of, self.backend, self.score, self.output_gate, self.affine = of, backend, score, output_gate, affine
         self.kernel: Any = compile(of, backend, score)
         self._plain: Any = compile(of, backend) if affine else None
+        self._takes = frozenset(named(self.kernel.__call__))
         self._where = f"a call of {self!r}"
 
     def __call__(
@@ -79,12 +84,17 @@ class OutputKernel:
 
         Raises:
             ArgumentError: shapes, dtypes, devices or numbers do not fit; nothing has run.
+            KeywordError: an argument that the kernel does not take.
             BackendError: backend "triton" with tensors that are not on a GPU (and Triton is not interpreting).
         """
+        unknown = {name: value for name, value in options.items() if name not in self._takes}
+        if unknown:
+            refuse(self.__call__, self._where, (), unknown, sorted(self._takes))
         q, k, v = autocast(q, k, v)
         if output_gate is not None:
             (output_gate,) = autocast(output_gate)
-        raise_faults(self._faults(q, v, output_gate, alpha, beta), self._where)
+        faults = self._faults(q, v, output_gate, alpha, beta)
+        raise_faults([*faults, *check_flag("return_lse", return_lse)], self._where)
         out, lse = self.kernel(q, k, v, *inputs, offset=offset, return_lse=True, **options)
         if self.affine:
             out = self._weighed(out, q, k, v, alpha, beta, offset)
@@ -121,12 +131,14 @@ class OutputKernel:
             if not faults and gate.dtype != q.dtype:
                 faults.append(Fault("output_gate", f"{gate.dtype}", f"{q.dtype}, the dtype of q"))
         for name, value, usual in (("alpha", alpha, 1.0), ("beta", beta, 0.0)):
-            if not self.affine and (isinstance(value, Tensor) or value != usual):
-                faults.append(Fault(name, f"{type(value).__name__}", f"{usual:g}", "compile(..., affine=True)"))
-            elif isinstance(value, Tensor):
+            if isinstance(value, Tensor) and self.affine:
                 faults += _check(name, value, q, [[], [q.shape[1]], [*q.shape[:3]]])
-            elif not isinstance(value, Real) or isinstance(value, bool):
-                faults.append(Fault(name, f"{type(value).__name__}", "a number or a torch.Tensor"))
+            elif not isinstance(value, NUMBERS) or isinstance(value, bool):
+                faults.append(Fault(name, type(value).__name__, "a number or a torch.Tensor", tensor_hint(name, value)))
+            elif not self.affine and (isinstance(value, Tensor) or value != usual):
+                faults.append(Fault(name, f"{type(value).__name__}", f"{usual:g}", "compile(..., affine=True)"))
+            elif not -FAR < cast("float", value) < FAR:  # so written, torch.compile keeps a symbol
+                faults.append(Fault(name, f"{value}", "a finite number"))
         return faults
 
     def source(self, head_dim: int = 64) -> str:
@@ -170,7 +182,9 @@ def check_output(of: Any, output_gate: object, affine: bool) -> None:
         TermError: an unknown gate, or affine weights of a gate or of summaries.
     """
     if output_gate is not None and output_gate not in get_args(OutputGate):
-        raise TermError(f"output_gate = {output_gate!r}", "None, 'head' or 'element'", f"compile({of!r}, ...)")
+        close = difflib.get_close_matches(str(output_gate), get_args(OutputGate), n=1, cutoff=0.5)
+        hint = f"output_gate={close[0]!r}" if close else ""
+        raise TermError(f"output_gate = {output_gate!r}", "None, 'head' or 'element'", f"compile({of!r}, ...)", hint)
     if affine and isinstance(of, Gate):
         expected = "one of the two: each branch of a gate has weights of its own"
         raise TermError(f"affine=True with {of!r}", expected, hint="a kernel with affine=True for each branch")
@@ -180,11 +194,12 @@ def check_output(of: Any, output_gate: object, affine: bool) -> None:
 
 
 def _check(name: str, value: Tensor, q: Tensor, shapes: Sequence[list[int]]) -> list[Fault]:
+    expected = " or ".join(map(str, shapes))
+    if fault := check_tensor(name, value, f"a torch.Tensor {expected}"):
+        return [fault]
     faults = []
-    if not isinstance(value, Tensor):
-        return [Fault(name, type(value).__name__, "a torch.Tensor")]
     if list(value.shape) not in shapes:
-        faults.append(Fault(name, f"shape {list(value.shape)}", " or ".join(map(str, shapes))))
+        faults.append(Fault(name, f"shape {list(value.shape)}", expected))
     if not value.is_floating_point():
         faults.append(Fault(name, f"{value.dtype}", "a floating dtype", f"{name}.float()"))
     if value.device != q.device:
@@ -195,6 +210,6 @@ def _check(name: str, value: Tensor, q: Tensor, shapes: Sequence[list[int]]) -> 
 def _spread(value: Tensor | float, dtype: torch.dtype) -> Any:
     """A number; or [Hq] as [Hq, 1, 1], and [B, Hq, n] as [B, Hq, n, 1]."""
     if not isinstance(value, Tensor):
-        return value
+        return value * 1.0  # torch takes no integers beyond int64
     value = value.to(dtype)
     return value[:, None, None] if value.dim() == 1 else value[..., None] if value.dim() == 3 else value

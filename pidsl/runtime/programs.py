@@ -1,6 +1,7 @@
 """One program per term, backend and class of head dimension: lowered, emitted and kept.
 
-`PIDSL_SHOW=plan,source` prints each plan and each generated program to stderr when it is made.
+`PIDSL_SHOW=plan,source` prints each plan and each generated program to stderr when it is made; docs/settings.md has
+this and the other environment variables.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pidsl.language.score import Score
-from pidsl.runtime.arguments import Fault
+from pidsl.runtime.arguments import Fault, check_tensor
 from pidsl.runtime.reference import accumulator
 
 PARAMETERS = ("slopes", "bias", "sinks", "temperature")  # the tensors among them
@@ -73,8 +73,9 @@ def check_parameters(score: Score | None, tensors: Mapping[str, Tensor], given: 
 
 def _check_tensor(name: str, value: object, score: Score | None, q: Tensor | None) -> list[Fault]:
     expected = _shape(name, score)
-    if not isinstance(value, Tensor):
-        return [Fault(name, type(value).__name__, f"a torch.Tensor {expected}", f"torch.as_tensor({name})")]
+    if fault := check_tensor(name, value, f"a torch.Tensor {expected}"):
+        return [fault]
+    assert isinstance(value, Tensor)
     faults = []
     if not value.is_floating_point():
         faults.append(Fault(name, f"dtype {value.dtype}", "a floating dtype", f"{name}.float()"))

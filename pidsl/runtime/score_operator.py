@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pidsl.language.score import parse_score
-from pidsl.runtime.operator import _empty_results, _Gradients, _no_autocast
+from pidsl.runtime.operator import _empty_results, _Gradients, _no_autocast, _Once, check_mode, refuse_transform
 from pidsl.runtime.programs import is_wide, named
 from pidsl.runtime.score_arguments import ParameterGrads, Parameters
 from pidsl.runtime.score_ops import sink_gradient
@@ -42,7 +42,12 @@ def attend(
     program: ScoredProgram, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, parameters: Parameters
 ) -> tuple[Tensor, Tensor]:
     """(out, lse) of checked arguments, differentiable once in q, k, v and the parameters; for eager calls."""
-    return _Attention.apply(q, k, v, *parameters.tensors, program, scale, offset, parameters.seed)  # type: ignore[no-untyped-call]
+    given = (q, k, v, *parameters.tensors, program, scale, offset, parameters.seed)
+    try:
+        return _Attention.apply(*given)  # type: ignore[no-untyped-call]
+    except RuntimeError as e:
+        refuse_transform(e, program)
+        raise
 
 
 def run_forward(
@@ -87,8 +92,8 @@ def _typed(grads: list[Tensor | None], parameters: Parameters) -> tuple[Tensor |
     return *grads[:3], *own
 
 
-class _Attention(torch.autograd.Function):
-    """Without `setup_context`, as in `pidsl.runtime.operator`."""
+class _Attention(_Once):
+    """`run_forward`, differentiable once."""
 
     @staticmethod
     def forward(
@@ -97,7 +102,7 @@ class _Attention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         parameters = Parameters(slopes, bias, sinks, temperature, seed)
         out, lse = run_forward(program, q, k, v, scale, offset, parameters)
-        ctx.rest = program, scale, offset, seed
+        ctx.program, ctx.rest = program, (scale, offset, seed)
         ctx.save_for_backward(q, k, v, slopes, bias, sinks, temperature, out, lse)
         ctx.set_materialize_grads(False)
         return out, lse
@@ -105,12 +110,14 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, slopes, bias, sinks, temperature, out, lse = ctx.saved_tensors
-        program, scale, offset, seed = ctx.rest
-        parameters = Parameters(slopes, bias, sinks, temperature, seed)
-        grads = _ScoredGradients.apply(  # type: ignore[no-untyped-call]
-            q, k, v, *parameters.tensors, out, lse, grad_out, grad_lse, program, scale, offset, seed,
-            any(ctx.needs_input_grad[3:5]),
-        )  # fmt: skip
+        parameters = slopes, bias, sinks, temperature
+        learned = any(ctx.needs_input_grad[3:5])
+        given = (q, k, v, *parameters, out, lse, grad_out, grad_lse, ctx.program, *ctx.rest, learned)
+        try:
+            grads = _ScoredGradients.apply(*given)  # type: ignore[no-untyped-call]
+        except RuntimeError as e:
+            refuse_transform(e, ctx.program)
+            raise
         return (*_wanted(ctx, grads), None, None, None, None)
 
 
@@ -123,6 +130,7 @@ class _ScoredGradients(_Gradients):
         temperature: Tensor | None, out: Tensor, lse: Tensor, grad_out: Tensor | None, grad_lse: Tensor | None,
         program: ScoredProgram, scale: float, offset: int, seed: int, learned: bool,
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
+        ctx.program = program
         parameters = Parameters(slopes, bias, sinks, temperature, seed)
         return run_backward(program, q, k, v, out, lse, grad_out, grad_lse, scale, offset, parameters, learned)
 
@@ -145,6 +153,7 @@ def attention(
     temperature: Tensor | None, pattern: str, score: str, backend: str, scale: float, offset: int, seed: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`run_forward` of the program for `pattern` and `score`."""
+    check_mode(pattern)
     program = _named(pattern, score, backend, is_wide(backend, q.shape[3]))
     return run_forward(program, q, k, v, scale, offset, Parameters(slopes, bias, sinks, temperature, seed))
 
@@ -154,6 +163,7 @@ def _attention_shapes(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, bias: Tensor | None, sinks: Tensor | None,
     temperature: Tensor | None, pattern: str, score: str, backend: str, scale: float, offset: int, seed: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    check_mode(pattern)
     return _empty_results(q, v)
 
 

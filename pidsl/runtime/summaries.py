@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor
 
 from pidsl.language.summaries import Spans, Summaries
-from pidsl.runtime.arguments import Fault, check_form, check_kind, raise_faults
+from pidsl.runtime.arguments import Fault, check_flag, check_form, check_kind, raise_faults
 from pidsl.runtime.kernel import Backend, Call, Kernel, autocast, compile
+from pidsl.runtime.keywords import refuse
 from pidsl.runtime.pooling import block_values, pooled
 
 Given = Sequence[tuple[Tensor, ...] | None]  # (kbar, vbar) of each level
@@ -43,8 +44,8 @@ class SummariesKernel:
         self._where = f"kernel(q, k, v) of {summaries!r}"
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0,
-        summaries: Given | None = None, return_lse: bool = False,
+        self, q: Tensor, k: Tensor, v: Tensor, *more: Never, scale: float | None = None, offset: int = 0,
+        summaries: Given | None = None, return_lse: bool = False, **unknown: Never,
     ) -> Any:  # fmt: skip
         """One softmax over exact keys and spans, differentiable once in q, k, v and the summaries.
 
@@ -64,14 +65,22 @@ class SummariesKernel:
 
         Raises:
             ArgumentError: shapes, dtypes, devices or numbers do not fit; all faults are named, nothing has run.
+            KeywordError: an argument that the kernel does not take.
             BackendError: backend "triton" with tensors that are not on a GPU (and Triton is not interpreting).
         """
+        if more or unknown:
+            refuse(self.__call__, self._where, more, unknown)
         q, k, v = autocast(q, k, v)
         exact = self.kernels["exact"]
         call, faults, usable = exact.check(q, k, v, scale, offset, exact.rings)
+        faults += check_flag("return_lse", return_lse)
         levels = self.summaries.levels
-        given = [None] * len(levels) if summaries is None else [x and autocast(*x) for x in summaries]
+        given: list[Any] = [None] * len(levels)
+        if summaries is not None:
+            shape_faults, given = _check_levels(summaries, levels)
+            faults += shape_faults
         if not faults:
+            given = [None if own is None else autocast(*own) for own in given]
             faults = _check_given(usable, given, levels, call.offset)
         raise_faults(faults, self._where)
         results = [exact.attend(q, k, v, call)]
@@ -126,22 +135,39 @@ def merge(results: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return reduce(torch.add, parts).to(results[0][0].dtype), lse
 
 
+def _check_levels(summaries: object, levels: Sequence[Spans]) -> tuple[list[Fault], list[Any]]:
+    """Faults of what should be None or (kbar, vbar) for each level; and what was given, as tuples of tensors."""
+    hint = "summaries=[(kbar, vbar), ...]"
+    if not isinstance(summaries, Sequence) or isinstance(summaries, str | bytes):
+        return [Fault("summaries", type(summaries).__name__, "a list: None or (kbar, vbar) for each level", hint)], []
+    if len(summaries) != len(levels):
+        return [Fault("summaries", f"{len(summaries)} levels", f"{len(levels)}, one for each level of spans", hint)], []
+    faults = [
+        Fault("summaries", f"{_kinds(own)} for level {x}", "None or (kbar, vbar)", hint)
+        for x, own in enumerate(summaries)
+        if own is not None and not (isinstance(own, tuple | list) and len(own) == 2)
+    ]
+    return faults, list(summaries)
+
+
+def _kinds(own: object) -> str:
+    return f"{len(own)} tensors" if isinstance(own, tuple | list) else type(own).__name__
+
+
 def _check_given(usable: dict[str, Tensor], given: Given, levels: Sequence[Spans], offset: int) -> list[Fault]:
     """Faults of the summaries, given tensors that fit each other."""
     q, k, v = (usable[name] for name in "qkv")
     n, m = q.shape[2], k.shape[2]
-    if len(given) != len(levels):
-        return [Fault("summaries", f"{len(given)} levels", f"{len(levels)}, one for each level of spans")]
     faults: list[Fault] = []
+    if q.shape[1] == 0 or k.shape[1] == 0:
+        got = f"{q.shape[1]} heads with {k.shape[1]} kv_heads"
+        return [Fault("q", got, "at least 1 head: spans are summed up by head")]
     if (n != m or offset) and any(own is None for own in given):
         got = f"{n} queries from position {offset} on with {m} keys"
         expected = "the queries of all tokens, which the default summaries pool"
         faults.append(Fault("q", got, expected, "summaries=[(kbar, vbar), ...], kept from earlier"))
     for x, (level, own) in enumerate(zip(levels, given, strict=True)):
         if own is None:
-            continue
-        if len(own) != 2:
-            faults.append(Fault("summaries", f"{len(own)} tensors for level {x}", "(kbar, vbar)"))
             continue
         count = level.count(m)
         for name, bar, width in (("kbar", own[0], q.shape[3]), ("vbar", own[1], v.shape[3])):

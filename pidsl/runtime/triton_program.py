@@ -1,21 +1,13 @@
 """A generated Triton program, loaded and launched.
 
-The source is written to a cache folder first, because `triton.jit` reads the text of its function from a file; the
-folder is `$PIDSL_CACHE`, or `pidsl` in the user's cache folder.
+The source is written to a cache folder first, see `pidsl.runtime.cache`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import os
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +15,7 @@ import triton
 import triton.language as tl
 
 from pidsl.errors import BackendError
+from pidsl.runtime import cache
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan import Plan
@@ -66,8 +59,8 @@ class TritonProgram:
             source = triton_source(plan)
         self.plan = plan
         self.source = source
-        self.path = _write(source)
-        self._module = _load(self.path)
+        self.path = cache.write(source)
+        self._module = cache.load(self.path, source)
         self._tables: dict[tuple[str, torch.device], torch.Tensor] = {}
 
     def forward(
@@ -387,42 +380,3 @@ def _pad(width: int) -> int:
 
 def _on(x: torch.Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-
-
-def cache_folder() -> Path:
-    """Where generated programs are written."""
-    if chosen := os.environ.get("PIDSL_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pidsl"
-
-
-def _write(source: str) -> Path:
-    """Write `source` to a file named by its content; whoever reads the file sees all of it or none."""
-    folder = cache_folder()
-    path = folder / f"program_{hashlib.sha256(source.encode()).hexdigest()[:24]}.py"
-    try:
-        if path.exists() and path.read_text(encoding="utf-8") == source:
-            return path
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(source)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise BackendError(
-            f"the cache folder {folder} cannot be written: {error.strerror}",
-            "a folder for generated programs",
-            hint="set PIDSL_CACHE to one",
-        ) from error
-    return path
-
-
-def _load(path: Path) -> ModuleType:
-    name = f"pidsl_generated.{path.stem}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.modules[name] = module
-    return sys.modules[name]
