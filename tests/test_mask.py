@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pidsl import blocks, causal, keys, lags, neighborhood, pairs, parse, queries, ring, stride, where, window
+from pidsl import blocks, causal, full, keys, lags, neighborhood, pairs, parse, queries, ring, stride, where, window
 from pidsl.errors import SizeError, TooHardError
+from pidsl.language import questions
 from pidsl.language.terms import Term
 from pidsl.relation import oracle
 from pidsl.testing import terms
@@ -159,3 +160,37 @@ def test_layers_over_more_tokens_than_a_table_holds() -> None:
         LAYERED.T.mask(3, 3, offset=10**12)
     assert "relation" in caught.value.hint
     assert LAYERED.relation() is not None
+
+
+# --- counts
+
+
+@given(huge(), st.integers(0, 4), st.integers(0, 4), st.sampled_from([0, 2, 2**31, 2**62, 10**25]))
+def test_degrees_are_those_of_the_mask_at_any_size(term: Term, n: int, m: int, offset: int) -> None:
+    try:
+        found = term.degree(n, m, offset)
+    except TooHardError:
+        return
+    assert found.dtype == np.int64
+    assert (found == term.mask(n, m, offset).sum(1)).all()
+    assert term.pairs(n, m, offset) == found.sum()
+
+
+def test_counts_beyond_64_bits() -> None:
+    assert full.pairs(2**20, 10**14) == 2**20 * 10**14
+    assert full.pairs(3, 10**30) == 3 * 10**30
+    assert full.sparsity(5, 10**25) == 0.0
+    assert stride(7).degree(2, 2**62).tolist() == [(2**62 + 6) // 7] * 2
+    assert causal.pairs(2, 10**30, offset=10**29) == 2 * 10**29 + 3
+    with pytest.raises(SizeError) as caught:
+        full.degree(2, 10**30)
+    assert "pairs(n, m)" in caught.value.hint
+
+
+@given(terms(1), st.integers(0, 40), st.sampled_from([int, np.int64]))
+def test_pairs_by_formula_are_pairs_by_count(term: Term, n: int, kind: type[Any]) -> None:
+    expected = term.mask(n).sum()
+    assert term.pairs(kind(n)) == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(questions, "LONG", -1)
+        assert term.pairs(kind(n)) == expected
