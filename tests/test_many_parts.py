@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,6 +124,16 @@ def test_a_deep_term_is_a_term(step: Callable[[Term], Term], start: Term) -> Non
     else:  # Python's own parser takes no more than 200 parentheses inside one another, or fewer
         with pytest.raises(ParseError, match=r"parentheses|too large"):
             parse(repr(term))
+
+
+@pytest.mark.parametrize(("step", "start"), NESTS.values(), ids=NESTS)
+def test_formulas_and_kernels_of_deep_terms(step: Callable[[Term], Term], start: Term) -> None:
+    term = nest(step, start, 600)
+    assert term.pairs()(n=9) == term.mask(9).sum()
+    assert term.farthest() is not None
+    q, k, v = torch.randn(3, 1, 1, 20, 8)
+    out = pidsl.compile(term, "torch")(q, k, v)
+    torch.testing.assert_close(out, pidsl.compile(term, "reference")(q, k, v))
 
 
 @given(st.integers(WIDE + 1, 150), st.data())
