@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pidsl
 from pidsl import (
     blocks,
     causal,
