@@ -460,3 +460,23 @@ def test_some_terms_at_many_lengths(term: Term) -> None:
         for m in (0, 1, n, 19):
             assert pairs_of(found, n, m) == pairs_in(term.mask(n, m))
     assert [found.get_dim_name(isl.dim_type.param, k) for k in range(2)] == ["n", "m"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(blocks(11) ^ window(3, 7)) @ stride(11, 7).T",
+        "(window(3).blocked(2) @ stride(5, 3)) ^ blocks(7)",
+        "(blocks(5) @ window(3, 18)).T - stride(4, 1)",
+    ],
+)
+def test_questions_about_relations_with_divisions(text: str) -> None:
+    """Nothing of isl's own comes out, and what comes out is right."""
+    term = parse(text)
+    mask = term.mask(40, 33, 5)
+    assert pairs_of(term.relation(), 45, 33) == pairs_in(term.mask(45, 33))
+    assert (term.degree(40, 33, 5) == mask.sum(1)).all()
+    assert term.pairs(40, 33, 5) == mask.sum()
+    assert term.equals(~~term)
+    assert term <= full
+    assert not term.is_empty()

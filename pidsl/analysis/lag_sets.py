@@ -44,6 +44,7 @@ from pidsl.language.terms import (
     Window,
     walk,
 )  # fmt: skip
+from pidsl.language.trees import Steps, run
 
 Condition: TypeAlias = sympy.Basic
 
@@ -118,6 +119,10 @@ def holds_at(term: Term, lag: sympy.Expr) -> Condition:
     Raises:
         NotByLag: the term looks at more than the lag.
     """
+    return run(_holds_at(term, lag))
+
+
+def _holds_at(term: Term, lag: sympy.Expr) -> Steps[Condition]:
     match term:
         case Full():
             return sympy.true
@@ -132,23 +137,23 @@ def holds_at(term: Term, lag: sympy.Expr) -> Condition:
         case Lags(values):
             return sympy.Or(*(sympy.Eq(lag, from_index(v)) for v in values))
         case Union(a, b):
-            return sympy.Or(holds_at(a, lag), holds_at(b, lag))
+            return sympy.Or((yield _holds_at(a, lag)), (yield _holds_at(b, lag)))
         case Intersection(a, b):
-            return sympy.And(holds_at(a, lag), holds_at(b, lag))
+            return sympy.And((yield _holds_at(a, lag)), (yield _holds_at(b, lag)))
         case Difference(a, b):
-            return sympy.And(holds_at(a, lag), sympy.Not(holds_at(b, lag)))
+            return sympy.And((yield _holds_at(a, lag)), sympy.Not((yield _holds_at(b, lag))))
         case SymmetricDifference(a, b):
-            x, y = holds_at(a, lag), holds_at(b, lag)
+            x, y = (yield _holds_at(a, lag)), (yield _holds_at(b, lag))
             return sympy.Or(sympy.And(x, sympy.Not(y)), sympy.And(y, sympy.Not(x)))
         case Complement(a):
-            return sympy.Not(holds_at(a, lag))
+            return sympy.Not((yield _holds_at(a, lag)))
         case Transpose(a):
-            return holds_at(a, -lag)
+            return (yield _holds_at(a, -lag))
         case Shift(a, by):
-            return holds_at(a, lag - from_index(by))
+            return (yield _holds_at(a, lag - from_index(by)))
         case Dilated(a, step):
             s = from_index(step)
-            return sympy.And(sympy.Eq(sympy.Mod(lag, s), 0), holds_at(a, sympy.floor(lag / s)))
+            return sympy.And(sympy.Eq(sympy.Mod(lag, s), 0), (yield _holds_at(a, sympy.floor(lag / s))))
         case _:
             raise NotByLag(f"{term!r} looks at more than the lag")
 
@@ -175,6 +180,9 @@ class Reader:
         Raises:
             NotByLag: they are no progressions, or it takes numbers to tell.
         """
+        return run(self._sides(term))
+
+    def _sides(self, term: Term) -> Steps[Sides]:
         zero, one = sympy.Integer(0), sympy.Integer(1)
         match term:
             case Full():
@@ -192,19 +200,19 @@ class Reader:
             case Lags(values):
                 return self._lags([from_index(v) for v in dict.fromkeys(values)])
             case Union(a, b):
-                x, y = self.sides(a), self.sides(b)
+                x, y = (yield self._sides(a)), (yield self._sides(b))
                 return Sides(_merged(x.past, y.past), _merged(x.future, y.future))
             case Intersection(a, b):
-                x, y = self.sides(a), self.sides(b)
+                x, y = (yield self._sides(a)), (yield self._sides(b))
                 return Sides(self._common(x.past, y.past), self._common(x.future, y.future))
             case Transpose(a):
-                return self._transposed(self.sides(a))
+                return self._transposed((yield self._sides(a)))
             case Dilated(a, step):
                 s = from_index(step)
-                x = self.sides(a)
+                x = yield self._sides(a)
                 return Sides(tuple(_scaled(p, s) for p in x.past), tuple(_scaled(p, s) for p in x.future))
             case Shift(a, by):
-                b, x = from_index(by), self.sides(a)
+                b, x = from_index(by), (yield self._sides(a))
                 if x.future or self.certain(b < 0):
                     raise NotByLag(f"{term!r} moves keys across lag 0")
                 self.choose(b >= 0)  # a symbolic shift moves into the past

@@ -456,6 +456,44 @@ def evaluate(e: Index, env: Mapping[str, Any]) -> Any:
             assert_never(e)
 
 
+def largest(e: Index | Pred, far: int) -> int:
+    """No number on the way to the value of `e` is larger in magnitude, if none that a name stands for is above `far`.
+
+    Decides where 64 bits do.
+    """
+    met = [0]
+
+    def of(e: Index) -> int:
+        match e:
+            case int():
+                found = abs(e)
+            case Var() | Symbol():
+                found = far
+            case Abs(a) | FloorDiv(a, _):
+                found = of(a)
+            case Mod(a, b):
+                found = of(b)
+                met.append(of(a))
+            case Add(a, b) | Sub(a, b):
+                found = of(a) + of(b)
+            case Mul(a, b):
+                found = of(a) * of(b)
+            case Min(a, b) | Max(a, b):  # evaluated as a + (b - a) * (b < a)
+                found = max(of(a), of(b))
+                met.append(3 * found)
+            case _:
+                assert_never(e)
+        met.append(found)
+        return found
+
+    for part in walk(e):
+        if isinstance(part, Compare):
+            of(Sub(part.left, part.right))
+    if isinstance(e, Index):
+        of(e)
+    return max(met)
+
+
 def holds(p: Pred, env: Mapping[str, Any]) -> Any:
     """Whether `p` is true, elementwise where `env` holds arrays."""
     match p:

@@ -23,6 +23,7 @@ from pidsl.language import trace, vocabulary
 from pidsl.language.expr import Index, Sub, Symbol, Truth, Var, simplify
 from pidsl.language.heads import Heads, heads
 from pidsl.language.terms import Term
+from pidsl.language.trees import Steps, run
 
 CONSTANTS: Mapping[str, Term] = {
     "full": vocabulary.full, "empty": vocabulary.empty, "causal": vocabulary.causal,
@@ -79,10 +80,7 @@ def parse(text: str) -> Term:
     """
     if not isinstance(text, str):
         raise ParseError(f"parse({text!r})", "a string of pidsl source")
-    try:
-        return Parser(text).run()
-    except RecursionError:
-        raise ParseError("too many operators inside one another", "a term of fewer parts") from None
+    return Parser(text).run()
 
 
 def parse_heads(text: str) -> Heads:
@@ -134,6 +132,8 @@ class Parser:
             offset = (getattr(e, "offset", None) or len(self.line.strip())) - 1  # 0: at the end
             given = f"syntax error: {reason.removesuffix(' (<unknown>, line 1)')}" if self.line.strip() else "no text"
             raise ParseError(given, "one pidsl expression", self._caret(offset)) from None
+        except RecursionError:
+            raise ParseError("too many operators inside one another", "a term of fewer parts") from None
         return tree.body
 
     def _caret(self, column: int) -> str:
@@ -150,21 +150,24 @@ class Parser:
 
     def term(self, node: ast.expr) -> Term:
         """`node` in the place of a term."""
+        return run(self._term(node))
+
+    def _term(self, node: ast.expr) -> Steps[Term]:
         match node:
             case ast.Name(id=name) if name in CONSTANTS:
                 return CONSTANTS[name]
             case ast.Name(id=name):
                 raise self._unknown(node, name)
             case ast.BinOp(left=a, op=op, right=b) if type(op) in OPERATORS:
-                return OPERATORS[type(op)](self.term(a), self.term(b))
+                return OPERATORS[type(op)]((yield self._term(a)), (yield self._term(b)))
             case ast.BinOp(left=a, op=ast.Pow(), right=b):
-                return self.term(a) ** self.size(b)
+                return (yield self._term(a)) ** self.size(b)
             case ast.UnaryOp(op=ast.Invert(), operand=a):
-                return ~self.term(a)
+                return ~(yield self._term(a))
             case ast.Attribute(value=a, attr="T"):
-                return self.term(a).T
+                return (yield self._term(a)).T
             case ast.Call(func=ast.Attribute(value=a, attr=method)) if method in METHODS:
-                return getattr(self.term(a), method)(*self._arguments(node, METHODS[method]))
+                return getattr((yield self._term(a)), method)(*self._arguments(node, METHODS[method]))
             case ast.Call(func=ast.Name(id=word)):
                 return self._call(node, word)
             case ast.BoolOp():
@@ -275,7 +278,10 @@ class Parser:
         if wrong := trace.wrong_parameters(names if plain else ["*"], "mask_mod"):
             raise self.fail(node, f"`lambda {ast.unparse(a)}`", f"a lambda of {wrong[0]}", "lambda i, j: i - j < 4")
         scope = {name: trace.TracedIndex(Var(v)) for name, v in zip(names, "ijnm", strict=False)}
-        value = self._value(node.body, scope)
+        try:
+            value = self._value(node.body, scope)
+        except RecursionError:
+            raise self.fail(node, "too many operators inside one another", "a predicate of fewer") from None
         try:
             return vocabulary.where_pred(trace.as_pred(value))
         except PidslError as e:

@@ -141,12 +141,14 @@ class Questions:
             from pidsl.analysis import ask
 
             return ask.pairs(self._own, assume)
+        from pidsl.language.expr import whole
         from pidsl.relation import counting
 
-        if isinstance(n, int) and n > LONG and m in (None, n) and offset == 0 and not self._own.symbols:
+        length = whole(n)
+        if length is not None and length > LONG and m in (None, n) and offset == 0 and not self._own.symbols:
             formula = self.pairs()  # it takes no time that grows with n
             if formula.is_exact:
-                return int(formula(n=n))
+                return int(formula(n=length))
         return counting.pairs(self._own, n, m, offset)
 
     @overload

@@ -275,12 +275,9 @@ def where_pred(pred: Pred) -> Term:
     Raises:
         TermError: a divisor below 1, a constant of magnitude 2**31 and more, or too many operations.
     """
-    deep, nodes = extent(pred)
-    if deep > DEEPEST or nodes > LARGEST:
-        given = f"a predicate of {nodes} operations, nested {deep} deep"
-        expected = f"at most {LARGEST} operations, nested at most {DEEPEST} deep"
-        raise TermError(given, expected, "where(...)", "where(a) | where(b), where(a) & where(b), where(a) ^ where(b)")
-    for e in walk(pred):
+    for count, e in enumerate(walk(pred)):
+        if count == DEEPEST:  # fewer operations are neither too many nor too deep
+            _check_extent(pred)
         if isinstance(e, FloorDiv | Mod) and isinstance(e.right, int) and e.right < 1 and vars_in(e.left):
             raise TermError(f"{show(e)} in a predicate", "a divisor >= 1", "where(...)")
         if isinstance(e, int) and abs(e) >= LIMIT:
@@ -288,3 +285,11 @@ def where_pred(pred: Pred) -> Term:
     if isinstance(pred, Truth):
         return full if pred.value else empty
     return Where(pred, 4 if vars_in(pred) & {"n", "m"} else 2)
+
+
+def _check_extent(pred: Pred) -> None:
+    deep, nodes = extent(pred)
+    if deep > DEEPEST or nodes > LARGEST:
+        given = f"a predicate of {nodes} operations, nested {deep} deep"
+        expected = f"at most {LARGEST} operations, nested at most {DEEPEST} deep"
+        raise TermError(given, expected, "where(...)", "where(a) | where(b), where(a) & where(b), where(a) ^ where(b)")

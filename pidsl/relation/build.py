@@ -105,7 +105,7 @@ def patience_for(term: Term) -> int:
 
     Parts without divisions are quickly compared, and a long list of them is no hard term.
     """
-    size = 0
+    size = 1
     for t in walk(term):
         match t:
             case Lags(values) | Pairs(values):

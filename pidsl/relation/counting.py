@@ -17,7 +17,7 @@ import islpy as isl
 import numpy as np
 from numpy.typing import NDArray
 
-from pidsl.errors import TooHardError
+from pidsl.errors import SizeError, TooHardError
 from pidsl.language.expr import (
     Abs,
     Add,
@@ -38,6 +38,7 @@ from pidsl.language.expr import (
     Var,
     evaluate,
     holds,
+    largest,
 )
 from pidsl.language.terms import Halo, Neighborhood, Term
 from pidsl.relation.build import patience_for, relation
@@ -47,6 +48,7 @@ from pidsl.relation.oracle import check_lengths, dense_mask
 from pidsl.relation.runs import loop, runs_within
 
 CHUNK = 1 << 20  # rows counted at a time
+SAFE = 1 << 62  # numbers below it are counted in 64 bits
 
 
 def key_loops(term: Term) -> tuple[Loop, ...]:
@@ -83,7 +85,11 @@ def _key_loops(term: Term) -> tuple[Loop, ...] | TooHardError:
 def degree(term: Term, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.int64]:
     """int64 [n]: how many keys each of the n queries attends."""
     rows, columns, first = check_lengths(term, n, m, offset)
-    return _count(key_loops(term), np.arange(first, first + rows), rows + first, columns)
+    found = _count(key_loops(term), range(first, first + rows), rows + first, columns)
+    try:
+        return found.astype(np.int64)
+    except OverflowError:
+        raise SizeError(f"m = {columns}", "counts below 2**63", repr(term), "pairs(n, m), a Python integer") from None
 
 
 def pairs(term: Term, n: int, m: int | None = None, offset: int = 0) -> int:
@@ -92,9 +98,9 @@ def pairs(term: Term, n: int, m: int | None = None, offset: int = 0) -> int:
     if isinstance(term, Neighborhood | Halo) and first == 0 and min(rows, columns) >= prod(term.shape):
         return prod(int(dense_mask(axis, axis.shape[0]).sum()) for axis in axes(term))
     parts = key_loops(term)
-    starts = range(first, first + rows, CHUNK)
-    chunks = (np.arange(s, min(s + CHUNK, first + rows)) for s in starts)
-    return sum(int(_count(parts, i, first + rows, columns).sum()) for i in chunks)
+    queries = range(first, first + rows)
+    counts = (_count(parts, queries[s : s + CHUNK], first + rows, columns) for s in range(0, rows, CHUNK))
+    return sum(int(x.sum()) if columns * CHUNK < SAFE else sum(x.tolist()) for x in counts)
 
 
 def axes(term: Neighborhood | Halo) -> Iterator[Neighborhood | Halo]:
@@ -111,19 +117,26 @@ def sparsity(term: Term, n: int, m: int | None = None, offset: int = 0) -> float
     return (total - pairs(term, rows, columns, first)) / total if total else 1.0
 
 
-def _count(parts: tuple[Loop, ...], i: NDArray[np.int64], n: int, m: int) -> NDArray[np.int64]:
+def _count(parts: tuple[Loop, ...], queries: range, n: int, m: int) -> NDArray[Any]:
+    """int64, or Python's integers where 64 bits might not do."""
     if n == 0 or m == 0:
-        return np.zeros(len(i), dtype=np.int64)
+        return np.zeros(len(queries), dtype=np.int64)
+    tests = [test for part in parts for test in (part.first, part.last, part.guard, part.inside) if test is not None]
+    if max([n + m, *(largest(test, n + m) for test in tests)]) < SAFE:
+        i = np.arange(queries.start, queries.stop)
+    else:
+        i = np.array(queries, dtype=object)
     return count_loops(parts, {"n": n, "m": m, "i": i})
 
 
-def count_loops(parts: tuple[Loop, ...], env: Mapping[str, Any]) -> NDArray[np.int64]:
+def count_loops(parts: tuple[Loop, ...], env: Mapping[str, Any]) -> NDArray[Any]:
     """Iterations of all loops, for parameters that are numbers or arrays of one shape."""
     shape = np.broadcast_shapes(*(np.shape(value) for value in env.values()))
-    count = np.zeros(shape, dtype=np.int64)
+    dtype = object if any(getattr(value, "dtype", None) is np.dtype(object) for value in env.values()) else np.int64
+    count = np.zeros(shape, dtype=dtype)
     for part in parts:
-        first = np.broadcast_to(np.asarray(evaluate(part.first, env), dtype=np.int64), shape)
-        last = np.broadcast_to(np.asarray(evaluate(part.last, env), dtype=np.int64), shape)
+        first = np.broadcast_to(np.asarray(evaluate(part.first, env), dtype=dtype), shape)
+        last = np.broadcast_to(np.asarray(evaluate(part.last, env), dtype=dtype), shape)
         found = np.maximum((last - first) // part.step + 1, 0)
         if part.inside is not None:
             found = _count_inside(part, first, last, env)
@@ -143,7 +156,7 @@ def _count_inside(part: Loop, first: Any, last: Any, env: Mapping[str, Any]) -> 
     period = _period(part.inside)
     cycle = int(total.max(initial=0)) if period is None else period // gcd(period, part.step)
     cycles, rest = total // max(cycle, 1), total % max(cycle, 1)
-    found = np.zeros(len(first), dtype=np.int64)
+    found = np.zeros(len(first), dtype=first.dtype)
     for k in range(min(cycle, int(total.max(initial=0)))):
         passes = np.asarray(holds(part.inside, {**env, VARIABLE: first + k * part.step}))
         found += passes * (cycles + (k < rest))

@@ -22,24 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pidsl.errors import SizeError
-from pidsl.language.expr import (
-    Abs,
-    Add,
-    Compare,
-    FloorDiv,
-    Index,
-    Max,
-    Min,
-    Mod,
-    Mul,
-    Sub,
-    Symbol,
-    Var,
-    evaluate,
-    holds,
-    whole,
-)  # fmt: skip
-from pidsl.language.expr import walk as walk_expr
+from pidsl.language.expr import evaluate, holds, largest, whole
 from pidsl.language.terms import (
     LIMIT,
     Blocked,
@@ -202,7 +185,8 @@ class _Table:
                 for first, last in pairwise(sorted({0, n % s, m % s, s})):
                     own = [np.flatnonzero((first <= x % s) & (x % s < last)) for x in (row, column)]
                     (rows, r), (columns, k) = (_different(x[at] // s) for x, at in zip((row, column), own, strict=True))
-                    inside = yield self.of(a, rows, columns, len(range(first, n, s)), len(range(first, m, s)))
+                    lengths = (max(-(-(length - first) // s), 0) for length in (n, m))
+                    inside = yield self.of(a, rows, columns, *lengths)
                     same = (row[own[0]] % s)[:, None] == (column[own[1]] % s)[None, :]
                     inside = inside[r][:, k] & same
                     if inside.shape == out.shape:  # all of them, and no other class has any
@@ -261,36 +245,7 @@ def _largest(term: Term, i: Positions, j: Positions, n: int, m: int) -> int:
     """No number that the evaluation meets is larger in magnitude."""
     far = max(n, m, *(abs(x) for positions in (i, j) for x in _ends(positions)))
     far += sum(abs(_int(t.by)) for t in walk(term) if isinstance(t, Shift))
-    seen = [4 * far + LIMIT]
-
-    def of(e: Index) -> int:
-        match e:
-            case int():
-                largest = abs(e)
-            case Var() | Symbol():
-                largest = far
-            case Abs(a) | FloorDiv(a, _):
-                largest = of(a)
-            case Mod(a, b):
-                seen.append(of(a))
-                largest = of(b)
-            case Add(a, b) | Sub(a, b):
-                largest = of(a) + of(b)
-            case Mul(a, b):
-                largest = of(a) * of(b)
-            case Min(a, b) | Max(a, b):  # computed as a + (b - a) * (b < a)
-                largest = max(of(a), of(b))
-                seen.append(3 * largest)
-            case _:
-                assert_never(e)
-        seen.append(largest)
-        return largest
-
-    for t in walk(term):
-        for part in walk_expr(t.pred) if isinstance(t, Where) else ():
-            if isinstance(part, Compare):
-                of(part.left), of(part.right)
-    return max(seen)
+    return max(4 * far + LIMIT, *(largest(t.pred, far) for t in walk(term) if isinstance(t, Where)), 0)
 
 
 def _int64(x: Positions) -> Ints:
