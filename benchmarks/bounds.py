@@ -84,7 +84,8 @@ def layered() -> st.SearchStrategy[str]:
     """Source of compositions and powers of words that repeat."""
     small, count = st.integers(0, 9), st.integers(1, 12)
     predicates = [
-        "i % {p} == j % {q}", "i - j < {p}", "(i + {a} * j) % {p} < {q}", "i // {p} <= j // {q}", "abs(i - 2 * j) < {p}",
+        "i % {p} == j % {q}", "i - j < {p}", "(i + {a} * j) % {p} < {q}", "i // {p} <= j // {q}",
+        "abs(i - 2 * j) < {p}",
     ]  # fmt: skip
     words = st.one_of(
         st.tuples(count, small).map(lambda x: f"stride({x[0]}, {x[1] % x[0]})"),
