@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import pidsl
 from pidsl import blocks, causal, keys, lags, neighborhood, ring, stride, symbols, window
-from pidsl.analysis import ask, counts, held_out
+from pidsl.analysis import against_masks, ask, counts
 from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.formulas import CeilLog, Periodic, Table, holds, symbol, value_of
 from pidsl.analysis.proofs import METHODS
@@ -86,21 +86,21 @@ RIGHT: list[Callable[[], Bound]] = [
 def test_masks_contradict_what_is_wrong_and_nothing_else(question: Callable[[], Bound]) -> None:
     bound = question()
     assert bound.is_exact
-    for purpose in (held_out.FIRST, held_out.AGAIN):
-        assert held_out.refutation(bound, purpose) == ""
-        assert held_out.refutation(replace(bound, relation="<="), purpose) == ""
+    for purpose in (against_masks.FIRST, against_masks.AGAIN):
+        assert against_masks.refutation(bound, purpose) == ""
+        assert against_masks.refutation(replace(bound, relation="<="), purpose) == ""
         for other in (bound.expr + 1, bound.expr - 1, 2 * bound.expr + 1):
             wrong = replace(bound, expr=other)
-            assert held_out.refutation(wrong, purpose), other
+            assert against_masks.refutation(wrong, purpose), other
             assert not wrong.proof.check()
-    assert held_out.refutation(replace(bound, relation="<=", expr=bound.expr - 1), held_out.FIRST)
-    assert held_out.refutation(replace(bound, relation=">=", expr=bound.expr + 1), held_out.FIRST)
+    assert against_masks.refutation(replace(bound, relation="<=", expr=bound.expr - 1), against_masks.FIRST)
+    assert against_masks.refutation(replace(bound, relation=">=", expr=bound.expr + 1), against_masks.FIRST)
 
 
 def test_a_formula_that_is_wrong_from_its_second_period_on_is_thrown_away() -> None:
     bound = (stride(6, 2) ** 2).pairs()
     late = sympy.Piecewise((bound.expr, N < 40), (bound.expr + 1, True)) if bound.is_known else N
-    assert held_out.refutation(exact(stride(6, 2) ** 2, "pairs", late, "quasi-polynomial"), held_out.FIRST)
+    assert against_masks.refutation(exact(stride(6, 2) ** 2, "pairs", late, "quasi-polynomial"), against_masks.FIRST)
 
 
 def test_the_answer_is_unknown_then_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_a_check_of_an_odd_statement_answers(part: str) -> None:
         verdict = bound.proof.verdict()  # raises nothing
         assert verdict.holds or verdict.failure
         if names == ["expr"] and verdict.holds:  # another formula of the same
-            assert held_out.refutation(bound, "once more") == ""
+            assert against_masks.refutation(bound, "once more") == ""
 
 
 # -- assumptions -------------------------------------------------------------------------------------------------------

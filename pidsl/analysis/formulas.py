@@ -220,7 +220,7 @@ def _function(e: sympy.Basic) -> Callable[[At], Value]:
     if isinstance(e, sympy.Abs):
         return lambda at: abs(args[0](at))
     if isinstance(e, sympy.floor | sympy.ceiling):
-        whole = math.floor if isinstance(e, sympy.floor) else math.ceil
+        whole: Callable[[Value], int] = math.floor if isinstance(e, sympy.floor) else math.ceil
         return lambda at: _whole(args[0](at), whole)
     if isinstance(e, sympy.Mod):
         return lambda at: args[0](at) % args[1](at)

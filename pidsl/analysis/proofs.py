@@ -166,7 +166,7 @@ METHODS: dict[str, Method] = {
 
 def verdict_of(bound: Bound) -> Verdict:
     """Verify a bound from its statement: that it is one, that no dense mask contradicts it, then by its method."""
-    from pidsl.analysis import held_out
+    from pidsl.analysis import against_masks
     from pidsl.analysis.well_formed import misstated
 
     if not bound.is_known:
@@ -179,7 +179,7 @@ def verdict_of(bound: Bound) -> Verdict:
     module, function = method.checker.split(":")
     check: Callable[[Bound], Verdict] = getattr(import_module(module), function)
     try:
-        if why := held_out.refutation(bound, held_out.AGAIN):
+        if why := against_masks.refutation(bound, against_masks.AGAIN):
             return Verdict(False, failure=why)
         return check(bound)
     except PidslError as e:
