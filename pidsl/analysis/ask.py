@@ -22,8 +22,9 @@ from pidsl.analysis.degrees import Degree
 from pidsl.analysis.formulas import n, symbol
 from pidsl.analysis.grids import Grid
 from pidsl.analysis.lag_degree import degree_by_lag
+from pidsl.analysis.lag_live import live_by_lag
 from pidsl.analysis.lag_pairs import pairs_by_lag
-from pidsl.analysis.lag_reach import live_by_family, reach_by_family
+from pidsl.analysis.lag_reach import reach_by_family
 from pidsl.analysis.lag_sets import NotByLag, domain
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.well_formed import VARIABLES, names_of
@@ -240,12 +241,13 @@ def live(term: Term, assume: Assume = ()) -> Bound:
     Args and errors as in `pairs`.
     """
     assume = _assumed(_one(term), assume, "t")
-    if not term.symbols:
-        return _under(memory.live(term).size, assume)
+    counted = None if term.symbols else memory.live(term).size
+    if counted is not None and counted.is_known:
+        return _under(counted, assume)
     try:
-        return _under(live_by_family(term, _static(assume)), assume)
+        return _under(live_by_lag(term, _static(assume)), assume)
     except (NotByLag, TooHardError) as e:
-        return unknown(term, "live keys", f"{e}; {BIND}")
+        return counted or unknown(term, "live keys", f"{e}; {BIND}")
 
 
 def _counted(

@@ -67,7 +67,7 @@ METHODS: dict[str, Method] = {
     ),
     "live keys by witness": Method(
         "the largest lag is attended and no larger one is, for all values of the symbols (z3)",
-        "pidsl.analysis.lag_reach:check_live",
+        "pidsl.analysis.lag_live:check_live",
     ),
     # concrete terms: pairs, keys per query, live keys
     "quasi-polynomial": Method(
@@ -171,7 +171,7 @@ def verdict_of(bound: Bound) -> Verdict:
 
     if not bound.is_known:
         return Verdict(False, failure="nothing is claimed")
-    method = METHODS.get(bound.method)
+    method = METHODS.get(bound.method) if isinstance(bound.method, str) else None
     if method is None:
         return Verdict(False, failure=f"no method {bound.method!r}")
     if why := misstated(bound):

@@ -171,7 +171,7 @@ def _is_part(x: Any, names: set[sympy.Symbol]) -> bool:
         return x in names
     if isinstance(x, sympy.Pow):
         return bool(x.exp.is_integer)
-    if isinstance(x, sympy.Mod) and x.args[1] == 0:
+    if isinstance(x, sympy.Mod) and x.args[1].is_Number and not x.args[1] > 0:
         return False
     return isinstance(x, _PARTS) or x in (sympy.oo, -sympy.oo)
 

@@ -42,7 +42,7 @@ from pidsl.language.expr import (
 from pidsl.language.terms import Halo, Neighborhood, Term
 from pidsl.relation.build import relation
 from pidsl.relation.isl import limited, read_set
-from pidsl.relation.loops import VARIABLE, Loop, NoLoop, loops, part_loops
+from pidsl.relation.loops import VARIABLE, Loop, NoLoop, loops
 from pidsl.relation.oracle import check_lengths, dense_mask
 
 CHUNK = 1 << 20  # rows counted at a time
@@ -70,10 +70,7 @@ def _key_loops(term: Term) -> tuple[Loop, ...] | TooHardError:
             points = whole.wrap().flatten()
             points = points.move_dims(isl.dim_type.param, 2, isl.dim_type.set, 0, 1)
             points = points.set_dim_name(isl.dim_type.param, 2, "i")
-            try:
-                return tuple(part_loops(points, context))
-            except TooHardError:
-                return tuple(loops(points, context))
+            return tuple(loops(points, context))
     except NoLoop as e:
         return TooHardError(f"isl's program holds {e}", "plain loops over the keys", what, "simplify the term")
     except TooHardError as e:

@@ -131,6 +131,14 @@ def coalesced(x: SetOrMap) -> SetOrMap:
         return x
 
 
+def disjoint(points: isl.Set) -> list[isl.BasicSet]:
+    """Parts of a set that share no point, in which the point determines every integer division.
+
+    isl keeps some divisions as integers that merely exist, `i = 3 j + 5 e`: several of them may do for one point.
+    """
+    return list(points.compute_divs().make_disjoint().compute_divs().get_basic_sets())
+
+
 def least(numbers: isl.Set) -> int:
     """The least element of a one-dimensional set that has one; `dim_min_val` may be of a part without integers."""
     return _only(numbers.lexmin())
