@@ -218,7 +218,7 @@ def _function(e: sympy.Basic) -> Callable[[At], Value]:
         choose: Any = min if isinstance(e, sympy.Min) else max
         return lambda at: choose([f(at) for f in args])
     if isinstance(e, sympy.Abs):
-        return lambda at: abs(args[0](at))
+        return lambda at: max(args[0](at), -args[0](at))
     if isinstance(e, sympy.floor | sympy.ceiling):
         whole: Callable[[Value], int] = math.floor if isinstance(e, sympy.floor) else math.ceil
         return lambda at: _whole(args[0](at), whole)
