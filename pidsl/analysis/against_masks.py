@@ -102,7 +102,7 @@ def refutation(bound: Bound, purpose: str) -> str:
         if _agree(bound.relation, found, claimed, exact):
             continue
         at = ", ".join(f"{name} = {value}" for name, value in values.items())
-        return f"at {at} it says {bound.relation} {claimed}, the mask {found}{'' if exact else ' at least'}"
+        return f"at {at} it says {bound.relation} {claimed}, the masks {'' if exact else 'at least '}{found}"
     return ""
 
 
