@@ -145,7 +145,7 @@ def _lengths(bound: Bound, values: dict[str, int], longest: int, draw: random.Ra
     least = _least(bound, values, longest)
     if least is None:
         return
-    some = 2 if values else 3 if _varies(bound.subject) else 8
+    some = 2 if values else 3 if _varies(bound.subject) else 5
     cases = [b for b in _numbers(bound, values) if least <= b <= longest]
     breaks = sorted({b + k for b in cases for k in (0, 1, 2) if b + k <= longest})
     period = _period(bound.expr)
