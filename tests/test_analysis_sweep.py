@@ -1,6 +1,6 @@
 """No formula is wrong: a small sweep with masks of its own, what is compared before an answer, odd statements.
 
-The sweep is benchmarks/bounds.py, its masks benchmarks/meaning.py, in which nothing comes from pidsl.
+The sweep is benchmarks/bounds.py, its masks benchmarks/documented.py, in which nothing comes from pidsl.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def bounds() -> Iterator[ModuleType]:
     sys.path.insert(0, str(FOLDER))
     yield importlib.import_module("bounds")
     sys.path.remove(str(FOLDER))
-    for name in ("bounds", "meaning"):
+    for name in ("bounds", "documented"):
         sys.modules.pop(name, None)
 
 
@@ -56,7 +56,7 @@ def test_the_documented_meaning_is_the_mask(bounds: ModuleType, term: Any, n: in
         mask = term.mask(n, m)
     except pidsl.SizeError:  # a ring has as many keys as queries
         m, mask = n, term.mask(n)
-    assert (bounds.meaning.meaning(repr(term)).mask(n, m) == mask).all()
+    assert (bounds.documented.meaning(repr(term)).mask(n, m) == mask).all()
 
 
 @pytest.mark.parametrize(("kind", "count"), [("random", 10), ("layers", 6), ("grids", 2), ("symbols", 5)])
