@@ -8,9 +8,9 @@
 Kinds of terms: `random`, with up to three operators from the whole vocabulary (`terms(3, ring=True)`); `layers`,
 compositions and powers of strides, blocks, windows and `where`; `grids`, neighbourhoods and halos; `symbols`, terms
 whose sizes are open, compared at many values of them. The masks come from `documented`, which shares nothing with
-pidsl: each formula is evaluated at many n (just past each of its branches too), layers, rows, and values of its symbols, as
-far as its assumptions admit them. A proof of every tenth answer is verified again. The exit status is 1 if any
-formula is wrong. Writes benchmarks/results/bounds.json.
+pidsl. Each formula is evaluated at many n (just past each of its branches too), layers, rows, and values of its
+symbols, as far as its assumptions admit them. A proof of every tenth answer is verified again. The exit status is 1 if
+any formula is wrong. Writes benchmarks/results/bounds.json.
 """
 
 from __future__ import annotations
