@@ -7,10 +7,10 @@
 
 Kinds of terms: `random`, with up to three operators from the whole vocabulary (`terms(3, ring=True)`); `layers`,
 compositions and powers of strides, blocks, windows and `where`; `grids`, neighbourhoods and halos; `symbols`, terms
-whose sizes are open, compared at many values of them. The masks come from `meaning`, which shares nothing with pidsl:
-each formula is evaluated at many n (just past each of its branches too), layers, rows, and values of its symbols, as
-far as its assumptions admit them. A proof of every tenth answer is verified again. The exit status is 1 if any
-formula is wrong. Writes benchmarks/results/bounds.json.
+whose sizes are open, compared at many values of them. The masks come from `documented`, which shares nothing with
+pidsl. Each formula is evaluated at many n (just past each of its branches too), layers, rows, and values of its
+symbols, as far as its assumptions admit them. A proof of every tenth answer is verified again. The exit status is 1 if
+any formula is wrong. Writes benchmarks/results/bounds.json.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import documented
 import islpy
-import meaning
 import numpy as np
 import sympy
 import z3
@@ -84,7 +84,8 @@ def layered() -> st.SearchStrategy[str]:
     """Source of compositions and powers of words that repeat."""
     small, count = st.integers(0, 9), st.integers(1, 12)
     predicates = [
-        "i % {p} == j % {q}", "i - j < {p}", "(i + {a} * j) % {p} < {q}", "i // {p} <= j // {q}", "abs(i - 2 * j) < {p}",
+        "i % {p} == j % {q}", "i - j < {p}", "(i + {a} * j) % {p} < {q}", "i // {p} <= j // {q}",
+        "abs(i - 2 * j) < {p}",
     ]  # fmt: skip
     words = st.one_of(
         st.tuples(count, small).map(lambda x: f"stride({x[0]}, {x[1] % x[0]})"),
@@ -160,10 +161,10 @@ class Truth:
     """A pattern with numbers only, by the masks of its meaning."""
 
     def __init__(self, text: str, values: dict[str, int]) -> None:
-        self.pattern = meaning.meaning(text, **values)
+        self.pattern = documented.meaning(text, **values)
         self.mask = lru_cache(maxsize=None)(self.pattern.mask)
-        self.after = lru_cache(maxsize=None)(lambda n, layers: meaning.layers([self.mask(n)] * layers, n))
-        self.live = lru_cache(maxsize=None)(lambda horizon: meaning.live(self.pattern, LONGEST, horizon))
+        self.after = lru_cache(maxsize=None)(lambda n, layers: documented.layers([self.mask(n)] * layers, n))
+        self.live = lru_cache(maxsize=None)(lambda horizon: documented.live(self.pattern, LONGEST, horizon))
 
     def measure(self, bound: Bound, at: dict[str, int]) -> Any:
         """The quantity of a bound, counted; None where nothing is to be compared: no query, no token."""
@@ -185,12 +186,12 @@ class Truth:
             case "sparsity":
                 return 1 - Fraction(int(self.mask(n).sum()), n * n)
             case "farthest":
-                return meaning.farthest(self.after(n, layers))
+                return documented.farthest(self.after(n, layers))
             case "contiguous":
-                return meaning.contiguous(self.after(n, layers))
+                return documented.contiguous(self.after(n, layers))
             case "depth":
                 causal = not np.triu(self.mask(max(LATER)), 1).any()
-                return meaning.depth([self.mask(n)], bound.argument("of") == "causal" or causal)
+                return documented.depth([self.mask(n)], bound.argument("of") == "causal" or causal)
         raise ValueError(bound.quantity)
 
 

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import sympy
 
-from pidsl.analysis import counts, degrees, grids, held_out, memory, reach, smt, stacks
+from pidsl.analysis import against_masks, counts, degrees, grids, memory, reach, smt, stacks
 from pidsl.analysis import depth as depths
 from pidsl.analysis.assume import conditions, require_known
 from pidsl.analysis.bound import Bound, exact, unknown
@@ -46,7 +46,7 @@ Asked = ParamSpec("Asked")
 def soon(question: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
     """The question, with less patience for terms that isl can seldom answer for every n, and slowly.
 
-    No formula is returned that a dense mask contradicts: see `held_out`.
+    No formula is returned that a dense mask contradicts: see `against_masks`.
     """
 
     @wraps(question)
@@ -59,7 +59,7 @@ def soon(question: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
 
 
 def _kept(answer: Answer) -> Answer:
-    kept = held_out.kept
+    kept = against_masks.kept
     if isinstance(answer, Degree):
         return cast(Answer, Degree(kept(answer.of_query), kept(answer.maximum), kept(answer.average)))
     return cast(Answer, kept(cast(Bound, answer)))

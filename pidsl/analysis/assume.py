@@ -36,11 +36,16 @@ def conditions(assume: str | Condition | Iterable[str | Condition]) -> tuple[Con
     """
     if isinstance(assume, str):
         return tuple(c for part in assume.split(",") if part.strip() for c in _read(part))
-    if isinstance(assume, Boolean):
+    if is_condition(assume):
         return (assume,)
     if isinstance(assume, sympy.Basic) or not isinstance(assume, Iterable):
         raise _bad(str(assume))
     return tuple(c for part in assume for c in conditions(part))
+
+
+def is_condition(x: object) -> bool:
+    """Whether this is true or false for numbers; sympy lets any symbol pass for a truth value."""
+    return isinstance(x, Boolean) and not isinstance(x, sympy.Symbol)
 
 
 def require_known(found: Iterable[Condition], names: Iterable[str], variables: str, where: str) -> None:

@@ -218,10 +218,10 @@ def _function(e: sympy.Basic) -> Callable[[At], Value]:
         choose: Any = min if isinstance(e, sympy.Min) else max
         return lambda at: choose([f(at) for f in args])
     if isinstance(e, sympy.Abs):
-        return lambda at: abs(args[0](at))
+        return lambda at: max(args[0](at), -args[0](at))
     if isinstance(e, sympy.floor | sympy.ceiling):
-        whole = math.floor if isinstance(e, sympy.floor) else math.ceil
-        return lambda at: x if math.isinf(x := args[0](at)) else whole(x)
+        whole: Callable[[Value], int] = math.floor if isinstance(e, sympy.floor) else math.ceil
+        return lambda at: _whole(args[0](at), whole)
     if isinstance(e, sympy.Mod):
         return lambda at: args[0](at) % args[1](at)
     if isinstance(e, CeilLog):
@@ -247,6 +247,10 @@ def _entry(index: Callable[[At], Value], values: list[Callable[[At], Value]], e:
         return values[k % len(values)](at)
 
     return value
+
+
+def _whole(x: Value, rounded: Callable[[Value], int]) -> Value:
+    return x if math.isinf(x) else rounded(x)
 
 
 def _logarithm(base: Value, x: Value) -> Value:

@@ -12,8 +12,9 @@ from typing import Any
 
 import sympy
 from sympy.functions.elementary.piecewise import ExprCondPair
-from sympy.logic.boolalg import Boolean, BooleanFalse, BooleanTrue
+from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
+from pidsl.analysis.assume import is_condition
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas import CeilLog, Periodic, Table, symbol
 from pidsl.analysis.schedules import LayerRule
@@ -115,13 +116,13 @@ def misstated(bound: Bound) -> str:
         return f"no relation: {bound.relation!r}"
     if not _fits(bound.given, *ARGUMENTS.get(bound.quantity, ({}, {}))):
         return f"arguments {bound.given!r}"
-    if bound.quantity in REACH and bound.method in (*OF_L, *OF_A_NUMBER):
-        if isinstance(bound.argument("layers"), int) != (bound.method in OF_A_NUMBER):
-            return f"{bound.method} says nothing about {bound.name}"
+    others = {True: OF_L, False: OF_A_NUMBER}[isinstance(bound.argument("layers"), int)]
+    if bound.quantity in REACH and bound.method in others:
+        return f"{bound.method} says nothing about {bound.name}"
     names = {symbol(name) for name in (*names_of(bound.subject), *VARIABLES[bound.quantity])}
     if not isinstance(bound.expr, sympy.Expr) or not _is_formula([bound.expr], names):
         return f"no formula over {_listed(names)}: {bound.expr}"
-    if not isinstance(bound.assumptions, tuple) or not all(isinstance(c, Boolean) for c in bound.assumptions):
+    if not isinstance(bound.assumptions, tuple) or not all(map(is_condition, bound.assumptions)):
         return f"no conditions: {bound.assumptions!r}"
     if not _is_formula(bound.assumptions, names):
         return f"no conditions over {_listed(names)}: {bound.assumptions}"
@@ -170,7 +171,7 @@ def _is_part(x: Any, names: set[sympy.Symbol]) -> bool:
         return x in names
     if isinstance(x, sympy.Pow):
         return bool(x.exp.is_integer)
-    if isinstance(x, sympy.Mod) and x.args[1] == 0:
+    if isinstance(x, sympy.Mod) and x.args[1].is_Number and not x.args[1] > 0:
         return False
     return isinstance(x, _PARTS) or x in (sympy.oo, -sympy.oo)
 

@@ -102,7 +102,7 @@ def refutation(bound: Bound, purpose: str) -> str:
         if _agree(bound.relation, found, claimed, exact):
             continue
         at = ", ".join(f"{name} = {value}" for name, value in values.items())
-        return f"at {at} it says {bound.relation} {claimed}, the mask {found}{'' if exact else ' at least'}"
+        return f"at {at} it says {bound.relation} {claimed}, the masks {'' if exact else 'at least '}{found}"
     return ""
 
 
@@ -145,7 +145,7 @@ def _lengths(bound: Bound, values: dict[str, int], longest: int, draw: random.Ra
     least = _least(bound, values, longest)
     if least is None:
         return
-    some = 2 if values else 3 if _varies(bound.subject) else 8
+    some = 2 if values else 3 if _varies(bound.subject) else 5
     cases = [b for b in _numbers(bound, values) if least <= b <= longest]
     breaks = sorted({b + k for b in cases for k in (0, 1, 2) if b + k <= longest})
     period = _period(bound.expr)
@@ -329,7 +329,7 @@ def _live(term: Term, t: int) -> tuple[Value | None, bool]:
 
 @lru_cache(maxsize=64)
 def _ever(term: Term) -> tuple[Bools, bool]:
-    """bool [i, j]: whether query i attends key j <= TOKENS at some length, and whether these i and lengths are enough."""
+    """bool [i, j]: whether query i attends key j <= TOKENS at some length; and whether these i and lengths suffice."""
     span = _span(term)
     rows = TOKENS + 2 + (HORIZON // 4 if span is None else min(span, HORIZON))
     exact = span is not None and span <= HORIZON
@@ -346,7 +346,7 @@ def _ever(term: Term) -> tuple[Bools, bool]:
 def _span(term: Term) -> int | None:
     """So many tokens after j, whether i attends j has begun to repeat, and repeated; None: that is not told."""
     parts = list(walk(term))
-    if any(isinstance(x, Where | Ring | Neighborhood | Halo) or _from_the_end(x) for x in parts):
+    if any(isinstance(x, Where | Ring) or _from_the_end(x) for x in parts):
         return None
     far, period = _repeats(term)
     return far + 2 * period
@@ -369,6 +369,8 @@ def _repeats(term: Term) -> tuple[int, int]:
             return int(size), 1  # type: ignore[arg-type]
         case Pairs(values):
             return max((i for i, _ in values), default=0) + 1, 1
+        case Neighborhood(shape) | Halo(shape):
+            return math.prod(shape) + 1, 1
         case Shift(_, by):
             return far + abs(int(by)), period  # type: ignore[arg-type]
         case Blocked(_, s) | Dilated(_, s):
