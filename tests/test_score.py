@@ -502,3 +502,12 @@ def test_a_part_changes_its_own_lines_of_triton_source() -> None:
         )
     plain = compile(PI, "triton").source()
     assert "_score" not in plain and "slopes" not in plain
+
+
+def test_a_kernel_leaves_the_sinks_as_they_were() -> None:
+    q, k, v = tensors(1, 4, heads=2, kv_heads=1)
+    sinks = torch.tensor([0.7, 1.2])
+    kernel = compile(pidsl.neighborhood((2, 2), 1), "triton", score(sinks=True))  # goes on from an lse that holds them
+    first = kernel(q, k, v, sinks=sinks)
+    torch.testing.assert_close(sinks, torch.tensor([0.7, 1.2]))
+    torch.testing.assert_close(kernel(q, k, v, sinks=sinks), first)

@@ -51,11 +51,17 @@ def prepare(x: Tensor, columns: int) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+def finite(x: Tensor) -> bool:
+    """Whether the sum of x is finite, and with it everything in x."""
+    return math.isfinite(x.sum().item())
+
+
 class _Pass:
     """Sizes and inputs that both passes share, and the pieces, which are computed when the result is asked for.
 
-    Tiles are computed by operations that spread NaN over a tile. When the results are not finite, all is computed once
-    more by those that keep every pair to itself (`exact`); on devices that have no others, it is done at once.
+    On the CPU, tiles are computed by an operation that spreads NaN over a tile. When the results are not finite, all is
+    computed once more (`exact`): keys and rows of a tile that take no part in it are blanked, and where that is not
+    enough, dense products keep every pair to itself. Other devices have those only.
     """
 
     call_elements: int
@@ -67,7 +73,7 @@ class _Pass:
         self.scale, self.offset, self.columns = scale, offset, columns
         self.q, self.k, self.v = prepare(q, columns), k, v
         self.pieces: list[tuple[Callable[[Any], None], Any]] = []
-        self.exact = q.device.type != "cpu"
+        self.dense_only = self.exact = q.device.type != "cpu"
         self.started = False
 
     def tiles(self, band: Band) -> None:
@@ -161,7 +167,7 @@ class _Pass:
         for s in segments:
             tile = max(self.group * s.height, s.width) * self.columns
             scores = self.group * s.height * s.width
-            limit = SCORE_ELEMENTS // scores if self.exact else self.call_elements // tile
+            limit = SCORE_ELEMENTS // scores if self.dense_only else self.call_elements // tile
             out += list(s.parts(limit // max(1, self.batch * self.kv_heads)))
         return out, first
 
@@ -174,7 +180,7 @@ class _Pass:
 
     def limit(self, s: Segment) -> int:
         """Tiles per call."""
-        if self.exact:
+        if self.dense_only:
             return max(1, SCORE_ELEMENTS // (s.height * s.width))
         return max(1, self.call_elements // (max(s.height, s.width) * self.columns))
 
@@ -236,7 +242,7 @@ class Forward(_Pass):
 
     def sound(self) -> bool:
         """Whether out is finite: then nothing else has been met."""
-        return math.isfinite(self.out.sum().item())
+        return finite(self.out)
 
     def _tiles(self, band: Band) -> None:
         for s, fresh in self.segments(band):
@@ -253,7 +259,14 @@ class Forward(_Pass):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor]:
         """Attention of tiles."""
-        return (tile_ops.attend_dense if self.exact else tile_ops.attend)(q, k, v, mask, self.scale)
+        if not self.dense_only:
+            if self.exact:
+                (q,), (k, v) = tile_ops.blanked(mask, (q,), (k, v))
+            out, lse = tile_ops.attend(q, k, v, mask, self.scale)
+            if not self.exact or finite(out):
+                return out, lse
+        out, lse = tile_ops.in_parts(tile_ops.attend_dense, (q, k, v), mask, self.scale, SCORE_ELEMENTS)
+        return out, lse
 
     def _boxes(self, piece: Boxes) -> None:
         segments, first = self.box_segments(piece)
@@ -345,7 +358,7 @@ class Backward(_Pass):
 
     def sound(self) -> bool:
         """Whether dq is finite: then nothing else has been met."""
-        return self.filled_soundly and math.isfinite(self.dq.sum().item())
+        return self.filled_soundly and finite(self.dq)
 
     def of_sums(self, s: Segment) -> list[Tiles]:
         """The rows of dk and dv that windows of keys add to, see `KeySums.add`."""
@@ -374,8 +387,15 @@ class Backward(_Pass):
         self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Mask | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What tiles add to the gradients."""
-        operation = tile_ops.attend_dense_backward if self.exact else tile_ops.attend_backward
-        return operation(grad_out, q, k, v, out, lse, mask, self.scale)
+        if not self.dense_only:
+            if self.exact:
+                (grad_out, q), (k, v) = tile_ops.blanked(mask, (grad_out, q), (k, v))
+            dq, dk, dv = tile_ops.attend_backward(grad_out, q, k, v, out, lse, mask, self.scale)
+            if not self.exact or finite(dq):
+                return dq, dk, dv
+        given = grad_out, q, k, v, out, lse
+        dq, dk, dv = tile_ops.in_parts(tile_ops.attend_dense_backward, given, mask, self.scale, SCORE_ELEMENTS)
+        return dq, dk, dv
 
     def _boxes(self, piece: Boxes) -> None:
         segments, first = self.box_segments(piece)
@@ -393,7 +413,7 @@ class Backward(_Pass):
             else:
                 dq_here.add_(gq.reshape(dq_here.shape))
         if extent.filled and not self.exact:
-            self.filled_soundly &= math.isfinite(dq.sum().item())
+            self.filled_soundly &= finite(dq)
         extent.give_back(self.dq, dq)
 
     def _listed(self, piece: Listed) -> None:

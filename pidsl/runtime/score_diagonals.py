@@ -64,8 +64,6 @@ def backward(
 
 def _pairs(chunks: Chunks, ds: Tensor, start: int, stretches: list[_Stretch]) -> Tensor:
     """ds of a chunk, 0 where there is no pair: NaN may be there."""
-    if not chunks.exact:
-        return ds
     found = torch.zeros_like(ds)
     for x, y, s in zip(found, ds, stretches, strict=True):
         rows = slice(s.start - start, s.stop - start)

@@ -118,8 +118,12 @@ class Forward(_Scored, passes.Forward):
 
     def attend_at(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, place: Place) -> tuple[Tensor, Tensor]:
         """Attention of tiles with the score."""
-        if self.score.additive and not self.exact:
-            return self.attend(q, k, v, self.with_added(mask, place))
+        if self.score.additive and not self.dense_only:
+            if self.exact:
+                (q,), (k, v) = tile_ops.blanked(mask, (q,), (k, v))
+            out, lse = tile_ops.attend(q, k, v, self.with_added(mask, place), self.scale)
+            if not self.exact or passes.finite(out):
+                return out, lse
         s, _ = self.scored(q, k, mask, place)
         lse = torch.logsumexp(s, -1)
         p = s.sub_(tile_ops.seen(lse).unsqueeze(-1)).exp_()
@@ -186,8 +190,13 @@ class Backward(_Scored, passes.Backward):
         place: Place,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """What tiles add to the gradients with the score."""
-        if self.score.additive and not self.learned and not self.exact:
-            return self.attend_backward(grad_out, q, k, v, out, lse, self.with_added(mask, place))
+        if self.score.additive and not self.learned and not self.dense_only:
+            if self.exact:
+                (grad_out, q), (k, v) = tile_ops.blanked(mask, (grad_out, q), (k, v))
+            whole = self.with_added(mask, place)
+            dq, dk, dv = tile_ops.attend_backward(grad_out, q, k, v, out, lse, whole, self.scale)
+            if not self.exact or passes.finite(dq):
+                return dq, dk, dv
         s, slope = self.scored(q, k, mask, place)
         p = tile_ops.masked(s.sub_(lse.unsqueeze(-1)).exp_(), mask, 0.0)  # lse may be NaN
         delta = (grad_out * out).sum(-1, keepdim=True)

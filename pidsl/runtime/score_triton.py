@@ -106,7 +106,9 @@ class ScoredTritonProgram(TritonProgram):
 
     def _unseen(self, q: torch.Tensor) -> torch.Tensor:
         sinks = self.parameters.sinks
-        return super()._unseen(q) if sinks is None else sinks[:, None].expand(q.shape[:3]).contiguous()
+        if sinks is None:
+            return super()._unseen(q)
+        return sinks[:, None].expand(q.shape[:3]).clone(memory_format=torch.contiguous_format)  # kernels write to it
 
 
 def _added(parameter: torch.Tensor, sums: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -87,7 +87,8 @@ class SummariesKernel:
         for x, (level, own) in enumerate(zip(levels, given, strict=True)):
             kbar, vbar = self._summarised(x, level, q, k, v, call) if own is None else own
             heads = max(kbar.shape[1], vbar.shape[1])
-            kbar, vbar = (bar.repeat_interleave(heads // bar.shape[1], 1) for bar in (kbar, vbar))
+            if kbar.shape[1] != vbar.shape[1]:
+                kbar, vbar = (bar.repeat_interleave(heads // bar.shape[1], 1) for bar in (kbar, vbar))
             results.append(self.kernels[f"seen {x}"].attend(q, kbar, vbar, call))
         out, lse = merge(results)
         return (out, lse) if return_lse else out

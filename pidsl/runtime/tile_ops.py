@@ -8,6 +8,8 @@ keep every pair to itself; a pass turns to them when a result is not finite.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -75,6 +77,32 @@ def attend_dense_backward(
     delta = (grad_out * out).sum(-1, keepdim=True)
     ds = masked(torch.matmul(grad_out, v.mT).sub_(delta).mul_(p).mul_(scale), mask, 0.0)
     return dense_gradients(p, ds, q, k, grad_out, mask)
+
+
+def blanked(
+    mask: Mask | None, rows: tuple[Tensor, ...], keys: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """`[x, y, rows, D]` and `[x, y, keys, D]` with zeros in rows and keys of which the mask keeps no pair."""
+    if mask is None:
+        return rows, keys
+    for dim, given in ((-1, rows), (-2, keys)):
+        alone = ~mask.keep.any(dim)[..., None]
+        found = tuple(x.masked_fill(alone, 0.0) for x in given) if bool(alone.any()) else given
+        rows, keys = (found, keys) if dim == -1 else (rows, found)
+    return rows, keys
+
+
+def in_parts(
+    operation: Callable[..., tuple[Tensor, ...]], tiles: tuple[Tensor, ...], mask: Mask | None, scale: float, most: int
+) -> tuple[Tensor, ...]:
+    """A dense operation on so many tiles at a time that they have at most so many scores."""
+    x, y, height, width = *tiles[0].shape[:3], tiles[-1 if len(tiles) == 3 else 2].shape[2]
+    if x * y * height * width <= most or (mask is not None and mask.bias.ndim > 2):
+        return operation(*tiles, mask, scale)
+    step = max(1, most // (height * width))
+    flat = [t.reshape(1, x * y, *t.shape[2:]) for t in tiles]
+    parts = [operation(*(t[:, a : a + step] for t in flat), mask, scale) for a in range(0, x * y, step)]
+    return tuple(torch.cat(found, 1).unflatten(1, (x, y))[0] for found in zip(*parts, strict=True))
 
 
 def dense_scores(q: Tensor, k: Tensor, mask: Mask | None, scale: float) -> Tensor:

@@ -353,8 +353,8 @@ def _shared_limit(x: torch.Tensor) -> int:
 
 
 def _reach(x: torch.Tensor) -> int:
-    """Elements between the first and the last of one head of one batch entry, and a row more."""
-    return sum(size * step for size, step in zip(x.shape[2:], x.stride()[2:], strict=True))
+    """How far the last element of one head of one batch entry lies from its first."""
+    return sum((size - 1) * step for size, step in zip(x.shape[2:], x.stride()[2:], strict=True))
 
 
 def _chain(stages: Sequence[Stage], shape: tuple[int, ...], like: torch.Tensor) -> list[torch.Tensor]:
