@@ -18,8 +18,9 @@ from pidsl.codegen.cost import PRICES, REFERENCE, Prices
 from pidsl.codegen.envelope import Envelope, envelope, envelope_piece, on_grids
 from pidsl.codegen.grid_axes import axes_of
 from pidsl.codegen.lists import Listed, list_piece, separate
+from pidsl.codegen.packing import packed_pieces, packings
 from pidsl.codegen.parts import parts, reference
-from pidsl.codegen.pieces import attended, masked_piece, pieces
+from pidsl.codegen.pieces import MAX_PIECES, attended, masked_piece, pieces
 from pidsl.codegen.plan import Alternative, DiagonalPiece, Layout, Piece, Plan
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Add, Compare, Var
@@ -61,8 +62,10 @@ def lower(
                 return _on_grids(term, backend, own, relation, prices)
             found = parts(relation)
             length = reference(found)
-            choices, rejected = choose_layouts(found, prices, square, length)
+            rows, others = packings(found, square) if len(found) > MAX_PIECES else ([], found)
+            choices, rejected = choose_layouts(others, prices, square, length)
             made = pieces(choices, prices, backend, square, length)
+            made = (*(x for row in rows for x in packed_pieces(row, prices, backend, square, length)), *made)
             return replace(_plan(term, backend, made, relation, rejected), reference=length)
     except TooHardError:
         with limited(f"the mask of {term!r}", OPERATIONS):
