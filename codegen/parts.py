@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 
 import islpy as isl
 
@@ -18,6 +19,7 @@ from pidsl.relation.isl import coalesced, read_map
 
 MAX_PARTS = 48  # more basic maps than this are computed as one masked piece
 MOST_PARTS = 2048  # unless they hardly overlap: then it is more than so many
+MANY = 12  # parts of a set of numbers
 MOST_MEETINGS = 1024  # pairs of parts that may overlap, there
 MAX_DIAGONALS = 32  # more lags than this are never computed one by one
 
@@ -208,6 +210,16 @@ def _stride_of(numbers: isl.Set) -> tuple[int, int]:
 
 
 def _stride(numbers: isl.Set) -> tuple[int, int]:
+    """Step and class of a set of integers; 1, 0 for no progression."""
+    parts = numbers.get_basic_sets()
+    if len(parts) > MANY:  # isl would take minutes
+        step, phases = 0, list[int]()
+        for x in map(isl.Set.from_basic_set, parts):
+            least, most = interval_of(x)
+            own, phase = (0, least or 0) if least is not None and least == most else _stride(x)
+            step, phases = gcd(step, own), [*phases, phase]
+        step = gcd(step, *(x - phases[0] for x in phases))
+        return (step, phases[0] % step) if step > 1 else (1, 0)
     info = numbers.get_stride_info(0)
     step = int(info.get_stride().to_python())
     if step <= 1:
