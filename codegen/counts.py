@@ -13,7 +13,7 @@ from typing import Any
 import islpy as isl
 import numpy as np
 
-from pidsl.codegen.plan import BoxSweep, DiagonalPiece, Grid, GridPiece, ListPiece, Piece, Sweep, TilePiece
+from pidsl.codegen.plan import BoxSweep, Diagonal, DiagonalPiece, Grid, GridPiece, ListPiece, Piece, Sweep, TilePiece
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Var, evaluate, holds
 from pidsl.relation.counting import count_loops
@@ -42,6 +42,8 @@ def attended(piece: Piece, n: int) -> int | None:
         return _on_axes(piece, n)
     if isinstance(piece, ListPiece):
         return _in_blocks(piece, n)
+    if isinstance(piece, DiagonalPiece):
+        return sum(_on_lag(x, n) for x in piece.diagonals)
     try:
         with limited("the pairs of a piece", OPERATIONS):
             return _of_relation(piece.relation, n)
@@ -89,6 +91,13 @@ def rows(piece: DiagonalPiece, n: int) -> int:
     """Rows between the first and the last of all lags."""
     env: dict[str, Any] = {"n": n, "m": n, "offset": 0}
     return sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in piece.diagonals)
+
+
+def _on_lag(x: Diagonal, n: int) -> int:
+    """The rows of a lag."""
+    env: dict[str, Any] = {"n": n, "m": n, "offset": 0}
+    r = np.arange(evaluate(x.first, env), evaluate(x.last, env) + 1)
+    return len(r) if x.keep is None else int((np.asarray(holds(x.keep, {**env, "r": r})) & (r >= 0)).sum())
 
 
 def listed(piece: ListPiece, n: int) -> int:
