@@ -47,14 +47,14 @@ class Counted:
         """Its pairs; None where counting them takes too long."""
         from pidsl.codegen.counts import attended
 
-        return attended(self, self.reference)  # type: ignore[arg-type]
+        return attended(self, self.reference)
 
     @property
     def computed(self) -> int:
         """Pairs in its tiles, in the forward pass."""
         from pidsl.codegen.counts import computed
 
-        return computed(self, self.reference)  # type: ignore[arg-type]
+        return computed(self, self.reference)
 
 
 @dataclass(frozen=True, slots=True)
