@@ -8,7 +8,7 @@ window(63) | stride(256) & causal
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 
 import islpy as isl
@@ -74,7 +74,32 @@ def parts(relation: isl.Map) -> list[Part]:
             out.append(isl.Map.from_basic_map(b))
     if len(out) > 2 * MAX_PARTS or not _disjoint(out):
         return [part(relation)]
-    return [part(x) for x in out]
+    return [y for x in out for y in _near_and_far(part(x))]
+
+
+def _near_and_far(x: Part) -> list[Part]:
+    """A part; of a period that no sequence is compared at, the first of it and what only longer ones have."""
+    for layout in x.layouts[1:]:
+        cuts = (
+            ("r + offset - j", layout.query_step if layout.linked else 1),
+            ("j", 1 if layout.linked else layout.key_step),
+            ("r + offset", 1 if layout.linked else layout.query_step),
+        )
+        for value, step in cuts:
+            if step > LONGEST:
+                ranges = (f"-{step} < {value} < {step}", f"{value} >= {step}", f"{value} <= -{step}")
+                found = (
+                    coalesced(x.relation & read_map(f"[n, m, offset] -> {{ [r] -> [j] : {where} }}"))
+                    for where in ranges
+                )
+                return [_in_identity(part(y)) for y in found if not y.is_empty()]
+    return [x]
+
+
+def _in_identity(x: Part) -> Part:
+    """Without layouts whose classes most sequences do not have."""
+    kept = (y for y in x.layouts if max(y.query_step, y.key_step) <= LONGEST)
+    return replace(x, layouts=tuple(kept))
 
 
 def _many(found: Sequence[isl.Map]) -> list[Part]:
