@@ -28,6 +28,7 @@ from pidsl.language.expr import Add, And, Compare, Index, Max, Min, Pred, fold, 
 from pidsl.relation.isl import convex_parts
 
 MAX_CALLS = 512  # parts that share no row and are pieces of their own (torch)
+MAX_ROWS = 4  # of parts; more are no packing, and one mask over all of them serves as well
 SLOPES = 6  # constraints on row and key together that the parts of a packing have at most
 
 Slope = tuple[int, int]  # the factors of i and j
@@ -62,6 +63,8 @@ def packings(found: Sequence[Part], square: bool) -> tuple[list[list[Bounded]], 
             rows.append([here])
         else:
             row.append(here)
+    if len(rows) > MAX_ROWS:
+        return [], list(found)
     return [row for row in rows if len(row) > 1], [*others, *(row[0].part for row in rows if len(row) == 1)]
 
 
