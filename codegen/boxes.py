@@ -151,7 +151,9 @@ class Boxes:
     def _reference(self) -> int:
         """The tokens of the grid, or whole rows of about as many as costs are compared at."""
         tokens, stride = self.grid.tokens, self.grid.strides[0]
-        return tokens if tokens is not None and tokens <= LONGEST else max(1, self.length // stride) * stride
+        if tokens is not None and tokens <= LONGEST:
+            return tokens
+        return self.length // stride * stride or self.length
 
     @staticmethod
     def _cut(box: Box, rows: int) -> Box:

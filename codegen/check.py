@@ -27,6 +27,7 @@ import islpy as isl
 
 from pidsl.codegen.coordinates import LENGTHS, Coordinates, coordinates, mask
 from pidsl.codegen.lists import Listed, separate
+from pidsl.codegen.parts import lags_of
 from pidsl.codegen.pieces import without_ends
 from pidsl.codegen.plan import (
     BoxSweep,
@@ -235,18 +236,21 @@ def check_mask(piece: TilePiece, at: Coordinates) -> Iterator[str]:
 def check_diagonals(piece: DiagonalPiece) -> Iterator[str]:
     """The rows of each lag, together, are the piece."""
     names = scope("[n, m, offset] -> { [r] }")
-    said: isl.Map | None = None
+    lengths = read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}")
+    relation = piece.relation.intersect_params(lengths)
     for x in piece.diagonals:
         rows = region(And(Compare("<=", x.first, Var("r")), Compare("<=", Var("r"), x.last)), names)
         if x.keep is not None:
             rows = rows & region(x.keep, names)
-        lag = read_map(f"[n, m, offset] -> {{ [r] -> [j] : j = r + offset - {x.lag} }}").intersect_domain(rows)
-        if said is not None and not (said & lag).is_empty():
-            yield f"lag {x.lag} twice"
-        said = lag if said is None else said | lag
-    lengths = read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}")
-    if said is None or not said.intersect_params(lengths).is_equal(piece.relation.intersect_params(lengths)):
-        yield "the diagonals are not the piece"
+        lag = read_map(f"[n, m, offset] -> {{ [r] -> [j] : j = r + offset - {x.lag} }}")
+        if not lag.intersect_domain(rows).intersect_params(lengths).is_equal(relation & lag):
+            yield f"the rows of lag {x.lag}: the diagonals are not the piece"
+    lags = [x.lag for x in piece.diagonals]
+    if len(set(lags)) < len(lags):
+        yield "a lag twice"
+    known = read_set("{ " + "; ".join(f"[{lag}]" for lag in lags) + " }")
+    if not lags_of(piece.relation).is_subset(known):
+        yield "a lag is missing: the diagonals are not the piece"
 
 
 def check_sweep(piece: TilePiece, sweep: Sweep, at: Coordinates) -> Iterator[str]:

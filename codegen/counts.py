@@ -6,6 +6,7 @@ relation, and on the axes of a grid or in listed blocks by the mask.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 import islpy as isl
 import numpy as np
 
-from pidsl.codegen.plan import BoxSweep, DiagonalPiece, Grid, GridPiece, ListPiece, Piece, Sweep, TilePiece
+from pidsl.codegen.plan import BoxSweep, Diagonal, DiagonalPiece, Grid, GridPiece, ListPiece, Piece, Sweep, TilePiece
 from pidsl.errors import TooHardError
-from pidsl.language.expr import Var, evaluate, holds
+from pidsl.language.expr import And, Compare, Or, Pred, Var, evaluate, holds
 from pidsl.relation.counting import count_loops
 from pidsl.relation.isl import limited, read_set
 from pidsl.relation.loops import NoLoop, loops
@@ -42,6 +43,8 @@ def attended(piece: Piece, n: int) -> int | None:
         return _on_axes(piece, n)
     if isinstance(piece, ListPiece):
         return _in_blocks(piece, n)
+    if isinstance(piece, DiagonalPiece):
+        return sum(_on_lag(x, n) for x in piece.diagonals)
     try:
         with limited("the pairs of a piece", OPERATIONS):
             return _of_relation(piece.relation, n)
@@ -75,6 +78,12 @@ def visited(piece: TilePiece | GridPiece, sweep: Sweep | BoxSweep, n: int) -> in
         env["d"] = evaluate(layout.key_class_of(Var("c")), env)
     else:
         env["c"] = evaluate(layout.row_class_of(Var("d")), env)
+    heads = {x for run in sweep.runs for x in _heads(run.guard)}  # they have this piece, or do not: who has it, counts
+    return max(_in_runs(sweep, {**env, "q_head": head}, t) for head in heads | {0}) * sweep.rows * sweep.cols
+
+
+def _in_runs(sweep: Sweep, env: dict[str, Any], t: Any) -> int:
+    """Tiles visited from the own tiles t."""
     total = 0
     for run in sweep.runs:
         first, last = (np.asarray(evaluate(x, env), dtype=np.int64) for x in (run.first, run.last))
@@ -82,13 +91,35 @@ def visited(piece: TilePiece | GridPiece, sweep: Sweep | BoxSweep, n: int) -> in
         if run.guard is not None:
             found = found * np.asarray(holds(run.guard, env))
         total += int(found.sum())
-    return total * sweep.rows * sweep.cols
+    return total
+
+
+def _heads(p: Pred | None) -> Iterator[int]:
+    """The query heads that a test names."""
+    match p:
+        case And(a, b) | Or(a, b):
+            yield from (*_heads(a), *_heads(b))
+        case Compare(_, Var("q_head"), int(head)):
+            yield head
 
 
 def rows(piece: DiagonalPiece, n: int) -> int:
     """Rows between the first and the last of all lags."""
     env: dict[str, Any] = {"n": n, "m": n, "offset": 0}
     return sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in piece.diagonals)
+
+
+def _on_lag(x: Diagonal, n: int) -> int:
+    """The rows of a lag."""
+    env: dict[str, Any] = {"n": n, "m": n, "offset": 0}
+    r = np.arange(evaluate(x.first, env), evaluate(x.last, env) + 1)
+    heads = {0, *_heads(x.keep)}
+    kept = (
+        (np.asarray(holds(x.keep, {**env, "r": r, "q_head": h})) & (r >= 0) for h in heads)
+        if x.keep is not None
+        else ()
+    )
+    return max((int(found.sum()) for found in kept), default=len(r))
 
 
 def listed(piece: ListPiece, n: int) -> int:

@@ -205,9 +205,20 @@ def _most(axes: list[GridAxis], position: Index, side: str) -> Index:
     return plus(times(getattr(axis, side)(own, own), inner), inner - 1)
 
 
-def envelope_piece(found: Envelope, relation: Any, at: Coordinates, prices: Prices, backend: str) -> TilePiece:
-    """The whole relation in masked tiles within its envelope; layout: identity."""
-    outline = _outline(found)
+def envelope_piece(
+    found: Envelope, relation: Any, at: Coordinates, prices: Prices, backend: str, *, dense: bool = False
+) -> TilePiece:  # fmt: skip
+    """The whole relation in masked tiles within its envelope; layout: identity.
+
+    Args:
+        found: the envelope, `dense` when the relation is about all of it.
+        relation: the pairs.
+        at: the identity.
+        prices: of the backend.
+        backend: "triton" or "torch".
+        dense: see `found`.
+    """
+    outline = _outline(found, dense)
     size = best_tiles(outline, prices)
     rows, cols = size.rows, size.cols
     if backend == "torch":  # no two tiles have the same mask, so each is a call of its own
@@ -252,7 +263,7 @@ def _sweep(found: Envelope, at: Coordinates, over: Over, rows: int, cols: int) -
     return Sweep(over, rows, cols, (Run(False, low, high, 1, guard),))
 
 
-def _outline(found: Envelope) -> Shape:
+def _outline(found: Envelope, dense: bool) -> Shape:
     """The intervals at the reference length; attended pairs are counted in as many rows as the sample allows."""
     count = REFERENCE if found.queries is None else min(REFERENCE, found.queries)
     i = np.arange(REFERENCE)
@@ -266,6 +277,8 @@ def _outline(found: Envelope) -> Shape:
     spread = int((last - first)[inside].sum())
     ends = np.where(inside, first, NEVER)[None], np.where(inside, last, -1)[None]
     rows = np.flatnonzero(inside)
+    if dense:
+        return Shape((ends,), (grouped(ends, GRAIN),), spread + len(rows), spread, 1.0)
     rows = rows[:: max(1, -(-spread // SAMPLE))]
     each = [int(np.sum(holds(found.keep, {"i": int(r), "j": np.arange(first[r], last[r] + 1)}))) for r in rows[:4096]]
     share = inside.sum() / max(1, len(each))

@@ -18,8 +18,9 @@ from pidsl.codegen.cost import PRICES, REFERENCE, Prices
 from pidsl.codegen.envelope import Envelope, envelope, envelope_piece, on_grids
 from pidsl.codegen.grid_axes import axes_of
 from pidsl.codegen.lists import Listed, list_piece, separate
-from pidsl.codegen.parts import parts, reference
-from pidsl.codegen.pieces import attended, masked_piece, pieces
+from pidsl.codegen.packing import packed_pieces, packings
+from pidsl.codegen.parts import MAX_PARTS, part, parts, reference
+from pidsl.codegen.pieces import MAX_PIECES, attended, masked_piece, pieces, union_of
 from pidsl.codegen.plan import Alternative, DiagonalPiece, Layout, Piece, Plan
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Add, Compare, Var
@@ -61,8 +62,12 @@ def lower(
                 return _on_grids(term, backend, own, relation, prices)
             found = parts(relation)
             length = reference(found)
-            choices, rejected = choose_layouts(found, prices, square, length)
+            rows, others = packings(found, square) if len(found) > MAX_PIECES else ([], found)
+            if len(others) > MAX_PARTS:  # no packing: one mask over all of them
+                others = [part(union_of(others))]
+            choices, rejected = choose_layouts(others, prices, square, length)
             made = pieces(choices, prices, backend, square, length)
+            made = (*(x for row in rows for x in packed_pieces(row, prices, backend, square, length)), *made)
             return replace(_plan(term, backend, made, relation, rejected), reference=length)
     except TooHardError:
         with limited(f"the mask of {term!r}", OPERATIONS):
@@ -98,11 +103,11 @@ def _on_grids(term: Term, backend: str, own: Envelope, relation: isl.Map, prices
     found: list[Piece] = []
     notes: tuple[str, ...] = ()
     done: Term | None = None
-    for part in sorted(_union(term), key=lambda x: not isinstance(x, Neighborhood | Halo)):
-        rest = part if done is None else part - done
-        done = part if done is None else done | part
-        if rest == part and isinstance(part, Neighborhood | Halo):
-            found.append(Boxes(axes_of(part, split=True)).piece(rows_relation(part), prices, backend))
+    for word in sorted(_union(term), key=lambda x: not isinstance(x, Neighborhood | Halo)):
+        rest = word if done is None else word - done
+        done = word if done is None else done | word
+        if rest == word and isinstance(word, Neighborhood | Halo):
+            found.append(Boxes(axes_of(word, split=True)).piece(rows_relation(word), prices, backend))
             continue
         within = envelope(rest)
         assert within is not None, rest  # as the whole has one

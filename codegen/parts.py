@@ -8,7 +8,8 @@ window(63) | stride(256) & causal
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import gcd
 
 import islpy as isl
 
@@ -17,7 +18,12 @@ from pidsl.codegen.plan import Layout
 from pidsl.relation.isl import coalesced, read_map
 
 MAX_PARTS = 48  # more basic maps than this are computed as one masked piece
+MOST_PARTS = 2048  # unless they hardly overlap: then it is more than so many
+MANY = 12  # parts of a set of numbers
+MOST_MEETINGS = 1024  # pairs of parts that may overlap, there
 MAX_DIAGONALS = 32  # more lags than this are never computed one by one
+
+Ends = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ def parts(relation: isl.Map) -> list[Part]:
     """Disjoint parts whose union is `relation`: lag-dense ones first, so that strided ones lose the overlap."""
     found = [isl.Map.from_basic_map(b) for b in coalesced(relation).get_basic_maps()]
     if len(found) > MAX_PARTS:
-        return [part(relation)]
+        return _many(found) or [part(relation)]
     found.sort(key=lambda x: _order(lag_facts(x)))
     done: isl.Map | None = None
     out: list[isl.Map] = []
@@ -68,7 +74,81 @@ def parts(relation: isl.Map) -> list[Part]:
             out.append(isl.Map.from_basic_map(b))
     if len(out) > 2 * MAX_PARTS or not _disjoint(out):
         return [part(relation)]
-    return [part(x) for x in out]
+    return [y for x in out for y in _near_and_far(part(x))]
+
+
+def _near_and_far(x: Part) -> list[Part]:
+    """A part; of a period that no sequence is compared at, the first of it and what only longer ones have."""
+    for layout in x.layouts[1:]:
+        cuts = (
+            ("r + offset - j", layout.query_step if layout.linked else 1),
+            ("j", 1 if layout.linked else layout.key_step),
+            ("r + offset", 1 if layout.linked else layout.query_step),
+        )
+        for value, step in cuts:
+            if step > LONGEST:
+                ranges = (f"-{step} < {value} < {step}", f"{value} >= {step}", f"{value} <= -{step}")
+                found = (
+                    coalesced(x.relation & read_map(f"[n, m, offset] -> {{ [r] -> [j] : {where} }}"))
+                    for where in ranges
+                )
+                return [_in_identity(part(y)) for y in found if not y.is_empty()]
+    return [x]
+
+
+def _in_identity(x: Part) -> Part:
+    """Without layouts whose classes most sequences do not have."""
+    kept = (y for y in x.layouts if max(y.query_step, y.key_step) <= LONGEST)
+    return replace(x, layouts=tuple(kept))
+
+
+def _many(found: Sequence[isl.Map]) -> list[Part]:
+    """Parts that hardly overlap, such as documents, disjoint; none where they do or where they are too many.
+
+    Which may overlap is told by the intervals of their queries, keys and lags: comparing all pairs takes too long.
+    """
+    if len(found) > MOST_PARTS:
+        return []
+    facts = [lag_facts(x) for x in found]
+    order = sorted(range(len(found)), key=lambda k: _order(facts[k]))
+    boxes = [
+        [interval_of(positions_of(x)), interval_of(keys_of(x)), (own.least, own.most)]
+        for x, own in zip(found, facts, strict=True)
+    ]
+    near = [
+        [y for y in order[:at] if all(_meet(a, b) for a, b in zip(boxes[k], boxes[y], strict=True))]
+        for at, k in enumerate(order)
+    ]
+    if sum(map(len, near)) > MOST_MEETINGS:
+        return []
+    out: list[isl.Map] = []
+    for k, others in zip(order, near, strict=True):
+        rest = found[k]
+        for y in others:
+            rest = rest - found[y]
+        out += [isl.Map.from_basic_map(b) for b in (rest.make_disjoint() if others else rest).get_basic_maps()]
+    return [part(x) for x in out if not x.is_empty()] if len(out) <= MOST_PARTS else []
+
+
+def _meet(a: Ends, b: Ends) -> bool:
+    """Whether two intervals may have a number in common; None is no bound."""
+    return all(x is None or y is None or x <= y for x, y in ((a[0], b[1]), (b[0], a[1])))
+
+
+def positions_of(relation: isl.Map) -> isl.Set:
+    """The positions of queries that occur."""
+    return _numbers(relation.domain().apply(read_map("[n, m, offset] -> { [r] -> [r + offset] }")))
+
+
+def keys_of(relation: isl.Map) -> isl.Set:
+    """The keys that occur."""
+    return _numbers(relation.range())
+
+
+def interval_of(numbers: isl.Set) -> Ends:
+    """The least and the greatest of some integers; None is no bound."""
+    least, most = numbers.dim_min_val(0), numbers.dim_max_val(0)
+    return int(least.to_python()) if least.is_int() else None, int(most.to_python()) if most.is_int() else None
 
 
 def reference(found: Sequence[Part]) -> int:
@@ -99,10 +179,14 @@ def _disjoint(maps: list[isl.Map]) -> bool:
     return True
 
 
+def lags_of(relation: isl.Map) -> isl.Set:
+    """The lags that occur."""
+    return _numbers(relation.wrap().apply(read_map("[n, m, offset] -> { [[r] -> [j]] -> [r + offset - j] }")))
+
+
 def lag_facts(relation: isl.Map) -> Lags:
     """Range, step and phase of r + offset - j."""
-    to_lag = read_map("[n, m, offset] -> { [[r] -> [j]] -> [r + offset - j] }")
-    found = _numbers(relation.wrap().apply(to_lag))
+    found = lags_of(relation)
     if found.is_empty():
         return Lags(0, -1, 1, 0)
     least, most = found.dim_min_val(0), found.dim_max_val(0)
@@ -118,9 +202,7 @@ def _layouts(relation: isl.Map, facts: Lags) -> list[Layout]:
     out = [Layout()]
     if facts.step > 1:
         out.append(Layout(facts.step, facts.step, phase=facts.phase))
-    to_position = read_map("[n, m, offset] -> { [r] -> [r + offset] }")
-    positions = _numbers(relation.domain().apply(to_position))
-    keys = _numbers(relation.range())
+    positions, keys = positions_of(relation), keys_of(relation)
     if positions.is_empty() or keys.is_empty():
         return out
     query_step, query_class = _stride_of(positions)
@@ -153,6 +235,16 @@ def _stride_of(numbers: isl.Set) -> tuple[int, int]:
 
 
 def _stride(numbers: isl.Set) -> tuple[int, int]:
+    """Step and class of a set of integers; 1, 0 for no progression."""
+    parts = numbers.get_basic_sets()
+    if len(parts) > MANY:  # isl would take minutes
+        step, phases = 0, list[int]()
+        for x in map(isl.Set.from_basic_set, parts):
+            least, most = interval_of(x)
+            own, phase = (0, least or 0) if least is not None and least == most else _stride(x)
+            step, phases = gcd(step, own), [*phases, phase]
+        step = gcd(step, *(x - phases[0] for x in phases))
+        return (step, phases[0] % step) if step > 1 else (1, 0)
     info = numbers.get_stride_info(0)
     step = int(info.get_stride().to_python())
     if step <= 1:

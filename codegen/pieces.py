@@ -12,6 +12,7 @@ from pidsl.codegen.choose import Choice
 from pidsl.codegen.coordinates import LENGTHS, Coordinates, coordinates, mask_pred
 from pidsl.codegen.cost import BACKWARD_ROWS, KEY_GRADIENT_ROWS, REFERENCE, Prices, Shape, best_tiles, shape
 from pidsl.codegen.forms import predicate
+from pidsl.codegen.parts import Part
 from pidsl.codegen.plan import Diagonal, DiagonalPiece, Grid, Layout, Piece, TilePiece
 from pidsl.codegen.tile_sets import every_tile
 from pidsl.codegen.tiles import greatest, smallest, sweep
@@ -43,16 +44,17 @@ def pieces(choices: Sequence[Choice], prices: Prices, backend: str, square: bool
         if len(group) <= MAX_PIECES:
             out += [tile_piece(x.part.relation, x.placed, x.shape, prices, backend, length) for x in group]
         else:
-            relation = _union(group)
+            relation = union_of([x.part for x in group])
             placed = place(relation, coordinates(layout, square))
             out.append(tile_piece(relation, placed, shape(placed, length), prices, backend, length))
     return (*out[grids:], *out[:grids])
 
 
-def _union(group: Sequence[Choice]) -> isl.Map:
-    relation = group[0].part.relation
+def union_of(group: Sequence[Part]) -> isl.Map:
+    """The pairs of all parts."""
+    relation = group[0].relation
     for x in group[1:]:
-        relation = relation | x.part.relation
+        relation = relation | x.relation
     return coalesced(relation)
 
 
@@ -179,7 +181,7 @@ def diagonal_piece(group: Sequence[Choice], length: int) -> DiagonalPiece:
             rows = (x.part.relation & only).domain()
             by_lag[lag] = (by_lag[lag] | rows) if lag in by_lag else rows
     diagonals = tuple(_diagonal(lag, coalesced(rows)) for lag, rows in sorted(by_lag.items()) if not rows.is_empty())
-    return DiagonalPiece(diagonals, _union(group), reference=length)
+    return DiagonalPiece(diagonals, union_of([x.part for x in group]), reference=length)
 
 
 def _diagonal(lag: int, rows: isl.Set) -> Diagonal:

@@ -36,10 +36,25 @@ from pidsl.language.terms import Term
 Over = Literal["keys", "queries"]
 
 
-def _counts() -> Any:
-    from pidsl.codegen import counts
+class Counted:
+    """A piece whose pairs are counted, when somebody asks, at its reference length."""
 
-    return counts
+    __slots__ = ()
+    reference: Any
+
+    @property
+    def attended(self) -> int | None:
+        """Its pairs; None where counting them takes too long."""
+        from pidsl.codegen.counts import attended
+
+        return attended(self, self.reference)
+
+    @property
+    def computed(self) -> int:
+        """Pairs in its tiles, in the forward pass."""
+        from pidsl.codegen.counts import computed
+
+        return computed(self, self.reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +163,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True)
-class TilePiece:
+class TilePiece(Counted):
     """Pairs computed in dense tiles. `keep` (over n, m, offset, c, d, a, b) is true on exactly its pairs, given that
     the row and the key exist and have the layout's classes."""
 
@@ -160,16 +175,6 @@ class TilePiece:
     relation: Any = field(repr=False, compare=False)  # islpy.Map [n, m, offset] -> { [r] -> [j] }
     shifts: tuple[tuple[int, int], ...] = ()  # (da, db): a grows by da, b by db, and `keep` is unchanged
     reference: int = 0  # the length at which its pairs are counted
-
-    @property
-    def attended(self) -> int | None:
-        """Its pairs at the reference length; None where counting them takes too long."""
-        return _counts().attended(self, self.reference)
-
-    @property
-    def computed(self) -> int:
-        """Pairs in its tiles there, in the forward pass."""
-        return _counts().computed(self, self.reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,15 +191,13 @@ class Diagonal:
 
 
 @dataclass(frozen=True, slots=True)
-class DiagonalPiece:
+class DiagonalPiece(Counted):
     """Isolated lags, computed elementwise: rows of q against shifted rows of k. Layout: identity."""
 
     diagonals: tuple[Diagonal, ...]
     relation: Any = field(repr=False, compare=False)
     layout: Layout = Layout()
     reference: int = 0  # as in TilePiece
-
-    attended, computed = TilePiece.attended, TilePiece.computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +249,7 @@ class BoxSweep:
 
 
 @dataclass(frozen=True, slots=True)
-class GridPiece:
+class GridPiece(Counted):
     """Pairs on a grid that are attended when every axis says so, computed in boxes.
 
     `keep` has one predicate over (a, b) per axis. No box needs to be full: all of them are masked.
@@ -259,8 +262,6 @@ class GridPiece:
     grad_key: BoxSweep  # over queries
     relation: Any = field(repr=False, compare=False)
     reference: int = 0  # as in TilePiece: whole rows of the grid
-
-    attended, computed = TilePiece.attended, TilePiece.computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +276,7 @@ class BlockList:
 
 
 @dataclass(frozen=True, slots=True)
-class ListPiece:
+class ListPiece(Counted):
     """The pairs of listed blocks that `keep` (over n, m, offset, r, j) lets through: those in `within`, and in no
     other piece, which hold the pairs of `other`. Blocks are visited in tiles of rows x cols."""
 
@@ -291,8 +292,6 @@ class ListPiece:
     def reference(self) -> int:
         """The least length at which every block is there."""
         return (1 + max(map(max, self.layout.blocks), default=0)) * self.layout.size
-
-    attended, computed = TilePiece.attended, TilePiece.computed
 
 
 Piece = TilePiece | DiagonalPiece | GridPiece | ListPiece

@@ -5,12 +5,13 @@
     runs      isl's own loops over the full tiles and over the other touched ones
 
 Each step has a sound fallback when isl's answer is too hard or cannot be said as loops: no full tiles, then the hull
-of the touched tiles, then all tiles.
+of the touched tiles, then those between the least and the greatest distance of row and key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import reduce
 
 import islpy as isl
 
@@ -18,12 +19,15 @@ from pidsl.codegen.coordinates import Coordinates
 from pidsl.codegen.plan import Over, Run, Sweep
 from pidsl.errors import TooHardError
 from pidsl.language.expr import (
+    Add,
     And,
     Compare,
     FloorDiv,
     Index,
     Max,
+    Min,
     Mod,
+    Mul,
     Pred,
     Sub,
     Var,
@@ -35,12 +39,19 @@ from pidsl.relation.isl import coalesced, limited, read_map, read_set
 from pidsl.relation.loops import Loop, NoLoop, loops
 
 FULL_LIMIT = 20_000  # isl operations spent on finding full tiles before giving them up
+TILE_LIMIT = (
+    1_000_000  # on which tiles are touched before those between the least and the greatest distance are visited
+)
 LOOP_LIMIT = 20_000  # and on loops over them before visiting their hull
 
 
 def general_sweep(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols: int, *, split: bool) -> Sweep:
     """Loops over the tiles of one dimension for a given tile `t` of the other; see `tiles.sweep`."""
-    touched, full = _tile_sets(at, simple, rows, cols, split)
+    try:
+        with limited("the tiles of a piece", TILE_LIMIT):
+            touched, full = _tile_sets(at, simple, rows, cols, split)
+    except TooHardError:
+        return Sweep(over, rows, cols, tuple(_cut(at, over, rows, cols, False, _between(at, simple, over, rows, cols))))
     first = touched.dim(isl.dim_type.param)
     context = at.parameter_set("t, top", "t >= 0 and top >= -1")
     exist = read_set(f"[{at.parameters}, t, top] -> {{ [x] : 0 <= x <= top }}")
@@ -51,6 +62,8 @@ def general_sweep(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols:
         return coalesced(line & exist)
 
     found = _loops(lines(touched), lines(full), exist, context)
+    if found is None:
+        found = [(False, _between(at, simple, over, rows, cols))]
     return Sweep(over, rows, cols, tuple(run for is_full, x in found for run in _cut(at, over, rows, cols, is_full, x)))
 
 
@@ -80,8 +93,8 @@ def _tile_sets(at: Coordinates, simple: isl.Set, rows: int, cols: int, split: bo
         return touched, nothing
 
 
-def _loops(touched: isl.Set, full: isl.Set, exist: isl.Set, context: isl.Set) -> list[tuple[bool, Loop]]:
-    """Full loops and masked loops over the other touched tiles, or masked loops over a superset of them."""
+def _loops(touched: isl.Set, full: isl.Set, exist: isl.Set, context: isl.Set) -> list[tuple[bool, Loop]] | None:
+    """Full loops and masked loops over the other touched tiles, or masked loops over their hull; None: too hard."""
     try:
         with limited("the loops over the tiles of a piece", LOOP_LIMIT):
             rest = coalesced(touched - full)
@@ -95,7 +108,54 @@ def _loops(touched: isl.Set, full: isl.Set, exist: isl.Set, context: isl.Set) ->
                 return [(False, x) for x in _scan(superset(touched) & exist, context)]
         except (NoLoop, TooHardError):
             continue
-    return [(False, Loop(0, Var("top")))]
+    return None
+
+
+def _between(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols: int) -> Loop:
+    """One loop over the tiles between the least and the greatest distance, and index, of a mask's pairs."""
+    step = "e" if "e" in at.parameters.split(", ") else "offset"
+    pairs = simple & read_set(f"[{at.parameters}] -> {{ [a, b] : a >= 0 and b >= 0 and {at.known} }}")
+    names = [str(pairs.get_dim_name(isl.dim_type.param, k)) for k in range(pairs.dim(isl.dim_type.param))]
+
+    def ends(value: str) -> tuple[int | None, int | None]:
+        found = pairs.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [{value}] }}"))
+        found = found.project_out(isl.dim_type.param, 0, len(names))
+        least, most = found.dim_min_val(0), found.dim_max_val(0)
+        return int(least.to_python()) if least.is_int() else None, int(most.to_python()) if most.is_int() else None
+
+    try:
+        with limited("the distances in a piece", TILE_LIMIT):
+            lag, index = ends(f"a + {step} - b"), ends("b" if over == "keys" else f"a + {step}")
+    except TooHardError:
+        lag = index = None, None
+    t, back = Var("t"), Var(step)
+    first: list[Index] = [0]
+    last: list[Index] = [Var("top")]
+    if over == "keys":  # a + back - lag is the key
+        size = cols
+        if lag[1] is not None:
+            first.append(_tile(Add(Mul(rows, t), back), -lag[1], size))
+        if lag[0] is not None:
+            last.append(_tile(Add(Mul(rows, t), back), rows - 1 - lag[0], size))
+        if index[0] is not None:
+            first.append(index[0] // size)
+        if index[1] is not None:
+            last.append(index[1] // size)
+    else:  # b - back + lag is the row
+        size = rows
+        if lag[0] is not None:
+            first.append(_tile(Sub(Mul(cols, t), back), lag[0], size))
+        if lag[1] is not None:
+            last.append(_tile(Sub(Mul(cols, t), back), cols - 1 + lag[1], size))
+        if index[0] is not None:
+            first.append(_tile(Sub(0, back), index[0], size))
+        if index[1] is not None:
+            last.append(_tile(Sub(0, back), index[1], size))
+    return Loop(reduce(lambda x, y: simplify(Max(x, y)), first), reduce(lambda x, y: simplify(Min(x, y)), last))
+
+
+def _tile(base: Index, plus: int, size: int) -> Index:
+    return simplify(FloorDiv(simplify(Add(simplify(base), plus)), size))
 
 
 def _hull(tiles: isl.Set) -> isl.Set:
