@@ -78,7 +78,9 @@ _DENSE = (
 
 
 def refuse_transform(error: RuntimeError, program: Any) -> None:
-    """Raise for an error that a transform of torch.func, or a vmap, is to blame for."""
+    """Raise for an error that a transform of torch.func, a vmap or forward mode is to blame for."""
+    if isinstance(error, NotImplementedError) and "jvp" in str(error):
+        _refuse_forward_mode(_subject(program), _dense(program))
     batched = "Batching rule not implemented" in str(error)  # of the vmap inside torch.autograd.grad
     if isinstance(error, BackendError) or not (batched or torch._C._are_functorch_transforms_active()):
         return
