@@ -17,6 +17,7 @@ from pidsl.codegen.coordinates import Coordinates, mask
 from pidsl.codegen.forms import Form, constraints
 from pidsl.codegen.plan import Over
 from pidsl.language.expr import And, Pred
+from pidsl.relation.isl import convex_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +74,8 @@ def interval(points: isl.Set, name: str) -> Band | None:
 
 
 def _band(points: isl.Set, names: Sequence[str], own: str, swept: str) -> Band | None:
-    parts = points.get_basic_sets()
+    parts = convex_parts(points)
     if len(parts) != 1:
-        return None
-    try:
-        found = list(constraints(parts[0], names))
-    except isl.Error:  # isl knows no formula of a division; no band is no loss but of time
         return None
     lower: list[Bound] = []
     upper: list[Bound] = []
@@ -86,7 +83,7 @@ def _band(points: isl.Set, names: Sequence[str], own: str, swept: str) -> Band |
     last: list[Form] = []
     guard: Pred | None = None
     exact = True
-    for given in found:
+    for given in constraints(parts[0], names):
         x = given.solved(swept).monotone(own)
         x = x if swept in x.form.terms else x.solved(own)
         exact = exact and x.exact

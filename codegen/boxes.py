@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pidsl.codegen.cost import BACKWARD_ROWS, KEY_GRADIENT_ROWS, REFERENCE, Prices, cheapest
+from pidsl.codegen.cost import BACKWARD_ROWS, KEY_GRADIENT_ROWS, LONGEST, REFERENCE, Prices, cheapest
 from pidsl.codegen.grid_axes import GridAxis, plus, times
 from pidsl.codegen.plan import BoxSweep, Grid, GridPiece, Over
 from pidsl.codegen.tiles import greatest, smallest
@@ -93,8 +93,7 @@ class Boxes:
             grad_query=grad_query,
             grad_key=grad_key,
             relation=relation,
-            attended=self.attended,
-            computed=found.pairs,
+            reference=self._reference(),
         )
 
     def cheapest(self, prices: Prices) -> Sizes:
@@ -106,7 +105,7 @@ class Boxes:
 
     @cached_property
     def attended(self) -> int:
-        """Pairs attended at the reference length."""
+        """About how many pairs are attended at the reference length."""
         return prod(map(self._attended, range(len(self.axes))))
 
     def _find_cheapest(self, prices: Prices) -> Sizes:
@@ -149,6 +148,11 @@ class Boxes:
 
         yield from fill(0, size)
 
+    def _reference(self) -> int:
+        """The tokens of the grid, or whole rows of about as many as costs are compared at."""
+        tokens, stride = self.grid.tokens, self.grid.strides[0]
+        return tokens if tokens is not None and tokens <= LONGEST else max(1, self.length // stride) * stride
+
     @staticmethod
     def _cut(box: Box, rows: int) -> Box:
         """The box halved along its longest axes until it has at most so many tokens."""
@@ -159,9 +163,11 @@ class Boxes:
         return tuple(out)
 
     def _length(self, k: int) -> int:
-        """Tokens of an axis at the reference length."""
+        """Tokens of an axis at the reference length, of a long one as many as there are then."""
         found = self.axes[k].length
-        return max(1, self.length // self.grid.strides[k]) if found is None else found
+        if found is None:
+            return max(1, self.length // self.grid.strides[k])
+        return min(found, self.length)
 
     def _find_span(self, k: int, own: int, swept: int) -> tuple[int, int, int, int]:
         """Pairs, boxes of keys, keys in them and boxes of queries of one axis."""

@@ -3,26 +3,43 @@
 The checks read the plan as an emitter does: they turn its expressions (bounds, guards, masks) back into isl sets, and
 share with the planner only the pieces' relations, which are themselves held against the term's.
 
+    check_fields     sweeps go over what they should, in tiles that the backend has; layouts are well formed
     check_pieces     the pieces are disjoint, and their union is the relation
     check_mask       `keep` is true on exactly the pairs of its piece
     check_diagonals  rows and lags of a diagonal piece are exactly its pairs
     check_sweep      no tile is visited twice or out of range, every attended pair lies in a visited tile, and a tile
                      called full is full
+    check_shifts     tiles that `shifts` calls alike have equal masks
     check_list       a list is that of the term, and its mask holds what no other piece has
     check_grid       the axes of a grid piece are exactly its pairs, and every pair lies in a visited box
-    check_attended   `attended_keys` and `attended_rows` are the range and the domain of the relation, or hold there
+    check_attended   `attended_keys` and `attended_rows` are the range and the domain of the relation, or hold there;
+                     None says that they are everything
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import combinations
+from math import prod
 
 import islpy as isl
 
-from pidsl.codegen.coordinates import LENGTHS, Coordinates, coordinates
+from pidsl.codegen.coordinates import LENGTHS, Coordinates, coordinates, mask
 from pidsl.codegen.lists import Listed, separate
-from pidsl.codegen.plan import BoxSweep, DiagonalPiece, GridPiece, Layout, ListPiece, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.pieces import without_ends
+from pidsl.codegen.plan import (
+    BoxSweep,
+    DiagonalPiece,
+    GridPiece,
+    Layout,
+    ListPiece,
+    Piece,
+    Plan,
+    Run,
+    Sweep,
+    TilePiece,
+)
 from pidsl.codegen.together import share
 from pidsl.errors import PlanError
 from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, Var, substitute_pred
@@ -32,6 +49,7 @@ from pidsl.relation.build import needs_square, rows_relation
 from pidsl.relation.isl import affine, coalesced, limited, read_map, read_set, region, scope
 
 OPERATIONS = 20_000_000  # about ten seconds
+SMALLEST = 16  # rows or keys of a tile of Triton's matrix products
 
 
 def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
@@ -52,9 +70,14 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
                 shares.append(own)
                 check_plan(own, operations)
         return
+    if plan.backend == "reference":  # has no pieces: it evaluates the oracle
+        return
     square = needs_square(term)
+    faults = [f"piece {k}: {x}" for k, piece in enumerate(plan.pieces) for x in check_fields(piece, plan.backend)]
+    if faults:  # the other checks read plans of the right shape only
+        raise _wrong(plan, faults)
     with limited(f"the checks of the plan of {plan.term!r}", operations):
-        faults = list(check_pieces(plan)) + list(check_attended(plan))
+        faults += list(check_pieces(plan)) + list(check_attended(plan))
         for k, piece in enumerate(plan.pieces):
             if isinstance(piece, DiagonalPiece):
                 faults += [f"piece {k}: {x}" for x in check_diagonals(piece)]
@@ -67,16 +90,93 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
                 continue
             at = coordinates(piece.layout, square)
             faults += [f"piece {k}: {x}" for x in check_mask(piece, at)]
-            for sweep in (piece.forward, piece.grad_query, piece.grad_key):
+            faults += [f"piece {k}: {x}" for x in check_shifts(piece, at)]
+            for sweep in _sweeps(piece):
                 faults += [f"piece {k}, over {sweep.over}: {x}" for x in check_sweep(piece, sweep, at)]
     if faults:
-        raise PlanError("; ".join(faults), "a plan that computes exactly its pattern", where=f"{plan.term!r}\n{plan}")
+        raise _wrong(plan, faults)
+
+
+def _wrong(plan: Plan, faults: Sequence[str]) -> PlanError:
+    text = "a plan that cannot be printed"
+    with suppress(Exception):  # whatever is wrong with it, the faults are what matters
+        text = str(plan)
+    given = "; ".join(faults)
+    return PlanError(given, "a plan that computes exactly its pattern", where=f"{plan.term!r}\n{text}")
+
+
+def check_fields(piece: Piece, backend: str) -> Iterator[str]:
+    """The right dimensions are swept, in tiles that the backend has, and a layout says one thing."""
+    if isinstance(piece, DiagonalPiece):
+        if piece.layout != Layout():
+            yield "diagonals have no layout but the identity"
+        return
+    if isinstance(piece, ListPiece):
+        sizes = [piece.rows, piece.cols, piece.back_rows]
+    else:
+        sweeps = piece.forward, piece.grad_query, piece.grad_key
+        if [x.over for x in sweeps] != ["keys", "keys", "queries"]:
+            yield "a sweep goes over the wrong dimension"
+        if isinstance(piece, GridPiece):
+            yield from _grid_fields(piece)
+        else:
+            yield from _layout_fields(piece.layout)
+            if any(run.step < 1 for sweep in _sweeps(piece) for run in sweep.runs):
+                yield "a run that does not go on"
+            if backend == "torch" and any(sweep.cols != 1 for sweep in _sweeps(piece)):
+                yield "tiles of torch are exact ranges of keys"
+        sizes = [x for sweep in sweeps for x in _sizes(sweep)]
+    if any(x < 1 for x in sizes):
+        yield "a tile without pairs"
+    elif backend == "triton" and any(x < SMALLEST or x & (x - 1) for x in sizes):
+        yield f"a tile that is no power of two, or below {SMALLEST}"
+
+
+def _sweeps(piece: TilePiece) -> tuple[Sweep, Sweep, Sweep]:
+    return piece.forward, piece.grad_query, piece.grad_key
+
+
+def _sizes(sweep: Sweep | BoxSweep) -> tuple[int, int]:
+    return (prod(sweep.own), prod(sweep.swept)) if isinstance(sweep, BoxSweep) else (sweep.rows, sweep.cols)
+
+
+def _layout_fields(layout: Layout) -> Iterator[str]:
+    s, t, classes = layout.query_step, layout.key_step, (layout.query_class, layout.key_class)
+    if min(s, t) < 1:
+        yield "a step below 1"
+    elif layout.linked:
+        if s != t or classes != (None, None):
+            yield "a layout that links classes of different steps, or fixes them too"
+    elif any(step > 1 and fixed is None for step, fixed in zip((s, t), classes, strict=True)):
+        yield "a step without a class"
+    elif any(fixed is not None and not 0 <= fixed < step for step, fixed in zip((s, t), classes, strict=True)):
+        yield "a class that its step does not have"
+
+
+def _grid_fields(piece: GridPiece) -> Iterator[str]:
+    lengths = piece.layout.lengths
+    axes = [piece.keep, *(x for s in (piece.forward, piece.grad_query, piece.grad_key) for x in _per_axis(s))]
+    if not lengths or any(len(x) != len(lengths) for x in axes):
+        yield "not every axis is told"
+    if any(x is None for x in lengths[1:]) or any(x is not None and x < 1 for x in lengths):
+        yield "only the first axis goes on, and none is empty"
+    if any(last is None and length is not None for s in (piece.forward, piece.grad_query, piece.grad_key)
+           for last, length in zip(s.last, lengths, strict=False)):  # fmt: skip
+        yield "an axis that ends has no last box"
+
+
+def _per_axis(sweep: BoxSweep) -> tuple[Sequence[object], ...]:
+    return sweep.own, sweep.swept, sweep.first, sweep.last
 
 
 def check_pieces(plan: Plan) -> Iterator[str]:
     """Disjoint, and together the relation of the term, or of what is not listed in it."""
     assert not isinstance(plan.term, Heads)
-    whole = rows_relation(next((piece.other for piece in plan.lists), plan.term))
+    if len(list(plan.lists)) > 1:
+        yield "a list twice"
+    whole = _whole(plan)
+    if not plan.relation.is_equal(whole):
+        yield "the relation of the plan is not that of its term"
     pieces = [(x, piece) for x, piece in enumerate(plan.pieces) if not isinstance(piece, ListPiece)]
     for (x, a), (y, b) in combinations(pieces, 2):
         if not (a.relation & b.relation).is_empty():
@@ -89,20 +189,31 @@ def check_pieces(plan: Plan) -> Iterator[str]:
         yield "the union of the pieces is not the relation"
 
 
+def _whole(plan: Plan) -> isl.Map:
+    """The relation of the term, or of what is not listed in it."""
+    assert not isinstance(plan.term, Heads)
+    return rows_relation(next((piece.other for piece in plan.lists), plan.term))
+
+
 def check_attended(plan: Plan) -> Iterator[str]:
     """The emitted conditions say which keys and rows occur."""
     assert not isinstance(plan.term, Heads)
+    relation = _whole(plan)
+    # diagonals load no key that they do not attend, so a plan of nothing else need not say which keys occur
+    tiled = not all(isinstance(x, DiagonalPiece) for x in plan.pieces)
     for pred, points, name, length in (
-        (plan.attended_keys, plan.relation.range(), "j", "m"),
-        (plan.attended_rows, plan.relation.domain(), "r", "n"),
+        (plan.attended_keys, relation.range(), "j", "m"),
+        (plan.attended_rows, relation.domain(), "r", "n"),
     ):
-        if pred is None:
+        if pred is None and (not plan.attended_exact or (name == "j" and not tiled)):
             continue
         space = f"[n, m, offset] -> {{ [{name}] : 0 <= {name} < {length} and {LENGTHS} }}"
         exist = read_set(space)
         if needs_square(plan.term):
             exist = exist.intersect_params(read_set("[n, m, offset] -> { : n + offset = m }"))
-        said = region(pred, scope(space)) & exist
+        said = exist if pred is None else region(pred, scope(space)) & exist
+        if any(plan.lists) and not exist.is_subset(said):
+            yield f"the condition on attended {name} leaves out what is listed"
         if not (said.is_equal(points & exist) if plan.attended_exact else points.is_subset(said)):
             yield f"the condition on attended {name} is wrong"
 
@@ -167,6 +278,33 @@ def check_sweep(piece: TilePiece, sweep: Sweep, at: Coordinates) -> Iterator[str
     for k, (run, tile) in enumerate(zip(sweep.runs, visited, strict=True)):
         if run.full and not (must & tile.apply(to_tile.reverse())).is_subset(pairs):
             yield f"run {k} is not full"
+
+
+def check_shifts(piece: TilePiece, at: Coordinates) -> Iterator[str]:
+    """Tiles a translation apart have equal masks: in all of them the mask is a set that no translation changes.
+
+    That set is the mask itself or, where rows and keys at the ends of the sequence are left to edges, less of it.
+    """
+    if not piece.shifts:
+        return
+    kept = _kept(piece, at)
+    simple = mask(at, at.points(piece.relation))
+    here = at.exists - at.exists
+    for sweep in (piece.forward, piece.grad_query):
+        rows, cols = sweep.rows, sweep.cols
+        tiles = f"{rows} t <= a < {rows} t + {rows} and {cols} x <= b < {cols} x + {cols}"
+        pairs = read_map(f"[{at.parameters}] -> {{ [t, x] -> [a, b] : {tiles} }}")
+        for run in sweep.runs:
+            if not run.full and not run.edge:
+                here = here | (_visited(run, at).apply(pairs) & at.exists)
+    for still in (simple, without_ends(simple)):
+        moved = (
+            still.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [a + {da}, b + {db}] }}"))
+            for da, db in piece.shifts
+        )
+        if (still & here).is_equal(kept & here) and all(x.is_equal(still) for x in moved):
+            return
+    yield "tiles that are called alike have different masks"
 
 
 def check_list(term: Term, piece: ListPiece) -> Iterator[str]:

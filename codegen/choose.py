@@ -81,7 +81,7 @@ def _options(x: Part, prices: Prices, square: bool, length: int) -> list[_Option
 
 def _in_digits(x: Part, plain: Choice, prices: Prices, length: int, rank: int) -> list[_Option]:
     """The part as products of digits, in boxes, where it falls into such."""
-    found = [(relation, Boxes(axes, length)) for relation, axes in products(x.relation) or ()]
+    found = [(relation, Boxes(axes, length)) for relation, axes in products(x.relation, length) or ()]
     if not found:
         return []
     cost = sum(boxes.cheapest(prices).cost for _, boxes in found)

@@ -20,13 +20,14 @@ import islpy as isl
 from pidsl.codegen.bands import Bound as BandBound
 from pidsl.codegen.bands import band
 from pidsl.codegen.coordinates import LENGTHS
+from pidsl.codegen.cost import LONGEST
 from pidsl.codegen.forms import predicate
 from pidsl.codegen.grid_axes import Bound, GridAxis
 from pidsl.codegen.plan import Grid, Over
 from pidsl.codegen.tiles import greatest, smallest
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Index, substitute, substitute_pred
-from pidsl.relation.isl import coalesced, limited, read_map, read_set
+from pidsl.relation.isl import coalesced, convex_parts, limited, read_map, read_set
 
 MAX_AXES = 4
 MAX_VALUES = 16  # of a digit that is looked at value by value
@@ -36,16 +37,17 @@ OPERATIONS = 200_000
 _dim = isl.dim_type
 
 
-def products(relation: isl.Map) -> list[tuple[isl.Map, list[GridAxis]]] | None:
+def products(relation: isl.Map, longest: int = LONGEST) -> list[tuple[isl.Map, list[GridAxis]]] | None:
     """Disjoint products that together are a part of the relation, each with its axes; None where there are none.
 
     Args:
         relation: `[n, m, offset] -> { [r] -> [j] }`.
+        longest: no row of the grid holds more tokens: a call fills its rows up.
     """
     try:
         with limited("the digits of a part", OPERATIONS):
             strides = digits(relation)
-            if not strides:
+            if not strides or strides[0] > longest:
                 return None
             return _products(relation, strides)
     except TooHardError:
@@ -55,7 +57,7 @@ def products(relation: isl.Map) -> list[tuple[isl.Map, list[GridAxis]]] | None:
 def digits(relation: isl.Map) -> list[int]:
     """What the digits count, the largest first: divisors of each other in the divisions of a relation."""
     found: set[int] = set()
-    for part in relation.wrap().compute_divs().get_basic_sets():
+    for part in convex_parts(relation.wrap()):
         local = part.get_local_space()
         sizes: list[int] = []
         for k in range(part.dim(_dim.div)):

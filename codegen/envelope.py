@@ -226,8 +226,7 @@ def envelope_piece(found: Envelope, relation: Any, at: Coordinates, prices: Pric
         grad_query=grad_query,
         grad_key=grad_key,
         relation=relation,
-        attended=outline.attended,
-        computed=outline.computed(rows, cols)[0],
+        reference=REFERENCE,
     )
 
 

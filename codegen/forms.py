@@ -34,6 +34,7 @@ from pidsl.language.expr import (
     fold,
     simplify,
 )  # fmt: skip
+from pidsl.relation.isl import convex_parts
 
 _dim = isl.dim_type
 
@@ -233,11 +234,7 @@ def _holds(form: Form) -> bool:
 
 
 def constraints(convex: isl.BasicSet, names: Iterable[str]) -> Iterator[Constraint]:
-    """The constraints of a basic set, with names for its dimensions; an equality is two of them.
-
-    Raises:
-        isl.Error: isl knows no formula of a division.
-    """
+    """The constraints of one of the `convex_parts`, with names for its dimensions; an equality is two of them."""
     for equal, form in _forms(convex, names):
         yield from (Constraint(x) for x in (form, form.times(-1))[: 1 + equal] if not _holds(x))
 
@@ -247,18 +244,22 @@ def predicate(points: isl.Set, names: Sequence[str]) -> Pred:
 
     `[n] -> { [a, b] : b <= 3 or (a - b) mod 4 = 1 }` gives `(b <= 3) | ((a - b + 3) % 4 == 0)`
     """
-    try:
-        alternatives = [list(_forms(x, names)) for x in points.get_basic_sets()]
-    except isl.Error:  # a division without a formula: isl can find one, which may split the set
-        alternatives = [list(_forms(x, names)) for x in points.compute_divs().get_basic_sets()]
-    out: Pred = Truth(False)
-    for found in alternatives:
+    alternatives: list[Pred] = []
+    for part in convex_parts(points):
         every: Pred = Truth(True)
-        for equal, form in found:
+        for equal, form in _forms(part, names):
             if equal or not _holds(form):
                 every = fold(And(every, form.compare("==" if equal else ">=")))
-        out = fold(Or(out, every))
-    return out
+        alternatives.append(every)
+    return any_of(alternatives)
+
+
+def any_of(tests: Sequence[Pred]) -> Pred:
+    """Whether one of them holds; hundreds of them nest a few deep only."""
+    if len(tests) <= 1:
+        return tests[0] if tests else Truth(False)
+    half = (len(tests) + 1) // 2
+    return fold(Or(any_of(tests[:half]), any_of(tests[half:])))
 
 
 def _forms(convex: isl.BasicSet, names: Iterable[str]) -> Iterator[tuple[bool, Form]]:

@@ -10,13 +10,13 @@ import islpy as isl
 from pidsl.codegen.bands import Placed, interval, place
 from pidsl.codegen.choose import Choice
 from pidsl.codegen.coordinates import LENGTHS, Coordinates, coordinates, mask_pred
-from pidsl.codegen.cost import BACKWARD_ROWS, KEY_GRADIENT_ROWS, Prices, Shape, best_tiles, shape
+from pidsl.codegen.cost import BACKWARD_ROWS, KEY_GRADIENT_ROWS, REFERENCE, Prices, Shape, best_tiles, shape
 from pidsl.codegen.forms import predicate
 from pidsl.codegen.plan import Diagonal, DiagonalPiece, Grid, Layout, Piece, TilePiece
 from pidsl.codegen.tile_sets import every_tile
 from pidsl.codegen.tiles import greatest, smallest, sweep
 from pidsl.language.expr import Pred, Truth, Var
-from pidsl.relation.isl import coalesced, read_map, read_set
+from pidsl.relation.isl import coalesced, convex_parts, read_map, read_set
 
 MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
 MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
@@ -38,14 +38,14 @@ def pieces(choices: Sequence[Choice], prices: Prices, backend: str, square: bool
     grids = len(out)  # last, so that pieces whose tiles are plain views write first
     for layout, group in groups.items():
         if layout is None:
-            out.append(diagonal_piece(group))
+            out.append(diagonal_piece(group, length))
             continue
         if len(group) <= MAX_PIECES:
-            out += [tile_piece(x.part.relation, x.placed, x.shape, prices, backend) for x in group]
+            out += [tile_piece(x.part.relation, x.placed, x.shape, prices, backend, length) for x in group]
         else:
             relation = _union(group)
             placed = place(relation, coordinates(layout, square))
-            out.append(tile_piece(relation, placed, shape(placed, length), prices, backend))
+            out.append(tile_piece(relation, placed, shape(placed, length), prices, backend, length))
     return (*out[grids:], *out[:grids])
 
 
@@ -56,7 +56,9 @@ def _union(group: Sequence[Choice]) -> isl.Map:
     return coalesced(relation)
 
 
-def tile_piece(relation: isl.Map, placed: Placed, outline: Shape, prices: Prices, backend: str) -> TilePiece:
+def tile_piece(
+    relation: isl.Map, placed: Placed, outline: Shape, prices: Prices, backend: str, length: int
+) -> TilePiece:  # fmt: skip
     """One piece in dense tiles: its mask, its tiles, and the loops of the forward and backward programs."""
     at, simple = placed.at, placed.mask
     period = _period(simple)
@@ -86,8 +88,7 @@ def tile_piece(relation: isl.Map, placed: Placed, outline: Shape, prices: Prices
         grad_key=grad_key,
         relation=relation,
         shifts=shifts,
-        attended=outline.attended,
-        computed=outline.computed(rows, cols)[0],
+        reference=length,
     )
 
 
@@ -102,6 +103,7 @@ def masked_piece(relation: isl.Map, at: Coordinates, prices: Prices) -> TilePiec
         grad_query=over_keys,
         grad_key=every_tile(at, "queries", rows, cols),
         relation=relation,
+        reference=REFERENCE,
     )
 
 
@@ -115,7 +117,7 @@ def _whole_periods(period: int, prices: Prices) -> list[int]:
 def _period(points: isl.Set) -> int:
     """A translation length under which the divisions in the mask repeat; 1 when there are none, or it is too long."""
     period = 1
-    for b in points.get_basic_sets():
+    for b in convex_parts(points):
         local = b.get_local_space()
         for k in range(b.dim(isl.dim_type.div)):
             period = lcm(period, int(local.get_div(k).get_denominator_val().to_python()))
@@ -133,7 +135,7 @@ def _shifts(placed: Placed, rows: int, period: int) -> tuple[tuple[int, int], ..
     still = lcm(rows, period)
     along = lcm(still, t // gcd(s, t))
     out = []
-    inside = placed.mask if placed.keys is None else _without_ends(placed.mask)
+    inside = placed.mask if placed.keys is None else without_ends(placed.mask)
     for da, db in ((along, along * s // t), (still, 0)):
         moved = inside.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [a + {da}, b + {db}] }}"))
         if moved.is_equal(inside):
@@ -141,7 +143,7 @@ def _shifts(placed: Placed, rows: int, period: int) -> tuple[tuple[int, int], ..
     return tuple(out)
 
 
-def _without_ends(simple: isl.Set) -> isl.Set:
+def without_ends(simple: isl.Set) -> isl.Set:
     """The mask of a band without its bounds on rows alone and on keys alone.
 
     Tiles in which the former do not hold for all rows are edges, and no tile sweeps keys beyond the latter.
@@ -168,7 +170,7 @@ def _narrow(outline: Shape, rows: int) -> bool:
     return programs == 0 or pairs / (programs * rows) <= SPLIT
 
 
-def diagonal_piece(group: Sequence[Choice]) -> DiagonalPiece:
+def diagonal_piece(group: Sequence[Choice], length: int) -> DiagonalPiece:
     """Isolated lags, each with the rows that have it."""
     by_lag: dict[int, isl.Set] = {}
     for x in group:
@@ -177,8 +179,7 @@ def diagonal_piece(group: Sequence[Choice]) -> DiagonalPiece:
             rows = (x.part.relation & only).domain()
             by_lag[lag] = (by_lag[lag] | rows) if lag in by_lag else rows
     diagonals = tuple(_diagonal(lag, coalesced(rows)) for lag, rows in sorted(by_lag.items()) if not rows.is_empty())
-    count = sum(x.shape.attended for x in group)
-    return DiagonalPiece(diagonals, _union(group), attended=count, computed=count)
+    return DiagonalPiece(diagonals, _union(group), reference=length)
 
 
 def _diagonal(lag: int, rows: isl.Set) -> Diagonal:

@@ -36,6 +36,12 @@ from pidsl.language.terms import Term
 Over = Literal["keys", "queries"]
 
 
+def _counts() -> Any:
+    from pidsl.codegen import counts
+
+    return counts
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How one piece numbers rows and keys so that its pairs become a band of dense tiles.
@@ -153,8 +159,17 @@ class TilePiece:
     grad_key: Sweep  # over queries
     relation: Any = field(repr=False, compare=False)  # islpy.Map [n, m, offset] -> { [r] -> [j] }
     shifts: tuple[tuple[int, int], ...] = ()  # (da, db): a grows by da, b by db, and `keep` is unchanged
-    attended: int = 0  # pairs at the plan's reference length
-    computed: int = 0
+    reference: int = 0  # the length at which its pairs are counted
+
+    @property
+    def attended(self) -> int | None:
+        """Its pairs at the reference length; None where counting them takes too long."""
+        return _counts().attended(self, self.reference)
+
+    @property
+    def computed(self) -> int:
+        """Pairs in its tiles there, in the forward pass."""
+        return _counts().computed(self, self.reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +191,10 @@ class DiagonalPiece:
 
     diagonals: tuple[Diagonal, ...]
     relation: Any = field(repr=False, compare=False)
-    attended: int = 0
-    computed: int = 0
     layout: Layout = Layout()
+    reference: int = 0  # as in TilePiece
+
+    attended, computed = TilePiece.attended, TilePiece.computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +258,9 @@ class GridPiece:
     grad_query: BoxSweep  # over keys
     grad_key: BoxSweep  # over queries
     relation: Any = field(repr=False, compare=False)
-    attended: int = 0
-    computed: int = 0
+    reference: int = 0  # as in TilePiece: whole rows of the grid
+
+    attended, computed = TilePiece.attended, TilePiece.computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,11 +288,11 @@ class ListPiece:
     back_rows: int  # rows of a tile of the gradient programs
 
     @property
-    def computed(self) -> int:
-        """Pairs in all blocks."""
-        return len(self.layout.blocks) * self.layout.size**2
+    def reference(self) -> int:
+        """The least length at which every block is there."""
+        return (1 + max(map(max, self.layout.blocks), default=0)) * self.layout.size
 
-    attended = computed  # as far as is known without the mask
+    attended, computed = TilePiece.attended, TilePiece.computed
 
 
 Piece = TilePiece | DiagonalPiece | GridPiece | ListPiece

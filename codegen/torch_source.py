@@ -56,7 +56,6 @@ def torch_source(plan: Plan) -> str:
         sections.append(_score(plan.score))
     for index, piece in enumerate(plan.pieces):
         sections.append("\n\n".join(_piece(index, piece)))
-    sections += _attended(plan)
     sections += [_forward(plan, names), _backward(plan, names)]
     return "\n\n\n".join(sections) + "\n"
 
@@ -231,20 +230,11 @@ def _rows(diagonal: Diagonal) -> str:
     return f"{show(diagonal.first)} .. {show(diagonal.last)}"
 
 
-def _attended(plan: Plan) -> list[str]:
-    sections = []
-    if plan.attended_keys is not None:
-        sections.append(_function("attended_keys", fold(plan.attended_keys), "keys that some row attends"))
-    if plan.attended_rows is not None:
-        sections.append(_function("attended_rows", fold(plan.attended_rows), "rows that attend some key"))
-    return sections
-
-
 def _forward(plan: Plan, names: list[str]) -> str:
     parameters, score = ("", "") if plan.score is None else (", parameters", ", SCORE, parameters")
     lines = [
         f"def forward(q, k, v, scale, offset{parameters}):",
-        f"{INDENT}attention = Forward(q, k, v, scale, offset{score}{_attended_arguments(plan)})",
+        f"{INDENT}attention = Forward(q, k, v, scale, offset{score})",
     ]
     for name, piece in zip(names, plan.pieces, strict=True):
         what = {TilePiece: "tiles", DiagonalPiece: "diagonals", GridPiece: "boxes", ListPiece: "listed"}[type(piece)]
@@ -259,7 +249,7 @@ def _backward(plan: Plan, names: list[str]) -> str:
     lines = [
         f"def backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset{parameters}):",
         f"{INDENT}inputs = q, k, v, out, lse, grad_out, grad_lse, scale, offset{score}",
-        f"{INDENT}gradients = Backward(*inputs{_attended_arguments(plan)})",
+        f"{INDENT}gradients = Backward(*inputs)",
     ]
     for name, piece in zip(names, plan.pieces, strict=True):
         if isinstance(piece, DiagonalPiece):
@@ -272,15 +262,6 @@ def _backward(plan: Plan, names: list[str]) -> str:
             own = piece.grad_query != piece.forward
             lines.append(f"{INDENT}gradients.tiles({name}{'_GRAD' if own else ''})")
     return "\n".join([*lines, f"{INDENT}return gradients.result()"])
-
-
-def _attended_arguments(plan: Plan) -> str:
-    text = ""
-    if plan.attended_keys is not None:
-        text += ", attended_keys=attended_keys"
-    if plan.attended_rows is not None:
-        text += ", attended_rows=attended_rows"
-    return text
 
 
 def _function(name: str, value: Index | Pred, comment: str = "") -> str:

@@ -61,6 +61,7 @@ class KernelWriter:
         self.plan = plan
         self.reach = Reach()
         self.pad = 0  # how far past the end the rows and keys of a tile can lie
+        self.careful = not plan.attended_exact  # tiles ask their masks which keys are attended
         self._keeps = {k: self._keep(k, piece) for k, piece in enumerate(plan.pieces) if isinstance(piece, TilePiece)}
         self._list_keeps = {k: self._list_keep(k, p) for k, p in enumerate(plan.pieces) if isinstance(p, ListPiece)}
         self._box_keeps = {
@@ -237,10 +238,14 @@ class KernelWriter:
         """What a tile of rows adds to dK and dV; `keep` is the mask, empty for all."""
         yield "p_t = _weights_t(query, key, row_lse2, scale2, PRECISION)"
         if keep:
-            yield f"p_t = tl.where({keep}, p_t, 0.0)"
-        yield "key_grad, value_grad = _add_key_grads("
+            yield f"p_t = tl.where({self._kept(keep)}, p_t, 0.0)"
+        yield f"key_grad, value_grad = _add_key_grads{'_of' if keep and self.careful else ''}("
         yield "    p_t, query, value, grad, row_pull, key_grad, value_grad, PRECISION"
         yield ")"
+
+    def _kept(self, keep: str) -> str:
+        """The mask of a tile of rows; where keys may be NaN, also without rows that do not exist."""
+        return f"({keep}) & live[None, :]" if self.careful else keep
 
     def _lag_slopes(self, lag: int, of_keys: bool = False) -> Iterator[str]:
         """p and ds of the pairs of a lag; p is wanted for keys only."""
@@ -368,14 +373,13 @@ class KernelWriter:
             d = self._class(out, layout, "d", layout.key_class_of(Var("c")))
         for full in self._loops(out, piece, sweep):
             self._positions(out, "j", "b", "tile", sweep.cols, layout.key_step, d)
-            if not full:
-                out.put("inside = j < m", *self._live("live", "inside", "j", rows=False))
-            load = "_load(" if full else "_load_where(live, "
-            out.put(f"key = {load}keys, j, k_r, k_d, D, D_PAD)", f"value = {load}values, j, v_r, v_d, V, V_PAD)")
-            if not full:
+            if full:
+                out.put("key = _load(keys, j, k_r, k_d, D, D_PAD)", "value = _load(values, j, v_r, v_d, V, V_PAD)")
+            else:
                 keep = self._keeps[number]
+                out.put("inside = j < m")
                 call = keep.call(axes(layout, "[:, None]", "[None, :]"))
-                out.put(f"keep = {'inside[None, :]' if keep.everything else call}")
+                self._load_masked(out, "inside[None, :]" if keep.everything else call)
             yield full
 
     def _masked_keys(self, out: Lines, number: int, piece: GridPiece | ListPiece, task: Pass) -> Iterator[bool]:
@@ -389,13 +393,19 @@ class KernelWriter:
             loop = list_loop(out, number, piece, over_keys=True)
             keep = self._keep_listed(number, "[:, None]", "[None, :]", "inside[None, :]")
         for _ in loop:
-            out.put(
-                *self._live("live", "inside", "j", rows=False),
-                "key = _load_where(live, keys, j, k_r, k_d, D, D_PAD)",
-                "value = _load_where(live, values, j, v_r, v_d, V, V_PAD)",
-                f"keep = {keep}",
-            )
+            self._load_masked(out, keep)
             yield False
+
+    def _load_masked(self, out: Lines, keep: str) -> None:
+        """Lines that load the keys and values of a tile with a mask, and say which pairs it keeps."""
+        loads = (
+            "key = _load_where(live, keys, j, k_r, k_d, D, D_PAD)",
+            "value = _load_where(live, values, j, v_r, v_d, V, V_PAD)",
+        )
+        if self.careful:
+            out.put(f"keep = {keep}", "live = inside & _met(keep & inside[None, :], exists)", *loads)
+        else:
+            out.put(*self._live("live", "inside", "j", rows=False), *loads, f"keep = {keep}")
 
     def _lags_of_rows(self, out: Lines, number: int, piece: DiagonalPiece) -> Iterator[Diagonal]:
         """Per diagonal, the keys and values that meet the program's rows."""

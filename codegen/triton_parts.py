@@ -39,7 +39,7 @@ def _matrix(base, batch, head, batch_stride, head_stride):
 def _load(matrix, index, row_stride, column_stride, WIDTH: tl.constexpr, PAD: tl.constexpr):
     """Whole rows `index` of a matrix, all of which exist."""
     column = tl.arange(0, PAD)
-    at = matrix + index[:, None] * row_stride + column[None, :] * column_stride
+    at = matrix + index[:, None] * row_stride + column[None, :].to(index.dtype) * column_stride
     if WIDTH == PAD:
         tile = tl.load(at)
     else:
@@ -51,7 +51,7 @@ def _load(matrix, index, row_stride, column_stride, WIDTH: tl.constexpr, PAD: tl
 def _load_where(ok, matrix, index, row_stride, column_stride, WIDTH: tl.constexpr, PAD: tl.constexpr):
     """Rows `index` of a matrix where `ok`, zeros elsewhere: what lies there is not read."""
     column = tl.arange(0, PAD)
-    at = matrix + index[:, None] * row_stride + column[None, :] * column_stride
+    at = matrix + index[:, None] * row_stride + column[None, :].to(index.dtype) * column_stride
     if WIDTH == PAD:
         tile = tl.load(at, mask=ok[:, None], other=0.0)
     else:
@@ -68,6 +68,12 @@ def _store_where(ok, matrix, index, tile, WIDTH: tl.constexpr, PAD: tl.constexpr
         tl.store(at, tile.to(matrix.dtype.element_ty), mask=ok[:, None])
     else:
         tl.store(at, tile.to(matrix.dtype.element_ty), mask=ok[:, None] & (column[None, :] < WIDTH))
+
+
+@triton.jit
+def _met(keep, exists):
+    """The keys of a tile `[rows, keys]` that some row attends."""
+    return tl.max((keep & exists[:, None]).to(tl.int32), 0) != 0
 
 
 @triton.jit
@@ -147,6 +153,15 @@ def _add_key_grads(p_t, query, value, grad_out, pull, grad_k, grad_v, PRECISION:
     """dK and dV of one tile from its transposed weights: grad_k + ds^T Q and grad_v + p^T dO."""
     grad_v = tl.dot(p_t.to(grad_out.dtype), grad_out, grad_v, input_precision=PRECISION)
     ds_t = p_t * (tl.dot(value, tl.trans(grad_out), input_precision=PRECISION) - pull[None, :])
+    return tl.dot(ds_t.to(query.dtype), query, grad_k, input_precision=PRECISION), grad_v
+
+
+@triton.jit
+def _add_key_grads_of(p_t, query, value, grad_out, pull, grad_k, grad_v, PRECISION: tl.constexpr):
+    """`_add_key_grads` where keys without weight may be NaN."""
+    grad_v = tl.dot(p_t.to(grad_out.dtype), grad_out, grad_v, input_precision=PRECISION)
+    ds_t = p_t * (tl.dot(value, tl.trans(grad_out), input_precision=PRECISION) - pull[None, :])
+    ds_t = tl.where(p_t == 0.0, 0.0, ds_t)
     return tl.dot(ds_t.to(query.dtype), query, grad_k, input_precision=PRECISION), grad_v
 
 

@@ -100,7 +100,7 @@ class ScoredKernelWriter(KernelWriter):
         if self.score.alibi:
             yield f"slope = tl.load(slopes + {head}) * {LOG2E}"
         if self.score.bias is not None:
-            yield f"by_lag = bias + {head} * {self.score.table}"
+            yield f"by_lag = bias + {head}.to(tl.int64) * {self.score.table}"
         if self.score.dropout:
             yield f"stream = _stream(seed, batch * heads + {head})"
 
@@ -149,12 +149,14 @@ class ScoredKernelWriter(KernelWriter):
         yield from self._logits("tl.dot(key, tl.trans(query), input_precision=PRECISION)", _KEYS)
         yield "p = tl.exp2(logits - row_lse2[None, :])"
         if keep:
-            yield f"p = tl.where({keep}, p, 0.0)"
+            yield f"p = tl.where({self._kept(keep)}, p, 0.0)"
         yield "dp = tl.dot(value, tl.trans(grad), input_precision=PRECISION)"
         yield from self._drop("drop = _dropout(stream, {})", _KEYS)
         yield from self._drop("dp *= drop", "")
         yield "ds = p * (dp - row_pull[None, :])"
         yield from self._raw(of_keys=True)
+        if keep and self.careful:
+            yield "ds = tl.where(p == 0.0, 0.0, ds)"
         yield from self._drop("p *= drop", "")
         yield "key_grad = tl.dot(ds.to(query.dtype), query, key_grad, input_precision=PRECISION)"
         yield "value_grad = tl.dot(p.to(grad.dtype), grad, value_grad, input_precision=PRECISION)"

@@ -16,8 +16,7 @@ from inspect import getdoc
 import numpy as np
 
 import pidsl
-from pidsl.analysis.plan_cost import computed
-from pidsl.language.expr import evaluate
+from pidsl.codegen.counts import computed
 from pidsl.language.terms import Blocked, Causal, Intersection, Term
 from pidsl.patterns.families import TOKENS, Family, families
 from pidsl.patterns.spellings import OTHERS, Spelling
@@ -54,16 +53,8 @@ def waste(term: Term, n: int = TOKENS) -> Waste:
         n: tokens.
     """
     plan = pidsl.compile(term, backend="torch").plan
-    tiles = sum(piece.computed for piece in plan.lists)
-    tiles += sum(computed(piece, piece.forward, n) for piece in plan.tiles)
-    tiles += sum(computed(piece, piece.forward, n) for piece in plan.grids)
-    lengths = {"n": n, "m": n, "offset": 0}
-    rows = sum(
-        max(0, evaluate(x.last, lengths) - evaluate(x.first, lengths) + 1)
-        for piece in plan.diagonals
-        for x in piece.diagonals
-    )
-    return Waste(_attended(term, n), tiles + rows, tuple(str(piece.layout) for piece in plan.pieces))
+    found = sum(computed(piece, n) for piece in plan.pieces)
+    return Waste(_attended(term, n), found, tuple(str(piece.layout) for piece in plan.pieces))
 
 
 def _attended(term: Term, n: int) -> int:

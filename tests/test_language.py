@@ -604,6 +604,10 @@ def test_parse_keeps_the_error_of_a_bad_size() -> None:
         parse("causal | stride(0)")
 
 
+def chained(i: Any, j: Any) -> Any:
+    return 0 <= i - j < 4
+
+
 # Whole messages, few: the shape that all errors share.
 MESSAGES = [
     (
@@ -614,10 +618,11 @@ MESSAGES = [
         "  try: periods, steps and block sizes count from 1",
     ),
     (
-        lambda: where(lambda i, j: 0 <= i - j < 4),
+        lambda: where(chained),
         "i - j >= 0 used as a Python truth value\n"
         "  expected: a predicate that does not branch: it is traced once for all positions\n"
-        "  where: `and`, `or`, `not`, `if`, `min`, `max`, `in`, or a chained comparison\n"
+        "  where: `and`, `or`, `not`, `if`, `min`, `max`, `in`, or a chained comparison, "
+        f"at {__file__}:{chained.__code__.co_firstlineno + 1}\n"
         "  try: (a) & (b), (a) | (b), ~(a), minimum(a, b), maximum(a, b), (lo <= x) & (x <= hi)",
     ),
     (

@@ -6,6 +6,7 @@ each residue class they are polynomials of degree <= d that agree at d + 1 point
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor, lcm
@@ -130,6 +131,8 @@ def values_at(e: sympy.Expr, x: sympy.Symbol, at: Objects) -> tuple[Objects, int
         return _cases(e, x, at)
     if isinstance(e, Periodic | Table):
         key, bottom = values_at(e.args[0], x, at)
+        if any(v is None for v in key):
+            raise TooHardError(f"the formula {e}", "a place in its list everywhere")
         values = [Fraction(int(v.p), int(v.q)) if v.is_Rational else None for v in e.args[1:]]
         common = lcm(*(v.denominator for v in values if v is not None))
         tops = np.array([None if v is None else int(v * common) for v in values] + [None], dtype=object)
@@ -140,37 +143,39 @@ def values_at(e: sympy.Expr, x: sympy.Symbol, at: Objects) -> tuple[Objects, int
         else:
             place = np.where((index >= 0) & (index < count), index, count).astype(np.int64)
         return tops[place], common
-    if isinstance(e, sympy.Add):
-        total, bottom = np.zeros(len(at), dtype=object), 1
-        for a in e.args:
-            top, under = values_at(a, x, at)
-            common = lcm(bottom, under)
-            total, bottom = total * (common // bottom) + top * (common // under), common
-        return total, bottom
+    if isinstance(e, sympy.Pow) and not (e.exp.is_Integer and e.exp >= 0):
+        raise TooHardError(f"the formula {e}", "a piecewise quasi-polynomial")
+    each = [values_at(a, x, at) for a in (e.args[:1] if isinstance(e, sympy.Pow | sympy.Mod) else e.args)]
+    if not e.has(sympy.Piecewise, Table):
+        return _combined(e, each)
+    none = np.logical_or.reduce([np.array([v is None for v in top], dtype=np.bool_) for top, _ in each])
+    found, bottom = _combined(e, [(np.where(none, 0, top), under) for top, under in each])
+    return np.where(none, None, found), bottom
+
+
+def _combined(e: sympy.Expr, each: list[tuple[Objects, int]]) -> tuple[Objects, int]:
+    """An operation on numerators and denominators of its arguments, all of which have values."""
+    top, under = each[0]
     if isinstance(e, sympy.Mul):
-        total, bottom = np.full(len(at), 1, dtype=object), 1
-        for a in e.args:
-            top, under = values_at(a, x, at)
-            total, bottom = total * top, bottom * under
-        return total, bottom
-    if isinstance(e, sympy.Pow) and e.exp.is_Integer and e.exp >= 0:
-        top, under = values_at(e.base, x, at)
+        for other, below in each[1:]:
+            top, under = top * other, under * below
+        return top, under
+    if isinstance(e, sympy.Pow):
         return top ** int(e.exp), under ** int(e.exp)
     if isinstance(e, sympy.floor):
-        top, under = values_at(e.args[0], x, at)
         return top // under, 1
     if isinstance(e, sympy.Mod) and e.args[1].is_Integer:
-        top, under = values_at(e.args[0], x, at)
         return top % (under * int(e.args[1])), under
-    if isinstance(e, sympy.Min | sympy.Max):
-        choose = np.minimum if isinstance(e, sympy.Min) else np.maximum
-        each = [values_at(a, x, at) for a in e.args]
-        common = lcm(*(under for _, under in each))
-        found = each[0][0] * (common // each[0][1])
-        for top, under in each[1:]:
-            found = choose(found, top * (common // under))
-        return found, common
-    raise TooHardError(f"the formula {e}", "a piecewise quasi-polynomial")
+    joins: dict[Any, Callable[[Objects, Objects], Objects]] = {
+        sympy.Add: np.add, sympy.Min: np.minimum, sympy.Max: np.maximum
+    }  # fmt: skip
+    if e.func not in joins:
+        raise TooHardError(f"the formula {e}", "a piecewise quasi-polynomial")
+    common = lcm(*(below for _, below in each))
+    found = top * (common // under)
+    for other, below in each[1:]:
+        found = joins[e.func](found, other * (common // below))
+    return found, common
 
 
 def _cases(e: sympy.Piecewise, x: sympy.Symbol, at: Objects) -> tuple[Objects, int]:
@@ -205,6 +210,8 @@ def _holds(condition: Any, x: sympy.Symbol, at: Objects) -> NDArray[np.bool_]:
     if not isinstance(condition, sympy.core.relational.Relational):
         raise TooHardError(f"the condition {condition}", "comparisons of affine functions")
     gap, _ = values_at(sympy.expand(condition.lhs - condition.rhs), x, at)
+    if any(v is None for v in gap):
+        raise TooHardError(f"the condition {condition}", "one that can be decided everywhere")
     tests: dict[str, Any] = {
         "<": gap < 0, "<=": gap <= 0, ">": gap > 0, ">=": gap >= 0, "==": gap == 0, "!=": gap != 0
     }  # fmt: skip

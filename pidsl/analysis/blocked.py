@@ -11,6 +11,7 @@ from typing import cast
 
 import sympy
 
+from pidsl.analysis.about import PAIRS, TOKENS, about
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.by_values import PERIODS, Claim, fitted, shape
 from pidsl.analysis.formulas import n
@@ -37,10 +38,11 @@ def depth_of_blocks(term: Term, of: Of) -> Formula | None:
     return fitted(values, sympy.oo, size * own.period)
 
 
+@about("depth", schedules=False, of=PAIRS, n=TOKENS)
 def check_blocks(bound: Bound) -> Verdict:
     """The depth between blocks is proved by itself, and the formula compared with it until both are quasi-affine."""
     claim, term, of = Claim(bound), checked(bound.subject), bound.argument("of")
-    if not isinstance(term, Blocked) or of not in ("causal", "all") or bound.quantity != "depth":
+    if not isinstance(term, Blocked):
         return Verdict(False, failure="not the depth of a pattern between blocks")
     size, inner = cast(int, term.size), _inside(term, of)
     if not inner.proof.check():

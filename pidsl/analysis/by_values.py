@@ -6,20 +6,23 @@ there and a little beyond; the formula that the values follow is the answer, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import lcm
 
 import sympy
 
+from pidsl.analysis.about import tokens_of
 from pidsl.analysis.agreement import Shape, shape_of
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.formulas import n, value_of
+from pidsl.analysis.formulas import Value, n, value_of
 from pidsl.analysis.guess import guess
 from pidsl.analysis.piecewise import Formula
 from pidsl.errors import TooHardError
 
 BRANCHES = 24
+LATEST = 10_000  # the first n of a formula that is compared value by value
 PERIODS = 3  # that are worked out where one formula holds: two say what it is, one that it goes on
 
 
@@ -47,43 +50,54 @@ def shape(expr: sympy.Expr) -> Shape:
     return found
 
 
+def value_at(expr: sympy.Expr, count: int) -> Value:
+    """A formula at n; where it has no value, nan, which is no other's equal."""
+    try:
+        return value_of(expr, {n: sympy.Integer(count)})
+    except ValueError:
+        return math.nan
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A formula in n for n >= `least`, or a number for the one n that is `given`.
+    """A formula in n for n from `least` to `most` (None: all), or a number for the one n that is `given`.
 
     Raises:
         TooHardError: the statement is neither.
     """
 
     bound: Bound
+    least: int = field(init=False)
+    most: int | None = field(init=False)
 
     def __post_init__(self) -> None:
-        bound = self.bound
-        if bound.relation != "==" or bound.expr.free_symbols - {n} or bound.expr.has(sympy.nan):
+        bound, given = self.bound, self.given
+        if bound.expr.free_symbols - {n}:
             raise TooHardError(f"the statement {bound.relation} {bound.expr}", "a formula in n")
-        if self.given is None and bound.assumptions != (sympy.Ge(n, self.least),):
-            raise TooHardError(f"the assumptions {bound.assumptions}", "n >= a number >= 1")
+        assumed = bound.assumptions if given is None else (*bound.assumptions, sympy.Eq(n, given))
+        least, most = tokens_of(assumed)
+        if given is None and least > LATEST:
+            raise TooHardError(f"a formula for n >= {least}", f"for n from at most {LATEST} on")
+        object.__setattr__(self, "least", least)
+        object.__setattr__(self, "most", most)
 
     @property
     def given(self) -> int | None:
         found: int | None = self.bound.argument("n")
         return found
 
-    @property
-    def least(self) -> int:
-        first = self.bound.assumptions[0] if self.bound.assumptions else sympy.true
-        return max(1, int(first.rhs)) if isinstance(first, sympy.Ge) and first.rhs.is_Integer else 1
-
     def last(self, start: int, period: int) -> int:
         """The n up to which values decide, of what is quasi-affine from `start` on."""
+        if self.given is not None:
+            return self.given
         own = shape(self.bound.expr)
-        return max(start, *own.starts) + 2 * lcm(period, own.period)
+        return max(start, self.least, *own.starts) + 2 * lcm(period, own.period)
 
     def failure(self, value: Callable[[int], int | None], last: int, infinite: float) -> str:
         """Why the claim is wrong, "" if it is right: `value` says what is, None for `infinite`."""
-        for count in range(self.least, last + 1) if self.given is None else (self.given,):
+        for count in range(self.least, (last if self.most is None else min(last, self.most)) + 1):
             found = value(count)
             known = infinite if found is None else found
-            if value_of(self.bound.expr, {n: sympy.Integer(count)}) != known:
+            if value_at(self.bound.expr, count) != known:
                 return f"{known} for {count} tokens"
         return ""

@@ -52,7 +52,8 @@ def factor(quantity: str, given: dict[str, Any]) -> int:
 
 
 FLIPPED = {"==": "==", "<=": ">=", ">=": "<="}
-COMPARE: dict[str, Any] = {"==": sympy.Eq, "<=": sympy.Le, ">=": sympy.Ge}
+CLAIMED: dict[str, Any] = {"==": sympy.Eq, "<=": sympy.Ge, ">=": sympy.Le}  # formula against quantity, which it bounds
+ARGUMENTS = {"head_dim", "heads", "kv_heads", "batch", "dtype"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,10 @@ def check_scaled(bound: Bound) -> Verdict:
 
     term, given = bound.term, dict(bound.given)
     kinds = {"pairs", "sparsity", "live keys", "kv bytes", *FLOPS}
-    if bound.quantity not in kinds:
-        return Verdict(False, failure=f"no rule for {bound.quantity}")
+    if bound.quantity not in kinds or bound.relation not in CLAIMED:
+        return Verdict(False, failure=f"no rule for {bound.quantity} {bound.relation}")
+    if failure := _odd_arguments(given, set() if bound.quantity not in ("kv bytes", *FLOPS) else ARGUMENTS):
+        return Verdict(False, failure=failure)
     about = {"n", "t", "i", "L"}
     assumptions = bound.assumptions
     if not smt.consistent([*assumptions]):
@@ -80,27 +83,35 @@ def check_scaled(bound: Bound) -> Verdict:
     found = whole.proof.verdict()
     if not found.holds:
         return Verdict(False, found.steps, found.failure or whole.reason, found.smtlib)
-    try:
-        expected = _expected(bound, given, whole)
-    except (KeyError, TypeError):
-        return Verdict(False, failure=f"arguments {bound.given}")
+    expected = _expected(bound, given, whole)
     prover = smt.Prover([*found.steps], [found.smtlib] if found.smtlib else [])
     if expected.relation not in ("==", bound.relation):
         return Verdict(False, failure=f"{whole.name} {whole.relation} does not give {bound.relation}")
-    try:
-        for condition in expected.needs:
-            if condition not in (sympy.true, *assumptions):
-                prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
-        gap = sympy.expand(bound.expr - expected.expr)
-        if gap == 0:
-            prover.steps.append(f"{bound.quantity}: the factor times the {whole.quantity}, identically")
-        else:
-            positive = tuple(x >= 0 for x in (n, t) if x in gap.free_symbols)
-            holds = COMPARE[bound.relation](gap, 0)
-            prover.prove(smt.Obligation("the formula", (*assumptions, *positive), holds))
-    except TypeError as e:
-        return Verdict(False, tuple(prover.steps), f"not the formula {expected.expr} ({e})")
+    for condition in expected.needs:
+        if condition not in (sympy.true, *assumptions):
+            prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
+    gap = sympy.expand(bound.expr - expected.expr)
+    if gap == 0:
+        prover.steps.append(f"{bound.quantity}: the factor times the {whole.quantity}, identically")
+    else:
+        if bound.quantity == "sparsity":  # n >= 1
+            gap = sympy.expand(gap * n**2)
+        positive = tuple(x >= 0 for x in (n, t) if x in gap.free_symbols)
+        prover.prove(smt.Obligation("the formula", (*assumptions, *positive), CLAIMED[bound.relation](gap, 0)))
     return prover.verdict()
+
+
+def _odd_arguments(given: dict[str, Any], wanted: set[str]) -> str:
+    """What is wrong with the arguments of a quantity; "" for nothing. `n` is welcome everywhere."""
+    if given.keys() - {"n"} != wanted:
+        return f"arguments {', '.join(given)}, where {', '.join(sorted(wanted)) or 'none'} are needed"
+    for name, value in given.items():
+        if name == "dtype":
+            if not isinstance(value, str) or value not in DTYPES:
+                return f"dtype {value!r}"
+        elif type(value) is not int or value < (0 if name == "n" else 1):
+            return f"{name} = {value!r}"
+    return ""
 
 
 def _expected(bound: Bound, given: dict[str, Any], whole: Bound) -> _Expected:
@@ -123,10 +134,11 @@ def check_sizes(bound: Bound) -> Verdict:
     given = dict(bound.given)
     if bound.quantity not in TENSORS or bound.relation != "==":
         return Verdict(False, failure=f"no rule for {bound.quantity} {bound.relation}")
-    try:
-        expr = tensor_bytes(bound.quantity, given)
-    except (KeyError, TypeError):
-        return Verdict(False, failure=f"arguments {bound.given}")
+    if failure := _odd_arguments(given, ARGUMENTS):
+        return Verdict(False, failure=failure)
+    if not smt.consistent(bound.assumptions):
+        return Verdict(False, failure="the assumptions contradict each other")
+    expr = tensor_bytes(bound.quantity, given)
     expr = expr.subs(n, given["n"]) if "n" in given else expr
     if sympy.expand(expr - bound.expr) != 0:
         return Verdict(False, failure=f"not the formula {expr}")
@@ -137,6 +149,8 @@ def check_no_layer(bound: Bound) -> Verdict:
     """Verify that no layer sees lag 0 only."""
     if bound.quantity not in ("farthest", "contiguous") or bound.given != (("layers", 0),):
         return Verdict(False, failure=f"not about no layers: {bound.name}")
+    if not smt.consistent(bound.assumptions):
+        return Verdict(False, failure="the assumptions contradict each other")
     holds = {"==": bound.expr == 0, "<=": bound.expr.is_nonnegative, ">=": bound.expr.is_nonpositive}
     if not holds.get(bound.relation):
         return Verdict(False, failure="without a layer, every token is itself: 0")

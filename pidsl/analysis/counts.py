@@ -19,7 +19,7 @@ from pidsl.analysis import block_bounds, quasi
 from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.formulas import n
 from pidsl.analysis.lattice import Chambers, by_length, chambers, rows_of, square
-from pidsl.analysis.progressions import Ints, loops_of, sum_rows
+from pidsl.analysis.progressions import Ints, count_progressions, keys_counter, loops_of, progressions, sum_rows
 from pidsl.errors import TooHardError
 from pidsl.language.terms import (
     Complement,
@@ -32,7 +32,7 @@ from pidsl.language.terms import (
     require_concrete,
 )
 from pidsl.relation.counting import _period, count_loops
-from pidsl.relation.isl import limited
+from pidsl.relation.isl import disjoint, limited
 from pidsl.relation.loops import Loop
 
 METHOD = "quasi-polynomial"
@@ -151,12 +151,12 @@ def _by_length(grown: tuple[isl.Set, isl.Set]) -> tuple[Chambers, list[quasi.Str
     """Sums of what each token adds."""
     with limited("the chambers of what a token adds"):
         shape = chambers(grown[0]) | chambers(grown[1])
-    parts = [loops_of(x, "[t] -> { : t >= 0 }") for x in grown]
+    parts = [keys_counter(x, "[t] -> { : t >= 0 }") for x in grown]
     most = shape.starts[-1] + 3 * shape.period
     if most > LONGEST:
         raise TooHardError(f"a formula of period {shape.period} from n = {shape.starts[-1]} on", f"{LONGEST} counts")
     t = np.arange(most)
-    added = sum((count_loops(p, {"t": t}) for p in parts), np.zeros(most, dtype=np.int64))
+    added = sum((count({"t": t}) for count in parts), np.zeros(most, dtype=np.int64))
     values = np.concatenate([[0], np.cumsum(added)])
     return shape, stretches_of(shape, lambda x: values[x])
 
@@ -165,17 +165,26 @@ def _by_rows(points: isl.Set) -> tuple[Chambers, list[quasi.Stretch]]:
     """Sums over the queries for each n on its own, part by part: each has a period of its own, often a short one."""
     shape, each = Chambers((0,), 1), []
     with limited("the parts of the pairs"):
-        parts = [isl.Set.from_basic_set(part) for part in points.make_disjoint().get_basic_sets()]
+        parts = [isl.Set.from_basic_set(part) for part in disjoint(points)]
     for part in parts:
         with limited("the chambers of the number of pairs"):
             own = chambers(part)
-        found = loops_of(rows_of(part), "[n, i] -> { : 0 <= i < n }")
-        _afford(own, found)
-        each.append(stretches_of(own, partial(sum_rows, count=partial(count_loops, found))))
+        each.append(stretches_of(own, partial(sum_rows, count=_row_counter(part, own))))
         shape |= own
     if 3 * shape.period * len(each) > LONGEST:
         raise TooHardError(f"a formula of period {shape.period}", f"at most {LONGEST} counts")
     return shape, stretches_of(shape, lambda lengths: [sum(quasi.value(s, int(x)) for s in each) for x in lengths])
+
+
+def _row_counter(part: isl.Set, own: Chambers) -> Callable[[dict[str, Ints]], Ints]:
+    """Counts the keys of many queries."""
+    rows = rows_of(part)
+    try:
+        found = loops_of(rows, "[n, i] -> { : 0 <= i < n }")
+    except TooHardError:
+        return partial(count_progressions, progressions(rows))
+    _afford(own, found)
+    return partial(count_loops, found)
 
 
 def _afford(own: Chambers, found: Sequence[Loop]) -> None:
@@ -190,8 +199,10 @@ def _afford(own: Chambers, found: Sequence[Loop]) -> None:
 def stretches_of(shape: Chambers, count: Callable[[Ints], Sequence[int] | Ints]) -> list[quasi.Stretch]:
     """Each chamber's quasi-polynomial, or its values where it is shorter than what determines one."""
     found, wanted = [], []
+    nodes = 3 * shape.period
+    if nodes > LONGEST:
+        raise TooHardError(f"a formula of period {shape.period}", f"{LONGEST} counts")
     for start, stop in zip(shape.starts, [*shape.starts[1:], None], strict=True):
-        nodes = 3 * shape.period
         short = stop is not None and stop - start <= nodes
         wanted.append((start, stop, np.arange(start, stop if short and stop is not None else start + nodes), short))
     values = count(np.concatenate([w[2] for w in wanted]))

@@ -2,7 +2,10 @@
 
 The relation is built again, its chambers and periods come from isl, and the formula is compared with counts at as many
 points of every chamber as determine a quasi-polynomial (the theorem of `agreement`). The counts come from dense masks
-where the lengths are short; else from arithmetic progressions that isl verifies, which no derivation uses.
+where the lengths are short; else from arithmetic progressions that isl verifies.
+
+Formulas are found from the same chambers and periods. So the formula is compared once more where no chamber says
+that it need be: with dense masks beyond the last point, just past the start of each chamber, and for long sequences.
 """
 
 from __future__ import annotations
@@ -27,9 +30,9 @@ from pidsl.analysis.progressions import (
 )
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import TooHardError
-from pidsl.language.terms import Algebra, Term
+from pidsl.language.terms import Algebra, Term, require_concrete
 from pidsl.relation.counting import count_loops
-from pidsl.relation.isl import limited
+from pidsl.relation.isl import disjoint, limited
 from pidsl.relation.oracle import dense_mask
 
 DENSE = 96  # lengths up to which the dense masks are counted
@@ -41,9 +44,11 @@ def one_term(bound: Bound) -> Term:
 
     Raises:
         TooHardError: it is about several layers.
+        SymbolError: the term holds unbound symbols.
     """
     if not isinstance(bound.subject, Algebra):
         raise TooHardError(f"{bound.name} of {bound.shown_subject}", "one term")
+    require_concrete(bound.term, "count")
     return bound.subject
 
 
@@ -76,20 +81,23 @@ def check_pairs(bound: Bound) -> Verdict:
     expr, least = stated(bound)
     points = square(term, fresh=True)
     with limited("the parts of the pairs"):
-        parts = [isl.Set.from_basic_set(part) for part in points.make_disjoint().get_basic_sets()]
+        parts = [isl.Set.from_basic_set(part) for part in disjoint(points)]
         each = [chambers(part) for part in parts]
 
-    def count(last: int) -> Ints:
+    def count(at: Ints) -> Ints:
+        last = int(at[-1]) + 1
         if last <= DENSE:
-            return np.array([dense_mask(term, x).sum() for x in range(last)], dtype=np.int64)
-        return _pairs_up_to(points, parts, each, last)
+            return np.array([dense_mask(term, x).sum() for x in at], dtype=np.int64)
+        if last > POINTS:
+            raise TooHardError(f"{bound.name}: {last} lengths to count", f"at most {POINTS}")
+        return _pairs_up_to(points, parts, each, last)[at]
 
     return compare(bound, expr, n, each, 2, count, least)
 
 
 def compare(
     bound: Bound, expr: sympy.Expr, x: sympy.Symbol, each: list[Chambers], degree: int,
-    count: Callable[[int], Ints], least: int = 0,
+    count: Callable[[Ints], Ints], least: int = 0,
 ) -> Verdict:  # fmt: skip
     """Whether a formula is a count.
 
@@ -99,7 +107,7 @@ def compare(
         x: its variable.
         each: chambers of the parts of the set that is counted.
         degree: of its count.
-        count: the counts at 0, 1, ..., last - 1.
+        count: the counts at given x, in ascending order.
         least: the first x that matters.
     """
     if expr.free_symbols - {x}:
@@ -110,16 +118,15 @@ def compare(
     claimed = shape_of(expr, x)
     both = own | Chambers(tuple(sorted(claimed.starts | {0, least})), claimed.period)
     nodes = (max(degree, claimed.degree) + 1) * both.period
-    last = both.starts[-1] + nodes
-    if last > POINTS:
-        raise TooHardError(f"{bound.name}: {last} points to compare", f"at most {POINTS}")
+    if len(both.starts) * nodes > POINTS:
+        raise TooHardError(f"{bound.name}: {len(both.starts) * nodes} points to compare", f"at most {POINTS}")
     wanted = [
         np.arange(start, start + nodes if stop is None else min(stop, start + nodes))
         for start, stop in zip(both.starts, [*both.starts[1:], None], strict=True)
         if start >= least
     ]
     at = np.concatenate(wanted)
-    right = count(last)[at].astype(object)
+    right = count(at).astype(object)
     top, bottom = values_at(expr, x, at.astype(object))
     same = np.array([t is not None and t == r * bottom for t, r in zip(top, right, strict=True)], dtype=np.bool_)
     if not same.all():
@@ -146,15 +153,15 @@ def _pairs_up_to(points: isl.Set, parts: list[isl.Set], each: list[Chambers], la
     total = np.zeros(last, dtype=np.int64)
     if grown is not None:
         t = np.arange(last - 1)
-        total[1:] = np.cumsum(sum(keys_counter(x, "[t] -> { : t >= 0 }")({"t": t}) for x in grown))
+        total[1:] = np.cumsum(sum(progressions_counter(x, "[t] -> { : t >= 0 }")({"t": t}) for x in grown))
         return total
     for part, own in zip(parts, each, strict=True):
-        counter = keys_counter(rows_of(part), "[n, i] -> { : 0 <= i < n }")
+        counter = progressions_counter(rows_of(part), "[n, i] -> { : 0 <= i < n }")
         total += continued(own, 2, last, partial(sum_rows, count=counter))
     return total
 
 
-def keys_counter(points: isl.Set, context: str) -> Callable[[dict[str, Ints]], Ints]:
+def progressions_counter(points: isl.Set, context: str) -> Callable[[dict[str, Ints]], Ints]:
     """Counts the points of a one-dimensional set, by progressions where isl finds them."""
     try:
         return partial(count_progressions, progressions(points))

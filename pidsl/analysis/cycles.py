@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 import sympy
 
+from pidsl.analysis.about import ANY, about
 from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.by_values import PERIODS, Claim, fitted
-from pidsl.analysis.formulas import L, n
+from pidsl.analysis.formulas import L, holds, n
 from pidsl.analysis.gaps import Gaps, gaps_of
 from pidsl.analysis.matrices import Bools, contiguous_in, farthest_in, times
 from pidsl.analysis.piecewise import Formula
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.short import Masks
 from pidsl.errors import TooHardError
-from pidsl.language.terms import Algebra, Term
+from pidsl.language.terms import Term
 
 METHOD = "repeating layers"
 WORK = 4e10  # multiplications of single numbers, about a second
@@ -106,7 +107,7 @@ def numbers_of(expr: sympy.Expr) -> tuple[int, int, Callable[[int], sympy.Expr]]
             raise TooHardError(f"the formula {expr}", "cases of L, with formulas in n")
 
     def chosen(layers: int) -> sympy.Expr:
-        return next(value for value, condition in cases if condition == sympy.true or condition.subs(L, layers))
+        return next((value for value, condition in cases if holds(condition, {L: layers})), sympy.nan)
 
     return first, period, chosen
 
@@ -120,8 +121,9 @@ def _turns(condition: Any) -> tuple[int, int]:
     if isinstance(condition, sympy.Rel) and condition.rhs.is_Integer:
         if condition.lhs == L:
             return max(0, int(condition.rhs) + 1), 1
-        if isinstance(condition.lhs, sympy.Mod) and (condition.lhs.args[0] - L).is_Integer:
-            return 0, int(condition.lhs.args[1])
+        mod = condition.lhs
+        if isinstance(mod, sympy.Mod) and (mod.args[0] - L).is_Integer and mod.args[1].is_Integer:
+            return 0, int(mod.args[1])
     raise TooHardError(f"the condition {condition}", "L or a remainder of L compared with a number")
 
 
@@ -161,26 +163,30 @@ def _at(values: list[int | None], count: int) -> int | None:
     return values[count - 1]
 
 
+@about("farthest", "contiguous", schedules=False, layers=ANY)
 def check_cycles(bound: Bound) -> Verdict:
     """Count again from the term, and compare for each number of layers at as many n as determine a formula."""
-    term, wanted = bound.subject, (sympy.Ge(L, 0), *bound.assumptions[1:])
-    if not isinstance(term, Algebra) or bound.quantity not in ("farthest", "contiguous") or bound.relation != "==":
-        return Verdict(False, failure=f"{bound.name} {bound.relation} is not counted")
-    if dict(bound.given) != GIVEN or bound.assumptions != wanted or len(wanted) != 2:
-        return Verdict(False, failure=f"assumptions {bound.assumptions}")
+    about_l = [c for c in bound.assumptions if c.has(L)]
+    about_n = tuple(c for c in bound.assumptions if not c.has(L))
     start, turns, chosen = numbers_of(bound.expr)
+    for condition in about_l:
+        first, period = _turns(condition)
+        start, turns = max(start, first), lcm(turns, period)
     claims = {
-        k: Claim(replace(bound, expr=chosen(k), given=(), assumptions=bound.assumptions[1:]))
+        k: Claim(replace(bound, expr=chosen(k), given=(), assumptions=about_n))
         for k in range(start + turns)
+        if all(holds(c, {L: k}) for c in about_l)
     }
+    if not claims:
+        return Verdict(False, failure="no L satisfies the assumptions")
 
     def last(gaps: Gaps) -> int:
         return max(claim.last(gaps.start, gaps.period) for claim in claims.values())
 
-    found = _cycle(bound.quantity, term, last, PROOF)
+    found = _cycle(bound.quantity, bound.term, last, PROOF)
     for layers in range(max(start, found.first) + lcm(turns, found.period)):
-        at = partial(_at, found.of(layers))
-        if failure := claims[turned(layers, start, turns)].failure(at, len(found.of(layers)), float("-inf")):
+        at, claim = partial(_at, found.of(layers)), claims.get(turned(layers, start, turns))
+        if claim and (failure := claim.failure(at, len(found.of(layers)), float("-inf"))):
             return Verdict(False, failure=f"{layers} layers: {failure}")
     return Verdict(
         True,

@@ -205,6 +205,8 @@ def check_maximum(bound: Bound) -> Verdict:
         keys, steps = _keys(bound)
     with limited("the comparison of a formula of n", 400_000):
         lengths = region(bound.assumptions, ("n",), least=1)
+        if lengths.is_empty():
+            return Verdict(False, steps, failure="the assumptions contradict each other")
         claimed = function(bound.expr, ("n",))
         if not (missing := lengths - claimed.domain()).is_empty():
             return Verdict(False, steps, failure=f"no value for {_example(missing)}")
@@ -219,8 +221,8 @@ def check_maximum(bound: Bound) -> Verdict:
 
 def _largest_by_masks(bound: Bound) -> Verdict:
     """The largest of exact counts, and the formula, for as many n as make them equal."""
-    least = bound.assumptions[0].rhs
-    if bound.assumptions != (sympy.Ge(n, least),) or not (least.is_Integer and least >= 1):
+    least = getattr(bound.assumptions[0], "rhs", n)
+    if not (least.is_Integer and least >= 1) or bound.assumptions != (sympy.Ge(n, least),):
         raise TooHardError(f"assumptions {bound.assumptions}", "n >= a number")
     if bound.expr.free_symbols - {n}:
         return Verdict(False, failure=f"other variables than n in {bound.expr}")

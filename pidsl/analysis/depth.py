@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
-from typing import cast
+from itertools import groupby
+from operator import sub
+from typing import Literal, cast
 
 import islpy as isl
 import sympy
@@ -155,47 +158,80 @@ def _out_of_reach(found: Formula) -> str:
 # -- causal and translation invariant ----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Staircase:
+    """c(L): L layers connect every lag up to it, and not the next. It never falls.
+
+    Args:
+        first: c(0) = 0, c(1), ..., c(l).
+        each: by how much c grows with each layer after these; "all": one more connects every lag.
+    """
+
+    first: tuple[int, ...]
+    each: int | Literal["all"]
+
+    def least(self, tokens: int) -> sympy.Expr:
+        """The least L >= 1 with c(L) >= tokens - 1; oo where there is none."""
+        if tokens == 1:
+            return sympy.Integer(1)
+        top, last = len(self.first) - 1, self.first[-1]
+        if (layers := bisect_left(self.first, tokens - 1, 1)) <= top:
+            return sympy.Integer(layers)
+        if self.each == "all":
+            return sympy.Integer(top + 1)
+        return sympy.Integer(top - (last - tokens + 1) // self.each) if self.each else sympy.oo
+
+    def inverse(self) -> list[Branch]:
+        """`least` as formulas in n.
+
+        While each layer adds the same `step` lags, c(L) = lag + step (L - layers), and n - 1 from lag + 1 on needs
+        layers + (n - 1 - lag)/step of them, rounded up.
+
+        >>> Staircase((0, 5, 14), 14).inverse()
+        [(1, 1), (1, 2), (2, 7), (ceiling(n/14 + 13/14), 16)]
+        """
+        runs: list[tuple[int, float]] = [
+            (step, len(list(run))) for step, run in groupby(map(sub, self.first[1:], self.first))
+        ]
+        if self.each and self.each != "all":
+            before = runs.pop()[1] if runs and runs[-1][0] == self.each else 0
+            runs.append((self.each, before + math.inf))
+        found: list[Branch] = [(sympy.Integer(1), 1)]
+        layers, lag = 0, 0  # c(layers) = lag
+        for step, count in runs:
+            if step and count > 2:
+                found.append((sympy.ceiling((n - 1 - lag + layers * step) / sympy.Integer(step)), lag + 2))
+            elif step:
+                found += [(sympy.Integer(layers + k + 1), lag + k * step + 2) for k in range(int(count))]
+            if count < math.inf:
+                layers, lag = layers + int(count), lag + int(count) * step
+        if self.each in (0, "all"):
+            found.append((sympy.oo if self.each == 0 else sympy.Integer(layers + 1), lag + 2))
+        return found
+
+
 def _of_lags(term: Term) -> tuple[Formula, str]:
     """From the contiguous reach c(L): the least L with c(L) >= n - 1."""
     lags = lag_sums((term,))
-    reach, each = finite_reaches(lags) if isinstance(lags, tuple) else _infinite_reaches(term)
-    if reach[1] == -1:
+    reach = finite_reach(lags) if isinstance(lags, tuple) else _infinite_reach(term)
+    if reach is None:
         return Formula(sympy.oo), "no token sees itself: no number of layers connects lag 0"
-    if (each is None and reach[-1] is not None) or each == 0:
-        last = reach[-1] or 0
-        return (
-            chain([*_inverse([c or 0 for c in reach], None), (sympy.oo, last + 2)], lambda x: None, BRANCHES),
-            f"no number of layers connects lag {last + 1} (n >= {last + 2})",
-        )
-    whole = [c for c in reach if c is not None]
-    branches = _inverse(whole, each)
-    if each is None:
-        branches.append((sympy.Integer(len(reach) - 1), (whole[-1] if len(whole) > 1 else -1) + 2))
-    return chain(branches, lambda x: _least(x, reach, each), BRANCHES), ""
+    last = reach.first[-1]
+    reason = f"no number of layers connects lag {last + 1} (n >= {last + 2})" if reach.each == 0 else ""
+    return chain(reach.inverse(), reach.least, BRANCHES), reason
 
 
-def _least(x: int, reach: list[int | None], each: int | None) -> int:
-    for layers, c in enumerate(reach):
-        if layers and (c is None or c >= x - 1):
-            return layers
-    last = len(reach) - 1
-    return last + -(-(x - 1 - (reach[last] or 0)) // (each or 1))
-
-
-def finite_reaches(lags: Intervals) -> tuple[list[int | None], int | None]:
-    """c(0), ..., c(l), and by how much each further layer grows; see `any_layers.growth`."""
+def finite_reach(lags: Intervals) -> Staircase | None:
+    """What layers of finitely many lags reach (see `any_layers.growth`); None where lag 0 is not among them."""
     from pidsl.analysis.any_layers import growing
 
     if not lags or lags[0][0] > 0:
-        return [0, -1], 0
-    if lags[0][1] == 0:
-        return [0, 0], 0
-    found = growing(lags)
-    return [*found], lags[-1][1]
+        return None
+    return Staircase(tuple(growing(lags)), lags[-1][1]) if lags[0][1] > 0 else Staircase((0,), 0)
 
 
-def _infinite_reaches(term: Term) -> tuple[list[int | None], int | None]:
-    """c(0), ..., c(l), where more layers add nothing; None for everything.
+def _infinite_reach(term: Term) -> Staircase | None:
+    """What layers of infinitely many lags reach; None where lag 0 is not among them.
 
     The lags repeat from `start` on, so sums of L lags repeat from L (start + period) on: one of the summands can grow
     or shrink by a period. Sums below a bound need only lags below it. They are everything when they are so up to a
@@ -206,25 +242,25 @@ def _infinite_reaches(term: Term) -> tuple[list[int | None], int | None]:
     while bound < stacks.DENSE:
         steps = found.below(bound)
         if not steps or steps[0][0] > 0:
-            return [0, -1], None
+            return None
         mask, bits, before = (1 << bound) - 1, 1, 0
-        reach: list[int | None] = [0]
+        reach = [0]
         while bits != before and bits != mask:
             before, total = bits, 0
             for low, high in steps:
                 total |= stacks.spread(bits << low, high - low)
             bits = total & mask
-            last, now = reach[-1] or 0, (~bits & (bits + 1)).bit_length() - 2
+            now = (~bits & (bits + 1)).bit_length() - 2
             layers = len(reach)
-            if (last >= found.period - 1 and now >= found.first - 1) or (
+            if (reach[-1] >= found.period - 1 and now >= found.first - 1) or (
                 bits == mask and bound >= layers * (found.start + found.period) + found.period
             ):
-                return [*reach, None], None
+                return Staircase(tuple(reach), "all")
             reach.append(now)
             if layers > stacks.WHOLE:
                 raise TooHardError(f"lags that fill up after more than {stacks.WHOLE} layers", "fewer")
         if bits != mask:
-            return reach[:-1] if len(reach) > 2 else reach, None
+            return Staircase(tuple(reach), 0)
         bound *= 4  # all lags below the bound, and still no reason why those above should be
     raise TooHardError(f"lags of period {found.period}", "a shorter period")
 
@@ -270,44 +306,6 @@ def periodic_lags(lags: isl.Set) -> PeriodicLags:
     if not moved.is_equal(lags & read_set(f"{{ [d] : d >= {start + period} }}")):
         raise TooHardError("lags without a period", "a period")
     return PeriodicLags(lags, start, period, least(tail))
-
-
-def _inverse(reach: list[int], each: int | None) -> list[Branch]:
-    """The least L >= 1 with c(L) >= n - 1.
-
-    Args:
-        reach: c(0) = 0, c(1), ..., c(l).
-        each: by how much each further layer grows; None: no more.
-    """
-    found: list[Branch] = []
-    top = len(reach) - 1
-    tail = _layers_for(top, reach[top], each) if each else None
-    start = max(2, reach[top] + 2)  # of the tail
-    if each and top >= 2 and reach[top] - reach[top - 1] <= each:
-        start, reach = max(2, reach[top - 1] + 2), reach[:-1]
-    first = 1  # n
-    layers = 1
-    while layers < len(reach):
-        step = reach[layers + 1] - reach[layers] if layers + 1 < len(reach) else 0
-        last = layers
-        while step and last + 1 < len(reach) and reach[last + 1] - reach[last] == step:
-            last += 1
-        if reach[layers] >= first - 1:
-            if last > layers + 1:
-                if layers == 1:
-                    found.append((sympy.Integer(1), 1))
-                found.append((_layers_for(layers, reach[layers], step), max(first, 2)))
-            else:
-                last = layers
-                found.append((sympy.Integer(layers), first))
-        first = max(first, reach[last] + 2)
-        layers = last + 1
-    return found if tail is None else [*found, (tail, start)]
-
-
-def _layers_for(layers: int, reach: int, step: int) -> sympy.Expr:
-    """The least L with reach + step (L - layers) >= n - 1."""
-    return sympy.ceiling((n - 1 - reach + layers * step) / sympy.Integer(step))
 
 
 # -- any pattern -------------------------------------------------------------------------------------------------------

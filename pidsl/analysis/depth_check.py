@@ -6,12 +6,14 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import reach_check
+from pidsl.analysis.about import PAIRS, TOKENS, about, tokens_of
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.closed import closed_form, is_closed_form, least_layers
 from pidsl.analysis.depth import CLOSED, RECENT
+from pidsl.analysis.formulas import n
 from pidsl.analysis.matrices import is_depth
 from pidsl.analysis.never import outside
-from pidsl.analysis.piecewise import function, region
+from pidsl.analysis.piecewise import region, stated
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.reach_check import CHECK_OPERATIONS, Parts, joined
 from pidsl.errors import TooHardError
@@ -29,21 +31,25 @@ def _claimed(bound: Bound) -> tuple[isl.Set, isl.PwAff]:
     where = region(bound.assumptions, least=1)
     if bound.argument("n") is not None:
         where = where & read_set(f"[n] -> {{ : n = {int(bound.argument('n'))} }}")
-    return where, function(bound.expr).intersect_params(where)
+    return where, stated(bound.expr, where)
 
 
+@about("depth", of=PAIRS, n=lambda x: x is not None and TOKENS(x))
 def check_matrices(bound: Bound) -> Verdict:
     """For one number of tokens: rows of the dense mask as bits, one layer after another, until a state returns."""
-    schedule = reach_check.schedule_of(bound)
-    value = None if bound.expr == sympy.oo else int(bound.expr) if bound.expr.is_Integer else -1
-    failure = is_depth(schedule, bound.argument("n"), bound.argument("of"), value)
+    schedule, tokens = reach_check.schedule_of(bound), bound.argument("n")
+    tokens_of((*bound.assumptions, sympy.Eq(n, tokens)))  # that satisfy the assumptions
+    if not (bound.expr.is_Integer or bound.expr == sympy.oo):
+        return _failed(f"{bound.expr} is no depth")
+    failure = is_depth(schedule, tokens, bound.argument("of"), int(bound.expr) if bound.expr.is_Integer else None)
     return Verdict(not failure, (f"the layers of {bound.argument('n')} tokens, one after another",), failure)
 
 
+@about("depth", schedules=False, of=PAIRS, n=TOKENS)
 def check_lag_depth(bound: Bound) -> Verdict:
     """L layers of a causal, translation invariant term connect all lags up to c(L): the least L with c(L) >= n - 1."""
-    if isinstance(bound.subject, tuple) or bound.argument("of") != "causal":
-        return _failed("not the causal pairs of one term")
+    if bound.argument("of") != "causal":
+        return _failed("not the causal pairs")
     with limited("checking a depth", CHECK_OPERATIONS):
         (term,) = reach_check.schedule_of(bound)
         sets = reach_check.lag_sets([term])
@@ -52,7 +58,7 @@ def check_lag_depth(bound: Bound) -> Verdict:
         where, f = _claimed(bound)
         if where.is_empty():
             return _failed("no n satisfies the assumptions")
-        if bound.expr.has(-sympy.oo) or bound.expr.has(sympy.nan):
+        if bound.expr.has(-sympy.oo):
             return _failed("no depth is negative")
         lags = sets[term]
         wanted = (_finite(reach_check.points(lags)) if lags.is_bounded() else _infinite(lags)).intersect_params(where)
@@ -139,6 +145,7 @@ def _repeating(lags: isl.Set) -> tuple[int, int, int]:
     return start, period, least(beyond)
 
 
+@about("depth", of=PAIRS, n=TOKENS)
 def check_depth(bound: Bound) -> Verdict:
     """Compose the layers one by one: each n has all its pairs after f(n) layers and not before; none where f is oo."""
     with limited("checking a depth", CHECK_OPERATIONS):
@@ -151,7 +158,7 @@ def _check_depth(bound: Bound) -> Verdict:
     where, f = _claimed(bound)
     if where.is_empty():
         return _failed("no n satisfies the assumptions")
-    if bound.expr.has(-sympy.oo) or bound.expr.has(sympy.nan):
+    if bound.expr.has(-sympy.oo):
         return _failed("no depth is negative")
     terms = reach_check.stack_of(bound, len(bound.subject) if isinstance(bound.subject, tuple) else 1)
     layers = reach_check.fresh(terms)

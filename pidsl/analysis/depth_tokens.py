@@ -11,13 +11,15 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import matrices
+from pidsl.analysis.about import PAIRS, about, tokens_of
 from pidsl.analysis.agreement import branch_starts
 from pidsl.analysis.bound import Bound
+from pidsl.analysis.by_values import value_at
 from pidsl.analysis.follow import candidates, lacking, one_class
 from pidsl.analysis.formulas import n
 from pidsl.analysis.guess import guess
 from pidsl.analysis.matrices import Of
-from pidsl.analysis.piecewise import Formula, function
+from pidsl.analysis.piecewise import Formula, stated
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.reach_check import layer as layer_of
 from pidsl.analysis.reach_check import schedule_of
@@ -49,24 +51,21 @@ def guessed(term: Term, of: Of) -> Formula:
     return found
 
 
+@about("depth", schedules=False, of=PAIRS)
 def check_depth_by_tokens(bound: Bound) -> Verdict:
     """Matrices for short n; for long n, composed layers that are enough, and tokens that show that fewer are not."""
-    least = bound.assumptions[0].rhs if bound.assumptions else sympy.nan
-    of = bound.argument("of")
-    if isinstance(bound.subject, tuple) or of not in ("causal", "all") or bound.relation != "==":
-        return Verdict(False, failure="not the depth of one term")
-    if bound.assumptions != (sympy.Ge(n, least),) or not (least.is_Integer and least >= 1):
-        return Verdict(False, failure=f"assumptions {bound.assumptions}")
-    if bound.expr.has(-sympy.oo) or bound.expr.has(sympy.nan) or bound.expr.free_symbols - {n}:
+    (least, _), of = tokens_of(bound.assumptions), bound.argument("of")
+    if bound.expr.has(-sympy.oo) or bound.expr.free_symbols - {n}:
         return Verdict(False, failure="no depth")
-    start = max(SHORT, int(least), *branch_starts(bound.expr, n))
+    start = max(SHORT, least, *branch_starts(bound.expr, n))
     if start > LATEST:
         return Verdict(False, failure=f"other formulas up to {start} tokens")
     (term,) = schedule_of(bound)
-    for count in range(int(least), start):
-        value = bound(n=count)
-        depth = None if value == float("inf") else int(value)
-        if failure := matrices.is_depth((term,), count, of, depth):
+    for count in range(least, start):
+        value = value_at(bound.expr, count)
+        if not isinstance(value, int) and value != float("inf"):
+            return Verdict(False, failure=f"{count} tokens: {value}")
+        if failure := matrices.is_depth((term,), count, of, value if isinstance(value, int) else None):
             return Verdict(False, failure=f"{count} tokens: {failure}")
     with limited("checking a depth of long sequences", 4 * COMPOSED):
         failure = _Long(term, of, start).wrong(bound.expr)
@@ -90,7 +89,7 @@ class _Long:
 
     def wrong(self, expr: sympy.Expr) -> str:
         """Why a formula is not the depth, "" if it is."""
-        f = function(expr).intersect_params(self.where)
+        f = stated(expr, self.where)
         values = isl.Set.from_pw_aff(f).project_out(isl.dim_type.param, 0, 1)
         if not values.is_bounded():
             return "a depth that grows with n"

@@ -67,6 +67,8 @@ class _Reader:
             return self.size * query + rest
         if e == n:
             return self.size * count - short
+        if e.is_Symbol:
+            raise TooHardError(f"the formula {e}", "one in i and n")
         if isinstance(e, sympy.Add | sympy.Mul | sympy.Pow):
             return e.func(*map(self.read, e.args))
         if isinstance(e, sympy.floor):

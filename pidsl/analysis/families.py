@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import sympy
 
 from pidsl.analysis.formulas import L, internal, n
-from pidsl.analysis.lag_sets import Condition, NotByLag, holds_at
-from pidsl.analysis.smt import Obligation
+from pidsl.analysis.lag_sets import Condition, NotByLag, domain, holds_at
+from pidsl.analysis.smt import Obligation, follows
 from pidsl.language.terms import Term
 
 And, Or, Not = sympy.And, sympy.Or, sympy.Not
@@ -89,7 +90,12 @@ class ByLag(Family):
         raise NotImplementedError
 
     def obligation(self, name: str, given: tuple[Condition, ...], conclusion: Condition) -> Obligation:
-        return Obligation(name, (*self.needs, L >= 1, *given), conclusion)
+        return Obligation(name, (*self.needs, *self.sizes, L >= 1, *given), conclusion)
+
+    @cached_property
+    def sizes(self) -> tuple[Condition, ...]:
+        """What the sizes in the term satisfy beside `needs`: a definition may divide by one of them."""
+        return tuple(c for c in domain(self.term) if not follows(self.needs, c))
 
     def formula_is(self, quantity: str, value: sympy.Expr, given: tuple[Condition, ...] = ()) -> Iterator[Obligation]:
         """The answer, and for "contiguous" and "depth" the contiguous reach, is this value under some conditions."""
@@ -101,15 +107,16 @@ class ByLag(Family):
 
 @dataclass(frozen=True)
 class WindowOnly(ByLag):
-    """Lags 0 .. k."""
+    """Lags 0 .. k; `inside` are lags that the term names and the window holds."""
 
     term: Term
     k: sympy.Expr
+    inside: tuple[sympy.Expr, ...] = ()
     shown: ClassVar[str] = "L layers of lags 0..k reach the lags 0..k*L"
 
     @property
     def needs(self) -> tuple[Condition, ...]:
-        return (self.k >= 1,)
+        return (self.k >= 1, *(c for lag in self.inside for c in (lag >= 1, lag <= self.k)))
 
     def reached(self, lag: sympy.Expr, layers: sympy.Expr, w: sympy.Expr) -> Condition:
         return And(0 <= lag, lag <= self.k * layers)

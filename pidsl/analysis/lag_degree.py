@@ -18,7 +18,7 @@ from pidsl.analysis import smt
 from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.degrees import Degree
 from pidsl.analysis.formulas import i, internal, n
-from pidsl.analysis.lag_pairs import indicator, pairs_by_lag, steps_to
+from pidsl.analysis.lag_pairs import SIDES, indicator, pairs_by_lag, steps_to
 from pidsl.analysis.lag_sets import Condition, NotByLag, Progression, Reader, domain, holds_at, subsets
 from pidsl.analysis.proofs import Verdict
 from pidsl.language.terms import Term
@@ -42,7 +42,9 @@ def degree_by_lag(term: Term, assume: Iterable[Condition] = ()) -> Degree:
     relation = "==" if future == 0 or past == 0 else "<="
     reason = "" if relation == "==" else "an upper bound: the most of the past and the most of the future"
     pairs = pairs_by_lag(term, given)
-    average = exact(term, "average degree", pairs.expr / n, METHOD, assumptions=(*pairs.assumptions, n >= 1))
+    average = Bound(
+        term, "average degree", pairs.relation, pairs.expr / n, (*pairs.assumptions, n >= 1), METHOD, (), pairs.reason
+    )
     return Degree(
         exact(term, "degree", of_query, METHOD, assumptions=(*conditions, *rows)),
         Bound(term, "max degree", relation, largest, (*conditions, n >= 1), METHOD, (), reason),  # type: ignore[arg-type]
@@ -74,6 +76,8 @@ def _upto(p: Progression, reader: Reader) -> sympy.Expr:
 def check_degree(bound: Bound) -> Verdict:
     """Verify by first differences."""
     term = bound.term
+    if bound.quantity not in ("degree", "max degree", "average degree") or bound.given or bound.relation not in SIDES:
+        return Verdict(False, failure=f"not a degree: {bound.name} {bound.relation}")
     assumptions = tuple(dict.fromkeys((*domain(term), *bound.assumptions)))
     about_rows = {i, n}
     plain = tuple(c for c in assumptions if not c.free_symbols & about_rows)
@@ -90,16 +94,22 @@ def check_degree(bound: Bound) -> Verdict:
             prover.prove(smt.Obligation(f"one more lag of the {name}", (*plain, x >= 0), step, split))
     except NotByLag as e:
         return Verdict(False, failure=str(e))
-    own = past.subs(x, i) + future.subs(x, n - 1 - i)
-    if bound.quantity == "max degree":
-        own = past.subs(x, n - 1) + future.subs(x, n - 1)
-        if bound.relation == "==" and past != 0 and future != 0:
-            return Verdict(False, failure="an upper bound only")
+    relation, rows = "==", (n >= 1,)
     if bound.quantity == "average degree":
         pairs = pairs_by_lag(term, plain)
         prover.include(pairs.proof.verdict())
-        holds = sympy.Eq(bound.expr * n - pairs.expr, 0)
+        for condition in pairs.assumptions:
+            prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
+        relation, gap = pairs.relation, bound.expr * n - pairs.expr
+    elif bound.quantity == "max degree":
+        relation = "==" if past == 0 or future == 0 else "<="  # the most of both sides, which no query need have
+        gap = bound.expr - past.subs(x, n - 1) - future.subs(x, n - 1)
     else:
-        holds = sympy.Eq(bound.expr - own, 0)
-    prover.prove(smt.Obligation("the formula", (*assumptions, n >= 1), holds))
+        rows = (i >= 0, i < n)
+        gap = bound.expr - past.subs(x, i) - future.subs(x, n - 1 - i)
+    if relation not in ("==", bound.relation):
+        return Verdict(False, tuple(prover.steps), f"{relation} does not give {bound.relation}")
+    for condition in rows:
+        prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
+    prover.prove(smt.Obligation("the formula", assumptions, SIDES[bound.relation](gap)))
     return prover.verdict()

@@ -13,7 +13,7 @@ Proof: pairs is the one function with pairs(0) = 0, pairs(1) = [0 in S] and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import sympy
 
@@ -75,23 +75,30 @@ def steps_to(p: Progression) -> sympy.Expr:
     return sympy.Min(*(sympy.floor(sympy.expand((end - p.start) / p.step)) for end in ends))
 
 
+SIDES: dict[str, Callable[[sympy.Expr], Condition]] = {
+    "==": smt.IsZero, "<=": lambda gap: gap >= 0, ">=": lambda gap: gap <= 0
+}  # fmt: skip
+
+
 def check_pairs(bound: Bound) -> Verdict:
     """Verify the formula by its second differences."""
     term, assumptions, f = bound.term, bound.assumptions, bound.expr
+    compare = SIDES.get(bound.relation)
+    if bound.quantity != "pairs" or bound.given or compare is None:
+        return Verdict(False, failure=f"not a number of pairs: {bound.name} {bound.relation}")
     assumptions = tuple(dict.fromkeys((*domain(term), *assumptions)))
     prover = smt.Prover.under(assumptions)
     try:
         zero, ahead, behind = holds_at(term, sympy.Integer(0)), holds_at(term, n + 1), holds_at(term, -n - 1)
     except NotByLag as e:
         return Verdict(False, failure=str(e))
-    exact = bound.relation == "=="
-
-    def compare(gap: sympy.Expr) -> Condition:
-        return smt.IsZero(gap) if exact else gap >= 0
-
     about_n = [c for c in assumptions if n in c.free_symbols]
     if about_n:  # induction over n needs a formula for every n: prove one, then that both agree where it matters
         whole = pairs_by_lag(term, [c for c in assumptions if c not in about_n])
+        if whole.relation not in ("==", bound.relation):
+            return Verdict(False, failure=f"{whole.name} {whole.relation} does not give {bound.relation}")
+        for condition in whole.assumptions:
+            prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
         prover.include(check_pairs(whole))
         prover.prove(smt.Obligation("the same where n is as assumed", (*assumptions, n >= 0), compare(f - whole.expr)))
         return prover.verdict()

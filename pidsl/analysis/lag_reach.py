@@ -1,4 +1,4 @@
-"""Receptive field and live keys of the families, with symbols: which family a pattern is, and its proved formulas.
+"""Receptive field of the families, with symbols: which family a pattern is, and its proved formulas.
 
     window(k) | lags(p)   ->   WindowAndSkip: farthest p*L, contiguous k*L, then p*(L + 1 - c) + k*(c - 1), ...
 
@@ -7,12 +7,14 @@ The answer to "depth" is the least number of layers that connects every causal p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import sympy
 
 from pidsl.analysis import smt
+from pidsl.analysis.about import ANY, NUMBER, TOKENS, about
 from pidsl.analysis.bound import Bound, Subject
 from pidsl.analysis.families import Family, WindowAndSkip, WindowAndSomeSkips, WindowOnly
 from pidsl.analysis.families_periodic import (
@@ -23,14 +25,13 @@ from pidsl.analysis.families_periodic import (
     WindowAndComb,
     WindowAndSinks,
 )
-from pidsl.analysis.formulas import CeilLog, L, from_index, internal, n, symbol
-from pidsl.analysis.lag_sets import Condition, NotByLag, Progression, Reader, Sides, domain, holds_at, require_names
+from pidsl.analysis.formulas import CeilLog, L, from_index, n
+from pidsl.analysis.lag_sets import Condition, NotByLag, Reader, Sides, domain, require_names
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.schedules import BaseSchedule, LayerRule, SkipSchedule
 from pidsl.language.terms import Blocks, Causal, Intersection, Keys, Term, Union
 
 REACH = ("farthest", "contiguous", "depth")
-t = symbol("t")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def match_family(subject: Subject, assume: Iterable[Condition] = ()) -> Match:
     if block is not None:
         return _match(OwnBlock(subject, *block), known)
     sinks, rest = _sinks(subject)
+    if rest is None:
+        raise NotByLag("sinks and nothing else")
     reader = Reader.of(subject, given)
     sides = reader.sides(rest)
     if sides.future:
@@ -81,7 +84,11 @@ def _match(family: Family, known: tuple[Condition, ...]) -> Match:
     needs = [c for c in family.needs if c not in (sympy.true, *known)]
     if sympy.false in needs:
         raise NotByLag(f"the sizes are outside those of the family ({family.shown})")
-    smt.require_consistent([*known, *needs])
+    if not smt.consistent([*known, *needs]):
+        if isinstance(family, WindowAndSkip) and smt.follows(known, family.p <= family.k):
+            return _match(WindowOnly(family.term, family.k, (family.p,)), known)
+        needed = ", ".join(map(str, needs))
+        raise NotByLag(f"the formula known ({family.shown}) needs {needed}, which the assumptions exclude")
     stated = [*needs, *known]  # the family's own conditions are the stronger ones
     kept = [c for k, c in enumerate(stated) if not (k >= len(needs) and smt.follows(needs, c))]
     return Match(family, tuple(kept))
@@ -121,19 +128,32 @@ def _block(term: Term) -> tuple[sympy.Expr, bool] | None:
     return None
 
 
-def _sinks(term: Term) -> tuple[sympy.Expr | None, Term]:
-    """The first keys that every later query sees, and what else there is."""
+def _sinks(term: Term) -> tuple[sympy.Expr | None, Term | None]:
+    """The first keys that every later query sees, and what else there is; None for none of either."""
+    sinks: sympy.Expr | None = None
+    others: list[Term] = []
+    for part in dict.fromkeys(_parts(term)):
+        match part:
+            case Intersection(Keys(0, stop, 1), Causal()) | Intersection(Causal(), Keys(0, stop, 1)) if (
+                stop is not None and sinks is None
+            ):
+                sinks = from_index(stop)
+            case _:
+                others.append(part)
+    return sinks, (reduce(Union, others) if others else None)
+
+
+def _parts(term: Term) -> Iterator[Term]:
+    """What a term is the union of."""
     match term:
-        case Intersection(Keys(0, stop, 1), Causal()) | Intersection(Causal(), Keys(0, stop, 1)) if stop is not None:
-            return from_index(stop), Causal()
-        case Intersection(Union(a, b), Causal()) | Intersection(Causal(), Union(a, b)):
-            return _sinks(Union(Intersection(a, Causal()), Intersection(b, Causal())))
         case Union(a, b):
-            for part, rest in ((a, b), (b, a)):
-                found, inner = _sinks(part)
-                if found is not None:
-                    return found, rest if inner == Causal() else Union(inner, rest)
-    return None, term
+            yield from _parts(a)
+            yield from _parts(b)
+        case Intersection(Union(a, b), Causal()) | Intersection(Causal(), Union(a, b)):
+            yield from _parts(Intersection(a, Causal()))
+            yield from _parts(Intersection(b, Causal()))
+        case _:
+            yield term
 
 
 def reach_by_family(
@@ -164,13 +184,26 @@ def reach_by_family(
 
 def check_reach(bound: Bound) -> Verdict:
     """Verify the closed form by induction over the layers, the formula from the closed form."""
+    return _check_depth(bound) if bound.quantity == "depth" else _check_lags(bound)
+
+
+@about("depth", schedules=False, rules=True, n=TOKENS)
+def _check_depth(bound: Bound) -> Verdict:
+    return _check(bound)
+
+
+@about("farthest", "contiguous", schedules=False, rules=True, layers=lambda x: NUMBER(x) or ANY(x))
+def _check_lags(bound: Bound) -> Verdict:
+    return _check(bound)
+
+
+def _check(bound: Bound) -> Verdict:
     assumptions = bound.assumptions
     try:
-        match = match_family(bound.subject, [c for c in assumptions if not c.free_symbols & {n, L}])
+        family = match_family(bound.subject, [c for c in assumptions if not c.free_symbols & {n, L}]).family
+        answer = family.answer(bound.quantity)
     except NotByLag as e:
         return Verdict(False, failure=str(e))
-    family = match.family
-    answer = family.answer(bound.quantity)
     layers = bound.argument("layers")
     own, wanted = answer.expr, [*family.needs, *answer.assumptions]
     tokens = bound.argument("n")
@@ -190,81 +223,9 @@ def check_reach(bound: Bound) -> Verdict:
         powers = [x for x in own.atoms(sympy.Pow) if not x.exp.is_Integer]
         if powers or own.has(sympy.oo, CeilLog) or bound.expr.has(sympy.oo, sympy.nan):
             return Verdict(False, tuple(prover.steps), f"not the formula {own}")
+        for cases in bound.expr.atoms(sympy.Piecewise):
+            if cases.args[-1][1] != sympy.true:
+                conditions = sympy.Or(*(condition for _, condition in cases.args))
+                prover.prove(smt.Obligation("a case for everything", known, conditions))
         prover.prove(smt.Obligation("the formula", known, sympy.Eq(bound.expr - own, 0)))
-    return prover.verdict()
-
-
-def live_by_family(subject: Term, assume: Iterable[Condition] = ()) -> Bound:
-    """How many keys of tokens 0 .. t some later query can still attend, when the sequence may go on for ever.
-
-    Raises:
-        NotByLag: the pattern is in no family.
-    """
-    live = _live(subject, tuple(assume))
-    return Bound(subject, "live keys", "==", live.size, live.assumptions, "live keys by witness", (), live.which)
-
-
-@dataclass(frozen=True)
-class _Live:
-    size: sympy.Expr
-    which: str
-    assumptions: tuple[Condition, ...]
-    obligations: tuple[smt.Obligation, ...]
-
-
-def _live(subject: Term, assume: tuple[Condition, ...]) -> _Live:
-    smt.require_consistent([*domain(subject), *assume])
-    known = (*domain(subject), *assume)
-    block = _block(subject)
-    if block is not None:
-        b = block[0]
-        same = smt.Obligation(
-            "the next query is in the block of t + 1",
-            (b >= 1, t >= 0),
-            sympy.Eq(t + 1 - b * sympy.floor((t + 1) / b), sympy.Mod(t + 1, b)),
-        )
-        return _Live(sympy.Mod(t + 1, b), "the keys of the block that token t + 1 is in", (*known, t >= 0), (same,))
-    sinks, rest = _sinks(subject)
-    reader = Reader.of(subject, assume)
-    sides = reader.sides(rest)
-    d, y = internal("d"), internal("y")
-    lag = holds_at(rest, d)
-    endless = [p for p in sides.past if p.last is None]
-    conditions = (*known, *reader.chosen, t >= 0)
-    if endless:
-        p = endless[0]
-        later = p.start + p.step * (sympy.floor((sympy.Max(y, p.start) - p.start) / p.step) + 1)
-        reached = smt.Obligation(
-            "every key is attended again", (*conditions, y >= 1), sympy.And(holds_at(rest, later), later >= y)
-        )
-        return _Live(t + 1, "all keys 0 .. t", conditions, (reached,))
-    if not sides.past:
-        raise NotByLag("no query looks back")
-    oldest = _greatest(sides.past)
-    last = smt.Obligation("no lag is larger", (*conditions, lag), d <= oldest)
-    taken = smt.Obligation("the largest lag is attended", conditions, holds_at(rest, oldest))
-    size, which = sympy.Min(oldest, t + 1), f"the last {oldest} keys"
-    if sinks is not None:
-        conditions = (*conditions, *(c for c in (sinks >= 1,) if c != sympy.true))
-        size, which = sympy.Min(oldest + sinks, t + 1), f"the first {sinks} and {which}"
-    return _Live(size, which, conditions, (last, taken))
-
-
-def _greatest(past: Iterable[Progression]) -> sympy.Expr:
-    ends = [p.last for p in past if p.last is not None]
-    return sympy.Max(*ends)
-
-
-def check_live(bound: Bound) -> Verdict:
-    """Verify the largest lag, from the term; the size of the two intervals is arithmetic."""
-    assumptions = bound.assumptions
-    try:
-        live = _live(bound.term, tuple(c for c in assumptions if t not in c.free_symbols))
-    except NotByLag as e:
-        return Verdict(False, failure=str(e))
-    prover = smt.Prover.under(assumptions)
-    for condition in live.assumptions:
-        prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
-    prover.all(live.obligations)
-    prover.prove(smt.Obligation("the formula", assumptions, sympy.Eq(bound.expr - live.size, 0)))
     return prover.verdict()

@@ -15,7 +15,7 @@ import islpy as isl
 
 from pidsl.language.terms import Term
 from pidsl.relation import build
-from pidsl.relation.isl import coalesced, limited, read_map, read_set
+from pidsl.relation.isl import coalesced, disjoint, limited, read_map, read_set
 
 _dim: Any = isl.dim_type
 
@@ -96,7 +96,7 @@ def rows_of(pairs: isl.Set) -> isl.Set:
 def chambers(points: isl.Set) -> Chambers:
     """Chambers and period of the number of points, for a set with one parameter >= 0."""
     found = Chambers((0,), 1)
-    for part in points.make_disjoint().get_basic_sets():
+    for part in disjoint(points):
         for lifted in isl.Set.from_basic_set(part.lift()).flatten().get_basic_sets():
             found |= _chambers(lifted)
     return found

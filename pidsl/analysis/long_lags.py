@@ -14,10 +14,11 @@ import numpy as np
 import sympy
 
 from pidsl.analysis.agreement import branch_starts
-from pidsl.analysis.formulas import n, value_of
+from pidsl.analysis.by_values import value_at
+from pidsl.analysis.formulas import n
 from pidsl.analysis.guess import guess
 from pidsl.analysis.matrices import contiguous_in, farthest_in, times
-from pidsl.analysis.piecewise import Formula, function
+from pidsl.analysis.piecewise import Formula, stated
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import CONTEXT, coalesced, limited, read_map, read_set
@@ -74,10 +75,10 @@ def failure(quantity: str, layers: Sequence[Term], relations: Sequence[isl.Map],
         return f"other formulas up to {start} tokens"
     for count in range(least, start):
         known = _counted(quantity, layers, count)
-        if value_of(expr, {n: sympy.Integer(count)}) != (float("-inf") if known is None else known):
+        if value_at(expr, count) != (float("-inf") if known is None else known):
             return f"{known} for {count} tokens"
     where = read_set(f"[n] -> {{ : n >= {start} }}")
-    f = function(expr).intersect_params(where)
+    f = stated(expr, where)
     with limited(f"the {quantity} lag of long sequences", OPERATIONS):
         pairs = coalesced(relations[0].intersect_params(where))
         for relation in relations[1:]:

@@ -16,21 +16,23 @@ import numpy as np
 import sympy
 
 from pidsl.analysis import quasi
+from pidsl.analysis.agreement import values_at
 from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.counts import reason_of, stretches_of
-from pidsl.analysis.counts_check import compare, keys_counter, one_term
+from pidsl.analysis.counts_check import compare, one_term, progressions_counter
 from pidsl.analysis.formulas import symbol
-from pidsl.analysis.lattice import chambers, square, without
-from pidsl.analysis.progressions import Ints, loops_of
+from pidsl.analysis.lattice import Chambers, chambers, square, without
+from pidsl.analysis.progressions import Ints, keys_counter, loops_of
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term, require_concrete
 from pidsl.relation.counting import _period, count_loops
-from pidsl.relation.isl import coalesced, limited, read_map, read_set
+from pidsl.relation.isl import coalesced, disjoint, limited, read_map, read_set
 
 t = symbol("t")
 TIMES = "[t] -> { : t >= 0 }"
 METHOD = "live keys"
+LISTED = 3000  # tokens after which the live keys are counted one by one
 
 _dim: Any = isl.dim_type
 
@@ -97,8 +99,8 @@ def _live(term: Term) -> Live:
         with limited("the live keys"):
             shape = chambers(points)
             shown = _shown(points)
-        loops = loops_of(points, TIMES)
-        found = stretches_of(shape, lambda times: count_loops(loops, {"t": times}))
+        count = keys_counter(points, TIMES)
+        found = stretches_of(shape, lambda times: count({"t": times}))
         expr, _ = quasi.expression(quasi.merged(found), t)
     except TooHardError as e:
         return Live(unknown(term, "live keys", reason_of(e)), "unknown")
@@ -137,9 +139,27 @@ def check_live(bound: Bound) -> Verdict:
         return Verdict(False, failure=f"assumptions {bound.assumptions}")
     points = live_set(term, fresh=True)
     with limited("the parts of the live keys"):
-        each = [chambers(isl.Set.from_basic_set(part)) for part in points.make_disjoint().get_basic_sets()]
-    counter = keys_counter(points, TIMES)
-    return compare(bound, bound.expr, t, each, 1, lambda last: counter({"t": np.arange(last)}))
+        each = [chambers(isl.Set.from_basic_set(part)) for part in disjoint(points)]
+    counter = progressions_counter(points, TIMES)
+    found = compare(bound, bound.expr, t, each, 1, lambda at: counter({"t": at}))
+    if found.holds and (failure := _differs(bound.expr, points, each)):
+        return Verdict(False, found.steps, failure)
+    return found
+
+
+def _differs(expr: sympy.Expr, points: isl.Set, each: list[Chambers]) -> str:
+    """Where a formula is not the number of points, one by one, at some t that it was not made from; "" if nowhere."""
+    starts = sorted({s for own in each for s in own.starts})
+    last = (starts[-1] if starts else 0) + 2 * max((own.period for own in each), default=1)
+    for at in dict.fromkeys((*range(last, last + 9), *(s + 1 for s in starts[:9]), 2 * last + 5, 3 * last + 1)):
+        if at > LISTED:
+            continue
+        with limited("the live keys after one token"):
+            right = without(points.intersect_params(read_set(f"[t] -> {{ : t = {at} }}")), "t").count_val().to_python()
+        top, bottom = values_at(expr, t, np.array([at], dtype=object))
+        if top[0] is None or top[0] != int(right) * bottom:
+            return f"at t = {at}, held out, {right} keys are live, not {expr.subs(t, at)}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -212,4 +232,4 @@ def _counted(keys: isl.Set, context: str, w: Ints, x: Ints) -> Ints:
         loops = None
     if loops is not None and all(p.inside is None or (_period(p.inside) or 1 << 40) < 1 << 16 for p in loops):
         return count_loops(loops, {"w": w, "x": x})
-    return np.asarray(keys_counter(keys, context)({"w": w, "x": x}))
+    return np.asarray(progressions_counter(keys, context)({"w": w, "x": x}))

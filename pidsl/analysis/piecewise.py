@@ -338,6 +338,23 @@ def function(expr: sympy.Expr, names: tuple[str, ...] = ("n",)) -> isl.PwAff:
     return _Reader(names).function(sympy.sympify(expr))
 
 
+def stated(expr: sympy.Expr, where: isl.Set, names: tuple[str, ...] = ("n",)) -> isl.PwAff:
+    """A formula as a function of the names in `where`, as `function` reads it.
+
+    Raises:
+        TooHardError: it is not piecewise quasi-affine; or somewhere it has no value, not even an infinite one, or one
+            that is not whole.
+    """
+    f = function(expr, names).intersect_params(where)
+    if not f.domain().is_subset(isl.Set.from_pw_aff(f).params()):
+        raise TooHardError(f"the formula {expr}", "whole numbers")
+    finite = expr.xreplace({sympy.oo: sympy.Integer(0), -sympy.oo: sympy.Integer(0)})
+    valued = f.domain() if finite == expr else function(finite, names).domain()
+    if not where.is_subset(valued):
+        raise TooHardError(f"the formula {expr}", "a value for everything that is assumed")
+    return f
+
+
 def region(conditions: tuple[sympy.Basic, ...], names: tuple[str, ...] = ("n",), least: int = 0) -> isl.Set:
     """The numbers, all >= least, for which the conditions hold, as a parameter set."""
     reader = _Reader(names)
@@ -454,7 +471,7 @@ class _Reader:
         return found
 
     def value(self, x: Any) -> isl.Val:
-        return isl.Val(int(x.p), CONTEXT).div(isl.Val(int(x.q), CONTEXT))
+        return isl.Val.read_from_str(CONTEXT, f"{int(x.p)}/{int(x.q)}")
 
 
 _COMPARE: dict[Any, Callable[[isl.PwAff, isl.PwAff], isl.Set]] = {

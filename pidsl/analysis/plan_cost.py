@@ -6,24 +6,22 @@ is imported.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import sympy
 
 from pidsl.analysis.formulas import holds as holds_at
 from pidsl.analysis.formulas import symbol
 from pidsl.errors import TooHardError
-from pidsl.language.expr import Var, evaluate, holds
 from pidsl.language.terms import Term
 from pidsl.relation import counting
 from pidsl.relation.isl import limited
 
 if TYPE_CHECKING:
-    from pidsl.codegen.plan import BoxSweep, DiagonalPiece, Grid, GridPiece, Plan, Sweep, TilePiece
+    from pidsl.codegen.plan import Plan
 
 OPERATIONS = 500_000  # of isl for a plan; most take a hundredth
 LONGEST = 1 << 20  # tokens at which loops are evaluated; beyond, the waste no longer changes by much
@@ -55,8 +53,10 @@ class PlanCost:
 
     @property
     def waste(self) -> float:
-        """Computed / attended pairs of the forward pass, 1.0 where nothing is computed."""
-        return self.forward / self.attended if self.attended else 1.0
+        """Computed / attended pairs of the forward pass; 1.0 where there are neither, infinite where only computed."""
+        if self.attended:
+            return self.forward / self.attended
+        return math.inf if self.forward else 1.0
 
     @property
     def forward_flops(self) -> int:
@@ -108,19 +108,19 @@ def plan_of(term: Term, wide: bool) -> Plan:
 
 @lru_cache(maxsize=256)
 def _pairs(term: Term, wide: bool, n: int) -> tuple[int, int, int, int]:
+    from pidsl.codegen import counts
     from pidsl.codegen.plan import DiagonalPiece, ListPiece
 
     plan = plan_of(term, wide)
     passes = [0, 0, 0]
     for piece in plan.pieces:
         if isinstance(piece, DiagonalPiece):
-            count = _rows(piece, n)
-            passes = [x + count for x in passes]
+            passes = [x + counts.rows(piece, n) for x in passes]
         elif isinstance(piece, ListPiece):
-            passes = [x + piece.computed for x in passes]
+            passes = [x + counts.listed(piece, n) for x in passes]
         else:
             sweeps = (piece.forward, piece.grad_query, piece.grad_key)
-            passes = [x + computed(piece, sweep, n) for x, sweep in zip(passes, sweeps, strict=True)]
+            passes = [x + counts.visited(piece, sweep, n) for x, sweep in zip(passes, sweeps, strict=True)]
     return _attended(term, n), passes[0], passes[1], passes[2]
 
 
@@ -131,61 +131,3 @@ def _attended(term: Term, n: int) -> int:
     found = pairs(term)
     known = found.is_exact and all(holds_at(c, {symbol("n"): sympy.Integer(n)}) for c in found.assumptions)
     return int(found(n=n)) if known else counting.pairs(term, n)
-
-
-def computed(piece: TilePiece | GridPiece, sweep: Sweep | BoxSweep, n: int) -> int:
-    """Pairs in the tiles that a sweep visits, n queries and n keys."""
-    from pidsl.codegen.plan import BoxSweep, TilePiece
-
-    if isinstance(sweep, BoxSweep):
-        assert not isinstance(piece, TilePiece)
-        return prod(_on_axis(piece.layout, sweep, axis, n) for axis in range(len(sweep.own)))
-    assert isinstance(piece, TilePiece)
-    layout = piece.layout
-    by_keys = sweep.over == "keys"
-    step = layout.query_step if by_keys else layout.key_step
-    env: dict[str, Any] = {"n": n, "m": n, "offset": 0}
-    if layout.linked:
-        own = np.arange(min(step, n))
-    elif by_keys:
-        own = np.array([evaluate(layout.row_class(), env)])
-    else:
-        own = np.array([layout.key_class or 0])
-    size = sweep.rows if by_keys else sweep.cols
-    own = own[own < n]
-    tiles = (n - own + step * size - 1) // (step * size)  # of each class
-    which = np.repeat(own, tiles)
-    t = np.arange(len(which)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
-    env |= {"t": t, "c": which} if by_keys else {"t": t, "d": which}
-    if by_keys:
-        env["d"] = evaluate(layout.key_class_of(Var("c")), env)
-    else:
-        env["c"] = evaluate(layout.row_class_of(Var("d")), env)
-    total = 0
-    for run in sweep.runs:
-        first, last = (np.asarray(evaluate(x, env), dtype=np.int64) for x in (run.first, run.last))
-        visited = np.maximum((last - first) // run.step + 1, 0) * np.ones_like(t)
-        if run.guard is not None:
-            visited = visited * np.asarray(holds(run.guard, env))
-        total += int(visited.sum())
-    return total * sweep.rows * sweep.cols
-
-
-def _on_axis(grid: Grid, sweep: BoxSweep, axis: int, n: int) -> int:
-    """Pairs of coordinates in the boxes of one axis; boxes of single tokens end with the grid."""
-    rows = -(-n // grid.strides[axis])
-    length = rows if axis == 0 else grid.lengths[axis]
-    length = rows if length is None else min(length, grid.lengths[axis] or length)
-    own, swept = sweep.own[axis], sweep.swept[axis]
-    t = np.arange(-(-length // own))
-    first = np.maximum(evaluate(sweep.first[axis], {"t": t}) + 0 * t, 0)
-    end = sweep.last[axis]
-    last = np.minimum(length - 1 if end is None else evaluate(end, {"t": t}) + 0 * t, length - 1)
-    keys = np.maximum(-(-(last - first + 1) // swept), 0) * swept
-    heights = np.minimum(own, length - t * own) if swept == 1 else np.full(t.shape, own)
-    return int((heights * keys).sum())
-
-
-def _rows(piece: DiagonalPiece, n: int) -> int:
-    env: dict[str, Any] = {"n": n, "m": n, "offset": 0}
-    return sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in piece.diagonals)

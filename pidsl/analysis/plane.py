@@ -164,21 +164,28 @@ def evaluate(e: Any, env: dict[Any, Ints]) -> tuple[Ints, int]:
         return np.full(shape, int(e.p), dtype=np.int64), int(e.q)
     if e in env:
         return env[e], 1
-    if isinstance(e, sympy.Mod):
+    if isinstance(e, sympy.Mod) and e.args[1].is_Integer:
         top, under = evaluate(e.args[0], env)
         return top % (under * int(e.args[1])), under
     if isinstance(e, sympy.floor):
         top, under = evaluate(e.args[0], env)
         return top // under, 1
     if isinstance(e, sympy.Mul):
-        factor, rest = e.as_coeff_Mul()
-        top, under = evaluate(rest, env)
-        return top * int(factor.p), under * int(factor.q)
+        top, under = np.full(shape, 1, dtype=np.int64), 1
+        for a in e.args:
+            other, below = evaluate(a, env)
+            top, under = top * other, under * below
+        return top, under
+    if isinstance(e, sympy.Pow) and e.exp.is_Integer and e.exp >= 0:
+        top, under = evaluate(e.base, env)
+        return top ** int(e.exp), under ** int(e.exp)
     if isinstance(e, sympy.Piecewise):
         each = [evaluate(value, env) for value, _ in e.args]
         tests = [_holds(condition, env) for _, condition in e.args]
         common = lcm(*(under for _, under in each))
         return np.select(tests, [top * (common // under) for top, under in each], default=-(1 << 40)), common
+    if not isinstance(e, sympy.Add | sympy.Min | sympy.Max):
+        raise TooHardError(f"the formula {e}", "sums, products, floors, remainders and cases")
     each = [evaluate(a, env) for a in e.args]
     common = lcm(*(under for _, under in each))
     join = np.add if isinstance(e, sympy.Add) else np.maximum if isinstance(e, sympy.Max) else np.minimum
@@ -196,6 +203,8 @@ def _holds(condition: Any, env: dict[Any, Ints]) -> Any:
         return join.reduce([_holds(c, env) for c in condition.args])
     if isinstance(condition, sympy.Not):
         return ~_holds(condition.args[0], env)
+    if not isinstance(condition, sympy.Rel):
+        raise TooHardError(f"the condition {condition}", "comparisons")
     gap, _ = evaluate(condition.lhs - condition.rhs, env)
     return {
         "<": gap < 0, "<=": gap <= 0, ">": gap > 0, ">=": gap >= 0, "==": gap == 0, "!=": gap != 0

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pidsl.errors import TooHardError
-from pidsl.relation.isl import limited, read_map, read_set
-from pidsl.relation.loops import Loop, NoLoop, loops, part_loops
+from pidsl.relation.counting import count_loops
+from pidsl.relation.isl import disjoint, limited, read_map, read_set
+from pidsl.relation.loops import Loop, NoLoop, loops
 
 T = TypeVar("T")
 _dim: Any = isl.dim_type
@@ -39,13 +40,21 @@ def loops_of(points: isl.Set, context: str) -> tuple[Loop, ...]:
     """
     known = read_set(context)
     try:
-        with limited("loops over keys", LOOPS):
-            try:
-                return tuple(part_loops(points, known))
-            except (TooHardError, NoLoop):
-                return tuple(loops(points, known))
+        return tuple(loops(points, known, LOOPS))
     except NoLoop as e:
         raise TooHardError(f"isl's program holds {e}", "plain loops over the keys", hint="simplify the term") from None
+
+
+def keys_counter(points: isl.Set, context: str) -> Callable[[dict[str, Ints]], Ints]:
+    """Counts the points of a one-dimensional set: by loops, by progressions where isl finds none.
+
+    Raises:
+        TooHardError: isl finds neither within its limits.
+    """
+    try:
+        return partial(count_loops, loops_of(points, context))
+    except TooHardError:
+        return partial(count_progressions, progressions(points))
 
 
 def sum_rows(lengths: Ints, count: Callable[[dict[str, Ints]], Ints]) -> Ints:
@@ -100,7 +109,7 @@ def progressions(points: isl.Set) -> list[Progression]:
     """
     found: list[Progression] = []
     with limited("arithmetic progressions of keys", 500_000):
-        for basic in points.make_disjoint().get_basic_sets():
+        for basic in disjoint(points):
             part = isl.Set.from_basic_set(basic)
             if (one := _attempt(partial(_progression, part))) is not None:
                 found.append(one)
@@ -142,7 +151,7 @@ def _progression(part: isl.Set) -> Progression | None:
 
 def _moduli(part: isl.BasicSet) -> list[int]:
     """Moduli whose classes may be progressions: of the floors in the part, then of all of them together."""
-    local = part.compute_divs().get_basic_sets()[0].get_local_space()
+    local = part.get_local_space()
     each = {int(local.get_div(k).get_denominator_val().to_python()) for k in range(local.dim(_dim.div))}
     together = lcm(*each)
     return [x for x in dict.fromkeys([*sorted(each), together, together**2]) if 1 < x <= CLASSES]
@@ -154,7 +163,7 @@ def _split(part: isl.Set, modulus: int) -> list[Progression] | None:
     scale = isl.Val(modulus, part.get_ctx())
     for rest in range(modulus):
         inside = part.apply(read_map(f"{{ [x] -> [y] : x = {modulus} y + {rest} }}")).coalesce()
-        for basic in inside.make_disjoint().get_basic_sets():
+        for basic in disjoint(inside):
             one = _progression(isl.Set.from_basic_set(basic))
             if one is None:
                 return None

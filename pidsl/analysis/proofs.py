@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pidsl.analysis.statement import malformed
 from pidsl.errors import PidslError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ METHODS: dict[str, Method] = {
     ),
     "live keys by witness": Method(
         "the largest lag is attended and no larger one is, for all values of the symbols (z3)",
-        "pidsl.analysis.lag_reach:check_live",
+        "pidsl.analysis.lag_live:check_live",
     ),
     # concrete terms: pairs, keys per query, live keys
     "quasi-polynomial": Method(
@@ -165,15 +166,24 @@ METHODS: dict[str, Method] = {
 
 
 def verdict_of(bound: Bound) -> Verdict:
-    """Verify a bound from its statement."""
+    """Verify a bound from its statement: that it is one, that no dense mask contradicts it, then by its method."""
+    from pidsl.analysis import held_out
+    from pidsl.analysis.well_formed import misstated
+
     if not bound.is_known:
         return Verdict(False, failure="nothing is claimed")
-    method = METHODS.get(bound.method)
+    if failure := malformed(bound):
+        return Verdict(False, failure=failure)
+    method = METHODS.get(bound.method) if isinstance(bound.method, str) else None
     if method is None:
         return Verdict(False, failure=f"no method {bound.method!r}")
+    if why := misstated(bound):
+        return Verdict(False, failure=why)
     module, function = method.checker.split(":")
     check: Callable[[Bound], Verdict] = getattr(import_module(module), function)
     try:
+        if why := held_out.refutation(bound, held_out.AGAIN):
+            return Verdict(False, failure=why)
         return check(bound)
     except PidslError as e:
         return Verdict(False, failure=str(e))

@@ -13,12 +13,13 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import long_lags
+from pidsl.analysis.about import ANY, NUMBER, about, tokens_of
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.closed import closed_form, is_closed_form
 from pidsl.analysis.formulas import L, n
-from pidsl.analysis.piecewise import function, region
+from pidsl.analysis.piecewise import function, region, stated
 from pidsl.analysis.proofs import Verdict
-from pidsl.analysis.stacks import Stack, checked, stack
+from pidsl.analysis.stacks import WHOLE, Stack, checked, connected, stack
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.build import unclipped
@@ -84,9 +85,9 @@ def judge(quantity: str, lags: isl.Set, missing: isl.Set, bound: Bound, where: i
     """
     if where.is_empty():
         return "no n satisfies the assumptions"
-    if bound.expr.has(sympy.oo) or bound.expr.has(sympy.nan):
+    if bound.expr.has(sympy.oo):
         return f"{bound.expr} is infinite"
-    f = function(bound.expr, names).intersect_params(where)
+    f = stated(bound.expr, where, names)
     value = isl.Set.from_pw_aff(f)
     if quantity == "farthest":
         lags = lags.intersect_params(where)
@@ -112,6 +113,7 @@ def _verdict(failure: str, *steps: str) -> Verdict:
 # -- methods -----------------------------------------------------------------------------------------------------------
 
 
+@about("farthest", "contiguous", layers=NUMBER)
 def check_layers(bound: Bound) -> Verdict:
     """Compose the relations of the layers; the formula is their largest lag (or their contiguous reach) for every n."""
     with limited("checking a formula over layers", CHECK_OPERATIONS):
@@ -121,10 +123,8 @@ def check_layers(bound: Bound) -> Verdict:
             with limited("the lags of all pairs", TOGETHER):
                 failure = _judge_pairs(bound, composed(layers), region(bound.assumptions, least=0), ("n",))
         except TooHardError:
-            least = bound.assumptions[0].rhs if bound.assumptions else sympy.nan
-            if bound.assumptions != (sympy.Ge(n, least),) or not (least.is_Integer and least >= 1):
-                raise
-            failure = long_lags.failure(bound.quantity, terms, layers, bound.expr, int(least))
+            least, _ = tokens_of(bound.assumptions)
+            failure = long_lags.failure(bound.quantity, terms, layers, bound.expr, least)
     return _verdict(failure, f"the pairs of {len(terms)} layers, composed", "the formula compared with them, for all n")
 
 
@@ -146,6 +146,7 @@ def _some(pairs: isl.Map, choose: Callable[[isl.Map], isl.Map]) -> isl.Set:
         return pairs.reverse().deltas()
 
 
+@about("farthest", "contiguous", layers=NUMBER)
 def check_lag_sums(bound: Bound) -> Verdict:
     """All layers are causal and translation invariant, so L of them connect the sums of L lags, one per layer."""
     with limited("checking sums of lags", CHECK_OPERATIONS):
@@ -252,6 +253,7 @@ def joined(parts: Iterable[tuple[int, int]]) -> Parts:
     return found
 
 
+@about("farthest", "contiguous", schedules=False, layers=ANY)
 def check_lag_growth(bound: Bound) -> Verdict:
     """L layers of one finite set of lags, its largest M: M L is the farthest; contiguous by induction on L.
 
@@ -259,8 +261,6 @@ def check_lag_growth(bound: Bound) -> Verdict:
     L >= l, for the sums of L + 1 lags hold those of L and the same moved by M. And c(l) + 1 + (L - l) M is no sum of L
     lags d for any L >= l if delta = l M - c(l) - 1 is no sum of numbers M - d: so c grows by M exactly.
     """
-    if isinstance(bound.subject, tuple):
-        return Verdict(False, failure="a schedule")
     with limited("checking lags for any number of layers"):
         (term,) = schedule_of(bound)
         sets = lag_sets([term], ahead=bound.quantity == "farthest")
@@ -285,7 +285,7 @@ def check_lag_growth(bound: Bound) -> Verdict:
         early = [(reach[k], sympy.Eq(L, k)) for k in range(1, last)]
         cases = sympy.Piecewise((tail, L >= max(last, 1)), *early, (0, True))
         wanted = function(cases, ("n", "L")).intersect_params(where)
-        given = function(bound.expr, ("n", "L")).intersect_params(where)
+        given = stated(bound.expr, where, ("n", "L"))
         same = wanted.domain().is_equal(given.domain()) and wanted.domain().is_subset(wanted.eq_set(given))
     failure = "" if same and not bound.expr.has(sympy.oo) else f"not {cases}"
     return _verdict(failure, "translation invariant", f"the first {last} layers summed", "induction on L")
@@ -297,15 +297,27 @@ def fills(lags: Parts) -> bool:
 
 
 def reaches(lags: Parts) -> list[int]:
-    """c(0), c(1), ..., c(l) for an l from which on c grows by M per layer, by the argument of `check_lag_growth`."""
-    largest, reach = lags[-1][1], [0]
-    total: Parts = [(0, 0)]
+    """c(0), c(1), ..., c(l) for an l from which on c grows by M per layer, by the argument of `check_lag_growth`.
+
+    Sums up to a bound need no larger ones, so c is known while it stays below the bound; beyond, with twice the bound.
+
+    Raises:
+        TooHardError: it takes too many layers.
+    """
+    largest = lags[-1][1]
+    bound = 4 * largest
     while True:
-        total = joined((a + u, b + v) for a, b in total for u, v in lags if a <= reach[-1] + largest)
-        reach.append(total[0][1])
-        layers = len(reach) - 1
-        if reach[-1] >= largest - 1 and not sum_of(lags, largest * layers - reach[-1] - 1):
-            return reach
+        reach, total = [0], [(0, 0)]
+        while reach[-1] < bound:
+            total = joined((a + u, min(b + v, bound)) for a, b in total for u, v in lags if a + u <= bound)
+            reach.append(total[0][1])
+            layers = len(reach) - 1
+            rest = largest * layers - reach[-1] - 1
+            if largest - 1 <= reach[-1] < bound and not sum_of(lags, rest):
+                return reach
+            if layers > WHOLE:
+                raise TooHardError(f"lags that fill up after more than {WHOLE} layers", "fewer")
+        bound *= 2
 
 
 def sum_of(lags: Parts, delta: int) -> bool:
@@ -321,10 +333,9 @@ def sum_of(lags: Parts, delta: int) -> bool:
     return bool(can[delta])
 
 
+@about("farthest", "contiguous", schedules=False, layers=ANY)
 def check_stable_layers(bound: Bound) -> Verdict:
     """Each number of layers up to some l on its own; those beyond connect the same again and again, or all there is."""
-    if isinstance(bound.subject, tuple):
-        return Verdict(False, failure="a schedule")
     with limited("checking a formula for any number of layers", CHECK_OPERATIONS):
         where = region(bound.assumptions, ("n", "L"))
         if where.is_empty():
@@ -358,27 +369,28 @@ def _by_number(bound: Bound, seen: list[isl.Map], where: isl.Set, first: int, pe
 def _least(bound: Bound) -> int:
     """The first n that a statement for L layers is about, as it says itself."""
     found = [c.rhs for c in bound.assumptions if isinstance(c, sympy.Ge) and c.lhs == n and c.rhs.is_Integer]
-    return max(1, *map(int, found))
+    return max([1, *map(int, found)])
 
 
 def _with(bound: Bound, expr: sympy.Expr) -> Bound:
     return replace(bound, expr=expr)
 
 
+@about("farthest", "contiguous", schedules=False, layers=ANY)
 def check_form_in_l(bound: Bound) -> Verdict:
     """The pairs of L layers as a form in L, by induction: S_l at L = l, and one layer more is the form at L + 1."""
-    if isinstance(bound.subject, tuple):
-        return Verdict(False, failure="a schedule")
     with limited("checking a formula for any number of layers", CHECK_OPERATIONS):
         where = region(bound.assumptions, ("n", "L"))
         if where.is_empty():
             return Verdict(False, failure="no n and L satisfy the assumptions")
-        one, some = layer(schedule_of(bound)[0]), read_set(f"[n] -> {{ : n >= {_least(bound)} }}")
+        (term,), some = schedule_of(bound), read_set(f"[n] -> {{ : n >= {_least(bound)} }}")
+        one = coalesced(layer(term).intersect_params(some))
 
         def layers(count: int) -> isl.Map:
             return composed([one] * count)
 
-        form = closed_form(one, layers, some)
+        # a form may come from anywhere, the derivation too: what makes it one is the induction
+        form = closed_form(one, layers, some) or closed_form(one, lambda count: connected((term,) * count), some)
         if form is None or not is_closed_form(form, one, layers(form.first), some):
             return Verdict(False, failure="no form in L")
         if not where.is_subset(read_set(f"[n, L] -> {{ : n >= {_least(bound)} and L >= 0 }}")):

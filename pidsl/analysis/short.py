@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import sympy
 
+from pidsl.analysis.about import NUMBER, PAIRS, TOKENS, about
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.gaps import Gaps, gaps_of
@@ -65,18 +66,26 @@ def depth_formula(term: Term, of: Of) -> Formula:
 
 def check_short(bound: Bound) -> Verdict:
     """Count again from the term, and compare at as many n as determine a quasi-affine function."""
-    claim, subject = Claim(bound), checked(bound.subject)
+    return _check_depth(bound) if bound.quantity == "depth" else _check_lags(bound)
 
-    def last(gaps: Gaps) -> int:
-        return claim.last(gaps.start, gaps.period)
 
-    if bound.quantity == "depth" and not isinstance(subject, tuple) and bound.argument("of") in ("causal", "all"):
-        counts, infinite = _depths(subject, bound.argument("of"), last, PROOF), float("inf")
-    elif bound.quantity in ("farthest", "contiguous") and claim.given is None:
-        layers = stack(subject, bound.argument("layers"))
-        counts, infinite = _lags(bound.quantity, layers, last, PROOF), float("-inf")
-    else:
-        return Verdict(False, failure=f"{bound.name} is not counted")
+@about("depth", schedules=False, of=PAIRS, n=TOKENS)
+def _check_depth(bound: Bound) -> Verdict:
+    claim = Claim(bound)
+    (term,) = stack(checked(bound.subject), None)
+    counts = _depths(term, bound.argument("of"), lambda gaps: claim.last(gaps.start, gaps.period), PROOF)
+    return _verdict(claim, counts, float("inf"))
+
+
+@about("farthest", "contiguous", layers=NUMBER)
+def _check_lags(bound: Bound) -> Verdict:
+    claim = Claim(bound)
+    layers = stack(checked(bound.subject), bound.argument("layers"))
+    counts = _lags(bound.quantity, layers, lambda gaps: claim.last(gaps.start, gaps.period), PROOF)
+    return _verdict(claim, counts, float("-inf"))
+
+
+def _verdict(claim: Claim, counts: Counts, infinite: float) -> Verdict:
     if failure := claim.failure(counts.at, len(counts.values), infinite):
         return Verdict(False, failure=failure)
     return Verdict(

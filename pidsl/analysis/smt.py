@@ -26,7 +26,7 @@ import z3
 
 from pidsl.analysis.formulas import CeilLog, internal
 from pidsl.analysis.proofs import Verdict
-from pidsl.errors import TermError
+from pidsl.errors import TermError, TooHardError
 
 RESOURCES = 4_000_000  # z3's own count for one question, the same on every machine: at most a few seconds
 FIRST_RESOURCES = 1_000_000  # before products are added
@@ -176,6 +176,8 @@ class Prover:
             for x, condition in atom.args:
                 branches.append((x, [*before, condition]))
                 before.append(sympy.Not(condition))
+            if atom.args[-1][1] != sympy.true:  # between the cases it has no value: nothing is known of it there
+                branches.append((internal(f"gap{next(self._fresh)}"), before))
             return branches
         if isinstance(atom, sympy.Mod):
             x, p = atom.args
@@ -345,7 +347,8 @@ def _replace(c: Condition, atom: Any, value: Any) -> Condition:
 
 def _impossible(conditions: Sequence[Condition]) -> bool:
     """Whether the conditions that are split already contradict each other; those that are not yet wait."""
-    return _ask_z3([c for c in conditions if not c.has(*_SPLIT)], resources=PRUNE_RESOURCES)[0] == "unsat"
+    plain = [c for c in conditions if c != sympy.true and not c.has(*_SPLIT)]
+    return bool(plain) and _ask_z3(plain, resources=PRUNE_RESOURCES)[0] == "unsat"  # of nothing, z3 takes 2 ms as well
 
 
 def _ask_z3(
@@ -397,12 +400,14 @@ def _boolean(c: Condition) -> Any:
         zero = z3.IntVal(0)
         kinds = {"==": x == zero, "!=": x != zero, "<": x < zero, "<=": x <= zero, ">": x > zero, ">=": x >= zero}
         return kinds[c.rel_op]
-    raise TypeError(f"not a condition: {c}")
+    raise TooHardError(f"the condition {c}", "comparisons of formulas")
 
 
 def _polynomial(e: sympy.Expr) -> Any:
     """An expression with rational coefficients, times their common denominator, as a z3 term."""
     e = sympy.expand(e)
+    if e.has(sympy.oo, -sympy.oo, sympy.zoo, sympy.nan):
+        raise TooHardError(f"the formula {e}", "one with finite values")
     denominators = [x.as_coeff_Mul()[0].q for x in sympy.Add.make_args(e)]
     return _integer(sympy.expand(e * lcm(*map(int, denominators))))
 
@@ -421,4 +426,4 @@ def _integer(e: sympy.Expr) -> Any:
         return z3.Product([_integer(e.base)] * int(e.exp))
     if isinstance(e, CeilLog) or (e.is_Pow and e.is_integer is not False):
         return z3.Int(str(e))  # an integer of which nothing else is known
-    raise TypeError(f"not a polynomial with integer coefficients: {e}")
+    raise TooHardError(f"the formula {e}", "one of polynomials, floors, minima and cases")

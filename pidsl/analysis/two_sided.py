@@ -23,6 +23,7 @@ from math import gcd
 import sympy
 
 from pidsl.analysis import matrices
+from pidsl.analysis.about import PAIRS, TOKENS, about
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.piecewise import Formula
@@ -157,11 +158,12 @@ def depth_of_sides(term: Term) -> Formula | None:
     return fitted([found.depth(count) for count in range(1, last + 1)], sympy.oo, found.period)
 
 
+@about("depth", schedules=False, of=PAIRS, n=TOKENS)
 def check_sides(bound: Bound) -> Verdict:
     """The lags from the term, and the formula compared until the depth is quasi-affine, and for two periods more."""
     claim, subject = Claim(bound), checked(bound.subject)
-    if isinstance(subject, tuple) or bound.argument("of") != "all" or bound.quantity != "depth":
-        return Verdict(False, failure="not the depth of one term, of all pairs")
+    if isinstance(subject, tuple) or bound.argument("of") != "all":
+        return Verdict(False, failure="not the depth of all pairs")
     found = sides(subject)
     if found is None:
         return Verdict(False, failure="other lags than finitely many, behind and ahead")

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import pidsl
+from pidsl.codegen.counts import computed
 from pidsl.demo import figure
 from pidsl.demo.check import compare
 from pidsl.demo.console import Progress, heading, table
@@ -91,9 +92,9 @@ class Demo:
         n = self.settings.tokens
         rows: list[list[Any]] = []
         for name, term in self.patterns.items():
-            pieces = pidsl.compile(term).plan.pieces
-            share = sum(piece.attended for piece in pieces) / max(1, sum(piece.computed for piece in pieces))
-            rows.append([name, repr(term), term.pairs(n), f"{term.sparsity(n):.2%}", f"{share:.1%}"])
+            pairs, tiles = term.pairs(n), sum(computed(piece, n) for piece in pidsl.compile(term).plan.pieces)
+            share = pairs / max(1, tiles)
+            rows.append([name, repr(term), pairs, f"{term.sparsity(n):.2%}", f"{share:.1%}"])
         print(table(["", "term", "pairs", "not attended", "attended / computed"], rows, left=2))
         print("Pairs are counted from the relation; computed are the tiles of the plan.")
         return rows

@@ -19,11 +19,41 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, assert_never, cast
 
 from pidsl.errors import TermError
+from pidsl.language.trees import Tree, shallow
 
 __all__ = [
-    "Abs", "Add", "And", "Compare", "Expr", "FloorDiv", "Index", "Max", "Min", "Mod", "Mul", "Not", "Or", "Pred",
-    "Sub", "Symbol", "Traced", "Truth", "Var", "evaluate", "fold", "holds", "show", "show_pred", "simplify",
-    "substitute", "substitute_pred", "symbols_in", "vars_in",
+    "DEEPEST",
+    "Abs",
+    "Add",
+    "And",
+    "Compare",
+    "Expr",
+    "FloorDiv",
+    "Index",
+    "Max",
+    "Min",
+    "Mod",
+    "Mul",
+    "Not",
+    "Or",
+    "Pred",
+    "Sub",
+    "Symbol",
+    "Traced",
+    "Truth",
+    "Var",
+    "evaluate",
+    "fold",
+    "holds",
+    "joint",
+    "show",
+    "show_pred",
+    "simplify",
+    "substitute",
+    "substitute_pred",
+    "symbols_in",
+    "vars_in",
+    "whole",
 ]  # fmt: skip
 
 
@@ -33,7 +63,7 @@ class Traced:
     __slots__ = ()
 
 
-class Arithmetic:
+class Arithmetic(Tree):
     """`+ - * // %` on sizes: `2 * k + 1` builds an expression (and plain integers fold)."""
 
     __slots__ = ()
@@ -78,64 +108,83 @@ class Arithmetic:
     def __pow__(self, other: object) -> NoReturn:
         raise TermError(f"{self!r} ** {other!r}", "+, -, *, // and %", hint=f"{self!r} * {self!r}")
 
+    def __lt__(self, other: object) -> bool:
+        return self._unordered("<", other)
+
+    def __le__(self, other: object) -> bool:
+        return self._unordered("<=", other)
+
+    def __gt__(self, other: object) -> bool:
+        return self._unordered(">", other)
+
+    def __ge__(self, other: object) -> bool:
+        return self._unordered(">=", other)
+
+    def _unordered(self, op: str, other: object) -> bool:
+        """A position on the other side records the comparison; a number has nothing to compare with."""
+        if isinstance(other, Traced):
+            return cast(bool, NotImplemented)
+        hint = f'assume="{self!r} {op} {other!r}" in a question, or term.bind(...) first'
+        raise TermError(f"{self!r} {op} {other!r}", "an open size has no value yet", hint=hint)
+
     def __repr__(self) -> str:
         return show(cast(Index, self))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Var(Arithmetic):
     name: str
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Symbol(Arithmetic):
     """A size the user has left open; `term.bind(k=64)` fills it in."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Add(Arithmetic):
     left: Index
     right: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Sub(Arithmetic):
     left: Index
     right: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Mul(Arithmetic):
     left: Index
     right: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class FloorDiv(Arithmetic):
     left: Index
     right: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Mod(Arithmetic):
     left: Index
     right: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Abs(Arithmetic):
     of: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Min(Arithmetic):
     left: Index
     right: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Max(Arithmetic):
     left: Index
     right: Index
@@ -145,36 +194,38 @@ Expr = Var | Symbol | Add | Sub | Mul | FloorDiv | Mod | Abs | Min | Max
 Index = int | Expr
 
 
-@dataclass(frozen=True, slots=True)
-class Compare:
+@dataclass(frozen=True, slots=True, eq=False)
+class Compare(Tree):
     op: str  # one of < <= == != > >=
     left: Index
     right: Index
 
 
-@dataclass(frozen=True, slots=True)
-class And:
+@dataclass(frozen=True, slots=True, eq=False)
+class And(Tree):
     left: Pred
     right: Pred
 
 
-@dataclass(frozen=True, slots=True)
-class Or:
+@dataclass(frozen=True, slots=True, eq=False)
+class Or(Tree):
     left: Pred
     right: Pred
 
 
-@dataclass(frozen=True, slots=True)
-class Not:
+@dataclass(frozen=True, slots=True, eq=False)
+class Not(Tree):
     of: Pred
 
 
-@dataclass(frozen=True, slots=True)
-class Truth:
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth(Tree):
     value: bool
 
 
 Pred = Compare | And | Or | Not | Truth
+
+DEEPEST = 200  # operations inside one another; the functions that compute with expressions recurse
 
 COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, ">=": operator.ge,
@@ -191,9 +242,21 @@ def _build(node: type[Add | Sub | Mul | FloorDiv | Mod], left: object, right: ob
 def _index(value: object) -> Index:
     if isinstance(value, Expr):
         return value
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if (number := whole(value)) is None:
         raise TermError(f"{value!r} in a size expression", "integers and symbols", hint="write whole numbers")
-    return operator.index(cast(Any, value))
+    return number
+
+
+def whole(value: object) -> int | None:
+    """An integer of Python, NumPy or torch as an int; None for anything else, truth values too."""
+    if type(value) is int:
+        return value
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):  # an array, a fraction, a symbol of another library
+        return None
 
 
 def simplify(e: Index) -> Index:
@@ -295,6 +358,12 @@ def fold(p: Pred) -> Pred:
             return p
 
 
+def joint(kind: type[And | Or], a: Pred, b: Pred) -> Pred:
+    """`a & b` or `a | b`, folded; of many parts, in groups that keep it shallow."""
+    p = fold(kind(a, b))
+    return shallow(p) if isinstance(p, And | Or) else p
+
+
 def _children(e: Index | Pred) -> tuple[Any, ...]:
     match e:
         case int() | Var():
@@ -349,7 +418,7 @@ def substitute_pred(p: Pred, values: Mapping[str, Index]) -> Pred:
         case Compare(op, a, b):
             return fold(Compare(op, substitute(a, values), substitute(b, values)))
         case And(a, b) | Or(a, b):
-            return fold(type(p)(substitute_pred(a, values), substitute_pred(b, values)))
+            return joint(type(p), substitute_pred(a, values), substitute_pred(b, values))
         case Not(of):
             return fold(Not(substitute_pred(of, values)))
         case Truth():

@@ -272,9 +272,8 @@ class Parser:
         a = node.args
         names = [arg.arg for arg in a.args]
         plain = not (a.posonlyargs or a.kwonlyargs or a.vararg or a.kwarg or a.defaults)
-        if not plain or len(names) not in (2, 4):
-            given = f"`lambda {ast.unparse(a)}`"
-            raise self.fail(node, given, "lambda i, j: ... or lambda i, j, n, m: ...")
+        if wrong := trace.wrong_parameters(names if plain else ["*"], "mask_mod"):
+            raise self.fail(node, f"`lambda {ast.unparse(a)}`", f"a lambda of {wrong[0]}", "lambda i, j: i - j < 4")
         scope = {name: trace.TracedIndex(Var(v)) for name, v in zip(names, "ijnm", strict=False)}
         value = self._value(node.body, scope)
         try:

@@ -33,6 +33,7 @@ from pidsl.language.terms import (
     Where,
     Window,
 )  # fmt: skip
+from pidsl.language.trees import WIDE, Steps, parts_of, run, width
 
 # Python's precedence of the operators that terms use; a child binding less tightly than its place is parenthesised.
 _OR, _XOR, _AND, _MINUS, _AT, _INVERT, _POWER, _ATOM = range(1, 9)
@@ -42,8 +43,15 @@ _OPERATORS = {
 }  # fmt: skip
 
 
+PARTS_IN_A_ROW = 512  # of a union; Python's parser, which `parse` uses, is a recursive one
+
+
 def show_term(term: Term, level: int = 0) -> str:
     """`term` as source, with the fewest parentheses."""
+    return run(_show(term, level))
+
+
+def _show(term: Term, level: int) -> Steps[str]:
     match term:
         case Full():
             return "full"
@@ -78,19 +86,25 @@ def show_term(term: Term, level: int = 0) -> str:
             return f"halo({_shape(shape)}, {_axes(block)!r}, {_axes(halo)!r})"
         case Union() | SymmetricDifference() | Intersection() | Difference() | Compose():
             own, symbol = _OPERATORS[type(term)]
-            text = f"{show_term(term.left, own)} {symbol} {show_term(term.right, own + 1)}"
+            parts = [term.left, term.right]
+            if isinstance(term, Union | SymmetricDifference | Intersection) and WIDE < width(term) <= PARTS_IN_A_ROW:
+                parts = parts_of(type(term), term)
+            texts: list[str] = []
+            for part in parts:
+                texts.append((yield _show(part, own + bool(texts))))
+            text = f" {symbol} ".join(texts)
         case Complement(of):
-            own, text = _INVERT, f"~{show_term(of, _INVERT)}"
+            own, text = _INVERT, f"~{(yield _show(of, _INVERT))}"
         case Power(of, layers):
-            own, text = _POWER, f"{show_term(of, _ATOM)} ** {show(layers, 6)}"
+            own, text = _POWER, f"{(yield _show(of, _ATOM))} ** {show(layers, 6)}"
         case Transpose(of):
-            return f"{show_term(of, _ATOM)}.T"
+            return f"{(yield _show(of, _ATOM))}.T"
         case Shift(of, by):
-            return f"{show_term(of, _ATOM)}.shift({show(by)})"
+            return f"{(yield _show(of, _ATOM))}.shift({show(by)})"
         case Blocked(of, size):
-            return f"{show_term(of, _ATOM)}.blocked({show(size)})"
+            return f"{(yield _show(of, _ATOM))}.blocked({show(size)})"
         case Dilated(of, step):
-            return f"{show_term(of, _ATOM)}.dilated({show(step)})"
+            return f"{(yield _show(of, _ATOM))}.dilated({show(step)})"
         case _:
             assert_never(term)
     return f"({text})" if own < level else text

@@ -9,21 +9,24 @@
 
 A term is a relation between query positions i and key positions j, for every number of queries n and of keys m at
 once. It is a plain value: immutable, hashable, compared by structure. Sizes are integers, or symbols until `bind`.
+The operators `|`, `&` and `^` keep terms of many parts shallow (`pidsl.language.trees.shallow`).
 What a term means is defined by `pidsl.relation.oracle`; how it is built and checked, by `pidsl.language.vocabulary`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, NoReturn, assert_never, cast
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, assert_never, cast
 
-from pidsl.errors import SymbolError, TermError, TruthError
-from pidsl.language.expr import Expr, Index, Pred, substitute, substitute_pred, symbols_in
+from pidsl.errors import SymbolError, TermError
+from pidsl.language.expr import DEEPEST, Expr, Index, Pred, substitute, substitute_pred, symbols_in, whole
 from pidsl.language.questions import Questions
+from pidsl.language.refused import Refused
+from pidsl.language.trees import Steps, Tree, extent, own_values, run, shallow, walk_tree
 
 
-class Algebra(Questions):
+class Algebra(Questions, Refused, Tree):
     """The operators that every term has, and through `Questions` what one can ask of it."""
 
     __slots__ = ()
@@ -31,16 +34,16 @@ class Algebra(Questions):
     __array_ufunc__ = None  # a NumPy array on the left does not spread the operator over its elements
 
     def __or__(self, other: Term) -> Term:
-        return Union(_self(self), require_term(other, "|"))
+        return shallow(Union(_self(self), require_term(other, "|")))
 
     def __and__(self, other: Term) -> Term:
-        return Intersection(_self(self), require_term(other, "&"))
+        return shallow(Intersection(_self(self), require_term(other, "&")))
 
     def __sub__(self, other: Term) -> Term:
         return Difference(_self(self), require_term(other, "-"))
 
     def __xor__(self, other: Term) -> Term:
-        return SymmetricDifference(_self(self), require_term(other, "^"))
+        return shallow(SymmetricDifference(_self(self), require_term(other, "^")))
 
     def __invert__(self) -> Term:
         return Complement(_self(self))
@@ -62,7 +65,7 @@ class Algebra(Questions):
         Raises:
             TermError: `layers` is negative or not an integer.
         """
-        return Power(_self(self), size(layers, "layers", f"{self!r} ** {layers!r}", least=0))
+        return Power(_self(self), size(layers, "layers", lambda: f"{self!r} ** {layers!r}", least=0))
 
     # Only reached when the left operand is no term; `_term` says so.
     def __ror__(self, other: object) -> Term:
@@ -104,7 +107,7 @@ class Algebra(Questions):
         Raises:
             TermError: `by` is not an integer.
         """
-        return Shift(_self(self), size(by, "by", f"{self!r}.shift({by!r})", least=None))
+        return Shift(_self(self), size(by, "by", lambda: f"{self!r}.shift({by!r})", least=None))
 
     def blocked(self, size: Index) -> Term:
         """The term read on block indices: i attends j when `i // size` attends `j // size`.
@@ -122,7 +125,8 @@ class Algebra(Questions):
         Raises:
             TermError: `size` is below 1 or not an integer.
         """
-        return Blocked(_self(self), checked_size(size, "size", f"{self!r}.blocked({size!r})", least=1))
+        where = lambda: f"{self!r}.blocked({size!r})"  # noqa: E731
+        return Blocked(_self(self), checked_size(size, "size", where, least=1))
 
     def dilated(self, step: Index) -> Term:
         """The term within each residue class mod `step`: `i mod step == j mod step`, and i // step attends j // step.
@@ -137,15 +141,7 @@ class Algebra(Questions):
         Raises:
             TermError: `step` is below 1 or not an integer.
         """
-        return Dilated(_self(self), size(step, "step", f"{self!r}.dilated({step!r})", least=1))
-
-    def __bool__(self) -> NoReturn:
-        raise TruthError(
-            f"the truth value of a pattern: {self!r}",
-            "a pattern is a set of pairs, neither true nor false",
-            where="`and`, `or`, `not`, `if`, or a chained comparison",
-            hint="a & b, a | b, ~a to combine; a.equals(b), a <= b, a.is_empty() to ask",
-        )
+        return Dilated(_self(self), size(step, "step", lambda: f"{self!r}.dilated({step!r})", least=1))
 
     def __repr__(self) -> str:
         from pidsl.language.printing import show_term
@@ -186,63 +182,63 @@ class Algebra(Questions):
         return substitute_term(_self(self), checked)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Full(Algebra):
     pass
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Empty(Algebra):
     pass
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Causal(Algebra):
     pass
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Window(Algebra):
     left: Index
     right: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Stride(Algebra):
     period: Index
     phase: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Lags(Algebra):
     values: tuple[Index, ...]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Ring(Algebra):
     radius: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Keys(Algebra):
     start: Index
     stop: Index | None
     step: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Queries(Algebra):
     start: Index
     stop: Index | None
     step: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Blocks(Algebra):
     size: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Where(Algebra):
     """A traced predicate over Var i, j and, with arity 4, n, m."""
 
@@ -250,12 +246,12 @@ class Where(Algebra):
     arity: int
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Pairs(Algebra):
     values: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Neighborhood(Algebra):
     """A window around every token of a row-major grid; one entry per axis in each tuple."""
 
@@ -267,7 +263,7 @@ class Neighborhood(Algebra):
     border: Literal["clamp", "cut"]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Halo(Algebra):
     """The block of every token of a row-major grid, grown by `halo`; one entry per axis in each tuple."""
 
@@ -276,41 +272,41 @@ class Halo(Algebra):
     halo: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Union(Algebra):
     left: Term
     right: Term
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Intersection(Algebra):
     left: Term
     right: Term
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Difference(Algebra):
     left: Term
     right: Term
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class SymmetricDifference(Algebra):
     left: Term
     right: Term
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Complement(Algebra):
     of: Term
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Transpose(Algebra):
     of: Term
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Compose(Algebra):
     """`left` after `right`: the last layer is `left`."""
 
@@ -318,25 +314,25 @@ class Compose(Algebra):
     right: Term
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Power(Algebra):
     of: Term
     layers: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Shift(Algebra):
     of: Term
     by: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Blocked(Algebra):
     of: Term
     size: Index
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Dilated(Algebra):
     of: Term
     step: Index
@@ -365,44 +361,60 @@ Term = Leaf | Binary | Complement | Transpose | Power | Shift | Blocked | Dilate
 LIMIT = 1 << 31  # sizes stay below it, so that NumPy, isl and the kernels agree on every sum and product
 
 
-def size(value: object, name: str, where: str, *, least: int | None) -> Index:
+def size(value: object, name: str, where: str | Callable[[], str], *, least: int | None) -> Index:
     """`value` as a size: an integer >= `least` (None: any integer), or a symbolic expression.
 
     Raises:
-        TermError: anything else, a bool or float included.
+        TermError: anything else, a bool or float included; `where` says where, as text or as a function of nothing.
     """
-    if isinstance(value, Expr):
+    if isinstance(value, Expr) and extent(value)[0] <= DEEPEST:
         return value
     want = "an integer" if least is None else f"an integer >= {least}"
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        hint = f"{name}={int(value)}" if isinstance(value, float) and value.is_integer() else ""
-        raise TermError(f"{name} = {value!r} ({type(value).__name__})", f"{want}, or a symbol", where, hint)
-    number = int(cast(Any, value).__index__())
+    number = whole(value)
+    if number is not None and (least is None or number >= least) and abs(number) < LIMIT:
+        return number
+    at = where if isinstance(where, str) else where()
+    if isinstance(value, Expr):
+        raise TermError(
+            f"{name} with operations nested {extent(value)[0]} deep", f"at most {DEEPEST}", name, "add in pairs"
+        )
+    if number is None:
+        given = f"{name} = {value!r} ({type(value).__name__})"
+        raise TermError(given, f"{want}, or a symbol", at, _meant(value, name))
     if least is not None and number < least:
         hint = "periods, steps and block sizes count from 1" if least == 1 else ""
-        raise TermError(f"{name} = {number}", want, where, hint)
-    if abs(number) >= LIMIT:
-        raise TermError(f"{name} = {number}", f"{want}, of magnitude below 2**31", where, "full or causal for no bound")
-    return number
+        raise TermError(f"{name} = {number}", want, at, hint)
+    raise TermError(f"{name} = {number}", f"{want}, of magnitude below 2**31", at, "full or causal for no bound")
+
+
+def _meant(value: object, name: str) -> str:
+    """What to write instead of something that is no size, where one can tell."""
+    if (isinstance(value, str) and value.isidentifier()) or type(value).__module__.startswith("sympy"):
+        from pidsl.language.vocabulary import is_symbol_name
+
+        known = str(value) if is_symbol_name(str(value)) else "size"
+        return f'{name}=pidsl.symbols("{known}"), an open size of pidsl'
+    if "bool" in str(getattr(value, "dtype", "bool" if isinstance(value, bool) else "")):
+        return ""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return ""
+    return f"{name}={int(number)}" if number.is_integer() else ""
 
 
 checked_size = size  # for functions whose own argument is called `size`
 
 
 def walk(term: Term) -> Iterator[Term]:
-    """`term` and every term inside it."""
-    yield term
-    for f in fields(term):
-        child = getattr(term, f.name)
-        if isinstance(child, Algebra):
-            yield from walk(cast(Term, child))
+    """`term` and every term inside it, each object once."""
+    return walk_tree(term, Algebra)
 
 
 def _own_symbols(term: Term) -> Iterator[str]:
     if isinstance(term, Pairs):  # many numbers
         return
-    for f in fields(term):
-        value = getattr(term, f.name)
+    for value in own_values(term):
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, Expr | Pred):
                 yield from symbols_in(item)
@@ -410,6 +422,10 @@ def _own_symbols(term: Term) -> Iterator[str]:
 
 def substitute_term(term: Term, values: Mapping[str, Index]) -> Term:
     """`term` with symbols replaced, each node checked again by its own constructor."""
+    return run(_substituted(term, values))
+
+
+def _substituted(term: Term, values: Mapping[str, Index]) -> Steps[Term]:
     from pidsl.language import vocabulary as v
 
     def sub(x: Index) -> Index:
@@ -419,11 +435,11 @@ def substitute_term(term: Term, values: Mapping[str, Index]) -> Term:
         case Full() | Empty() | Causal() | Pairs() | Neighborhood() | Halo():
             return term
         case Union(a, b) | Intersection(a, b) | Difference(a, b) | SymmetricDifference(a, b) | Compose(a, b):
-            return type(term)(substitute_term(a, values), substitute_term(b, values))
+            return type(term)((yield _substituted(a, values)), (yield _substituted(b, values)))
         case Complement(a) | Transpose(a):
-            return type(term)(substitute_term(a, values))
+            return type(term)((yield _substituted(a, values)))
         case Power(a, _) | Shift(a, _) | Blocked(a, _) | Dilated(a, _):
-            inner = substitute_term(a, values)
+            inner = yield _substituted(a, values)
         case _:
             inner = term
     try:
@@ -485,8 +501,10 @@ def require_term(value: object, operator: str) -> Term:
     if isinstance(value, Algebra):
         return cast(Term, value)
     shown, kind = repr(value), type(value).__name__
-    if isinstance(value, int | Expr):
+    if isinstance(value, bool):
+        hint = f"{'full' if value else 'empty'} for {'all' if value else 'no'} pairs"
+    elif isinstance(value, int | Expr):
         hint = f"lags({shown}) for one lag, window({shown}) for the last {shown} and the token itself"
     else:
-        hint = "pidsl.pairs for given pairs, pidsl.where for a predicate"
+        hint = "pidsl.pairs for given pairs, pidsl.where for a predicate, pidsl.parse for source"
     raise TermError(f"{shown} ({kind}) beside `{operator}`", "a pidsl term on both sides", hint=hint)

@@ -7,10 +7,11 @@ What they cannot record faithfully raises, with what to write instead.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from pidsl.errors import PidslError, PredicateError, TermError, TruthError
+from pidsl.errors import PredicateError, TermError, TruthError
 from pidsl.language import expr
 from pidsl.language.expr import (
     Abs,
@@ -31,12 +32,16 @@ from pidsl.language.expr import (
     Truth,
     Var,
     fold,
+    joint,
     show,
     show_pred,
     simplify,
     vars_in,
+    whole,
 )
+from pidsl.language.refused import Refused
 from pidsl.language.terms import Term
+from pidsl.language.trees import shallow
 from pidsl.language.vocabulary import where_pred
 
 WORDS = "+, -, constant *, // and % by a constant, abs, minimum, maximum, comparisons, & | ~"
@@ -59,32 +64,100 @@ def where(predicate: Callable[..., Any]) -> Term:
     where(lambda i, j, n, m: j >= m - 2)
 
     Args:
-        predicate: called as `predicate(i, j)`, or `predicate(i, j, n, m)` if it has four parameters; parameters with
-            defaults are left alone. Numbers it closes over may be symbols.
+        predicate: called as `predicate(i, j)`, whatever its two parameters are called, or as `predicate(i, j, n, m)`
+            if it has four with just these names; parameters with defaults are left alone. Numbers it closes over may
+            be symbols.
 
     Raises:
-        PredicateError: something that is not affine or modular (`i * j`, `i & 1`, a division, a NumPy call).
+        PredicateError: other parameters, as of a FlexAttention mask (b, h, q_idx, kv_idx); something that is not
+            affine or modular (`i * j`, `i & 1`, a division, a NumPy call). It names the file and line.
         TruthError: `and`, `or`, `not`, `if`, `min`, `max`, `in` or a chained comparison inside the predicate.
     """
+    needed = _parameters(predicate)
+    try:
+        value = predicate(*(TracedIndex(Var(v)) for v in "ijnm"[: len(needed)]))
+        return where_pred(as_pred(value))
+    except (TruthError, PredicateError) as e:
+        raise type(e)(e.given, e.expected, _at(e.where, predicate, e), e.hint) from None
+    except TermError as e:
+        raise PredicateError(e.given, e.expected, _at(e.where, predicate, e), e.hint) from None
+    except (TypeError, IndexError) as e:  # an operation that Python or NumPy did not find on a stand-in
+        hint = "(j == 0) | (j == 4) for membership; compute with i and j, tables and functions cannot be traced"
+        expected = f"affine and modular arithmetic: {WORDS}"
+        raise PredicateError(str(e), expected, _at("where(...)", predicate, e), hint) from e
+
+
+def _parameters(predicate: Callable[..., Any]) -> list[str]:
+    """The names of the parameters without defaults, when they are what `where` calls."""
+    if isinstance(predicate, Refused):
+        raise PredicateError(
+            f"where({predicate!r})", "a function of (i, j): this is a pattern already", hint=repr(predicate)
+        )
     try:
         parameters = inspect.signature(predicate).parameters.values()
     except (TypeError, ValueError):
-        raise PredicateError(f"where({predicate!r})", "a function of (i, j) or of (i, j, n, m)") from None
+        given, hint = f"where({predicate!r})", "where(lambda i, j: i - j < 4)"
+        raise PredicateError(given, "a function of (i, j) or of (i, j, n, m)", hint=hint) from None
     needed = [p for p in parameters if p.default is p.empty]
-    if len(needed) not in (2, 4) or any(p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in needed):
+    names = [p.name for p in needed]
+    plain = all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in needed)
+    name = getattr(predicate, "__name__", "mask_mod")
+    if wrong := wrong_parameters(names if plain else ["*"], name if name.isidentifier() else "mask_mod"):
         given = f"a function of ({', '.join(map(str, parameters))})"
-        raise PredicateError(given, "(i, j) or (i, j, n, m)", "where(...)", "where(lambda i, j: i - j < 4)")
-    try:
-        value = predicate(*(TracedIndex(Var(v)) for v in "ijnm"[: len(needed)]))
-    except PidslError:
-        raise
-    except (TypeError, IndexError) as e:  # an operation that Python or NumPy did not find on a stand-in
-        hint = "(j == 0) | (j == 4) for membership; compute with i and j, tables and functions cannot be traced"
-        raise PredicateError(str(e), f"affine and modular arithmetic: {WORDS}", "where(...)", hint) from e
-    try:
-        return where_pred(as_pred(value))
-    except TermError as e:
-        raise PredicateError(e.given, e.expected, e.where, e.hint) from None
+        raise PredicateError(given, wrong[0], _at("where(...)", predicate, None), wrong[1])
+    return names
+
+
+_HEADS = frozenset(["b", "h", "batch", "head", "batch_idx", "head_idx", "bh", "heads", "batches"])
+_LENGTHS = frozenset("nm")
+_QUERIES = frozenset(["i", "q", "q_idx", "query", "query_idx", "q_index", "qi", "row"])
+_KEYS = frozenset(["j", "k", "kv", "k_idx", "kv_idx", "key", "key_idx", "k_index", "kv_index", "ki", "col"])
+
+
+def wrong_parameters(names: Sequence[str], function: str) -> tuple[str, str] | None:
+    """What a predicate's parameters should be, and what to write instead; None where they are right.
+
+    Four are positions and lengths only by their own names: the four of a FlexAttention mask are others. Two are query
+    and key, whatever they are called, unless that is the name of something else.
+    """
+    if "".join(names) == "ijnm":
+        return None
+    if len(names) == 2:
+        expected = "the positions of a query and of a key, in this order"
+        if names[0] in _HEADS or {*names} & (_HEADS - {"b"} | _LENGTHS):
+            return expected, "where(lambda i, j: i - j < 4), and (i, j, n, m) with lengths"
+        if names[0] in _KEYS and names[1] in _QUERIES:
+            return expected, f"where(lambda i, j: {function}(j, i))"
+        return None
+    expected = "(i, j), under any names, or (i, j, n, m), by these names"
+    if len(names) > 2 and {*names[:-2]} <= _HEADS:
+        zeros = "0, " * (len(names) - 3)
+        one = f"where(lambda i, j: {function}(0, {zeros}i, j)), if all heads have one mask"
+        each = (
+            f"heads([(1, where(lambda i, j, h=h: {function}({zeros}h, i, j))) for h in range(8)]), if each has its own"
+        )
+        return expected, f"{one}; {each}; sequences of a batch that differ are calls of their own"
+    if "score" in names:
+        return expected, "pidsl.score(softcap=50.0) and the like change logits; where says which pairs are attended"
+    if len(names) == 4 and "*" not in names:
+        return expected, f"where(lambda i, j, n, m: {function}(i, j, n, m))"
+    return expected, "where(lambda i, j: i - j < 4)"
+
+
+def _at(where: str, predicate: Callable[..., Any], e: BaseException | None) -> str:
+    """`where` and the line of the user's own code that was at work, or else the one where the predicate begins."""
+    found: tuple[str, int] | None = None
+    for frame, line in traceback.walk_tb(e.__traceback__ if e else None):
+        module = str(frame.f_globals.get("__name__", ""))
+        library = module.partition(".")[0] in ("pidsl", "numpy", "torch")
+        if not module.startswith("pidsl.language.") and not (found and library):
+            found = (frame.f_code.co_filename, line)
+    if found is None:
+        function = inspect.unwrap(getattr(predicate, "func", predicate))
+        if code := getattr(getattr(function, "__func__", function), "__code__", None):
+            found = (code.co_filename, code.co_firstlineno)
+    line_of = f"{found[0]}:{found[1]}" if found else ""
+    return ", at ".join(x for x in (where or "where(...)", line_of) if x)
 
 
 def minimum(a: Any, b: Any) -> Any:
@@ -93,7 +166,7 @@ def minimum(a: Any, b: Any) -> Any:
     >>> where(lambda i, j: j <= minimum(i, 7))
     where(lambda i, j: j <= minimum(i, 7))
     """
-    return TracedIndex(simplify(Min(_index(a), _index(b))))
+    return TracedIndex(_choice(Min, _index(a), _index(b)))
 
 
 def maximum(a: Any, b: Any) -> Any:
@@ -102,7 +175,12 @@ def maximum(a: Any, b: Any) -> Any:
     >>> where(lambda i, j: j >= maximum(i - 3, 8))
     where(lambda i, j: j >= maximum(i - 3, 8))
     """
-    return TracedIndex(simplify(Max(_index(a), _index(b))))
+    return TracedIndex(_choice(Max, _index(a), _index(b)))
+
+
+def _choice(kind: type[Min | Max], a: Index, b: Index) -> Index:
+    found = simplify(kind(a, b))
+    return shallow(found) if isinstance(found, kind) else found
 
 
 def as_pred(value: Any) -> Pred:
@@ -134,11 +212,8 @@ def _index(value: Any) -> Index:
         return value
     if isinstance(value, TracedPred):
         raise PredicateError(f"the truth value {value!r} as a number", "a position or a size", hint=PARENTHESES)
-    if _plain_bool(value) is None and hasattr(value, "__index__"):
-        try:
-            return int(value.__index__())
-        except TypeError:  # an array
-            pass
+    if (number := whole(value)) is not None:
+        return number
     hint = f"{int(value)}" if isinstance(value, float) and value.is_integer() else ""
     raise PredicateError(
         f"{value!r} ({type(value).__name__}) in a predicate", "integers, symbols, i, j, n, m", "", hint
@@ -312,10 +387,10 @@ class TracedPred(Traced):
         self._refuse(f"{self!r} combined with {other!r}", PARENTHESES)
 
     def __and__(self, other: Any) -> TracedPred:
-        return TracedPred(fold(And(self.pred, self._other(other))))
+        return TracedPred(joint(And, self.pred, self._other(other)))
 
     def __or__(self, other: Any) -> TracedPred:
-        return TracedPred(fold(Or(self.pred, self._other(other))))
+        return TracedPred(joint(Or, self.pred, self._other(other)))
 
     def __xor__(self, other: Any) -> TracedPred:
         right = TracedPred(self._other(other))

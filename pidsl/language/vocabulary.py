@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pidsl.errors import TermError
-from pidsl.language.expr import FloorDiv, Index, Mod, Pred, Symbol, Truth, show, vars_in, walk
+from pidsl.language.expr import DEEPEST, FloorDiv, Index, Mod, Pred, Symbol, Truth, show, vars_in, walk, whole
 from pidsl.language.grids import halo, neighborhood
 from pidsl.language.terms import (
     LIMIT,
@@ -32,11 +32,14 @@ from pidsl.language.terms import (
     checked_size,
     size,
 )
+from pidsl.language.trees import extent
 
 __all__ = [
     "blocks", "causal", "empty", "full", "halo", "keys", "lags", "neighborhood", "pairs", "queries", "ring", "stride",
     "symbols", "window",
 ]  # fmt: skip
+
+LARGEST = 1 << 18  # operations in a predicate
 
 full = Full()
 empty = Empty()
@@ -139,9 +142,13 @@ def lags(*values: Index) -> Term:
         values: lags `i - j`, in tokens.
 
     Raises:
-        TermError: a value is not an integer.
+        TermError: a value is not an integer; a list of lags is `lags(*values)`.
     """
     where = f"lags({', '.join(map(repr, values))})"
+    for x in values:
+        if isinstance(x, Iterable) and not isinstance(x, str) and whole(x) is None:
+            hint = "lags(*values), every lag an argument of its own"
+            raise TermError(f"lag = {x!r} ({type(x).__name__})", "integers or symbols", where, hint)
     return Lags(tuple(size(x, "lag", where, least=None) for x in values))
 
 
@@ -266,8 +273,13 @@ def where_pred(pred: Pred) -> Term:
     """A predicate as a term; a constant one is `full` or `empty`.
 
     Raises:
-        TermError: a divisor below 1, or a constant of magnitude 2**31 and more.
+        TermError: a divisor below 1, a constant of magnitude 2**31 and more, or too many operations.
     """
+    deep, nodes = extent(pred)
+    if deep > DEEPEST or nodes > LARGEST:
+        given = f"a predicate of {nodes} operations, nested {deep} deep"
+        expected = f"at most {LARGEST} operations, nested at most {DEEPEST} deep"
+        raise TermError(given, expected, "where(...)", "where(a) | where(b), where(a) & where(b), where(a) ^ where(b)")
     for e in walk(pred):
         if isinstance(e, FloorDiv | Mod) and isinstance(e.right, int) and e.right < 1 and vars_in(e.left):
             raise TermError(f"{show(e)} in a predicate", "a divisor >= 1", "where(...)")

@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, reduce
 from typing import Any, assert_never
 
 import islpy as isl
 
 from pidsl.errors import TooHardError
-from pidsl.language.expr import evaluate
+from pidsl.language.expr import FloorDiv, Mod, evaluate
+from pidsl.language.expr import walk as walk_expr
 from pidsl.language.terms import (
     Blocked,
     Blocks,
@@ -43,8 +45,10 @@ from pidsl.language.terms import (
     require_concrete,
     walk,
 )  # fmt: skip
+from pidsl.language.trees import WIDE, Steps, extent, parts_of, run, width
 from pidsl.relation.grids import grid_condition
-from pidsl.relation.isl import coalesced, limited, read_map, read_set, region, scope
+from pidsl.relation.isl import MAX_OPERATIONS, coalesced, limited, read_map, read_set, region, scope
+from pidsl.relation.runs import Runs, condition, merged, runs_within
 
 
 def relation(term: Term) -> isl.Map:
@@ -66,7 +70,7 @@ def _relation(term: Term) -> isl.Map | TooHardError:
     """The relation, or why there is none: failing takes a second, so it is remembered too."""
     bounds = "0 <= i < n and 0 <= j < m" + (" and n = m" if needs_square(term) else "")
     try:
-        with limited(f"the relation of {term!r}"):
+        with limited(f"the relation of {term!r}", MAX_OPERATIONS * patience_for(term)):
             return coalesced(unclipped(term) & read_map(f"[n, m] -> {{ [i] -> [j] : {bounds} }}"))
     except TooHardError as e:
         return e.with_traceback(None)
@@ -96,6 +100,29 @@ def _align(m: isl.Map) -> isl.Map:
     return m.align_params(read_set("[n, m, offset] -> { : }").get_space())
 
 
+def patience_for(term: Term) -> int:
+    """How many times isl's usual limit a term is worth: once per hundred words, pairs and comparisons, if none divides.
+
+    Parts without divisions are quickly compared, and a long list of them is no hard term.
+    """
+    size = 0
+    for t in walk(term):
+        match t:
+            case Lags(values) | Pairs(values):
+                size += len(values)
+            case Where(pred, _):
+                if any(isinstance(e, FloorDiv | Mod) for e in walk_expr(pred)):
+                    return 1
+                size += extent(pred)[1] // 4
+            case Keys(_, _, step) | Queries(_, _, step) if _int(step) > 1:
+                return 1
+            case Stride() | Blocks() | Ring() | Neighborhood() | Halo() | Compose() | Power() | Blocked() | Dilated():
+                return 1
+            case _:
+                size += 1
+    return -(-size // 100)
+
+
 def needs_square(term: Term) -> bool:
     """Whether the term has a meaning only for as many keys as query positions."""
     return any(isinstance(t, Ring) for t in walk(term))
@@ -103,6 +130,12 @@ def needs_square(term: Term) -> bool:
 
 def unclipped(term: Term) -> isl.Map:
     """The term over all integers i, j."""
+    return run(_unclipped(term, runs_within(term)))
+
+
+def _unclipped(term: Term, runs: Mapping[int, Runs]) -> Steps[isl.Map]:
+    if id(term) in runs:
+        return _any_of(map(condition, runs[id(term)]))
     match term:
         case Full():
             return _leaf("")
@@ -110,12 +143,12 @@ def unclipped(term: Term) -> isl.Map:
             return _leaf("1 = 0")
         case Causal():
             return _leaf("j <= i")
-        case Window(left, right):
-            return _leaf(f"-{_int(right)} <= i - j <= {_int(left)}")
         case Stride(period, phase):
             return _leaf(f"(i - j - {_int(phase)}) mod {_int(period)} = 0")
+        case Window(left, right):
+            return _leaf(f"-{_int(right)} <= i - j <= {_int(left)}")
         case Lags(values):
-            return _any_of([f"i - j = {_int(v)}" for v in sorted({_int(v) for v in values})])
+            return _any_of([f"i - j = {v}" for v in sorted({_int(v) for v in values})])
         case Ring(radius):
             r = _int(radius)
             near = f"(-{r} <= i - j <= {r} or i - j >= n - {r} or j - i >= n - {r})"
@@ -130,50 +163,109 @@ def unclipped(term: Term) -> isl.Map:
             found = region(pred, scope("[n, m] -> { [i, j] }"))
             return coalesced(found.apply(read_map("[n, m] -> { [i, j] -> [[i] -> [j]] }")).unwrap())
         case Pairs(values):
-            return _any_of([f"i = {i} and j = {j}" for i, j in values])
+            return _listed(values)
         case Neighborhood() | Halo():
             return coalesced(_leaf(grid_condition(term)))
-        case Union(a, b):
-            return coalesced(unclipped(a) | unclipped(b))
-        case Intersection(a, b):
-            return coalesced(unclipped(a) & unclipped(b))
-        case Difference(a, b):
-            return coalesced(unclipped(a) - unclipped(b))
+        case Union():
+            return (yield _union(parts_of(Union, term), runs))
+        case Intersection(a, b) if width(term) <= WIDE:
+            return coalesced((yield _unclipped(a, runs)) & (yield _unclipped(b, runs)))
+        case Intersection():
+            # What is taken away is taken away at once: of a & ~b & ~c, the part of a that is outside b | c.
+            parts = parts_of(Intersection, term)
+            kept = [part for part in parts if not isinstance(part, Complement)]
+            whole: isl.Map = (yield _all_of(kept, runs)) if kept else _leaf("")
+            return (yield _without(whole, [part.of for part in parts if isinstance(part, Complement)], runs))
+        case Difference():
+            first: Term = term
+            taken: list[Term] = []
+            while isinstance(first, Difference):
+                taken.append(first.right)
+                first = first.left
+            return (yield _without((yield _unclipped(first, runs)), taken[::-1], runs))
         case SymmetricDifference(a, b):
-            x, y = unclipped(a), unclipped(b)
+            x, y = (yield _unclipped(a, runs)), (yield _unclipped(b, runs))
             return coalesced((x - y) | (y - x))
         case Complement(a):
-            return coalesced(unclipped(a).complement())
+            return coalesced((yield _unclipped(a, runs)).complement())
         case Transpose(a):
-            return _at(a, "i' = j and j' = i and n' = m and m' = n")
+            return _at((yield _unclipped(a, runs)), "i' = j and j' = i and n' = m and m' = n")
         case Compose(a, b):
-            return _compose(_to_tokens(unclipped(a)), _between_tokens(b))
+            last = _to_tokens((yield _unclipped(a, runs)))
+            return _compose(last, _between_tokens((yield _unclipped(b, runs))))
         case Power(a, layers):
-            return _power(a, _int(layers))
+            return _power((yield _unclipped(a, runs)), _int(layers)) if _int(layers) else _leaf("i = j")
         case Shift(a, by):
-            return _at(a, f"i' = i and j' = j + {_int(by)} and n' = n and m' = m")
+            return _at((yield _unclipped(a, runs)), f"i' = i and j' = j + {_int(by)} and n' = n and m' = m")
         case Blocked(a, size):
             s = _int(size)
             ceil = f"n' = floor((n + {s - 1})/{s}) and m' = floor((m + {s - 1})/{s})"
-            return _at(a, f"i' = floor(i/{s}) and j' = floor(j/{s}) and {ceil}")
+            return _at((yield _unclipped(a, runs)), f"i' = floor(i/{s}) and j' = floor(j/{s}) and {ceil}")
         case Dilated(a, step):
             s = _int(step)
             # class c = i mod s has the positions c, c + s, ...: ceil((n - c)/s) of them (none when n <= c)
             count = f"n' = floor((n - c + {s - 1})/{s}) and m' = floor((m - c + {s - 1})/{s})"
             same = f"i = {s} i' + c and j = {s} j' + c and 0 <= c < {s}"
-            return _at(a, f"exists c: {same} and {count}")
+            return _at((yield _unclipped(a, runs)), f"exists c: {same} and {count}")
         case _:
             assert_never(term)
+
+
+def _union(terms: list[Term], runs: Mapping[int, Runs]) -> Steps[isl.Map]:
+    """All terms together; of many, those of lags alone as one, and pairs as one."""
+    found: list[isl.Map] = []
+    if len(terms) > WIDE:
+        if lags := [run for term in terms for run in runs.get(id(term), ())]:
+            found.append(_any_of(map(condition, merged(lags))))
+        if listed := sorted({pair for term in terms if isinstance(term, Pairs) for pair in term.values}):
+            found.append(_listed(listed))
+        terms = [term for term in terms if id(term) not in runs and not isinstance(term, Pairs)]
+    for term in terms:
+        found.append((yield _unclipped(term, runs)))
+    return _together(found, lambda a, b: coalesced(a | b)) if found else _leaf("1 = 0")
+
+
+def _all_of(terms: list[Term], runs: Mapping[int, Runs]) -> Steps[isl.Map]:
+    found = []
+    for term in terms:
+        found.append((yield _unclipped(term, runs)))
+    return _together(found, lambda a, b: coalesced(a & b))
+
+
+def _without(found: isl.Map, taken: list[Term], runs: Mapping[int, Runs]) -> Steps[isl.Map]:
+    """One after another; many at once."""
+    if len(taken) > WIDE:
+        return coalesced(found - (yield _union(taken, runs)))
+    for term in taken:
+        found = coalesced(found - (yield _unclipped(term, runs)))
+    return found
+
+
+def _together(found: list[isl.Map], both: Callable[[isl.Map, isl.Map], isl.Map]) -> isl.Map:
+    """Of the first few one after another, as they are written; of many, two by two: their parts are compared."""
+    while len(found) > WIDE:
+        found = [reduce(both, found[k : k + 2]) for k in range(0, len(found), 2)]
+    return reduce(both, found)
 
 
 def _leaf(condition: str) -> isl.Map:
     return read_map(f"[n, m] -> {{ [i] -> [j] : {condition} }}" if condition else "[n, m] -> { [i] -> [j] }")
 
 
-def _any_of(conditions: list[str]) -> isl.Map:
-    if not conditions:
-        return _leaf("1 = 0")
-    return coalesced(read_map("[n, m] -> { " + "; ".join(f"[i] -> [j] : {c}" for c in conditions) + " }"))
+def _any_of(conditions: Iterable[str]) -> isl.Map:
+    parts = "; ".join(f"[i] -> [j] : {c}" for c in conditions)
+    return coalesced(read_map(f"[n, m] -> {{ {parts} }}")) if parts else _leaf("1 = 0")
+
+
+def _listed(pairs: Iterable[tuple[int, int]]) -> isl.Map:
+    """Sorted pairs, those side by side as one part."""
+    rows: list[list[int]] = []  # i, first j, last j
+    for i, j in pairs:
+        if rows and rows[-1][0] == i and rows[-1][2] == j - 1:
+            rows[-1][2] = j
+        else:
+            rows.append([i, j, j])
+    return _any_of(f"i = {i} and {first} <= j <= {last}" for i, first, last in rows)
 
 
 def _sliced(var: str, length: str, start: Any, stop: Any, step: Any) -> str:
@@ -191,9 +283,8 @@ def _sliced(var: str, length: str, start: Any, stop: Any, step: Any) -> str:
     return condition
 
 
-def _at(term: Term, moved: str) -> isl.Map:
-    """`term` read at other coordinates and lengths: pairs (i, j) for which (i', j') is in the term for n', m'."""
-    inner = unclipped(term)
+def _at(inner: isl.Map, moved: str) -> isl.Map:
+    """A term read at other coordinates and lengths: pairs (i, j) for which (i', j') is in the term for n', m'."""
     needed = inner.involves_dims(isl.dim_type.param, 0, 2)
     points = inner.wrap().flatten()
     if not needed:  # spares isl the lengths of the residue classes
@@ -209,9 +300,8 @@ def _to_tokens(m: isl.Map) -> isl.Map:
     return m.intersect_range(read_set("[n, m] -> { [t] : 0 <= t < m }"))
 
 
-def _between_tokens(term: Term) -> isl.Map:
+def _between_tokens(layer: isl.Map) -> isl.Map:
     """A layer below the last: its queries are the tokens 0 .. m - 1, so its number of queries is m."""
-    layer = unclipped(term)
     if layer.involves_dims(isl.dim_type.param, 0, 1):
         layer = layer.intersect_params(read_set("[n, m] -> { : n = m }")).project_out(isl.dim_type.param, 0, 1)
         layer = layer.insert_dims(isl.dim_type.param, 0, 1).set_dim_name(isl.dim_type.param, 0, "n")
@@ -222,12 +312,9 @@ def _compose(last: isl.Map, first: isl.Map) -> isl.Map:
     return coalesced(last.apply_range(first))
 
 
-def _power(term: Term, layers: int) -> isl.Map:
-    """`layers` layers, by repeated squaring of the layer between tokens."""
-    if layers == 0:
-        return _leaf("i = j")
-    result = unclipped(term)
-    between = _between_tokens(term)
+def _power(last: isl.Map, layers: int) -> isl.Map:
+    """`layers` layers, one or more, by repeated squaring of the layer between tokens."""
+    result, between = last, _between_tokens(last)
     rest = layers - 1
     while rest:
         if rest & 1:

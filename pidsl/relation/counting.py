@@ -40,10 +40,11 @@ from pidsl.language.expr import (
     holds,
 )
 from pidsl.language.terms import Halo, Neighborhood, Term
-from pidsl.relation.build import relation
-from pidsl.relation.isl import limited, read_set
-from pidsl.relation.loops import VARIABLE, Loop, NoLoop, loops, part_loops
+from pidsl.relation.build import patience_for, relation
+from pidsl.relation.isl import MAX_OPERATIONS, limited, read_set
+from pidsl.relation.loops import VARIABLE, Loop, NoLoop, loops
 from pidsl.relation.oracle import check_lengths, dense_mask
+from pidsl.relation.runs import loop, runs_within
 
 CHUNK = 1 << 20  # rows counted at a time
 
@@ -62,18 +63,17 @@ def key_loops(term: Term) -> tuple[Loop, ...]:
 
 @lru_cache(maxsize=256)
 def _key_loops(term: Term) -> tuple[Loop, ...] | TooHardError:
+    if (runs := runs_within(term).get(id(term))) is not None:
+        return tuple(map(loop, runs))
     what = f"the keys of one query of {term!r}"
     whole = relation(term)
     context = read_set("[n, m, i] -> { : 0 <= i < n and m > 0 }")
     try:
-        with limited(what):
+        with limited(what, MAX_OPERATIONS * patience_for(term)):
             points = whole.wrap().flatten()
             points = points.move_dims(isl.dim_type.param, 2, isl.dim_type.set, 0, 1)
             points = points.set_dim_name(isl.dim_type.param, 2, "i")
-            try:
-                return tuple(part_loops(points, context))
-            except TooHardError:
-                return tuple(loops(points, context))
+            return tuple(loops(points, context))
     except NoLoop as e:
         return TooHardError(f"isl's program holds {e}", "plain loops over the keys", what, "simplify the term")
     except TooHardError as e:

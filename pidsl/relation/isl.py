@@ -40,6 +40,7 @@ SetOrMap = TypeVar("SetOrMap", isl.Set, isl.Map)
 
 CONTEXT = isl.Context()
 MAX_OPERATIONS = 2_000_000  # one to three seconds; of random terms of depth 5, 99 in 100 need less than half of it
+MANY = 256  # parts of a set
 
 _lock = threading.RLock()
 _limits: list[int] = []  # of the `limited` blocks that are running, outermost first
@@ -122,13 +123,34 @@ def _too_hard(what: str, operations: int) -> TooHardError:
 
 
 def coalesced(x: SetOrMap) -> SetOrMap:
-    """`x` in fewer parts where isl can, else as it is: on a few maps isl fails an assertion of its own."""
+    """`x` in fewer parts where isl can, else as it is: on a few maps isl fails an assertion of its own.
+
+    isl compares all parts in pairs; more than `MANY` stay as they are.
+    """
+    if (x.n_basic_map() if isinstance(x, isl.Map) else x.n_basic_set()) > MANY:
+        return x
     try:
         return x.coalesce()
     except isl.Error:
         if _exhausted():
             raise
         return x
+
+
+def convex_parts(x: isl.Set) -> list[isl.BasicSet]:
+    """The basic sets of `x`, every division in them with a formula; finding one may split a set.
+
+    Composing and transposing leave divisions of which isl knows only that they exist, and reading those is an error.
+    """
+    return list(x.compute_divs().get_basic_sets())
+
+
+def disjoint(points: isl.Set) -> list[isl.BasicSet]:
+    """Parts of a set that share no point, in which the point determines every integer division.
+
+    isl keeps some divisions as integers that merely exist, `i = 3 j + 5 e`: several of them may do for one point.
+    """
+    return list(points.compute_divs().make_disjoint().compute_divs().get_basic_sets())
 
 
 def least(numbers: isl.Set) -> int:

@@ -7,6 +7,7 @@ where it cannot; all of them become floor division and floor modulo, which agree
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +33,13 @@ from pidsl.language.expr import (
     simplify,
     substitute_pred,
 )
-from pidsl.relation.isl import limited
+from pidsl.relation.isl import CONTEXT, affine, coalesced, limited, region, scope
 
 # An operation of isl's generator takes up to 13 microseconds, most take 0.5. All parts of a union at once make the
 # best program; where that is too much work, one by one often is not.
 WHOLE_OPERATIONS = 200_000
 PARTS_OPERATIONS = 500_000
+VERIFY_OPERATIONS = 1_800_000  # for the points of the loops, to be compared with the set
 
 # islpy's type stubs call the kinds of nodes int and misspell some of their names, so nodes are Any here.
 _op: Any = isl.ast_expr_op_type
@@ -69,12 +71,15 @@ class Loop:
 VARIABLE = "x"
 
 
-def loops(points: isl.Set, context: isl.Set) -> list[Loop]:
+def loops(points: isl.Set, context: isl.Set, operations: int = PARTS_OPERATIONS) -> list[Loop]:
     """Loops that visit exactly `points` (one-dimensional), each once.
+
+    Part by part, more of them, but each simpler and hardly any with a test `inside`; all at once where that fails.
 
     Args:
         points: `[params] -> { [x] : ... }`.
         context: a parameter set that is known to hold; the loops need not check it again.
+        operations: of isl, for the parts.
 
     Raises:
         NoLoop: the points need a program that `Loop` cannot say.
@@ -82,23 +87,61 @@ def loops(points: isl.Set, context: isl.Set) -> list[Loop]:
     """
     if points.is_empty():
         return []
+    # parts without divisions are quickly told apart, and a long list of them is no hard set
+    simple = all(part.dim(isl.dim_type.div) == 0 for part in points.get_basic_sets())
+    operations *= max(-(-points.n_basic_set() // 50), 1) if simple else 1
     try:
-        with limited("the loops over a set", WHOLE_OPERATIONS):
-            return _scan(points, context)
+        with limited("the parts of a set", operations):
+            parts = [isl.Set.from_basic_set(part) for part in points.make_disjoint().get_basic_sets()]
+        return _checked(parts, context, operations)
     except (NoLoop, TooHardError):
-        return part_loops(points, context)
+        return _checked([points], context, min(operations, WHOLE_OPERATIONS))
 
 
-def part_loops(points: isl.Set, context: isl.Set) -> list[Loop]:
-    """As `loops`, but part by part: more of them, each simpler, and hardly any with a test `inside`.
+def _checked(parts: list[isl.Set], context: isl.Set, operations: int) -> list[Loop]:
+    """Loops for each part, compared with its points: isl's generator now and then loses some of a set with floors.
 
-    Raises:
-        NoLoop: the points need a program that `Loop` cannot say.
-        TooHardError: isl's operation limit struck.
+    Of `[n] -> { [j] : 0 <= j <= 1 and n + 2 j <= 2*floor((1 + n + j)/2) <= 1 + n + 2 j }` it takes j = 0 to be all;
+    with the equalities of the set spelt out, it finds j = 1 too.
     """
-    with limited("the loops over the parts of a set", PARTS_OPERATIONS):
-        parts = points.make_disjoint().get_basic_sets()
-        return [loop for part in parts for loop in _scan(isl.Set.from_basic_set(part), context)]
+    with limited("the loops over a set", operations):
+        found = [_scan(part, context) for part in parts]
+    for k, part in enumerate(parts):
+        if _visits(found[k], part, context):
+            continue
+        with limited("the loops over a set", operations):
+            found[k] = _scan(part.detect_equalities(), context)
+        if not _visits(found[k], part, context):
+            raise NoLoop("other points than those it was asked for")
+    return [loop for some in found for loop in some]
+
+
+def _visits(found: list[Loop], points: isl.Set, context: isl.Set) -> bool:
+    """Whether the loops visit exactly the points, each once, where the context holds."""
+    if not any(part.dim(isl.dim_type.div) for part in points.get_basic_sets()):
+        return True  # bounds of a polytope are taken from its constraints as they are
+    with limited("whether loops visit the points of a set", VERIFY_OPERATIONS):
+        points = points.intersect_params(context).set_dim_name(isl.dim_type.set, 0, VARIABLE)
+        params = [str(points.get_dim_name(isl.dim_type.param, k)) for k in range(points.dim(isl.dim_type.param))]
+        line = f"[{', '.join(params)}] -> {{ [{VARIABLE}] }}"
+        names, left = scope(line), points
+        for loop in found:
+            here = coalesced(_points(loop, names).intersect_params(context))
+            if not here.is_subset(left):  # one more than there are, or one that another loop has visited
+                return False
+            left = left - here
+        return bool(left.is_empty())
+
+
+def _points(loop: Loop, names: Mapping[str, isl.PwAff]) -> isl.Set:
+    at = names[VARIABLE]
+    first = affine(loop.first, names)
+    found = at.ge_set(first) & at.le_set(affine(loop.last, names))
+    if loop.step > 1:
+        found &= (at - first).mod_val(isl.Val(loop.step, CONTEXT)).eq_set(at - at)
+    for test in (loop.guard, loop.inside):
+        found = found if test is None else found & region(test, names)
+    return found
 
 
 def _scan(points: isl.Set, context: isl.Set) -> list[Loop]:

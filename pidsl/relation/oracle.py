@@ -3,6 +3,9 @@
 This file is the judge of everything else in pidsl, so it favours being checkable by eye. It uses NumPy only and
 shares nothing with the relation builder but the term classes.
 
+Only booleans are as large as the mask: what is computed on the way is computed for a block of it at a time, and in
+Python's integers where 64 bits might not do.
+
 A term is a relation on positions; `n` is the number of query positions and `m` of key positions (both counted from
 0). An offset slices the relation: rows offset .. offset + n - 1 of the pattern with offset + n query positions.
 """
@@ -10,6 +13,8 @@ A term is a relation on positions; `n` is the number of query positions and `m` 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from itertools import pairwise
 from math import prod
 from typing import Any, assert_never
 
@@ -17,8 +22,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pidsl.errors import SizeError
-from pidsl.language.expr import evaluate, holds
+from pidsl.language.expr import (
+    Abs,
+    Add,
+    Compare,
+    FloorDiv,
+    Index,
+    Max,
+    Min,
+    Mod,
+    Mul,
+    Sub,
+    Symbol,
+    Var,
+    evaluate,
+    holds,
+    whole,
+)  # fmt: skip
+from pidsl.language.expr import walk as walk_expr
 from pidsl.language.terms import (
+    LIMIT,
     Blocked,
     Blocks,
     Causal,
@@ -32,6 +55,7 @@ from pidsl.language.terms import (
     Intersection,
     Keys,
     Lags,
+    Leaf,
     Neighborhood,
     Pairs,
     Power,
@@ -48,9 +72,15 @@ from pidsl.language.terms import (
     require_concrete,
     walk,
 )  # fmt: skip
+from pidsl.language.trees import Steps, bottom_up, children, run
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Positions = range | Ints
+
+BLOCK = 1 << 16  # entries of a table that are computed at once
+SIDE = 512  # of the blocks of a product
+MOST = 1 << 34  # entries of the table of a layer
 
 
 def check_lengths(term: Term, n: object, m: object, offset: object) -> tuple[int, int, int]:
@@ -63,12 +93,13 @@ def check_lengths(term: Term, n: object, m: object, offset: object) -> tuple[int
     require_concrete(term, "evaluate the pattern")
     values = []
     for name, value in (("n", n), ("m", n if m is None else m), ("offset", offset)):
-        if isinstance(value, bool) or not hasattr(value, "__index__") or int(value.__index__()) < 0:
+        number = whole(value)
+        if number is None or number < 0:
             hint = ""
-            if name == "offset" and isinstance(value, int) and value < 0:
-                hint = f"no offset, and term.shift({-value}) for a pattern of lags such as window or causal"
+            if name == "offset" and number is not None:
+                hint = f"no offset, and term.shift({-number}) for a pattern of lags such as window or causal"
             raise SizeError(f"{name} = {value!r}", "an integer >= 0", repr(term), hint)
-        values.append(int(value.__index__()))
+        values.append(number)
     rows, columns, first = values
     if first + rows != columns:
         for t in walk(term):
@@ -84,19 +115,117 @@ def check_lengths(term: Term, n: object, m: object, offset: object) -> tuple[int
 def dense_mask(term: Term, n: int, m: int | None = None, offset: int = 0) -> Bools:
     """bool array [n, m]: whether position r + offset attends key j. See `Algebra.mask`."""
     n, m, offset = check_lengths(term, n, m, offset)
-    return table(term, np.arange(offset, offset + n), np.arange(m), offset + n, m)
+    return table(term, range(offset, offset + n), range(m), offset + n, m)
 
 
-def table(term: Term, i: Ints, j: Ints, n: int, m: int) -> Bools:
+def table(term: Term, i: Positions, j: Positions, n: int, m: int) -> Bools:
     """bool [len(i), len(j)]: the term at any integer positions i (queries) and j (keys), also outside 0..n, 0..m."""
-    row, column = i[:, None], j[None, :]
+    layered: set[int] = set()
+    for t in bottom_up(term):
+        if isinstance(t, Compose | Power) or any(id(part) in layered for part in children(t)):
+            layered.add(id(t))
+    exact = _largest(term, i, j, n, m) >= 1 << 63
+    return run(_Table(layered, object if exact else np.int64).of(term, i, j, n, m))
+
+
+class _Table:
+    """One evaluation.
+
+    Args:
+        layered: the ids of all terms that hold layers of attention: these need tables of whole layers.
+        dtype: of positions: int64, or object for Python's integers.
+    """
+
+    def __init__(self, layered: set[int], dtype: Any) -> None:
+        self.layered, self.dtype = layered, dtype
+
+    def of(self, term: Term, i: Positions, j: Positions, n: int, m: int) -> Steps[Bools]:
+        """The table of a term, block by block where that can be."""
+        if id(term) in self.layered or len(i) * len(j) <= BLOCK:
+            return (yield self._block(term, i, j, n, m))
+        out = np.empty((len(i), len(j)), dtype=np.bool_)
+        width = min(len(j), BLOCK)
+        height = BLOCK // width
+        for x in range(0, len(i), height):
+            for y in range(0, len(j), width):
+                rows, columns = slice(x, x + height), slice(y, y + width)
+                out[rows, columns] = yield self._block(term, i[rows], j[columns], n, m)
+        return out
+
+    def _block(self, term: Term, i: Positions, j: Positions, n: int, m: int) -> Steps[Bools]:
+        match term:
+            case Union(a, b):
+                out = yield self.of(a, i, j, n, m)
+                out |= yield self.of(b, i, j, n, m)
+            case Intersection(a, b):
+                out = yield self.of(a, i, j, n, m)
+                out &= yield self.of(b, i, j, n, m)
+            case Difference(a, b):
+                out = yield self.of(a, i, j, n, m)
+                out &= ~(yield self.of(b, i, j, n, m))
+            case SymmetricDifference(a, b):
+                out = yield self.of(a, i, j, n, m)
+                out ^= yield self.of(b, i, j, n, m)
+            case Complement(a):
+                out = yield self.of(a, i, j, n, m)
+                np.logical_not(out, out=out)
+            case Transpose(a):
+                return (yield self.of(a, j, i, m, n)).T
+            case Shift(a, by):
+                return (yield self.of(a, i, _plus(j, _int(by)), n, m))
+            case Compose(a, b):
+                tokens = _tokens(term, m, i, j)  # between two layers: the keys of the last one
+                reached = yield self.of(a, i, tokens, n, m)
+                return _product(reached, (yield self.of(b, tokens, j, m, m)))
+            case Power(a, layers) if _int(layers) > 1:
+                tokens = _tokens(term, m, i, j)
+                reached = yield self.of(a, i, tokens, n, m)
+                if between := _int(layers) - 2:
+                    layer = yield self.of(a, tokens, tokens, m, m)
+                while between:  # by repeated squaring
+                    reached = _product(reached, layer) if between & 1 else reached
+                    between >>= 1
+                    layer = _product(layer, layer) if between else None
+                return _product(reached, (yield self.of(a, tokens, j, m, m)))
+            case Power(a, layers) if _int(layers) == 1:
+                return (yield self.of(a, i, j, n, m))
+            case Blocked(a, size):
+                s = _int(size)
+                (rows, row), (columns, column) = (_different(self._array(x) // s) for x in (i, j))
+                inside = yield self.of(a, rows, columns, -(-n // s), -(-m // s))
+                return inside[row][:, column]
+            case Dilated(a, step):
+                s = _int(step)
+                row, column = self._array(i), self._array(j)
+                out = np.zeros((len(row), len(column)), dtype=np.bool_)
+                # Each residue class is a sequence of its own, with its own length: the same one from border to border.
+                for first, last in pairwise(sorted({0, n % s, m % s, s})):
+                    own = [np.flatnonzero((first <= x % s) & (x % s < last)) for x in (row, column)]
+                    (rows, r), (columns, k) = (_different(x[at] // s) for x, at in zip((row, column), own, strict=True))
+                    inside = yield self.of(a, rows, columns, len(range(first, n, s)), len(range(first, m, s)))
+                    same = (row[own[0]] % s)[:, None] == (column[own[1]] % s)[None, :]
+                    inside = inside[r][:, k] & same
+                    if inside.shape == out.shape:  # all of them, and no other class has any
+                        return inside
+                    out[np.ix_(*own)] = inside
+            case _:
+                found = _leaf(term, self._array(i)[:, None], self._array(j)[None, :], n, m)
+                out = np.empty((len(i), len(j)), dtype=np.bool_)
+                out[...] = found
+        return out
+
+    def _array(self, x: Positions) -> Ints:
+        return np.array(x, dtype=self.dtype) if self.dtype is object else _int64(x)
+
+
+def _leaf(term: Leaf | Power, row: Ints, column: Ints, n: int, m: int) -> Any:
+    """A word of the language (or no layer at all) at positions [rows, 1] and [1, columns]."""
     lag = row - column
-    everywhere = np.ones_like(lag, dtype=np.bool_)
     match term:
         case Full():
-            return everywhere
+            return True
         case Empty():
-            return ~everywhere
+            return False
         case Causal():
             return lag >= 0
         case Window(left, right):
@@ -104,78 +233,124 @@ def table(term: Term, i: Ints, j: Ints, n: int, m: int) -> Bools:
         case Stride(period, phase):
             return lag % _int(period) == _int(phase)
         case Lags(values):
-            return np.isin(lag, np.array([_int(v) for v in values], dtype=np.int64))
+            return np.isin(lag, np.array([_int(v) for v in values], dtype=lag.dtype))
         case Ring(radius):
             inside = (0 <= row) & (row < n) & (0 <= column) & (column < n)
-            return inside & (np.minimum(lag % max(n, 1), -lag % max(n, 1)) <= _int(radius))
+            return inside & ((lag % max(n, 1) <= _int(radius)) | (-lag % max(n, 1) <= _int(radius)))
         case Keys(start, stop, step):
-            return everywhere & np.isin(column, _sliced(m, start, stop, step))
+            return _sliced(column, m, start, stop, step)
         case Queries(start, stop, step):
-            return everywhere & np.isin(row, _sliced(n, start, stop, step))
+            return _sliced(row, n, start, stop, step)
         case Blocks(size):
             return row // _int(size) == column // _int(size)
         case Where(pred, _):
-            return everywhere & np.asarray(holds(pred, {"i": row, "j": column, "n": n, "m": m}))
-        case Pairs(values):
-            found = set(values)
-            return np.array([[(a, b) in found for b in j] for a in i], dtype=np.bool_).reshape(lag.shape)
+            return holds(pred, {"i": row, "j": column, "n": n, "m": m})
+        case Pairs():
+            return _listed(_pairs(term), row[:, 0], column[0])
         case Neighborhood(shape):
-            return _on_grid(shape, i, j, lambda axis, y, u: _neighbors(term, axis, y, u))
+            return _on_grid(shape, row[:, 0], column[0], lambda axis, y, u: _neighbors(term, axis, y, u))
         case Halo(shape, block, halo):
-            return _on_grid(shape, i, j, lambda axis, y, u: _grown(block[axis], halo[axis], y, u))
-        case Union(a, b):
-            return table(a, i, j, n, m) | table(b, i, j, n, m)
-        case Intersection(a, b):
-            return table(a, i, j, n, m) & table(b, i, j, n, m)
-        case Difference(a, b):
-            return table(a, i, j, n, m) & ~table(b, i, j, n, m)
-        case SymmetricDifference(a, b):
-            return table(a, i, j, n, m) ^ table(b, i, j, n, m)
-        case Complement(a):
-            return ~table(a, i, j, n, m)
-        case Transpose(a):
-            return table(a, j, i, m, n).T
-        case Compose(a, b):
-            tokens = np.arange(m)  # the tokens between two layers are the keys of the last one
-            return _product(table(a, i, tokens, n, m), table(b, tokens, j, m, m))
-        case Power(a, layers):
-            if _int(layers) == 0:
-                return lag == 0
-            if _int(layers) == 1:
-                return table(a, i, j, n, m)
-            tokens = np.arange(m)
-            reached = table(a, i, tokens, n, m)
-            for _ in range(_int(layers) - 2):
-                reached = _product(reached, table(a, tokens, tokens, m, m))
-            return _product(reached, table(a, tokens, j, m, m))
-        case Shift(a, by):
-            return table(a, i, j + _int(by), n, m)
-        case Blocked(a, size):
-            s = _int(size)
-            return table(a, i // s, j // s, -(-n // s), -(-m // s))
-        case Dilated(a, step):
-            s = _int(step)
-            out = ~everywhere
-            for c in range(s):  # each residue class is a sequence of its own, with its own length
-                rows, columns = np.flatnonzero(i % s == c), np.flatnonzero(j % s == c)
-                inside = table(a, i[rows] // s, j[columns] // s, len(range(c, n, s)), len(range(c, m, s)))
-                out[np.ix_(rows, columns)] = inside
-            return out
+            return _on_grid(shape, row[:, 0], column[0], lambda axis, y, u: _grown(block[axis], halo[axis], y, u))
+        case Power():
+            return lag == 0
         case _:
             assert_never(term)
 
 
+def _largest(term: Term, i: Positions, j: Positions, n: int, m: int) -> int:
+    """No number that the evaluation meets is larger in magnitude."""
+    far = max(n, m, *(abs(x) for positions in (i, j) for x in _ends(positions)))
+    far += sum(abs(_int(t.by)) for t in walk(term) if isinstance(t, Shift))
+    seen = [4 * far + LIMIT]
+
+    def of(e: Index) -> int:
+        match e:
+            case int():
+                largest = abs(e)
+            case Var() | Symbol():
+                largest = far
+            case Abs(a) | FloorDiv(a, _):
+                largest = of(a)
+            case Mod(a, b):
+                seen.append(of(a))
+                largest = of(b)
+            case Add(a, b) | Sub(a, b):
+                largest = of(a) + of(b)
+            case Mul(a, b):
+                largest = of(a) * of(b)
+            case Min(a, b) | Max(a, b):  # computed as a + (b - a) * (b < a)
+                largest = max(of(a), of(b))
+                seen.append(3 * largest)
+            case _:
+                assert_never(e)
+        seen.append(largest)
+        return largest
+
+    for t in walk(term):
+        for part in walk_expr(t.pred) if isinstance(t, Where) else ():
+            if isinstance(part, Compare):
+                of(part.left), of(part.right)
+    return max(seen)
+
+
+def _int64(x: Positions) -> Ints:
+    return np.arange(x.start, x.stop, x.step, dtype=np.int64) if isinstance(x, range) else x
+
+
+def _ends(x: Positions) -> tuple[int, int]:
+    if len(x) == 0:
+        return 0, 0
+    return (x[0], x[-1]) if isinstance(x, range) else (int(x.min()), int(x.max()))
+
+
+def _plus(x: Positions, by: int) -> Positions:
+    return range(x.start + by, x.stop + by, x.step) if isinstance(x, range) else x + by
+
+
+def _different(x: Ints) -> tuple[Ints, Ints]:
+    """The different values in x, and where each entry of x is among them."""
+    values, place = np.unique(x, return_inverse=True)
+    return values, place
+
+
+def _tokens(term: Term, m: int, i: Positions, j: Positions) -> range:
+    """The tokens between two layers."""
+    if m * max(len(i), len(j)) > MOST:
+        given = f"{m} tokens between the layers, for {len(i)} x {len(j)} pairs"
+        raise SizeError(given, f"tables of at most {MOST} entries", repr(term), "term.relation() knows no lengths")
+    return range(m)
+
+
 def _product(a: Bools, b: Bools) -> Bools:
     """Boolean matrix product."""
-    return (a.astype(np.float32) @ b.astype(np.float32)) > 0
+    out = np.zeros((a.shape[0], b.shape[1]), dtype=np.bool_)
+    for t in range(0, len(b), SIDE):
+        first = b[t : t + SIDE].astype(np.float32)
+        for r in range(0, len(a), SIDE):
+            out[r : r + SIDE] |= (a[r : r + SIDE, t : t + SIDE].astype(np.float32) @ first) > 0
+    return out
+
+
+@lru_cache(maxsize=16)
+def _pairs(term: Pairs) -> Ints:
+    return np.array(term.values, dtype=np.int64).reshape(-1, 2)
+
+
+def _listed(values: Ints, i: Ints, j: Ints) -> Bools:
+    """Pairs that are among `values`, which are sorted."""
+    out = np.zeros((len(i), len(j)), dtype=np.bool_)
+    first, last = (np.searchsorted(values[:, 0], i, side) for side in ("left", "right"))
+    for row in np.flatnonzero(first < last):
+        out[row] = np.isin(j, values[first[row] : last[row], 1])
+    return out
 
 
 def _on_grid(shape: tuple[int, ...], i: Ints, j: Ints, near: Callable[[int, int, Ints], Bools]) -> Bools:
     """Pairs on the grid for which `near(axis, query, keys)` holds on every axis."""
     out = np.zeros((len(i), len(j)), dtype=np.bool_)
     tokens = prod(shape)
-    on_grid = (0 <= j) & (j < tokens)
-    keys = np.unravel_index(np.where(on_grid, j, 0), shape)
+    on_grid = ((0 <= j) & (j < tokens)).astype(np.bool_)
+    keys = np.unravel_index(np.where(on_grid, j, 0).astype(np.int64), shape)
     for row, position in enumerate(i):
         if 0 <= position < tokens:
             query = np.unravel_index(int(position), shape)
@@ -210,8 +385,11 @@ def _grown(block: int, halo: int, y: int, u: Ints) -> Bools:
     return (start - halo <= u) & (u < start + block + halo)
 
 
-def _sliced(length: int, start: Any, stop: Any, step: Any) -> Ints:
-    return np.arange(length)[_int(start) : None if stop is None else _int(stop) : _int(step)]
+def _sliced(x: Ints, length: int, start: Any, stop: Any, step: Any) -> Bools:
+    """`x in range(length)[start:stop:step]`."""
+    bounds = (_int(start), None if stop is None else _int(stop), _int(step))
+    first, last, by = slice(*bounds).indices(length)
+    return (first <= x) & (x < last) & ((x - first) % by == 0)
 
 
 def _int(value: Any) -> int:

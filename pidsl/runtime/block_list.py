@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pidsl.runtime.boxes import Extent
-from pidsl.runtime.schedule import KEPT_MASKS, KNOWN_SIZES, Bound, Mask, mask_of
+from pidsl.runtime.schedule import KNOWN_SIZES, MISSING, Bound, Mask, Masks, mask_of, remembered
 
 Ints = NDArray[np.int64]
 
@@ -32,7 +32,8 @@ class ListSegment:
     rows: Ints
     keys: Ints
     keep: Bound | None
-    _masks: dict[Any, Any] = field(default_factory=dict)  # by part, for the segments that are kept
+    remember: bool = True
+    _masks: dict[tuple[int, int], Masks] = field(default_factory=dict)  # by part
 
     @property
     def size(self) -> int:
@@ -44,58 +45,77 @@ class ListSegment:
         step = max(1, limit)
         for start in range(0, len(self.rows), step):
             here = slice(start, start + step)
-            known = self._masks.setdefault((start, step), {})
-            yield ListSegment(self.extent, self.rows[here], self.keys[here], self.keep, known)
+            known = {(0, 0): self._masks.setdefault((start, step), Masks())}
+            yield ListSegment(self.extent, self.rows[here], self.keys[here], self.keep, self.remember, known)
 
     def mask(self, dtype: torch.dtype, device: torch.device, members: int) -> Mask | None:
         """The pairs to keep, `[1, blocks, members * queries, keys]`."""
-        known = dtype, device, members
-        if known not in self._masks:
-            found = self._mask(dtype, device, members)
-            if found is not None and found.bias.numel() > KEPT_MASKS:
-                return found
-            self._masks[known] = found
-        return self._masks[known]
+        key, known = (dtype, device, members), self._masks.setdefault((0, 0), Masks())
+        mask = known.get(key, MISSING)
+        if mask is MISSING:
+            mask = self._mask(dtype, device, members)
+            if self.remember or mask is None:
+                known.keep(key, mask)
+        return mask
 
     def _mask(self, dtype: torch.dtype, device: torch.device, members: int) -> Mask | None:
-        e, inside = self.extent, np.arange(self.size)
-        r = ((self.rows + e.first_row)[:, None] * self.size + inside - e.offset)[:, :, None]
-        j = (self.keys[:, :, None] * self.size + inside).reshape(len(self.keys), 1, -1)
-        kept: Any = j < e.m
+        e = self.extent
+        r, j = self._rows()[:, :, None], self._keys()[:, None, :]
+        kept: Any = (j < e.m) & (r >= 0) & (r < e.n)
         if self.keep is not None:
             kept = kept & self.keep(n=np.int64(e.n), m=np.int64(e.m), offset=np.int64(e.offset), r=r, j=j)
         kept = np.broadcast_to(kept, (len(self.rows), self.size, j.shape[2]))
         return mask_of(np.tile(kept, (1, members, 1))[None], dtype, device)
 
+    def _rows(self) -> Ints:
+        """`[blocks, queries]`: rows of q, among them some that do not exist."""
+        return (self.rows + self.extent.first_row)[:, None] * self.size + np.arange(self.size) - self.extent.offset
+
+    def _keys(self) -> Ints:
+        """`[blocks, keys]`, among them some that do not exist."""
+        return (self.keys[:, :, None] * self.size + np.arange(self.size)).reshape(len(self.keys), -1)
+
+    def row_positions(self, device: torch.device) -> Tensor:
+        """`[blocks, queries]`: where the queries stand."""
+        return self._index(self._rows() + self.extent.offset, device)
+
+    def key_positions(self, device: torch.device) -> Tensor:
+        """`[blocks, keys]`: which keys they meet, the last one for those that are missing."""
+        return self._index(np.minimum(self._keys(), self.extent.m - 1), device)
+
     def of_rows(self, x: Tensor, members: int) -> Tensor:
-        """x `[B, Hq, positions, ...]` in its blocks, gathered: `[B * Hkv, blocks, members * queries, ...]`."""
-        blocks = x.unflatten(2, (-1, self.size)).unflatten(1, (-1, members))
-        found = blocks.index_select(3, self._index(self.rows, x)).transpose(2, 3)
+        """x `[B, Hq, n, ...]` in its blocks, gathered: `[B * Hkv, blocks, members * queries, ...]`."""
+        rows = self._index(np.clip(self._rows(), 0, self.extent.n - 1).ravel(), x.device)
+        found = x.unflatten(1, (-1, members)).index_select(3, rows).unflatten(3, (-1, self.size)).transpose(2, 3)
         return found.reshape(-1, len(self.rows), members * self.size, *x.shape[3:])
 
     def put_rows(self, x: Tensor, values: Tensor, members: int) -> None:
         """Write what `of_rows` has gathered."""
+        rows = self._rows().ravel()
         shape = (x.shape[0], x.shape[1] // members, len(self.rows), members, self.size, *x.shape[3:])
-        found = values.reshape(shape).transpose(2, 3)
-        x.unflatten(2, (-1, self.size)).unflatten(1, (-1, members)).index_copy_(3, self._index(self.rows, x), found)
+        found = values.reshape(shape).transpose(2, 3).flatten(3, 4)
+        there = (rows >= 0) & (rows < self.extent.n)
+        if not there.all():
+            found, rows = found[:, :, :, self._index(there, x.device)], rows[there]
+        x.unflatten(1, (-1, members)).index_copy_(3, self._index(rows, x.device), found)
 
     def of_keys(self, x: Tensor) -> Tensor:
-        """x `[B, Hkv, positions, D]`, gathered: `[B * Hkv, blocks, keys, D]`."""
-        found = x.unflatten(2, (-1, self.size)).index_select(2, self._index(self.keys.ravel(), x))
+        """x `[B, Hkv, m, D]`, gathered: `[B * Hkv, blocks, keys, D]`."""
+        found = x.index_select(2, self.key_positions(x.device).view(-1))
         return found.reshape(-1, len(self.rows), self.keys.shape[1] * self.size, x.shape[3])
 
     def add_keys(self, x: Tensor, grads: Tensor) -> None:
         """Add to the gathered keys; a block that occurs twice is added in a fixed order."""
-        blocks, index = x.unflatten(2, (-1, self.size)), self._index(self.keys.ravel(), x)
-        grads = grads.reshape(*blocks.shape[:2], len(index), *blocks.shape[3:])
+        index = self.key_positions(x.device).view(-1)
+        grads = grads.reshape(*x.shape[:2], len(index), x.shape[3])
         if x.device.type == "cpu":
-            blocks.index_add_(2, index, grads)
+            x.index_add_(2, index, grads)
         else:  # sorted by index there, and not by the chance of who comes first
-            blocks.transpose(0, 2).index_put_((index,), grads.transpose(0, 2), accumulate=True)
+            x.transpose(0, 2).index_put_((index,), grads.transpose(0, 2), accumulate=True)
 
     @staticmethod
-    def _index(values: Ints, like: Tensor) -> Tensor:
-        return torch.from_numpy(values).to(like.device)
+    def _index(values: NDArray[Any], device: torch.device) -> Tensor:
+        return torch.from_numpy(values).to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +138,17 @@ class Listed:
         sizes = (n, m, offset)
         known = self._known.pop(sizes, None)
         if known is None:
-            known = tuple(self._segments(*sizes))
+            made = list(self._segments(*sizes))
+            kept = remembered(n, m, [s.keys.size * self.size**2 for s in made])
+            known = tuple(replace(s, remember=x) for s, x in zip(made, kept, strict=True))
             for oldest in list(self._known)[: 1 - KNOWN_SIZES]:
                 self._known.pop(oldest, None)
         self._known[sizes] = known
         return known
+
+    def visited(self, n: int, m: int, offset: int) -> int:
+        """Keys in all blocks."""
+        return sum(s.keys.size * s.size for s in self.segments(n, m, offset))
 
     def _segments(self, n: int, m: int, offset: int) -> Iterator[ListSegment]:
         first, end, key_end = offset // self.size, -(-(offset + n) // self.size), -(-m // self.size)

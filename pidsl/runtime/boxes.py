@@ -5,8 +5,8 @@ keys that box t visits there, and which pairs of coordinates are kept. Axes are 
 boxes with equal sizes, masks and steps form a group, and every combination of groups is one segment, whose boxes are
 strided views with all axes as dimensions of their own.
 
-Where the sequence ends inside a row of the first axis, rows are filled up with zeros, and the boxes that meet missing
-keys are computed one by one, each with a mask of its own.
+Where the queries begin or end inside a row of the first axis, it is filled up with zeros. Boxes that meet missing keys
+are computed one by one, each with a mask of its own, and the last key in their place.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from hashlib import blake2b
 from itertools import product
 from math import prod
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pidsl.runtime.schedule import KNOWN_SIZES, Bound, Mask, mask_of
+from pidsl.runtime.schedule import KNOWN_SIZES, MISSING, Bound, Mask, Masks, mask_of, remembered
 
 Bools = NDArray[np.bool_]
 
@@ -57,7 +58,17 @@ class Group:
     count: int
     height: int
     width: int
-    keep: Bools | None  # [height, width]
+    axis: Axis
+    masked: bytes | None  # a digest of the mask; None when every pair is kept
+
+    @property
+    def keep(self) -> Bools:
+        """`[height, width]`: the pairs to keep. They are made when asked for: all at once are many."""
+        if self.axis.keep is None:
+            return np.ones((self.height, self.width), bool)
+        a = np.arange(self.row, self.row + self.height)[:, None]
+        b = np.arange(self.key, self.key + self.width)[None, :]
+        return np.array(np.broadcast_to(self.axis.keep(a=a, b=b), (self.height, self.width)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +98,20 @@ class Extent:
         """Every query lies in the grid."""
         return self.before + self.n <= self.positions
 
+    @property
+    def filled(self) -> bool:
+        """Some rows are filled up with queries that there are not."""
+        return self.before > 0 or self.before + self.n < self.positions
+
     def of_queries(self, x: Tensor) -> Tensor:
         """x `[B, H, n, ...]` by position, in whole rows: itself, a part of it, or a copy with zeros around it."""
         return _fitted(x, self.before, self.positions)
 
-    def of_keys(self, x: Tensor) -> Tensor:
-        """x `[B, H, m, D]` in whole rows."""
-        return _fitted(x, 0, self.key_rows * self.strides[0])
-
-    def give_back(self, x: Tensor, whole: Tensor, *, queries: bool) -> None:
-        """Write to x what has changed in `whole`, unless it is a part of x."""
-        if whole.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
-            return
-        before = self.before if queries else 0
-        length = min(x.shape[2], whole.shape[2] - before)
-        x[:, :, :length].copy_(whole[:, :, before : before + length])
+    def give_back(self, x: Tensor, whole: Tensor) -> None:
+        """Write to x `[B, H, n, ...]` what has changed in `whole`, unless it is a part of x."""
+        if whole.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
+            length = min(self.n, whole.shape[2] - self.before)
+            x[:, :, :length].copy_(whole[:, :, self.before : self.before + length])
 
 
 def _fitted(x: Tensor, before: int, length: int) -> Tensor:
@@ -118,8 +128,18 @@ class BoxSegment:
 
     groups: tuple[Group, ...]
     extent: Extent
-    valid: Bools | None = None  # [keys], where some are missing
-    _masks: dict[tuple[torch.dtype, torch.device, int], Mask | None] = field(default_factory=dict)
+    ragged: bool = False  # some keys are missing
+    remember: bool = True
+    _masks: Masks = field(default_factory=Masks)
+
+    @property
+    def valid(self) -> Bools | None:
+        """`[keys]`: which of them exist, where some are missing."""
+        if not self.ragged:
+            return None
+        places = [g.key + np.arange(g.width) for g in self.groups]
+        positions = reduce(np.add.outer, [p * s for p, s in zip(places, self.extent.strides, strict=True)])
+        return np.asarray(positions.ravel() < self.extent.m)
 
     @property
     def height(self) -> int:
@@ -132,6 +152,11 @@ class BoxSegment:
         return prod(x.width for x in self.groups)
 
     @property
+    def keep_pairs(self) -> int:
+        """Elements of the mask."""
+        return self.height * self.width if self.ragged or any(x.masked for x in self.groups) else 0
+
+    @property
     def boxes(self) -> int:
         """How many there are."""
         return prod(x.count for x in self.groups)
@@ -139,18 +164,31 @@ class BoxSegment:
     def mask(self, dtype: torch.dtype, device: torch.device, members: int) -> Mask | None:
         """The mask of every box, for so many query heads above each other; None when all pairs are kept."""
         key = dtype, device, members
-        if key not in self._masks:
+        mask = self._masks.get(key, MISSING)
+        if mask is MISSING:
             keep = self.keep()
-            self._masks[key] = None if keep is None else mask_of(np.tile(keep, (members, 1)), dtype, device)
-        return self._masks[key]
+            mask = None if keep is None else mask_of(np.tile(keep, (members, 1)), dtype, device)
+            if self.remember or mask is None:
+                self._masks.keep(key, mask)
+        return mask
+
+    def mask_of_rows(self, mask: Mask | None, members: int, dtype: torch.dtype, device: torch.device) -> Mask | None:
+        """`mask` without queries that fill up a row of the grid, `[1, boxes, members * queries, keys]`."""
+        start, stop = self.extent.offset, self.extent.offset + self.extent.n
+        rows = self.row_positions(torch.device("cpu"))
+        there = ((rows >= start) & (rows < stop)).repeat(1, members)[None, :, :, None]
+        if bool(there.all()):
+            return mask
+        there = there.to(device)
+        bias = torch.zeros((), dtype=dtype, device=device) if mask is None else mask.bias
+        return Mask(torch.where(there, bias, -torch.inf).expand(*there.shape[:3], self.width), None)
 
     def keep(self) -> Bools | None:
         """The pairs to keep of every box, `[height, width]`."""
-        if self.valid is None and all(x.keep is None for x in self.groups):
+        if not self.keep_pairs:
             return None
-        axes = (np.ones((x.height, x.width), bool) if x.keep is None else x.keep for x in self.groups)
-        found = reduce(np.kron, axes)
-        return found if self.valid is None else found & self.valid
+        found, valid = reduce(np.kron, (x.keep for x in self.groups)), self.valid
+        return found if valid is None else found & valid
 
     def parts(self, limit: int) -> Iterator[BoxSegment]:
         """The same boxes in segments of at most `limit` of them."""
@@ -166,8 +204,9 @@ class BoxSegment:
         )  # fmt: skip
         for part in (replace(group, count=half), later):
             cut = BoxSegment(
-                (*self.groups[:axis], part, *self.groups[axis + 1 :]), self.extent, self.valid, self._masks
-            )
+                (*self.groups[:axis], part, *self.groups[axis + 1 :]), self.extent, self.ragged, self.remember,
+                self._masks,
+            )  # fmt: skip
             yield from cut.parts(limit)
 
     def rows(self, x: Tensor, members: int) -> Tensor:
@@ -183,7 +222,7 @@ class BoxSegment:
         return x.as_strided(shape, strides, int(x.storage_offset()) + start * r)
 
     def keys(self, x: Tensor) -> Tensor:
-        """A view of x `[B, Hkv, rows, D]` as `[B, Hkv, *boxes, *box, D]`; boxes may overlap."""
+        """A view of x `[B, Hkv, m, D]` as `[B, Hkv, *boxes, *box, D]`; boxes may overlap."""
         start = sum(g.key * s for g, s in zip(self.groups, self.extent.strides, strict=True))
         b, h, r = x.stride()[:3]
         steps = [g.key_step * s * r for g, s in zip(self.groups, self.extent.strides, strict=True)]
@@ -196,8 +235,29 @@ class BoxSegment:
         return self.rows(x, members).reshape(-1, self.boxes, members * self.height, *x.shape[3:])
 
     def of_keys(self, x: Tensor) -> Tensor:
-        """x `[B, Hkv, rows, D]` by boxes: `[B * Hkv, boxes, keys, D]`, a copy."""
-        return self.keys(x).reshape(-1, self.boxes, self.width, x.shape[3])
+        """x `[B, Hkv, m, D]` by boxes: `[B * Hkv, boxes, keys, D]`, a copy."""
+        if self.valid is None:
+            return self.keys(x).reshape(-1, self.boxes, self.width, x.shape[3])
+        return x.index_select(2, self.key_positions(x.device)[0]).reshape(-1, 1, self.width, x.shape[3])
+
+    def row_positions(self, device: torch.device) -> Tensor:
+        """`[boxes, queries]`: where the queries stand."""
+        return self._positions([(g.row, g.row_step, g.height) for g in self.groups], device)
+
+    def key_positions(self, device: torch.device) -> Tensor:
+        """`[boxes, keys]`: which keys they meet, the last one for those that are missing."""
+        places = self._positions([(g.key, g.key_step, g.width) for g in self.groups], device)
+        return places.clamp_(max=self.extent.m - 1)
+
+    def _positions(self, axes: list[tuple[int, int, int]], device: torch.device) -> Tensor:
+        """Positions of tokens, given on every axis the first coordinate, its step from box to box, and how many."""
+        total = torch.zeros((), dtype=torch.int64, device=device)
+        for (first, step, size), count, stride in zip(axes, self._counts, self.extent.strides, strict=True):
+            boxes, inside = torch.arange(count, device=device), torch.arange(size, device=device)
+            total = total[..., None] + (first + step * boxes) * stride
+            total = total[..., None] + inside * stride
+        order = range(2 * len(axes))
+        return total.permute(*order[::2], *order[1::2]).reshape(self.boxes, -1)
 
     @property
     def _counts(self) -> tuple[int, ...]:
@@ -207,9 +267,14 @@ class BoxSegment:
         """`target += grads` for keys of overlapping boxes, in a fixed order.
 
         Args:
-            target: `[B, Hkv, rows, D]`.
+            target: `[B, Hkv, m, D]`.
             grads: `[B * Hkv, boxes, keys, D]`.
         """
+        if self.valid is not None:
+            there = torch.from_numpy(self.valid).to(target.device)
+            rows = self.key_positions(target.device)[0, there]
+            target.index_add_(2, rows, grads.reshape(*target.shape[:2], *grads.shape[2:])[:, :, there])
+            return
         view = self.keys(target)
         grads = grads.reshape(view.shape)
         axes = len(self.groups)
@@ -237,11 +302,17 @@ class Boxes:
         sizes = (n, m, offset)
         known = self._known.pop(sizes, None)
         if known is None:
-            known = tuple(self._segments(self._extent(*sizes)))
+            known = tuple(self._segments(*sizes))
+            for s, remember in zip(known, remembered(n, m, [s.keep_pairs for s in known]), strict=True):
+                s.remember = remember
             for oldest in list(self._known)[: 1 - KNOWN_SIZES]:
                 self._known.pop(oldest, None)
         self._known[sizes] = known
         return known
+
+    def visited(self, n: int, m: int, offset: int) -> int:
+        """Keys in all boxes."""
+        return sum(s.boxes * s.width for s in self.segments(n, m, offset))
 
     def _extent(self, n: int, m: int, offset: int) -> Extent:
         lengths = [x.length for x in self.axes]
@@ -253,15 +324,23 @@ class Boxes:
         first = offset // strides[0]
         return Extent(strides, first, max(end - first, 0), key_rows, n, m, offset)
 
-    def _segments(self, extent: Extent) -> Iterator[BoxSegment]:
+    def _segments(self, n: int, m: int, offset: int) -> Iterator[BoxSegment]:
+        extent = self._extent(n, m, offset)
+        if len(self.axes) > 1 and max(offset + n, m) <= extent.strides[0]:  # all in one row: there is none to fill up
+            if any(x.keep.any() for x in _groups(self.axes[0], 0, 1, 1)):
+                yield from Boxes(self.axes[1:])._segments(n, m, offset)
+            return
         groups = []
+        low, high = extent.before, extent.before + extent.n - 1  # queries in the rows of the axes before that are one
         for k, axis in enumerate(self.axes):
-            start, stop, count = (
-                (extent.first_row, extent.first_row + extent.rows, extent.key_rows)
-                if k == 0
-                else (0, axis.length or 0, axis.length or 0)
-            )
-            groups.append(list(_groups(axis, start, stop, count)))
+            start, stop = low // extent.strides[k], high // extent.strides[k] + 1
+            if k == 0:
+                start, stop = extent.first_row, extent.first_row + extent.rows
+            if stop - start == 1:
+                low, high = low % extent.strides[k], min(high, extent.positions - 1) % extent.strides[k]
+            else:
+                low, high = 0, extent.strides[k] - 1
+            groups.append(list(_groups(axis, start, stop, extent.key_rows if k == 0 else axis.length or 0)))
         missing = extent.key_rows * extent.strides[0] > extent.m
         for found in product(*groups):
             top = found[0].key + (found[0].count - 1) * found[0].key_step + found[0].width
@@ -270,9 +349,7 @@ class Boxes:
                 yield segment
                 continue
             for part in segment.parts(1):
-                places = [g.key + np.arange(g.width) for g in part.groups]
-                positions = reduce(np.add.outer, [p * s for p, s in zip(places, extent.strides, strict=True)])
-                yield BoxSegment(part.groups, extent, positions.ravel() < extent.m)
+                yield BoxSegment(part.groups, extent, ragged=True)
 
 
 def _groups(axis: Axis, start: int, stop: int, keys: int) -> Iterator[Group]:
@@ -285,12 +362,9 @@ def _groups(axis: Axis, start: int, stop: int, keys: int) -> Iterator[Group]:
         last = keys - 1 if axis.last is None else min(int(axis.last(t=t)), keys - 1)
         if height <= 0 or first > last:
             continue
-        keep = None
-        if axis.keep is not None:
-            a, b = np.arange(low, low + height)[:, None], np.arange(first, last + 1)[None, :]
-            keep = np.array(np.broadcast_to(axis.keep(a=a, b=b), (height, last + 1 - first)))
-            keep = None if keep.all() else keep
-        found = Group(low, 0, first, 0, 1, height, last + 1 - first, keep)
+        found = Group(low, 0, first, 0, 1, height, last + 1 - first, axis, None)
+        if axis.keep is not None and not (keep := found.keep).all():
+            found = replace(found, masked=blake2b(keep.tobytes(), digest_size=16).digest())
         if now is not None and (grown := _grown(now, found)) is not None:
             now = grown
             continue
@@ -312,7 +386,5 @@ def _grown(group: Group, box: Group) -> Group | None:
         row_step, key_step = group.row_step, group.key_step
     if key_step < 0:
         return None
-    same = group.keep is box.keep or (
-        group.keep is not None and box.keep is not None and np.array_equal(group.keep, box.keep)
-    )
+    same = group.masked == box.masked
     return replace(group, row_step=row_step, key_step=key_step, count=group.count + 1) if same else None

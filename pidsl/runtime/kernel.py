@@ -127,7 +127,12 @@ def compile(
     if more or unknown:
         refuse(compile, "pidsl.compile(term, ...)", more, unknown)
     if not isinstance(term, Algebra | Composed):
-        hint = f"pidsl.compile(pidsl.parse({term!r}))" if isinstance(term, str) else "build one: pidsl.window(63)"
+        if isinstance(term, str):
+            hint = f"pidsl.compile(pidsl.parse({term!r}))"
+        elif callable(term):
+            hint = "pidsl.compile(pidsl.where(predicate)), a predicate of positions: lambda i, j: i - j < 4"
+        else:
+            hint = "build one: pidsl.window(63)"
         raise TermError(
             f"compile({term!r}) ({type(term).__name__})", "a pidsl term, gate, heads, layers or summaries", hint=hint
         )

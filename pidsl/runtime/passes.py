@@ -6,15 +6,16 @@
     out, lse = attention.result()                         dq, dk, dv = gradients.result()
 
 A pass brings the inputs into the form the tile operations want (float32 at least, rows contiguous, as many value as
-key columns, zeros at keys that nothing attends) and owns the running results. The rest is views.
+key columns) and owns the running results. The rest is views. Keys that no tile meets are not touched: where the tiles
+meet few of them, each tile is brought into form on its own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -22,11 +23,10 @@ from torch.nn.functional import pad
 from pidsl.runtime import diagonal_ops, tile_ops
 from pidsl.runtime.block_list import Listed, ListSegment
 from pidsl.runtime.boxes import Boxes, BoxSegment
-from pidsl.runtime.diagonal_ops import DiagonalSet
+from pidsl.runtime.diagonal_ops import Chunks, DiagonalSet
+from pidsl.runtime.key_sums import KeySums
 from pidsl.runtime.schedule import LARGEST_MASK, Band, Mask, Segment
-from pidsl.runtime.views import Tiles, add_windows, batches
-
-Attended = Callable[..., Any] | None
+from pidsl.runtime.views import Tiles, batches
 
 # Elements of q, k or scores in one call. Every call is a barrier for all threads, so few large ones suffer least from
 # other work on the machine; the gradients of overlapping windows are folded after each call, and gain from the caches.
@@ -34,6 +34,7 @@ FORWARD_ELEMENTS = 1 << 23
 BACKWARD_ELEMENTS = 1 << 21
 SCORE_ELEMENTS = 1 << 25  # scores in one call on devices where they are kept
 PACKED_ROWS = 128  # tiles this tall read each key often enough that gathering spread keys first pays
+MANY = 4  # all keys are brought into form at once where tiles hold at least 1 / MANY of their number
 _LANES = 16  # padded head sizes are multiples of this
 
 
@@ -42,52 +43,89 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def prepare(x: Tensor, columns: int, attended: Tensor | None = None) -> Tensor:
-    """x `[B, H, rows, D]` in the working dtype with `columns` columns, unattended rows zeroed; x itself if it is fit.
-
-    Rows that nothing attends may hold NaN, and 0 * NaN would spread it through a tile.
-    """
+def prepare(x: Tensor, columns: int) -> Tensor:
+    """x `[..., rows, D]` in the working dtype with `columns` columns; x itself if it is fit."""
     x = x.to(working_dtype(x.dtype))
     if x.shape[-1] < columns:
         x = pad(x, (0, columns - x.shape[-1]))
-    if attended is not None:
-        x = x.masked_fill(~attended[:, None], 0.0)
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _attended(which: Attended, n: int, m: int, offset: int, **index: int) -> Tensor | None:
-    """The rows or keys that `which` marks, or None when that is all of them."""
-    if which is None:
-        return None
-    ((name, count),) = index.items()
-    values = which(
-        n=np.int64(n), m=np.int64(m), offset=np.int64(offset), **{name: np.arange(count, dtype=np.int64)}
-    )  # fmt: skip
-    marked = np.broadcast_to(values, (count,))
-    return None if marked.all() else torch.from_numpy(np.array(marked))
-
-
 class _Pass:
-    """Sizes and inputs that both passes share."""
+    """Sizes and inputs that both passes share, and the pieces, which are computed when the result is asked for.
+
+    Tiles are computed by operations that spread NaN over a tile. When the results are not finite, all is computed once
+    more by those that keep every pair to itself (`exact`); on devices that have no others, it is done at once.
+    """
 
     call_elements: int
 
-    def __init__(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, columns: int,
-        attended_keys: Attended, attended_rows: Attended,
-    ) -> None:  # fmt: skip
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, columns: int) -> None:
         self.batch, self.heads, self.n, self.dim = q.shape
         self.kv_heads, self.m, self.value_dim = k.shape[1], k.shape[2], v.shape[3]
         self.group = self.heads // self.kv_heads if self.kv_heads else 1
         self.scale, self.offset, self.columns = scale, offset, columns
-        keys = _attended(attended_keys, self.n, self.m, offset, j=self.m)
-        rows = _attended(attended_rows, self.n, self.m, offset, r=self.n)
-        self.keys = None if keys is None else keys.to(q.device)
-        self.rows = None if rows is None else rows.to(q.device)
-        self.q = prepare(q, columns, self.rows)
-        self.k = prepare(k, columns, self.keys)
-        self.v = prepare(v, columns, self.keys)
+        self.q, self.k, self.v = prepare(q, columns), k, v
+        self.pieces: list[tuple[Callable[[Any], None], Any]] = []
+        self.exact = q.device.type != "cpu"
         self.started = False
+
+    def tiles(self, band: Band) -> None:
+        """Take in the pairs of `band`."""
+        self.pieces.append((self._tiles, band))
+
+    def boxes(self, piece: Boxes) -> None:
+        """Take in the pairs in boxes of a grid."""
+        self.pieces.append((self._boxes, piece))
+
+    def listed(self, piece: Listed) -> None:
+        """Take in the pairs of listed blocks."""
+        self.pieces.append((self._listed, piece))
+
+    def diagonals(self, which: DiagonalSet) -> None:
+        """Take in the pairs of isolated lags."""
+        self.pieces.append((self._diagonals, which))
+
+    def compute(self) -> None:
+        """Go through the pieces."""
+        self.many = self.k.shape[2] <= MANY * sum(x.visited(self.n, self.m, self.offset) for _, x in self.pieces)
+        if self.many:
+            self.k, self.v = self.fit(self.k), self.fit(self.v)
+        while True:
+            self.start()
+            for compute, piece in self.pieces:
+                compute(piece)
+            self.begin(0)
+            if self.exact or self.sound():
+                return
+            self.exact, self.started = True, False
+
+    def chunks(self, which: DiagonalSet) -> Chunks:
+        """The chunks of rows that isolated lags are taken in."""
+        return Chunks(which, self.q, self.k, self.scale, self.offset, self.exact, self.fit)
+
+    def fit(self, x: Tensor) -> Tensor:
+        """Keys or values in the form that the tile operations want."""
+        return prepare(x, self.columns)
+
+    def start(self) -> None:
+        """Before the first piece."""
+
+    def sound(self) -> bool:
+        """Whether nothing that is not finite has been met, if only in a pair that is masked."""
+        raise NotImplementedError
+
+    def _tiles(self, band: Band) -> None:
+        raise NotImplementedError
+
+    def _boxes(self, piece: Boxes) -> None:
+        raise NotImplementedError
+
+    def _listed(self, piece: Listed) -> None:
+        raise NotImplementedError
+
+    def _diagonals(self, which: DiagonalSet) -> None:
+        raise NotImplementedError
 
     def segments(self, band: Band) -> list[tuple[Segment, bool]]:
         """The batches of `band`, and whether each is the first to write its rows."""
@@ -122,10 +160,8 @@ class _Pass:
         out = []
         for s in segments:
             tile = max(self.group * s.height, s.width) * self.columns
-            if self.q.device.type == "cpu":
-                limit = self.call_elements // tile
-            else:
-                limit = SCORE_ELEMENTS // (self.group * s.height * s.width)
+            scores = self.group * s.height * s.width
+            limit = SCORE_ELEMENTS // scores if self.exact else self.call_elements // tile
             out += list(s.parts(limit // max(1, self.batch * self.kv_heads)))
         return out, first
 
@@ -138,9 +174,9 @@ class _Pass:
 
     def limit(self, s: Segment) -> int:
         """Tiles per call."""
-        if self.q.device.type == "cpu":
-            return max(1, self.call_elements // (max(s.height, s.width) * self.columns))
-        return max(1, SCORE_ELEMENTS // (s.height * s.width))
+        if self.exact:
+            return max(1, SCORE_ELEMENTS // (s.height * s.width))
+        return max(1, self.call_elements // (max(s.height, s.width) * self.columns))
 
     def packs(self, s: Segment) -> bool:
         """Whether to copy windows whose keys lie apart: at strides of many KiB they share few cache sets."""
@@ -157,9 +193,20 @@ class _Pass:
 
     def of_keys(self, x: Tensor, s: Segment) -> Tiles:
         """x `[B, Hkv, m, D]` by windows of keys, shared by the query heads of a group."""
-        b, h, j = x.stride()[:3]
+        b, h, j, d = x.stride()
         outer = (b, h, 0, j, j * s.key_tile)
-        return Tiles(x, int(x.storage_offset()) + j * s.key, outer, (s.width, x.shape[3]), (j * s.key_step, 1))
+        return Tiles(x, int(x.storage_offset()) + j * s.key, outer, (s.width, x.shape[3]), (j * s.key_step, d))
+
+    def key_positions(self, s: Segment) -> Tensor:
+        """`[classes, tiles, width]`: the keys of every window."""
+        classes, tiles, width = (torch.arange(x, device=self.q.device) for x in (s.classes, s.tiles, s.width))
+        return s.key + classes[:, None, None] + s.key_tile * tiles[:, None] + s.key_step * width
+
+    def fitted(self, k: Tensor, v: Tensor, s: Segment) -> tuple[Tensor, Tensor]:
+        """Windows of keys and values as the tile operations want them."""
+        if self.packs(s):
+            k, v = k.contiguous(), v.contiguous()
+        return self.fit(k), self.fit(v)
 
 
 class Forward(_Pass):
@@ -171,17 +218,13 @@ class Forward(_Pass):
         v: `[B, Hkv, m, Dv]`.
         scale: factor on the scores.
         offset: position of row 0.
-        attended_keys, attended_rows: over (n, m, offset, j) and (n, m, offset, r); None when all take part.
     """
 
     call_elements = FORWARD_ELEMENTS
 
-    def __init__(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, *,
-        attended_keys: Attended = None, attended_rows: Attended = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> None:
         columns = q.shape[3] if q.shape[3] == v.shape[3] else _round_up(max(q.shape[3], v.shape[3]))
-        super().__init__(q, k, v, scale, offset, columns, attended_keys, attended_rows)
+        super().__init__(q, k, v, scale, offset, columns)
         self.dtype = q.dtype
         shape = (self.batch, self.heads, self.n)
         self.out = self.q.new_empty((*shape, columns))
@@ -191,33 +234,36 @@ class Forward(_Pass):
         self.out.zero_()
         self.lse.fill_(-torch.inf)
 
-    def tiles(self, band: Band) -> None:
-        """Take in the pairs of `band`."""
+    def sound(self) -> bool:
+        """Whether out is finite: then nothing else has been met."""
+        return math.isfinite(self.out.sum().item())
+
+    def _tiles(self, band: Band) -> None:
         for s, fresh in self.segments(band):
             mask = s.mask(self.q.dtype, self.q.device)
             operands = [self.of_rows(x, s) for x in (self.q, self.out, self.lse)]
             operands += [self.of_keys(x, s) for x in (self.k, self.v)]
             for q, out, lse, k, v in batches(self.grid(s), operands, self.limit(s)):
-                if self.packs(s):
-                    k, v = k.contiguous(), v.contiguous()
-                more, more_lse = tile_ops.attend(q, k, v, mask, self.scale)
+                more, more_lse = self.attend(q, *self.fitted(k, v, s), mask)
                 if fresh:
                     out.copy_(more)
                     lse.copy_(more_lse)
                 else:
                     tile_ops.merge(out, lse, more, more_lse)
 
-    def boxes(self, piece: Boxes) -> None:
-        """Take in the pairs of boxes of a grid."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor]:
+        """Attention of tiles."""
+        return (tile_ops.attend_dense if self.exact else tile_ops.attend)(q, k, v, mask, self.scale)
+
+    def _boxes(self, piece: Boxes) -> None:
         segments, first = self.box_segments(piece)
         if not segments:
             return
         extent = segments[0].extent
         q, out, lse = (extent.of_queries(x) for x in (self.q, self.out, self.lse))
-        k, v = (extent.of_keys(x) for x in (self.k, self.v))
         for s in segments:
             mask = s.mask(self.q.dtype, self.q.device, self.group)
-            rows, keys, values = s.of_rows(q, self.group), s.of_keys(k), s.of_keys(v)
+            rows, keys, values = s.of_rows(q, self.group), self.fit(s.of_keys(self.k)), self.fit(s.of_keys(self.v))
             more, more_lse = self.attend_gathered(s, rows, keys, values, mask)
             out_here, lse_here = (s.rows(x, self.group) for x in (out, lse))
             more, more_lse = more.reshape(out_here.shape), more_lse.reshape(lse_here.shape)
@@ -226,37 +272,32 @@ class Forward(_Pass):
                 lse_here.copy_(more_lse)
             else:
                 tile_ops.merge(out_here, lse_here, more, more_lse)
-        extent.give_back(self.out, out, queries=True)
-        extent.give_back(self.lse, lse, queries=True)
+        extent.give_back(self.out, out)
+        extent.give_back(self.lse, lse)
 
-    def listed(self, piece: Listed) -> None:
-        """Take in the pairs of listed blocks."""
+    def _listed(self, piece: Listed) -> None:
         self.begin(0)
         for s in self.list_segments(piece):
-            q, out, lse = (s.extent.of_queries(x) for x in (self.q, self.out, self.lse))
-            k, v = (s.extent.of_keys(x) for x in (self.k, self.v))
             mask = s.mask(self.q.dtype, self.q.device, self.group)
-            rows, out_here, lse_here = (s.of_rows(x, self.group) for x in (q, out, lse))
-            more, more_lse = self.attend_gathered(s, rows, s.of_keys(k), s.of_keys(v), mask)
-            tile_ops.merge(out_here, lse_here, more, more_lse)
-            for whole, changed, here in ((self.out, out, out_here), (self.lse, lse, lse_here)):
-                s.put_rows(changed, here, self.group)
-                s.extent.give_back(whole, changed, queries=True)
+            rows, out, lse = (s.of_rows(x, self.group) for x in (self.q, self.out, self.lse))
+            keys, values = self.fit(s.of_keys(self.k)), self.fit(s.of_keys(self.v))
+            tile_ops.merge(out, lse, *self.attend_gathered(s, rows, keys, values, mask))
+            s.put_rows(self.out, out, self.group)
+            s.put_rows(self.lse, lse, self.group)
 
     def attend_gathered(
         self, s: BoxSegment | ListSegment, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Attention of the boxes or listed blocks of a segment."""
-        return tile_ops.attend(q, k, v, mask, self.scale)
+        return self.attend(q, k, v, mask)
 
-    def diagonals(self, which: DiagonalSet) -> None:
-        """Take in the pairs of isolated lags."""
+    def _diagonals(self, which: DiagonalSet) -> None:
         seen_others = not self.begin(0)
-        diagonal_ops.forward(which, self.q, self.k, self.v, self.out, self.lse, self.scale, self.offset, seen_others)
+        diagonal_ops.forward(self.chunks(which), self.v, self.out, self.lse, seen_others)
 
     def result(self) -> tuple[Tensor, Tensor]:
         """out `[B, Hq, n, Dv]` in q's dtype; lse `[B, Hq, n]` in float32 (float64 for float64)."""
-        self.begin(0)
+        self.compute()
         return self.out[..., : self.value_dim].to(self.dtype), self.lse
 
 
@@ -264,7 +305,7 @@ class Backward(_Pass):
     """Gradients of q, k and v from the pieces given so far.
 
     Args:
-        q, k, v, scale, offset, attended_keys, attended_rows: as given to `Forward`.
+        q, k, v, scale, offset: as given to `Forward`.
         out, lse: what it returned.
         grad_out: `[B, Hq, n, Dv]`.
         grad_lse: `[B, Hq, n]`, or None when nothing depends on lse.
@@ -274,17 +315,17 @@ class Backward(_Pass):
 
     def __init__(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
-        scale: float, offset: int, *, attended_keys: Attended = None, attended_rows: Attended = None,
+        scale: float, offset: int,
     ) -> None:  # fmt: skip
         dim, value_dim = q.shape[3], v.shape[3]
         if grad_lse is not None:
             columns = _round_up(max(dim, value_dim + 1))
         else:
             columns = dim if dim == value_dim else _round_up(max(dim, value_dim))
-        super().__init__(q, k, v, scale, offset, columns, attended_keys, attended_rows)
-        self.dtypes = q.dtype, k.dtype, v.dtype
+        super().__init__(q, k, v, scale, offset, columns)
+        self.dtype, self.like = q.dtype, (k, v)
         self.out = prepare(out, columns)
-        self.grad_out = prepare(grad_out, columns, self.rows)
+        self.grad_out = prepare(grad_out, columns)
         self.lse = tile_ops.seen(lse)
         if grad_lse is not None:
             # d lse/d score = P, so grad_lse adds P * grad_lse to dS = P * (dO V' - rowsum(dO * O)):
@@ -293,94 +334,104 @@ class Backward(_Pass):
             self.out[..., value_dim] = -1.0
             self.grad_out[..., value_dim] = torch.where(reached, grad_lse.to(self.lse.dtype), 0.0)
         self.dq = self.q.new_empty(self.q.shape)
-        self.dk, self.dv = (x.new_zeros(x.shape) for x in (self.k, self.v))
 
     def clear(self) -> None:
         self.dq.zero_()
 
-    def tiles(self, band: Band) -> None:
-        """Add what the pairs of `band` contribute."""
+    def start(self) -> None:
+        """The gradients of keys and values before any pair."""
+        self.dk, self.dv = (KeySums(x, self.columns, self.q.dtype, self.many) for x in self.like)
+        self.filled_soundly = True  # dq of queries that fill up a row of a grid, which are thrown away
+
+    def sound(self) -> bool:
+        """Whether dq is finite: then nothing else has been met."""
+        return self.filled_soundly and math.isfinite(self.dq.sum().item())
+
+    def of_sums(self, s: Segment) -> list[Tiles]:
+        """The rows of dk and dv that windows of keys add to, see `KeySums.add`."""
+        if self.dk.whole is not None and self.dv.whole is not None:
+            return [self.of_keys(self.dk.whole, s), self.of_keys(self.dv.whole, s)]
+        numbers = self.dk.numbers(self.key_positions(s))
+        b, h, c, t, j = numbers.stride()
+        numbered = Tiles(numbers, 0, (b, h, 0, c, t), (s.width,), (j,))
+        return [numbered if x.whole is None else self.of_keys(x.whole, s) for x in (self.dk, self.dv)]
+
+    def _tiles(self, band: Band) -> None:
         for s, fresh in self.segments(band):
             mask = s.mask(self.q.dtype, self.q.device)
             operands = [self.of_rows(x, s) for x in (self.q, self.out, self.grad_out, self.lse, self.dq)]
-            operands += [self.of_keys(x, s) for x in (self.k, self.v, self.dk, self.dv)]
+            operands += [self.of_keys(x, s) for x in (self.k, self.v)] + self.of_sums(s)
             for q, out, grad_out, lse, dq, k, v, dk, dv in batches(self.grid(s), operands, self.limit(s)):
-                if self.packs(s):
-                    k, v = k.contiguous(), v.contiguous()
-                gq, gk, gv = tile_ops.attend_backward(grad_out, q, k, v, out, lse, mask, self.scale)
+                gq, gk, gv = self.attend_backward(grad_out, q, *self.fitted(k, v, s), out, lse, mask)
                 if fresh:
                     dq.copy_(gq)
                 else:
                     dq.add_(gq)
-                add_windows(dk, gk)
-                add_windows(dv, gv)
+                self.dk.add(dk, gk)
+                self.dv.add(dv, gv)
 
-    def boxes(self, piece: Boxes) -> None:
-        """Add what the pairs in boxes of a grid contribute."""
+    def attend_backward(
+        self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Mask | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What tiles add to the gradients."""
+        operation = tile_ops.attend_dense_backward if self.exact else tile_ops.attend_backward
+        return operation(grad_out, q, k, v, out, lse, mask, self.scale)
+
+    def _boxes(self, piece: Boxes) -> None:
         segments, first = self.box_segments(piece)
         if not segments:
             return
         extent = segments[0].extent
         given = (self.q, self.out, self.grad_out, self.lse)
         q, out, grad_out, lse, dq = (extent.of_queries(x) for x in (*given, self.dq))
-        k, v, dk, dv = (extent.of_keys(x) for x in (self.k, self.v, self.dk, self.dv))
         for s in segments:
-            mask = s.mask(self.q.dtype, self.q.device, self.group)
-            rows, out_here, grad_here, lse_here = (s.of_rows(x, self.group) for x in (q, out, grad_out, lse))
-            keys, values = s.of_keys(k), s.of_keys(v)
-            gq, gk, gv = self.attend_gathered_backward(s, grad_here, rows, keys, values, out_here, lse_here, mask)
+            rows = [s.of_rows(x, self.group) for x in (q, out, grad_out, lse)]
+            gq = self.gathered(s, *rows)
             dq_here = s.rows(dq, self.group)
             if first:
                 dq_here.copy_(gq.reshape(dq_here.shape))
             else:
                 dq_here.add_(gq.reshape(dq_here.shape))
-            s.add_keys(dk, gk)
-            s.add_keys(dv, gv)
-        extent.give_back(self.dq, dq, queries=True)
-        extent.give_back(self.dk, dk, queries=False)
-        extent.give_back(self.dv, dv, queries=False)
+        if extent.filled and not self.exact:
+            self.filled_soundly &= math.isfinite(dq.sum().item())
+        extent.give_back(self.dq, dq)
 
-    def listed(self, piece: Listed) -> None:
-        """Add what the pairs of listed blocks contribute."""
+    def _listed(self, piece: Listed) -> None:
         self.begin(0)
         for s in self.list_segments(piece):
-            given = (self.q, self.out, self.grad_out, self.lse)
-            q, out, grad_out, lse, dq = (s.extent.of_queries(x) for x in (*given, self.dq))
-            k, v, dk, dv = (s.extent.of_keys(x) for x in (self.k, self.v, self.dk, self.dv))
-            mask = s.mask(self.q.dtype, self.q.device, self.group)
-            rows, out_here, grad_here, lse_here = (s.of_rows(x, self.group) for x in (q, out, grad_out, lse))
-            keys, values = s.of_keys(k), s.of_keys(v)
-            gq, gk, gv = self.attend_gathered_backward(s, grad_here, rows, keys, values, out_here, lse_here, mask)
-            s.put_rows(dq, s.of_rows(dq, self.group) + gq, self.group)
-            s.add_keys(dk, gk)
-            s.add_keys(dv, gv)
-            s.extent.give_back(self.dq, dq, queries=True)
-            s.extent.give_back(self.dk, dk, queries=False)
-            s.extent.give_back(self.dv, dv, queries=False)
+            rows = [s.of_rows(x, self.group) for x in (self.q, self.out, self.grad_out, self.lse)]
+            s.put_rows(self.dq, s.of_rows(self.dq, self.group) + self.gathered(s, *rows), self.group)
+
+    def gathered(self, s: BoxSegment | ListSegment, q: Tensor, out: Tensor, grad_out: Tensor, lse: Tensor) -> Tensor:
+        """dq of the boxes or listed blocks of a segment; what they add to dk and dv is added."""
+        mask = s.mask(self.q.dtype, self.q.device, self.group)
+        if self.exact and isinstance(s, BoxSegment) and s.extent.filled:
+            mask = s.mask_of_rows(mask, self.group, self.q.dtype, self.q.device)
+        keys, values = self.fit(s.of_keys(self.k)), self.fit(s.of_keys(self.v))
+        gq, gk, gv = self.attend_gathered_backward(s, grad_out, q, keys, values, out, lse, mask)
+        for sums, grads in ((self.dk, gk), (self.dv, gv)):
+            if sums.whole is None:
+                sums.add(sums.numbers(s.key_positions(self.q.device)), grads)
+            else:
+                s.add_keys(sums.whole, grads)
+        return gq
 
     def attend_gathered_backward(
         self, s: BoxSegment | ListSegment, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
         mask: Mask | None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """What the boxes or listed blocks of a segment add to the gradients."""
-        return tile_ops.attend_backward(grad_out, q, k, v, out, lse, mask, self.scale)
+        return self.attend_backward(grad_out, q, k, v, out, lse, mask)
 
-    def diagonals(self, which: DiagonalSet) -> None:
-        """Add what the pairs of isolated lags contribute."""
+    def _diagonals(self, which: DiagonalSet) -> None:
         self.begin(0)
-        diagonal_ops.backward(
-            which, self.q, self.k, self.v, self.out, self.lse, self.grad_out, (self.dq, self.dk, self.dv),
-            self.scale, self.offset,
-        )  # fmt: skip
+        grads = self.dq, self.dk, self.dv
+        diagonal_ops.backward(self.chunks(which), self.v, self.out, self.lse, self.grad_out, grads)
 
     def result(self) -> tuple[Tensor, Tensor, Tensor]:
         """dq, dk and dv, shaped and typed like q, k and v."""
-        self.begin(0)
-        columns = self.dim, self.dim, self.value_dim
-        dq, dk, dv = (
-            x[..., :c].to(dtype) for x, c, dtype in zip((self.dq, self.dk, self.dv), columns, self.dtypes, strict=True)
-        )
-        return dq, dk, dv
+        self.compute()
+        return self.dq[..., : self.dim].to(self.dtype), self.dk.result(), self.dv.result()
 
 
 def _round_up(columns: int) -> int:

@@ -44,7 +44,7 @@ class ReferenceProgram:
         lse = torch.full((batch, heads, n), -torch.inf, dtype=accumulator(q.dtype), device=q.device)
         for rows, mask in self._chunks(q, k, offset):
             chunk = _Chunk(q[:, :, rows], k, v, mask, scale)
-            out[:, :, rows] = (chunk.p @ chunk.v).to(q.dtype)
+            out[:, :, rows] = over_kept(chunk.p, chunk.v, mask).to(q.dtype)
             lse[:, :, rows] = chunk.lse
         return out, lse
 
@@ -59,15 +59,15 @@ class ReferenceProgram:
         dq, dk, dv = (torch.zeros(x.shape, dtype=_precise(q), device=q.device) for x in (q, k, v))
         for rows, mask in self._chunks(q, k, offset):
             chunk = _Chunk(q[:, :, rows], k, v, mask, scale)
-            do = torch.where(mask.any(1)[:, None], grad_out[:, :, rows].to(dq.dtype), 0.0)
+            do = grad_out[:, :, rows].to(dq.dtype)
             dp = torch.where(mask, do @ chunk.v.mT, 0.0)
             ds = dp - (chunk.p * dp).sum(-1, keepdim=True)
             if grad_lse is not None:
                 ds = ds + grad_lse[:, :, rows, None]
             ds = torch.where(mask, chunk.p * ds, 0.0) * scale
-            dq[:, :, rows] = ds @ chunk.k
-            dk += _sum_groups(ds.mT @ chunk.q, k.shape[1])
-            dv += _sum_groups(chunk.p.mT @ do, k.shape[1])
+            dq[:, :, rows] = over_kept(ds, chunk.k, mask)
+            dk += _sum_groups(over_kept(ds.mT, chunk.q, mask.mT), k.shape[1])
+            dv += _sum_groups(over_kept(chunk.p.mT, do, mask.mT), k.shape[1])
         return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype)
 
     def _chunks(self, q: Tensor, k: Tensor, offset: int) -> Iterator[tuple[slice, Tensor]]:
@@ -82,17 +82,35 @@ class ReferenceProgram:
 
 
 class _Chunk:
-    """The softmax of some rows. What no pair of the chunk needs is blanked: 0 * NaN would be NaN."""
+    """The softmax of some rows."""
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> None:
         dtype, group = _precise(q), q.shape[1] // k.shape[1]
-        row, key = mask.any(1)[:, None], mask.any(0)[:, None]
-        self.q = torch.where(row, q.to(dtype), 0.0)
-        self.k = torch.where(key, k.to(dtype), 0.0).repeat_interleave(group, 1)
-        self.v = torch.where(key, v.to(dtype), 0.0).repeat_interleave(group, 1)
+        self.q = q.to(dtype)
+        self.k, self.v = (x.to(dtype).repeat_interleave(group, 1) for x in (k, v))
         scores = torch.where(mask, self.q @ self.k.mT * scale, -torch.inf)
         self.lse = torch.logsumexp(scores, -1)
-        self.p = torch.where(mask, torch.softmax(torch.where(row, scores, 0.0), -1), 0.0)
+        self.p = torch.where(mask, torch.softmax(torch.where(mask.any(1)[:, None], scores, 0.0), -1), 0.0)
+
+
+def over_kept(weights: Tensor, x: Tensor, kept: Tensor | None) -> Tensor:
+    """weights @ x over the pairs in `kept` alone: what is not finite reaches no sum that it takes no part in.
+
+    Args:
+        weights: `[..., rows, keys]`, 0 outside of `kept`.
+        x: `[..., keys, columns]`.
+        kept: `[..., rows, keys]`; None for all.
+    """
+    if kept is None:
+        return torch.matmul(weights, x)
+    finite = x.isfinite()
+    if x.device.type == "cpu" and bool(finite.all()):  # elsewhere, asking would wait for the device
+        return torch.matmul(weights, x)
+    total = torch.matmul(weights, torch.where(finite, x, 0.0))
+    up, down = ~(x < torch.inf), ~(x > -torch.inf)  # NaN is both, and inf - inf is NaN
+    reached = torch.matmul(kept.to(x.dtype), torch.cat([up, down], -1).to(x.dtype)) > 0
+    up, down = reached.chunk(2, -1)
+    return total + torch.where(up, torch.inf, 0.0) - torch.where(down, torch.inf, 0.0)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

@@ -7,11 +7,14 @@ call: same height, same width, a constant step from window to window and, by the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import gcd
+from threading import Lock
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import torch
@@ -20,10 +23,13 @@ from torch import Tensor
 
 Bound = Callable[..., Any]
 Ints = NDArray[np.int64]
+MISSING: Any = object()
 
 KNOWN_SIZES = 4  # (n, m, offset) whose schedules a band remembers
 LARGEST_MASK = 1 << 22  # pairs in one mask; taller tiles are cut
-KEPT_MASKS = 1 << 23  # pairs in the masks that one schedule keeps between calls
+KEPT_MASKS = 1 << 23  # pairs in the masks that one schedule keeps between calls,
+KEPT_PER_TOKEN = 512  # and for each of its rows and keys: what is kept grows with the lengths, not with their product
+KEPT_BYTES = 1 << 28  # in the masks of all schedules together; the oldest go first
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +81,16 @@ class Band:
         known = self._known.pop(sizes, None)
         if known is None:
             known = tuple(_segments(self, *sizes))
+            for s, remember in zip(known, remembered(n, m, [s.keep_pairs for s in known]), strict=True):
+                s.remember = remember
             for oldest in list(self._known)[: 1 - KNOWN_SIZES]:
                 self._known.pop(oldest, None)
         self._known[sizes] = known
         return known
+
+    def visited(self, n: int, m: int, offset: int) -> int:
+        """Keys in all tiles."""
+        return sum(s.classes * s.tiles * s.width for s in self.segments(n, m, offset))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +99,46 @@ class Mask:
 
     bias: Tensor  # [height, width] 0 where kept, -inf elsewhere
     dead: Tensor | None  # [height] 0, -inf for rows that keep nothing; None when every row keeps a key
+
+    @property
+    def keep(self) -> Tensor:
+        """The pairs, as booleans."""
+        return self.bias == 0
+
+
+class Masks(dict[Hashable, Mask | None]):
+    """The masks that a part of a schedule keeps between calls."""
+
+    __slots__ = ("__weakref__",)
+
+    def keep(self, key: Hashable, mask: Mask | None) -> None:
+        """Keep a mask, and let go of the oldest of all schedules where they are too many."""
+        global _kept_bytes
+        self[key] = mask
+        if mask is None:
+            return
+        size = mask.bias.nbytes
+        with _keeping:
+            _kept.append((ref(self), key, size))
+            _kept_bytes += size
+            while _kept_bytes > KEPT_BYTES:
+                owner, oldest, less = _kept.popleft()
+                _kept_bytes -= less
+                if (found := owner()) is not None:
+                    found.pop(oldest, None)
+
+
+_kept: deque[tuple[ref[Masks], Hashable, int]] = deque()
+_kept_bytes = 0
+_keeping = Lock()
+
+
+def remembered(n: int, m: int, pairs: Sequence[int]) -> Iterator[bool]:
+    """Whether a schedule keeps each of its masks, given how many pairs they have."""
+    left = min(KEPT_MASKS, KEPT_PER_TOKEN * (n + m))
+    for size in pairs:
+        yield size <= left
+        left -= size if size <= left else 0
 
 
 @dataclass(slots=True, eq=False)
@@ -111,17 +163,18 @@ class Segment:
     keep: Callable[[], NDArray[np.bool_]] | None
     keep_pairs: int  # elements of the mask
     remember: bool
-    _masks: dict[tuple[torch.dtype, torch.device], Mask | None]
+    _masks: Masks
 
     def mask(self, dtype: torch.dtype, device: torch.device) -> Mask | None:
         """The mask of every tile in `dtype`, or None when all pairs are kept."""
         if self.keep is None:
             return None
-        if (dtype, device) in self._masks:
-            return self._masks[dtype, device]
-        mask = mask_of(self.keep(), dtype, device)
-        if self.remember or mask is None:
-            self._masks[dtype, device] = mask
+        key = dtype, device
+        mask = self._masks.get(key, MISSING)
+        if mask is MISSING:
+            mask = mask_of(self.keep(), dtype, device)
+            if self.remember or mask is None:
+                self._masks.keep(key, mask)
         return mask
 
 
@@ -179,7 +232,6 @@ def _segments(band: Band, n: int, m: int, offset: int) -> Iterator[Segment]:
     lattice = Lattice.of(band.shifts)
     seen = np.zeros(heights.shape, dtype=bool)
     alike = None if band.alike is None else [np.broadcast_to(x, keys[:, None].shape) for x in band.alike(**names)]
-    budget = KEPT_MASKS
     for run in band.runs:
         first = np.maximum(np.broadcast_to(run.first(**names), heights.shape), 0)
         last = np.minimum(np.broadcast_to(run.last(**names), heights.shape), key_counts[:, None] - 1)
@@ -193,10 +245,7 @@ def _segments(band: Band, n: int, m: int, offset: int) -> Iterator[Segment]:
             shared = (Lattice.of(()) if run.edge else lattice) if masked else None
             for ts in _progressions(widths[start], heights[start], first[start], band.rows, shared):
                 fresh = not seen[start:stop, ts].any()
-                for segment in _cut(band, run, names, (start, stop), ts, first, widths, heights, fresh):
-                    segment.remember = segment.keep_pairs <= budget
-                    budget -= segment.keep_pairs if segment.remember else 0
-                    yield segment
+                yield from _cut(band, run, names, (start, stop), ts, first, widths, heights, fresh)
         seen |= widths > 0
 
 
@@ -263,8 +312,8 @@ def _cut(
     lower = max(1, min(height, LARGEST_MASK // width)) if masked else height
     for x in range(0, height, lower):
         rows = min(lower, height - x)
-        a = t * band.rows + x + np.arange(rows, dtype=np.int64)[:, None]
-        b = first[c, t] + run.step * np.arange(width, dtype=np.int64)
+        a = range(t * band.rows + x, t * band.rows + x + rows)
+        b = range(int(first[c, t]), int(first[c, t]) + run.step * width, run.step)
         keep = _keep(band, names, c, a, b) if masked else None
         yield Segment(
             row=int(names["c"][c, 0]) + band.query_step * (t * band.rows + x),
@@ -281,17 +330,19 @@ def _cut(
             keep=keep,
             keep_pairs=rows * width if masked else 0,
             remember=False,
-            _masks={},
+            _masks=Masks(),
         )
 
 
-def _keep(band: Band, names: dict[str, Any], c: int, a: Ints, b: Ints) -> Callable[[], NDArray[np.bool_]]:
+def _keep(band: Band, names: dict[str, Any], c: int, a: range, b: range) -> Callable[[], NDArray[np.bool_]]:
     keep = band.keep
     assert keep is not None
     sizes = {name: names[name] for name in ("n", "m", "offset")}
     classes = {name: names[name][c, 0] for name in ("c", "d")}
 
     def mask() -> NDArray[np.bool_]:
-        return np.array(np.broadcast_to(keep(**sizes, **classes, a=a, b=b), (a.shape[0], b.shape[0])))
+        rows, columns = (np.arange(x.start, x.stop, x.step, dtype=np.int64) for x in (a, b))
+        found = keep(**sizes, **classes, a=rows[:, None], b=columns)
+        return np.array(np.broadcast_to(found, (len(a), len(b))))
 
     return mask

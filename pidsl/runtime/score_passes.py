@@ -14,7 +14,7 @@ from pidsl.runtime import passes, score_diagonals, tile_ops
 from pidsl.runtime.block_list import ListSegment
 from pidsl.runtime.boxes import BoxSegment
 from pidsl.runtime.diagonal_ops import DiagonalSet
-from pidsl.runtime.passes import Attended
+from pidsl.runtime.reference import over_kept
 from pidsl.runtime.schedule import Band, Mask, Segment
 from pidsl.runtime.score_arguments import ParameterGrads, Parameters
 from pidsl.runtime.score_ops import (
@@ -25,7 +25,7 @@ from pidsl.runtime.score_ops import (
     sink_gradient,
     temperature_gradient,
 )
-from pidsl.runtime.views import Tiles, add_windows, batches
+from pidsl.runtime.views import Tiles, batches
 
 SCORES_AT_ONCE = 1 << 21  # logits in one call: several tensors of that size are alive at a time
 
@@ -42,7 +42,6 @@ class _Scored(passes._Pass):
             self.q = self.q / parameters.temperature[:, None, None]
         device = self.q.device
         self.i = torch.arange(self.offset, self.offset + self.n, device=device)
-        self.j = torch.arange(self.m, device=device)
         self.head = torch.arange(self.heads, device=device)
         self.stream = torch.arange(self.batch * self.heads, device=device)
 
@@ -52,22 +51,21 @@ class _Scored(passes._Pass):
 
     def places(self, s: Segment) -> list[Tiles]:
         """What `place` reads, as tiles of the segment's grid."""
+        j = self.key_positions(s)
         return [
             Tiles(self.i, s.row, (0, 0, 0, 1, s.row_tile), (s.height, 1), (s.row_step, 0)),
-            Tiles(self.j, s.key, (0, 0, 0, 1, s.key_tile), (1, s.width), (0, s.key_step)),
+            Tiles(j, 0, (0, 0, 0, *j.stride()[:2]), (1, s.width), (0, 1)),
             Tiles(self.head, 0, (0, self.group, 1, 0, 0), (1, 1), (0, 0)),
             Tiles(self.stream, 0, (self.heads, self.group, 1, 0, 0), (1, 1), (0, 0)),
         ]
 
     def gathered_place(self, s: BoxSegment | ListSegment) -> Place:
         """Positions and heads of the pairs of boxes or listed blocks, whose rows are those of all heads of a group."""
-        rows = self.batch, self.heads, self.n
-        heads = self.head[:, None].expand(rows), self.stream.view(self.batch, self.heads, 1).expand(rows)
-        i, head, stream = (
-            s.of_rows(s.extent.of_queries(x), self.group).unsqueeze(-1) for x in (self.i.expand(rows), *heads)
-        )  # fmt: skip
-        j = self.j[:, None].expand(self.batch, self.kv_heads, self.m, 1)
-        return Place(i, s.of_keys(s.extent.of_keys(j)).mT, head, stream)
+        device = self.q.device
+        i = s.row_positions(device).repeat(1, self.group)[:, :, None]
+        rows = i.shape[1] // self.group
+        stream = self.stream.view(-1, self.group, 1).expand(-1, -1, rows).reshape(-1, 1, rows * self.group, 1)
+        return Place(i, s.key_positions(device)[:, None, :], stream % self.heads, stream)
 
     @staticmethod
     def place(views: list[Tensor]) -> Place:
@@ -79,10 +77,8 @@ class _Scored(passes._Pass):
     def scored(self, q: Tensor, k: Tensor, mask: Mask | None, place: Place) -> tuple[Tensor, Tensor | None]:
         """The final logits of tiles, and their derivative by the raw ones (None for 1)."""
         s, slope = self.score.capped(torch.matmul(q, k.mT).mul_(self.scale))
-        for term in (self.score.added(place), None if mask is None else mask.bias):
-            if term is not None:
-                s.add_(term)
-        return s, slope
+        added = self.score.added(place)
+        return tile_ops.masked(s if added is None else s.add_(added), mask, -torch.inf), slope
 
     def with_added(self, mask: Mask | None, place: Place) -> Mask | None:
         """The mask that also adds what the score adds."""
@@ -96,67 +92,61 @@ class Forward(_Scored, passes.Forward):
     """`pidsl.runtime.passes.Forward` with a score.
 
     Args:
-        q, k, v, scale, offset, attended_keys, attended_rows: as there.
+        q, k, v, scale, offset: as there.
         score: what happens to the logits.
         parameters: its numbers.
     """
 
     def __init__(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, score: Score, parameters: Parameters, *,
-        attended_keys: Attended = None, attended_rows: Attended = None,
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, score: Score, parameters: Parameters
     ) -> None:  # fmt: skip
-        super().__init__(q, k, v, scale, offset, attended_keys=attended_keys, attended_rows=attended_rows)
+        super().__init__(q, k, v, scale, offset)
         self.begin_score(score, parameters)
 
-    def tiles(self, band: Band) -> None:
-        """Take in the pairs of `band`."""
+    def _tiles(self, band: Band) -> None:
         for s, fresh in self.segments(band):
             mask = s.mask(self.q.dtype, self.q.device)
             operands = [self.of_rows(x, s) for x in (self.q, self.out, self.lse)]
             operands += [self.of_keys(x, s) for x in (self.k, self.v)] + self.places(s)
             for q, out, lse, k, v, *views in batches(self.grid(s), operands, self.limit(s)):
-                more, more_lse = self.attend(q, k, v, mask, self.place(views))
+                more, more_lse = self.attend_at(q, *self.fitted(k, v, s), mask, self.place(views))
                 if fresh:
                     out.copy_(more)
                     lse.copy_(more_lse)
                 else:
                     tile_ops.merge(out, lse, more, more_lse)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, place: Place) -> tuple[Tensor, Tensor]:
-        """`tile_ops.attend` with the score."""
-        if self.score.additive:
-            return tile_ops.attend(q, k, v, self.with_added(mask, place), self.scale)
+    def attend_at(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, place: Place) -> tuple[Tensor, Tensor]:
+        """Attention of tiles with the score."""
+        if self.score.additive and not self.exact:
+            return self.attend(q, k, v, self.with_added(mask, place))
         s, _ = self.scored(q, k, mask, place)
         lse = torch.logsumexp(s, -1)
         p = s.sub_(tile_ops.seen(lse).unsqueeze(-1)).exp_()
-        return torch.matmul(self.score.dropped(p, place), v), lse
+        return over_kept(self.score.dropped(p, place), v, tile_ops.kept(mask)), lse
 
     def attend_gathered(
         self, s: BoxSegment | ListSegment, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Attention of the boxes or listed blocks of a segment."""
-        return self.attend(q, k, v, mask, self.gathered_place(s))
+        return self.attend_at(q, k, v, mask, self.gathered_place(s))
 
-    def diagonals(self, which: DiagonalSet) -> None:
-        """Take in the pairs of isolated lags."""
+    def _diagonals(self, which: DiagonalSet) -> None:
         seen_others = not self.begin(0)
-        score_diagonals.forward(
-            which, self.q, self.k, self.v, self.out, self.lse, self.scale, self.offset, seen_others, self.score
-        )
+        score_diagonals.forward(self.chunks(which), self.v, self.out, self.lse, seen_others, self.score)
 
-    def result(self) -> tuple[Tensor, Tensor]:
-        """(out, lse) as without a score; the sinks join last."""
-        self.begin(0)
+    def compute(self) -> None:
+        """Go through the pieces; the sinks join last."""
+        super().compute()
         if self.score.parameters.sinks is not None:
             add_sinks(self.out, self.lse, self.score.parameters.sinks)
-        return super().result()
 
 
 class Backward(_Scored, passes.Backward):
     """`pidsl.runtime.passes.Backward` with a score.
 
     Args:
-        q, k, v, out, lse, grad_out, grad_lse, scale, offset, attended_keys, attended_rows: as there.
+        q, k, v, out, lse, grad_out, grad_lse, scale, offset: as there.
         score: what happens to the logits.
         parameters: its numbers.
         learned: whether the gradients of slopes and bias are wanted.
@@ -164,76 +154,76 @@ class Backward(_Scored, passes.Backward):
 
     def __init__(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
-        scale: float, offset: int, score: Score, parameters: Parameters, learned: bool, *,
-        attended_keys: Attended = None, attended_rows: Attended = None,
+        scale: float, offset: int, score: Score, parameters: Parameters, learned: bool,
     ) -> None:  # fmt: skip
-        super().__init__(
-            q, k, v, out, lse, grad_out, grad_lse, scale, offset,
-            attended_keys=attended_keys, attended_rows=attended_rows,
-        )  # fmt: skip
+        super().__init__(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
         self.begin_score(score, parameters)
         self.given = q, out, lse, grad_out, grad_lse
         self.learned = learned and (parameters.slopes is not None or parameters.bias is not None)
 
-    def tiles(self, band: Band) -> None:
-        """Add what the pairs of `band` contribute."""
+    def start(self) -> None:
+        """All gradients before any pair."""
+        super().start()
+        self.score = TileScore(self.score.score, self.score.parameters)
+
+    def _tiles(self, band: Band) -> None:
         for s, fresh in self.segments(band):
             mask = s.mask(self.q.dtype, self.q.device)
             operands = [self.of_rows(x, s) for x in (self.q, self.out, self.grad_out, self.lse, self.dq)]
-            operands += [self.of_keys(x, s) for x in (self.k, self.v, self.dk, self.dv)] + self.places(s)
+            operands += [self.of_keys(x, s) for x in (self.k, self.v)] + self.of_sums(s) + self.places(s)
             for q, out, grad_out, lse, dq, k, v, dk, dv, *views in batches(self.grid(s), operands, self.limit(s)):
-                gq, gk, gv = self.attend_backward(grad_out, q, k, v, out, lse, mask, self.place(views))
+                k, v = self.fitted(k, v, s)
+                gq, gk, gv = self.attend_backward_at(grad_out, q, k, v, out, lse, mask, self.place(views))
                 if fresh:
                     dq.copy_(gq)
                 else:
                     dq.add_(gq)
-                add_windows(dk, gk)
-                add_windows(dv, gv)
+                self.dk.add(dk, gk)
+                self.dv.add(dv, gv)
 
-    def attend_backward(
+    def attend_backward_at(
         self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Mask | None,
         place: Place,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """`tile_ops.attend_backward` with the score."""
-        if self.score.additive and not self.learned:
-            whole = self.with_added(mask, place)
-            return tile_ops.attend_backward(grad_out, q, k, v, out, lse, whole, self.scale)
+        """What tiles add to the gradients with the score."""
+        if self.score.additive and not self.learned and not self.exact:
+            return self.attend_backward(grad_out, q, k, v, out, lse, self.with_added(mask, place))
         s, slope = self.scored(q, k, mask, place)
-        p = s.sub_(lse.unsqueeze(-1)).exp_()
+        p = tile_ops.masked(s.sub_(lse.unsqueeze(-1)).exp_(), mask, 0.0)  # lse may be NaN
         delta = (grad_out * out).sum(-1, keepdim=True)
         dp = self.score.dropped(torch.matmul(grad_out, v.mT), place)
-        ds = dp.sub_(delta).mul_(p)
+        ds = tile_ops.masked(dp.sub_(delta).mul_(p), mask, 0.0)
         if self.learned:
             self.score.learn(ds, place)
         if slope is not None:
-            ds.mul_(slope)
-        ds.mul_(self.scale)
-        gv = torch.matmul(self.score.dropped(p, place).mT, grad_out)
-        return torch.matmul(ds, k), torch.matmul(ds.mT, q), gv
+            ds = tile_ops.masked(ds.mul_(slope), mask, 0.0)
+        return tile_ops.dense_gradients(self.score.dropped(p, place), ds.mul_(self.scale), q, k, grad_out, mask)
 
     def attend_gathered_backward(
         self, s: BoxSegment | ListSegment, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
         mask: Mask | None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """What the boxes or listed blocks of a segment add to the gradients."""
-        return self.attend_backward(grad_out, q, k, v, out, lse, mask, self.gathered_place(s))
+        return self.attend_backward_at(grad_out, q, k, v, out, lse, mask, self.gathered_place(s))
 
-    def diagonals(self, which: DiagonalSet) -> None:
-        """Add what the pairs of isolated lags contribute."""
+    def _diagonals(self, which: DiagonalSet) -> None:
         self.begin(0)
+        grads = self.dq, self.dk, self.dv
         score_diagonals.backward(
-            which, self.q, self.k, self.v, self.out, self.lse, self.grad_out, (self.dq, self.dk, self.dv),
-            self.scale, self.offset, self.score, self.learned,
-        )  # fmt: skip
+            self.chunks(which), self.v, self.out, self.lse, self.grad_out, grads, self.score, self.learned
+        )
+
+    def compute(self) -> None:
+        """Go through the pieces, whose queries are divided by the temperature."""
+        super().compute()
+        if self.score.parameters.temperature is not None:
+            self.dq.div_(self.score.parameters.temperature[:, None, None])
 
     def result(self) -> tuple[Tensor, Tensor, Tensor, ParameterGrads]:  # type: ignore[override]
         """dq, dk and dv, shaped and typed like q, k and v, and the gradients of the parameters."""
-        self.begin(0)
+        dq, dk, dv = super().result()
         _, _, sinks, temperature, _ = self.score.parameters
         q, out, lse, grad_out, grad_lse = self.given
-        if temperature is not None:
-            self.dq.div_(temperature[:, None, None])
-        dq, dk, dv = super().result()
         dsinks = None if sinks is None else sink_gradient(sinks, lse, row_pull(out, grad_out, grad_lse))
         dtemperature = None if temperature is None else temperature_gradient(temperature, q, self.dq[..., : self.dim])
         slopes, bias = (self.score.grad_slopes, self.score.grad_bias) if self.learned else (None, None)

@@ -1,12 +1,14 @@
 """The reference for scored kernels: the definition over dense float64 scores, differentiated by torch's autograd.
 
-Like `pidsl.runtime.reference` it shares nothing with the planner and the emitters, and no formula for a gradient.
+Like `pidsl.runtime.reference` it shares nothing with the planner and the emitters, and no formula for a gradient but
+those of its two products, which leave out the pairs that are masked: autograd's own would spread NaN from them.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from torch import Tensor
 from pidsl.language.score import Score
 from pidsl.language.terms import Term
 from pidsl.runtime.dropout import kept
-from pidsl.runtime.reference import ReferenceProgram, _precise, accumulator
+from pidsl.runtime.reference import ReferenceProgram, _precise, accumulator, over_kept
 from pidsl.runtime.score_arguments import PARAMETERS, ParameterGrads, Parameters
 
 
@@ -63,10 +65,10 @@ class ScoredReference(ReferenceProgram):
                 part, part_lse = self._attention(
                     leaves["q"][:, :, rows], leaves["k"], leaves["v"], mask, rows.start + offset, scale, given
                 )
-                loss = (part * torch.where(mask.any(1)[:, None], grad_out[:, :, rows].to(part.dtype), 0.0)).sum()
-                if grad_lse is not None:
-                    loss = loss + torch.where(part_lse.isfinite(), part_lse * grad_lse[:, :, rows], 0.0).sum()
-            grads = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+            seeds = [torch.where(mask.any(1)[:, None], grad_out[:, :, rows].to(part.dtype), 0.0)]
+            lost = part_lse == -torch.inf  # a row without keys
+            seeds.append(torch.where(lost, 0.0, 0.0 if grad_lse is None else grad_lse[:, :, rows].to(part.dtype)))
+            grads = torch.autograd.grad([part, part_lse], list(leaves.values()), seeds, materialize_grads=True)
             for name, grad in zip(leaves, grads, strict=True):
                 total[name] += grad
         found = {name: grad.to(named[name].dtype) for name, grad in total.items()}
@@ -76,18 +78,16 @@ class ScoredReference(ReferenceProgram):
     def _attention(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, first: int, scale: float, parameters: Parameters
     ) -> tuple[Tensor, Tensor]:
-        """(out, lse) of rows at positions first, first + 1, ...; what no pair needs is blanked: 0 * NaN is NaN."""
+        """(out, lse) of rows at positions first, first + 1, ..."""
         dtype, (batch, heads, rows, _), keys = _precise(q), q.shape, k.shape[2]
         group = heads // k.shape[1]
-        q = torch.where(mask.any(1)[:, None], q.to(dtype), 0.0)
-        k, v = (
-            torch.where(mask.any(0)[:, None], x.to(dtype), 0.0).repeat_interleave(group, 1) for x in (k, v)
-        )  # fmt: skip
+        q = q.to(dtype)
+        k, v = (x.to(dtype).repeat_interleave(group, 1) for x in (k, v))
         slopes, bias, sinks, temperature = (None if x is None else x.to(dtype) for x in parameters.tensors)
         i = torch.arange(first, first + rows, device=q.device)[:, None]
         j = torch.arange(keys, device=q.device)
 
-        scores = q @ k.mT * scale
+        scores = _Scores.apply(q, k, mask) * scale  # type: ignore[no-untyped-call]
         if temperature is not None:
             scores = scores / temperature[:, None, None]
         if self.score.softcap is not None:
@@ -101,12 +101,43 @@ class ScoredReference(ReferenceProgram):
         if sinks is not None:  # a key more, with value 0
             scores = torch.cat([scores, sinks[:, None, None].expand(batch, heads, rows, 1)], -1)
             v = torch.cat([v, v.new_zeros(*v.shape[:2], 1, v.shape[3])], 2)
-        live = (scores > -torch.inf).any(-1, keepdim=True)
+            mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
+        live = (scores != -torch.inf).any(-1, keepdim=True)
         scores = torch.where(live, scores, 0.0)
         lse = torch.where(live[..., 0], torch.logsumexp(scores, -1), -torch.inf)
-        p = torch.where(live, torch.softmax(scores, -1), 0.0)
+        p = torch.where(live & mask, torch.softmax(scores, -1), 0.0)
         if self.score.dropout:
             head = torch.arange(batch * heads, device=q.device).view(batch, heads, 1, 1)
             keep = kept(parameters.seed, self.score.dropout, head, i, torch.arange(v.shape[2], device=q.device))
             p = torch.where(keep, p / (1 - self.score.dropout), 0.0)
-        return p @ v, lse
+        out: Tensor = _Weighed.apply(p, v, mask)  # type: ignore[no-untyped-call]
+        return out, lse
+
+
+class _Scores(torch.autograd.Function):
+    """q @ k.mT on the pairs of a mask, 0 on the others."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, mask)
+        return torch.where(mask, q @ k.mT, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        q, k, mask = ctx.saved_tensors
+        grad = torch.where(mask, grad, 0.0)
+        return over_kept(grad, k, mask), over_kept(grad.mT, q, mask.mT), None
+
+
+class _Weighed(torch.autograd.Function):
+    """p @ v over the pairs of a mask."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(p, v, mask)
+        return over_kept(p, v, mask)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        p, v, mask = ctx.saved_tensors
+        return torch.where(mask, grad @ v.mT, 0.0), over_kept(p.mT, grad, mask.mT), None

@@ -2,7 +2,8 @@
 
 All tensors are `[x, y, ...]`: two batch dimensions of tiles, with any strides. On the CPU the work is done by torch's
 own flash operation; it wants as many columns in v as in q and k (callers pad with zeros, which changes nothing),
-and takes masks as an additive bias.
+and takes masks as an additive bias. NaN is not masked by that: it spreads to all rows of a tile. The dense operations
+keep every pair to itself; a pass turns to them when a result is not finite.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pidsl.runtime.reference import over_kept
 from pidsl.runtime.schedule import Mask
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
+NARROW = 16  # with fewer keys (the lanes of a vector) the flash operation takes a row of NaN for one without keys
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention of every tile, and the log-sum-exp of each of its rows.
+    """Attention of every tile, and the log-sum-exp of each of its rows; on the CPU.
 
     Args:
         q: `[x, y, rows, D]`.
@@ -27,54 +31,74 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float) -> 
         scale: factor on the scores.
 
     Returns:
-        out `[x, y, rows, D]` and lse `[x, y, rows]`: 0 and -inf in rows whose mask keeps no key.
+        out `[x, y, rows, D]` and lse `[x, y, rows]`: 0 and -inf in rows whose mask keeps no key. Where a row meets
+        what is not finite, masked or not, out is not finite.
     """
-    if q.device.type != "cpu":
-        return attend_dense(q, k, v, mask, scale)
     bias = None if mask is None else mask.bias
     out, lse = _flash(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
     if mask is not None and mask.dead is not None:
         lse = lse + mask.dead  # the flash operation reports 0
+    if k.shape[2] < NARROW and not bool(lse.all()):  # it reports 0 for a row of NaN too
+        out = out.masked_fill((lse == 0).unsqueeze(-1), torch.nan)
     return out, lse
 
 
 def attend_backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Mask | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The part of the gradients of q, k and v that comes from the keys of these tiles.
+    """The part of the gradients of q, k and v that comes from the keys of these tiles; on the CPU.
 
     `out` and `lse` are the final ones, over all keys of the row, with `seen` applied to lse; then the contributions
     of disjoint sets of keys simply add up:
 
         P = exp(S - lse)    dV = P' dO    dS = P * (dO V' - rowsum(dO * O))    dQ = scale dS K    dK = scale dS' Q
+
+    Where a row meets what is not finite, masked or not, its dQ is not finite.
     """
-    if q.device.type != "cpu":
-        return attend_dense_backward(grad_out, q, k, v, out, lse, mask, scale)
     bias = None if mask is None else mask.bias
     dq, dk, dv = _flash_backward(grad_out, q, k, v, out, lse, 0.0, False, attn_mask=bias, scale=scale)
     return dq, dk, dv
 
 
 def attend_dense(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float) -> tuple[Tensor, Tensor]:
-    """`attend` by matrix products, for devices without the flash operation."""
-    scores = _scores(q, k, mask, scale)
+    """`attend` by matrix products: on every device, and nothing reaches a row from a pair that is masked."""
+    scores = dense_scores(q, k, mask, scale)
     lse = torch.logsumexp(scores, -1)
-    return torch.matmul(scores.sub_(seen(lse).unsqueeze(-1)).exp_(), v), lse
+    return over_kept(scores.sub_(seen(lse).unsqueeze(-1)).exp_(), v, kept(mask)), lse
 
 
 def attend_dense_backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Mask | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`attend_backward` by matrix products, for devices without the flash operation."""
-    p = _scores(q, k, mask, scale).sub_(lse.unsqueeze(-1)).exp_()
+    """`attend_backward` by matrix products: on every device, and nothing comes from a pair that is masked."""
+    p = masked(dense_scores(q, k, mask, scale).sub_(lse.unsqueeze(-1)).exp_(), mask, 0.0)  # lse may be NaN
     delta = (grad_out * out).sum(-1, keepdim=True)
-    ds = torch.matmul(grad_out, v.mT).sub_(delta).mul_(p).mul_(scale)
-    return torch.matmul(ds, k), torch.matmul(ds.mT, q), torch.matmul(p.mT, grad_out)
+    ds = masked(torch.matmul(grad_out, v.mT).sub_(delta).mul_(p).mul_(scale), mask, 0.0)
+    return dense_gradients(p, ds, q, k, grad_out, mask)
 
 
-def _scores(q: Tensor, k: Tensor, mask: Mask | None, scale: float) -> Tensor:
-    scores = torch.matmul(q, k.mT).mul_(scale)
-    return scores if mask is None else scores.add_(mask.bias)
+def dense_scores(q: Tensor, k: Tensor, mask: Mask | None, scale: float) -> Tensor:
+    """scale * q . k, -inf where the mask keeps nothing."""
+    return masked(torch.matmul(q, k.mT).mul_(scale), mask, -torch.inf)
+
+
+def dense_gradients(
+    p: Tensor, ds: Tensor, q: Tensor, k: Tensor, grad_out: Tensor, mask: Mask | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dQ, dK and dV of tiles from their weights and the gradients of their scores."""
+    keep = kept(mask)
+    turned = None if keep is None else keep.mT
+    return over_kept(ds, k, keep), over_kept(ds.mT, q, turned), over_kept(p.mT, grad_out, turned)
+
+
+def kept(mask: Mask | None) -> Tensor | None:
+    """The pairs that a mask keeps; None for all."""
+    return None if mask is None else mask.keep
+
+
+def masked(x: Tensor, mask: Mask | None, value: float) -> Tensor:
+    """x with `value` at the pairs that a mask does not keep, in place."""
+    return x if mask is None else x.masked_fill_(~mask.keep, value)
 
 
 def seen(lse: Tensor) -> Tensor:
@@ -89,6 +113,6 @@ def merge(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
 
     Rows that saw no key on either side keep out 0 and lse -inf.
     """
-    weight = torch.sigmoid(more_lse - lse).nan_to_num_(0.0)  # NaN: -inf on both sides
+    weight = torch.sigmoid(more_lse - lse).masked_fill_(more_lse == -torch.inf, 0.0)  # else NaN: -inf on both sides
     lse.copy_(torch.logaddexp(lse, more_lse))
     out.lerp_(more, weight.unsqueeze(-1))

@@ -5,7 +5,7 @@ The source is written to a cache folder first, see `pidsl.runtime.cache`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -197,7 +197,7 @@ class TritonProgram:
     ) -> tuple[list[Launch], torch.Tensor, torch.Tensor, torch.Tensor]:
         rows = q.shape[0] * q.shape[1] * triton.cdiv(q.shape[2], _STATISTICS_ROWS)
         row_statistics = self._module.row_statistics
-        launches = [Launch(row_statistics, rows, {x: shared[x] for x in row_statistics.arg_names}, {"num_warps": 4})]
+        launches = [Launch(row_statistics, rows, self._arguments(row_statistics, shared), {"num_warps": 4})]
 
         stages = self._stages("GRAD_QUERY")
         grad_q = _chain(stages, tuple(q.shape), q)
@@ -255,7 +255,7 @@ class TritonProgram:
             "heads": q.shape[1], "group": q.shape[1] // max(k.shape[1], 1),
             "D": head_dim, "D_PAD": _pad(head_dim), "V": value_dim, "V_PAD": _pad(value_dim),
             "PRECISION": "tf32" if rounded and q.dtype == torch.float32 else "ieee",
-            "INDEX": tl.int32 if self._fits_int32(strided.values(), max(n, m, offset)) else tl.int64,
+            "INDEX": tl.int32 if self._fits_int32(max(n, m, offset)) else tl.int64,
         }  # fmt: skip
         for name, table in getattr(self._module, "LISTS", {}).items():
             arguments[name] = self._table(name, table, q.device)
@@ -269,12 +269,18 @@ class TritonProgram:
             self._tables[name, device] = torch.tensor(table, dtype=torch.int32, device=device)
         return self._tables[name, device]
 
-    def _fits_int32(self, tensors: Iterable[torch.Tensor], longest: int) -> bool:
-        """Whether every position, bound and address within one head is below 2^31."""
+    def _fits_int32(self, longest: int) -> bool:
+        """Whether every position and bound is below 2^31."""
         constant, slope = self._module.REACH
-        if constant + slope * longest >= _INT32:
-            return False
-        return all(x.shape[2] * x.stride(2) + x.shape[3] * x.stride(3) < _INT32 for x in tensors)
+        return bool(constant + slope * longest < _INT32)
+
+    @staticmethod
+    def _arguments(kernel: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What a kernel gets: 64-bit indices too where an address within one head of any tensor needs them."""
+        given = {name: values[name] for name in kernel.arg_names}
+        if any(_reach(x) >= _INT32 for x in given.values() if isinstance(x, torch.Tensor)):
+            given["INDEX"] = tl.int64
+        return given
 
     def _launch(self, stage: Stage, owner: torch.Tensor, values: Mapping[str, Any], first: int = 0) -> Launch:
         """One program per tile of `owner`'s positions (q for rows, k for keys), class, head and batch entry.
@@ -291,7 +297,7 @@ class TritonProgram:
             tensor_cores=owner.dtype != torch.float32 or values["PRECISION"] == "tf32",
             shared_limit=_shared_limit(owner),
         )
-        return Launch(stage.kernel, grid, {x: values[x] for x in stage.kernel.arg_names}, options)
+        return Launch(stage.kernel, grid, self._arguments(stage.kernel, values), options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +350,11 @@ def _shared_limit(x: torch.Tensor) -> int:
         return 227 * 1024
     properties = torch.cuda.get_device_properties(x.device)
     return int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
+
+
+def _reach(x: torch.Tensor) -> int:
+    """Elements between the first and the last of one head of one batch entry, and a row more."""
+    return sum(size * step for size, step in zip(x.shape[2:], x.stride()[2:], strict=True))
 
 
 def _chain(stages: Sequence[Stage], shape: tuple[int, ...], like: torch.Tensor) -> list[torch.Tensor]:
