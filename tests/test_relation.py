@@ -460,3 +460,9 @@ def test_some_terms_at_many_lengths(term: Term) -> None:
         for m in (0, 1, n, 19):
             assert pairs_of(found, n, m) == pairs_in(term.mask(n, m))
     assert [found.get_dim_name(isl.dim_type.param, k) for k in range(2)] == ["n", "m"]
+
+
+def test_a_small_predicate_alone_has_patience_enough() -> None:
+    for x in range(3):
+        assert where(lambda i, j, x=x: j == i + x).pairs(5 + x) == 5
+        assert where(lambda i, j, x=x: i - j < x + 2).relation()
