@@ -12,6 +12,7 @@ from pidsl.patterns.spellings_grids import GRIDS
 
 __all__ = ["OTHERS", "SPELLINGS", "Spelling"]
 
+ALIGNED = "aligned at the end: pass `offset=m - n`, or with n > m `.shift(n - m)` and no offset"
 _SHIFTED = "(i - p) // c == (j - p) // c"
 _SPANS = "queries(0, a) & keys(0, a) | queries(a, a + b) & keys(a, a + b) | queries(a + b, None) & keys(a + b, None)"
 _PER_LAYOUT = "known only with the batch: a term for each layout of documents"
@@ -19,7 +20,7 @@ _PER_LAYOUT = "known only with the batch: a term for each layout of documents"
 SPELLINGS: dict[str, tuple[Spelling, ...]] = {
     "dense": (
         Spelling("torch", "scaled_dot_product_attention(is_causal=True)", "causal", "aligned at the start"),
-        Spelling("flash-attention", "causal=True", "causal", "aligned at the end: with n != m pass `offset=m - n`"),
+        Spelling("flash-attention", "causal=True", "causal", ALIGNED),
         Spelling("Splash", "FullMask(shape)", "full"),
         Spelling("Splash", "CausalMask(shape, offset)", "causal", "the same `offset`"),
         Spelling("Splash", "CausalMask(shape, -p)", "causal.shift(p)", "negative offsets: the first p rows are empty"),
@@ -59,7 +60,7 @@ SPELLINGS: dict[str, tuple[Spelling, ...]] = {
             "flash-attention",
             "window_size=(left, right)",
             "window(left, right)",
-            "-1: no limit; aligned at the end: with n != m pass `offset=m - n`",
+            f"-1: no limit; {ALIGNED}",
         ),
         Spelling("Splash", "LocalMask(shape, (left, right), offset)", "window(left, right)", "the same `offset`"),
         Spelling("Splash", "LocalMask(shape, (left, right), -p)", "window(left, right).shift(p)"),

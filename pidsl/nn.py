@@ -79,21 +79,24 @@ class Attention(nn.Module):
             ArgumentError: x has another shape, dtype or device.
             KeywordError: an argument that the module does not take.
         """
-        name = type(self).__name__
         if more or unknown:
-            refuse(self.forward, f"{name}(...)(x)", more, unknown, positional="x alone, which q, k and v are made of")
-        expected = f"[batch, n, {self.dim}]"
+            where = f"{type(self).__name__}(...)(x)"
+            refuse(self.forward, where, more, unknown, positional="x alone, which q, k and v are made of")
+        self._check(x)
+        return self.out(self.mixed(x).transpose(1, 2).flatten(2))
+
+    def _check(self, x: Tensor) -> None:
+        name, expected = type(self).__name__, f"[batch, n, {self.dim}]"
         if fault := check_tensor("x", x, f"a torch.Tensor {expected}"):
             raise_faults([fault], name)
         if x.dim() != 3 or x.shape[2] != self.dim:
             hint = "x.unsqueeze(0) adds the batch" if x.dim() == 2 else ""
             raise ArgumentError(f"x: shape {list(x.shape)}", expected, name, hint)
-        kind = x.device.type
-        casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        if type(self.qkv) is nn.Linear and not casts:  # another one, quantised for instance, has rules of its own
-            weight = self.qkv.weight
-            raise_faults(check_kind({"layer.qkv.weight": weight, "x": x}, (weight.dtype,), ""), name)
-        return self.out(self.mixed(x).transpose(1, 2).flatten(2))
+        if type(self.qkv) is nn.Linear:  # another one, quantised for instance, has rules of its own
+            weight, kind = self.qkv.weight, x.device.type
+            casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+            if x.device != weight.device or (x.dtype != weight.dtype and not casts):
+                raise_faults(check_kind({"layer.qkv.weight": weight, "x": x}, (weight.dtype,), ""), name)
 
     def mixed(self, x: Tensor) -> Tensor:
         """What the heads find, [B, heads, n, D]."""

@@ -92,7 +92,8 @@ WRONG: list[tuple[str, str, Callable[[Arguments], Arguments], str]] = [
      "q: head_dim 0\n  expected: at least 1\n  where: kernel(q, k, v) of window(3)"),
     ("negative offset", "torch", lambda a: {"offset": -1},
      "offset: -1\n  expected: an integer >= 0: the position of the first query\n"
-     "  where: kernel(q, k, v) of window(3)"),
+     "  where: kernel(q, k, v) of window(3)\n  try: no offset, and term.shift(1) for a pattern of lags such as window "
+     "or causal: 1 queries stand before the first key"),
     ("float offset", "torch", lambda a: {"offset": 1.0},
      "offset: 1.0 (float)\n  expected: an integer >= 0\n  where: kernel(q, k, v) of window(3)"),
     ("tensor offset", "torch", lambda a: {"offset": torch.tensor(3)},
@@ -105,7 +106,9 @@ WRONG: list[tuple[str, str, Callable[[Arguments], Arguments], str]] = [
      "scale: inf\n  expected: a finite number, or None for 1 / sqrt(head_dim)\n  where: kernel(q, k, v) of window(3)"),
     ("tensor scale", "torch", lambda a: {"scale": torch.tensor(0.5)},
      "scale: Tensor\n  expected: a finite number, or None for 1 / sqrt(head_dim)\n"
-     "  where: kernel(q, k, v) of window(3)\n  try: float(scale)"),
+     "  where: kernel(q, k, v) of window(3)\n  try: scale.item() for a constant; for a learned one "
+     "pidsl.compile(term, score=pidsl.score(scale=1.0, temperature=True)), "
+     "then kernel(q, k, v, temperature=(1 / scale).expand(heads))"),
     ("huge scale", "torch", lambda a: {"scale": 10**400},
      "scale: inf\n  expected: a finite number, or None for 1 / sqrt(head_dim)\n"
      "  where: kernel(q, k, v) of window(3)"),

@@ -480,3 +480,9 @@ def test_questions_about_relations_with_divisions(text: str) -> None:
     assert term.equals(~~term)
     assert term <= full
     assert not term.is_empty()
+
+
+def test_a_small_predicate_alone_has_patience_enough() -> None:
+    for x in range(3):
+        assert where(lambda i, j, x=x: j == i + x).pairs(5 + x) == 5
+        assert where(lambda i, j, x=x: i - j < x + 2).relation()

@@ -120,7 +120,7 @@ def patience_for(term: Term) -> int:
                 return 1
             case _:
                 size += 1
-    return -(-size // 100)
+    return max(1, -(-size // 100))
 
 
 def needs_square(term: Term) -> bool:

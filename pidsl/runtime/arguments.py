@@ -100,9 +100,8 @@ def check_attention(
 
 def check_form(name: str, value: object, shape: str) -> Fault | None:
     """The fault of something that is not an ordinary tensor of rank 4; None when it is one."""
-    if fault := check_tensor(name, value, f"a torch.Tensor {shape}"):
-        return fault
-    assert isinstance(value, Tensor)
+    if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided:
+        return check_tensor(name, value, f"a torch.Tensor {shape}")
     if value.dim() != 4:
         hint = f"{name}.unsqueeze(0) adds the batch" if value.dim() == 3 else ""
         return Fault(name, f"shape {_shape(value)}", f"rank 4, {shape}", hint)
@@ -123,8 +122,9 @@ def check_tensor(name: str, value: object, expected: str) -> Fault | None:
 def check_kind(tensors: Mapping[str, Tensor], dtypes: Sequence[torch.dtype], backend: str) -> list[Fault]:
     """Faults of dtype and device: the first tensor sets what the others must have."""
     faults: list[Fault] = []
+    first = next(iter(tensors), "")
     for name, tensor in tensors.items():
-        first, judge = next(iter(tensors.items()))
+        judge = tensors[first]
         if name == first and tensor.dtype not in dtypes:
             wide = tensor.dtype == torch.float64
             hint = f'{name}.float(), or compile(..., backend="torch")' if wide else f"{name}.float()"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Never
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from pidsl.runtime.arguments import Fault, check_flag, raise_faults
 from pidsl.runtime.dropout import mix
 from pidsl.runtime.kernel import Backend, Kernel, attended, autocast, compile
 from pidsl.runtime.keywords import refuse
+from pidsl.runtime.operator import refuse_transform
 from pidsl.runtime.programs import is_wide, together
 from pidsl.runtime.score_arguments import Parameters, check_parameters
 from pidsl.runtime.shares import Shares, join, shares, split
@@ -121,7 +123,11 @@ class HeadsKernel:
             out, lse = attended(lambda: made, repr(self.heads), structure, q, k, v, call, parameters)
             return (out, lse) if return_lse else out
         parts = self._shares[q.shape[1] // k.shape[1]]
-        heads = split(q, parts.queries), split(k, parts.keys), split(v, parts.keys)
+        try:
+            heads = split(q, parts.queries), split(k, parts.keys), split(v, parts.keys)
+        except RuntimeError as e:
+            refuse_transform(e, SimpleNamespace(term=self.heads, score=self.score))
+            raise
         launches = zip(kernels, *heads, self._split_parameters(parameters, parts), strict=True)
         results = [kernel.attend(mine, keys, values, call, own) for kernel, mine, keys, values, own in launches]
         out = join(parts.queries, *(out for out, _ in results))

@@ -77,9 +77,12 @@ _DENSE = (
 )
 
 
-def refuse_transform(error: RuntimeError, program: Any) -> None:
-    """Raise for an error that a transform of torch.func, or a vmap, is to blame for."""
-    batched = "Batching rule not implemented" in str(error)  # of the vmap inside torch.autograd.grad
+def refuse_transform(error: RuntimeError, program: Any, *grads: Tensor | None) -> None:
+    """Raise for an error that a transform of torch.func, a vmap or forward mode is to blame for."""
+    if isinstance(error, NotImplementedError) and "jvp" in str(error):
+        _refuse_forward_mode(_subject(program), _dense(program))
+    # torch.autograd.grad has a vmap of its own, which is no transform of torch.func
+    batched = any(x is not None and torch._C._functorch.is_legacy_batchedtensor(x) for x in grads)
     if isinstance(error, BackendError) or not (batched or torch._C._are_functorch_transforms_active()):
         return
     raise BackendError(
@@ -138,7 +141,7 @@ class _Attention(_Once):
         try:
             grads = _Gradients.apply(*given)  # type: ignore[no-untyped-call]
         except RuntimeError as e:
-            refuse_transform(e, ctx.program)
+            refuse_transform(e, ctx.program, grad_out, grad_lse)
             raise
         return (*_wanted(ctx, grads), None, None, None)
 

@@ -87,14 +87,15 @@ class OutputKernel:
             KeywordError: an argument that the kernel does not take.
             BackendError: backend "triton" with tensors that are not on a GPU (and Triton is not interpreting).
         """
-        unknown = {name: value for name, value in options.items() if name not in self._takes}
-        if unknown:
+        if options and (unknown := {name: x for name, x in options.items() if name not in self._takes}):
             refuse(self.__call__, self._where, (), unknown, sorted(self._takes))
         q, k, v = autocast(q, k, v)
         if output_gate is not None:
             (output_gate,) = autocast(output_gate)
         faults = self._faults(q, v, output_gate, alpha, beta)
-        raise_faults([*faults, *check_flag("return_lse", return_lse)], self._where)
+        if type(return_lse) is not bool:
+            faults += check_flag("return_lse", return_lse)
+        raise_faults(faults, self._where)
         out, lse = self.kernel(q, k, v, *inputs, offset=offset, return_lse=True, **options)
         if self.affine:
             out = self._weighed(out, q, k, v, alpha, beta, offset)

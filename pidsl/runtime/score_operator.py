@@ -116,7 +116,7 @@ class _Attention(_Once):
         try:
             grads = _ScoredGradients.apply(*given)  # type: ignore[no-untyped-call]
         except RuntimeError as e:
-            refuse_transform(e, ctx.program)
+            refuse_transform(e, ctx.program, grad_out, grad_lse)
             raise
         return (*_wanted(ctx, grads), None, None, None, None)
 
