@@ -44,6 +44,7 @@ from pidsl.language.vocabulary import (
     symbols,
     window,
 )
+from pidsl.runtime.registration import register
 
 if TYPE_CHECKING:
     from pidsl.analysis.bound import Bound
@@ -71,6 +72,8 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         "Kernel": "pidsl.runtime.kernel",
         "compile": "pidsl.runtime.kernel",
     }
+
+    register()
 
     def __getattr__(name: str) -> Any:
         if name in _LATER:

@@ -68,7 +68,7 @@ class GateKernel:
         branches = list(self.kernels.values())
         call, faults, usable = branches[0].check(q, k, v, scale, offset, self._rings)
         given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
-        faults += check_parameters(self.score, usable, given)
+        faults += check_parameters(self.score, branches[0].parameters, usable, given)
         raise_faults([*faults, *check_weights(usable, weights, self.gate.names)], self._where)
         parameters = Parameters(slopes, bias, sinks, temperature, seed or 0)
         out: Tensor | None = None

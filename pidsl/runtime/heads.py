@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from pidsl.language.heads import Heads
@@ -13,7 +14,7 @@ from pidsl.language.terms import Term
 from pidsl.runtime.arguments import Fault, raise_faults
 from pidsl.runtime.dropout import mix
 from pidsl.runtime.kernel import Backend, Kernel, attended, autocast, compile
-from pidsl.runtime.programs import is_wide, together
+from pidsl.runtime.programs import Compiled, is_wide, prepared, together
 from pidsl.runtime.score_arguments import Parameters, check_parameters
 from pidsl.runtime.shares import Shares, join, shares, split
 
@@ -70,9 +71,10 @@ class HeadsKernel:
         self._mine = tuple(heads.distinct.values())
         groups = (group for group in range(1, len(heads) + 1) if len(heads) % group == 0)
         self._shares = {group: shares(self._mine, group) for group in groups}  # by query heads on each key head
-        self._where = f"kernel(q, k, v) of {heads!r}"
-        on_triton = first.chosen == "triton"
-        self._whole = {wide: together(heads, wide, first.structure) if on_triton else None for wide in (False, True)}
+        self._pattern, self._structure = repr(heads), first.structure
+        self._where = f"kernel(q, k, v) of {self._pattern}"
+        self._programs: dict[bool, Compiled | None] = {}
+        self._whole = {wide: first.chosen == "triton" and self._exists(wide) for wide in (False, True)}
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, offset: int = 0,
@@ -105,14 +107,14 @@ class HeadsKernel:
             counts = " + ".join(str(count) for count, _ in self.heads.groups)
             faults.append(Fault("q", f"{q.shape[1]} heads", f"{len(self.heads)} = {counts}, as declared"))
         given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
-        raise_faults([*faults, *check_parameters(self.score, usable, given)], self._where)
+        raise_faults([*faults, *check_parameters(self.score, kernels[0].parameters, usable, given)], self._where)
         parameters = Parameters(slopes, bias, sinks, temperature, seed or 0)
         if len(kernels) == 1:
             out, lse = kernels[0].attend(q, k, v, call, parameters)
             return (out, lse) if return_lse else out
-        if call.backend == "triton" and (made := self._whole[is_wide("triton", q.shape[3])]) is not None:
-            structure = kernels[0].structure
-            out, lse = attended(lambda: made, repr(self.heads), structure, q, k, v, call, parameters)
+        if call.backend == "triton" and self._whole[wide := is_wide("triton", q.shape[3])]:
+            structure = kernels[0].structure_text
+            out, lse = attended(lambda: self._made(wide), self._pattern, structure, q, k, v, call, parameters)
             return (out, lse) if return_lse else out
         parts = self._shares[q.shape[1] // k.shape[1]]
         heads = split(q, parts.queries), split(k, parts.keys), split(v, parts.keys)
@@ -120,6 +122,17 @@ class HeadsKernel:
         results = [kernel.attend(mine, keys, values, call, own) for kernel, mine, keys, values, own in launches]
         out = join(parts.queries, *(out for out, _ in results))
         return (out, join(parts.queries, *(lse for _, lse in results))) if return_lse else out
+
+    def _exists(self, wide: bool) -> bool:
+        if torch.compiler.is_compiling():
+            return prepared(self._pattern, "triton", next(iter(self.kernels.values())).structure_text, wide)
+        return self._made(wide) is not None
+
+    def _made(self, wide: bool) -> Any:
+        """The Triton program of all heads; None where their layouts do not agree."""
+        if wide not in self._programs:
+            self._programs[wide] = together(self.heads, wide, self._structure)
+        return self._programs[wide]
 
     def _split_parameters(self, parameters: Parameters, parts: Shares) -> list[Parameters]:
         """The parameters of each launch; those of a head are rows of the tensors."""
@@ -133,21 +146,21 @@ class HeadsKernel:
     @property
     def plan(self) -> HeadsPlan:
         """What is launched for which query heads, and the plan of each launch: print it."""
-        if (made := self._whole[False]) is not None:
-            return HeadsPlan(((tuple(range(len(self.heads))), made.plan),))
+        if self._whole[False]:
+            return HeadsPlan(((tuple(range(len(self.heads))), self._made(False).plan),))
         return HeadsPlan(tuple(zip(self._mine, (kernel.plan for kernel in self.kernels.values()), strict=True)))
 
     def source(self, head_dim: int = 64) -> str:
         """The generated program of all heads; or of each distinct pattern, one section each, under its query heads."""
-        if (made := self._whole[is_wide("triton", head_dim)]) is not None:
-            source: str = made.program.source
+        if self._whole[wide := is_wide("triton", head_dim)]:
+            source: str = self._made(wide).program.source
             return source
         sections = zip(self._mine, self.kernels.values(), strict=True)
         return "\n\n".join(f"# {_named(mine)}\n{kernel.source(head_dim)}" for mine, kernel in sections)
 
     def explain(self) -> str:
         """How many launches there are, and the explanation of each under its query heads."""
-        if self._whole[False] is not None:
+        if self._whole[False]:
             return str(self.plan)
         sections = zip(self._mine, self.kernels.values(), strict=True)
         first = str(self.plan).split("\n", 1)[0]

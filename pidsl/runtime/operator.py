@@ -2,6 +2,7 @@
 
 The custom op `pidsl::attention` names the pattern by its source text, so that a compiled or exported graph holds
 nothing but tensors, numbers and strings. Eager calls skip it: its dispatch costs more (about 50 us on one core).
+A scale that changes between the calls of a graph comes as a tensor: torch fixes the numbers that ops are given.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pidsl.errors import BackendError
+from pidsl.runtime.arguments import check_positions, check_scale, raise_faults
 from pidsl.runtime.programs import Program, is_wide, named
 from pidsl.runtime.reference import accumulator
 
@@ -39,7 +41,7 @@ def run_forward(program: Program, q: Tensor, k: Tensor, v: Tensor, scale: float,
         return out.zero_(), lse.fill_(-torch.inf)
     with _no_autocast(q):
         out, lse = program.forward(q, k, v, scale, offset)
-    return out.contiguous(), lse.contiguous()
+    return owned(out), owned(lse)
 
 
 def run_backward(
@@ -55,6 +57,12 @@ def run_backward(
         return program.backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
 
 
+def owned(x: Tensor) -> Tensor:
+    """A result, contiguous, and no view of anything: autograd lets nobody change a view of a Function's in place."""
+    x = x.contiguous()
+    return x.detach() if x._is_view() else x
+
+
 def _empty_results(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     out = torch.empty((*q.shape[:3], v.shape[3]), dtype=q.dtype, device=q.device)
     return out, torch.empty(q.shape[:3], dtype=accumulator(q.dtype), device=q.device)
@@ -67,6 +75,28 @@ def _no_autocast(q: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
+class Changes:
+    """Whether results were changed in place since (`out += 1`): then the backward pass computes them again.
+
+    A tensor that autograd saves may not be changed, so the results are saved by another name (`x.data`), and what
+    counts their changes is kept beside them, without their memory: a tensor that `x` refers to would be a circle.
+    """
+
+    __slots__ = ("counters", "seen")
+
+    def __init__(self, *results: Tensor) -> None:
+        self.counters = []
+        self.seen = [x._version for x in results]
+        for x in results:
+            counter = x.detach()
+            counter.data = x.new_empty(0)
+            self.counters.append(counter)
+
+    @property
+    def happened(self) -> bool:
+        return [x._version for x in self.counters] != self.seen
+
+
 class _Attention(torch.autograd.Function):
     """Without `setup_context`, for which torch would inspect signatures on each call: that costs more than a small
     kernel. So torch.func transforms are refused, with an error that says so."""
@@ -77,14 +107,19 @@ class _Attention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         out, lse = run_forward(program, q, k, v, scale, offset)
         ctx.program, ctx.scale, ctx.offset = program, scale, offset
-        ctx.save_for_backward(q, k, v, out, lse)
+        if any(ctx.needs_input_grad) and not out.is_inference():
+            ctx.changes = Changes(out, lse)
+            ctx.save_for_backward(q, k, v, out.data, lse.data)
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-        given = (*ctx.saved_tensors, grad_out, grad_lse, ctx.program, ctx.scale, ctx.offset)
-        grads = _Gradients.apply(*given)  # type: ignore[no-untyped-call]
+        q, k, v, out, lse = ctx.saved_tensors
+        rest = ctx.program, ctx.scale, ctx.offset
+        if ctx.changes.happened:
+            out, lse = run_forward(rest[0], q.detach(), k.detach(), v.detach(), *rest[1:])
+        grads = _Gradients.apply(q, k, v, out, lse, grad_out, grad_lse, *rest)  # type: ignore[no-untyped-call]
         return (*_wanted(ctx, grads), None, None, None)
 
 
@@ -120,51 +155,67 @@ def _named(pattern: str, backend: str, wide: bool) -> Program:
     return program
 
 
+def checked(q: Tensor, factor: Tensor | None, scale: float, offset: int) -> tuple[float, int]:
+    """The numbers of a call of an op: those that were data when a graph was traced have not been looked at yet."""
+    raise_faults(check_positions(offset, q.shape[2]), "pidsl.attention(q, k, v, ...)")
+    if factor is None:
+        return scale, offset
+    faults, value = check_scale(float(factor))
+    raise_faults(faults, "pidsl.attention(q, k, v, ...)")
+    return value or 0.0, offset
+
+
 @torch.library.custom_op("pidsl::attention", mutates_args=())
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, pattern: str, backend: str, scale: float, offset: int
+    q: Tensor, k: Tensor, v: Tensor, factor: Tensor | None, pattern: str, backend: str, scale: float, offset: int
 ) -> tuple[Tensor, Tensor]:
     """`run_forward` of the program for `pattern`."""
     program = _named(pattern, backend, is_wide(backend, q.shape[3]))
-    return run_forward(program, q, k, v, scale, offset)
+    return run_forward(program, q, k, v, *checked(q, factor, scale, offset))
 
 
 @attention.register_fake
 def _attention_shapes(
-    q: Tensor, k: Tensor, v: Tensor, pattern: str, backend: str, scale: float, offset: int
+    q: Tensor, k: Tensor, v: Tensor, factor: Tensor | None, pattern: str, backend: str, scale: float, offset: int
 ) -> tuple[Tensor, Tensor]:
     return _empty_results(q, v)
 
 
 @torch.library.custom_op("pidsl::attention_backward", mutates_args=())
 def attention_backward(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor | None, grad_lse: Tensor | None,
-    pattern: str, backend: str, scale: float, offset: int,
+    q: Tensor, k: Tensor, v: Tensor, factor: Tensor | None, out: Tensor, lse: Tensor, grad_out: Tensor | None,
+    grad_lse: Tensor | None, pattern: str, backend: str, scale: float, offset: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`run_backward` of the program for `pattern`."""
     program = _named(pattern, backend, is_wide(backend, q.shape[3]))
-    dq, dk, dv = run_backward(program, q, k, v, out, lse, grad_out, grad_lse, scale, offset)
-    return dq.contiguous(), dk.contiguous(), dv.contiguous()
+    grads = run_backward(program, q, k, v, out, lse, grad_out, grad_lse, *checked(q, factor, scale, offset))
+    dq, dk, dv = (x.contiguous() for x in grads)
+    return dq, dk, dv
 
 
 @attention_backward.register_fake
 def _gradient_shapes(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor | None, grad_lse: Tensor | None,
-    pattern: str, backend: str, scale: float, offset: int,
+    q: Tensor, k: Tensor, v: Tensor, factor: Tensor | None, out: Tensor, lse: Tensor, grad_out: Tensor | None,
+    grad_lse: Tensor | None, pattern: str, backend: str, scale: float, offset: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     return dq, dk, dv
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, *ctx.rest = inputs
-    ctx.save_for_backward(q, k, v, *output)
+def save(ctx: Any, tensors: tuple[Tensor | None, ...], rest: tuple[Any, ...], results: tuple[Tensor, Tensor]) -> None:
+    """Keep what the backward op takes. Of the results copies, as they may be changed in place: inductor drops them."""
+    ctx.rest = rest
+    ctx.save_for_backward(*tensors, *(x.clone() for x in results))
     ctx.set_materialize_grads(False)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    save(ctx, inputs[:4], inputs[4:], output)
 
 
 def _gradients(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
     grads = attention_backward(*ctx.saved_tensors, grad_out, grad_lse, *ctx.rest)
-    return (*_wanted(ctx, grads), None, None, None, None)
+    return (*_wanted(ctx, grads), None, None, None, None, None)
 
 
 attention.register_autograd(_gradients, setup_context=_save)

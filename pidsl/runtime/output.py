@@ -55,7 +55,7 @@ class OutputKernel:
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *inputs: Tensor, output_gate: Tensor | None = None,
-        alpha: Tensor | float = 1.0, beta: Tensor | float = 0.0, offset: int = 0, return_lse: bool = False,
+        alpha: Tensor | float = 1, beta: Tensor | float = 0, offset: int = 0, return_lse: bool = False,
         **options: Any,
     ) -> Any:  # fmt: skip
         """`sigmoid(output_gate) * (alpha * attention(q, k, v) + beta * (sum of the attended v))`, differentiable once.
@@ -120,7 +120,7 @@ class OutputKernel:
             faults += _check("output_gate", gate, q, [shape])
             if not faults and gate.dtype != q.dtype:
                 faults.append(Fault("output_gate", f"{gate.dtype}", f"{q.dtype}, the dtype of q"))
-        for name, value, usual in (("alpha", alpha, 1.0), ("beta", beta, 0.0)):
+        for name, value, usual in (("alpha", alpha, 1), ("beta", beta, 0)):
             if not self.affine and (isinstance(value, Tensor) or value != usual):
                 faults.append(Fault(name, f"{type(value).__name__}", f"{usual:g}", "compile(..., affine=True)"))
             elif isinstance(value, Tensor):
