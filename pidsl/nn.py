@@ -212,6 +212,7 @@ class PiAttention(Attention):
 
         super().__init__(dim, heads, pi_gate(k, period, skip=skip, causal=causal), kv_heads, bias, rope, backend)
         self.skip = pi_branches(k, period, skip=skip, causal=causal)["skip"]
+        self.skip_lags = tuple(map(int, self.skip.values)) if isinstance(self.skip, Lags) else (0,)  # type: ignore[arg-type]
         self.gate = nn.Sequential(nn.Linear(self.head_dim, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -226,8 +227,7 @@ class PiAttention(Attention):
     def can_skip(self, n: int, device: torch.device) -> Tensor:
         """bool [n]: whether there is a token to skip to; under the comb there is, the token itself."""
         i = torch.arange(n, device=device)
-        lags = self.skip.values if isinstance(self.skip, Lags) else (0,)
-        return torch.stack([(i >= lag) & (i < n + lag) for lag in lags]).any(0)
+        return torch.stack([(i >= lag) & (i < n + lag) for lag in self.skip_lags]).any(0)
 
 
 def rotate(x: Tensor, base: float, offset: int = 0) -> Tensor:

@@ -27,6 +27,7 @@ import z3
 from pidsl.analysis.formulas import CeilLog, internal
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import TermError
+from pidsl.relation.isl import in_turn
 
 RESOURCES = 4_000_000  # z3's own count for one question, the same on every machine: at most a few seconds
 FIRST_RESOURCES = 1_000_000  # before products are added
@@ -348,6 +349,7 @@ def _impossible(conditions: Sequence[Condition]) -> bool:
     return _ask_z3([c for c in conditions if not c.has(*_SPLIT)], resources=PRUNE_RESOURCES)[0] == "unsat"
 
 
+@in_turn
 def _ask_z3(
     conditions: Sequence[Condition], conclusion: Condition | None = None, resources: int = RESOURCES, *,
     fresh: bool = False,

@@ -150,7 +150,7 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 def _number(name: str, value: Any, expected: str, above: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not above < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not above < float(value) < math.inf:
         raise TermError(f"{name} = {value!r} ({type(value).__name__})", expected, "score(...)")
     return float(value)
 

@@ -191,8 +191,8 @@ def check_weights(tensors: Mapping[str, Tensor], weights: Tensor, names: Sequenc
     return faults
 
 
-def check_scale(scale: object) -> tuple[list[Fault], float | None]:
-    """`scale` as a float (None: not given), and its faults."""
+def check_scale(scale: Any) -> tuple[list[Fault], Any]:
+    """`scale` as a float, or a symbol of torch's (None: not given), and its faults."""
     if scale is None:
         return [], None
     if not isinstance(scale, Real | torch.SymFloat | torch.SymInt) or isinstance(scale, bool):
@@ -207,8 +207,8 @@ def check_scale(scale: object) -> tuple[list[Fault], float | None]:
     return [], value
 
 
-def check_offset(offset: object) -> tuple[list[Fault], int]:
-    """`offset` as an int, and its faults."""
+def check_offset(offset: Any) -> tuple[list[Fault], Any]:
+    """`offset` as an int, or a symbol of torch's, and its faults."""
     number = isinstance(offset, int | torch.SymInt) and not isinstance(offset, bool)
     if not number and (isinstance(offset, bool | Tensor) or not hasattr(offset, "__index__")):
         hint = "int(offset)" if isinstance(offset, Tensor) and offset.numel() == 1 else ""

@@ -19,6 +19,7 @@ from pidsl.language.schedule import Schedule
 from pidsl.language.score import Score
 from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
+from pidsl.runtime import score_operator
 from pidsl.runtime.arguments import (
     DTYPES,
     Fault,
@@ -28,7 +29,6 @@ from pidsl.runtime.arguments import (
     head_dim_fits,
     raise_faults,
 )
-from pidsl.runtime import score_operator
 from pidsl.runtime.operator import attend, attention, is_traced
 from pidsl.runtime.programs import Compiled, compiled, is_wide, preferred, prepared, triton_installed
 from pidsl.runtime.score_arguments import Parameters, check_parameters
@@ -140,7 +140,8 @@ def compile(
         return _compile_output(term, backend, score, output_gate, affine)
     if not isinstance(term, Algebra):
         return _compile_composed(term, backend, score)
-    require_concrete(term, "compile the pattern")
+    if not torch.compiler.is_compiling():  # what is made of its text says so too
+        require_concrete(term, "compile the pattern")
     return _compile(term, backend, score)
 
 

@@ -9,9 +9,9 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 KEPT = 512  # programs kept; the least recently used go first
 WIDE_HEAD_DIM = 128  # above it, Triton's tiles are smaller
-
-_lowering = RLock()  # isl's context serves one thread at a time
-
 
 Called = TypeVar("Called", bound=Callable[..., Any])
 
@@ -87,8 +84,15 @@ def compiled(term: Term, backend: str, wide: bool, score: Score | None = None) -
         wide: the class of the head dimension, see `is_wide`.
         score: what happens to the logits; None: nothing.
     """
-    with _lowering:
+    with _alone():
         return _compiled(term, backend, 256 if wide else 64, score)
+
+
+def _alone() -> AbstractContextManager[Any]:
+    """The lock of everything that one thread does at a time; isl is imported with it."""
+    from pidsl.relation.isl import alone
+
+    return alone
 
 
 @lru_cache(maxsize=KEPT)
@@ -116,7 +120,7 @@ def together(heads: Heads, wide: bool, score: Score | None = None) -> Compiled |
     """
     if len(heads.distinct) == 1 or (score is not None and score.dropout):
         return None
-    with _lowering:
+    with _alone():
         return _together(heads, 256 if wide else 64, score)
 
 

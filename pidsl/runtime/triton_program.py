@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ _INT32 = 2**31
 _STATISTICS_ROWS = 32  # rows per program of the generated `row_statistics`
 
 
+_interpreter = RLock()  # Triton's interpreter changes its language in place while it runs a kernel
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """One kernel launch: everything that decides what is compiled and what is computed."""
@@ -43,7 +47,9 @@ class Launch:
     def run(self) -> None:
         """Enqueue the kernel; nothing to do when no program has work."""
         if self.grid:
-            self.kernel[(self.grid,)](**self.arguments, **self.options)
+            interpreted = not isinstance(self.kernel, triton.JITFunction)
+            with _interpreter if interpreted else nullcontext():
+                self.kernel[(self.grid,)](**self.arguments, **self.options)
 
 
 class TritonProgram:
