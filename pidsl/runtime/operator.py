@@ -219,3 +219,4 @@ def _gradients(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tu
 
 
 attention.register_autograd(_gradients, setup_context=_save)
+attention_backward.register_autograd(_Gradients.backward)  # which says that there is no second derivative
