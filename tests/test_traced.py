@@ -167,14 +167,23 @@ def test_other_scales() -> None:
     check(lambda q, k, v, w, s: gated(q, k, v, w, scale=s), [(*qkv(9), leaf(1, 2, 9, 2), s) for s in (0.1, 0.2)])
 
 
-def test_an_offset_that_is_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "capture_scalar_outputs", True)
+@torch._dynamo.config.patch(capture_scalar_outputs=True)
+def test_an_offset_that_is_data() -> None:
     kernel = compile(NEAR | FAR)
     f = lambda q, k, v, p: kernel(q, k, v, offset=p.item())  # noqa: E731
     check(f, [(*qkv(4, 30), torch.tensor(p)) for p in OFFSETS])
-    traced = torch.compile(f, backend="aot_eager", fullgraph=True)
     with pytest.raises(pidsl.ArgumentError, match="offset: -1"):
-        traced(*qkv(4, 30), torch.tensor(-1))
+        torch.compile(f, backend="aot_eager")(*qkv(4, 30), torch.tensor(-1))
+
+    class Model(torch.nn.Module):
+        def forward(self, q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Any:
+            return f(q, k, v, p)
+
+    model = torch.export.export(Model(), (*qkv(4, 30), torch.tensor(5))).module()  # knows nothing of the offset
+    args = qkv(4, 30)
+    assert torch.equal(model(*args, torch.tensor(7)), kernel(*args, offset=7))
+    with pytest.raises(pidsl.ArgumentError, match="offset: -1"):
+        model(*args, torch.tensor(-1))
 
 
 @pytest.mark.parametrize("term", [SPANS, ROWS], ids=["blocks", "rows"])
@@ -223,6 +232,7 @@ MADE: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("error:Dynamo detected")
 @pytest.mark.parametrize("make", MADE.values(), ids=MADE)
 def test_compile_inside_a_compiled_function(make: Callable[[], Any]) -> None:
     check(lambda q, k, v: make()(q, k, v), [qkv(n) for n in (9, 14)])

@@ -136,45 +136,41 @@ def compile(
         raise BackendError("backend = 'triton', and triton is not installed", "the triton package", hint=hint)
     if score is not None:
         _check_score(term, score)
-    if output_gate is not None or affine or isinstance(term, Schedule):
-        return _compile_output(term, backend, score, output_gate, affine)
-    if not isinstance(term, Algebra):
-        return _compile_composed(term, backend, score)
-    if not torch.compiler.is_compiling():  # what is made of its text says so too
-        require_concrete(term, "compile the pattern")
-    return _compile(term, backend, score)
+    if not torch.compiler.is_compiling():  # prepared() asks it of what torch traces, where terms are no objects yet
+        if isinstance(term, Algebra):
+            require_concrete(term, "compile the pattern")
+        return _compile(term, backend, score, output_gate, affine)
+    return _built(term, backend, score, output_gate, affine)
 
 
 @lru_cache(maxsize=512)
-def _compile(term: Term, backend: Backend, score: Score | None) -> Kernel:
-    return Kernel(term, backend, score)
-
-
-@lru_cache(maxsize=512)
-def _compile_output(
+def _compile(
     term: Term | Composed, backend: Backend, score: Score | None, output_gate: OutputGate | None, affine: bool
 ) -> Any:
+    return _built(term, backend, score, output_gate, affine)
+
+
+def _built(
+    term: Term | Composed, backend: Backend, score: Score | None, output_gate: OutputGate | None, affine: bool
+) -> Any:
+    from pidsl.runtime.gating import GateKernel
+    from pidsl.runtime.heads import HeadsKernel
     from pidsl.runtime.layers import LayerKernels
     from pidsl.runtime.output import OutputKernel
+    from pidsl.runtime.summaries import SummariesKernel
 
     if isinstance(term, Schedule):
         return LayerKernels(term, backend, score, output_gate, affine)
-    return OutputKernel(term, backend, score, output_gate, affine)
-
-
-@lru_cache(maxsize=512)
-def _compile_composed(parts: Gate | Heads | Summaries, backend: Backend, score: Score | None) -> Any:
-    from pidsl.runtime.gating import GateKernel
-    from pidsl.runtime.heads import HeadsKernel
-    from pidsl.runtime.summaries import SummariesKernel
-
-    match parts:
+    if output_gate is not None or affine:
+        return OutputKernel(term, backend, score, output_gate, affine)
+    match term:
         case Gate():
-            return GateKernel(parts, {name: compile(term, backend, score) for name, term in parts.branches})
+            return GateKernel(term, {name: compile(branch, backend, score) for name, branch in term.branches})
         case Heads():
-            return HeadsKernel(parts, {term: compile(term, backend, score) for term in parts.distinct})
+            return HeadsKernel(term, {own: compile(own, backend, score) for own in term.distinct})
         case Summaries():
-            return SummariesKernel(parts, backend)
+            return SummariesKernel(term, backend)
+    return Kernel(term, backend, score)
 
 
 def _check_score(term: Term | Composed, score: object) -> None:

@@ -183,7 +183,7 @@ def _check(name: str, value: Tensor, q: Tensor, shapes: Sequence[list[int]]) -> 
     faults = []
     if not isinstance(value, Tensor):
         return [Fault(name, type(value).__name__, "a torch.Tensor")]
-    if list(value.shape) not in shapes:
+    if not any(value.dim() == len(x) and all(a == b for a, b in zip(value.shape, x, strict=True)) for x in shapes):
         faults.append(Fault(name, f"shape {list(value.shape)}", " or ".join(map(str, shapes))))
     if not value.is_floating_point():
         faults.append(Fault(name, f"{value.dtype}", "a floating dtype", f"{name}.float()"))

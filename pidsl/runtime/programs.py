@@ -209,7 +209,6 @@ def triton_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-@lru_cache(maxsize=1)
 @untraced
 def preferred() -> tuple[str, str]:
     """What `auto` stands for on this machine, and why."""
