@@ -226,8 +226,19 @@ class PiAttention(Attention):
 
     def can_skip(self, n: int, device: torch.device) -> Tensor:
         """bool [n]: whether there is a token to skip to; under the comb there is, the token itself."""
-        i = torch.arange(n, device=device)
-        return torch.stack([(i >= lag) & (i < n + lag) for lag in self.skip_lags]).any(0)
+        find = _in_reach if torch.compiler.is_compiling() else _kept_in_reach
+        return find(self.skip_lags, n, device)
+
+
+def _in_reach(lags: tuple[int, ...], n: int, device: torch.device) -> Tensor:
+    i = torch.arange(n, device=device)
+    return torch.stack([(i >= lag) & (i < n + lag) for lag in lags]).any(0)
+
+
+@lru_cache(maxsize=16)
+def _kept_in_reach(lags: tuple[int, ...], n: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return _in_reach(lags, n, device)
 
 
 def rotate(x: Tensor, base: float, offset: int = 0) -> Tensor:

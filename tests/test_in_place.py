@@ -63,7 +63,7 @@ def test_in_place(make: Callable[[], Any], given: dict[str, Any], change: str) -
         return torch.autograd.grad(sum(x.sin().sum() for x in results), inputs)
 
     def equal(changed: list[Tensor], other: list[Tensor]) -> None:
-        for a, b in zip(changed + [*gradients(*changed)], other + [*gradients(*other)], strict=True):
+        for a, b in zip([*changed, *gradients(*changed)], [*other, *gradients(*other)], strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
     out = called(*inputs, **given)

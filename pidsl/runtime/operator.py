@@ -82,19 +82,16 @@ class Changes:
     counts their changes is kept beside them, without their memory: a tensor that `x` refers to would be a circle.
     """
 
-    __slots__ = ("counters", "seen")
+    __slots__ = ("lse", "out", "seen")
 
-    def __init__(self, *results: Tensor) -> None:
-        self.counters = []
-        self.seen = [x._version for x in results]
-        for x in results:
-            counter = x.detach()
-            counter.data = x.new_empty(0)
-            self.counters.append(counter)
+    def __init__(self, out: Tensor, lse: Tensor) -> None:
+        self.seen = out._version + lse._version
+        self.out, self.lse = out.detach(), lse.detach()
+        self.out.data = self.lse.data = lse.new_empty(0)
 
     @property
     def happened(self) -> bool:
-        return [x._version for x in self.counters] != self.seen
+        return self.out._version + self.lse._version != self.seen
 
 
 class _Attention(torch.autograd.Function):
@@ -107,7 +104,7 @@ class _Attention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         out, lse = run_forward(program, q, k, v, scale, offset)
         ctx.program, ctx.scale, ctx.offset = program, scale, offset
-        if any(ctx.needs_input_grad) and not out.is_inference():
+        if True in ctx.needs_input_grad and not out.is_inference():
             ctx.changes = Changes(out, lse)
             ctx.save_for_backward(q, k, v, out.data, lse.data)
         ctx.set_materialize_grads(False)

@@ -98,7 +98,7 @@ class _Attention(torch.autograd.Function):
         parameters = Parameters(slopes, bias, sinks, temperature, seed)
         out, lse = run_forward(program, q, k, v, scale, offset, parameters)
         ctx.rest = program, scale, offset, seed
-        if any(ctx.needs_input_grad) and not out.is_inference():
+        if True in ctx.needs_input_grad and not out.is_inference():
             ctx.changes = Changes(out, lse)
             ctx.save_for_backward(q, k, v, slopes, bias, sinks, temperature, out.data, lse.data)
         ctx.set_materialize_grads(False)
