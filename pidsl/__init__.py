@@ -46,6 +46,7 @@ from pidsl.language.vocabulary import (
     window,
 )
 from pidsl.later import submodule
+from pidsl.runtime.registration import register
 
 if TYPE_CHECKING:
     from pidsl import analysis as analysis
@@ -80,6 +81,8 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         "Kernel": "pidsl.runtime.kernel",
         "compile": "pidsl.runtime.kernel",
     }
+
+    register()
 
     def __getattr__(name: str) -> Any:
         if name in _LATER:

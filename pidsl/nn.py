@@ -16,7 +16,7 @@ from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.summaries import Summaries
-from pidsl.language.terms import Term
+from pidsl.language.terms import Lags, Term
 from pidsl.runtime.arguments import check_kind, check_tensor, raise_faults
 from pidsl.runtime.keywords import refuse
 
@@ -249,6 +249,7 @@ class PiAttention(Attention):
 
         super().__init__(dim, heads, pi_gate(k, period, skip=skip, causal=causal), kv_heads, bias, rope, backend)
         self.skip = pi_branches(k, period, skip=skip, causal=causal)["skip"]
+        self.skip_lags = tuple(map(int, self.skip.values)) if isinstance(self.skip, Lags) else (0,)  # type: ignore[arg-type]
         self.gate = nn.Sequential(nn.Linear(self.head_dim, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -257,8 +258,24 @@ class PiAttention(Attention):
     def weights(self, q: Tensor) -> Tensor:
         """`alpha` and `1 - alpha` of each head and token, [B, heads, n, 2], from the queries before rotation."""
         alpha = torch.sigmoid(self.gate(q).squeeze(-1))
-        alpha = torch.where(_has_key(self.skip, q.shape[2], q.device), alpha, 1.0)
+        alpha = torch.where(self.can_skip(q.shape[2], q.device), alpha, 1.0)
         return torch.stack([alpha, 1.0 - alpha], dim=-1)
+
+    def can_skip(self, n: int, device: torch.device) -> Tensor:
+        """bool [n]: whether there is a token to skip to; under the comb there is, the token itself."""
+        find = _in_reach if torch.compiler.is_compiling() else _kept_in_reach
+        return find(self.skip_lags, n, device)
+
+
+def _in_reach(lags: tuple[int, ...], n: int, device: torch.device) -> Tensor:
+    i = torch.arange(n, device=device)
+    return torch.stack([(i >= lag) & (i < n + lag) for lag in lags]).any(0)
+
+
+@lru_cache(maxsize=16)
+def _kept_in_reach(lags: tuple[int, ...], n: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return _in_reach(lags, n, device)
 
 
 def rotate(x: Tensor, base: float, offset: int = 0) -> Tensor:
@@ -278,24 +295,24 @@ def rotate(x: Tensor, base: float, offset: int = 0) -> Tensor:
         raise ArgumentError(f"x: {got}", "a floating tensor [..., n, D], D even: pairs are turned", where)
     if not isinstance(base, int | float) or not 0 < base < math.inf:
         raise ArgumentError(f"base = {base!r}", "a number above 0", where, "base=10000.0")
-    cos, sin = _turns(x.shape[-2], x.shape[-1] // 2, base, offset, x.device)
+    turns = _turns if torch.compiler.is_compiling() else _kept_turns  # no cache knows a length that is a symbol
+    cos, sin = turns(x.shape[-2], x.shape[-1] // 2, base, offset, x.device)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
 
 
-@lru_cache(maxsize=16)
 def _turns(n: int, half: int, base: float, offset: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):  # what is kept must serve training too
-        frequencies = base ** (-torch.arange(half, dtype=torch.float64) / half)
-        angles = torch.arange(offset, offset + n, dtype=torch.float64)[:, None] * frequencies
-        return angles.cos().float().to(device), angles.sin().float().to(device)
+    pairs = torch.arange(half, dtype=torch.float64)
+    # a tensor to the power of a tensor: `base ** ...` would fix the base in a graph that torch traces, and n with it
+    frequencies = (torch.ones_like(pairs) * base) ** (-pairs / half)
+    angles = torch.arange(offset, offset + n, dtype=torch.float64)[:, None] * frequencies
+    return angles.cos().float().to(device), angles.sin().float().to(device)
 
 
 @lru_cache(maxsize=16)
-def _has_key(term: Term, n: int, device: torch.device) -> Tensor:
-    """bool [n]: whether the token attends anything, exactly, from the relation."""
-    with torch.inference_mode(False):
-        return torch.from_numpy(term.degree(n) > 0).to(device)
+def _kept_turns(n: int, half: int, base: float, offset: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # what is kept must serve training too
+        return _turns(n, half, base, offset, device)
 
 
 def _check_sizes(module: str, dim: int, heads: int, kv_heads: int, rope: float | None) -> None:

@@ -19,6 +19,7 @@ from pidsl.analysis.formulas import Value, holds, number, symbol, value_of
 from pidsl.analysis.schedules import LayerRule
 from pidsl.errors import SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.terms import Term
+from pidsl.relation.isl import in_turn
 
 if TYPE_CHECKING:
     from pidsl.analysis.proofs import Proof
@@ -96,6 +97,7 @@ class Bound:
         """The argument of the quantity with this name; None if it has none."""
         return dict(self.given).get(name)
 
+    @in_turn
     def __call__(self, /, **values: int) -> Value:
         """The formula at numbers.
 
@@ -134,6 +136,7 @@ class Bound:
                 )
         return value_of(self.expr, numbers)
 
+    @in_turn
     def under(self, *assume: str | sympy.Basic) -> Bound:
         """The bound under further assumptions, in a simpler form where they decide a minimum or a case.
 

@@ -20,6 +20,7 @@ from pidsl.analysis.schedules import BaseSchedule, SkipSchedule
 from pidsl.errors import TermError
 from pidsl.language.trace import where
 from pidsl.language.vocabulary import blocks, causal, keys, lags, queries, stride, symbols, window
+from pidsl.relation.isl import in_turn
 
 PI = "Liu and Yu, pi-Attention, arXiv 2511.10696"
 SPARSE = "Child et al., Sparse Transformers, arXiv 1904.10509"
@@ -108,6 +109,7 @@ class Findings(tuple[Finding, ...]):
     __str__ = __repr__
 
 
+@in_turn
 def check_claims(names: Iterable[str] | str | None = None) -> Findings:
     """Judge the published claims: each is proved, or refuted by a smallest counterexample.
 

@@ -26,6 +26,7 @@ from pidsl.language.schedule import Schedule
 from pidsl.language.terms import Algebra, Term, require_concrete
 from pidsl.language.vocabulary import window
 from pidsl.relation import counting
+from pidsl.relation.isl import in_turn
 from pidsl.relation.oracle import dense_mask
 
 Pattern = Term | Schedule | BaseSchedule
@@ -149,6 +150,7 @@ class Comparison:
         return cells, found
 
 
+@in_turn
 def compare(
     patterns: Iterable[Pattern] | Mapping[str, Pattern], n: int, layers: int = 1, head_dim: int = 64
 ) -> Comparison:  # fmt: skip

@@ -17,6 +17,7 @@ from pidsl.analysis.formulas import n as tokens
 from pidsl.analysis.plan_cost import PlanCost, plan_cost
 from pidsl.errors import ArgumentError, PidslError, SizeError, SymbolError
 from pidsl.language.terms import Term
+from pidsl.relation.isl import in_turn
 
 FROM_PAIRS, FROM_LIVE, SIZES = "from the pairs", "from the live keys", "tensor sizes"
 
@@ -59,6 +60,7 @@ class Cost:
     __repr__ = __str__
 
 
+@in_turn
 def cost(
     term: Term, n: int | None = None, *, head_dim: int = 64, dtype: str = "bf16", heads: int = 1,
     kv_heads: int | None = None, batch: int = 1,

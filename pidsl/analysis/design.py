@@ -29,6 +29,7 @@ from pidsl.analysis.schedules import BaseSchedule
 from pidsl.errors import PidslError, SizeError, TermError, TooHardError
 from pidsl.language.terms import LIMIT, Term
 from pidsl.language.vocabulary import causal, lags, stride, window
+from pidsl.relation.isl import in_turn
 
 CHUNK = 1 << 16  # windows looked at together
 LONG_STEP = 4096  # between lags, from which on pairs are not counted by isl
@@ -141,6 +142,7 @@ class Design:
     __repr__ = __str__
 
 
+@in_turn
 def design(n: int, layers: int, max_degree: int | None = None, families: Iterable[str] | None = None) -> Design:
     """The cheapest patterns that connect every causal pair of n tokens within so many layers.
 

@@ -13,12 +13,13 @@ from pidsl.analysis import stacks
 from pidsl.analysis.stacks import Stack, checked, square, stack
 from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term, require_concrete
-from pidsl.relation.isl import coalesced, largest, limited, read_set
+from pidsl.relation.isl import coalesced, in_turn, largest, limited, read_set
 from pidsl.relation.oracle import dense_mask
 
 NODES = 4096  # tokens of a graph, or between two tokens, that are listed one by one
 
 
+@in_turn
 def attention_graph(term: Term, n: int) -> nx.DiGraph[int]:
     """The graph of one layer over n tokens: an edge j -> i where i attends j, the way that information flows.
 

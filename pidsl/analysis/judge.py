@@ -22,6 +22,7 @@ from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.schedules import LayerRule
 from pidsl.errors import PidslError
 from pidsl.language.terms import Term
+from pidsl.relation.isl import in_turn
 
 Outcome = Literal["proved", "refuted", "unknown"]
 TOKENS = 32  # of the sequences in which counterexamples are looked for
@@ -98,6 +99,7 @@ class Judgement:
         return self.counterexample is not None and self.counterexample.check()
 
 
+@in_turn
 def judge(claim: Bound) -> Judgement:
     """Prove a claimed bound, or refute it by a smallest counterexample.
 

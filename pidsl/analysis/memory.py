@@ -27,7 +27,7 @@ from pidsl.analysis.proofs import Verdict
 from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term, require_concrete
 from pidsl.relation.counting import _period, count_loops
-from pidsl.relation.isl import coalesced, disjoint, limited, read_map, read_set
+from pidsl.relation.isl import coalesced, disjoint, in_turn, limited, read_map, read_set
 
 t = symbol("t")
 TIMES = "[t] -> { : t >= 0 }"
@@ -188,6 +188,7 @@ class Communication:
         return int((self.rows.sum(axis=1) - np.diagonal(self.rows)).max())
 
 
+@in_turn
 def communication(term: Term, n: int, workers: int) -> Communication:
     """How many key rows each worker needs from each other one, exactly.
 

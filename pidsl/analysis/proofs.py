@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pidsl.errors import PidslError
+from pidsl.relation.isl import in_turn
 
 if TYPE_CHECKING:
     from pidsl.analysis.bound import Bound
@@ -164,6 +165,7 @@ METHODS: dict[str, Method] = {
 }
 
 
+@in_turn
 def verdict_of(bound: Bound) -> Verdict:
     """Verify a bound from its statement: that it is one, that no dense mask contradicts it, then by its method."""
     from pidsl.analysis import against_masks

@@ -30,7 +30,7 @@ from pidsl.analysis.stacks import (
     stack,
 )
 from pidsl.errors import SizeError, TooHardError
-from pidsl.relation.isl import limited, read_map, read_set
+from pidsl.relation.isl import in_turn, limited, read_map, read_set
 
 LAG_OPERATIONS = 200_000  # differences of many parts are slow ones: up to 20 microseconds each
 
@@ -118,6 +118,7 @@ def _one_pair(i: int, j: int) -> isl.Map:
     return read_map(f"{{ [i] -> [j] : i = {i} and j = {j} }}")
 
 
+@in_turn
 def reachable(subject: object, layers: object = None) -> Reachable:
     """The lags, or else the pairs, that the layers connect.
 

@@ -27,6 +27,7 @@ import z3
 from pidsl.analysis.formulas import CeilLog, internal
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import TermError, TooHardError
+from pidsl.relation.isl import in_turn
 
 RESOURCES = 4_000_000  # z3's own count for one question, the same on every machine: at most a few seconds
 FIRST_RESOURCES = 1_000_000  # before products are added
@@ -351,6 +352,7 @@ def _impossible(conditions: Sequence[Condition]) -> bool:
     return bool(plain) and _ask_z3(plain, resources=PRUNE_RESOURCES)[0] == "unsat"  # of nothing, z3 takes 2 ms as well
 
 
+@in_turn
 def _ask_z3(
     conditions: Sequence[Condition], conclusion: Condition | None = None, resources: int = RESOURCES, *,
     fresh: bool = False,

@@ -61,7 +61,7 @@ class Score:
 
 def score(
     *, scale: float | None = None, softcap: float | None = None, alibi: bool = False,
-    bias: tuple[int, int] | None = None, sinks: bool = False, temperature: bool = False, dropout: float = 0.0,
+    bias: tuple[int, int] | None = None, sinks: bool = False, temperature: bool = False, dropout: float = 0,
 ) -> Score:  # fmt: skip
     """What happens to a logit, for `pidsl.compile(term, score=...)`.
 
@@ -150,7 +150,7 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 def _number(name: str, value: Any, expected: str, above: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value <= above:
+    if isinstance(value, bool) or not isinstance(value, Real) or not above < float(value) < math.inf:
         raise TermError(f"{name} = {value!r} ({type(value).__name__})", expected, "score(...)")
     return float(value)
 

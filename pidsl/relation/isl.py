@@ -1,7 +1,9 @@
 """The one door to islpy: a context with an operation limit, and small conversions.
 
 One context serves the whole process; isl objects may be kept and freed anywhere, but work on them goes through
-`limited()`: it lets one thread in at a time, counts isl's operations and turns "limit reached" into `TooHardError`.
+`limited()`: it counts isl's operations and turns "limit reached" into `TooHardError`. It lets one thread in at a time,
+and so does everything else that may not be done twice at once: z3 (one context too), and whatever makes sympy look at
+what it keeps of an expression. One lock for all of it, `alone`, cannot be taken in two orders.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import TypeVar
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
 
 import islpy as isl
 
@@ -36,15 +38,28 @@ from pidsl.language.expr import (
     show,
 )
 
+Answer = TypeVar("Answer")
+Asked = ParamSpec("Asked")
 SetOrMap = TypeVar("SetOrMap", isl.Set, isl.Map)
 
 CONTEXT = isl.Context()
 MAX_OPERATIONS = 2_000_000  # one to three seconds; of random terms of depth 5, 99 in 100 need less than half of it
 MANY = 256  # parts of a set
 
-_lock = threading.RLock()
+alone = threading.RLock()
 _limits: list[int] = []  # of the `limited` blocks that are running, outermost first
 _shares: list[float] = [1.0]  # of what `limited` blocks ask for that they get, innermost last
+
+
+def in_turn(function: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
+    """The function, for one thread at a time."""
+
+    @wraps(function)
+    def called(*args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
+        with alone:
+            return function(*args, **kwargs)
+
+    return called
 
 
 @contextmanager
@@ -61,8 +76,8 @@ def limited(what: str, operations: int = MAX_OPERATIONS) -> Iterator[None]:
     Raises:
         TooHardError: the limit struck.
     """
-    operations = max(1, int(operations * _shares[-1]))
-    with _lock:
+    with alone:
+        operations = max(1, int(operations * _shares[-1]))
         outer = _limits[-1] if _limits else None
         if outer is not None and outer <= operations:
             yield
@@ -90,7 +105,7 @@ def limited(what: str, operations: int = MAX_OPERATIONS) -> Iterator[None]:
 @contextmanager
 def patience(share: float) -> Iterator[None]:
     """Give the `limited` blocks inside a share of the operations they ask for."""
-    with _lock:
+    with alone:
         _shares.append(share)
         try:
             yield

@@ -84,15 +84,25 @@ def check_lengths(term: Term, n: object, m: object, offset: object) -> tuple[int
             raise SizeError(f"{name} = {value!r}", "an integer >= 0", repr(term), hint)
         values.append(number)
     rows, columns, first = values
-    if first + rows != columns:
-        for t in walk(term):
-            if isinstance(t, Ring):
-                raise SizeError(
-                    f"{first + rows} query positions and {columns} keys",
-                    "as many keys as query positions (offset + n == m): a ring closes over one set of positions",
-                    where=repr(t),
-                )
+    check_square(term, first + rows, columns)
     return rows, columns, first
+
+
+def check_square(term: Term, positions: int, keys: int) -> None:
+    """Raise for a ring unless there are as many keys as positions of queries.
+
+    Raises:
+        SizeError: a ring in a non-square pattern.
+    """
+    if positions == keys:
+        return
+    for t in walk(term):
+        if isinstance(t, Ring):
+            raise SizeError(
+                f"{positions} query positions and {keys} keys",
+                "as many keys as query positions (offset + n == m): a ring closes over one set of positions",
+                where=repr(t),
+            )
 
 
 def dense_mask(term: Term, n: int, m: int | None = None, offset: int = 0) -> Bools:

@@ -7,13 +7,14 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pidsl.errors import ArgumentError, SizeError
 from pidsl.language.terms import Term
-from pidsl.relation.oracle import check_lengths
+from pidsl.relation.oracle import check_square
 
 HALVES = (torch.float32, torch.float16, torch.bfloat16)
 DTYPES: Mapping[str, tuple[torch.dtype, ...]] = {
@@ -87,12 +88,11 @@ def check_attention(
     faults += check_kind(usable, DTYPES[backend], backend)
     faults += check_shapes(usable)
     faults += check_dims(usable, backend)
-    if "q" in usable and offset + usable["q"].shape[2] >= POSITIONS:
-        got = f"{offset} with {usable['q'].shape[2]} queries"
-        faults.append(Fault("offset", got, f"offset + queries < {POSITIONS}"))
+    if "q" in usable:
+        faults += check_positions(offset, usable["q"].shape[2])
     for term in rings if "q" in usable and "k" in usable else ():
         try:
-            check_lengths(term, usable["q"].shape[2], usable["k"].shape[2], offset)
+            check_square(term, offset + usable["q"].shape[2], usable["k"].shape[2])
         except SizeError as e:
             faults.append(Fault("k", e.given, f"{e.expected} (in {e.where})"))
     return faults, usable
@@ -211,26 +211,26 @@ def check_flag(name: str, value: object) -> list[Fault]:
     return [] if isinstance(value, bool) else [Fault(name, type(value).__name__, "True or False")]
 
 
-def check_scale(scale: object) -> tuple[list[Fault], float | None]:
-    """`scale` as a float (None: not given), and its faults."""
+def check_scale(scale: Any) -> tuple[list[Fault], Any]:
+    """`scale` as a float, or a symbol of torch's (None: not given), and its faults."""
     if scale is None:
         return [], None
-    if not isinstance(scale, Real) or isinstance(scale, bool):
+    if not isinstance(scale, Real | torch.SymFloat | torch.SymInt) or isinstance(scale, bool):
         hint = _LEARNED_SCALE if isinstance(scale, Tensor) else ""
         return [Fault("scale", f"{type(scale).__name__}", "a finite number, or None for 1 / sqrt(head_dim)", hint)], 1.0
     try:
-        value = float(scale)
+        value = float(scale) if isinstance(scale, Real) else scale  # a symbol stays one: float() would fix its value
     except OverflowError:
         value = math.inf
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:
         return [Fault("scale", f"{value}", "a finite number, or None for 1 / sqrt(head_dim)")], 1.0
     return [], value
 
 
-def check_offset(offset: object) -> tuple[list[Fault], int]:
-    """`offset` as an int, and its faults."""
+def check_offset(offset: Any) -> tuple[list[Fault], Any]:
+    """`offset` as an int, or a symbol of torch's, and its faults."""
     if isinstance(offset, int | torch.SymInt) and not isinstance(offset, bool):
-        value: int = offset  # type: ignore[assignment]  # a symbol stays one: index() would fix its value
+        value: Any = offset  # a symbol stays one: index() would fix its value
     else:
         try:
             value = operator.index(None if isinstance(offset, bool | Tensor) else offset)  # type: ignore[arg-type]
@@ -239,11 +239,30 @@ def check_offset(offset: object) -> tuple[list[Fault], int]:
             got = repr(offset)
             got = type(offset).__name__ if len(got) > 40 else f"{got} ({type(offset).__name__})"
             return [Fault("offset", got, "an integer >= 0", hint)], 0
-    if value < 0:
-        hint = f"no offset, and term.shift({-value}) for a pattern of lags such as window or causal: {-value} queries "
-        hint += "stand before the first key"
-        return [Fault("offset", f"{value}", "an integer >= 0: the position of the first query", hint)], 0
-    return [], value
+    faults = check_positions(value, 0)
+    return faults, 0 if faults else value
+
+
+def check_positions(offset: int, queries: int) -> list[Fault]:
+    """Faults of an offset that is a number. What torch does not know while it traces, an op asks when it runs."""
+    if not torch.compiler.is_compiling() and 0 <= offset < POSITIONS - queries:
+        return []
+    if _certain(offset < 0):
+        hint = f"no offset, and term.shift({-offset}) for a pattern of lags such as window or causal: {-offset} "
+        hint += "queries stand before the first key"
+        return [Fault("offset", f"{offset}", "an integer >= 0: the position of the first query", hint)]
+    if _certain(offset + queries >= POSITIONS):
+        return [Fault("offset", f"{offset} with {queries} queries", f"offset + queries < {POSITIONS}")]
+    return []
+
+
+def _certain(condition: Any) -> bool:
+    """Whether a condition on the numbers of a call holds; False where they are data that torch has not seen yet."""
+    if not torch.compiler.is_compiling():
+        return bool(condition)
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    return guard_or_false(condition)
 
 
 def _shape(tensor: Tensor) -> str:

@@ -74,7 +74,7 @@ class GateKernel:
         if type(return_lse) is not bool:
             faults += check_flag("return_lse", return_lse)
         given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
-        faults += check_parameters(self.score, usable, given)
+        faults += check_parameters(self.score, branches[0].parameters, usable, given)
         raise_faults([*faults, *check_weights(usable, weights, self.gate.names)], self._where)
         parameters = Parameters(slopes, bias, sinks, temperature, seed or 0)
         out: Tensor | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Never
 
+import torch
 from torch import Tensor
 
 from pidsl.language.heads import Heads
@@ -16,7 +17,7 @@ from pidsl.runtime.dropout import mix
 from pidsl.runtime.kernel import Backend, Kernel, attended, autocast, compile
 from pidsl.runtime.keywords import refuse
 from pidsl.runtime.operator import refuse_transform
-from pidsl.runtime.programs import is_wide, together
+from pidsl.runtime.programs import Compiled, is_wide, prepared, together
 from pidsl.runtime.score_arguments import Parameters, check_parameters
 from pidsl.runtime.shares import Shares, join, shares, split
 
@@ -73,9 +74,10 @@ class HeadsKernel:
         self._mine = tuple(heads.distinct.values())
         groups = (group for group in range(1, len(heads) + 1) if len(heads) % group == 0)
         self._shares = {group: shares(self._mine, group) for group in groups}  # by query heads on each key head
-        self._where = f"kernel(q, k, v) of {heads!r}"
-        on_triton = first.chosen == "triton"
-        self._whole = {wide: together(heads, wide, first.structure) if on_triton else None for wide in (False, True)}
+        self._pattern, self._structure = repr(heads), first.structure
+        self._where = f"kernel(q, k, v) of {self._pattern}"
+        self._programs: dict[bool, Compiled | None] = {}
+        self._whole = {wide: first.chosen == "triton" and self._exists(wide) for wide in (False, True)}
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *more: Never, scale: float | None = None, offset: int = 0,
@@ -113,14 +115,14 @@ class HeadsKernel:
         if type(return_lse) is not bool:
             faults += check_flag("return_lse", return_lse)
         given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
-        raise_faults([*faults, *check_parameters(self.score, usable, given)], self._where)
+        raise_faults([*faults, *check_parameters(self.score, kernels[0].parameters, usable, given)], self._where)
         parameters = Parameters(slopes, bias, sinks, temperature, seed or 0)
         if len(kernels) == 1:
             out, lse = kernels[0].attend(q, k, v, call, parameters)
             return (out, lse) if return_lse else out
-        if call.backend == "triton" and (made := self._whole[is_wide("triton", q.shape[3])]) is not None:
-            structure = kernels[0].structure
-            out, lse = attended(lambda: made, repr(self.heads), structure, q, k, v, call, parameters)
+        if call.backend == "triton" and self._whole[wide := is_wide("triton", q.shape[3])]:
+            structure = kernels[0].structure_text
+            out, lse = attended(lambda: self._made(wide), self._pattern, structure, q, k, v, call, parameters)
             return (out, lse) if return_lse else out
         parts = self._shares[q.shape[1] // k.shape[1]]
         try:
@@ -132,6 +134,17 @@ class HeadsKernel:
         results = [kernel.attend(mine, keys, values, call, own) for kernel, mine, keys, values, own in launches]
         out = join(parts.queries, *(out for out, _ in results))
         return (out, join(parts.queries, *(lse for _, lse in results))) if return_lse else out
+
+    def _exists(self, wide: bool) -> bool:
+        if torch.compiler.is_compiling():
+            return prepared(self._pattern, "triton", next(iter(self.kernels.values())).structure_text, wide)
+        return self._made(wide) is not None
+
+    def _made(self, wide: bool) -> Any:
+        """The Triton program of all heads; None where their layouts do not agree."""
+        if wide not in self._programs:
+            self._programs[wide] = together(self.heads, wide, self._structure)
+        return self._programs[wide]
 
     def _split_parameters(self, parameters: Parameters, parts: Shares) -> list[Parameters]:
         """The parameters of each launch; those of a head are rows of the tensors."""
@@ -145,21 +158,21 @@ class HeadsKernel:
     @property
     def plan(self) -> HeadsPlan:
         """What is launched for which query heads, and the plan of each launch: print it."""
-        if (made := self._whole[False]) is not None:
-            return HeadsPlan(((tuple(range(len(self.heads))), made.plan),))
+        if self._whole[False]:
+            return HeadsPlan(((tuple(range(len(self.heads))), self._made(False).plan),))
         return HeadsPlan(tuple(zip(self._mine, (kernel.plan for kernel in self.kernels.values()), strict=True)))
 
     def source(self, head_dim: int = 64) -> str:
         """The generated program of all heads; or of each distinct pattern, one section each, under its query heads."""
-        if (made := self._whole[is_wide("triton", head_dim)]) is not None:
-            source: str = made.program.source
+        if self._whole[wide := is_wide("triton", head_dim)]:
+            source: str = self._made(wide).program.source
             return source
         sections = zip(self._mine, self.kernels.values(), strict=True)
         return "\n\n".join(f"# {_named(mine)}\n{kernel.source(head_dim)}" for mine, kernel in sections)
 
     def explain(self) -> str:
         """How many launches there are, and the explanation of each under its query heads."""
-        if self._whole[False] is not None:
+        if self._whole[False]:
             return str(self.plan)
         sections = zip(self._mine, self.kernels.values(), strict=True)
         first = str(self.plan).split("\n", 1)[0]

@@ -19,6 +19,7 @@ from pidsl.language.schedule import Schedule
 from pidsl.language.score import Score
 from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
+from pidsl.runtime import score_operator
 from pidsl.runtime.arguments import (
     DTYPES,
     Fault,
@@ -31,7 +32,7 @@ from pidsl.runtime.arguments import (
 )
 from pidsl.runtime.keywords import refuse
 from pidsl.runtime.operator import attend, attention, is_traced
-from pidsl.runtime.programs import Compiled, compiled, is_wide, preferred, triton_installed
+from pidsl.runtime.programs import Compiled, compiled, is_wide, preferred, prepared, triton_installed
 from pidsl.runtime.score_arguments import Parameters, check_parameters
 
 if TYPE_CHECKING:
@@ -150,44 +151,41 @@ def compile(
     if output_gate is not None and not isinstance(output_gate, str):
         hint = "output_gate='head' here, and the logits when the kernel is called"
         raise TermError(f"output_gate: {type(output_gate).__name__}", "None, 'head' or 'element'", hint=hint)
-    if output_gate is not None or affine or isinstance(term, Schedule):
-        return _compile_output(term, backend, score, output_gate, affine)
-    if not isinstance(term, Algebra):
-        return _compile_composed(term, backend, score)
-    require_concrete(term, "compile the pattern")
-    return _compile(term, backend, score)
+    if not torch.compiler.is_compiling():  # prepared() asks it of what torch traces, where terms are no objects yet
+        if isinstance(term, Algebra):
+            require_concrete(term, "compile the pattern")
+        return _compile(term, backend, score, output_gate, affine)
+    return _built(term, backend, score, output_gate, affine)
 
 
 @lru_cache(maxsize=512)
-def _compile(term: Term, backend: Backend, score: Score | None) -> Kernel:
-    return Kernel(term, backend, score)
-
-
-@lru_cache(maxsize=512)
-def _compile_output(
+def _compile(
     term: Term | Composed, backend: Backend, score: Score | None, output_gate: OutputGate | None, affine: bool
 ) -> Any:
+    return _built(term, backend, score, output_gate, affine)
+
+
+def _built(
+    term: Term | Composed, backend: Backend, score: Score | None, output_gate: OutputGate | None, affine: bool
+) -> Any:
+    from pidsl.runtime.gating import GateKernel
+    from pidsl.runtime.heads import HeadsKernel
     from pidsl.runtime.layers import LayerKernels
     from pidsl.runtime.output import OutputKernel
+    from pidsl.runtime.summaries import SummariesKernel
 
     if isinstance(term, Schedule):
         return LayerKernels(term, backend, score, output_gate, affine)
-    return OutputKernel(term, backend, score, output_gate, affine)
-
-
-@lru_cache(maxsize=512)
-def _compile_composed(parts: Gate | Heads | Summaries, backend: Backend, score: Score | None) -> Any:
-    from pidsl.runtime.gating import GateKernel
-    from pidsl.runtime.heads import HeadsKernel
-    from pidsl.runtime.summaries import SummariesKernel
-
-    match parts:
+    if output_gate is not None or affine:
+        return OutputKernel(term, backend, score, output_gate, affine)
+    match term:
         case Gate():
-            return GateKernel(parts, {name: compile(term, backend, score) for name, term in parts.branches})
+            return GateKernel(term, {name: compile(branch, backend, score) for name, branch in term.branches})
         case Heads():
-            return HeadsKernel(parts, {term: compile(term, backend, score) for term in parts.distinct})
+            return HeadsKernel(term, {own: compile(own, backend, score) for own in term.distinct})
         case Summaries():
-            return SummariesKernel(parts, backend)
+            return SummariesKernel(term, backend)
+    return Kernel(term, backend, score)
 
 
 def _check_score(term: Term | Composed, score: object) -> None:
@@ -207,7 +205,7 @@ class Call(NamedTuple):
     """The numbers of a call, checked."""
 
     backend: str
-    scale: float
+    scale: Any  # a float; while torch traces, a tensor where it may differ between calls
     offset: int
 
 
@@ -224,7 +222,8 @@ class Kernel:
         backend: as asked for; `plan.backend` is what "auto" stands for on this machine.
         score: what happens to the logits, None for nothing.
         chosen, reason: what "auto" stands for on this machine, and why.
-        structure: the score without its scale, which is an argument; None where nothing else is left.
+        structure, structure_text: the score without its scale, which is an argument; None where nothing else is left.
+        parameters: the names of what a call must be given for the score.
         rings: the term, if it holds a ring and so restricts the lengths.
     """
 
@@ -233,11 +232,16 @@ class Kernel:
         # the scale is an argument of every program: what is left decides which program it is
         self.structure = None if score is None or (bare := replace(score, scale=None)) == Score() else bare
         self._pattern = repr(term)
+        self.structure_text = None if self.structure is None else repr(self.structure)
+        self.parameters = () if score is None else score.parameters
         self._where = f"kernel(q, k, v) of {self._pattern}"
         self.rings = (term,) if any(isinstance(t, Ring) for t in walk(term)) else ()
         self.chosen, self.reason = preferred() if backend == "auto" else (backend, "asked for")
         self._programs: dict[tuple[str, bool], Compiled] = {}
-        self._made(self.chosen, 64)  # whatever cannot be compiled fails here
+        if torch.compiler.is_compiling():  # whatever cannot be compiled fails here
+            prepared(self._pattern, self.chosen, self.structure_text)
+        else:
+            self._made(self.chosen, 64)
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *more: Never, scale: float | None = None, offset: int = 0,
@@ -274,7 +278,7 @@ class Kernel:
         if type(return_lse) is not bool:
             faults += check_flag("return_lse", return_lse)
         given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
-        raise_faults([*faults, *check_parameters(self.score, usable, given)], self._where)
+        raise_faults([*faults, *check_parameters(self.score, self.parameters, usable, given)], self._where)
         out, lse = self.attend(q, k, v, call, Parameters(slopes, bias, sinks, temperature, seed or 0))
         return (out, lse) if return_lse else out
 
@@ -328,6 +332,8 @@ class Kernel:
             if factor is not None:
                 faults.append(Fault("scale", f"{scale!r}", f"None: the kernel has {self.score!r}"))
             factor = self.score.scale
+        if factor is not None and torch.compiler.is_compiling():
+            factor = recorded(factor)
         if factor is None:
             factor = 1.0 if faults else 1.0 / math.sqrt(q.shape[3])
         return Call(backend, factor, first), faults, usable
@@ -347,26 +353,38 @@ class Kernel:
         self, q: Tensor, k: Tensor, v: Tensor, call: Call, parameters: Parameters = NO_PARAMETERS
     ) -> tuple[Tensor, Tensor]:
         """(out, lse) of arguments that `check` found no fault in."""
-        return attended(lambda: self._made(call.backend, q.shape[3]), self._pattern, self.structure,
+        return attended(lambda: self._made(call.backend, q.shape[3]), self._pattern, self.structure_text,
                         q, k, v, call, parameters)  # fmt: skip
 
 
 def attended(
-    made: Callable[[], Compiled], pattern: str, structure: Score | None, q: Tensor, k: Tensor, v: Tensor, call: Call,
+    made: Callable[[], Compiled], pattern: str, structure: str | None, q: Tensor, k: Tensor, v: Tensor, call: Call,
     parameters: Parameters,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(out, lse) of a program on checked arguments; where torch records a graph, as the op that names its pattern."""
     if structure is None:
         if is_traced(q, k, v):
-            return attention(q, k, v, pattern, *call)
+            return attention(q, k, v, *_numbers(call, pattern))
         return attend(made().program, q, k, v, call.scale, call.offset)
-    from pidsl.runtime import score_operator
-
     if is_traced(q, k, v, *(x for x in parameters.tensors if x is not None)):
         return score_operator.attention(
-            q, k, v, *parameters.tensors, pattern, repr(structure), *call, parameters.seed
+            q, k, v, *parameters.tensors, *_numbers(call, pattern, structure), parameters.seed
         )  # fmt: skip
     return score_operator.attend(made().program, q, k, v, call.scale, call.offset, parameters)
+
+
+def _numbers(call: Call, *names: str) -> tuple[Any, ...]:
+    """What an op takes after its tensors: the scale if it is one, the texts, and the numbers."""
+    if isinstance(call.scale, Tensor):
+        return call.scale, *names, call.backend, 0.0, call.offset
+    return None, *names, call.backend, call.scale, call.offset
+
+
+def recorded(scale: Any) -> Any:
+    """A scale as a traced call hands it to an op: as a tensor unless it is the same in every call of the graph."""
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return scale if has_static_value(scale) else torch.ones((), dtype=torch.float64, device="cpu") * scale
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

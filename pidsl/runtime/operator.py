@@ -2,6 +2,7 @@
 
 The custom op `pidsl::attention` names the pattern by its source text, so that a compiled or exported graph holds
 nothing but tensors, numbers and strings. Eager calls skip it: its dispatch costs more (about 50 us on one core).
+A scale that changes between the calls of a graph comes as a tensor: torch fixes the numbers that ops are given.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pidsl.errors import BackendError
+from pidsl.runtime.arguments import check_positions, check_scale, raise_faults
 from pidsl.runtime.programs import Program, is_wide, named
 from pidsl.runtime.reference import accumulator
 
@@ -43,7 +45,7 @@ def run_forward(program: Program, q: Tensor, k: Tensor, v: Tensor, scale: float,
         return out.zero_(), lse.fill_(-torch.inf)
     with _no_autocast(q):
         out, lse = program.forward(q, k, v, scale, offset)
-    return out.contiguous(), lse.contiguous()
+    return owned(out), owned(lse)
 
 
 def run_backward(
@@ -57,6 +59,12 @@ def run_backward(
         grad_out = torch.zeros_like(out)
     with _no_autocast(q):
         return program.backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
+
+
+def owned(x: Tensor) -> Tensor:
+    """A result, contiguous, and no view of anything: autograd lets nobody change a view of a Function's in place."""
+    x = x.contiguous()
+    return x.detach() if x._is_view() else x
 
 
 def _empty_results(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,6 +105,12 @@ def _refuse_forward_mode(subject: str, instead: str) -> NoReturn:
     raise BackendError(f"{subject} in forward-mode differentiation", "gradients, in reverse mode", hint=instead)
 
 
+def _refuse_second(subject: str, instead: str) -> NoReturn:
+    raise BackendError(
+        f"a derivative of the gradient of {subject}", "first derivatives only", f"for second ones: {instead}"
+    )
+
+
 def check_mode(pattern: str) -> None:
     """Raise where tangents would be dropped: torch hands a custom op on without them."""
     if torch.autograd.forward_ad._current_level >= 0:
@@ -111,6 +125,25 @@ def _dense(program: Any) -> str:
     if getattr(getattr(program, "plan", program), "score", None) is None:
         return _DENSE
     return "the formula of docs/score.md over all pairs, under the mask torch.tensor(term.mask(n, m, offset))"
+
+
+class Changes:
+    """Whether results were changed in place since (`out += 1`): then the backward pass computes them again.
+
+    A tensor that autograd saves may not be changed, so the results are saved by another name (`x.data`), and what
+    counts their changes is kept beside them, without their memory: a tensor that `x` refers to would be a circle.
+    """
+
+    __slots__ = ("lse", "out", "seen")
+
+    def __init__(self, out: Tensor, lse: Tensor) -> None:
+        self.seen = out._version + lse._version
+        self.out, self.lse = out.detach(), lse.detach()
+        self.out.data = self.lse.data = lse.new_empty(0)
+
+    @property
+    def happened(self) -> bool:
+        return self.out._version + self.lse._version != self.seen
 
 
 class _Once(torch.autograd.Function):
@@ -131,15 +164,20 @@ class _Attention(_Once):
     ) -> tuple[Tensor, Tensor]:
         out, lse = run_forward(program, q, k, v, scale, offset)
         ctx.program, ctx.scale, ctx.offset = program, scale, offset
-        ctx.save_for_backward(q, k, v, out, lse)
+        if True in ctx.needs_input_grad and not out.is_inference():
+            ctx.changes = Changes(out, lse)
+            ctx.save_for_backward(q, k, v, out.data, lse.data)
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-        given = (*ctx.saved_tensors, grad_out, grad_lse, ctx.program, ctx.scale, ctx.offset)
+        q, k, v, out, lse = ctx.saved_tensors
+        rest = ctx.program, ctx.scale, ctx.offset
         try:
-            grads = _Gradients.apply(*given)  # type: ignore[no-untyped-call]
+            if ctx.changes.happened:
+                out, lse = run_forward(rest[0], q.detach(), k.detach(), v.detach(), *rest[1:])
+            grads = _Gradients.apply(q, k, v, out, lse, grad_out, grad_lse, *rest)  # type: ignore[no-untyped-call]
         except RuntimeError as e:
             refuse_transform(e, ctx.program, grad_out, grad_lse)
             raise
@@ -159,11 +197,7 @@ class _Gradients(_Once):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        raise BackendError(
-            f"a derivative of the gradient of {_subject(ctx.program)}",
-            "first derivatives only",
-            hint=f"for second ones: {_dense(ctx.program)}",
-        )
+        _refuse_second(_subject(ctx.program), _dense(ctx.program))
 
 
 def _wanted(ctx: Any, grads: tuple[Tensor, Tensor, Tensor]) -> list[Tensor | None]:
@@ -179,19 +213,29 @@ def _named(pattern: str, backend: str, wide: bool) -> Program:
     return program
 
 
+def checked(q: Tensor, factor: Tensor | None, scale: float, offset: int) -> tuple[float, int]:
+    """The numbers of a call of an op: those that were data when a graph was traced have not been looked at yet."""
+    raise_faults(check_positions(offset, q.shape[2]), "pidsl.attention(q, k, v, ...)")
+    if factor is None:
+        return scale, offset
+    faults, value = check_scale(float(factor))
+    raise_faults(faults, "pidsl.attention(q, k, v, ...)")
+    return value or 0.0, offset
+
+
 @torch.library.custom_op("pidsl::attention", mutates_args=())
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, pattern: str, backend: str, scale: float, offset: int
+    q: Tensor, k: Tensor, v: Tensor, factor: Tensor | None, pattern: str, backend: str, scale: float, offset: int
 ) -> tuple[Tensor, Tensor]:
     """`run_forward` of the program for `pattern`."""
     check_mode(pattern)
     program = _named(pattern, backend, is_wide(backend, q.shape[3]))
-    return run_forward(program, q, k, v, scale, offset)
+    return run_forward(program, q, k, v, *checked(q, factor, scale, offset))
 
 
 @attention.register_fake
 def _attention_shapes(
-    q: Tensor, k: Tensor, v: Tensor, pattern: str, backend: str, scale: float, offset: int
+    q: Tensor, k: Tensor, v: Tensor, factor: Tensor | None, pattern: str, backend: str, scale: float, offset: int
 ) -> tuple[Tensor, Tensor]:
     check_mode(pattern)
     return _empty_results(q, v)
@@ -199,33 +243,55 @@ def _attention_shapes(
 
 @torch.library.custom_op("pidsl::attention_backward", mutates_args=())
 def attention_backward(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor | None, grad_lse: Tensor | None,
-    pattern: str, backend: str, scale: float, offset: int,
+    q: Tensor, k: Tensor, v: Tensor, factor: Tensor | None, out: Tensor, lse: Tensor, grad_out: Tensor | None,
+    grad_lse: Tensor | None, pattern: str, backend: str, scale: float, offset: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`run_backward` of the program for `pattern`."""
     program = _named(pattern, backend, is_wide(backend, q.shape[3]))
-    dq, dk, dv = run_backward(program, q, k, v, out, lse, grad_out, grad_lse, scale, offset)
-    return dq.contiguous(), dk.contiguous(), dv.contiguous()
+    grads = run_backward(program, q, k, v, out, lse, grad_out, grad_lse, *checked(q, factor, scale, offset))
+    dq, dk, dv = (x.contiguous() for x in grads)
+    return dq, dk, dv
 
 
 @attention_backward.register_fake
 def _gradient_shapes(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor | None, grad_lse: Tensor | None,
-    pattern: str, backend: str, scale: float, offset: int,
+    q: Tensor, k: Tensor, v: Tensor, factor: Tensor | None, out: Tensor, lse: Tensor, grad_out: Tensor | None,
+    grad_lse: Tensor | None, pattern: str, backend: str, scale: float, offset: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     return dq, dk, dv
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, *ctx.rest = inputs
-    ctx.save_for_backward(q, k, v, *output)
+def save(ctx: Any, tensors: tuple[Tensor | None, ...], rest: tuple[Any, ...], results: tuple[Tensor, Tensor]) -> None:
+    """Keep what the backward op takes. Of the results copies, as they may be changed in place: inductor drops them."""
+    ctx.rest = rest
+    ctx.save_for_backward(*tensors, *(x.clone() for x in results))
     ctx.set_materialize_grads(False)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    save(ctx, inputs[:4], inputs[4:], output)
 
 
 def _gradients(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
     grads = attention_backward(*ctx.saved_tensors, grad_out, grad_lse, *ctx.rest)
-    return (*_wanted(ctx, grads), None, None, None, None)
+    return (*_wanted(ctx, grads), None, None, None, None, None)
 
 
 attention.register_autograd(_gradients, setup_context=_save)
+
+
+def _name(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.pattern = next(x for x in inputs if isinstance(x, str))
+
+
+def _no_second(ctx: Any, *grads: Any) -> NoReturn:
+    _refuse_second(f"the kernel of {ctx.pattern}", _DENSE)
+
+
+def once(op: Any) -> None:
+    """Asking for the derivative of an op of gradients is an error, and never a zero."""
+    op.register_autograd(_no_second, setup_context=_name)
+
+
+once(attention_backward)

@@ -60,7 +60,7 @@ class OutputKernel:
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *inputs: Tensor, output_gate: Tensor | None = None,
-        alpha: Tensor | float = 1.0, beta: Tensor | float = 0.0, offset: int = 0, return_lse: bool = False,
+        alpha: Tensor | float = 1, beta: Tensor | float = 0, offset: int = 0, return_lse: bool = False,
         **options: Any,
     ) -> Any:  # fmt: skip
         """`sigmoid(output_gate) * (alpha * attention(q, k, v) + beta * (sum of the attended v))`, differentiable once.
@@ -131,7 +131,7 @@ class OutputKernel:
             faults += _check("output_gate", gate, q, [shape])
             if not faults and gate.dtype != q.dtype:
                 faults.append(Fault("output_gate", f"{gate.dtype}", f"{q.dtype}, the dtype of q"))
-        for name, value, usual in (("alpha", alpha, 1.0), ("beta", beta, 0.0)):
+        for name, value, usual in (("alpha", alpha, 1), ("beta", beta, 0)):
             if isinstance(value, Tensor) and self.affine:
                 faults += _check(name, value, q, [[], [q.shape[1]], [*q.shape[:3]]])
             elif not isinstance(value, NUMBERS) or isinstance(value, bool):
@@ -199,7 +199,7 @@ def _check(name: str, value: Tensor, q: Tensor, shapes: Sequence[list[int]]) -> 
     if fault := check_tensor(name, value, f"a torch.Tensor {expected}"):
         return [fault]
     faults = []
-    if list(value.shape) not in shapes:
+    if not any(value.dim() == len(x) and all(a == b for a, b in zip(value.shape, x, strict=True)) for x in shapes):
         faults.append(Fault(name, f"shape {list(value.shape)}", expected))
     if not value.is_floating_point():
         faults.append(Fault(name, f"{value.dtype}", "a floating dtype", f"{name}.float()"))

@@ -311,7 +311,8 @@ class Forward(_Pass):
     def result(self) -> tuple[Tensor, Tensor]:
         """out `[B, Hq, n, Dv]` in q's dtype; lse `[B, Hq, n]` in float32 (float64 for float64)."""
         self.compute()
-        return self.out[..., : self.value_dim].to(self.dtype), self.lse
+        out = self.out if self.out.shape[-1] == self.value_dim else self.out[..., : self.value_dim]
+        return out.to(self.dtype), self.lse
 
 
 class Backward(_Pass):

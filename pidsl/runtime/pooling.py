@@ -27,7 +27,10 @@ def pooled(x: Tensor, level: Spans) -> Tensor:
         right = _before(rows.flip(3), 3).flip(3)
         found = torch.maximum(_before(rows, 3), right)
     found = torch.where(found == -torch.inf, 0.0, found)
-    return found.flatten(2, 3)[:, :, : level.count(x.shape[2])]
+    found, count = found.flatten(2, 3), level.count(x.shape[2])
+    if torch.compiler.is_compiling():  # a slice is contiguous for some lengths only
+        return found.index_select(2, torch.arange(count, device=x.device))
+    return found[:, :, :count]
 
 
 def block_values(qbar: Tensor, k: Tensor, v: Tensor, size: int, scale: float) -> Tensor:
@@ -45,7 +48,7 @@ def block_values(qbar: Tensor, k: Tensor, v: Tensor, size: int, scale: float) ->
     grouped = qbar.unflatten(1, (kv_heads, -1)).transpose(2, 3).to(precise)  # [B, Hkv, blocks, group, D]
     scores = grouped @ keys.mT * scale
     blocks = scores.shape[2]
-    if blocks * size > n:
+    if torch.compiler.is_compiling() or blocks * size > n:
         beyond = torch.arange(blocks * size, device=k.device).view(blocks, 1, size) >= n
         scores = scores.masked_fill(beyond, -torch.inf)
     return (torch.softmax(scores, -1) @ values).transpose(2, 3).flatten(1, 2).to(v.dtype)
@@ -53,10 +56,11 @@ def block_values(qbar: Tensor, k: Tensor, v: Tensor, size: int, scale: float) ->
 
 def _rows(x: Tensor, size: int, fill: float) -> Tensor:
     """[B, H, n, D] as [B, H, rows, size, D], the last row filled up."""
-    missing = -x.shape[2] % size
-    if missing:
+    rows = (x.shape[2] + size - 1) // size
+    missing = rows * size - x.shape[2]
+    if torch.compiler.is_compiling() or missing:  # one graph for lengths of both kinds
         x = pad(x, (0, 0, 0, missing), value=fill)
-    return x.unflatten(2, (x.shape[2] // size, size))
+    return x.unflatten(2, (rows, size))
 
 
 def _before(rows: Tensor, axis: int) -> Tensor:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from threading import RLock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from pidsl.language.heads import Heads
 from pidsl.language.parse import parse, parse_heads
-from pidsl.language.score import Score
+from pidsl.language.score import Score, parse_score
 from pidsl.language.terms import Term
+from pidsl.language.trace import where
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan import Plan
@@ -28,7 +30,20 @@ if TYPE_CHECKING:
 KEPT = 512  # programs kept; the least recently used go first
 WIDE_HEAD_DIM = 128  # above it, Triton's tiles are smaller
 
-_lowering = RLock()  # isl's context serves one thread at a time
+Called = TypeVar("Called", bound=Callable[..., Any])
+
+
+def untraced(function: Called) -> Called:
+    """Call the function while torch traces, with constants, instead of tracing what it does.
+
+    This is `torch.compiler.assume_constant_result`, which imports all of torch._dynamo: several seconds.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+for word in (parse, where):  # they read source and signatures, which torch cannot trace
+    untraced(word)
 
 
 class Program(Protocol):
@@ -70,8 +85,15 @@ def compiled(term: Term, backend: str, wide: bool, score: Score | None = None) -
         wide: the class of the head dimension, see `is_wide`.
         score: what happens to the logits; None: nothing.
     """
-    with _lowering:
+    with _alone():
         return _compiled(term, backend, 256 if wide else 64, score)
+
+
+def _alone() -> AbstractContextManager[Any]:
+    """The lock of everything that one thread does at a time; isl is imported with it."""
+    from pidsl.relation.isl import alone
+
+    return alone
 
 
 @lru_cache(maxsize=KEPT)
@@ -99,7 +121,7 @@ def together(heads: Heads, wide: bool, score: Score | None = None) -> Compiled |
     """
     if len(heads.distinct) == 1 or (score is not None and score.dropout):
         return None
-    with _lowering:
+    with _alone():
         return _together(heads, 256 if wide else 64, score)
 
 
@@ -119,6 +141,19 @@ def named(pattern: str, backend: str, wide: bool, score: Score | None = None) ->
     made = together(parse_heads(pattern), wide, score)
     assert made is not None, pattern
     return made.program
+
+
+@untraced
+def prepared(pattern: str, backend: str, structure: str | None, wide: bool = False) -> bool:
+    """Whether there is a program for a pattern, or for heads together, made now; None of it is traced by torch.
+
+    A term that is built inside a function that torch traces is no object of Python yet: it comes as its text.
+    """
+    score = None if structure is None else parse_score(structure)
+    if pattern.startswith("heads("):
+        return together(parse_heads(pattern), wide, score) is not None
+    compiled(parse(pattern), backend, wide, score)
+    return True
 
 
 def _make(term: Term, backend: str, head_dim: int) -> Compiled:
@@ -169,12 +204,13 @@ def _on_triton(plan: Plan, score: Score | None) -> Compiled:
     return Compiled(plan, ScoredTritonProgram(plan))
 
 
+@untraced
 def triton_installed() -> bool:
     """Whether the triton package is there (it is not on macOS and Windows)."""
     return importlib.util.find_spec("triton") is not None
 
 
-@lru_cache(maxsize=1)
+@untraced
 def preferred() -> tuple[str, str]:
     """What `auto` stands for on this machine, and why."""
     if not torch.cuda.is_available():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -43,15 +43,17 @@ class Parameters(NamedTuple):
 ParameterGrads = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
-def check_parameters(score: Score | None, tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> list[Fault]:
+def check_parameters(
+    score: Score | None, wanted: Collection[str], tensors: Mapping[str, Tensor], given: Mapping[str, Any]
+) -> list[Fault]:
     """Faults of the parameters of a call: missing, superfluous, or of another shape, dtype or device than asked for.
 
     Args:
         score: what the kernel was compiled with.
+        wanted: its parameters; torch would fix the numbers of a score in a graph that it traces if they were asked.
         tensors: the usable ones of q, k, v.
         given: by name, None where nothing was given.
     """
-    wanted = () if score is None else score.parameters
     faults = []
     for name, value in given.items():
         if value is None:

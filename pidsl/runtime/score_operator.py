@@ -13,7 +13,19 @@ import torch
 from torch import Tensor
 
 from pidsl.language.score import parse_score
-from pidsl.runtime.operator import _empty_results, _Gradients, _no_autocast, _Once, check_mode, refuse_transform
+from pidsl.runtime.operator import (
+    Changes,
+    _empty_results,
+    _Gradients,
+    _no_autocast,
+    _Once,
+    check_mode,
+    checked,
+    once,
+    owned,
+    refuse_transform,
+    save,
+)
 from pidsl.runtime.programs import is_wide, named
 from pidsl.runtime.score_arguments import ParameterGrads, Parameters
 from pidsl.runtime.score_ops import sink_gradient
@@ -61,7 +73,7 @@ def run_forward(
         return out.zero_(), lse if given.sinks is None else lse.copy_(given.sinks[:, None].expand(lse.shape))
     with _no_autocast(q):
         out, lse = program.forward(q, k, v, scale, offset, given)
-    return out.contiguous(), lse.contiguous()
+    return owned(out), owned(lse)
 
 
 def run_backward(
@@ -103,20 +115,26 @@ class _Attention(_Once):
         parameters = Parameters(slopes, bias, sinks, temperature, seed)
         out, lse = run_forward(program, q, k, v, scale, offset, parameters)
         ctx.program, ctx.rest = program, (scale, offset, seed)
-        ctx.save_for_backward(q, k, v, slopes, bias, sinks, temperature, out, lse)
+        if True in ctx.needs_input_grad and not out.is_inference():
+            ctx.changes = Changes(out, lse)
+            ctx.save_for_backward(q, k, v, slopes, bias, sinks, temperature, out.data, lse.data)
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, slopes, bias, sinks, temperature, out, lse = ctx.saved_tensors
-        parameters = slopes, bias, sinks, temperature
+        program, (scale, offset, seed) = ctx.program, ctx.rest
+        parameters = Parameters(slopes, bias, sinks, temperature, seed)
         learned = any(ctx.needs_input_grad[3:5])
-        given = (q, k, v, *parameters, out, lse, grad_out, grad_lse, ctx.program, *ctx.rest, learned)
         try:
-            grads = _ScoredGradients.apply(*given)  # type: ignore[no-untyped-call]
+            if ctx.changes.happened:
+                out, lse = run_forward(program, q.detach(), k.detach(), v.detach(), scale, offset, parameters)
+            grads = _ScoredGradients.apply(  # type: ignore[no-untyped-call]
+                q, k, v, *parameters.tensors, out, lse, grad_out, grad_lse, program, *ctx.rest, learned
+            )  # fmt: skip
         except RuntimeError as e:
-            refuse_transform(e, ctx.program, grad_out, grad_lse)
+            refuse_transform(e, program, grad_out, grad_lse)
             raise
         return (*_wanted(ctx, grads), None, None, None, None)
 
@@ -150,18 +168,21 @@ def _named(pattern: str, score: str, backend: str, wide: bool) -> Any:
 @torch.library.custom_op("pidsl::scored_attention", mutates_args=())
 def attention(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, bias: Tensor | None, sinks: Tensor | None,
-    temperature: Tensor | None, pattern: str, score: str, backend: str, scale: float, offset: int, seed: int,
+    temperature: Tensor | None, factor: Tensor | None, pattern: str, score: str, backend: str, scale: float,
+    offset: int, seed: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`run_forward` of the program for `pattern` and `score`."""
     check_mode(pattern)
     program = _named(pattern, score, backend, is_wide(backend, q.shape[3]))
-    return run_forward(program, q, k, v, scale, offset, Parameters(slopes, bias, sinks, temperature, seed))
+    parameters = Parameters(slopes, bias, sinks, temperature, seed)
+    return run_forward(program, q, k, v, *checked(q, factor, scale, offset), parameters)
 
 
 @attention.register_fake
 def _attention_shapes(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, bias: Tensor | None, sinks: Tensor | None,
-    temperature: Tensor | None, pattern: str, score: str, backend: str, scale: float, offset: int, seed: int,
+    temperature: Tensor | None, factor: Tensor | None, pattern: str, score: str, backend: str, scale: float,
+    offset: int, seed: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     check_mode(pattern)
     return _empty_results(q, v)
@@ -170,36 +191,38 @@ def _attention_shapes(
 @torch.library.custom_op("pidsl::scored_attention_backward", mutates_args=())
 def attention_backward(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, bias: Tensor | None, sinks: Tensor | None,
-    temperature: Tensor | None, out: Tensor, lse: Tensor, grad_out: Tensor | None, grad_lse: Tensor | None,
-    pattern: str, score: str, backend: str, scale: float, offset: int, seed: int, learned: bool,
+    temperature: Tensor | None, factor: Tensor | None, out: Tensor, lse: Tensor, grad_out: Tensor | None,
+    grad_lse: Tensor | None, pattern: str, score: str, backend: str, scale: float, offset: int, seed: int,
+    learned: bool,
 ) -> list[Tensor]:  # fmt: skip
     """`run_backward` of the program for `pattern` and `score`; an empty tensor for a gradient that there is not."""
     program = _named(pattern, score, backend, is_wide(backend, q.shape[3]))
     parameters = Parameters(slopes, bias, sinks, temperature, seed)
-    grads = run_backward(program, q, k, v, out, lse, grad_out, grad_lse, scale, offset, parameters, learned)
+    numbers = checked(q, factor, scale, offset)
+    grads = run_backward(program, q, k, v, out, lse, grad_out, grad_lse, *numbers, parameters, learned)
     return [q.new_empty(0) if x is None else x.contiguous() for x in grads]
 
 
 @attention_backward.register_fake
 def _gradient_shapes(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, bias: Tensor | None, sinks: Tensor | None,
-    temperature: Tensor | None, out: Tensor, lse: Tensor, grad_out: Tensor | None, grad_lse: Tensor | None,
-    pattern: str, score: str, backend: str, scale: float, offset: int, seed: int, learned: bool,
+    temperature: Tensor | None, factor: Tensor | None, out: Tensor, lse: Tensor, grad_out: Tensor | None,
+    grad_lse: Tensor | None, pattern: str, score: str, backend: str, scale: float, offset: int, seed: int,
+    learned: bool,
 ) -> list[Tensor]:  # fmt: skip
     found = [q, k, v, slopes if learned else None, bias if learned else None, sinks, temperature]
     return [q.new_empty(0) if x is None else torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in found]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    tensors, ctx.rest = inputs[:7], inputs[7:]
-    ctx.save_for_backward(*tensors, *output)
-    ctx.set_materialize_grads(False)
+    save(ctx, inputs[:8], inputs[8:], output)
 
 
 def _gradients(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
     learned = any(ctx.needs_input_grad[3:5])
     grads = attention_backward(*ctx.saved_tensors, grad_out, grad_lse, *ctx.rest, learned)
-    return (*_wanted(ctx, tuple(grads)), None, None, None, None, None, None)
+    return (*_wanted(ctx, tuple(grads)), None, None, None, None, None, None, None)
 
 
 attention.register_autograd(_gradients, setup_context=_save)
+once(attention_backward)

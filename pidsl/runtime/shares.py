@@ -71,11 +71,15 @@ def _runs(indices: Sequence[int]) -> Runs:
 
 def split(x: Tensor, parts: tuple[Runs, ...]) -> tuple[Tensor, ...]:
     """The heads (dimension 1) of each part; views where a part is one run. Differentiable."""
+    if torch.compiler.is_compiling():  # what is traced is differentiated as a whole, and its slices need no help
+        return tuple(_take(x, runs) for runs in parts)
     return _Split.apply(x, parts)  # type: ignore[no-untyped-call]
 
 
 def join(parts: tuple[Runs, ...], *results: Tensor) -> Tensor:
     """The inverse of `split` for a partition of the heads: one tensor, written once. Differentiable."""
+    if torch.compiler.is_compiling():
+        return _put(parts, results)
     return _Join.apply(parts, *results)  # type: ignore[no-untyped-call]
 
 
@@ -87,6 +91,17 @@ def _slice(run: tuple[int, int, int]) -> slice:
 def _take(x: Tensor, runs: Runs) -> Tensor:
     found = [x[:, _slice(run)] for run in runs]
     return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+def _put(parts: tuple[Runs, ...], results: tuple[Tensor, ...]) -> Tensor:
+    first = results[0]
+    whole = first.new_empty((first.shape[0], sum(x.shape[1] for x in results), *first.shape[2:]))
+    for runs, result in zip(parts, results, strict=True):
+        start = 0
+        for run in runs:
+            whole[:, _slice(run)] = result[:, start : start + run[1]]
+            start += run[1]
+    return whole
 
 
 class _Split(torch.autograd.Function):
@@ -113,14 +128,7 @@ class _Join(torch.autograd.Function):
     def forward(ctx: Any, parts: tuple[Runs, ...], *results: Tensor) -> Tensor:
         ctx.parts = parts
         ctx.set_materialize_grads(False)
-        first = results[0]
-        whole = first.new_empty((first.shape[0], sum(x.shape[1] for x in results), *first.shape[2:]))
-        for runs, result in zip(parts, results, strict=True):
-            start = 0
-            for run in runs:
-                whole[:, _slice(run)] = result[:, start : start + run[1]]
-                start += run[1]
-        return whole
+        return _put(parts, results)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:

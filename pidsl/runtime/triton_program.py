@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,9 @@ _INT32 = 2**31
 _STATISTICS_ROWS = 32  # rows per program of the generated `row_statistics`
 
 
+_interpreter = RLock()  # Triton's interpreter changes its language in place while it runs a kernel
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """One kernel launch: everything that decides what is compiled and what is computed."""
@@ -36,7 +40,9 @@ class Launch:
     def run(self) -> None:
         """Enqueue the kernel; nothing to do when no program has work."""
         if self.grid:
-            self.kernel[(self.grid,)](**self.arguments, **self.options)
+            interpreted = not isinstance(self.kernel, triton.JITFunction)
+            with _interpreter if interpreted else nullcontext():
+                self.kernel[(self.grid,)](**self.arguments, **self.options)
 
 
 class TritonProgram:
