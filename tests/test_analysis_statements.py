@@ -148,7 +148,8 @@ ASSUMPTIONS: list[Any] = [
     (True,), (False,), ("n > 1",), (REAL,), (sympy.Symbol("w"),), (REAL >= 0,), None, [], [n >= 1], 5, (5,),
     (n >= sympy.oo,), ((n >= 1) & (n >= 2),), (sympy.Or(n > 1, n < 0),), (sympy.Ne(n, 3),), (sympy.sqrt(n) >= 1,),
     (sympy.Mod(n, 0, evaluate=False) >= 0,), (n,), (sympy.ITE(n > 1, n > 2, n > 3),), (sympy.Xor(n > 1, n > 2),),
-    (n >= OPEN,), (n >= 2.5,), (n > 1, None), (sympy.Eq(n, 5),), (n >= 10**30,), (i >= -1,), (2**n >= 4,), (n >= 1, n <= 0),
+    (n >= OPEN,), (n >= 2.5,), (n > 1, None), (sympy.Eq(n, 5),), (n >= 10**30,), (i >= -1,), (2**n >= 4,),
+    (n >= 1, n <= 0),
 ]  # fmt: skip
 GIVEN: list[Any] = [
     (("layers", 3),), (("n", "x"),), (("n", 5),), ("n",), None, (("n", -1),), (("n", None),), ((5, 6),), 5,
@@ -161,7 +162,8 @@ SUBJECTS: list[Any] = [
 RELATIONS: list[Any] = ["==", "<=", ">=", "unknown", "<", "", None, 5, "!="]
 ODD = {
     "expr": FORMULAS, "assumptions": ASSUMPTIONS, "given": GIVEN, "subject": SUBJECTS, "relation": RELATIONS,
-    "method": [*sorted(METHODS), "second differences, at most", "", None, [], 5], "quantity": ["", None, "pairs", "depth", "live keys", 5],
+    "method": [*sorted(METHODS), "second differences, at most", "", None, [], 5],
+    "quantity": ["", None, "pairs", "depth", "live keys", 5],
 }  # fmt: skip
 
 
@@ -170,7 +172,7 @@ def test_odd_statements_are_answered(field: str) -> None:
     """No exception, and no number that is not one: a share of the combinations, another in each field."""
     for number, bound in enumerate(statements()):
         for place, value in enumerate(ODD[field]):
-            if (number + place) % 9 == 0:
+            if (number + place) % 17 == 0:
                 assert replace(bound, **{field: value}).proof.check() in (True, False)
 
 
