@@ -178,10 +178,11 @@ def _held_out(bound: Bound, found: Verdict) -> Verdict:
     """The verdict, unless masks of a few lengths say otherwise: formula and verdict have the blocks in common."""
     if not found.holds:
         return found
-    size, largest = _levels(bound).size, bound.quantity == "max degree"
+    size = _levels(bound).size
+    differs = held_out.largest_differs if bound.quantity == "max degree" else held_out.keys_differ
     near = (x + k * size for k in range(6) for x in (-1, 0, 1, size // 2))
     lengths = [x for x in dict.fromkeys((1, 2, 3, *near)) if 1 <= x <= MASKS]
-    failure = held_out.keys_differ(bound.term, bound.expr, lengths, largest=largest)
+    failure = differs(bound.term, bound.expr, lengths)
     return Verdict(False, found.steps, failure) if failure else found
 
 

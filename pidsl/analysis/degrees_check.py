@@ -61,7 +61,8 @@ def _held_out(bound: Bound, found: Verdict) -> Verdict:
     if not found.holds:
         return found
     lengths = [x for x in MASKS if all(holds(c, {n: x, i: 0}) for c in bound.assumptions)]
-    failure = held_out.keys_differ(bound.term, bound.expr, lengths, largest=bound.quantity == "max degree")
+    differs = held_out.largest_differs if bound.quantity == "max degree" else held_out.keys_differ
+    failure = differs(bound.term, bound.expr, lengths)
     return Verdict(False, found.steps, failure) if failure else found
 
 

@@ -59,16 +59,23 @@ def pairs_differ(term: Term, expr: sympy.Expr, each: list[Chambers], least: int)
     return ""
 
 
-def keys_differ(term: Term, expr: sympy.Expr, lengths: Iterable[int], *, largest: bool = False) -> str:
-    """Where a formula is not the degree of a query, or the largest, in dense masks of these lengths; "" if nowhere."""
+def keys_differ(term: Term, expr: sympy.Expr, lengths: Iterable[int]) -> str:
+    """Where a formula is not the number of keys of a query, in masks of these lengths; "" if nowhere."""
     for length in lengths:
-        keys = dense_mask(term, length).sum(axis=1)
-        rows = np.arange(length)
-        if largest:
-            rows, keys = rows[-1:], keys.max(keepdims=True)
-        at = np.full(len(rows), length)
-        top, bottom = evaluate(expr, {i: rows, n: at})
+        keys, rows = dense_mask(term, length).sum(axis=1), np.arange(length)
+        top, bottom = evaluate(expr, {i: rows, n: np.full(length, length)})
         if (wrong := top != keys * bottom).any():
             k = int(np.argmax(wrong))
-            return f"for n = {length}, query {rows[k]}: {keys[k]} keys in the mask, not {Fraction(int(top[k]), bottom)}"
+            return f"for n = {length}, query {k}: {keys[k]} keys in the mask, not {Fraction(int(top[k]), bottom)}"
+    return ""
+
+
+def largest_differs(term: Term, expr: sympy.Expr, lengths: Iterable[int]) -> str:
+    """Where a formula is not the most keys of any query, in masks of these lengths, all >= 1; "" if nowhere."""
+    at = list(lengths)
+    top, bottom = values_at(expr, n, np.array(at, dtype=object))
+    for x, value in zip(at, top, strict=True):
+        right = int(dense_mask(term, x).sum(axis=1).max())
+        if value is None or value != right * bottom:
+            return f"for n = {x} the most keys are {right} in the mask, not {expr.subs(n, x)}"
     return ""
