@@ -33,7 +33,7 @@ from pidsl.analysis.plane import Lines, collect, evaluate, of_isl
 from pidsl.analysis.progressions import Ints, Progression, count_piece, progressions, total_size
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.windows import Windows
-from pidsl.errors import TooHardError
+from pidsl.errors import PidslError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import CONTEXT, limited, read_set
 
@@ -54,6 +54,14 @@ def check_degree(bound: Bound) -> Verdict:
 def check_maximum(bound: Bound) -> Verdict:
     """No query has more keys, and for every n one has as many."""
     return _held_out(bound, _largest_verdict(bound))
+
+
+def settled(bound: Bound) -> bool:
+    """Whether a degree, or the largest, is verified, masks of other lengths left out: before it is claimed at all."""
+    try:
+        return (_largest_verdict if bound.quantity == "max degree" else _degree_verdict)(bound).holds
+    except PidslError:
+        return False
 
 
 def _held_out(bound: Bound, found: Verdict) -> Verdict:
