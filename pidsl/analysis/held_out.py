@@ -40,10 +40,11 @@ def pairs_differ(term: Term, expr: sympy.Expr, each: list[Chambers], least: int)
     period = max((own.period for own in each), default=1)
     last = (starts[-1] if starts else 0) + 3 * period
     short = [*range(last, last + 2 * period + 12), *(s + k for s in starts for k in (0, 1, 2)), *range(least, 6)]
-    entries, at = 0, []
+    entries, at = 0, list[int]()
     for x in dict.fromkeys(short):
         if least <= x <= LONGEST and entries + x * x <= ENTRIES:
-            entries, at = entries + x * x, [*at, x]
+            entries += x * x
+            at.append(x)
     right = [int(dense_mask(term, x).sum()) for x in at]
     for x in (2 * last + 7, 5 * last + 11):
         if x not in at and x <= COUNTED:
