@@ -150,7 +150,8 @@ def values_at(e: sympy.Expr, x: sympy.Symbol, at: Objects) -> tuple[Objects, int
         return _combined(e, each)
     none = np.logical_or.reduce([np.array([v is None for v in top], dtype=np.bool_) for top, _ in each])
     found, bottom = _combined(e, [(np.where(none, 0, top), under) for top, under in each])
-    return np.where(none, None, found), bottom
+    found[none] = None
+    return found, bottom
 
 
 def _combined(e: sympy.Expr, each: list[tuple[Objects, int]]) -> tuple[Objects, int]:

@@ -98,9 +98,15 @@ def of_query(term: Term) -> Bound:
     except TooHardError as error:
         return unknown(term, "degree", counts.reason_of(error))
     found = exact(term, "degree", sympy.Add(*(_formula(p) for p in parts)), "degree", assumptions=rows)
-    if found.proof.check():  # a formula that its own checker cannot verify is not claimed
+    if _settled(found):  # a formula that its own checker cannot verify is not claimed
         return found
     return unknown(term, "degree", f"the sum of {len(parts)} parts could not be verified within isl's limit")
+
+
+def _settled(bound: Bound) -> bool:
+    from pidsl.analysis.degrees_check import settled
+
+    return settled(bound)
 
 
 def _between_blocks(question: Callable[[Term], Bound | None], term: Term) -> Bound | None:
@@ -183,7 +189,7 @@ def maximum(term: Term) -> Bound:
         return _guessed(term, error)
     bound = exact(term, "max degree", found.expr, "largest degree", assumptions=found.assumptions)
     # what isl found it cannot always verify within its limit; then nothing is claimed
-    return bound if bound.proof.check() else unknown(term, "max degree", "could not be verified within isl's limit")
+    return bound if _settled(bound) else unknown(term, "max degree", "could not be verified within isl's limit")
 
 
 def _guessed(term: Term, why: TooHardError) -> Bound:
@@ -199,7 +205,7 @@ def _guessed(term: Term, why: TooHardError) -> Bound:
     if found is None:
         return unknown(term, "max degree", "no formula is seen in the first values")
     bound = exact(term, "max degree", found.expr, "largest degree", assumptions=found.assumptions)
-    return bound if bound.proof.check() else unknown(term, "max degree", "no formula that can be verified")
+    return bound if _settled(bound) else unknown(term, "max degree", "no formula that can be verified")
 
 
 def _largest(keys: isl.PwAff) -> isl.PwAff:

@@ -32,7 +32,7 @@ from pidsl.analysis.plane import Lines, collect, evaluate, of_isl
 from pidsl.analysis.progressions import Ints, Progression, count_piece, progressions, total_size
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.windows import Windows
-from pidsl.errors import TooHardError
+from pidsl.errors import PidslError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import CONTEXT, limited, read_set
 
@@ -42,6 +42,14 @@ COMPARED = 150_000  # operations of isl for comparing the formula with the numbe
 POINTS = 100_000  # most n at which the largest is compared
 SAMPLES, SAMPLED = 128, 600  # points, and the lengths that they are from, at which terms and pieces are matched
 ROWS = "[n, i] -> { : 0 <= i < n }"
+
+
+def settled(bound: Bound) -> bool:
+    """Whether a degree, or the largest, is verified, before it is claimed at all."""
+    try:
+        return (check_maximum if bound.quantity == "max degree" else check_degree)(bound).holds
+    except PidslError:
+        return False
 
 
 def check_degree(bound: Bound) -> Verdict:

@@ -94,7 +94,7 @@ def check_degree(bound: Bound) -> Verdict:
             prover.prove(smt.Obligation(f"one more lag of the {name}", (*plain, x >= 0), step, split))
     except NotByLag as e:
         return Verdict(False, failure=str(e))
-    relation, rows = "==", (n >= 1,)
+    relation, rows = "==", [n >= 1]
     if bound.quantity == "average degree":
         pairs = pairs_by_lag(term, plain)
         prover.include(pairs.proof.verdict())
@@ -105,7 +105,7 @@ def check_degree(bound: Bound) -> Verdict:
         relation = "==" if past == 0 or future == 0 else "<="  # the most of both sides, which no query need have
         gap = bound.expr - past.subs(x, n - 1) - future.subs(x, n - 1)
     else:
-        rows = (i >= 0, i < n)
+        rows = [i >= 0, i < n]
         gap = bound.expr - past.subs(x, i) - future.subs(x, n - 1 - i)
     if relation not in ("==", bound.relation):
         return Verdict(False, tuple(prover.steps), f"{relation} does not give {bound.relation}")

@@ -1,8 +1,9 @@
 """Counting the points of a one-dimensional isl set for many parameters at once.
 
-Two ways that share no code. `loops_of` lets isl's AST generator write loops, whose iterations are counted
-(`relation.counting.count_loops`); it serves the derivations. `progressions` asks isl for the first and the last point
-of each part and lets it verify that the part is the arithmetic progression between them; it serves the proofs.
+Two ways that share no code. `loops_of` lets isl's AST generator write loops, compares them with the points, and their
+iterations are counted (`relation.counting.count_loops`); derivations try it first. `progressions` asks isl for the
+first and the last point of each part and lets it verify that the part is the arithmetic progression between them;
+proofs try it first. Where one finds nothing, the other is taken.
 """
 
 from __future__ import annotations

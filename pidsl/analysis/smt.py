@@ -116,6 +116,7 @@ class Prover:
         return Verdict(not self.failure, tuple(self.steps), self.failure, "\n(reset)\n".join(self.scripts))
 
     def _refusal(self, o: Obligation) -> str:
+        o = self._by_symbols(o)
         parts = [*o.conditions, o.conclusion]
         divisors = {s for x in parts for a in x.atoms(sympy.floor, sympy.Mod) for s in _divisor(a).free_symbols}
         named = {s for x in parts for s in x.free_symbols}
@@ -129,6 +130,25 @@ class Prover:
             if answer != "unsat":
                 return answer
         return ""
+
+    def _by_symbols(self, o: Obligation) -> Obligation:
+        """Divisors that are sums as symbols of their own: with D = p + k, k becomes D - p everywhere.
+
+        D takes every integer when k does, so the obligation is for the same integers as before.
+        """
+        parts: tuple[Condition, ...] = (*o.conditions, o.conclusion)
+        for divisor in sorted({_divisor(a) for x in parts for a in x.atoms(sympy.floor, sympy.Mod)}, key=str):
+            if not isinstance(divisor, sympy.Add):
+                continue
+            for x in sorted(divisor.free_symbols, key=lambda s: s.name):
+                factor = divisor.coeff(x, 1)
+                rest = divisor - factor * x
+                if factor in (1, -1) and not rest.has(x) and (o.split is None or x != o.split[0]):
+                    moved = {x: factor * (internal(f"d{next(self._fresh)}") - rest)}
+                    split = None if o.split is None else (o.split[0], sympy.expand(o.split[1].subs(moved)))
+                    given = tuple(c.subs(moved) for c in o.conditions)
+                    return self._by_symbols(Obligation(o.name, given, o.conclusion.subs(moved), split))
+        return o
 
     def _euclid(self, case: _Case, x: sympy.Symbol, p: sympy.Expr) -> _Case:
         k = next(self._fresh)
