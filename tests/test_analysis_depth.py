@@ -68,7 +68,6 @@ staircases = st.builds(
 )
 
 
-@settings(max_examples=4 * EXAMPLES)
 @given(staircases)
 def test_inverse_of_a_staircase(stairs: Staircase) -> None:
     def c(layers: int) -> float:
@@ -79,7 +78,7 @@ def test_inverse_of_a_staircase(stairs: Staircase) -> None:
 
     branches = stairs.inverse()
     found = chain(branches, stairs.least, BRANCHES)
-    for tokens in range(1, 130):
+    for tokens in [*range(1, 24), *range(24, 130, 7)]:
         wanted = next((x for x in range(1, 300) if c(x) >= tokens - 1), sympy.oo)
         assert stairs.least(tokens) == wanted
         assert [expr for expr, first in branches if first <= tokens][-1].subs(n, tokens) == wanted
@@ -251,7 +250,7 @@ FAMILIES: list[tuple[Term, str]] = [
 
 def values_of(term: Term) -> Iterator[dict[str, int]]:
     names = sorted(term.symbols)
-    for numbers in itertools.product((0, 1, 2, 3, 5, 8), repeat=len(names)):
+    for numbers in itertools.product((0, 1, 2, 3, 6), repeat=len(names)):
         yield dict(zip(names, numbers, strict=True))
 
 
@@ -277,7 +276,7 @@ def test_families_with_symbols(term: Term, assume: str) -> None:
                 pattern = meant(term.bind(**values))
             except PidslError:
                 continue
-            for tokens in (1, 2, 3, 6, 11, 24):
+            for tokens in (1, 2, 4, 9, 19):
                 mask = None
                 for layers in (1, 2, 3) if "L" in str(bound.given) else (0,):
                     numbers = {**values, "n": tokens, **({"L": layers} if layers else {})}

@@ -146,6 +146,8 @@ def holds_at(term: Term, lag: sympy.Expr) -> Condition:
             return holds_at(a, -lag)
         case Shift(a, by):
             return holds_at(a, lag - from_index(by))
+        case Dilated(Dilated(a, inner), step):  # one division: z3 knows little about divisions of divisions
+            return holds_at(Dilated(a, inner * step), lag)
         case Dilated(a, step):
             s = from_index(step)
             return sympy.And(sympy.Eq(sympy.Mod(lag, s), 0), holds_at(a, sympy.floor(lag / s)))
