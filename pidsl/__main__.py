@@ -99,12 +99,20 @@ def run_show(args: argparse.Namespace) -> None:
 def run_analyse(args: argparse.Namespace) -> None:
     """`analyse`: what is known of a pattern for every length, and how it was proved."""
     from pidsl.analysis import ask
+    from pidsl.analysis.assume import Condition, conditions, require_known
 
-    term, assume = term_of(args), args.assume
-    degree = ask.degree(term, assume)
-    bounds = [ask.pairs(term, assume), degree.of_query, degree.maximum, ask.live(term, assume)]
-    bounds += [ask.farthest(term, args.layers, assume), ask.contiguous(term, args.layers, assume)]
-    bounds.append(ask.depth(term, assume=assume))
+    term, known = term_of(args), conditions(args.assume)
+    require_known(known, term.symbols, "nitL", repr(term))
+
+    def about(variables: str) -> list[Condition]:
+        """The assumptions that a question with these variables can use."""
+        return [c for c in known if {s.name for s in c.free_symbols} <= {*term.symbols, *variables}]
+
+    degree = ask.degree(term, about("in"))
+    bounds = [ask.pairs(term, about("n")), degree.of_query, degree.maximum, ask.live(term, about("t"))]
+    far = about("nL" if args.layers is None else "n")
+    bounds += [ask.farthest(term, args.layers, far), ask.contiguous(term, args.layers, far)]
+    bounds.append(ask.depth(term, assume=about("n")))
     for bound in bounds:
         print(bound)
         if args.check and bound.is_known:

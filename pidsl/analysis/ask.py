@@ -14,9 +14,9 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import sympy
 
-from pidsl.analysis import counts, degrees, grids, memory, reach, stacks
+from pidsl.analysis import against_masks, counts, degrees, grids, memory, reach, smt, stacks
 from pidsl.analysis import depth as depths
-from pidsl.analysis.assume import conditions
+from pidsl.analysis.assume import conditions, require_known
 from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.degrees import Degree
 from pidsl.analysis.formulas import n, symbol
@@ -25,8 +25,9 @@ from pidsl.analysis.lag_degree import degree_by_lag
 from pidsl.analysis.lag_live import live_by_lag
 from pidsl.analysis.lag_pairs import pairs_by_lag
 from pidsl.analysis.lag_reach import reach_by_family
-from pidsl.analysis.lag_sets import NotByLag
+from pidsl.analysis.lag_sets import NotByLag, domain
 from pidsl.analysis.schedules import LayerRule
+from pidsl.analysis.well_formed import VARIABLES, names_of
 from pidsl.errors import SizeError, TermError, TooHardError
 from pidsl.language.schedule import Schedule
 from pidsl.language.terms import Algebra, Halo, Neighborhood, Pairs, Term, walk
@@ -43,15 +44,25 @@ Asked = ParamSpec("Asked")
 
 
 def soon(question: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
-    """The question, with less patience for terms that isl can seldom answer for every n, and slowly."""
+    """The question, with less patience for terms that isl can seldom answer for every n, and slowly.
+
+    No formula is returned that a dense mask contradicts: see `against_masks`.
+    """
 
     @wraps(question)
     def asked(*args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
         slow = any(map(_is_slow, (*args, *kwargs.values())))
         with patience(SHARE if slow else 1.0):
-            return question(*args, **kwargs)
+            return _kept(question(*args, **kwargs))
 
     return asked
+
+
+def _kept(answer: Answer) -> Answer:
+    kept = against_masks.kept
+    if isinstance(answer, Degree):
+        return cast(Answer, Degree(kept(answer.of_query), kept(answer.maximum), kept(answer.average)))
+    return cast(Answer, kept(cast(Bound, answer)))
 
 
 def _whole_grid(patterns: object) -> Grid | None:
@@ -87,8 +98,10 @@ def pairs(term: Term, assume: Assume = ()) -> Bound:
         assume: conditions on the symbols and n, such as "period > k, n > period".
 
     Raises:
+        SymbolError: an assumption is about a name that neither the pattern nor the formula has.
         TermError: the assumptions contradict each other.
     """
+    assume = _assumed(_one(term), assume, "n")
     if grid := _whole_grid(term):
         return _under(grids.pairs(term, grid), assume)
     return _under(_counted(term, "pairs", counts.pairs, pairs_by_lag, assume), assume)
@@ -100,7 +113,8 @@ def degree(term: Term, assume: Assume = ()) -> Degree:
 
     Args and errors as in `pairs`.
     """
-    concrete = not _one(term).symbols
+    assume = _assumed(_one(term), assume, "in")
+    concrete = not term.symbols
     if grid := _whole_grid(term):
         found = grids.degree(term, grid)
         return Degree(*(_under(b, assume) for b in (found.of_query, found.maximum, found.average)))
@@ -124,6 +138,7 @@ def sparsity(term: Term, assume: Assume = ()) -> Bound:
 
     Args and errors as in `pairs`.
     """
+    assume = _assumed(_one(term), assume, "n")
     if grid := _whole_grid(term):
         return _under(grids.pairs(term, grid, "sparsity"), assume)
     if not _one(term).symbols:
@@ -153,6 +168,7 @@ def farthest(patterns: Patterns, layers: int | None = None, assume: Assume = ())
 
     Raises:
         SizeError: `layers` is negative.
+        SymbolError: an assumption is about a name that neither the pattern nor the formula has.
         TermError: the assumptions contradict each other.
     """
     return _reach("farthest", reach.farthest, patterns, layers, assume)
@@ -188,9 +204,11 @@ def depth(patterns: Patterns, n: int | None = None, of: str | None = None, assum
 
     Raises:
         SizeError: n < 1.
+        SymbolError: an assumption is about a name that neither the pattern nor the formula has.
         TermError: the assumptions contradict each other.
     """
     subject = _subject(patterns)
+    assume = _assumed(subject, assume, "n")
     if of not in (None, "causal", "all"):
         raise TermError(f"of = {of!r}", '"causal" or "all"')
     if (grid := _whole_grid(subject)) and (n is None or n >= grid.tokens):
@@ -222,7 +240,8 @@ def live(term: Term, assume: Assume = ()) -> Bound:
 
     Args and errors as in `pairs`.
     """
-    counted = None if _one(term).symbols else memory.live(term).size
+    assume = _assumed(_one(term), assume, "t")
+    counted = None if term.symbols else memory.live(term).size
     if counted is not None and counted.is_known:
         return _under(counted, assume)
     try:
@@ -248,6 +267,7 @@ def _reach(
     if layers is not None and (isinstance(layers, bool) or not hasattr(layers, "__index__") or layers < 0):
         raise SizeError(f"layers = {layers!r}", "an integer >= 0, or None for L layers")
     subject = _subject(patterns)
+    assume = _assumed(subject, assume, "n" if layers is not None or isinstance(subject, tuple) else "nL")
     if isinstance(whole := stacks.attempt(partial(_on_grid, quantity, subject, layers)), Bound):
         return _under(whole, assume)
     if not _symbolic(subject):
@@ -286,8 +306,29 @@ def _family(quantity: str, subject: Any, layers: int | None, assume: Assume) -> 
 
 
 def _under(bound: Bound, assume: Assume) -> Bound:
-    more = [c for c in conditions(assume) if c not in bound.assumptions]
-    return bound.under(*more) if more and bound.is_known else bound
+    """The bound under the assumptions that are about what it mentions; unknown where it needs what they exclude."""
+    names = {symbol(name) for name in (*names_of(bound.subject), *VARIABLES[bound.quantity])}
+    more = [c for c in conditions(assume) if c not in bound.assumptions and c.free_symbols <= names]
+    if not more or not bound.is_known:
+        return bound
+    if smt.consistent([*bound.assumptions, *more]):
+        return bound.under(*more)
+    smt.require_consistent([*_domain(bound.subject), *(v >= 0 for v in (n, symbol("t")) if v in names), *more])
+    needed = ", ".join(map(str, bound.assumptions))
+    why = f"the formula known needs {needed}, which the assumptions exclude; {BIND}"
+    return unknown(bound.subject, bound.quantity, why, dict(bound.given))
+
+
+def _assumed(subject: Any, assume: Assume, variables: str) -> tuple[sympy.Basic, ...]:
+    """The assumptions, over names that the question knows."""
+    found = conditions(assume)
+    if found:
+        require_known(found, names_of(subject), variables, repr(subject))
+    return found
+
+
+def _domain(subject: Any) -> tuple[sympy.Basic, ...]:
+    return domain(cast(Term, subject)) if isinstance(subject, Algebra) else ()
 
 
 def _static(assume: Assume) -> tuple[sympy.Basic, ...]:

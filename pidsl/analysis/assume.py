@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import sympy
+from sympy.logic.boolalg import Boolean
 
 from pidsl.analysis import smt
 from pidsl.analysis.formulas import symbol
-from pidsl.errors import ParseError
+from pidsl.errors import ParseError, SymbolError
 
 Condition: TypeAlias = sympy.Basic
 
@@ -31,13 +32,43 @@ def conditions(assume: str | Condition | Iterable[str | Condition]) -> tuple[Con
         assume: text such as "period > k", several of them, or sympy relations over `formulas.symbol`s.
 
     Raises:
-        ParseError: text that is no comparison of integer expressions.
+        ParseError: text that is no comparison of integer expressions, or something else than text and relations.
     """
     if isinstance(assume, str):
         return tuple(c for part in assume.split(",") if part.strip() for c in _read(part))
-    if isinstance(assume, sympy.Basic):
+    if is_condition(assume):
         return (assume,)
+    if isinstance(assume, sympy.Basic) or not isinstance(assume, Iterable):
+        raise _bad(str(assume))
     return tuple(c for part in assume for c in conditions(part))
+
+
+def is_condition(x: object) -> bool:
+    """Whether this is true or false for numbers; sympy lets any symbol pass for a truth value."""
+    return isinstance(x, Boolean) and not isinstance(x, sympy.Symbol)
+
+
+def require_known(found: Iterable[Condition], names: Iterable[str], variables: str, where: str) -> None:
+    """Refuse assumptions over names that a formula cannot mention.
+
+    Args:
+        found: the assumptions.
+        names: symbols of the pattern.
+        variables: of the formulas in question: "nL".
+        where: the pattern, as text.
+
+    Raises:
+        SymbolError: a name is neither.
+    """
+    own = {symbol(name) for name in (*names, *variables)}
+    for condition in found:
+        if unknown := sorted(s.name for s in condition.free_symbols - own):
+            pattern = f"of the pattern: {', '.join(sorted(names))}" if names else "the pattern has none"
+            raise SymbolError(
+                f"the assumption {condition} about {', '.join(unknown)}",
+                f"names that the formula may mention ({pattern}; of the question: {', '.join(variables)})",
+                where,
+            )
 
 
 def _read(text: str) -> list[Condition]:

@@ -147,10 +147,14 @@ class Bound:
 
         Raises:
             ParseError: text that is no comparison.
+            SymbolError: an assumption is about a name that neither the pattern nor the formula has.
             TermError: the assumptions contradict each other.
         """
         from pidsl.analysis import smt
-        from pidsl.analysis.assume import conditions, simplified
+        from pidsl.analysis.assume import conditions, require_known, simplified
+        from pidsl.analysis.well_formed import VARIABLES, names_of
+
+        require_known(conditions(assume), names_of(self.subject), VARIABLES[self.quantity], self.shown_subject)
 
         known = (*self.assumptions, *(c for c in conditions(assume) if c not in self.assumptions))
         positive = [symbol(name) >= 0 for name in ("n", "t") if name in self.symbols]

@@ -7,9 +7,11 @@ for even n and 5 for odd n. `Table(n, 0, 1, 4)` lists the values at 0, 1, 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, assert_never
 
 import sympy
@@ -164,60 +166,124 @@ def value_of(expr: sympy.Expr, numbers: Mapping[sympy.Symbol, sympy.Integer]) ->
     """The exact value of a formula at numbers, worked out in integers and fractions and not by sympy's rewriting.
 
     Raises:
-        ValueError: it has no value there: a symbol is left, or a list ends before.
+        ValueError: it has no value there: a symbol is left, a list ends before, or something is divided by zero.
     """
-    found = _value(expr, {s: int(x) for s, x in numbers.items()})
+    try:
+        found = _function(expr)({s: int(x) for s, x in numbers.items()})
+    except (KeyError, ZeroDivisionError) as e:
+        raise ValueError(f"no number: {expr} ({e!r})") from None
+    if found != found:
+        raise ValueError(f"no number: {expr}")
     return int(found) if isinstance(found, Fraction) and found.denominator == 1 else found
 
 
-def _value(e: sympy.Basic, at: Mapping[sympy.Symbol, int]) -> Value:
-    if e.is_Symbol and e in at:
-        return Fraction(at[e])
+def holds(condition: sympy.Basic, at: Mapping[sympy.Symbol, int]) -> bool:
+    """Whether a condition holds for numbers, one for each of its symbols.
+
+    Raises:
+        ValueError: it is no comparison, or a side of it has no value there.
+    """
+    try:
+        return bool(_test(condition)(at))
+    except (KeyError, ZeroDivisionError) as e:
+        raise ValueError(f"no truth value: {condition} ({e!r})") from None
+
+
+At = Mapping[sympy.Symbol, Any]
+
+
+@lru_cache(maxsize=4096)
+def _function(e: sympy.Basic) -> Callable[[At], Value]:
+    """A formula as a function of numbers."""
+    if e.is_Symbol:
+        return itemgetter(e)
     if e.is_Rational:
-        return Fraction(int(e.p), int(e.q))
+        constant: Value = int(e) if e.is_Integer else Fraction(int(e.p), int(e.q))
+        return lambda at: constant
     if e in (sympy.oo, -sympy.oo):
-        return math.inf if e == sympy.oo else -math.inf
+        infinite = math.inf if e == sympy.oo else -math.inf
+        return lambda at: infinite
     if isinstance(e, sympy.Piecewise):
-        for value, condition in e.args:
-            if holds(condition, at):
-                return _value(value, at)
-        raise ValueError(f"no case of {e} holds")
+        return _cases([(_test(condition), _function(value)) for value, condition in e.args], e)
+    args = [_function(a) for a in e.args]
     if isinstance(e, Periodic | Table):
-        entry, values = int(_value(e.args[0], at)), e.args[1:]
-        if isinstance(e, Table) and not 0 <= entry < len(values):
-            raise ValueError(f"no entry {entry} in {e}")
-        return _value(values[entry % len(values)], at)
-    args = [_value(a, at) for a in e.args]
+        return _entry(args[0], args[1:], e)
     if e.is_Add:
-        return sum(args[1:], args[0])
+        return lambda at: sum([f(at) for f in args])
     if e.is_Mul:
-        return math.prod(args[1:], start=args[0])
-    if e.is_Pow and isinstance(args[1], Fraction) and args[1].denominator == 1:
-        return args[0] ** int(args[1])
+        return lambda at: math.prod([f(at) for f in args])
+    if e.is_Pow:
+        return lambda at: _power(args[0](at), args[1](at))
     if isinstance(e, sympy.Min | sympy.Max):
-        return min(args) if isinstance(e, sympy.Min) else max(args)
+        choose: Any = min if isinstance(e, sympy.Min) else max
+        return lambda at: choose([f(at) for f in args])
     if isinstance(e, sympy.Abs):
-        return max(args[0], -args[0])
-    if isinstance(e, sympy.floor | sympy.ceiling) and math.isfinite(args[0]):
-        return Fraction(math.floor(args[0]) if isinstance(e, sympy.floor) else math.ceil(args[0]))
+        return lambda at: max(args[0](at), -args[0](at))
+    if isinstance(e, sympy.floor | sympy.ceiling):
+        whole: Callable[[Value], int] = math.floor if isinstance(e, sympy.floor) else math.ceil
+        return lambda at: _whole(args[0](at), whole)
     if isinstance(e, sympy.Mod):
-        return args[0] % args[1]
+        return lambda at: args[0](at) % args[1](at)
     if isinstance(e, CeilLog):
-        return Fraction(int(CeilLog(*(sympy.Rational(a) for a in args))))
+        return lambda at: _logarithm(args[0](at), args[1](at))
     raise ValueError(f"no number: {e}")
 
 
-def holds(condition: sympy.Basic, at: Mapping[sympy.Symbol, int]) -> bool:
-    """Whether a condition holds for numbers, one for each of its symbols."""
+def _cases(cases: list[tuple[Callable[[At], bool], Callable[[At], Value]]], e: sympy.Basic) -> Callable[[At], Value]:
+    def value(at: At) -> Value:
+        for test, found in cases:
+            if test(at):
+                return found(at)
+        raise ValueError(f"no case of {e} holds")
+
+    return value
+
+
+def _entry(index: Callable[[At], Value], values: list[Callable[[At], Value]], e: sympy.Basic) -> Callable[[At], Value]:
+    def value(at: At) -> Value:
+        k = int(index(at))
+        if isinstance(e, Table) and not 0 <= k < len(values):
+            raise ValueError(f"no entry {k} in {e}")
+        return values[k % len(values)](at)
+
+    return value
+
+
+def _whole(x: Value, rounded: Callable[[Value], int]) -> Value:
+    return x if math.isinf(x) else rounded(x)
+
+
+def _logarithm(base: Value, x: Value) -> Value:
+    if base != int(base) or base < 2 or x != int(x):
+        raise ValueError(f"no number: the logarithm of {x} to the base {base}")
+    return int(CeilLog(sympy.Integer(int(base)), sympy.Integer(int(x))))
+
+
+def _power(base: Value, exponent: Value) -> Value:
+    if exponent != int(exponent):
+        raise ValueError(f"no number: {base}**{exponent}")
+    return Fraction(base) ** int(exponent) if exponent < 0 else base ** int(exponent)
+
+
+@lru_cache(maxsize=4096)
+def _test(condition: sympy.Basic) -> Callable[[At], bool]:
+    """A condition as a function of numbers."""
     if condition in (sympy.true, sympy.false):
-        return condition == sympy.true
-    if isinstance(condition, sympy.And):
-        return all(holds(c, at) for c in condition.args)
-    if isinstance(condition, sympy.Or):
-        return any(holds(c, at) for c in condition.args)
-    if isinstance(condition, sympy.Not):
-        return not holds(condition.args[0], at)
-    if isinstance(condition, sympy.ITE):
-        return holds(condition.args[1] if holds(condition.args[0], at) else condition.args[2], at)
-    x, y = (_value(side, at) for side in condition.args)
-    return {"==": x == y, "!=": x != y, "<": x < y, "<=": x <= y, ">": x > y, ">=": x >= y}[condition.rel_op]
+        constant = condition == sympy.true
+        return lambda at: constant
+    if isinstance(condition, sympy.And | sympy.Or | sympy.Not | sympy.ITE):
+        tests = [_test(c) for c in condition.args]
+        if isinstance(condition, sympy.And | sympy.Or):
+            join = all if isinstance(condition, sympy.And) else any
+            return lambda at: join(test(at) for test in tests)
+        return (lambda at: not tests[0](at)) if len(tests) == 1 else lambda at: tests[1 if tests[0](at) else 2](at)
+    if not isinstance(condition, sympy.core.relational.Relational):
+        raise ValueError(f"no condition: {condition}")
+    compare = _COMPARE[condition.rel_op]
+    x, y = (_function(side) for side in condition.args)
+    return lambda at: compare(x(at), y(at))
+
+
+_COMPARE: dict[str, Callable[[Value, Value], bool]] = {
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge
+}  # fmt: skip

@@ -87,7 +87,8 @@ def _match(family: Family, known: tuple[Condition, ...]) -> Match:
     if not smt.consistent([*known, *needs]):
         if isinstance(family, WindowAndSkip) and smt.follows(known, family.p <= family.k):
             return _match(WindowOnly(family.term, family.k, (family.p,)), known)
-        raise NotByLag(f"the assumptions leave no sizes of this kind ({family.shown})")
+        needed = ", ".join(map(str, needs))
+        raise NotByLag(f"the formula known ({family.shown}) needs {needed}, which the assumptions exclude")
     stated = [*needs, *known]  # the family's own conditions are the stronger ones
     kept = [c for k, c in enumerate(stated) if not (k >= len(needs) and smt.follows(needs, c))]
     return Match(family, tuple(kept))

@@ -220,8 +220,14 @@ class Reader:
         return smt.follows(self.known, condition)
 
     def choose(self, condition: Condition) -> None:
-        """Assume a condition from now on, and say so."""
+        """Assume a condition from now on, and say so.
+
+        Raises:
+            NotByLag: what is known excludes it.
+        """
         if not self.certain(condition):
+            if self.certain(sympy.Not(condition)):
+                raise NotByLag(f"the formula known needs {condition}, which the assumptions exclude")
             self.known.append(condition)
             self.chosen.append(condition)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pidsl.analysis.statement import malformed
 from pidsl.errors import PidslError
 
 if TYPE_CHECKING:
@@ -166,17 +165,22 @@ METHODS: dict[str, Method] = {
 
 
 def verdict_of(bound: Bound) -> Verdict:
-    """Verify a bound from its statement."""
+    """Verify a bound from its statement: that it is one, that no dense mask contradicts it, then by its method."""
+    from pidsl.analysis import against_masks
+    from pidsl.analysis.well_formed import misstated
+
     if not bound.is_known:
         return Verdict(False, failure="nothing is claimed")
-    if failure := malformed(bound):
-        return Verdict(False, failure=failure)
     method = METHODS.get(bound.method) if isinstance(bound.method, str) else None
     if method is None:
         return Verdict(False, failure=f"no method {bound.method!r}")
+    if why := misstated(bound):
+        return Verdict(False, failure=why)
     module, function = method.checker.split(":")
     check: Callable[[Bound], Verdict] = getattr(import_module(module), function)
     try:
+        if why := against_masks.refutation(bound, against_masks.AGAIN):
+            return Verdict(False, failure=why)
         return check(bound)
     except PidslError as e:
         return Verdict(False, failure=str(e))
