@@ -6,7 +6,7 @@ def check_layers(bound: Bound) -> Verdict: ...
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -71,14 +71,19 @@ def about(*quantities: str, schedules: bool = True, rules: bool = False, **given
                 return Verdict(False, failure=f"a proof about one term, not about {bound.shown_subject}")
             if any(isinstance(x, LayerRule) for x in _layers(bound)) and not rules:
                 return Verdict(False, failure=f"a proof about terms, not about {bound.shown_subject}")
-            others = any(name not in given for name, _ in bound.given)
-            if others or not all(kind(bound.argument(name)) for name, kind in given.items()):
+            if not fits(bound, given):
                 return Verdict(False, failure=f"arguments {bound.given}")
             return check(bound)
 
         return checked
 
     return checker
+
+
+def fits(bound: Bound, given: Mapping[str, Kind]) -> bool:
+    """Whether the arguments of a statement are these and no others."""
+    known = all(name in given for name, _ in bound.given)
+    return known and all(kind(bound.argument(name)) for name, kind in given.items())
 
 
 def _layers(bound: Bound) -> tuple[object, ...]:

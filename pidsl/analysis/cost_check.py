@@ -147,9 +147,9 @@ def check_sizes(bound: Bound) -> Verdict:
 
 def check_no_layer(bound: Bound) -> Verdict:
     """Verify that no layer sees lag 0 only."""
-    if bound.quantity not in ("farthest", "contiguous") or bound.given != (("layers", 0),):
+    if bound.quantity not in ("farthest", "contiguous") or bound.given != (("layers", 0),) or bound.subject == ():
         return Verdict(False, failure=f"not about no layers: {bound.name}")
-    if not smt.consistent(bound.assumptions):
+    if not smt.consistent([*bound.assumptions, n >= 0]):
         return Verdict(False, failure="the assumptions contradict each other")
     holds = {"==": bound.expr == 0, "<=": bound.expr.is_nonnegative, ">=": bound.expr.is_nonpositive}
     if not holds.get(bound.relation):

@@ -15,6 +15,7 @@ import numpy as np
 import sympy
 
 from pidsl.analysis import ask, smt
+from pidsl.analysis.about import ANY, NUMBER, PAIRS, Kind, fits
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas import Value, symbol, value_of
 from pidsl.analysis.graph import attention_graph
@@ -28,6 +29,10 @@ Outcome = Literal["proved", "refuted", "unknown"]
 TOKENS = 32  # of the sequences in which counterexamples are looked for
 LARGEST_SUM = 9  # of the parameters of a counterexample
 ABOUT_LAYERS = ("farthest", "contiguous")
+ARGUMENTS: dict[str, dict[str, Kind]] = {
+    **{quantity: {"layers": lambda x: NUMBER(x) or ANY(x)} for quantity in ABOUT_LAYERS},
+    "depth": {"of": lambda x: x is None or PAIRS(x)}, "pairs": {}, "max degree": {}, "live keys": {},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,8 @@ def exact_of(claim: Bound) -> Bound:
 
 def check_claim(bound: Bound) -> Verdict:
     """Verify a bound by the exact formula of its quantity, whose own proof is verified first."""
+    if bound.quantity not in ARGUMENTS or not fits(bound, ARGUMENTS[bound.quantity]):
+        return Verdict(False, failure=f"no exact formula of {bound.name}")
     prover = smt.Prover.under(bound.assumptions)
     exact = exact_of(bound)
     first = exact.proof.verdict()

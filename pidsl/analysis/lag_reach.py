@@ -210,7 +210,7 @@ def _check(bound: Bound) -> Verdict:
     for variable, number in ((L, layers), (n, tokens)):
         if isinstance(number, int):
             own, wanted = own.subs(variable, number), [c.subs(variable, number) for c in wanted]
-    prover = smt.Prover.under(assumptions)
+    prover = smt.Prover.under((*assumptions, n >= 0))
     known = assumptions
     if not isinstance(bound.subject, tuple | LayerRule):
         known = tuple(dict.fromkeys((*assumptions, *domain(bound.subject))))

@@ -151,6 +151,8 @@ def _holds_at(term: Term, lag: sympy.Expr) -> Steps[Condition]:
             return (yield _holds_at(a, -lag))
         case Shift(a, by):
             return (yield _holds_at(a, lag - from_index(by)))
+        case Dilated(Dilated(a, inner), step):  # one division: z3 knows little about divisions of divisions
+            return (yield _holds_at(Dilated(a, inner * step), lag))
         case Dilated(a, step):
             s = from_index(step)
             return sympy.And(sympy.Eq(sympy.Mod(lag, s), 0), (yield _holds_at(a, sympy.floor(lag / s))))

@@ -44,8 +44,9 @@ class Sides:
         term: the pattern.
         lags: its lags + ahead.
         ahead, behind: b and a.
-        first, last: c and d; None where all sums of L lags are in one class.
-        enough: the layers from which on the two conditions are enough.
+        first, last: c and d.
+        enough: the layers from which on the two conditions are enough; None where no number is, since all sums of L
+            lags are in one class, and c and d say nothing.
         regular: the n from which on these are the lags.
     """
 
@@ -55,14 +56,14 @@ class Sides:
     behind: int
     first: int
     last: int
-    enough: int
+    enough: int | None
     regular: int
 
     def depth(self, count: int) -> int | None:
         """The fewest layers that connect all pairs of `count` tokens; None where no number does."""
         if count < max(self.ahead + self.behind, self.regular):
             return matrices.depth_of((self.term,), count, "all")
-        if self.enough == 0:
+        if self.enough is None:
             return None
         layers = self.needed(count)
         while layers < self.enough and not self._connect(layers, count):
@@ -85,7 +86,7 @@ class Sides:
         if a != b:  # the side with the shorter lags decides from here on: (n - 1 + c) / b >= (n - 1 + d) / a
             short, long_, more, less = (b, a, c, d) if b < a else (a, b, d, c)
             start = max(start, 1 + -(-(less * short - more * long_) // (long_ - short)) + a + b)
-        while self.enough and self.needed(start) < self.enough:
+        while self.enough is not None and self.needed(start) < self.enough:
             start += 1
         return start
 
@@ -114,7 +115,7 @@ def sides(term: Term) -> Sides | None:
     moved = tuple((a + ahead, b + ahead) for a, b in found)
     mirrored = merged((ahead + behind - b, ahead + behind - a) for a, b in moved)
     if gcd(*(x for a, b in moved for x in (a, b, min(a + 1, b)))) > 1:
-        return Sides(term, moved, ahead, behind, 0, 0, 0, regular)
+        return Sides(term, moved, ahead, behind, 0, 0, None, regular)
     first, last = _conductor(moved), _conductor(mirrored)
     span, layers = ahead + behind, 1
     while not (

@@ -1,0 +1,298 @@
+"""Depth, and reach with symbols, against masks written from the documented meaning of each word (`meaning`)."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import meaning as m
+import numpy as np
+import pytest
+import sympy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pidsl
+from pidsl import Term, causal, keys, lags, stride, window
+from pidsl.analysis import ask, reach_check
+from pidsl.analysis.bound import Bound
+from pidsl.analysis.depth import BRANCHES, Staircase, depth
+from pidsl.analysis.formulas import n, symbol
+from pidsl.analysis.piecewise import chain
+from pidsl.analysis.reach import contiguous, farthest
+from pidsl.errors import PidslError, SizeError
+
+EXAMPLES = settings.default.max_examples
+
+
+def after(mask: m.Bools, seen: m.Bools) -> m.Bools:
+    return (mask.astype(np.float32) @ seen.astype(np.float32)) > 0
+
+
+def layers_of(mask: m.Bools, count: int) -> m.Bools:
+    seen = np.eye(len(mask), dtype=np.bool_)
+    for _ in range(count):
+        seen = after(mask, seen)
+    return seen
+
+
+def farthest_in(seen: m.Bools) -> float:
+    i, j = np.nonzero(seen)
+    return max((i - j).tolist(), default=-math.inf)
+
+
+def contiguous_in(seen: m.Bools) -> int:
+    return next((lag - 1 for lag in range(len(seen)) if not np.diagonal(seen, -lag).all()), len(seen) - 1)
+
+
+def depth_in(mask: m.Bools) -> float:
+    """Of causal pairs."""
+    wanted, seen, past = np.tri(len(mask), dtype=np.bool_), mask, set()
+    for layers in itertools.count(1):
+        if not (wanted & ~seen).any():
+            return layers
+        if seen.tobytes() in past:
+            return math.inf
+        past.add(seen.tobytes())
+        seen = after(mask, seen)
+    raise AssertionError
+
+
+# -- staircases --------------------------------------------------------------------------------------------------------
+
+steps = st.sampled_from([0, 0, 1, 1, 2, 3, 3, 3, 9, 40])
+staircases = st.builds(
+    lambda steps, each: Staircase(tuple(itertools.accumulate(steps, initial=0)), each),
+    st.lists(steps, max_size=9),
+    st.sampled_from(["all", 0, 1, 2, 3, 9, 14, 40]),
+)
+
+
+@given(staircases)
+def test_inverse_of_a_staircase(stairs: Staircase) -> None:
+    def c(layers: int) -> float:
+        top = len(stairs.first) - 1
+        if layers <= top:
+            return stairs.first[layers]
+        return math.inf if stairs.each == "all" else stairs.first[top] + stairs.each * (layers - top)
+
+    branches = stairs.inverse()
+    found = chain(branches, stairs.least, BRANCHES)
+    for tokens in [*range(1, 24), *range(24, 130, 7)]:
+        wanted = next((x for x in range(1, 300) if c(x) >= tokens - 1), sympy.oo)
+        assert stairs.least(tokens) == wanted
+        assert [expr for expr, first in branches if first <= tokens][-1].subs(n, tokens) == wanted
+        assert tokens < found.least or found.expr.subs(n, tokens) == wanted
+
+
+words = st.one_of(
+    st.builds(m.window, st.integers(0, 8)),
+    st.lists(st.integers(0, 33), min_size=1, max_size=4).map(lambda values: m.lags(*values)),
+    st.builds(lambda k, d: m.window(k).dilated(d), st.integers(1, 5), st.integers(2, 6)),
+)
+
+
+@st.composite
+def lag_sets(draw: st.DrawFn) -> m.Meant:
+    found = draw(words)
+    for _ in range(draw(st.integers(1, 3))):
+        found = draw(st.sampled_from([found.__or__, found.__or__, found.__or__, found.__sub__]))(draw(words))
+    return found
+
+
+KNOWN = [
+    (m.lags(31, 10, 29) | m.window(4) | m.window(4).dilated(5)) - m.lags(32, 10),
+    m.window(5) | m.lags(13, 14),
+    m.lags(0, 1, 4, 12, 13),
+    m.window(3).dilated(2) | m.lags(1, 15, 16),
+    (m.window(5) | m.lags(13, 14)) & m.causal | m.lags(40),
+]
+
+
+def check_depth(pattern: m.Meant) -> None:
+    """For all n up to 100: attended lags do not depend on n, so neither do the connected ones below n."""
+    tokens = 100
+    bound = depth(pattern.term)
+    assert bound.is_exact and bound.argument("of") == "causal"
+    mask = pattern.mask(tokens)
+    assert not np.triu(mask, 1).any()
+    reached, seen = [], np.eye(tokens, dtype=np.bool_)
+    while len(reached) < 3 or reached[-1] not in (tokens - 1, reached[-3]):
+        seen = after(mask, seen)
+        reached.append(contiguous_in(seen))
+    for x in range(1, tokens + 1):
+        wanted = next((k + 1 for k, c in enumerate(reached) if c >= x - 1), math.inf)
+        if all(c.subs(n, x) == sympy.true for c in bound.assumptions):
+            assert bound(n=x) == wanted, (bound, x)
+    assert bound.proof.check(), bound
+
+
+@pytest.mark.parametrize("pattern", KNOWN, ids=lambda pattern: repr(pattern.term))
+def test_depth_of_known_sets_of_lags(pattern: m.Meant) -> None:
+    check_depth(pattern)
+
+
+@settings(max_examples=EXAMPLES)
+@given(lag_sets())
+def test_depth_of_sets_of_lags(pattern: m.Meant) -> None:
+    check_depth(pattern)
+
+
+@given(st.sets(st.integers(2, 24), max_size=4))
+def test_reach_of_the_checker(more: set[int]) -> None:
+    """c(0), c(1), ... of sums of lags, and by how much they grow in the end."""
+    values = sorted({0, 1, *more})
+    reach = reach_check.reaches(reach_check.joined((x, x) for x in values))
+    sums = {0}
+    for layers in range(1, len(reach) + 4):
+        sums = {x + y for x in sums for y in values}
+        gap = next(x for x in itertools.count() if x not in sums) - 1
+        assert gap == (reach[layers] if layers < len(reach) else reach[-1] + values[-1] * (layers - len(reach) + 1))
+
+
+# -- sinks -------------------------------------------------------------------------------------------------------------
+
+SINKS = [
+    m.keys(0, 2) & m.causal | m.causal | m.window(3),
+    m.window(3) | (m.causal & m.keys(0, 2) | m.causal),
+    (m.keys(0, 2) | m.full) & m.causal | m.window(3),
+    (m.keys(0, 2) | m.window(3)) & m.causal | m.causal,
+    m.causal & (m.keys(0, 3) | m.causal) | m.window(1),
+    m.keys(0, 2) & m.causal | m.causal,
+    m.keys(0, 2) & m.causal,
+    m.keys(0, 2) & m.causal | m.keys(0, 4) & m.causal | m.window(2),
+    m.keys(0, 2) & m.causal | m.keys(0, 2) & m.causal | m.window(2),
+    m.keys(0, -2) & m.causal | m.window(2),
+    m.keys(0, 2) & m.causal | m.window(3) | m.lags(2),
+    (m.keys(0, 2) | m.window(2)) & m.causal,
+]
+
+
+@pytest.mark.parametrize("pattern", SINKS, ids=lambda pattern: repr(pattern.term))
+def test_sinks_and_what_is_beside_them(pattern: m.Meant) -> None:
+    bounds = [ask.depth(pattern.term)]
+    bounds += [question(pattern.term, x) for question in (ask.farthest, ask.contiguous) for x in (1, 2)]
+    for tokens in (1, 2, 3, 4, 7, 12, 50, 100):
+        mask = pattern.mask(tokens)
+        truth = [depth_in(mask), *(f(layers_of(mask, x)) for f in (farthest_in, contiguous_in) for x in (1, 2))]
+        for bound, wanted in zip(bounds, truth, strict=True):
+            if all(c.subs(n, tokens) == sympy.true for c in bound.assumptions):
+                assert bound(n=tokens) == wanted, (bound, tokens)
+    assert all(bound.is_exact and bound.proof.check() for bound in bounds)
+
+
+# -- formulas whose own check failed -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", [m.window(3, 2) | m.lags(9, -7), m.window(2, 3) | m.lags(8, -6)])
+def test_forms_in_l_of_long_sequences(pattern: m.Meant) -> None:
+    bound = farthest(pattern.term)
+    assert bound.is_exact and bound.proof.check()
+    for tokens, layers in itertools.product((40, 41, 53), range(8)):
+        if all(c.subs({n: tokens, symbol("L"): layers}) == sympy.true for c in bound.assumptions):
+            assert bound(n=tokens, L=layers) == farthest_in(layers_of(pattern.mask(tokens), layers))
+
+
+@pytest.mark.parametrize("assume", ["n >= 9", "n > 30", "L >= 2", "L >= 1, n >= 6"])
+@pytest.mark.parametrize(
+    "question", [lambda t: contiguous(t), lambda t: depth(t, of="all"), lambda t: contiguous(t, 2)]
+)
+@pytest.mark.parametrize("term", [pidsl.blocks(3) | pidsl.queries(1, 2), window(2, 3), pidsl.ring(2)], ids=repr)
+def test_more_assumptions_are_no_less_proved(term: Term, question: Callable[[Term], Bound], assume: str) -> None:
+    bound = question(term)
+    if bound.is_exact and ("L" in bound.symbols or "L" not in assume):
+        assert bound.proof.check()
+        assert bound.under(assume).proof.check()
+
+
+# -- with symbols ------------------------------------------------------------------------------------------------------
+
+k, p, s = pidsl.symbols("k p s")
+FAMILIES: list[tuple[Term, str]] = [
+    (window(k), ""),
+    (window(k) | lags(p), ""),
+    (window(k) | lags(p), "p <= k"),
+    (window(k) | lags(p), "p == k"),
+    (window(k) | lags(p), "p == k + 1"),
+    (window(k) | lags(p) | lags(p), "p >= 2*k"),
+    (lags(0, p) | window(k), ""),
+    (window(k) | stride(p) & causal, ""),
+    (window(k) | stride(p) & causal, "p <= k"),
+    ((window(k) | stride(p)) & causal, "p == k + 1"),
+    (stride(p) & causal, ""),
+    (stride(p, s) & causal, ""),
+    (window(k) & window(p), ""),
+    (window(k) & causal, ""),
+    (window(k) - lags(0), ""),
+    (window(k, s) & causal, ""),
+    (window(k) | causal, ""),
+    (keys(0, s) & causal | window(k), ""),
+    ((keys(0, s) | window(k)) & causal, "s <= k"),
+    (keys(0, s) & causal | causal, ""),
+    (keys(0, s) & causal, ""),
+    (keys(0, s) & causal | keys(0, p) & causal | window(k), ""),
+    (keys(0, s) & causal | window(k) | lags(p), ""),
+    (keys(0, s) & causal | stride(p) & causal | window(k), ""),
+    (pidsl.blocks(p), ""),
+    (pidsl.blocks(p) & causal, ""),
+    (window(k).blocked(p), ""),
+    (window(k).dilated(p), ""),
+    (window(k).dilated(p).dilated(s + 1), ""),
+    (window(k).dilated(p) | lags(1), ""),
+    (window(k).shift(s), ""),
+    (window(k).shift(s) | lags(0), ""),
+    (stride(p + 1) & causal & window(4), ""),
+    (stride(p) & causal & window(k), ""),
+    ((window(k) | lags(p)) & window(s), ""),
+    (causal, ""),
+]
+
+
+def values_of(term: Term) -> Iterator[dict[str, int]]:
+    names = sorted(term.symbols)
+    for numbers in itertools.product((0, 1, 2, 5), repeat=len(names)):
+        yield dict(zip(names, numbers, strict=True))
+
+
+MEANT: dict[str, Any] = {name: getattr(m, name) for name in ("window", "lags", "stride", "keys", "blocks", "causal")}
+
+
+def meant(term: Term) -> m.Meant:
+    """A term without symbols by the words of `meaning`, from its text."""
+    return eval(repr(term), {"__builtins__": {}}, MEANT)
+
+
+@pytest.mark.parametrize(("term", "assume"), FAMILIES, ids=repr)
+def test_families_with_symbols(term: Term, assume: str) -> None:
+    """Every value of the symbols that the assumptions allow, and the proof."""
+    for question, measure in ((ask.farthest, farthest_in), (ask.contiguous, contiguous_in), (ask.depth, depth_in)):
+        bound = question(term, assume=assume)  # type: ignore[operator]
+        if not bound.is_known:
+            assert bound.reason
+            continue
+        compared = 0
+        for values in values_of(term):
+            try:
+                pattern = meant(term.bind(**values))
+            except PidslError:
+                continue
+            for tokens in (1, 3, 8, 17):
+                mask = None
+                for layers in (1, 2, 3) if "L" in str(bound.given) else (0,):
+                    numbers = {**values, "n": tokens, **({"L": layers} if layers else {})}
+                    try:
+                        found = bound(**numbers)
+                    except SizeError:
+                        continue
+                    mask = pattern.mask(tokens) if mask is None else mask
+                    assert found == measure(layers_of(mask, layers) if layers else mask), (bound, numbers)
+                    compared += 1
+        assert compared, bound
+        assert bound.proof.check(), (bound, bound.proof.verdict().failure)
+
+
+def test_a_skip_inside_the_window() -> None:
+    for question in (ask.farthest, ask.contiguous, ask.depth):
+        inside = question(window(k) | lags(p), assume="p <= k")  # type: ignore[operator]
+        assert inside.expr == question(window(k)).expr  # type: ignore[operator]
+    assert not ask.farthest(window(k) | stride(p) & causal, assume="p <= k").is_known  # not called contradictory
