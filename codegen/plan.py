@@ -52,9 +52,13 @@ class Counted:
     @property
     def computed(self) -> int:
         """Pairs in its tiles, in the forward pass."""
+        return self.computed_at(self.reference)
+
+    def computed_at(self, length: int) -> int:
+        """As `computed`, for so many queries and keys."""
         from pidsl.codegen.counts import computed
 
-        return computed(self, self.reference)
+        return computed(self, length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from inspect import getdoc
 import numpy as np
 
 import pidsl
-from pidsl.codegen.counts import computed
 from pidsl.language.terms import Blocked, Causal, Intersection, Term
 from pidsl.patterns.families import TOKENS, Family, families
 from pidsl.patterns.spellings import OTHERS, Spelling
@@ -53,7 +52,7 @@ def waste(term: Term, n: int = TOKENS) -> Waste:
         n: tokens.
     """
     plan = pidsl.compile(term, backend="torch").plan
-    found = sum(computed(piece, n) for piece in plan.pieces)
+    found = sum(piece.computed_at(n) for piece in plan.pieces)
     return Waste(_attended(term, n), found, tuple(str(piece.layout) for piece in plan.pieces))
 
 

@@ -289,12 +289,11 @@ def rotate(x: Tensor, base: float, offset: int = 0) -> Tensor:
     Raises:
         ArgumentError: x is no tensor of floating numbers with an even last axis, or base no number above 0.
     """
-    where = f"rotate(x, {base!r})"
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or x.shape[-1] % 2:
         got = f"{list(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        raise ArgumentError(f"x: {got}", "a floating tensor [..., n, D], D even: pairs are turned", where)
+        raise ArgumentError(f"x: {got}", "a floating tensor [..., n, D], D even: pairs are turned", "rotate(x, base)")
     if not isinstance(base, int | float) or not 0 < base < math.inf:
-        raise ArgumentError(f"base = {base!r}", "a number above 0", where, "base=10000.0")
+        raise ArgumentError(f"base = {base!r}", "a number above 0", "rotate(x, base)", "base=10000.0")
     turns = _turns if torch.compiler.is_compiling() else _kept_turns  # no cache knows a length that is a symbol
     cos, sin = turns(x.shape[-2], x.shape[-1] // 2, base, offset, x.device)
     a, b = x.chunk(2, dim=-1)

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import pidsl
-from pidsl.codegen.counts import computed
 from pidsl.demo import figure
 from pidsl.demo.check import compare
 from pidsl.demo.console import Progress, heading, table
@@ -92,7 +91,7 @@ class Demo:
         n = self.settings.tokens
         rows: list[list[Any]] = []
         for name, term in self.patterns.items():
-            pairs, tiles = term.pairs(n), sum(computed(piece, n) for piece in pidsl.compile(term).plan.pieces)
+            pairs, tiles = term.pairs(n), sum(piece.computed_at(n) for piece in pidsl.compile(term).plan.pieces)
             share = pairs / max(1, tiles)
             rows.append([name, repr(term), pairs, f"{term.sparsity(n):.2%}", f"{share:.1%}"])
         print(table(["", "term", "pairs", "not attended", "attended / computed"], rows, left=2))

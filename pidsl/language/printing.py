@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import assert_never
 
 from pidsl.language.expr import Index, show, show_pred
@@ -33,7 +34,7 @@ from pidsl.language.terms import (
     Where,
     Window,
 )  # fmt: skip
-from pidsl.language.trees import WIDE, Steps, parts_of, run, width
+from pidsl.language.trees import WIDE, bottom_up, parts_of, width
 
 # Python's precedence of the operators that terms use; a child binding less tightly than its place is parenthesised.
 _OR, _XOR, _AND, _MINUS, _AT, _INVERT, _POWER, _ATOM = range(1, 9)
@@ -48,42 +49,57 @@ PARTS_IN_A_ROW = 512  # of a union; Python's parser, which `parse` uses, is a re
 
 def show_term(term: Term, level: int = 0) -> str:
     """`term` as source, with the fewest parentheses."""
-    return run(_show(term, level))
+    try:
+        return _recursed(term, level)
+    except RecursionError:  # deeper than Python's stack
+        shown: dict[int, tuple[int, str]] = {}
+        for part in bottom_up(term):
+            shown[id(part)] = _show(part, lambda inner, level: _at(level, *shown[id(inner)]))
+        return _at(level, *shown[id(term)])
 
 
-def _show(term: Term, level: int) -> Steps[str]:
+def _recursed(term: Term, level: int) -> str:
+    return _at(level, *_show(term, _recursed))
+
+
+def _at(level: int, own: int, text: str) -> str:
+    return f"({text})" if own < level else text
+
+
+def _show(term: Term, inside: Callable[[Term, int], str]) -> tuple[int, str]:
+    """The precedence of a term's own operator and its source, from that of the terms inside at a level."""
     match term:
         case Full():
-            return "full"
+            return _ATOM, "full"
         case Empty():
-            return "empty"
+            return _ATOM, "empty"
         case Causal():
-            return "causal"
+            return _ATOM, "causal"
         case Window(left, right):
-            return _call("window", left, *_unless(right, 0))
+            return _ATOM, _call("window", left, *_unless(right, 0))
         case Stride(period, phase):
-            return _call("stride", period, *_unless(phase, 0))
+            return _ATOM, _call("stride", period, *_unless(phase, 0))
         case Lags(values):
-            return _call("lags", *values)
+            return _ATOM, _call("lags", *values)
         case Ring(radius):
-            return _call("ring", radius)
+            return _ATOM, _call("ring", radius)
         case Keys(start, stop, step):
-            return _call("keys", start, stop, *_unless(step, 1))
+            return _ATOM, _call("keys", start, stop, *_unless(step, 1))
         case Queries(start, stop, step):
-            return _call("queries", start, stop, *_unless(step, 1))
+            return _ATOM, _call("queries", start, stop, *_unless(step, 1))
         case Blocks(size):
-            return _call("blocks", size)
+            return _ATOM, _call("blocks", size)
         case Where(pred, arity):
-            return f"where(lambda {', '.join('ijnm'[:arity])}: {show_pred(pred)})"
+            return _ATOM, f"where(lambda {', '.join('ijnm'[:arity])}: {show_pred(pred)})"
         case Pairs(values):
-            return f"pairs([{', '.join(map(str, values))}])"
+            return _ATOM, f"pairs([{', '.join(map(str, values))}])"
         case Neighborhood(shape, window, stride, dilation, causal, border):
             given = {"stride": _axes(stride), "dilation": _axes(dilation), "causal": _axes(causal), "border": border}
             usual = {"stride": 1, "dilation": 1, "causal": False, "border": "clamp"}
             options = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
-            return f"neighborhood({', '.join([_shape(shape), repr(_axes(window)), *options])})"
+            return _ATOM, f"neighborhood({', '.join([_shape(shape), repr(_axes(window)), *options])})"
         case Halo(shape, block, halo):
-            return f"halo({_shape(shape)}, {_axes(block)!r}, {_axes(halo)!r})"
+            return _ATOM, f"halo({_shape(shape)}, {_axes(block)!r}, {_axes(halo)!r})"
         case Union() | SymmetricDifference() | Intersection() | Difference() | Compose():
             own, symbol = _OPERATORS[type(term)]
             parts = [term.left, term.right]
@@ -91,23 +107,23 @@ def _show(term: Term, level: int) -> Steps[str]:
                 parts = parts_of(type(term), term)
             texts: list[str] = []
             for part in parts:
-                texts.append((yield _show(part, own + bool(texts))))
+                texts.append(inside(part, own + bool(texts)))
             text = f" {symbol} ".join(texts)
         case Complement(of):
-            own, text = _INVERT, f"~{(yield _show(of, _INVERT))}"
+            own, text = _INVERT, f"~{inside(of, _INVERT)}"
         case Power(of, layers):
-            own, text = _POWER, f"{(yield _show(of, _ATOM))} ** {show(layers, 6)}"
+            own, text = _POWER, f"{inside(of, _ATOM)} ** {show(layers, 6)}"
         case Transpose(of):
-            return f"{(yield _show(of, _ATOM))}.T"
+            return _ATOM, f"{inside(of, _ATOM)}.T"
         case Shift(of, by):
-            return f"{(yield _show(of, _ATOM))}.shift({show(by)})"
+            return _ATOM, f"{inside(of, _ATOM)}.shift({show(by)})"
         case Blocked(of, size):
-            return f"{(yield _show(of, _ATOM))}.blocked({show(size)})"
+            return _ATOM, f"{inside(of, _ATOM)}.blocked({show(size)})"
         case Dilated(of, step):
-            return f"{(yield _show(of, _ATOM))}.dilated({show(step)})"
+            return _ATOM, f"{inside(of, _ATOM)}.dilated({show(step)})"
         case _:
             assert_never(term)
-    return f"({text})" if own < level else text
+    return own, text
 
 
 def _shape(lengths: tuple[int, ...]) -> str:

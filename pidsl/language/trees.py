@@ -117,7 +117,8 @@ def walk_tree(node: T, kind: type[Any]) -> Iterator[T]:
 
 def bottom_up(node: Tree, wanted: Callable[[Any], bool] = lambda x: True) -> Iterator[Any]:
     """`node` and every node inside it, each once and after those it holds; no unwanted ones, nor what they hold."""
-    rest, done = [node], set[int]()
+    rest: list[Any] = [node]
+    done: set[int] = set()
     while rest:
         x = rest[-1]
         open_ = [child for child in children(x) if id(child) not in done and wanted(child)]
@@ -190,8 +191,15 @@ def _half(parts: int) -> int:
 
 def width(node: Any) -> int:
     """How many parts a union, an intersection, ... has."""
-    kind = type(node)
-    for x in bottom_up(node, lambda x: type(x) is kind and not hasattr(x, "_width")):
-        sides = (x.left, x.right)
-        object.__setattr__(x, "_width", sum(side._width if type(side) is kind else 1 for side in sides))
-    return int(node._width)
+    kind, parts, rest = type(node), 0, [node]
+    while rest:
+        x = rest.pop()
+        if type(x) is not kind:
+            parts += 1
+        elif hasattr(x, "_width"):
+            parts += x._width
+        else:
+            rest += (x.right, x.left)
+    if parts > WIDE and not hasattr(node, "_width"):
+        object.__setattr__(node, "_width", parts)
+    return parts

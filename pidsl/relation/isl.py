@@ -213,7 +213,7 @@ def affine(e: Index, names: Scope) -> isl.PwAff:
     match e:
         case int():
             some = next(iter(names.values()))
-            return (some - some) + isl.Val(e, CONTEXT) if e else some - some
+            return (some - some) + isl.Val(str(e), CONTEXT) if e else some - some
         case Var(name) | Symbol(name):
             return names[name]
         case Add(a, b):
@@ -221,11 +221,11 @@ def affine(e: Index, names: Scope) -> isl.PwAff:
         case Sub(a, b):
             return affine(a, names) - affine(b, names)
         case Mul(int(a), b) | Mul(b, int(a)):
-            return affine(b, names).scale_val(isl.Val(a, CONTEXT))
+            return affine(b, names).scale_val(isl.Val(str(a), CONTEXT))
         case FloorDiv(a, int(b)):
-            return affine(a, names).scale_down_val(isl.Val(b, CONTEXT)).floor()
+            return affine(a, names).scale_down_val(isl.Val(str(b), CONTEXT)).floor()
         case Mod(a, int(b)):
-            return affine(a, names).mod_val(isl.Val(b, CONTEXT))
+            return affine(a, names).mod_val(isl.Val(str(b), CONTEXT))
         case Abs(a):
             x = affine(a, names)
             return x.max(x.neg())

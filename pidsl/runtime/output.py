@@ -195,17 +195,20 @@ def check_output(of: Any, output_gate: object, affine: bool) -> None:
 
 
 def _check(name: str, value: Tensor, q: Tensor, shapes: Sequence[list[int]]) -> list[Fault]:
-    expected = " or ".join(map(str, shapes))
-    if fault := check_tensor(name, value, f"a torch.Tensor {expected}"):
+    if fault := check_tensor(name, value, "" if isinstance(value, Tensor) else f"a torch.Tensor {_either(shapes)}"):
         return [fault]
     faults = []
     if not any(value.dim() == len(x) and all(a == b for a, b in zip(value.shape, x, strict=True)) for x in shapes):
-        faults.append(Fault(name, f"shape {list(value.shape)}", expected))
+        faults.append(Fault(name, f"shape {list(value.shape)}", _either(shapes)))
     if not value.is_floating_point():
         faults.append(Fault(name, f"{value.dtype}", "a floating dtype", f"{name}.float()"))
     if value.device != q.device:
         faults.append(Fault(name, f"device {value.device}", f"{q.device}, the device of q", f"{name}.to(q.device)"))
     return faults
+
+
+def _either(shapes: Sequence[list[int]]) -> str:
+    return " or ".join(map(str, shapes))
 
 
 def _spread(value: Tensor | float, dtype: torch.dtype) -> Any:

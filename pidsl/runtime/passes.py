@@ -103,7 +103,7 @@ class _Pass:
                 compute(piece)
             self.begin(0)
             if self.exact or self.sound():
-                return
+                return self.pieces.clear()  # their methods refer back to this pass, and so to the results
             self.exact, self.started = True, False
 
     def chunks(self, which: DiagonalSet) -> Chunks:

@@ -17,7 +17,7 @@ OPS = "pidsl.runtime.score_operator"  # imports the plain ones too
 
 def register() -> None:
     """Register the ops now, or when torch has been imported."""
-    if "torch" in sys.modules:
+    if sys.modules.get("torch") is not None:
         import_module(OPS)
     else:
         sys.meta_path.insert(0, _AfterTorch())
