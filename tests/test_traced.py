@@ -63,7 +63,9 @@ def check(
         for a, b in zip(*results, strict=True):
             assert (a is None) == (b is None)
             if a is not None:
-                torch.testing.assert_close(a, b, rtol=0, atol=0 if backend == "aot_eager" else 1e-5)
+                torch.testing.assert_close(
+                    a, b, **({"rtol": 0, "atol": 0} if backend == "aot_eager" else {"rtol": 1e-5, "atol": 1e-4})
+                )
     assert counter.frame_count == 1
 
 

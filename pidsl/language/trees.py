@@ -196,7 +196,7 @@ def width(node: Any) -> int:
         x = rest.pop()
         if type(x) is not kind:
             parts += 1
-        elif hasattr(x, "_width"):
+        elif parts >= WIDE and hasattr(x, "_width"):  # those of few parts are just counted
             parts += x._width
         else:
             rest += (x.right, x.left)

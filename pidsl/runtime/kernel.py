@@ -18,7 +18,7 @@ from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.score import Score
 from pidsl.language.summaries import Summaries
-from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
+from pidsl.language.terms import Algebra, Term, require_concrete
 from pidsl.runtime import score_operator
 from pidsl.runtime.arguments import (
     DTYPES,
@@ -32,7 +32,7 @@ from pidsl.runtime.arguments import (
 )
 from pidsl.runtime.keywords import refuse
 from pidsl.runtime.operator import attend, attention, is_traced
-from pidsl.runtime.programs import Compiled, compiled, is_wide, preferred, prepared, triton_installed
+from pidsl.runtime.programs import Compiled, compiled, is_wide, preferred, prepared, rings, triton_installed
 from pidsl.runtime.score_arguments import Parameters, check_parameters
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ class Kernel:
         self.structure_text = None if self.structure is None else repr(self.structure)
         self.parameters = () if score is None else score.parameters
         self._where = f"kernel(q, k, v) of {self._pattern}"
-        self.rings = (term,) if any(isinstance(t, Ring) for t in walk(term)) else ()
+        self.rings = (term,) if "ring" in self._pattern and rings(self._pattern) else ()
         self.chosen, self.reason = preferred() if backend == "auto" else (backend, "asked for")
         self._programs: dict[tuple[str, bool], Compiled] = {}
         if torch.compiler.is_compiling():  # whatever cannot be compiled fails here

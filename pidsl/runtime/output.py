@@ -55,7 +55,8 @@ class OutputKernel:
         self.of, self.backend, self.score, self.output_gate, self.affine = of, backend, score, output_gate, affine
         self.kernel: Any = compile(of, backend, score)
         self._plain: Any = compile(of, backend) if affine else None
-        self._takes = frozenset(named(self.kernel.__call__))
+        # made while torch traces: then the kernel inside refuses what it does not take
+        self._takes = None if torch.compiler.is_compiling() else frozenset(named(self.kernel.__call__))
         self._where = f"a call of {self!r}"
 
     def __call__(
@@ -87,8 +88,9 @@ class OutputKernel:
             KeywordError: an argument that the kernel does not take.
             BackendError: backend "triton" with tensors that are not on a GPU (and Triton is not interpreting).
         """
-        if options and (unknown := {name: x for name, x in options.items() if name not in self._takes}):
-            refuse(self.__call__, self._where, (), unknown, sorted(self._takes))
+        takes = self._takes
+        if options and takes and (unknown := {name: x for name, x in options.items() if name not in takes}):
+            refuse(self.__call__, self._where, (), unknown, sorted(takes))
         q, k, v = autocast(q, k, v)
         if output_gate is not None:
             (output_gate,) = autocast(output_gate)
@@ -138,7 +140,7 @@ class OutputKernel:
                 faults.append(Fault(name, type(value).__name__, "a number or a torch.Tensor", tensor_hint(name, value)))
             elif not self.affine and (isinstance(value, Tensor) or value != usual):
                 faults.append(Fault(name, f"{type(value).__name__}", f"{usual:g}", "compile(..., affine=True)"))
-            elif not -FAR < cast("float", value) < FAR:  # so written, torch.compile keeps a symbol
+            elif not torch.compiler.is_compiling() and not -FAR < cast("float", value) < FAR:  # a symbol stays one
                 faults.append(Fault(name, f"{value}", "a finite number"))
         return faults
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from pidsl.language.heads import Heads
 from pidsl.language.parse import parse, parse_heads
 from pidsl.language.score import Score, parse_score
-from pidsl.language.terms import Term
+from pidsl.language.terms import Ring, Term, walk
 from pidsl.language.trace import where
 
 if TYPE_CHECKING:
@@ -202,6 +202,12 @@ def _on_triton(plan: Plan, score: Score | None) -> Compiled:
 
     plan = replace(plan, score=score)
     return Compiled(plan, ScoredTritonProgram(plan))
+
+
+@untraced
+def rings(pattern: str) -> bool:
+    """Whether a pattern, by its text, holds a ring."""
+    return any(isinstance(t, Ring) for t in walk(parse(pattern)))
 
 
 @untraced
