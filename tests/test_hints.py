@@ -381,11 +381,16 @@ REFUSED = [
     Case("window(3)", lambda: where(ANY), lambda: window(3)),
     Case("lags(*values)", lambda: lags([1, 2]), lambda: lags(*[1, 2])),
     Case(
+        "pairs(n, m), a Python integer",
+        lambda: pidsl.full.degree(1, 2**64),
+        lambda: pidsl.full.pairs(2**20, 2**64),
+    ),
+    Case(
         "where(a) | where(b)",
         lambda: patch(
             sys.modules["pidsl.language.vocabulary"],
-            "LARGEST",
-            9,
+            "DEEPEST",
+            2,
             lambda: where(lambda i, j: (i == j + 1) | (i < j - 3) | (i > 8 + j)),
         ),
         lambda: where(lambda i, j: i == j) | where(lambda i, j: i > j),

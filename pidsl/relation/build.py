@@ -103,24 +103,28 @@ def _align(m: isl.Map) -> isl.Map:
 def patience_for(term: Term) -> int:
     """How many times isl's usual limit a term is worth: once per hundred words, pairs and comparisons, if none divides.
 
-    Parts without divisions are quickly compared, and a long list of them is no hard term.
+    Parts without divisions are quickly compared, and a long list of them is no hard term. Parts with divisions are
+    compared each with each: then it is once per eight parts of the longest union.
     """
-    size = 1
+    size, divides, longest = 1, False, 1
     for t in walk(term):
         match t:
             case Lags(values) | Pairs(values):
                 size += len(values)
             case Where(pred, _):
-                if any(isinstance(e, FloorDiv | Mod) for e in walk_expr(pred)):
-                    return 1
+                divides |= any(isinstance(e, FloorDiv | Mod) for e in walk_expr(pred))
                 size += extent(pred)[1] // 4
-            case Keys(_, _, step) | Queries(_, _, step) if _int(step) > 1:
-                return 1
+            case Keys(_, _, step) | Queries(_, _, step):
+                divides |= _int(step) > 1
+                size += 1
             case Stride() | Blocks() | Ring() | Neighborhood() | Halo() | Compose() | Power() | Blocked() | Dilated():
-                return 1
+                divides = True
+            case Union():
+                longest = max(longest, width(t))
+                size += 1
             case _:
                 size += 1
-    return max(1, -(-size // 100))
+    return max(1, longest // 8 if divides else -(-size // 100))
 
 
 def needs_square(term: Term) -> bool:
