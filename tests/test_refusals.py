@@ -259,6 +259,14 @@ def test_keywords_of_others(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         kernel(Q, K, V, *more, Q[0, 0], **named)
 
 
+def test_a_gate_without_weights() -> None:
+    for kernel in (pidsl.compile(GATE), pidsl.compile(GATE, output_gate="head")):
+        with pytest.raises(KeywordError, match=r"pidsl\.causal"):
+            kernel(Q, K, V, is_causal=True)
+        with pytest.raises(ArgumentError, match="weights: NoneType|output_gate: None"):
+            kernel(Q, K, V)
+
+
 def test_a_sequence_of_kernels_is_not_called() -> None:
     kernels: Any = pidsl.compile(layers([TERM, causal]), "torch")
     for named in ({}, {"attn_mask": Q}):

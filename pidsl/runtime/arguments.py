@@ -184,7 +184,7 @@ def head_dim_fits(size: int, backend: str) -> bool:
     return size >= 1 and (backend != "triton" or (size % 8 == 0 and size <= LARGEST_HEAD_DIM))
 
 
-def check_weights(tensors: Mapping[str, Tensor], weights: Tensor, names: Sequence[str]) -> list[Fault]:
+def check_weights(tensors: Mapping[str, Tensor], weights: Any, names: Sequence[str]) -> list[Fault]:
     """Faults of the weights of a gate: [B, Hq, n, branches], of q's dtype and device; nothing is broadcast.
 
     Args:

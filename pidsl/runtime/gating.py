@@ -38,7 +38,7 @@ class GateKernel:
         self._where = f"kernel(q, k, v, weights) of {gate!r}"
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, *more: Never, scale: float | None = None,
+        self, q: Tensor, k: Tensor, v: Tensor, weights: Any = None, *more: Never, scale: float | None = None,
         offset: int = 0, return_lse: bool = False, slopes: Tensor | None = None, bias: Tensor | None = None,
         sinks: Tensor | None = None, temperature: Tensor | None = None, seed: int | None = None, **unknown: Never,
     ) -> Any:  # fmt: skip
@@ -48,7 +48,7 @@ class GateKernel:
             q: queries [B, Hq, n, D], any strides.
             k: keys [B, Hkv, m, D].
             v: values [B, Hkv, m, Dv].
-            weights: [B, Hq, n, branches], of q's dtype and device, any strides; nothing is broadcast (use
+            weights: tensor [B, Hq, n, branches], of q's dtype and device, any strides; nothing is broadcast (use
                 `expand`). The order of the branches is that of `gate.names`.
             scale: factor of the logits; default 1 / sqrt(D).
             offset: row r of q stands at position `i = r + offset`.

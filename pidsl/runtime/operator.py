@@ -107,7 +107,7 @@ def _refuse_forward_mode(subject: str, instead: str) -> NoReturn:
 
 def _refuse_second(subject: str, instead: str) -> NoReturn:
     raise BackendError(
-        f"a derivative of the gradient of {subject}", "first derivatives only", f"for second ones: {instead}"
+        f"a derivative of the gradient of {subject}", "first derivatives only", hint=f"for second ones: {instead}"
     )
 
 
