@@ -14,7 +14,6 @@ from functools import reduce
 import sympy
 
 from pidsl.analysis import smt
-from pidsl.analysis.about import ANY, NUMBER, TOKENS, about
 from pidsl.analysis.bound import Bound, Subject
 from pidsl.analysis.families import Family, WindowAndSkip, WindowAndSomeSkips, WindowOnly
 from pidsl.analysis.families_periodic import (
@@ -184,20 +183,6 @@ def reach_by_family(
 
 def check_reach(bound: Bound) -> Verdict:
     """Verify the closed form by induction over the layers, the formula from the closed form."""
-    return _check_depth(bound) if bound.quantity == "depth" else _check_lags(bound)
-
-
-@about("depth", schedules=False, rules=True, n=TOKENS)
-def _check_depth(bound: Bound) -> Verdict:
-    return _check(bound)
-
-
-@about("farthest", "contiguous", schedules=False, rules=True, layers=lambda x: NUMBER(x) or ANY(x))
-def _check_lags(bound: Bound) -> Verdict:
-    return _check(bound)
-
-
-def _check(bound: Bound) -> Verdict:
     assumptions = bound.assumptions
     try:
         family = match_family(bound.subject, [c for c in assumptions if not c.free_symbols & {n, L}]).family
@@ -212,8 +197,8 @@ def _check(bound: Bound) -> Verdict:
             own, wanted = own.subs(variable, number), [c.subs(variable, number) for c in wanted]
     prover = smt.Prover.under((*assumptions, n >= 0))
     known = assumptions
-    if not isinstance(bound.subject, tuple | LayerRule):
-        known = tuple(dict.fromkeys((*assumptions, *domain(bound.subject))))
+    if not isinstance(bound.subject, LayerRule):
+        known = tuple(dict.fromkeys((*assumptions, *domain(bound.term))))
     for condition in wanted:
         if condition != sympy.true:
             prover.prove(smt.Obligation(f"assumed: {condition}", known, condition))
