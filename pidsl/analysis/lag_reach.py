@@ -8,7 +8,7 @@ The answer to "depth" is the least number of layers that connects every causal p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import sympy
@@ -202,8 +202,9 @@ def check_reach(bound: Bound) -> Verdict:
     for condition in wanted:
         if condition != sympy.true:
             prover.prove(smt.Obligation(f"assumed: {condition}", known, condition))
-    prover.all(family.closed_form())
-    prover.all(family.theorem(bound.quantity))
+    chosen = [c for c in known if not c.free_symbols & {n, L} and c not in family.needs]  # how the progressions meet
+    for o in (*family.closed_form(), *family.theorem(bound.quantity)):
+        prover.prove(replace(o, conditions=(*o.conditions, *(c for c in chosen if c not in o.conditions))))
     if own != bound.expr:
         powers = [x for x in own.atoms(sympy.Pow) if not x.exp.is_Integer]
         if powers or own.has(sympy.oo, CeilLog) or bound.expr.has(sympy.oo, sympy.nan):

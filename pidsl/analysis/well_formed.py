@@ -16,6 +16,7 @@ import sympy
 from sympy.functions.elementary.piecewise import ExprCondPair
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
+from pidsl.analysis import smt
 from pidsl.analysis.assume import is_condition
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.cost_check import DTYPES, FLOPS, TENSORS
@@ -153,7 +154,8 @@ def misstated(bound: Bound) -> str:
         return f"no conditions: {bound.assumptions!r}"
     if not _is_formula(bound.assumptions, names):
         return f"no conditions over {_listed(names)}: {bound.assumptions}"
-    return ""
+    counted = [symbol(name) >= 0 for name in "nitL" if symbol(name) in names]
+    return "" if smt.consistent([*bound.assumptions, *counted]) else "the assumptions contradict each other"
 
 
 def _kind(subject: Any) -> str | None:
