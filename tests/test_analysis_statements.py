@@ -53,7 +53,7 @@ def about_counts() -> Iterator[Bound]:
         yield ask.sparsity(open_)
     yield ask.degree(window(k, 3) | lags(p)).maximum
     yield ask.pairs(window(k) | lags(p), "n > p")
-    yield ask.pairs(stride(k) | stride(p))
+    yield ask.pairs(stride(p) & causal | lags(k))
     yield replace(ask.pairs(window(k)), method="from the exact formula")
     yield ask.live(keys(0, s) & causal | window(k))
     yield ask.live(stride(p) & window(k))
@@ -198,17 +198,13 @@ def refused(part: int, parts: int, faults: Callable[[Bound], Iterator[Bound]]) -
     return planted
 
 
-@pytest.mark.parametrize("part", range(2))
-def test_false_statements_are_refused(part: int) -> None:
-    assert refused(part, 4, wrong_formulas) > 300
-    assert refused(part, 4, wrong_statements) > 300
-
-
-def test_checkers_refuse_what_the_masks_do_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Masks contradict most of the above before a checker reads it: checkers do without them."""
-    monkeypatch.setattr(against_masks, "refutation", lambda bound, purpose: "")
-    assert refused(1, 11, wrong_formulas) > 100
-    assert refused(1, 23, wrong_statements) > 50
+@pytest.mark.parametrize("masks", [True, False])
+def test_false_statements_are_refused(masks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks contradict most of them before a checker reads it: checkers do without masks too."""
+    if not masks:
+        monkeypatch.setattr(against_masks, "refutation", lambda bound, purpose: "")
+    assert refused(int(masks), 37, wrong_formulas) > 50
+    assert refused(int(masks), 37, wrong_statements) > 100
 
 
 @pytest.mark.parametrize("masks", [True, False])
@@ -260,9 +256,9 @@ GIVEN: list[Any] = [
     (), (("layers", L),), (("layers", 0),), (("layers", 3),), (("layers", -1),), (("layers", "L"),),
     (("layers", None),), (("layers", True),), (("layers", 2.5),), (("layers", 10**9),), (("n", "x"),), (("n", 5),),
     (("n", 0),), ("n",), None, (("n", -1),), (("n", None),), (("n", 2.5),), (("n", True),), ((5, 6),), 5,
-    (("n", 5), ("n", 6)), (("of", "all"),), (("of", "causal"),), (("of", "x"),), (("of", 3),), (("n", 5), ("of", "all")),
-    (("x", 1),), (("layers",),), ("layers",), (("head_dim", 64),), (("dtype", "int3"),), COST, (*COST, ("n", -2)),
-    (("head_dim", "a"), *COST[1:]), ((*COST[:4], ("dtype", "int3"))),
+    (("n", 5), ("n", 6)), (("of", "all"),), (("of", "causal"),), (("of", "x"),), (("of", 3),),
+    (("n", 5), ("of", "all")), (("x", 1),), (("layers",),), ("layers",), (("head_dim", 64),), (("dtype", "int3"),), COST,
+    (*COST, ("n", -2)), (("head_dim", "a"), *COST[1:]), (*COST[:4], ("dtype", "int3")),
 ]  # fmt: skip
 SUBJECTS: list[Any] = [
     (window(1), blocks(2)), BaseSchedule(2), BaseSchedule(k), SkipSchedule(2, 5), window(k), ring(1), causal,
@@ -281,7 +277,7 @@ ODD: dict[str, list[Any]] = {
 def test_odd_statements_are_answered(part: str) -> None:
     """No exception, and a reason for each no."""
     draw, known = random.Random(part), statements()
-    for _ in range(90):
+    for _ in range(60):
         names = [part] if part != "several" else draw.sample([*ODD], 2)
         bound = replace(draw.choice(known), **{name: draw.choice(ODD[name]) for name in names})
         verdict = bound.proof.verdict()

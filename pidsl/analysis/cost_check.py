@@ -69,8 +69,6 @@ def check_scaled(bound: Bound) -> Verdict:
     term, given = bound.term, dict(bound.given)
     about = {"n", "t", "i", "L"}
     assumptions = bound.assumptions
-    if not smt.consistent([*assumptions]):
-        return Verdict(False, failure="the assumptions contradict each other")
     known = [c for c in assumptions if not {s.name for s in c.free_symbols} & about] if term.symbols else []
     of_live = bound.quantity in ("live keys", "kv bytes")
     whole = ask.live(term, known) if of_live else ask.pairs(term, known)
@@ -113,8 +111,6 @@ def _expected(bound: Bound, given: dict[str, Any], whole: Bound) -> _Expected:
 def check_sizes(bound: Bound) -> Verdict:
     """Verify bytes of tensors from their shapes."""
     given = dict(bound.given)
-    if not smt.consistent(bound.assumptions):
-        return Verdict(False, failure="the assumptions contradict each other")
     expr = tensor_bytes(bound.quantity, given)
     expr = expr.subs(n, given["n"]) if "n" in given else expr
     if sympy.expand(expr - bound.expr) != 0:
@@ -124,8 +120,6 @@ def check_sizes(bound: Bound) -> Verdict:
 
 def check_no_layer(bound: Bound) -> Verdict:
     """Verify that no layer sees lag 0 only."""
-    if not smt.consistent([*bound.assumptions, n >= 0]):
-        return Verdict(False, failure="the assumptions contradict each other")
     holds = {"==": bound.expr == 0, "<=": bound.expr.is_nonnegative, ">=": bound.expr.is_nonpositive}
     if not holds[bound.relation] or bound.expr.has(sympy.Piecewise):  # which need not say anything somewhere
         return Verdict(False, failure="without a layer, every token is itself: 0")

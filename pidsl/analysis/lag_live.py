@@ -220,7 +220,7 @@ def check_live(bound: Bound) -> Verdict:
     compare = {("==", "=="): sympy.Eq, ("==", "<="): sympy.Ge, ("<=", "<="): sympy.Ge, ("==", ">="): sympy.Le}
     if (holds := compare.get((live.relation, bound.relation))) is None:
         return Verdict(False, failure=f"the number is {live.relation} {live.size}")
-    prover = smt.Prover.under(assumptions)
+    prover = smt.Prover()
     for condition in live.assumptions:
         prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
     prover.all(live.obligations)

@@ -85,7 +85,7 @@ def check_pairs(bound: Bound) -> Verdict:
     term, assumptions, f = bound.term, bound.assumptions, bound.expr
     compare = SIDES[bound.relation]
     assumptions = tuple(dict.fromkeys((*domain(term), *assumptions)))
-    prover = smt.Prover.under(assumptions)
+    prover = smt.Prover()
     try:
         zero, ahead, behind = holds_at(term, sympy.Integer(0)), holds_at(term, n + 1), holds_at(term, -n - 1)
     except NotByLag as e:

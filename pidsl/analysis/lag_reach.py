@@ -195,7 +195,7 @@ def check_reach(bound: Bound) -> Verdict:
     for variable, number in ((L, layers), (n, tokens)):
         if isinstance(number, int):
             own, wanted = own.subs(variable, number), [c.subs(variable, number) for c in wanted]
-    prover = smt.Prover.under((*assumptions, n >= 0))
+    prover = smt.Prover()
     known = assumptions
     if not isinstance(bound.subject, LayerRule):
         known = tuple(dict.fromkeys((*assumptions, *domain(bound.term))))

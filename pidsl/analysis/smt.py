@@ -83,11 +83,6 @@ class Prover:
     failure: str = ""
     _fresh: Iterator[int] = field(default_factory=count)
 
-    @staticmethod
-    def under(assumptions: Sequence[Condition]) -> Prover:
-        """A prover for statements under assumptions: from contradictory ones it proves nothing."""
-        return Prover(failure="" if consistent(assumptions) else "the assumptions contradict each other")
-
     def include(self, verdict: Verdict) -> None:
         """Count what was verified elsewhere as steps of this proof."""
         self.steps += verdict.steps

@@ -21,6 +21,7 @@ from pidsl.analysis.assume import is_condition
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.cost_check import DTYPES, FLOPS, TENSORS
 from pidsl.analysis.formulas import CeilLog, L, Periodic, Table, symbol
+from pidsl.analysis.lag_sets import domain
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.stacks import WHOLE
 from pidsl.language.terms import Algebra
@@ -154,8 +155,8 @@ def misstated(bound: Bound) -> str:
         return f"no conditions: {bound.assumptions!r}"
     if not _is_formula(bound.assumptions, names):
         return f"no conditions over {_listed(names)}: {bound.assumptions}"
-    counted = [symbol(name) >= 0 for name in "nitL" if symbol(name) in names]
-    return "" if smt.consistent([*bound.assumptions, *counted]) else "the assumptions contradict each other"
+    known = [symbol(name) >= 0 for name in variables] + ([*domain(bound.term)] if kind == OPEN else [])
+    return "" if smt.consistent([*bound.assumptions, *known]) else "the assumptions contradict each other"
 
 
 def _kind(subject: Any) -> str | None:
