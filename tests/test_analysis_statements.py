@@ -257,8 +257,8 @@ GIVEN: list[Any] = [
     (("layers", None),), (("layers", True),), (("layers", 2.5),), (("layers", 10**9),), (("n", "x"),), (("n", 5),),
     (("n", 0),), ("n",), None, (("n", -1),), (("n", None),), (("n", 2.5),), (("n", True),), ((5, 6),), 5,
     (("n", 5), ("n", 6)), (("of", "all"),), (("of", "causal"),), (("of", "x"),), (("of", 3),),
-    (("n", 5), ("of", "all")), (("x", 1),), (("layers",),), ("layers",), (("head_dim", 64),), (("dtype", "int3"),), COST,
-    (*COST, ("n", -2)), (("head_dim", "a"), *COST[1:]), (*COST[:4], ("dtype", "int3")),
+    (("n", 5), ("of", "all")), (("x", 1),), (("layers",),), ("layers",), (("head_dim", 64),), (("dtype", "int3"),),
+    COST, (*COST, ("n", -2)), (("head_dim", "a"), *COST[1:]), (*COST[:4], ("dtype", "int3")),
 ]  # fmt: skip
 SUBJECTS: list[Any] = [
     (window(1), blocks(2)), BaseSchedule(2), BaseSchedule(k), SkipSchedule(2, 5), window(k), ring(1), causal,
