@@ -70,7 +70,12 @@ def check_short(bound: Bound) -> Verdict:
 
 def _check_depth(bound: Bound) -> Verdict:
     claim = Claim(bound)
-    counts = _depths(bound.term, bound.argument("of"), lambda gaps: claim.last(gaps.start, gaps.period), PROOF)
+
+    def last(gaps: Gaps) -> int:  # for one n, two periods are enough: the rest repeats
+        wanted = claim.last(gaps.start, gaps.period)
+        return wanted if claim.given is None else min(wanted, gaps.start + 2 * gaps.period)
+
+    counts = _depths(bound.term, bound.argument("of"), last, PROOF)
     return _verdict(claim, counts, float("inf"))
 
 
@@ -82,7 +87,7 @@ def _check_lags(bound: Bound) -> Verdict:
 
 
 def _verdict(claim: Claim, counts: Counts, infinite: float) -> Verdict:
-    if failure := claim.failure(counts.at, len(counts.values), infinite):
+    if failure := claim.failure(counts.at, claim.given or len(counts.values), infinite):
         return Verdict(False, failure=failure)
     return Verdict(
         True,
