@@ -1,7 +1,10 @@
 """What every test runs under. The first lines come before anything that could import triton or torch."""
 
 import os
+import sys
+from pathlib import Path
 
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))  # `documented`: what each word means
 os.environ.setdefault("TRITON_INTERPRET", "1")  # fixed when triton is imported; TRITON_INTERPRET=0 on a GPU
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core, so one thread per worker
     os.environ.setdefault("OMP_NUM_THREADS", "1")

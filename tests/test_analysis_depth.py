@@ -1,11 +1,10 @@
-"""Depth, and reach with symbols, against masks written from the documented meaning of each word (`meaning`)."""
+"""Depth, and reach with symbols, against masks written from the documented meaning of each word (`documented`)."""
 
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import meaning as m
+import documented
 import numpy as np
 import pytest
 import sympy
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pidsl
-from pidsl import Term, causal, keys, lags, stride, window
+from pidsl import Term, causal, full, keys, lags, stride, window
 from pidsl.analysis import ask, reach_check
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.depth import BRANCHES, Staircase, depth
@@ -25,37 +24,12 @@ from pidsl.errors import PidslError, SizeError
 EXAMPLES = settings.default.max_examples
 
 
-def after(mask: m.Bools, seen: m.Bools) -> m.Bools:
-    return (mask.astype(np.float32) @ seen.astype(np.float32)) > 0
+def masks_of(term: Term, tokens: int) -> documented.Bools:
+    return documented.meaning(repr(term)).mask(tokens)
 
 
-def layers_of(mask: m.Bools, count: int) -> m.Bools:
-    seen = np.eye(len(mask), dtype=np.bool_)
-    for _ in range(count):
-        seen = after(mask, seen)
-    return seen
-
-
-def farthest_in(seen: m.Bools) -> float:
-    i, j = np.nonzero(seen)
-    return max((i - j).tolist(), default=-math.inf)
-
-
-def contiguous_in(seen: m.Bools) -> int:
-    return next((lag - 1 for lag in range(len(seen)) if not np.diagonal(seen, -lag).all()), len(seen) - 1)
-
-
-def depth_in(mask: m.Bools) -> float:
-    """Of causal pairs."""
-    wanted, seen, past = np.tri(len(mask), dtype=np.bool_), mask, set()
-    for layers in itertools.count(1):
-        if not (wanted & ~seen).any():
-            return layers
-        if seen.tobytes() in past:
-            return math.inf
-        past.add(seen.tobytes())
-        seen = after(mask, seen)
-    raise AssertionError
+def depth_in(mask: documented.Bools) -> float:
+    return documented.depth([mask], causal=True)
 
 
 # -- staircases --------------------------------------------------------------------------------------------------------
@@ -86,14 +60,14 @@ def test_inverse_of_a_staircase(stairs: Staircase) -> None:
 
 
 words = st.one_of(
-    st.builds(m.window, st.integers(0, 8)),
-    st.lists(st.integers(0, 33), min_size=1, max_size=4).map(lambda values: m.lags(*values)),
-    st.builds(lambda k, d: m.window(k).dilated(d), st.integers(1, 5), st.integers(2, 6)),
+    st.builds(window, st.integers(0, 8)),
+    st.lists(st.integers(0, 33), min_size=1, max_size=4).map(lambda values: lags(*values)),
+    st.builds(lambda k, d: window(k).dilated(d), st.integers(1, 5), st.integers(2, 6)),
 )
 
 
 @st.composite
-def lag_sets(draw: st.DrawFn) -> m.Meant:
+def lag_sets(draw: st.DrawFn) -> Term:
     found = draw(words)
     for _ in range(draw(st.integers(1, 3))):
         found = draw(st.sampled_from([found.__or__, found.__or__, found.__or__, found.__sub__]))(draw(words))
@@ -101,25 +75,25 @@ def lag_sets(draw: st.DrawFn) -> m.Meant:
 
 
 KNOWN = [
-    (m.lags(31, 10, 29) | m.window(4) | m.window(4).dilated(5)) - m.lags(32, 10),
-    m.window(5) | m.lags(13, 14),
-    m.lags(0, 1, 4, 12, 13),
-    m.window(3).dilated(2) | m.lags(1, 15, 16),
-    (m.window(5) | m.lags(13, 14)) & m.causal | m.lags(40),
+    (lags(31, 10, 29) | window(4) | window(4).dilated(5)) - lags(32, 10),
+    window(5) | lags(13, 14),
+    lags(0, 1, 4, 12, 13),
+    window(3).dilated(2) | lags(1, 15, 16),
+    (window(5) | lags(13, 14)) & causal | lags(40),
 ]
 
 
-def check_depth(pattern: m.Meant) -> None:
+def check_depth(term: Term) -> None:
     """For all n up to 100: attended lags do not depend on n, so neither do the connected ones below n."""
     tokens = 100
-    bound = depth(pattern.term)
+    bound = depth(term)
     assert bound.is_exact and bound.argument("of") == "causal"
-    mask = pattern.mask(tokens)
+    mask = masks_of(term, tokens)
     assert not np.triu(mask, 1).any()
     reached, seen = [], np.eye(tokens, dtype=np.bool_)
     while len(reached) < 3 or reached[-1] not in (tokens - 1, reached[-3]):
-        seen = after(mask, seen)
-        reached.append(contiguous_in(seen))
+        seen = documented.product(mask, seen)
+        reached.append(documented.contiguous(seen))
     for x in range(1, tokens + 1):
         wanted = next((k + 1 for k, c in enumerate(reached) if c >= x - 1), math.inf)
         if all(c.subs(n, x) == sympy.true for c in bound.assumptions):
@@ -127,15 +101,15 @@ def check_depth(pattern: m.Meant) -> None:
     assert bound.proof.check(), bound
 
 
-@pytest.mark.parametrize("pattern", KNOWN, ids=lambda pattern: repr(pattern.term))
-def test_depth_of_known_sets_of_lags(pattern: m.Meant) -> None:
-    check_depth(pattern)
+@pytest.mark.parametrize("term", KNOWN, ids=repr)
+def test_depth_of_known_sets_of_lags(term: Term) -> None:
+    check_depth(term)
 
 
 @settings(max_examples=EXAMPLES)
 @given(lag_sets())
-def test_depth_of_sets_of_lags(pattern: m.Meant) -> None:
-    check_depth(pattern)
+def test_depth_of_sets_of_lags(term: Term) -> None:
+    check_depth(term)
 
 
 @given(st.sets(st.integers(2, 24), max_size=4))
@@ -153,28 +127,35 @@ def test_reach_of_the_checker(more: set[int]) -> None:
 # -- sinks -------------------------------------------------------------------------------------------------------------
 
 SINKS = [
-    m.keys(0, 2) & m.causal | m.causal | m.window(3),
-    m.window(3) | (m.causal & m.keys(0, 2) | m.causal),
-    (m.keys(0, 2) | m.full) & m.causal | m.window(3),
-    (m.keys(0, 2) | m.window(3)) & m.causal | m.causal,
-    m.causal & (m.keys(0, 3) | m.causal) | m.window(1),
-    m.keys(0, 2) & m.causal | m.causal,
-    m.keys(0, 2) & m.causal,
-    m.keys(0, 2) & m.causal | m.keys(0, 4) & m.causal | m.window(2),
-    m.keys(0, 2) & m.causal | m.keys(0, 2) & m.causal | m.window(2),
-    m.keys(0, -2) & m.causal | m.window(2),
-    m.keys(0, 2) & m.causal | m.window(3) | m.lags(2),
-    (m.keys(0, 2) | m.window(2)) & m.causal,
+    keys(0, 2) & causal | causal | window(3),
+    window(3) | (causal & keys(0, 2) | causal),
+    (keys(0, 2) | full) & causal | window(3),
+    (keys(0, 2) | window(3)) & causal | causal,
+    causal & (keys(0, 3) | causal) | window(1),
+    keys(0, 2) & causal | causal,
+    keys(0, 2) & causal,
+    keys(0, 2) & causal | keys(0, 4) & causal | window(2),
+    keys(0, 2) & causal | keys(0, 2) & causal | window(2),
+    keys(0, -2) & causal | window(2),
+    keys(0, 2) & causal | window(3) | lags(2),
+    (keys(0, 2) | window(2)) & causal,
 ]
 
 
-@pytest.mark.parametrize("pattern", SINKS, ids=lambda pattern: repr(pattern.term))
-def test_sinks_and_what_is_beside_them(pattern: m.Meant) -> None:
-    bounds = [ask.depth(pattern.term)]
-    bounds += [question(pattern.term, x) for question in (ask.farthest, ask.contiguous) for x in (1, 2)]
+@pytest.mark.parametrize("term", SINKS, ids=repr)
+def test_sinks_and_what_is_beside_them(term: Term) -> None:
+    bounds = [ask.depth(term)]
+    bounds += [question(term, x) for question in (ask.farthest, ask.contiguous) for x in (1, 2)]
     for tokens in (1, 2, 3, 4, 7, 12, 50, 100):
-        mask = pattern.mask(tokens)
-        truth = [depth_in(mask), *(f(layers_of(mask, x)) for f in (farthest_in, contiguous_in) for x in (1, 2))]
+        mask = masks_of(term, tokens)
+        truth = [
+            depth_in(mask),
+            *(
+                f(documented.layers([mask] * x, tokens))
+                for f in (documented.farthest, documented.contiguous)
+                for x in (1, 2)
+            ),
+        ]
         for bound, wanted in zip(bounds, truth, strict=True):
             if all(c.subs(n, tokens) == sympy.true for c in bound.assumptions):
                 assert bound(n=tokens) == wanted, (bound, tokens)
@@ -184,13 +165,15 @@ def test_sinks_and_what_is_beside_them(pattern: m.Meant) -> None:
 # -- formulas whose own check failed -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pattern", [m.window(3, 2) | m.lags(9, -7), m.window(2, 3) | m.lags(8, -6)])
-def test_forms_in_l_of_long_sequences(pattern: m.Meant) -> None:
-    bound = farthest(pattern.term)
+@pytest.mark.parametrize("term", [window(3, 2) | lags(9, -7), window(2, 3) | lags(8, -6)])
+def test_forms_in_l_of_long_sequences(term: Term) -> None:
+    bound = farthest(term)
     assert bound.is_exact and bound.proof.check()
     for tokens, layers in itertools.product((40, 41, 53), range(8)):
         if all(c.subs({n: tokens, symbol("L"): layers}) == sympy.true for c in bound.assumptions):
-            assert bound(n=tokens, L=layers) == farthest_in(layers_of(pattern.mask(tokens), layers))
+            assert bound(n=tokens, L=layers) == documented.farthest(
+                documented.layers([masks_of(term, tokens)] * layers, tokens)
+            )
 
 
 @pytest.mark.parametrize("assume", ["n >= 9", "n > 30", "L >= 2", "L >= 1, n >= 6"])
@@ -254,18 +237,14 @@ def values_of(term: Term) -> Iterator[dict[str, int]]:
         yield dict(zip(names, numbers, strict=True))
 
 
-MEANT: dict[str, Any] = {name: getattr(m, name) for name in ("window", "lags", "stride", "keys", "blocks", "causal")}
-
-
-def meant(term: Term) -> m.Meant:
-    """A term without symbols by the words of `meaning`, from its text."""
-    return eval(repr(term), {"__builtins__": {}}, MEANT)
-
-
 @pytest.mark.parametrize(("term", "assume"), FAMILIES, ids=repr)
 def test_families_with_symbols(term: Term, assume: str) -> None:
     """Every value of the symbols that the assumptions allow, and the proof."""
-    for question, measure in ((ask.farthest, farthest_in), (ask.contiguous, contiguous_in), (ask.depth, depth_in)):
+    for question, measure in (
+        (ask.farthest, documented.farthest),
+        (ask.contiguous, documented.contiguous),
+        (ask.depth, depth_in),
+    ):
         bound = question(term, assume=assume)  # type: ignore[operator]
         if not bound.is_known:
             assert bound.reason
@@ -273,7 +252,7 @@ def test_families_with_symbols(term: Term, assume: str) -> None:
         compared = 0
         for values in values_of(term):
             try:
-                pattern = meant(term.bind(**values))
+                pattern = documented.meaning(repr(term.bind(**values)))
             except PidslError:
                 continue
             for tokens in (1, 3, 8, 17):
@@ -285,7 +264,10 @@ def test_families_with_symbols(term: Term, assume: str) -> None:
                     except SizeError:
                         continue
                     mask = pattern.mask(tokens) if mask is None else mask
-                    assert found == measure(layers_of(mask, layers) if layers else mask), (bound, numbers)
+                    assert found == measure(documented.layers([mask] * layers, tokens) if layers else mask), (
+                        bound,
+                        numbers,
+                    )
                     compared += 1
         assert compared, bound
         assert bound.proof.check(), (bound, bound.proof.verdict().failure)

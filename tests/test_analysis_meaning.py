@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
+import documented
 import islpy as isl
-import meaning
 import numpy as np
 import pytest
 import sympy
-from meaning import Meant, blocks, causal, classes, full, keys, lags, ring, stride, window
 
 import pidsl
+from pidsl import blocks, causal, full, keys, lags, ring, stride, where, window
 from pidsl.analysis import ask, counts, counts_check, lattice, memory
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.counts import pairs
 from pidsl.analysis.degrees import average
-from pidsl.analysis.formulas import n
 from pidsl.errors import PidslError
 from pidsl.language.terms import Term
 from pidsl.relation import counting
 from pidsl.relation.isl import read_set
 from pidsl.relation.loops import loops
 
-LENGTHS = (*range(60), 97, 133, 200)
+LENGTHS = (*range(48), 60, 75, 97)
 
 
-def wrong_pairs(p: Meant, lengths: Any = LENGTHS) -> list[int]:
-    bound = pairs(p.term)
+def masks(term: Term, lengths: Iterable[int]) -> dict[int, documented.Bools]:
+    meant = documented.meaning(repr(term))
+    return {x: meant.mask(x) for x in lengths}
+
+
+def wrong_pairs(term: Term, lengths: Iterable[int] = LENGTHS) -> list[int]:
+    bound = pairs(term)
     assert bound.is_exact, bound.reason
-    return [x for x in lengths if bound(n=x) != p.mask(x).sum()]
+    return [x for x, mask in masks(term, lengths).items() if bound(n=x) != mask.sum()]
 
 
 @pytest.mark.parametrize("period", range(1, 13))
@@ -44,7 +49,7 @@ DETERMINED = [
     full @ stride(3, 1),
     stride(5) @ full.dilated(12),
     (~stride(4)) ** 3,
-    classes(3, 5) ** 3,
+    where(lambda i, j: i % 3 == j % 5) ** 3,
     (window(3).blocked(2) @ ring(2)) ** 3,
     stride(4, 1) @ stride(6, 5),
     (stride(7, 3) @ window(2, 1)).T,
@@ -53,20 +58,20 @@ DETERMINED = [
 ]
 
 
-@pytest.mark.parametrize("p", DETERMINED, ids=lambda p: repr(p.term))
-def test_pairs_where_isl_leaves_divisions_open(p: Meant) -> None:
-    assert wrong_pairs(p) == []
-    bound = pairs(p.term)
+@pytest.mark.parametrize("term", DETERMINED, ids=repr)
+def test_pairs_where_isl_leaves_divisions_open(term: Term) -> None:
+    assert wrong_pairs(term) == []
+    bound = pairs(term)
     assert bound.proof.check(), bound.proof.verdict().failure
-    for x in (1, 21, 60):
-        assert ask.sparsity(p.term)(n=x) == 1 - bound(n=x) / sympy.Integer(x * x)
-        assert average(p.term)(n=x) * x == p.mask(x).sum()
+    for x, mask in masks(term, (1, 21, 60)).items():
+        assert ask.sparsity(term)(n=x) == 1 - bound(n=x) / sympy.Integer(x * x)
+        assert average(term)(n=x) * x == mask.sum()
 
 
-@pytest.mark.parametrize("p", [stride(6, 2) ** 2, full @ stride(3, 1)], ids=lambda p: repr(p.term))
-def test_pairs_of_long_sequences_come_from_the_formula(p: Meant) -> None:
+@pytest.mark.parametrize("term", [stride(6, 2) ** 2, full @ stride(3, 1)], ids=repr)
+def test_pairs_of_long_sequences_come_from_the_formula(term: Term) -> None:
     long = (1 << 22) + 5
-    assert p.term.pairs(long) == counting.pairs(p.term, long)
+    assert term.pairs(long) == counting.pairs(term, long)
 
 
 def test_a_checker_with_the_finders_fault_refuses_what_it_finds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +86,9 @@ def test_a_checker_with_the_finders_fault_refuses_what_it_finds(monkeypatch: pyt
     wrong = 0
     for period in range(2, 9):
         for phase in range(period):
-            if wrong_pairs(p := stride(period, phase) ** 2, range(48)):
+            if wrong_pairs(term := stride(period, phase) ** 2, range(48)):
                 wrong += 1
-                assert not pairs(p.term).proof.check()
+                assert not pairs(term).proof.check()
     counts._pairs.cache_clear()
     assert wrong >= 25
 
@@ -101,58 +106,24 @@ def test_loops_visit_what_isls_program_forgets() -> None:
 
 
 def test_numbers_of_pairs_that_isls_program_forgets() -> None:
-    p = (window(3).blocked(2) @ ring(2)) ** 3
-    assert [p.term.pairs(x) for x in range(28, 44)] == [p.mask(x).sum() for x in range(28, 44)]
-    assert (p.term.degree(36) == p.mask(36).sum(axis=1)).all()
-
-
-def test_random_patterns() -> None:
-    """Pairs, degrees and the largest of them: each formula at lengths past every one that it is made of."""
-    rng = np.random.default_rng(11)
-    for _ in range(25):
-        p = meaning.random(rng, 3)
-        masks = {x: p.mask(x) for x in (*range(12), 17, 24, 31, 40, 53, 64, 91)}
-        assert all((p.term.mask(x) == masks[x]).all() for x in (5, 17))
-        count, degree = ask.pairs(p.term), ask.degree(p.term)
-        for x, mask in masks.items():
-            if count.is_known:
-                assert count(n=x) == mask.sum(), (p.term, x)
-            if degree.of_query.is_known:
-                assert [degree.of_query(n=x, i=i) for i in range(0, x, 3)] == mask.sum(axis=1)[::3].tolist(), p.term
-            if degree.maximum.is_known and x and all(c.subs(n, x) != sympy.false for c in degree.maximum.assumptions):
-                assert degree.maximum(n=x) == mask.sum(axis=1).max(), (p.term, x)
+    term = (window(3).blocked(2) @ ring(2)) ** 3
+    meant = masks(term, range(28, 44))
+    assert [term.pairs(x) for x in meant] == [mask.sum() for mask in meant.values()]
+    assert (term.degree(36) == meant[36].sum(axis=1)).all()
 
 
 # -- live keys ---------------------------------------------------------------------------------------------------------
 
 
-def live_keys(p: Meant, last: int, horizon: int) -> list[int]:
-    """Keys 0 .. t that a query i > t attends in a sequence of some length up to the horizon."""
-    seen = np.zeros((last, last), dtype=np.bool_)
-    for length in range(1, horizon):
-        mask = p.mask(length)
-        for t in range(min(last, length - 1)):
-            seen[t, : t + 1] |= mask[t + 1 :, : t + 1].any(axis=0)
-    return seen.sum(axis=1).tolist()
-
-
 @pytest.mark.parametrize(
-    "p", [blocks(5) @ window(32, 18), stride(6, 2) ** 2 & window(20), (window(3).blocked(2) @ lags(2, 9)) & causal],
-    ids=lambda p: repr(p.term),
-)  # fmt: skip
-def test_live_keys_of_numbers(p: Meant) -> None:
-    bound = memory.live(p.term).size
-    assert [bound(t=t) for t in range(45)] == live_keys(p, 45, 110)
+    "term",
+    [blocks(5) @ window(32, 18), stride(6, 2) ** 2 & window(20), (window(3).blocked(2) @ lags(2, 9)) & causal],
+    ids=repr,
+)
+def test_live_keys_of_numbers(term: Term) -> None:
+    bound = memory.live(term).size
+    assert [bound(t=t) for t in range(45)] == documented.live(documented.meaning(repr(term)), 44, 110)
     assert bound.proof.check(), bound.proof.verdict().failure
-
-
-def test_live_keys_of_random_patterns() -> None:
-    rng = np.random.default_rng(5)
-    for _ in range(20):
-        p = meaning.random(rng, 2, most=7)
-        bound = ask.live(p.term)
-        if bound.is_known:
-            assert [bound(t=t) for t in range(16)] == live_keys(p, 16, 90), p.term
 
 
 def test_live_keys_of_large_blocks() -> None:

@@ -30,7 +30,7 @@ from pidsl.analysis.block_counts import (
     verified_pairs,
 )
 from pidsl.analysis.bound import Bound, exact
-from pidsl.analysis.counts_check import one_term, stated
+from pidsl.analysis.counts_check import stated
 from pidsl.analysis.digits import count, in_blocks, in_tokens, query, rest, short
 from pidsl.analysis.formulas import i, n
 from pidsl.analysis.pieces import written
@@ -167,8 +167,8 @@ def check_maximum(bound: Bound) -> Verdict:
 
 def _degree_verdict(bound: Bound, of: Of) -> Verdict:
     found = _levels(bound)
-    if bound.quantity != "degree" or set(bound.assumptions) != set(ROWS):
-        return Verdict(False, failure=f"not a degree of query i: {bound.name}, {bound.assumptions}")
+    if set(bound.assumptions) != set(ROWS):
+        return Verdict(False, failure=f"assumptions {bound.assumptions}")
     each, place, lacking = keys_of_query(found, of)
     wanted = {(0, 0): each, (1, 0): place, (0, 1): -lacking}
     rows = read_set("[n, i] -> { : 0 <= i < n }")
@@ -193,8 +193,8 @@ def _pairs_verdict(bound: Bound, of: Of) -> Verdict:
 
 def _largest_verdict(bound: Bound, of: Of) -> Verdict:
     found = _levels(bound)
-    if bound.quantity != "max degree" or bound.assumptions != (sympy.Ge(n, 1),):
-        return Verdict(False, failure=f"not a largest degree: {bound.name}, {bound.assumptions}")
+    if bound.assumptions != (sympy.Ge(n, 1),):
+        return Verdict(False, failure=f"assumptions {bound.assumptions}")
     with limited("the comparison of formulas between blocks"):
         keys, lengths = _keys(found, of), _lengths(found.size)
         claimed = function(in_blocks(bound.expr, found.size, loose=True).xreplace(BACK), NAMES)
@@ -208,9 +208,9 @@ def _largest_verdict(bound: Bound, of: Of) -> Verdict:
 
 
 def _levels(bound: Bound) -> Levels:
-    found = levels(one_term(bound))
-    if found is None or bound.relation != "==" or bound.given:
-        raise TooHardError(f"{bound.name} {bound.relation}", "the number for a pattern between blocks")
+    found = levels(bound.term)
+    if found is None:
+        raise TooHardError(f"{bound.term!r}", "a pattern between blocks")
     return found
 
 

@@ -11,14 +11,12 @@ from typing import cast
 
 import sympy
 
-from pidsl.analysis.about import PAIRS, TOKENS, about
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.by_values import PERIODS, Claim, fitted, shape
 from pidsl.analysis.formulas import n
 from pidsl.analysis.matrices import Of
 from pidsl.analysis.piecewise import Formula
 from pidsl.analysis.proofs import Verdict
-from pidsl.analysis.stacks import checked
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Blocked, Term
 
@@ -38,10 +36,9 @@ def depth_of_blocks(term: Term, of: Of) -> Formula | None:
     return fitted(values, sympy.oo, size * own.period)
 
 
-@about("depth", schedules=False, of=PAIRS, n=TOKENS)
 def check_blocks(bound: Bound) -> Verdict:
     """The depth between blocks is proved by itself, and the formula compared with it until both are quasi-affine."""
-    claim, term, of = Claim(bound), checked(bound.subject), bound.argument("of")
+    claim, term, of = Claim(bound), bound.term, bound.argument("of")
     if not isinstance(term, Blocked):
         return Verdict(False, failure="not the depth of a pattern between blocks")
     size, inner = cast(int, term.size), _inside(term, of)

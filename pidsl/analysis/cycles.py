@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import sympy
 
-from pidsl.analysis.about import ANY, about
 from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.formulas import L, holds, n
@@ -163,7 +162,6 @@ def _at(values: list[int | None], count: int) -> int | None:
     return values[count - 1]
 
 
-@about("farthest", "contiguous", schedules=False, layers=ANY)
 def check_cycles(bound: Bound) -> Verdict:
     """Count again from the term, and compare for each number of layers at as many n as determine a formula."""
     about_l = [c for c in bound.assumptions if c.has(L)]

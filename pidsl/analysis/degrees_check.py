@@ -23,7 +23,6 @@ from pidsl.analysis.agreement import shape_of, values_at
 from pidsl.analysis.borders import Masks, borders
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.counts import inclusion
-from pidsl.analysis.counts_check import one_term
 from pidsl.analysis.formulas import i, n
 from pidsl.analysis.largest import Largest
 from pidsl.analysis.lattice import rows_of, square
@@ -54,13 +53,9 @@ def settled(bound: Bound) -> bool:
 
 def check_degree(bound: Bound) -> Verdict:
     """The formula is the number of keys of query i, for all 0 <= i < n."""
-    if bound.quantity != "degree" or bound.relation != "==" or bound.given:
-        return Verdict(False, failure=f"not a degree: {bound.name} {bound.relation}")
     if set(bound.assumptions) != {sympy.Ge(i, 0), sympy.Lt(i, n)}:
         return Verdict(False, failure=f"assumptions {bound.assumptions}")
-    term = one_term(bound)
-    if bound.expr.free_symbols - {i, n}:
-        return Verdict(False, failure=f"other variables than i and n in {bound.expr}")
+    term = bound.term
     terms = list(bound.expr.args) if isinstance(bound.expr, sympy.Add) else [bound.expr]
     for way in (partial(_by_masks, work=QUICK), _by_isl, _by_masks):
         try:
@@ -203,8 +198,6 @@ def _progressions(term: Term) -> list[tuple[int, list[Progression]]]:
 
 def check_maximum(bound: Bound) -> Verdict:
     """No query has more keys, and for every n one has as many."""
-    if bound.quantity != "max degree" or bound.relation != "==" or bound.given:
-        return Verdict(False, failure=f"not a largest degree: {bound.name} {bound.relation}")
     if not bound.assumptions:
         return Verdict(False, failure="claimed for n = 0, where there is no query")
     try:
@@ -232,10 +225,8 @@ def _largest_by_masks(bound: Bound) -> Verdict:
     least = getattr(bound.assumptions[0], "rhs", n)
     if not (least.is_Integer and least >= 1) or bound.assumptions != (sympy.Ge(n, least),):
         raise TooHardError(f"assumptions {bound.assumptions}", "n >= a number")
-    if bound.expr.free_symbols - {n}:
-        return Verdict(False, failure=f"other variables than n in {bound.expr}")
     claimed = shape_of(bound.expr, n)
-    term = one_term(bound)
+    term = bound.term
     pairs = square(term, fresh=True)
     lines = borders(pairs)
     windows = Windows(lines, 1, 1)
@@ -258,7 +249,7 @@ def _largest_by_masks(bound: Bound) -> Verdict:
 
 def _keys(bound: Bound) -> tuple[isl.PwAff, tuple[str, ...]]:
     with limited("the keys of one query, as progressions", 500_000):
-        return _summed(one_term(bound))
+        return _summed(bound.term)
 
 
 def _summed(term: Term) -> tuple[isl.PwAff, tuple[str, ...]]:

@@ -6,14 +6,13 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import reach_check
-from pidsl.analysis.about import PAIRS, TOKENS, about, tokens_of
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.closed import closed_form, is_closed_form, least_layers
 from pidsl.analysis.depth import CLOSED, RECENT
 from pidsl.analysis.formulas import n
 from pidsl.analysis.matrices import is_depth
 from pidsl.analysis.never import outside
-from pidsl.analysis.piecewise import region, stated
+from pidsl.analysis.piecewise import region, stated, tokens_of
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.reach_check import CHECK_OPERATIONS, Parts, joined
 from pidsl.errors import TooHardError
@@ -34,7 +33,6 @@ def _claimed(bound: Bound) -> tuple[isl.Set, isl.PwAff]:
     return where, stated(bound.expr, where)
 
 
-@about("depth", of=PAIRS, n=lambda x: x is not None and TOKENS(x))
 def check_matrices(bound: Bound) -> Verdict:
     """For one number of tokens: rows of the dense mask as bits, one layer after another, until a state returns."""
     schedule, tokens = reach_check.schedule_of(bound), bound.argument("n")
@@ -45,11 +43,8 @@ def check_matrices(bound: Bound) -> Verdict:
     return Verdict(not failure, (f"the layers of {bound.argument('n')} tokens, one after another",), failure)
 
 
-@about("depth", schedules=False, of=PAIRS, n=TOKENS)
 def check_lag_depth(bound: Bound) -> Verdict:
     """L layers of a causal, translation invariant term connect all lags up to c(L): the least L with c(L) >= n - 1."""
-    if bound.argument("of") != "causal":
-        return _failed("not the causal pairs")
     with limited("checking a depth", CHECK_OPERATIONS):
         (term,) = reach_check.schedule_of(bound)
         sets = reach_check.lag_sets([term])
@@ -145,7 +140,6 @@ def _repeating(lags: isl.Set) -> tuple[int, int, int]:
     return start, period, least(beyond)
 
 
-@about("depth", of=PAIRS, n=TOKENS)
 def check_depth(bound: Bound) -> Verdict:
     """Compose the layers one by one: each n has all its pairs after f(n) layers and not before; none where f is oo."""
     with limited("checking a depth", CHECK_OPERATIONS):

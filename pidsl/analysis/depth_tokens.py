@@ -11,7 +11,6 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import matrices
-from pidsl.analysis.about import PAIRS, about, tokens_of
 from pidsl.analysis.agreement import branch_starts
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.by_values import value_at
@@ -19,10 +18,9 @@ from pidsl.analysis.follow import candidates, lacking, one_class
 from pidsl.analysis.formulas import n
 from pidsl.analysis.guess import guess
 from pidsl.analysis.matrices import Of
-from pidsl.analysis.piecewise import Formula, stated
+from pidsl.analysis.piecewise import Formula, stated, tokens_of
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.reach_check import layer as layer_of
-from pidsl.analysis.reach_check import schedule_of
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import coalesced, limited, read_map, read_set
@@ -51,16 +49,15 @@ def guessed(term: Term, of: Of) -> Formula:
     return found
 
 
-@about("depth", schedules=False, of=PAIRS)
 def check_depth_by_tokens(bound: Bound) -> Verdict:
     """Matrices for short n; for long n, composed layers that are enough, and tokens that show that fewer are not."""
     (least, _), of = tokens_of(bound.assumptions), bound.argument("of")
-    if bound.expr.has(-sympy.oo) or bound.expr.free_symbols - {n}:
+    if bound.expr.has(-sympy.oo):
         return Verdict(False, failure="no depth")
     start = max(SHORT, least, *branch_starts(bound.expr, n))
     if start > LATEST:
         return Verdict(False, failure=f"other formulas up to {start} tokens")
-    (term,) = schedule_of(bound)
+    term = bound.term
     for count in range(least, start):
         value = value_at(bound.expr, count)
         if not isinstance(value, int) and value != float("inf"):

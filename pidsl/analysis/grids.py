@@ -7,7 +7,7 @@ thousands of tokens: for n = N, the tokens of the grid, and for n > N, where the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -17,7 +17,6 @@ import numpy as np
 import sympy
 
 from pidsl.analysis import matrices
-from pidsl.analysis.about import NUMBER, PAIRS, TOKENS, about
 from pidsl.analysis.bound import Bound, Subject, exact
 from pidsl.analysis.degrees import Degree
 from pidsl.analysis.formulas import i, n
@@ -195,45 +194,23 @@ def _bound(
 
 def check_grid(bound: Bound) -> Verdict:
     """The masks of the axes from the term, and from them the formula once more."""
-    match bound.quantity:
-        case "farthest" | "contiguous":
-            return _check_reach(bound)
-        case "depth":
-            return _check_depth(bound)
-        case _:
-            return _check_counts(bound)
-
-
-@about("pairs", "sparsity", "average degree", "degree", "max degree", schedules=False)
-def _check_counts(bound: Bound) -> Verdict:
-    def found(grid: Grid) -> Bound:
-        if bound.quantity == "degree":
-            return degree(bound.subject, grid).of_query
-        if bound.quantity == "max degree":
-            return degree(bound.subject, grid).maximum
-        return pairs(bound.subject, grid, bound.quantity)
-
-    return _compared(bound, found)
-
-
-@about("farthest", "contiguous", layers=lambda x: NUMBER(x) and x > 0)
-def _check_reach(bound: Bound) -> Verdict:
-    return _compared(bound, lambda grid: reach(bound.subject, grid, bound.quantity, bound.argument("layers")))
-
-
-@about("depth", of=PAIRS, n=TOKENS)
-def _check_depth(bound: Bound) -> Verdict:
-    return _compared(bound, lambda grid: depth(bound.subject, grid, bound.argument("of")))
-
-
-def _compared(bound: Bound, work_out: Callable[[Grid], Bound]) -> Verdict:
     grid = grid_of(bound.subject)
     if grid is None:
         return Verdict(False, failure="not a grid of several axes")
-    found = work_out(grid)
+    match bound.quantity:
+        case "farthest" | "contiguous":
+            found = reach(bound.subject, grid, bound.quantity, bound.argument("layers"))
+        case "depth":
+            found = depth(bound.subject, grid, bound.argument("of"))
+        case "degree":
+            found = degree(bound.subject, grid).of_query
+        case "max degree":
+            found = degree(bound.subject, grid).maximum
+        case _:
+            found = pairs(bound.subject, grid, bound.quantity)
     expr, assumptions = found.expr, found.assumptions
     if (count := bound.argument("n")) is not None and count >= grid.tokens:
         expr, assumptions = expr.subs(n, count), ()
-    if (expr, assumptions, "==") != (bound.expr, bound.assumptions, bound.relation):
+    if (expr, assumptions) != (bound.expr, bound.assumptions):
         return Verdict(False, failure=f"not the formula {expr} for {assumptions}")
     return Verdict(True, (f"masks of the {len(grid.shape)} axes", f"a grid of {grid.tokens} tokens is their product"))

@@ -15,12 +15,12 @@ import numpy as np
 import sympy
 
 from pidsl.analysis import ask, smt
-from pidsl.analysis.about import ANY, NUMBER, PAIRS, Kind, fits
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas import Value, symbol, value_of
 from pidsl.analysis.graph import attention_graph
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.schedules import LayerRule
+from pidsl.analysis.well_formed import REACH
 from pidsl.errors import PidslError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import in_turn
@@ -28,11 +28,6 @@ from pidsl.relation.isl import in_turn
 Outcome = Literal["proved", "refuted", "unknown"]
 TOKENS = 32  # of the sequences in which counterexamples are looked for
 LARGEST_SUM = 9  # of the parameters of a counterexample
-ABOUT_LAYERS = ("farthest", "contiguous")
-ARGUMENTS: dict[str, dict[str, Kind]] = {
-    **{quantity: {"layers": lambda x: NUMBER(x) or ANY(x)} for quantity in ABOUT_LAYERS},
-    "depth": {"of": lambda x: x is None or PAIRS(x)}, "pairs": {}, "max degree": {}, "live keys": {},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,9 +146,7 @@ def exact_of(claim: Bound) -> Bound:
 
 def check_claim(bound: Bound) -> Verdict:
     """Verify a bound by the exact formula of its quantity, whose own proof is verified first."""
-    if bound.quantity not in ARGUMENTS or not fits(bound, ARGUMENTS[bound.quantity]):
-        return Verdict(False, failure=f"no exact formula of {bound.name}")
-    prover = smt.Prover.under(bound.assumptions)
+    prover = smt.Prover()
     exact = exact_of(bound)
     first = exact.proof.verdict()
     if not first.holds or not exact.is_exact:
@@ -173,12 +166,12 @@ def check_claim(bound: Bound) -> Verdict:
 
 def refute(claim: Bound) -> Counterexample | None:
     """The first counterexample in the order of the sum of the parameters, then of n; None if there is none so small."""
-    if claim.quantity not in (*ABOUT_LAYERS, "depth", "pairs", "max degree"):
+    if claim.quantity not in (*REACH, "depth", "pairs", "max degree"):
         return None
     for numbers in _parameters(claim):
         lengths = [n for n in range(1, TOKENS + 1) if _admitted(claim, {**numbers, "n": n})]
         # what long sequences do not violate, short ones do not: look at all lengths only where it depends on them
-        if claim.quantity in ABOUT_LAYERS and lengths and _violation(claim, {**numbers, "n": lengths[-1]}) is None:
+        if claim.quantity in REACH and lengths and _violation(claim, {**numbers, "n": lengths[-1]}) is None:
             continue
         for n in lengths:
             found = _violation(claim, {**numbers, "n": n})

@@ -8,13 +8,12 @@ The answer to "depth" is the least number of layers that connects every causal p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import sympy
 
 from pidsl.analysis import smt
-from pidsl.analysis.about import ANY, NUMBER, TOKENS, about
 from pidsl.analysis.bound import Bound, Subject
 from pidsl.analysis.families import Family, WindowAndSkip, WindowAndSomeSkips, WindowOnly
 from pidsl.analysis.families_periodic import (
@@ -184,20 +183,6 @@ def reach_by_family(
 
 def check_reach(bound: Bound) -> Verdict:
     """Verify the closed form by induction over the layers, the formula from the closed form."""
-    return _check_depth(bound) if bound.quantity == "depth" else _check_lags(bound)
-
-
-@about("depth", schedules=False, rules=True, n=TOKENS)
-def _check_depth(bound: Bound) -> Verdict:
-    return _check(bound)
-
-
-@about("farthest", "contiguous", schedules=False, rules=True, layers=lambda x: NUMBER(x) or ANY(x))
-def _check_lags(bound: Bound) -> Verdict:
-    return _check(bound)
-
-
-def _check(bound: Bound) -> Verdict:
     assumptions = bound.assumptions
     try:
         family = match_family(bound.subject, [c for c in assumptions if not c.free_symbols & {n, L}]).family
@@ -210,15 +195,16 @@ def _check(bound: Bound) -> Verdict:
     for variable, number in ((L, layers), (n, tokens)):
         if isinstance(number, int):
             own, wanted = own.subs(variable, number), [c.subs(variable, number) for c in wanted]
-    prover = smt.Prover.under((*assumptions, n >= 0))
+    prover = smt.Prover()
     known = assumptions
-    if not isinstance(bound.subject, tuple | LayerRule):
-        known = tuple(dict.fromkeys((*assumptions, *domain(bound.subject))))
+    if not isinstance(bound.subject, LayerRule):
+        known = tuple(dict.fromkeys((*assumptions, *domain(bound.term))))
     for condition in wanted:
         if condition != sympy.true:
             prover.prove(smt.Obligation(f"assumed: {condition}", known, condition))
-    prover.all(family.closed_form())
-    prover.all(family.theorem(bound.quantity))
+    chosen = [c for c in known if not c.free_symbols & {n, L} and c not in family.needs]  # how the progressions meet
+    for o in (*family.closed_form(), *family.theorem(bound.quantity)):
+        prover.prove(replace(o, conditions=(*o.conditions, *(c for c in chosen if c not in o.conditions))))
     if own != bound.expr:
         powers = [x for x in own.atoms(sympy.Pow) if not x.exp.is_Integer]
         if powers or own.has(sympy.oo, CeilLog) or bound.expr.has(sympy.oo, sympy.nan):

@@ -19,7 +19,7 @@ from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 from pidsl.analysis.formulas import Periodic, Table, n, symbol
 from pidsl.analysis.pieces import written
 from pidsl.errors import TooHardError
-from pidsl.relation.isl import CONTEXT, largest, read_set
+from pidsl.relation.isl import CONTEXT, largest, least, read_set
 
 BRANCHES = 8  # of a formula; with more of them for short n, the formula is for long n only, and says so
 IRREGULAR = 400  # the last n that is written down one by one
@@ -336,6 +336,22 @@ def function(expr: sympy.Expr, names: tuple[str, ...] = ("n",)) -> isl.PwAff:
         TooHardError: the formula is not piecewise quasi-affine.
     """
     return _Reader(names).function(sympy.sympify(expr))
+
+
+def tokens_of(assumptions: tuple[sympy.Basic, ...]) -> tuple[int, int | None]:
+    """The least and the largest n >= 1 that assumptions about n allow, with all between; None for no largest.
+
+    Raises:
+        TooHardError: they are about something else, allow none, or leave gaps.
+    """
+    where = region(assumptions, least=1)
+    line = where.move_dims(isl.dim_type.set, 0, isl.dim_type.param, 0, 1)
+    if line.is_empty():
+        raise TooHardError(f"the assumptions {assumptions}", "some n that satisfies them")
+    first, last = least(line), largest(line) if line.is_bounded() else None
+    if not line.is_equal(read_set(f"{{ [n] : {first} <= n {'' if last is None else f'<= {last}'} }}")):
+        raise TooHardError(f"the assumptions {assumptions}", "all n from one number on")
+    return first, last
 
 
 def stated(expr: sympy.Expr, where: isl.Set, names: tuple[str, ...] = ("n",)) -> isl.PwAff:

@@ -221,5 +221,8 @@ class Proof:
 
         Scripts are separated by `(reset)`, so that the text can be given to any solver as it is.
         """
-        text = self.verdict().smtlib
-        return text or f"; proved without an SMT solver: {self.summary}\n"
+        verdict = self.verdict()
+        if verdict.smtlib:
+            return verdict.smtlib
+        proved = f"proved without an SMT solver: {self.summary}"
+        return f"; {proved if verdict.holds else f'not proved: {verdict.failure}'}\n"

@@ -13,11 +13,10 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import long_lags
-from pidsl.analysis.about import ANY, NUMBER, about, tokens_of
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.closed import closed_form, is_closed_form
 from pidsl.analysis.formulas import L, n
-from pidsl.analysis.piecewise import function, region, stated
+from pidsl.analysis.piecewise import function, region, stated, tokens_of
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.stacks import WHOLE, Stack, checked, connected, stack
 from pidsl.errors import TooHardError
@@ -113,7 +112,6 @@ def _verdict(failure: str, *steps: str) -> Verdict:
 # -- methods -----------------------------------------------------------------------------------------------------------
 
 
-@about("farthest", "contiguous", layers=NUMBER)
 def check_layers(bound: Bound) -> Verdict:
     """Compose the relations of the layers; the formula is their largest lag (or their contiguous reach) for every n."""
     with limited("checking a formula over layers", CHECK_OPERATIONS):
@@ -146,7 +144,6 @@ def _some(pairs: isl.Map, choose: Callable[[isl.Map], isl.Map]) -> isl.Set:
         return pairs.reverse().deltas()
 
 
-@about("farthest", "contiguous", layers=NUMBER)
 def check_lag_sums(bound: Bound) -> Verdict:
     """All layers are causal and translation invariant, so L of them connect the sums of L lags, one per layer."""
     with limited("checking sums of lags", CHECK_OPERATIONS):
@@ -253,7 +250,6 @@ def joined(parts: Iterable[tuple[int, int]]) -> Parts:
     return found
 
 
-@about("farthest", "contiguous", schedules=False, layers=ANY)
 def check_lag_growth(bound: Bound) -> Verdict:
     """L layers of one finite set of lags, its largest M: M L is the farthest; contiguous by induction on L.
 
@@ -333,7 +329,6 @@ def sum_of(lags: Parts, delta: int) -> bool:
     return bool(can[delta])
 
 
-@about("farthest", "contiguous", schedules=False, layers=ANY)
 def check_stable_layers(bound: Bound) -> Verdict:
     """Each number of layers up to some l on its own; those beyond connect the same again and again, or all there is."""
     with limited("checking a formula for any number of layers", CHECK_OPERATIONS):
@@ -376,7 +371,6 @@ def _with(bound: Bound, expr: sympy.Expr) -> Bound:
     return replace(bound, expr=expr)
 
 
-@about("farthest", "contiguous", schedules=False, layers=ANY)
 def check_form_in_l(bound: Bound) -> Verdict:
     """The pairs of L layers as a form in L, by induction: S_l at L = l, and one layer more is the form at L + 1."""
     with limited("checking a formula for any number of layers", CHECK_OPERATIONS):

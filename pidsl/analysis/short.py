@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import sympy
 
-from pidsl.analysis.about import NUMBER, PAIRS, TOKENS, about
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.gaps import Gaps, gaps_of
@@ -69,15 +68,17 @@ def check_short(bound: Bound) -> Verdict:
     return _check_depth(bound) if bound.quantity == "depth" else _check_lags(bound)
 
 
-@about("depth", schedules=False, of=PAIRS, n=TOKENS)
 def _check_depth(bound: Bound) -> Verdict:
     claim = Claim(bound)
-    (term,) = stack(checked(bound.subject), None)
-    counts = _depths(term, bound.argument("of"), lambda gaps: claim.last(gaps.start, gaps.period), PROOF)
+
+    def last(gaps: Gaps) -> int:  # for one n, two periods are enough: the rest repeats
+        wanted = claim.last(gaps.start, gaps.period)
+        return wanted if claim.given is None else min(wanted, gaps.start + 2 * gaps.period)
+
+    counts = _depths(bound.term, bound.argument("of"), last, PROOF)
     return _verdict(claim, counts, float("inf"))
 
 
-@about("farthest", "contiguous", layers=NUMBER)
 def _check_lags(bound: Bound) -> Verdict:
     claim = Claim(bound)
     layers = stack(checked(bound.subject), bound.argument("layers"))
@@ -86,7 +87,7 @@ def _check_lags(bound: Bound) -> Verdict:
 
 
 def _verdict(claim: Claim, counts: Counts, infinite: float) -> Verdict:
-    if failure := claim.failure(counts.at, len(counts.values), infinite):
+    if failure := claim.failure(counts.at, claim.given or len(counts.values), infinite):
         return Verdict(False, failure=failure)
     return Verdict(
         True,

@@ -83,11 +83,6 @@ class Prover:
     failure: str = ""
     _fresh: Iterator[int] = field(default_factory=count)
 
-    @staticmethod
-    def under(assumptions: Sequence[Condition]) -> Prover:
-        """A prover for statements under assumptions: from contradictory ones it proves nothing."""
-        return Prover(failure="" if consistent(assumptions) else "the assumptions contradict each other")
-
     def include(self, verdict: Verdict) -> None:
         """Count what was verified elsewhere as steps of this proof."""
         self.steps += verdict.steps
@@ -134,12 +129,11 @@ class Prover:
     def _by_symbols(self, o: Obligation) -> Obligation:
         """Divisors that are sums as symbols of their own: with D = p + k, k becomes D - p everywhere.
 
-        D takes every integer when k does, so the obligation is for the same integers as before.
+        D takes every integer when k does, so the obligation is for the same integers as before. Where k is a divisor
+        itself, that would only make another sum of it: each step leaves fewer of them.
         """
-        parts: tuple[Condition, ...] = (*o.conditions, o.conclusion)
-        for divisor in sorted({_divisor(a) for x in parts for a in x.atoms(sympy.floor, sympy.Mod)}, key=str):
-            if not isinstance(divisor, sympy.Add):
-                continue
+        sums = _sums(o)
+        for divisor in sums:
             for x in sorted(divisor.free_symbols, key=lambda s: s.name):
                 factor = divisor.coeff(x, 1)
                 rest = divisor - factor * x
@@ -147,7 +141,9 @@ class Prover:
                     moved = {x: factor * (internal(f"d{next(self._fresh)}") - rest)}
                     split = None if o.split is None else (o.split[0], sympy.expand(o.split[1].subs(moved)))
                     given = tuple(c.subs(moved) for c in o.conditions)
-                    return self._by_symbols(Obligation(o.name, given, o.conclusion.subs(moved), split))
+                    named = Obligation(o.name, given, o.conclusion.subs(moved), split)
+                    if len(_sums(named)) < len(sums):
+                        return self._by_symbols(named)
         return o
 
     def _euclid(self, case: _Case, x: sympy.Symbol, p: sympy.Expr) -> _Case:
@@ -354,6 +350,13 @@ def _logarithms(parts: Sequence[Condition]) -> list[Condition]:
             if b.args[0] == base and sympy.expand(b.args[1] - x) == 1:
                 found.append(sympy.Or(sympy.Not(fits), sympy.And(a <= b, b <= a + 1)))
     return found
+
+
+def _sums(o: Obligation) -> list[sympy.Expr]:
+    """The divisors of an obligation that are sums."""
+    parts: tuple[Condition, ...] = (*o.conditions, o.conclusion)
+    divisors = {_divisor(a) for x in parts for a in x.atoms(sympy.floor, sympy.Mod)}
+    return sorted((d for d in divisors if isinstance(d, sympy.Add)), key=str)
 
 
 def _divisor(atom: sympy.Expr) -> sympy.Expr:

@@ -23,12 +23,11 @@ from math import gcd
 import sympy
 
 from pidsl.analysis import matrices
-from pidsl.analysis.about import PAIRS, TOKENS, about
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.piecewise import Formula
 from pidsl.analysis.proofs import Verdict
-from pidsl.analysis.stacks import Intervals, added, checked, finite_lags, merged, to_bits
+from pidsl.analysis.stacks import Intervals, added, finite_lags, merged, to_bits
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 
@@ -159,13 +158,9 @@ def depth_of_sides(term: Term) -> Formula | None:
     return fitted([found.depth(count) for count in range(1, last + 1)], sympy.oo, found.period)
 
 
-@about("depth", schedules=False, of=PAIRS, n=TOKENS)
 def check_sides(bound: Bound) -> Verdict:
     """The lags from the term, and the formula compared until the depth is quasi-affine, and for two periods more."""
-    claim, subject = Claim(bound), checked(bound.subject)
-    if isinstance(subject, tuple) or bound.argument("of") != "all":
-        return Verdict(False, failure="not the depth of all pairs")
-    found = sides(subject)
+    claim, found = Claim(bound), sides(bound.term)
     if found is None:
         return Verdict(False, failure="other lags than finitely many, behind and ahead")
     last = claim.last(found.steady, found.period)

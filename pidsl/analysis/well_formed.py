@@ -6,94 +6,125 @@ statement is refused here, with the reason, and nothing is hidden that goes wron
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
+from math import inf
 from typing import Any
 
 import sympy
 from sympy.functions.elementary.piecewise import ExprCondPair
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
+from pidsl.analysis import smt
 from pidsl.analysis.assume import is_condition
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.formulas import CeilLog, Periodic, Table, symbol
+from pidsl.analysis.cost_check import DTYPES, FLOPS, TENSORS
+from pidsl.analysis.formulas import CeilLog, L, Periodic, Table, symbol
+from pidsl.analysis.lag_sets import domain
 from pidsl.analysis.schedules import LayerRule
+from pidsl.analysis.stacks import WHOLE
 from pidsl.language.terms import Algebra
 
 COUNTED = ("pairs", "sparsity", "average degree")
 REACH = ("farthest", "contiguous")
-FLOPS = ("forward flops", "backward flops")
-BYTES = (
-    "forward read bytes", "forward write bytes", "backward read bytes", "backward write bytes", "memory bytes"
-)  # fmt: skip
 
 VARIABLES: dict[str, str] = {
-    **dict.fromkeys((*COUNTED, "max degree", "depth", *FLOPS, *BYTES), "n"), "degree": "in", "live keys": "t",
+    **dict.fromkeys((*COUNTED, "max degree", "depth", *FLOPS, *TENSORS), "n"), "degree": "in", "live keys": "t",
     "kv bytes": "t", **dict.fromkeys(REACH, "nL"),
 }  # fmt: skip
 """The variables of a formula of each quantity, besides the symbols of the pattern."""
 
-
-def _at_least(least: int) -> Callable[[Any], bool]:
-    return lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= least
+Kind = Callable[[Any], bool]  # of the value of an argument; one that is not there is None
 
 
-def _layers(x: Any) -> bool:
-    return _at_least(0)(x) or str(x) == "L"
+def _from(least: int, most: float = inf) -> Kind:
+    return lambda x: isinstance(x, int) and not isinstance(x, bool) and least <= x <= most
 
 
-_COSTS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("head_dim", "heads", "kv_heads", "batch"), _at_least(1)), "dtype": lambda x: isinstance(x, str)
-}  # fmt: skip
-ARGUMENTS: dict[str, tuple[dict[str, Callable[[Any], bool]], dict[str, Callable[[Any], bool]]]] = {
-    **dict.fromkeys(("pairs", "live keys"), ({}, {"n": _at_least(0)})),
-    **dict.fromkeys(REACH, ({"layers": _layers}, {})),
-    **dict.fromkeys((*FLOPS, *BYTES, "kv bytes"), (_COSTS, {"n": _at_least(0)})),
-    "depth": ({}, {"n": _at_least(1), "of": lambda x: x in ("causal", "all")}),
-}
-"""Arguments that a quantity has, and those that it may have; no others."""
+def _maybe(kind: Kind) -> Kind:
+    return lambda x: x is None or kind(x)
+
+
+def _any(x: Any) -> bool:
+    """L of them."""
+    return isinstance(x, str | sympy.Symbol) and x in (L.name, L)
+
+
+def _named(*names: str) -> Kind:
+    return lambda x: isinstance(x, str) and x in names
+
 
 ONE, RULE, SEVERAL, OPEN = "a term with numbers", "a rule for layers", "a term per layer", "a term with symbols"
-NUMBERS, TERMS, STACKS = (ONE,), (ONE, OPEN), (ONE, SEVERAL)
+NUMBERS, TERMS, STACKS, RULES, ALL = (ONE,), (ONE, OPEN), (ONE, SEVERAL), (ONE, OPEN, RULE), (ONE, OPEN, RULE, SEVERAL)
 
-ABOUT: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "from the exact formula": ((*TERMS, RULE, SEVERAL), ("pairs", "max degree", "live keys", *REACH, "depth")),
-    "first differences": (TERMS, ("degree", "max degree", "average degree")),
-    "second differences": (TERMS, ("pairs",)),
-    "second differences, at most": (TERMS, ("pairs",)),
-    "layers by induction": ((*TERMS, RULE), (*REACH, "depth")),
-    "live keys by witness": (TERMS, ("live keys",)),
-    "quasi-polynomial": (NUMBERS, COUNTED),
-    "degree": (NUMBERS, ("degree",)),
-    "largest degree": (NUMBERS, ("max degree",)),
-    "keys between blocks": (NUMBERS, ("degree",)),
-    "largest between blocks": (NUMBERS, ("max degree",)),
-    "pairs between blocks": (NUMBERS, COUNTED),
-    "whole grids": (STACKS, (*COUNTED, "degree", "max degree", *REACH, "depth")),
-    "live keys": (NUMBERS, ("live keys",)),
-    "layers": (STACKS, REACH),
-    "lag sums": (STACKS, REACH),
-    "lag growth": (NUMBERS, REACH),
-    "form in L": (NUMBERS, REACH),
-    "stable layers": (NUMBERS, REACH),
-    "repeating layers": (NUMBERS, REACH),
-    "two-sided lags": (NUMBERS, ("depth",)),
-    "lag depth": (NUMBERS, ("depth",)),
-    "blocks": (STACKS, ("depth",)),
-    "short sequences": (STACKS, ("depth", *REACH)),
-    "depth": (STACKS, ("depth",)),
-    "depth by tokens": (STACKS, ("depth",)),
-    "matrices": (STACKS, ("depth",)),
-    "from the pairs": (TERMS, ("pairs", "sparsity", *FLOPS)),
-    "from the live keys": (TERMS, ("live keys", "kv bytes")),
-    "tensor sizes": (TERMS, BYTES),
-    "no layer": ((*TERMS, RULE, SEVERAL), REACH),
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Statements of one kind.
+
+    Args:
+        subjects: what they can be about.
+        quantities: what they can say of it.
+        arguments: of the quantity; it has no others.
+    """
+
+    subjects: tuple[str, ...]
+    quantities: tuple[str, ...]
+    arguments: Mapping[str, Kind] = field(default_factory=dict)
+
+
+_COUNT, _PAIRS = _from(0, WHOLE), _named("causal", "all")  # of layers that are composed; of tokens, for depth
+_LAYERS, _EVERY = {"layers": _COUNT}, {"layers": _any}
+_DEPTH = {"of": _PAIRS, "n": _maybe(_from(1))}
+_TOKENS = {"n": _maybe(_from(0))}
+_COSTS: dict[str, Kind] = {
+    **dict.fromkeys(("head_dim", "heads", "kv_heads", "batch"), _from(1)), "dtype": _named(*DTYPES), **_TOKENS
 }  # fmt: skip
-"""What each method proves: of which subjects, which quantities."""
 
-OF_L = ("lag growth", "form in L", "stable layers", "repeating layers")
-OF_A_NUMBER = ("layers", "lag sums", "short sequences", "whole grids", "no layer")
-"""Methods for any number of layers, and for a certain number of them."""
+ABOUT: dict[str, tuple[About, ...]] = {
+    "from the exact formula": (
+        About(TERMS, ("pairs", "max degree", "live keys")),
+        About(ALL, REACH, {"layers": lambda x: _COUNT(x) or _any(x)}), About(ALL, ("depth",), {"of": _maybe(_PAIRS)}),
+    ),
+    "first differences": (About(TERMS, ("degree", "max degree", "average degree")),),
+    "second differences": (About(TERMS, ("pairs",)),),
+    "second differences, at most": (About(TERMS, ("pairs",)),),
+    "layers by induction": (
+        About(RULES, REACH, {"layers": lambda x: _from(0)(x) or _any(x)}),
+        About(RULES, ("depth",), {"n": _maybe(_from(1))}),
+    ),
+    "live keys by witness": (About(TERMS, ("live keys",)),),
+    "quasi-polynomial": (About(NUMBERS, COUNTED),),
+    "degree": (About(NUMBERS, ("degree",)),),
+    "largest degree": (About(NUMBERS, ("max degree",)),),
+    "keys between blocks": (About(NUMBERS, ("degree",)),),
+    "largest between blocks": (About(NUMBERS, ("max degree",)),),
+    "pairs between blocks": (About(NUMBERS, COUNTED),),
+    "whole grids": (
+        About(NUMBERS, (*COUNTED, "degree", "max degree")), About(STACKS, REACH, {"layers": _from(1, WHOLE)}),
+        About(STACKS, ("depth",), _DEPTH),
+    ),
+    "live keys": (About(NUMBERS, ("live keys",)),),
+    "layers": (About(STACKS, REACH, _LAYERS),),
+    "lag sums": (About(STACKS, REACH, _LAYERS),),
+    "lag growth": (About(NUMBERS, REACH, _EVERY),),
+    "form in L": (About(NUMBERS, REACH, _EVERY),),
+    "stable layers": (About(NUMBERS, REACH, _EVERY),),
+    "repeating layers": (About(NUMBERS, REACH, _EVERY),),
+    "two-sided lags": (About(NUMBERS, ("depth",), {**_DEPTH, "of": _named("all")}),),
+    "lag depth": (About(NUMBERS, ("depth",), {**_DEPTH, "of": _named("causal")}),),
+    "blocks": (About(NUMBERS, ("depth",), _DEPTH),),
+    "short sequences": (About(NUMBERS, ("depth",), _DEPTH), About(STACKS, REACH, _LAYERS)),
+    "depth": (About(STACKS, ("depth",), _DEPTH),),
+    "depth by tokens": (About(NUMBERS, ("depth",), {"of": _PAIRS}),),
+    "matrices": (About(STACKS, ("depth",), {**_DEPTH, "n": _from(1)}),),
+    "from the pairs": (About(TERMS, ("pairs", "sparsity"), _TOKENS), About(TERMS, (*FLOPS,), _COSTS)),
+    "from the live keys": (About(TERMS, ("live keys",), _TOKENS), About(TERMS, ("kv bytes",), _COSTS)),
+    "tensor sizes": (About(TERMS, (*TENSORS,), _COSTS),),
+    "no layer": (About(ALL, REACH, {"layers": _from(0, 0)}),),
+}  # fmt: skip
+"""What each method proves."""
 
 
 def misstated(bound: Bound) -> str:
@@ -107,26 +138,25 @@ def misstated(bound: Bound) -> str:
     kind = _kind(bound.subject)
     if kind is None:
         return f"no pattern: {bound.subject!r}"
-    subjects, quantities = ABOUT[bound.method]
-    if bound.quantity not in quantities:
+    about = next((one for one in ABOUT[bound.method] if bound.quantity in one.quantities), None)
+    if about is None:
         return f"{bound.method} says nothing about {bound.quantity}"
-    if kind not in subjects:
+    if kind not in about.subjects:
         return f"{bound.method} says nothing about {kind}"
     if bound.relation not in ("==", "<=", ">="):
         return f"no relation: {bound.relation!r}"
-    if not _fits(bound.given, *ARGUMENTS.get(bound.quantity, ({}, {}))):
+    if not _fits(bound.given, about.arguments):
         return f"arguments {bound.given!r}"
-    others = {True: OF_L, False: OF_A_NUMBER}[isinstance(bound.argument("layers"), int)]
-    if bound.quantity in REACH and bound.method in others:
-        return f"{bound.method} says nothing about {bound.name}"
-    names = {symbol(name) for name in (*names_of(bound.subject), *VARIABLES[bound.quantity])}
+    variables = "n" if isinstance(bound.argument("layers"), int) else VARIABLES[bound.quantity]
+    names = {symbol(name) for name in (*names_of(bound.subject), *variables)}
     if not isinstance(bound.expr, sympy.Expr) or not _is_formula([bound.expr], names):
         return f"no formula over {_listed(names)}: {bound.expr}"
     if not isinstance(bound.assumptions, tuple) or not all(map(is_condition, bound.assumptions)):
         return f"no conditions: {bound.assumptions!r}"
     if not _is_formula(bound.assumptions, names):
         return f"no conditions over {_listed(names)}: {bound.assumptions}"
-    return ""
+    known = [symbol(name) >= 0 for name in variables] + ([*domain(bound.term)] if kind == OPEN else [])
+    return "" if smt.consistent([*bound.assumptions, *known]) else "the assumptions contradict each other"
 
 
 def _kind(subject: Any) -> str | None:
@@ -146,12 +176,14 @@ def names_of(subject: Any) -> frozenset[str]:
     return subject.symbols
 
 
-def _fits(given: Any, needed: dict[str, Any], allowed: dict[str, Any]) -> bool:
-    pairs = isinstance(given, tuple) and all(isinstance(x, tuple) and len(x) == 2 for x in given)
-    if not pairs or len({name for name, _ in given}) < len(given):
+def _fits(given: Any, arguments: Mapping[str, Kind]) -> bool:
+    """Whether the arguments of a statement are these and no others."""
+    if not isinstance(given, tuple) or not all(isinstance(x, tuple) and len(x) == 2 for x in given):
         return False
-    rules = {**needed, **allowed}
-    return {*needed} <= {name for name, _ in given} <= {*rules} and all(rules[name](value) for name, value in given)
+    values = dict(given) if all(isinstance(name, str) and value is not None for name, value in given) else None
+    if values is None or len(values) < len(given) or not values.keys() <= arguments.keys():
+        return False
+    return all(kind(values.get(name)) for name, kind in arguments.items())
 
 
 _PARTS = (
