@@ -73,8 +73,12 @@ def check_short(bound: Bound) -> Verdict:
 def _check_depth(bound: Bound) -> Verdict:
     claim = Claim(bound)
     (term,) = stack(checked(bound.subject), None)
-    counts = _depths(term, bound.argument("of"), lambda gaps: claim.last(gaps.start, gaps.period), PROOF)
-    return _verdict(claim, counts, float("inf"))
+
+    def last(gaps: Gaps) -> int:
+        own = claim.last(gaps.start, gaps.period)
+        return own if claim.given is None else min(own, _some_periods(gaps))  # the depth repeats
+
+    return _verdict(claim, _depths(term, bound.argument("of"), last, PROOF), float("inf"))
 
 
 @about("farthest", "contiguous", layers=NUMBER)
@@ -86,7 +90,7 @@ def _check_lags(bound: Bound) -> Verdict:
 
 
 def _verdict(claim: Claim, counts: Counts, infinite: float) -> Verdict:
-    if failure := claim.failure(counts.at, len(counts.values), infinite):
+    if failure := claim.failure(counts.at, claim.given or len(counts.values), infinite):
         return Verdict(False, failure=failure)
     return Verdict(
         True,
