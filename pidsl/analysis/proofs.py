@@ -175,6 +175,8 @@ UNSURE = ("second differences", "second differences, at most", "first difference
 SELDOM = ("stable layers", "repeating layers", "short sequences")
 """Methods whose checker goes further than the finder did: always checked before."""
 
+QUESTIONS = 500  # to z3, a second or a few: what needs more is not returned
+
 
 def proved(bound: Bound) -> Bound:
     """The bound, or unknown where its own check is among those that may fail and does; other finders have checked."""
@@ -185,9 +187,11 @@ def proved(bound: Bound) -> Bound:
 
 @lru_cache(maxsize=512)
 def _proved(bound: Bound) -> Bound:
+    from pidsl.analysis import smt
     from pidsl.analysis.bound import unknown
 
-    verdict = verdict_of(bound)
+    with smt.patience(QUESTIONS):
+        verdict = verdict_of(bound)
     if verdict.holds:
         return bound
     why = f"a formula was found that its own check does not confirm: {verdict.failure}"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
@@ -34,6 +35,9 @@ FIRST_RESOURCES = 1_000_000  # before products are added
 PRUNE_RESOURCES = 200_000
 MOST_FACTORS = 14  # conditions whose products are formed
 MOST_CASES = 4096
+AGAIN = 100  # questions that one of `RESOURCES` is worth
+
+_left: list[int] = []  # questions that may be asked, innermost last
 
 Condition: TypeAlias = sympy.Basic  # a relation or a combination of them
 
@@ -378,12 +382,30 @@ def _impossible(conditions: Sequence[Condition]) -> bool:
     return bool(plain) and _ask_z3(plain, resources=PRUNE_RESOURCES)[0] == "unsat"  # of nothing, z3 takes 2 ms as well
 
 
+@contextmanager
+def patience(questions: int) -> Iterator[None]:
+    """Ask z3 so many questions at most inside.
+
+    Raises:
+        TooHardError: that is not enough.
+    """
+    _left.append(questions)
+    try:
+        yield
+    finally:
+        _left.pop()
+
+
 @in_turn
 def _ask_z3(
     conditions: Sequence[Condition], conclusion: Condition | None = None, resources: int = RESOURCES, *,
     fresh: bool = False,
 ) -> tuple[str, str, str]:  # fmt: skip
     """z3's answer on the conditions without the conclusion; with a conclusion, the script and the model as well."""
+    if _left:
+        _left[-1] -= AGAIN if fresh else 1
+        if _left[-1] < 0:
+            raise TooHardError("more questions to z3 than a formula that was just found gets", "fewer")
     solver = z3.Solver()
     solver.set("rlimit", resources)
     for c in conditions:
