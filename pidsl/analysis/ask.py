@@ -26,6 +26,7 @@ from pidsl.analysis.lag_live import live_by_lag
 from pidsl.analysis.lag_pairs import pairs_by_lag
 from pidsl.analysis.lag_reach import reach_by_family
 from pidsl.analysis.lag_sets import NotByLag, domain
+from pidsl.analysis.proofs import proved
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.well_formed import VARIABLES, names_of
 from pidsl.errors import SizeError, TermError, TooHardError
@@ -46,7 +47,8 @@ Asked = ParamSpec("Asked")
 def soon(question: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
     """The question, with less patience for terms that isl can seldom answer for every n, and slowly.
 
-    No formula is returned that a dense mask contradicts: see `against_masks`.
+    No formula is returned that a dense mask contradicts (`against_masks`) or that its own check does not confirm
+    (`proofs.proved`).
     """
 
     @wraps(question)
@@ -59,10 +61,13 @@ def soon(question: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
 
 
 def _kept(answer: Answer) -> Answer:
-    kept = against_masks.kept
     if isinstance(answer, Degree):
-        return cast(Answer, Degree(kept(answer.of_query), kept(answer.maximum), kept(answer.average)))
-    return cast(Answer, kept(cast(Bound, answer)))
+        return cast(Answer, Degree(*map(_sure, (answer.of_query, answer.maximum, answer.average))))
+    return cast(Answer, _sure(cast(Bound, answer)))
+
+
+def _sure(bound: Bound) -> Bound:
+    return proved(against_masks.kept(bound))
 
 
 def _whole_grid(patterns: object) -> Grid | None:

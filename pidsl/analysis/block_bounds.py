@@ -109,7 +109,7 @@ def _largest(found: Levels) -> isl.PwAff:
     for at_place, rise in _values(place):
         for at_lack, lack in _values(lacking):
             here = each.intersect_domain(at_place & at_lack)
-            top = here + isl.Val(max(rise, 0) * (s - 1), CONTEXT)
+            top = here.add_constant_val(isl.Val(max(rise, 0) * (s - 1), CONTEXT))
             if rise <= 0:  # the first query of any block
                 choices = [(top, lack)]
             else:  # the last query of any block; the last block has fewer
@@ -125,7 +125,7 @@ def _values(f: isl.PwAff) -> Iterator[tuple[isl.Set, int]]:
     """Where a function that has few values has which."""
     known = isl.Set.from_pw_aff(f).project_out(isl.dim_type.param, 0, f.dim(isl.dim_type.param))
     for value in range(least(known), largest(known) + 1):
-        yield f.eq_set(f - f + isl.Val(value, CONTEXT)), value
+        yield f.eq_set((f - f).add_constant_val(isl.Val(value, CONTEXT))), value
 
 
 def _lengths(size: int) -> isl.Set:

@@ -7,6 +7,8 @@ long n           so many layers connect everything: composed by isl; fewer do no
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import islpy as isl
 import sympy
 
@@ -50,7 +52,23 @@ def guessed(term: Term, of: Of) -> Formula:
 
 
 def check_depth_by_tokens(bound: Bound) -> Verdict:
-    """Matrices for short n; for long n, composed layers that are enough, and tokens that show that fewer are not."""
+    """Matrices for short n; for long n, composed layers that are enough, and tokens that show that fewer are not.
+
+    For one n the formula is guessed again, proved, and its value compared.
+    """
+    if bound.argument("n") is None:
+        return _check_formula(bound)
+    term, count, of = bound.term, bound.argument("n"), bound.argument("of")
+    tokens_of((*bound.assumptions, sympy.Eq(n, count)))  # that satisfy the assumptions
+    found = guessed(term, of)
+    whole = replace(bound, relation="==", expr=found.expr, assumptions=found.assumptions, given=(("of", of),))
+    verdict = _check_formula(whole)
+    if verdict.holds and whole(n=count) != value_at(bound.expr, count):
+        return Verdict(False, failure=f"{whole(n=count)} for {count} tokens")
+    return verdict
+
+
+def _check_formula(bound: Bound) -> Verdict:
     (least, _), of = tokens_of(bound.assumptions), bound.argument("of")
     if bound.expr.has(-sympy.oo):
         return Verdict(False, failure="no depth")

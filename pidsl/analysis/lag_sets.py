@@ -109,7 +109,7 @@ def domain(term: Term) -> tuple[Condition, ...]:
                 wanted = [from_index(step) >= 1]
             case _:
                 wanted = []
-        found.update(dict.fromkeys(c for c in wanted if c not in (sympy.true, sympy.false)))
+        found.update(dict.fromkeys(c for c in wanted if c != sympy.true))
     return tuple(found)
 
 

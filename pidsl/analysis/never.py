@@ -50,8 +50,7 @@ def _alternating(step: isl.Map, target: isl.Map, cycle: int) -> isl.Map | None:
     several = step
     for _ in range(cycle - 1):
         several = coalesced(several.apply_range(step))
-    closed, _ = several.transitive_closure()
-    closed = coalesced(closed)
+    closed = _closure(several)
     if not several.is_subset(closed) or not closed.apply_range(several).is_subset(closed):
         return None
     seen = closed | read_map("[n] -> { [i] -> [i] : 0 <= i < n }")
@@ -60,3 +59,13 @@ def _alternating(step: isl.Map, target: isl.Map, cycle: int) -> isl.Map | None:
         seen = coalesced(step.apply_range(seen))
         found = found.intersect_params((target - seen).domain().params())
     return found
+
+
+def _closure(step: isl.Map) -> isl.Map:
+    """The pairs that numbers of steps connect, or more.
+
+    isl's closures hold integers that merely exist, bounded by one another. Of some it makes divisions that are defined
+    by themselves, and then recurses until the process dies. Without those integers there are more pairs, if any.
+    """
+    found, _ = step.transitive_closure()
+    return coalesced(found.remove_unknown_divs())

@@ -96,7 +96,7 @@ class Progression:
         """How many points, over the parameters for which there is one."""
         one = self.first.get_ctx()
         gap = (self.last - self.first).scale_down_val(isl.Val(self.step, one))
-        return gap + isl.Val(1, one)
+        return gap.add_constant_val(isl.Val(1, one))
 
 
 def progressions(points: isl.Set) -> list[Progression]:
@@ -168,7 +168,9 @@ def _split(part: isl.Set, modulus: int) -> list[Progression] | None:
             one = _progression(isl.Set.from_basic_set(basic))
             if one is None:
                 return None
-            first, last = (x.scale_val(scale) + isl.Val(rest, part.get_ctx()) for x in (one.first, one.last))
+            first, last = (
+                x.scale_val(scale).add_constant_val(isl.Val(rest, part.get_ctx())) for x in (one.first, one.last)
+            )
             found.append(Progression(first, last, one.step * modulus))
     return found
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import sympy
+
+from pidsl.analysis.formulas import Periodic, Table
 from pidsl.errors import PidslError
 from pidsl.relation.isl import in_turn
 
@@ -163,6 +167,45 @@ METHODS: dict[str, Method] = {
         "pidsl.analysis.lag_pairs:check_pairs",
     ),
 }
+
+
+UNSURE = ("second differences", "second differences, at most", "first differences", "layers", "depth", "form in L")
+"""Methods whose checker may not decide, where a formula divides: they are checked before it is returned."""
+
+SELDOM = ("stable layers", "repeating layers", "short sequences")
+"""Methods whose checker goes further than the finder did: always checked before."""
+
+QUESTIONS = 500  # to z3, a second or a few: what needs more is not returned
+
+
+def proved(bound: Bound) -> Bound:
+    """The bound, or unknown where its own check is among those that may fail and does; other finders have checked."""
+    if bound.method not in SELDOM and not (bound.method in UNSURE and _divides(bound)):
+        return bound
+    return _proved(bound)
+
+
+@lru_cache(maxsize=512)
+def _proved(bound: Bound) -> Bound:
+    from pidsl.analysis import smt
+    from pidsl.analysis.bound import unknown
+
+    with smt.patience(QUESTIONS):
+        verdict = verdict_of(bound)
+    if verdict.holds:
+        return bound
+    why = f"a formula was found that its own check does not confirm: {verdict.failure}"
+    return unknown(bound.subject, bound.quantity, why, dict(bound.given))
+
+
+def _divides(bound: Bound) -> bool:
+    """Whether a formula has floors; for open terms, floors of divisions by a symbol, of which z3 decides not all."""
+    from pidsl.analysis.well_formed import names_of
+
+    floors = bound.expr.atoms(sympy.floor, sympy.ceiling, sympy.Mod, Periodic, Table)
+    if not names_of(bound.subject):
+        return bool(floors)
+    return any(x.atoms(sympy.Pow) or isinstance(x, sympy.Mod) for x in floors)
 
 
 @in_turn

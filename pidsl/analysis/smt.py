@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
@@ -34,6 +35,9 @@ FIRST_RESOURCES = 1_000_000  # before products are added
 PRUNE_RESOURCES = 200_000
 MOST_FACTORS = 14  # conditions whose products are formed
 MOST_CASES = 4096
+AGAIN = 100  # questions that one of `RESOURCES` is worth
+
+_left: list[int] = []  # questions that may be asked, innermost last
 
 Condition: TypeAlias = sympy.Basic  # a relation or a combination of them
 
@@ -214,17 +218,12 @@ class Prover:
             raise TermError(f"a division by {below}", f"{below} >= 1 by assumption", where=str(atom))
         multiple, rest = _divided(above, below)
         remainders = [x for x in rest.free_symbols if re.fullmatch(r"r\d+!", x.name)]
-        if len(remainders) == 1:
-            shift = sympy.expand(rest - remainders[0])
-            if shift.is_Integer and (remainders[0] < below) in conditions:
-                low, high = (
-                    (int(shift) // int(below), (int(shift) + int(below) - 1) // int(below))
-                    if below.is_Integer
-                    else (min(0, int(shift)), max(0, int(shift)))
-                )
-                return [
-                    (multiple + s, [below * s <= rest, rest < below * (s + 1)]) for s in range(low, high + 1)
-                ]  # fmt: skip
+        small = remainders[0] if len(remainders) == 1 else sympy.Integer(0)  # 0 <= small < below
+        if small == 0 or (small < below) in conditions:
+            ends = _quotients(sympy.expand(rest - small), below, conditions)
+            values = range(ends[0], ends[1] + 1) if ends else ()
+            if values:
+                return [(multiple + s, [below * s <= rest, rest < below * (s + 1)]) for s in values]
         q = internal(f"f{next(self._fresh)}")
         return [(q, [below * q <= above, above <= below * q + below - 1])]
 
@@ -325,6 +324,17 @@ def _divided(x: sympy.Expr, by: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
     return multiple, rest
 
 
+def _quotients(shift: sympy.Expr, by: sympy.Expr, conditions: Sequence[Condition]) -> tuple[int, int] | None:
+    """The least and the largest value of floor((r + shift)/by) for 0 <= r < by, or less and more; None: not known."""
+    if shift.is_Integer:
+        if by.is_Integer:
+            return int(shift) // int(by), (int(shift) + int(by) - 1) // int(by)
+        return min(0, int(shift)), max(0, int(shift))
+    low = next((k for k in (0, -1) if _impossible([*conditions, shift < k * by])), None)
+    high = next((k for k in (0, 1) if _impossible([*conditions, shift > k * by])), None)
+    return None if low is None or high is None else (low, high)
+
+
 def split_by_divisor(x: sympy.Symbol, *parts: Condition) -> tuple[sympy.Symbol, sympy.Expr] | None:
     """How an obligation with these parts is best split: x by the first divisor that is not 1; None without any."""
     for part in parts:
@@ -375,12 +385,30 @@ def _impossible(conditions: Sequence[Condition]) -> bool:
     return bool(plain) and _ask_z3(plain, resources=PRUNE_RESOURCES)[0] == "unsat"  # of nothing, z3 takes 2 ms as well
 
 
+@contextmanager
+def patience(questions: int) -> Iterator[None]:
+    """Ask z3 so many questions at most inside.
+
+    Raises:
+        TooHardError: that is not enough.
+    """
+    _left.append(questions)
+    try:
+        yield
+    finally:
+        _left.pop()
+
+
 @in_turn
 def _ask_z3(
     conditions: Sequence[Condition], conclusion: Condition | None = None, resources: int = RESOURCES, *,
     fresh: bool = False,
 ) -> tuple[str, str, str]:  # fmt: skip
     """z3's answer on the conditions without the conclusion; with a conclusion, the script and the model as well."""
+    if _left:
+        _left[-1] -= AGAIN if fresh else 1
+        if _left[-1] < 0:
+            raise TooHardError("more questions to z3 than a formula that was just found gets", "fewer")
     solver = z3.Solver()
     solver.set("rlimit", resources)
     for c in conditions:

@@ -213,7 +213,7 @@ def affine(e: Index, names: Scope) -> isl.PwAff:
     match e:
         case int():
             some = next(iter(names.values()))
-            return (some - some) + isl.Val(str(e), CONTEXT) if e else some - some
+            return (some - some).add_constant_val(isl.Val(str(e), CONTEXT))
         case Var(name) | Symbol(name):
             return names[name]
         case Add(a, b):

@@ -1,0 +1,145 @@
+"""What a question answers, its own check confirms: over random terms, layers, and terms with symbols."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sympy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pidsl
+from pidsl import blocks, causal, full, keys, lags, parse, queries, ring, stride, window
+from pidsl.analysis import ask
+from pidsl.analysis.bound import Bound
+from pidsl.analysis.proofs import proved
+from pidsl.analysis.stacks import square
+from pidsl.relation import isl as door
+from pidsl.testing import terms
+
+k, p, s = pidsl.symbols("k p s")
+
+
+def answers(term: Any, assume: str = "") -> Iterator[Bound]:
+    degree = term.degree(assume=assume or ())
+    yield from (degree.of_query, degree.maximum, degree.average)
+    for question in ("pairs", "sparsity", "live", "farthest", "contiguous", "depth"):
+        yield getattr(term, question)(assume=assume or ())
+    yield from (term.farthest(3), term.contiguous(2), term.depth(24), term.depth(1000))
+
+
+def require_confirmed(bounds: Iterator[Bound]) -> None:
+    for bound in bounds:
+        if bound.is_known:
+            verdict = bound.proof.verdict()
+            assert verdict.holds, f"{bound}\n{verdict.failure}"
+
+
+@settings(max_examples=settings.default.max_examples // 4)
+@given(terms(2))
+def test_what_is_said_of_random_terms_is_confirmed(term: Any) -> None:
+    require_confirmed(answers(term))
+
+
+@settings(max_examples=settings.default.max_examples // 4)
+@given(st.lists(terms(1), min_size=2, max_size=3))
+def test_what_is_said_of_layers_is_confirmed(layers: list[Any]) -> None:
+    require_confirmed(iter([ask.farthest(layers), ask.contiguous(layers), ask.depth(layers), ask.depth(layers, 1000)]))
+
+
+SYMBOLIC = [
+    (window(k), "n > k"), (lags(p), ""), (stride(p), "p > 3"), (stride(p) & causal | window(k), "p > k"),
+    (stride(k + p), ""), (keys(0, s) & causal, ""), (keys(0, s) & causal | window(k), ""),
+    (window(k).dilated(3), ""), (stride(p, k) & causal, ""), (window(k) - lags(p), "p <= k"),
+    (lags(0, p, 2 * p) & window(k), ""), (blocks(p) & causal, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("term", "assume"), SYMBOLIC, ids=repr)
+def test_what_is_said_with_symbols_is_confirmed(term: Any, assume: str) -> None:
+    bounds = [term.pairs(assume=assume or ()), term.live(), term.farthest(), term.contiguous(2), term.depth()]
+    require_confirmed(iter([*bounds, term.degree().of_query]))
+
+
+def test_what_z3_does_not_decide_is_unknown() -> None:
+    found = (stride(p, k) | stride(p, s)).pairs()
+    assert not found.is_known and "own check does not confirm" in found.reason
+
+
+@pytest.mark.parametrize("method", ["layers", "short sequences", "second differences"])
+def test_a_formula_that_its_check_refuses_is_not_returned(method: str) -> None:
+    n = pidsl.window(3).pairs().expr.free_symbols.pop()
+    quantity, given = ("pairs", ()) if method == "second differences" else ("farthest", (("layers", 2),))
+    subject: Any = window(k) | stride(p) if method == "second differences" else stride(5) & causal
+    divisor = sympy.Symbol("p", integer=True) if method == "second differences" else 7
+    wrong = Bound(subject, quantity, "==", sympy.floor(n / divisor), (), method, given)
+    found = proved(wrong)
+    assert not found.is_known and "own check does not confirm" in found.reason
+
+
+@pytest.mark.parametrize("question", ["pairs", "degree", "sparsity", "live", "farthest", "contiguous", "depth"])
+@pytest.mark.parametrize("term", [stride(p, p), stride(p, p + 2) & causal, stride(p, k) & stride(k, p)], ids=repr)
+def test_nothing_is_said_of_sizes_that_never_fit(term: Any, question: str) -> None:
+    with pytest.raises(pidsl.TermError, match="that some integers satisfy"):
+        getattr(term, question)()
+
+
+LONG = [
+    (causal ^ ring(2)) @ stride(12, 9), window(10) ^ queries(12, None) ^ lags(2, -3),
+    full - (ring(6) ^ keys(-10, None, 2)),
+    parse("~stride(6, 1) & (stride(6, 2) ^ where(lambda i, j: ~(i - 8 != 15)))"),
+    parse("~empty - (ring(6) ^ keys(-10, None, 2))"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("term", LONG, ids=repr)
+def test_depth_of_many_tokens_is_confirmed_by_its_formula(term: Any) -> None:
+    for tokens in (1000, 10**9):
+        bound = term.depth(tokens)
+        assert bound.is_known and bound.proof.check()
+        for other in (bound.expr + 1, sympy.Integer(1), sympy.oo):
+            assert other == bound.expr or not Bound(
+                term, "depth", "==", other, bound.assumptions, bound.method, bound.given
+            ).proof.check()  # fmt: skip
+
+
+# -- isl ---------------------------------------------------------------------------------------------------------------
+
+FATAL = """
+import pidsl
+from pidsl import blocks, keys, stride
+from pidsl.analysis import never
+from pidsl.analysis.stacks import square
+from pidsl.relation.isl import limited
+term = blocks(8).T ** 2 - (keys(6, None, 2) - stride(5, 1).T)
+step = square(term)
+never._closure(step).is_subset(step)
+print(term.depth(), term.depth(of="all"), term.depth(50))
+for operations in (500, 5000, 20000, 50000, 60000):
+    for _ in range(2):
+        try:
+            with limited("a closure", operations):
+                step.is_subset(never._closure(step))
+        except pidsl.TooHardError:
+            pass
+"""
+
+
+def test_no_closure_ends_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", FATAL], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_numbers_are_added_without_a_conversion_that_an_exhausted_isl_complains_about(capfd: Any) -> None:
+    term = stride(5) @ full.dilated(12) | blocks(7) @ stride(3, 1)
+    for operations in (20, 60, 200, 600, 2000, 6000):
+        try:
+            with door.limited("a question", operations):
+                door.affine(pidsl.language.expr.FloorDiv(7, 2), door.scope("[n] -> { [i, j] }"))
+                square(term, fresh=True)
+        except pidsl.TooHardError:
+            pass
+    assert capfd.readouterr().err == ""
