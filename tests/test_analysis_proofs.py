@@ -15,8 +15,8 @@ import pidsl
 from pidsl import blocks, causal, full, keys, lags, parse, queries, ring, stride, window
 from pidsl.analysis import ask
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.proofs import proved
 from pidsl.analysis.lattice import square
+from pidsl.analysis.proofs import proved
 from pidsl.testing import terms
 
 k, p, s = pidsl.symbols("k p s")
@@ -51,6 +51,7 @@ def test_what_is_said_of_layers_is_confirmed(layers: list[Any]) -> None:
 
 
 SYMBOLIC = [
+    (stride(p, k) & causal, ""),
     (window(k), "n > k"), (lags(p), ""), (stride(p), "p > 3"), (stride(p) & causal | window(k), "p > k"),
     (stride(k + p), ""), (keys(0, s) & causal, ""), (keys(0, s) & causal | window(k), ""),
     (window(k).dilated(3), ""), (window(k) - lags(p), "p <= k"),

@@ -128,8 +128,7 @@ def test_a_bound_for_symbolic_moduli_is_not_returned_while_z3_does_not_decide_it
     bound = (COMB | stride(q) & causal).pairs()
     assert not bound.is_known
     assert "own check does not confirm" in bound.reason
-    assert bound(n=30, p=4, q=6) >= (stride(4) & causal | stride(6) & causal).pairs(30)
-    assert (COMB | stride(q) & causal).sparsity().relation == ">="
+    assert not (COMB | stride(q) & causal).sparsity().is_known
     # with numbers, both are exact again
     assert (stride(4) & causal | stride(6) & causal).pairs().is_exact
 

@@ -222,17 +222,12 @@ class Prover:
             raise TermError(f"a division by {below}", f"{below} >= 1 by assumption", where=str(atom))
         multiple, rest = _divided(above, below)
         remainders = [x for x in rest.free_symbols if re.fullmatch(r"r\d+!", x.name)]
-        if len(remainders) == 1:
-            shift = sympy.expand(rest - remainders[0])
-            if shift.is_Integer and (remainders[0] < below) in conditions:
-                low, high = (
-                    (int(shift) // int(below), (int(shift) + int(below) - 1) // int(below))
-                    if below.is_Integer
-                    else (min(0, int(shift)), max(0, int(shift)))
-                )
-                return [
-                    (multiple + s, [below * s <= rest, rest < below * (s + 1)]) for s in range(low, high + 1)
-                ]  # fmt: skip
+        small = remainders[0] if len(remainders) == 1 else sympy.Integer(0)  # 0 <= small < below
+        if small == 0 or (small < below) in conditions:
+            ends = _quotients(sympy.expand(rest - small), below, conditions)
+            values = range(ends[0], ends[1] + 1) if ends else ()
+            if values:
+                return [(multiple + s, [below * s <= rest, rest < below * (s + 1)]) for s in values]
         q = internal(f"f{next(self._fresh)}")
         return [(q, [below * q <= above, above <= below * q + below - 1])]
 
@@ -331,6 +326,17 @@ def _divided(x: sympy.Expr, by: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
         whole = share.as_numer_denom()[1] == 1
         multiple, rest = (multiple + share, rest) if whole else (multiple, rest + term)
     return multiple, rest
+
+
+def _quotients(shift: sympy.Expr, by: sympy.Expr, conditions: Sequence[Condition]) -> tuple[int, int] | None:
+    """The least and the largest value of floor((r + shift)/by) for 0 <= r < by, or less and more; None: not known."""
+    if shift.is_Integer:
+        if by.is_Integer:
+            return int(shift) // int(by), (int(shift) + int(by) - 1) // int(by)
+        return min(0, int(shift)), max(0, int(shift))
+    low = next((k for k in (0, -1) if _impossible([*conditions, shift < k * by])), None)
+    high = next((k for k in (0, 1) if _impossible([*conditions, shift > k * by])), None)
+    return None if low is None or high is None else (low, high)
 
 
 def split_by_divisor(x: sympy.Symbol, *parts: Condition) -> tuple[sympy.Symbol, sympy.Expr] | None:
