@@ -113,7 +113,7 @@ FATAL = """
 import pidsl
 from pidsl import blocks, keys, stride
 from pidsl.analysis import never
-from pidsl.analysis.lattice import square
+from pidsl.analysis.stacks import square
 from pidsl.relation.isl import limited
 term = blocks(8).T ** 2 - (keys(6, None, 2) - stride(5, 1).T)
 step = square(term)
