@@ -124,12 +124,11 @@ def test_proofs_of_counts(term: Any) -> None:
         assert not replace(bound, expr=bound.expr + 1).proof.check()
 
 
-def test_symbolic_moduli_give_a_bound() -> None:
+def test_a_bound_for_symbolic_moduli_is_not_returned_while_z3_does_not_decide_it() -> None:
     bound = (COMB | stride(q) & causal).pairs()
-    assert bound.relation == "<="
-    assert "steps p and q" in bound.reason
-    assert bound(n=30, p=4, q=6) >= (stride(4) & causal | stride(6) & causal).pairs(30)
-    assert (COMB | stride(q) & causal).sparsity().relation == ">="
+    assert not bound.is_known
+    assert "own check does not confirm" in bound.reason
+    assert not (COMB | stride(q) & causal).sparsity().is_known
     # with numbers, both are exact again
     assert (stride(4) & causal | stride(6) & causal).pairs().is_exact
 
