@@ -117,7 +117,7 @@ ABOUT: dict[str, tuple[About, ...]] = {
     "blocks": (About(NUMBERS, ("depth",), _DEPTH),),
     "short sequences": (About(NUMBERS, ("depth",), _DEPTH), About(STACKS, REACH, _LAYERS)),
     "depth": (About(STACKS, ("depth",), _DEPTH),),
-    "depth by tokens": (About(NUMBERS, ("depth",), {"of": _PAIRS}),),
+    "depth by tokens": (About(NUMBERS, ("depth",), _DEPTH),),
     "matrices": (About(STACKS, ("depth",), {**_DEPTH, "n": _from(1)}),),
     "from the pairs": (About(TERMS, ("pairs", "sparsity"), _TOKENS), About(TERMS, (*FLOPS,), _COSTS)),
     "from the live keys": (About(TERMS, ("live keys",), _TOKENS), About(TERMS, ("kv bytes",), _COSTS)),
