@@ -121,11 +121,11 @@ def test_symbols(term: Term) -> None:
 
 def test_upper_bounds_stay_upper_bounds() -> None:
     q = pidsl.symbols("q")
-    term = (stride(p) | stride(q)) & causal
+    term = window(k) | stride(p) & causal | lags(q)
     pairs, found = ask.pairs(term), cost(term)
     assert pairs.relation == found.forward_flops.relation == "<="
     assert ask.sparsity(term).relation == ">="
-    assert found.forward_flops(n=30, p=4, q=6) >= 256 * dense_mask(term.bind(p=4, q=6), 30).sum()
+    assert found.forward_flops(n=30, k=3, p=4, q=6) >= 256 * dense_mask(term.bind(k=3, p=4, q=6), 30).sum()
 
 
 def test_sparsity_from_the_pairs() -> None:
