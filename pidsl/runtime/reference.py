@@ -9,6 +9,7 @@ It shares no code with the planner or the emitters. Rows are computed in chunks;
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Iterator
 
@@ -103,9 +104,9 @@ def over_kept(weights: Tensor, x: Tensor, kept: Tensor | None) -> Tensor:
     """
     if kept is None:
         return torch.matmul(weights, x)
-    finite = x.isfinite()
-    if x.device.type == "cpu" and bool(finite.all()):  # elsewhere, asking would wait for the device
+    if x.device.type == "cpu" and math.isfinite(x.sum().item()):  # elsewhere, asking would wait for the device
         return torch.matmul(weights, x)
+    finite = x.isfinite()
     total = torch.matmul(weights, torch.where(finite, x, 0.0))
     up, down = ~(x < torch.inf), ~(x > -torch.inf)  # NaN is both, and inf - inf is NaN
     reached = torch.matmul(kept.to(x.dtype), torch.cat([up, down], -1).to(x.dtype)) > 0

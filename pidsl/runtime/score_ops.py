@@ -37,6 +37,9 @@ class Place(NamedTuple):
     stream: Tensor
 
 
+NOWHERE = Place(*[torch.empty(0)] * 4)
+
+
 class TileScore:
     """A score and its parameters, applied to tiles of logits, with running sums of the gradients of slopes and bias.
 
@@ -56,6 +59,11 @@ class TileScore:
     def additive(self) -> bool:
         """Nothing but a term is added to the logits."""
         return self.score.softcap is None and not self.score.dropout
+
+    @property
+    def placed(self) -> bool:
+        """Whether anything depends on where a pair is."""
+        return self.grad_slopes is not None or self.grad_bias is not None or bool(self.score.dropout)
 
     def added(self, place: Place) -> Tensor | None:
         """What is added to the logits, broadcast against `[..., rows, keys]`."""

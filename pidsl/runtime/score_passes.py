@@ -18,6 +18,7 @@ from pidsl.runtime.reference import over_kept
 from pidsl.runtime.schedule import Band, Mask, Segment
 from pidsl.runtime.score_arguments import ParameterGrads, Parameters
 from pidsl.runtime.score_ops import (
+    NOWHERE,
     Place,
     TileScore,
     add_sinks,
@@ -50,7 +51,9 @@ class _Scored(passes._Pass):
         return min(super().limit(s), max(1, SCORES_AT_ONCE // (s.height * s.width)))
 
     def places(self, s: Segment) -> list[Tiles]:
-        """What `place` reads, as tiles of the segment's grid."""
+        """What `place` reads, as tiles of the segment's grid; nothing where the score does not ask."""
+        if not self.score.placed:
+            return []
         j = self.key_positions(s)
         return [
             Tiles(self.i, s.row, (0, 0, 0, 1, s.row_tile), (s.height, 1), (s.row_step, 0)),
@@ -70,6 +73,8 @@ class _Scored(passes._Pass):
     @staticmethod
     def place(views: list[Tensor]) -> Place:
         """Positions and heads of one call, each distinct one once."""
+        if not views:
+            return NOWHERE
         for axis in (0, 1):
             views = [x if x.stride(axis) else x.narrow(axis, 0, 1) for x in views]
         return Place(*views)
