@@ -19,7 +19,7 @@ from pidsl.analysis.plane import Affine, Lines, of_isl
 from pidsl.analysis.progressions import Ints
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Compose, Halo, Neighborhood, Power, Term, walk
-from pidsl.relation.isl import limited
+from pidsl.relation.isl import convex_parts, limited
 from pidsl.relation.oracle import dense_mask
 
 ENTRIES = 60_000_000  # most entries of dense masks, of all parts of a term
@@ -39,7 +39,7 @@ def borders(pairs: isl.Set) -> Lines:
     """
     functions: set[Affine] = set()
     with limited("the constraints of a relation"):
-        for part in pairs.compute_divs().get_basic_sets():
+        for part in convex_parts(pairs):
             named = isl.Set.from_basic_set(part).move_dims(isl.dim_type.param, 1, isl.dim_type.set, 0, 2)
             named = named.set_dim_name(isl.dim_type.param, 1, "i").set_dim_name(isl.dim_type.param, 2, "j")
             for basic in named.get_basic_sets():

@@ -14,7 +14,7 @@ from typing import Any
 import islpy as isl
 
 from pidsl.errors import TooHardError
-from pidsl.relation.isl import coalesced, limited, read_map, read_set
+from pidsl.relation.isl import coalesced, convex_parts, limited, read_map, read_set
 
 OPERATIONS = 300_000
 LATEST = 4  # layers from which on a form may hold
@@ -100,7 +100,7 @@ def _parts(pairs: isl.Map) -> list[Part]:
     """The constraints of each convex part, in an order that does not depend on the constants."""
     found: list[Part] = []
     points = coalesced(pairs).remove_redundancies().wrap().flatten()
-    for part in points.compute_divs().get_basic_sets():
+    for part in convex_parts(points):
         rows: Part = {}
         for c in part.get_constraints():
             if not c.is_div_constraint():

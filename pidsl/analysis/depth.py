@@ -28,7 +28,7 @@ from pidsl.analysis.two_sided import depth_of_sides
 from pidsl.errors import TermError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.language.vocabulary import causal
-from pidsl.relation.isl import least, limited, read_map, read_set
+from pidsl.relation.isl import convex_parts, least, limited, read_map, read_set
 
 CLOSED = 5  # layers that are composed before a form in L is tried
 RECENT = 6  # numbers of layers that a new one is compared with
@@ -291,7 +291,7 @@ def periodic_lags(lags: isl.Set) -> PeriodicLags:
         TooHardError: it has another.
     """
     start, period = 0, 1
-    for part in lags.compute_divs().get_basic_sets():
+    for part in convex_parts(lags):
         space = part.get_local_space()
         for k in range(space.dim(isl.dim_type.div)):
             period = math.lcm(period, int(space.get_div(k).get_denominator_val().to_python()))

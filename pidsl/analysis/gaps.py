@@ -27,7 +27,7 @@ from pidsl.analysis.stacks import square
 from pidsl.errors import TooHardError
 from pidsl.language import terms as t
 from pidsl.language.terms import Term
-from pidsl.relation.isl import limited
+from pidsl.relation.isl import convex_parts, limited
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _of_pairs(pairs: isl.Map) -> Gaps:
     """From the constraints of `[n] -> { [i] -> [j] }`."""
     period, free = 1, 1
     with limited("the constraints of a relation"):
-        for part in pairs.wrap().flatten().compute_divs().get_basic_sets():
+        for part in convex_parts(pairs.wrap().flatten()):
             named = isl.Set.from_basic_set(part).move_dims(isl.dim_type.param, 1, isl.dim_type.set, 0, 2)
             named = named.set_dim_name(isl.dim_type.param, 1, "i").set_dim_name(isl.dim_type.param, 2, "j")
             for basic in named.get_basic_sets():

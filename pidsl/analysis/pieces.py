@@ -14,6 +14,7 @@ import sympy
 
 from pidsl.analysis.formulas import symbol
 from pidsl.errors import TooHardError
+from pidsl.relation.isl import convex_parts
 
 CASES = 8  # of a formula
 _dim: Any = isl.dim_type
@@ -74,7 +75,7 @@ def _extreme(f: isl.PwAff, where: isl.Set) -> sympy.Expr | None:
 def membership(domain: isl.Set) -> Any:
     """The condition that the parameters are in a set."""
     parts = []
-    for part in domain.compute_divs().get_basic_sets():
+    for part in convex_parts(domain):
         tests = []
         for constraint in part.get_constraints():
             if not constraint.is_div_constraint():  # what a floor is, the formula says itself

@@ -19,7 +19,7 @@ from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 from pidsl.analysis.formulas import Periodic, Table, n, symbol
 from pidsl.analysis.pieces import written
 from pidsl.errors import TooHardError
-from pidsl.relation.isl import CONTEXT, largest, least, read_set
+from pidsl.relation.isl import CONTEXT, disjoint, largest, least, read_set
 
 BRANCHES = 8  # of a formula; with more of them for short n, the formula is for long n only, and says so
 IRREGULAR = 400  # the last n that is written down one by one
@@ -145,7 +145,7 @@ def _shape(f: isl.PwAff, least: int) -> tuple[list[int], int]:
         if value is not None:
             denominators(value)
             period = math.lcm(period, int(value.get_denominator_val().to_python()))
-        for part in where.compute_divs().make_disjoint().get_basic_sets():
+        for part in disjoint(where):
             denominators(part.get_local_space())
             line = isl.Set.from_basic_set(part).move_dims(isl.dim_type.set, 0, isl.dim_type.param, 0, 1)
             line = line & read_set(f"{{ [x] : x >= {least} }}")

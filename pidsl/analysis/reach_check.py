@@ -22,7 +22,7 @@ from pidsl.analysis.stacks import WHOLE, Stack, checked, connected, stack
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.build import unclipped
-from pidsl.relation.isl import coalesced, limited, read_map, read_set
+from pidsl.relation.isl import coalesced, disjoint, limited, read_map, read_set
 
 MOST = 4_000_000  # additions of intervals
 TOGETHER = 2_000_000  # operations for taking the lags of all parts together
@@ -221,7 +221,7 @@ def summed_sets(terms: list[Term], sets: dict[Term, isl.Set]) -> Parts | isl.Set
 def points(lags: isl.Set) -> Parts:
     """A bounded set of numbers as intervals."""
     found: Parts = []
-    for part in lags.make_disjoint().compute_divs().get_basic_sets():
+    for part in disjoint(lags):
         one = isl.Set.from_basic_set(part)
         if one.is_empty():
             continue

@@ -20,7 +20,7 @@ import islpy as isl
 from pidsl.errors import SizeError, TermError, TooHardError
 from pidsl.language.terms import Algebra, Term, require_concrete
 from pidsl.relation.build import relation
-from pidsl.relation.isl import coalesced, limited, read_map, read_set
+from pidsl.relation.isl import coalesced, convex_parts, limited, read_map, read_set
 
 Stack = tuple[Term, ...]
 Subject = Term | Stack  # one term for all layers, or a term per layer
@@ -195,7 +195,7 @@ def intervals(lags: isl.Set) -> Intervals | None:
     if not lags.is_bounded():
         return None
     found: list[tuple[int, int]] = []
-    for part in lags.compute_divs().get_basic_sets():
+    for part in convex_parts(lags):
         if part.is_empty():
             continue
         low, high = extent(isl.Set.from_basic_set(part))

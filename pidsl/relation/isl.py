@@ -165,7 +165,7 @@ def disjoint(points: isl.Set) -> list[isl.BasicSet]:
 
     isl keeps some divisions as integers that merely exist, `i = 3 j + 5 e`: several of them may do for one point.
     """
-    return list(points.compute_divs().make_disjoint().compute_divs().get_basic_sets())
+    return convex_parts(points.compute_divs().make_disjoint())
 
 
 def least(numbers: isl.Set) -> int:
