@@ -22,7 +22,7 @@ import triton
 
 from pidsl.codegen.lower import lower
 from pidsl.patterns.families import families
-from pidsl.runtime.ahead import KernelReport, compile_ahead
+from pidsl.runtime.run_triton.ahead import KernelReport, compile_ahead
 
 
 def main() -> int:

@@ -16,9 +16,9 @@ from itertools import count
 from typing import Any
 
 import pidsl
+from pidsl.codegen.emit_torch.source import torch_source
+from pidsl.codegen.emit_triton.source import triton_source
 from pidsl.codegen.lower import lower
-from pidsl.codegen.torch_source import torch_source
-from pidsl.codegen.triton_source import triton_source
 from pidsl.demo.measure import duration
 from pidsl.language.terms import Term
 

@@ -25,11 +25,11 @@ from math import prod
 
 import islpy as isl
 
-from pidsl.codegen.coordinates import LENGTHS, Coordinates, coordinates, mask
-from pidsl.codegen.lists import Listed, separate
-from pidsl.codegen.parts import lags_of
-from pidsl.codegen.pieces import without_ends
-from pidsl.codegen.plan import (
+from pidsl.codegen.choice.lists import Listed, separate
+from pidsl.codegen.choice.parts import lags_of
+from pidsl.codegen.choice.pieces import without_ends
+from pidsl.codegen.choice.together import share
+from pidsl.codegen.plan.nodes import (
     BoxSweep,
     DiagonalPiece,
     GridPiece,
@@ -41,7 +41,7 @@ from pidsl.codegen.plan import (
     Sweep,
     TilePiece,
 )
-from pidsl.codegen.together import share
+from pidsl.codegen.tiling.coordinates import LENGTHS, Coordinates, coordinates, mask
 from pidsl.errors import PlanError
 from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, Var, substitute_pred
 from pidsl.language.heads import Heads

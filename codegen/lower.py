@@ -11,17 +11,17 @@ from functools import lru_cache
 
 import islpy as isl
 
-from pidsl.codegen.boxes import Boxes
-from pidsl.codegen.choose import choose_layouts
-from pidsl.codegen.coordinates import coordinates
-from pidsl.codegen.cost import PRICES, REFERENCE, Prices
-from pidsl.codegen.envelope import Envelope, envelope, envelope_piece, on_grids
-from pidsl.codegen.grid_axes import axes_of
-from pidsl.codegen.lists import Listed, list_piece, separate
-from pidsl.codegen.packing import packed_pieces, packings
-from pidsl.codegen.parts import MAX_PARTS, part, parts, reference
-from pidsl.codegen.pieces import MAX_PIECES, attended, masked_piece, pieces, union_of
-from pidsl.codegen.plan import Alternative, DiagonalPiece, Layout, Piece, Plan
+from pidsl.codegen.choice.boxes import Boxes
+from pidsl.codegen.choice.choose import choose_layouts
+from pidsl.codegen.choice.cost import PRICES, REFERENCE, Prices
+from pidsl.codegen.choice.envelope import Envelope, envelope, envelope_piece, on_grids
+from pidsl.codegen.choice.grid_axes import axes_of
+from pidsl.codegen.choice.lists import Listed, list_piece, separate
+from pidsl.codegen.choice.packing import packed_pieces, packings
+from pidsl.codegen.choice.parts import MAX_PARTS, part, parts, reference
+from pidsl.codegen.choice.pieces import MAX_PIECES, attended, masked_piece, pieces, union_of
+from pidsl.codegen.plan.nodes import Alternative, DiagonalPiece, Layout, Piece, Plan
+from pidsl.codegen.tiling.coordinates import coordinates
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Add, Compare, Var
 from pidsl.language.terms import Halo, Neighborhood, Term, Union, require_concrete

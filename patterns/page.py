@@ -1,9 +1,10 @@
 """The reference page of the library, docs/patterns.md: `python -m pidsl.patterns.page > docs/patterns.md`.
 
 The page is made of the docstrings of the modules, of the calls of `pidsl.patterns.families`, of the rows of
-`pidsl.patterns.spellings`, and of the plans that pidsl chooses for the calls. tests/test_patterns_library.py holds the
-page equal to what this module prints, each call equal to its term, and each spelling of another library compared:
-with that library's formula, or with its code in benchmarks/results/masks.json.
+`pidsl.patterns.spellings`, and of the plans that pidsl chooses for the calls. tests/patterns/test_patterns_library.py
+holds the
+page equal to what this module prints, each call equal to its term, and each spelling of another library
+compared: with that library's formula, or with its code in benchmarks/results/masks.json.
 """
 
 from __future__ import annotations

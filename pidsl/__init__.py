@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from pidsl.analysis.claims import check_claims
     from pidsl.analysis.compare import compare
     from pidsl.analysis.design import design
-    from pidsl.runtime.kernel import Kernel, compile
+    from pidsl.runtime.kernels.kernel import Kernel, compile
 
 __all__ = [
     "ArgumentError", "BackendError", "Bound", "Gate", "Heads", "Kernel", "KeywordError", "ParseError", "PidslError",
@@ -78,8 +78,8 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         "check_claims": "pidsl.analysis.claims",
         "compare": "pidsl.analysis.compare",
         "design": "pidsl.analysis.design",
-        "Kernel": "pidsl.runtime.kernel",
-        "compile": "pidsl.runtime.kernel",
+        "Kernel": "pidsl.runtime.kernels.kernel",
+        "compile": "pidsl.runtime.kernels.kernel",
     }
 
     register()

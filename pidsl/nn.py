@@ -17,13 +17,13 @@ from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Lags, Term
-from pidsl.runtime.arguments import check_kind, check_tensor, raise_faults
-from pidsl.runtime.keywords import refuse
+from pidsl.runtime.call.arguments import check_kind, check_tensor, raise_faults
+from pidsl.runtime.call.keywords import refuse
 
 if TYPE_CHECKING:
     from pidsl.patterns.pi import Skip
-    from pidsl.runtime.kernel import Backend
-    from pidsl.runtime.output import OutputGate
+    from pidsl.runtime.kernels.kernel import Backend
+    from pidsl.runtime.kernels.output import OutputGate
 
 __all__ = ["PiAttention", "SparseAttention", "rotate"]
 

@@ -14,7 +14,7 @@ from pidsl.language.terms import Term
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pidsl.runtime.kernel import Kernel
+    from pidsl.runtime.kernels.kernel import Kernel
 
 DTYPES = ("float32", "float32", "float16", "float64")  # the first is drawn more often
 LAYOUTS = ("plain", "tokens first", "expanded", "sliced")
@@ -139,8 +139,8 @@ def assert_matches_dense(
     """
     import torch
 
-    from pidsl.runtime.heads import HeadsKernel
-    from pidsl.runtime.kernel import Kernel, compile
+    from pidsl.runtime.kernels.heads import HeadsKernel
+    from pidsl.runtime.kernels.kernel import Kernel, compile
 
     kernel: Callable[..., Any]
     pattern: Term | Heads

@@ -21,7 +21,7 @@ from pidsl.relation import counting
 from pidsl.relation.isl import limited
 
 if TYPE_CHECKING:
-    from pidsl.codegen.plan import Plan
+    from pidsl.codegen.plan.nodes import Plan
 
 OPERATIONS = 500_000  # of isl for a plan; most take a hundredth
 LONGEST = 1 << 20  # tokens at which loops are evaluated; beyond, the waste no longer changes by much
@@ -87,7 +87,7 @@ def plan_cost(term: Term, n: int | None = None, head_dim: int = 64, times: int =
         SymbolError: the term holds unbound symbols.
         TooHardError: isl's operation limit struck.
     """
-    from pidsl.codegen.cost import REFERENCE
+    from pidsl.codegen.choice.cost import REFERENCE
 
     length = REFERENCE if n is None else min(n, LONGEST)
     attended, forward, grad_query, grad_key = _pairs(term, head_dim > 128, length)
@@ -108,8 +108,8 @@ def plan_of(term: Term, wide: bool) -> Plan:
 
 @lru_cache(maxsize=256)
 def _pairs(term: Term, wide: bool, n: int) -> tuple[int, int, int, int]:
-    from pidsl.codegen import counts
-    from pidsl.codegen.plan import DiagonalPiece, ListPiece
+    from pidsl.codegen.plan import work as counts
+    from pidsl.codegen.plan.nodes import DiagonalPiece, ListPiece
 
     plan = plan_of(term, wide)
     passes = [0, 0, 0]

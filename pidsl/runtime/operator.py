@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from pidsl.errors import BackendError
-from pidsl.runtime.arguments import check_positions, check_scale, raise_faults
+from pidsl.runtime.call.arguments import check_positions, check_scale, raise_faults
 from pidsl.runtime.programs import Program, is_wide, named
-from pidsl.runtime.reference import accumulator
+from pidsl.runtime.run_dense.reference import accumulator
 
 PLAIN = (Tensor, torch.nn.Parameter)
 

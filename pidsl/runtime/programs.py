@@ -25,7 +25,7 @@ from pidsl.language.terms import Ring, Term, walk
 from pidsl.language.trace import where
 
 if TYPE_CHECKING:
-    from pidsl.codegen.plan import Plan
+    from pidsl.codegen.plan.nodes import Plan
 
 KEPT = 512  # programs kept; the least recently used go first
 WIDE_HEAD_DIM = 128  # above it, Triton's tiles are smaller
@@ -127,8 +127,8 @@ def together(heads: Heads, wide: bool, score: Score | None = None) -> Compiled |
 
 @lru_cache(maxsize=KEPT)
 def _together(heads: Heads, head_dim: int, score: Score | None) -> Compiled | None:
+    from pidsl.codegen.choice.together import together
     from pidsl.codegen.lower import lower
-    from pidsl.codegen.together import together
 
     plan = together(heads, lambda term, size: lower(term, "triton", head_dim, size))
     return None if plan is None else _shown(_on_triton(plan, score))
@@ -158,8 +158,8 @@ def prepared(pattern: str, backend: str, structure: str | None, wide: bool = Fal
 
 def _make(term: Term, backend: str, head_dim: int) -> Compiled:
     if backend == "reference":
-        from pidsl.codegen.plan import Plan
-        from pidsl.runtime.reference import ReferenceProgram
+        from pidsl.codegen.plan.nodes import Plan
+        from pidsl.runtime.run_dense.reference import ReferenceProgram
 
         note = "dense scores under the oracle's mask, in chunks of rows: O(n * m) time, for judging other backends"
         return Compiled(Plan(term, backend, (), None, None, None, notes=(note,)), ReferenceProgram(term))
@@ -170,14 +170,14 @@ def _make(term: Term, backend: str, head_dim: int) -> Compiled:
     if backend == "triton":
         return _on_triton(plan, None)
 
-    from pidsl.runtime.torch_program import TorchProgram
+    from pidsl.runtime.run_torch.program import TorchProgram
 
     return Compiled(plan, TorchProgram(plan))
 
 
 def _make_scored(term: Term, backend: str, head_dim: int, score: Score) -> Compiled:
     if backend == "reference":
-        from pidsl.runtime.score_reference import ScoredReference
+        from pidsl.runtime.run_dense.score_reference import ScoredReference
 
         return Compiled(replace(_make(term, backend, head_dim).plan, score=score), ScoredReference(term, score))
 
@@ -187,18 +187,18 @@ def _make_scored(term: Term, backend: str, head_dim: int, score: Score) -> Compi
         return _on_triton(lower(term, backend, head_dim), score)
     plan = replace(lower(term, backend, head_dim), score=score)
 
-    from pidsl.runtime.torch_program import ScoredTorchProgram
+    from pidsl.runtime.run_torch.program import ScoredTorchProgram
 
     return Compiled(plan, ScoredTorchProgram(plan))
 
 
 def _on_triton(plan: Plan, score: Score | None) -> Compiled:
     if score is None:
-        from pidsl.runtime.triton_program import TritonProgram
+        from pidsl.runtime.run_triton.program import TritonProgram
 
         return Compiled(plan, TritonProgram(plan))
 
-    from pidsl.runtime.score_triton import ScoredTritonProgram
+    from pidsl.runtime.run_triton.score_program import ScoredTritonProgram
 
     plan = replace(plan, score=score)
     return Compiled(plan, ScoredTritonProgram(plan))

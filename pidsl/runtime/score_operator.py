@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from pidsl.language.score import parse_score
+from pidsl.runtime.call.logits import sink_gradient
+from pidsl.runtime.call.parameters import ParameterGrads, Parameters
 from pidsl.runtime.operator import (
     Changes,
     _empty_results,
@@ -27,8 +29,6 @@ from pidsl.runtime.operator import (
     save,
 )
 from pidsl.runtime.programs import is_wide, named
-from pidsl.runtime.score_arguments import ParameterGrads, Parameters
-from pidsl.runtime.score_ops import sink_gradient
 
 
 class ScoredProgram(Protocol):

@@ -1,0 +1,92 @@
+"""The layout of each part: candidates priced at a reference length, the cheapest taken, the rest remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from pidsl.codegen.choice.boxes import Boxes
+from pidsl.codegen.choice.cost import Prices, Shape, best_tiles, shape
+from pidsl.codegen.choice.digits import products
+from pidsl.codegen.choice.parts import Part
+from pidsl.codegen.plan.nodes import Alternative, Grid, Layout
+from pidsl.codegen.tiling.bands import Placed, place
+from pidsl.codegen.tiling.coordinates import coordinates
+
+GATHERED = 1.5  # factor on the cost of boxes, whose keys are gathered: plain tiles are taken where they come close
+SPARSE = 2.0  # times the cost of the attended pairs alone, from where on products of digits are looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A part with the layout it is computed in; None: as diagonals."""
+
+    part: Part
+    layout: Layout | Grid | None
+    placed: Placed
+    shape: Shape
+    boxes: Boxes | None = None  # of a grid
+
+
+def choose_layouts(
+    found: Sequence[Part], prices: Prices, square: bool, length: int
+) -> tuple[list[Choice], list[Alternative]]:
+    """The cheapest layout of each part (identity first, diagonals, then the others), and what was rejected."""
+    choices: list[Choice] = []
+    rejected: list[Alternative] = []
+    for x in found:
+        best, *others = _options(x, prices, square, length)
+        choices += best.choices
+        rejected += [Alternative(other.what, other.cost / max(best.cost, 1.0)) for other in others]
+    choices.sort(key=lambda c: (c.layout is not None and c.layout != Layout(), c.layout is None, str(c.layout)))
+    return choices, rejected
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Option:
+    """A way to compute a part; of equal costs the lower rank is taken."""
+
+    cost: float
+    rank: int
+    what: str
+    choices: tuple[Choice, ...] = field(compare=False)
+
+
+def _options(x: Part, prices: Prices, square: bool, length: int) -> list[_Option]:
+    """The ways to compute a part, the cheapest first."""
+    lags = x.lags.values()
+    options: list[_Option] = []
+    for rank, layout in reversed(list(enumerate(x.layouts))):
+        if options and layout == Layout() and lags is None:  # the identity comes last, and seldom has a chance here
+            best = min(options)
+            cost = best.choices[0].shape.spread * prices.pair * min(prices.small.values())
+            if cost > best.cost:
+                options.append(_Option(cost, rank, f"{x.lags}: {layout}, at best", best.choices))
+                continue
+        placed = place(x.relation, coordinates(layout, square))
+        outline = shape(placed, length)
+        size = best_tiles(outline, prices)
+        tiles = f"tiles of {size.rows} rows" + (f" x {size.cols} keys" if size.cols > 1 else "")
+        choice = Choice(x, layout, placed, outline)
+        options.append(_Option(size.cost, rank, f"{x.lags}: {layout}, {tiles}", (choice,)))
+    if lags is not None:
+        plain = options[-1].choices[0]  # in the identity
+        cost = plain.shape.attended * prices.diagonal
+        options.append(_Option(cost, len(options), f"{x.lags}: {len(lags)} diagonals", (replace(plain, layout=None),)))
+    best = min(options)
+    if best.cost > SPARSE * best.choices[0].shape.attended * prices.pair:
+        options += _in_digits(x, best.choices[0], prices, length, len(options))
+    return sorted(options)
+
+
+def _in_digits(x: Part, plain: Choice, prices: Prices, length: int, rank: int) -> list[_Option]:
+    """The part as products of digits, in boxes, where it falls into such."""
+    found = [(relation, Boxes(axes, length)) for relation, axes in products(x.relation, length) or ()]
+    if not found:
+        return []
+    cost = sum(boxes.cheapest(prices).cost for _, boxes in found)
+    grids = ", ".join(dict.fromkeys(str(boxes.grid) for _, boxes in found))
+    choices = tuple(
+        replace(plain, part=replace(x, relation=relation), layout=boxes.grid, boxes=boxes) for relation, boxes in found
+    )  # fmt: skip
+    return [_Option(GATHERED * cost, rank, f"{x.lags}: {grids}", choices)]

@@ -1,0 +1,208 @@
+"""Parts of a relation as products: positions are written in digits, and every digit has a relation of its own.
+
+    blocks of 128, the last 8 keys of every earlier one      i = 128 a_0 + a_1, j = 128 b_0 + b_1
+    j // 128 < i // 128 and j mod 128 >= 120                 b_0 < a_0    and    120 <= b_1
+
+Digits come from the divisions in the relation: 64 and 512, each a divisor of the next, give a grid of n x 8 x 64. In
+boxes of that grid the keys of one tile lie close together, however far apart they are in the sequence. A relation that
+is no product may fall into a few that are: where a digit of the queries has few values, they are looked at one by one,
+and those with equal relations are taken together. isl verifies that the products are what they were made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from itertools import pairwise
+
+import islpy as isl
+
+from pidsl.codegen.choice.cost import LONGEST
+from pidsl.codegen.choice.grid_axes import Bound, GridAxis
+from pidsl.codegen.plan.nodes import Grid, Over
+from pidsl.codegen.tiling.bands import Bound as BandBound
+from pidsl.codegen.tiling.bands import band
+from pidsl.codegen.tiling.coordinates import LENGTHS
+from pidsl.codegen.tiling.forms import predicate
+from pidsl.codegen.tiling.tiles import greatest, smallest
+from pidsl.errors import TooHardError
+from pidsl.language.expr import Index, substitute, substitute_pred
+from pidsl.relation.isl import coalesced, convex_parts, limited, read_map, read_set
+
+MAX_AXES = 4
+MAX_VALUES = 16  # of a digit that is looked at value by value
+MAX_PRODUCTS = 4
+OPERATIONS = 200_000
+
+_dim = isl.dim_type
+
+
+def products(relation: isl.Map, longest: int = LONGEST) -> list[tuple[isl.Map, list[GridAxis]]] | None:
+    """Disjoint products that together are a part of the relation, each with its axes; None where there are none.
+
+    Args:
+        relation: `[n, m, offset] -> { [r] -> [j] }`.
+        longest: no row of the grid holds more tokens: a call fills its rows up.
+    """
+    try:
+        with limited("the digits of a part", OPERATIONS):
+            strides = digits(relation)
+            if not strides or strides[0] > longest:
+                return None
+            return _products(relation, strides)
+    except TooHardError:
+        return None
+
+
+def digits(relation: isl.Map) -> list[int]:
+    """What the digits count, the largest first: divisors of each other in the divisions of a relation."""
+    found: set[int] = set()
+    for part in convex_parts(relation.wrap()):
+        local = part.get_local_space()
+        sizes: list[int] = []
+        for k in range(part.dim(_dim.div)):
+            division = local.get_div(k)
+            scale = division.get_denominator_val()
+            size = int(scale.to_python())
+            for y, inner in enumerate(sizes):  # floor((floor(i / 64) + ...) / 8) counts 512 tokens
+                factor = abs(int((division.get_coefficient_val(_dim.div, y) * scale).to_python()))
+                if factor and size * inner % factor == 0:
+                    size = size * inner // factor
+                    break
+            sizes.append(size)
+        found.update(sizes)
+    strides = sorted(found - {1}, reverse=True)
+    chain = all(large % small == 0 for large, small in pairwise(strides))
+    return [*strides, 1] if strides and chain and len(strides) < MAX_AXES else []
+
+
+def _products(relation: isl.Map, strides: list[int]) -> list[tuple[isl.Map, list[GridAxis]]] | None:
+    grid = Grid((None, *(large // small for large, small in pairwise(strides))))
+    to_digits = _to_digits(grid)
+    here = relation.intersect_params(read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}"))
+    pairs = coalesced(here.wrap().apply(to_digits))
+    every = coalesced(pairs.project_out(_dim.param, 0, 3))
+    exist = read_set(f"[n, m, offset] -> {{ [r, j] : 0 <= r < n and 0 <= j < m and {LENGTHS} }}")
+    inside = exist.apply(read_map("{ [r, j] -> [[r] -> [j]] }")).apply(to_digits)
+    if not (every.align_params(pairs.get_space()) & inside).is_equal(pairs):
+        return None  # it depends on the lengths
+    out = []
+    for part in _split(every, grid):
+        axes = _axes(part, grid)
+        if axes is None:
+            return None
+        back = (part.align_params(pairs.get_space()) & inside).apply(to_digits.reverse())
+        out.append((coalesced(back.unwrap()), axes))
+    return out
+
+
+def _to_digits(grid: Grid) -> isl.Map:
+    """`[n, m, offset] -> { [[r] -> [j]] -> [a_0, ..., b_0, ...] }`"""
+    names, where = [], []
+    for letter, position in (("a", "r + offset"), ("b", "j")):
+        own = [f"{letter}{k}" for k in range(len(grid.lengths))]
+        names += own
+        where.append(f"{position} = " + " + ".join(f"{s} {x}" for s, x in zip(grid.strides, own, strict=True)))
+        where += [f"0 <= {x}" + (f" < {length}" if length else "") for x, length in zip(own, grid.lengths, strict=True)]
+    return read_map(f"[n, m, offset] -> {{ [[r] -> [j]] -> [{', '.join(names)}] : {' and '.join(where)} }}")
+
+
+def _split(every: isl.Set, grid: Grid) -> list[isl.Set]:
+    """Products whose disjoint union it is; itself where none are found."""
+    if _is_product(every, grid):
+        return [every]
+    for axis, length in enumerate(grid.lengths):
+        if length is None or length > MAX_VALUES:
+            continue
+        groups: list[tuple[isl.Set, isl.Set]] = []  # (the relation of all other digits, the pairs)
+        for value in range(length):
+            own = every.fix_val(_dim.set, axis, isl.Val(value, every.get_ctx()))
+            rest = own.project_out(_dim.set, axis, 1)
+            for k, (other, pairs) in enumerate(groups):
+                if other.is_equal(rest):
+                    groups[k] = (other, pairs | own)
+                    break
+            else:
+                groups.append((rest, own))
+        parts = [coalesced(pairs) for rest, pairs in groups if not rest.is_empty()]
+        if len(parts) <= MAX_PRODUCTS and all(_is_product(x, grid) for x in parts):
+            return parts
+    return [every]
+
+
+def _is_product(every: isl.Set, grid: Grid) -> bool:
+    return bool(reduce(isl.Set.intersect, (_lifted(x, k, grid) for k, x in enumerate(_on_axes(every, grid)))) <= every)
+
+
+def _on_axes(every: isl.Set, grid: Grid) -> Iterator[isl.Set]:
+    """`{ [a, b] }` of every axis."""
+    count = len(grid.lengths)
+    for axis in range(count):
+        names = [f"{x}{k}" for x in "ab" for k in range(count)]
+        pick = read_map(f"{{ [{', '.join(names)}] -> [a, b] : a = a{axis} and b = b{axis} }}")
+        yield coalesced(every.apply(pick))
+
+
+def _lifted(on_axis: isl.Set, axis: int, grid: Grid) -> isl.Set:
+    names = [f"{x}{k}" for x in "ab" for k in range(len(grid.lengths))]
+    back = read_map(f"{{ [a, b] -> [{', '.join(names)}] : a = a{axis} and b = b{axis} }}")
+    return on_axis.apply(back)
+
+
+def _axes(every: isl.Set, grid: Grid) -> list[GridAxis] | None:
+    """The axes of a product; None when it is none, or when the bounds of its first axis are not known."""
+    if not _is_product(every, grid):
+        return None
+    out = []
+    for pairs, length in zip(_on_axes(every, grid), grid.lengths, strict=True):
+        axis = _axis(pairs, length)
+        if axis is None:
+            return None
+        out.append(axis)
+    return out
+
+
+def _axis(pairs: isl.Set, length: int | None) -> GridAxis | None:
+    end = "" if length is None else f"and a < {length} and b < {length}"
+    simple = coalesced(pairs.gist(read_set(f"{{ [a, b] : a >= 0 and b >= 0 {end} }}")))
+    keep = predicate(simple, ("a", "b"))
+    first_key, last_key = _bounds(simple, pairs, "keys", length)
+    first_query, last_query = _bounds(simple, pairs, "queries", length)
+    if first_key is None or first_query is None:
+        return None
+    return GridAxis(
+        length, bool(pairs.is_subset(read_set("{ [a, b] : a = b }"))),
+        lambda q, k: substitute_pred(keep, {"a": q, "b": k}),
+        first_key, last_key, first_query, last_query,
+        queries=_range(pairs, 0, length), keys=_range(pairs, 1, length),
+    )  # fmt: skip
+
+
+def _bounds(simple: isl.Set, pairs: isl.Set, over: Over, length: int | None) -> tuple[Bound | None, Bound | None]:
+    """The first and the last of what neighbouring tokens meet; a superset where the set is no band."""
+    found = band(simple, over)
+    own, swept = ("a", 1) if over == "keys" else ("b", 0)
+    if found is None:
+        known = _range(pairs, swept, length)
+        low, high = known if known is not None else (0, None if length is None else length - 1)
+        return (lambda near, far: low), None if high is None else (lambda near, far: high)
+    return _corner(found.lower, own, least=True), _corner(found.upper, own, least=False) if found.upper else None
+
+
+def _corner(bounds: Sequence[BandBound], own: str, *, least: bool) -> Bound:
+    def bound(near: Index, far: Index) -> Index:
+        values = []
+        for x in bounds:
+            corner = near if (x.slope > 0) == least else far
+            values.append(substitute(x.value.index(), {own: corner}))
+        return (greatest if least else smallest)([0, *values] if least else values)
+
+    return bound
+
+
+def _range(pairs: isl.Set, position: int, length: int | None) -> tuple[int, int] | None:
+    """The least and the greatest coordinate on one side, where that is not the whole axis."""
+    if length is None or pairs.is_empty():
+        return None
+    least, most = (int(x.to_python()) for x in (pairs.dim_min_val(position), pairs.dim_max_val(position)))
+    return None if (least, most) == (0, length - 1) else (least, most)

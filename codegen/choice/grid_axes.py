@@ -1,0 +1,183 @@
+"""Words for grids, axis by axis: which keys a query attends on one axis, and between which bounds they lie.
+
+`neighborhood((64, 64), 7)` is two axes of the same kind: query y attends the keys first(y) .. last(y), with
+
+    first(y) = max(min(y - 3, 57), 0)      last(y) = min(max(y + 3, 6), 63)
+
+A pair of the grid is attended when every axis says so. The bounds never fall from one query to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pidsl.codegen.tiling.tiles import greatest, smallest
+from pidsl.language.expr import (
+    Add,
+    And,
+    Compare,
+    FloorDiv,
+    Index,
+    Mod,
+    Mul,
+    Not,
+    Or,
+    Pred,
+    Truth,
+    simplify,
+)  # fmt: skip
+from pidsl.language.terms import Halo, Neighborhood
+
+Bound = Callable[[Index, Index], Index]  # of the first and the last of neighbouring tokens
+
+
+def plus(x: Index, constant: Index) -> Index:
+    """`x + constant`, simplified."""
+    return simplify(Add(x, constant))
+
+
+def times(x: Index, factor: int) -> Index:
+    """`factor * x`, simplified."""
+    return simplify(Mul(factor, x))
+
+
+def div(x: Index, by: int) -> Index:
+    """`x // by`, simplified."""
+    return simplify(FloorDiv(x, by)) if by > 1 else x
+
+
+def mod(x: Index, by: int) -> Index:
+    """`x % by`, simplified."""
+    return simplify(Mod(x, by)) if by > 1 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class GridAxis:
+    """One axis over coordinates, and bounds on what neighbouring tokens attend or are attended by; None is no bound.
+
+    `queries` and `keys` are the least and the greatest coordinate that occurs in a pair, where that is not the whole
+    axis.
+    """
+
+    length: int | None  # None: as far as the sequence goes
+    own: bool  # every token attends itself only
+    keep: Callable[[Index, Index], Pred]
+    first_key: Bound
+    last_key: Bound | None
+    first_query: Bound
+    last_query: Bound | None
+    queries: tuple[int, int] | None = None
+    keys: tuple[int, int] | None = None
+
+
+def axes_of(term: Neighborhood | Halo, *, split: bool = False) -> list[GridAxis]:
+    """The axes of a word, the slowest first.
+
+    Args:
+        term: the word.
+        split: whether an axis with a dilation becomes two where that goes: the tokens of a class, and the classes.
+    """
+    match term:
+        case Neighborhood(shape, window, stride, dilation, causal, border):
+            out = []
+            for length, size, by, step, back in zip(shape, window, stride, dilation, causal, strict=True):
+                clamped = border == "clamp"
+                if split and step > 1 and length % step == 0:
+                    out.append(window_axis(length // step, size, by, 1, back, clamped))
+                    out.append(window_axis(step, 1, 1, 1, False, clamped))
+                else:
+                    out.append(window_axis(length, size, by, step, back, clamped))
+            return out
+        case Halo(shape, block, halo):
+            return [halo_axis(*x) for x in zip(shape, block, halo, strict=True)]
+
+
+def window_axis(length: int, window: int, stride: int, step: int, causal: bool, clamped: bool) -> GridAxis:
+    """One axis of a neighbourhood; the bounds in classes of `step` are those of the shortest and the longest class."""
+    shortest, longest = length // step, -(-length // step)
+    before = window - 1 if causal else window // 2
+    after = window - 1 - before
+    leader = stride - 1 if causal else stride // 2  # of the group that starts at 0
+    inward = clamped and not causal
+
+    def group(t: Index) -> Index:
+        return t if stride == 1 else times(div(t, stride), stride)
+
+    def start(t: Index, count: int) -> Index:
+        """First key of the window of token t in a class of `count`, if it is not negative."""
+        return smallest([plus(group(t), leader - before), count - window if inward else count - 1 - before])
+
+    def near(q: Index, k: Index) -> Pred:
+        if step == 1:
+            return within(q, k, length)
+        same = Compare("==", mod(q, step), mod(k, step))
+        t, s = div(q, step), div(k, step)
+        if shortest == longest:
+            return And(same, within(t, s, shortest))
+        long = Compare("<", mod(q, step), length % step)
+        return And(same, Or(And(long, within(t, s, longest)), And(Not(long), within(t, s, shortest))))
+
+    def within(t: Index, s: Index, count: int) -> Pred:
+        if inward and window >= count:
+            return Truth(True)
+        first = start(t, count)
+        if causal:
+            return And(Compare("<=", first, s), Compare("<=", s, t))
+        if inward:
+            first = greatest([0, first])
+        return And(Compare("<=", first, s), Compare("<=", s, plus(first, window - 1)))
+
+    def first_key(q: Index) -> Index:
+        return times(greatest([0, start(div(q, step), shortest)]), step)
+
+    def last_key(q: Index) -> Index:
+        t = div(q, step)
+        if causal:
+            return smallest([length - 1, q])
+        last = plus(group(t), leader + after)
+        if inward:
+            last = greatest([window - 1, last])
+        return smallest([length - 1, plus(times(last, step), step - 1)])
+
+    def first_query(k: Index) -> Index:
+        if causal:
+            return k
+        s = div(k, step)
+        first = plus(s, -after - leader)
+        if inward:  # the first keys are attended from the start on: 0 while s < window, and no bound then
+            first = smallest([first, times(plus(s, 1 - window), longest)])
+        return times(greatest([0, first]), step)
+
+    def last_query(k: Index) -> Index:
+        s = div(k, step)
+        last = plus(s, before - leader + stride - 1)
+        # the last keys are attended to the end
+        edge = shortest - window if inward else shortest - 1 - before
+        last = greatest([last, times(plus(s, 1 - edge), longest)])
+        return smallest([length - 1, plus(times(last, step), step - 1)])
+
+    alone = length == 1 or window == 1
+    return GridAxis(
+        length, alone, near,
+        lambda q, _: first_key(q), lambda _, q: last_key(q), lambda k, _: first_query(k), lambda _, k: last_query(k),
+    )  # fmt: skip
+
+
+def halo_axis(length: int, block: int, halo: int) -> GridAxis:
+    """One axis of blocks that see `halo` tokens beyond their ends."""
+
+    def own(y: Index) -> Index:
+        return times(div(y, block), block)
+
+    def near(q: Index, k: Index) -> Pred:
+        low, high = plus(own(q), -halo), plus(own(q), block - 1 + halo)
+        return And(Compare("<=", low, k), Compare("<=", k, high))
+
+    return GridAxis(
+        length, length == 1 or (block == 1 and halo == 0), near,
+        lambda q, _: greatest([0, plus(own(q), -halo)]),
+        lambda _, q: smallest([length - 1, plus(own(q), block - 1 + halo)]),
+        lambda k, _: greatest([0, own(greatest([0, plus(k, -halo)]))]),
+        lambda _, k: smallest([length - 1, plus(own(plus(k, halo)), block - 1)]),
+    )  # fmt: skip

@@ -1,0 +1,132 @@
+"""Long lists of pairs, such as the random blocks of BigBird, kept as lists: as a relation they have a part for each.
+
+(window(1, 1) | pairs([(3, 9), (4, 1), ...])).blocked(64) & causal
+other    window(1, 1).blocked(64) & causal                    planned as any term
+within   causal                                               what a listed pair must satisfy besides
+list     blocks of 64 tokens: (3, 9), (4, 1), ...             less what `other` holds already
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import islpy as isl
+
+from pidsl.codegen.choice.cost import KEY_GRADIENT_ROWS, Prices
+from pidsl.codegen.plan.nodes import BlockList, ListPiece
+from pidsl.codegen.tiling.coordinates import LENGTHS
+from pidsl.codegen.tiling.forms import predicate
+from pidsl.language.expr import And, Not, Pred, fold
+from pidsl.language.terms import (
+    Blocked,
+    Difference,
+    Empty,
+    Full,
+    Intersection,
+    Pairs,
+    Term,
+    Transpose,
+    Union,
+    walk,
+)  # fmt: skip
+from pidsl.relation.build import rows_relation
+from pidsl.relation.isl import coalesced, limited, read_map, read_set
+
+SHORT = 24  # pairs that are left to isl
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A term as `other`, and the listed blocks of `within`."""
+
+    other: Term
+    within: Term
+    blocks: BlockList
+
+
+def separate(term: Term) -> Listed | None:
+    """A term with one long list of pairs, taken apart; None for any other term.
+
+    Unions, intersections and differences with what has no list, blocks and transposes are looked through; a pair of
+    blocks (b, c) of size s stands for the pairs with i // s == b and j // s == c.
+    """
+    if sum(len(t.values) for t in walk(term) if isinstance(t, Pairs)) < SHORT:
+        return None
+    found = _separate(term)
+    if found is None:
+        return None
+    other, lists = found
+    sizes = {(within, size) for within, size, _ in lists}
+    if len(sizes) != 1:
+        return None
+    ((within, size),) = sizes
+    return Listed(other, within, BlockList(size, tuple(sorted({pair for *_, pairs in lists for pair in pairs}))))
+
+
+_List = tuple[Term, int, tuple[tuple[int, int], ...]]  # within, size of a block, blocks
+
+
+def _separate(term: Term) -> tuple[Term, list[_List]] | None:
+    if not any(isinstance(t, Pairs) for t in walk(term)):
+        return term, []
+    match term:
+        case Pairs(values):
+            return Empty(), [(Full(), 1, values)]
+        case Union(a, b):
+            x, y = _separate(a), _separate(b)
+            if x is None or y is None:
+                return None
+            return _either(x[0], y[0]), x[1] + y[1]
+        case Intersection(a, b):
+            x, y = _separate(a), _separate(b)
+            if x is None or y is None or (x[1] and y[1]):
+                return None
+            (other, lists), (kept, _) = (x, y) if x[1] else (y, x)
+            return _both(other, kept), [(_both(within, kept), size, pairs) for within, size, pairs in lists]
+        case Difference(a, b):
+            x, y = _separate(a), _separate(b)
+            if x is None or y is None or y[1]:
+                return None
+            return x[0] - b, [(within - b, size, pairs) for within, size, pairs in x[1]]
+        case Blocked(a, int(step)):
+            x = _separate(a)
+            if x is None:
+                return None
+            lists = [(_blocked(within, step), size * step, pairs) for within, size, pairs in x[1]]
+            return _blocked(x[0], step), lists
+        case Transpose(a):
+            x = _separate(a)
+            if x is None:
+                return None
+            return x[0].T, [(within.T, size, tuple((j, i) for i, j in pairs)) for within, size, pairs in x[1]]
+        case _:
+            return None
+
+
+def _either(a: Term, b: Term) -> Term:
+    return b if isinstance(a, Empty) else a if isinstance(b, Empty) else a | b
+
+
+def _both(a: Term, b: Term) -> Term:
+    return a if isinstance(a, Empty) else b if isinstance(a, Full) else a & b
+
+
+def _blocked(a: Term, step: int) -> Term:
+    return a if isinstance(a, Empty | Full) else a.blocked(step)
+
+
+def list_piece(listed: Listed, prices: Prices) -> ListPiece:
+    """The piece of the listed pairs, in the largest tiles that its blocks fill."""
+    with limited(f"the mask of the listed pairs beside {listed.other!r}"):
+        keep = fold(And(_pred(listed.within), fold(Not(_pred(listed.other)))))
+    size = listed.blocks.size
+    fitting = [x for x in prices.sizes if x[0] <= size and x[1] <= size] or [min(prices.sizes)]
+    rows, cols = max(fitting)
+    return ListPiece(listed.blocks, keep, listed.within, listed.other, rows, cols, min(rows, KEY_GRADIENT_ROWS))
+
+
+def _pred(term: Term) -> Pred:
+    """The condition on an existing row r and key j that the pair is in the term."""
+    space = read_set(f"[n, m, offset] -> {{ [r, j] : 0 <= r < n and 0 <= j < m and {LENGTHS} }}")
+    flat: isl.Set = rows_relation(term).wrap().apply(read_map("[n, m, offset] -> { [[r] -> [j]] -> [r, j] }"))
+    return predicate(coalesced(flat.gist(space)), ("r", "j"))

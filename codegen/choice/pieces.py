@@ -1,0 +1,203 @@
+"""Pieces of a plan from parts of the relation: masks, tiles and loops of dense pieces, rows of diagonal ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd, lcm
+
+import islpy as isl
+
+from pidsl.codegen.choice.choose import Choice
+from pidsl.codegen.choice.cost import BACKWARD_ROWS, KEY_GRADIENT_ROWS, REFERENCE, Prices, Shape, best_tiles, shape
+from pidsl.codegen.choice.parts import Part
+from pidsl.codegen.plan.nodes import Diagonal, DiagonalPiece, Grid, Layout, Piece, TilePiece
+from pidsl.codegen.tiling.bands import Placed, interval, place
+from pidsl.codegen.tiling.coordinates import LENGTHS, Coordinates, coordinates, mask_pred
+from pidsl.codegen.tiling.forms import predicate
+from pidsl.codegen.tiling.tile_sets import every_tile
+from pidsl.codegen.tiling.tiles import greatest, smallest, sweep
+from pidsl.language.expr import Pred, Truth, Var
+from pidsl.relation.isl import coalesced, convex_parts, read_map, read_set
+
+MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
+MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
+SPLIT = 2048  # keys per row above which unmasked runs pay for the merge with masked ones (torch)
+FEW = 4  # tiles of rows that are calls of their own (torch)
+UNBATCHED = 256  # rows of a tile whose mask is like no other's: each tile is a call of its own (torch)
+
+
+def pieces(choices: Sequence[Choice], prices: Prices, backend: str, square: bool, length: int) -> tuple[Piece, ...]:
+    """One piece per part; the isolated lags together, and parts of one layout together when they are many."""
+    groups: dict[Layout | None, list[Choice]] = {}
+    out: list[Piece] = []
+    for x in choices:
+        if isinstance(x.layout, Grid):
+            assert x.boxes is not None
+            out.append(x.boxes.piece(x.part.relation, prices, backend))
+        else:
+            groups.setdefault(x.layout, []).append(x)
+    grids = len(out)  # last, so that pieces whose tiles are plain views write first
+    for layout, group in groups.items():
+        if layout is None:
+            out.append(diagonal_piece(group, length))
+            continue
+        if len(group) <= MAX_PIECES:
+            out += [tile_piece(x.part.relation, x.placed, x.shape, prices, backend, length) for x in group]
+        else:
+            relation = union_of([x.part for x in group])
+            placed = place(relation, coordinates(layout, square))
+            out.append(tile_piece(relation, placed, shape(placed, length), prices, backend, length))
+    return (*out[grids:], *out[:grids])
+
+
+def union_of(group: Sequence[Part]) -> isl.Map:
+    """The pairs of all parts."""
+    relation = group[0].relation
+    for x in group[1:]:
+        relation = relation | x.relation
+    return coalesced(relation)
+
+
+def tile_piece(
+    relation: isl.Map, placed: Placed, outline: Shape, prices: Prices, backend: str, length: int
+) -> TilePiece:  # fmt: skip
+    """One piece in dense tiles: its mask, its tiles, and the loops of the forward and backward programs."""
+    at, simple = placed.at, placed.mask
+    period = _period(simple)
+    whole = [(r, 1) for r in _whole_periods(period, prices)] if backend == "torch" else []
+    size = best_tiles(outline, prices, whole)
+    rows, cols = size.rows, size.cols
+    shifts = _shifts(placed, rows, period) if backend == "torch" else ()
+    if backend == "torch" and not shifts and outline.computed(rows, 1)[2] > FEW:
+        rows = max(rows, UNBATCHED)
+    # without a mask, tiles are computed in one call however they lie
+    split = backend == "triton" or not shifts or not _narrow(outline, rows)
+    forward = sweep(placed, "keys", rows, cols, split=split)
+    if backend == "torch":  # one program gives all gradients: it sweeps keys and folds what falls on the same key
+        taller = rows * max(1, BACKWARD_ROWS // rows)
+        grad_query = forward if taller == rows else sweep(placed, "keys", taller, cols, split=split)
+        grad_key = every_tile(at, "queries", rows, cols)
+    else:
+        back_rows = min(rows, BACKWARD_ROWS)
+        grad_query = forward if back_rows == rows else sweep(placed, "keys", back_rows, cols, split=split)
+        # dK and dV are two accumulators: fewer rows keep them in registers at head dim 128 (sm_90)
+        grad_key = sweep(placed, "queries", min(rows, KEY_GRADIENT_ROWS), cols, split=split)
+    return TilePiece(
+        layout=at.layout,
+        keep=mask_pred(at, simple),
+        forward=forward,
+        grad_query=grad_query,
+        grad_key=grad_key,
+        relation=relation,
+        shifts=shifts,
+        reference=length,
+    )
+
+
+def masked_piece(relation: isl.Map, at: Coordinates, prices: Prices) -> TilePiece:
+    """Every tile, masked: right for any relation, and what is left when isl's limit strikes."""
+    rows, cols = prices.sizes[0]
+    over_keys = every_tile(at, "keys", rows, cols)
+    return TilePiece(
+        layout=Layout(),
+        keep=mask_pred(at, at.points(relation)),
+        forward=over_keys,
+        grad_query=over_keys,
+        grad_key=every_tile(at, "queries", rows, cols),
+        relation=relation,
+        reference=REFERENCE,
+    )
+
+
+def _whole_periods(period: int, prices: Prices) -> list[int]:
+    """Row counts that are whole periods of the mask, near the offered sizes: all tiles then have the same mask."""
+    if period <= 1 or period > MAX_SHIFT:
+        return []
+    return sorted({max(1, round(r / period)) * period for r, _ in prices.sizes})
+
+
+def _period(points: isl.Set) -> int:
+    """A translation length under which the divisions in the mask repeat; 1 when there are none, or it is too long."""
+    period = 1
+    for b in convex_parts(points):
+        local = b.get_local_space()
+        for k in range(b.dim(isl.dim_type.div)):
+            period = lcm(period, int(local.get_div(k).get_denominator_val().to_python()))
+            if period > MAX_SHIFT:
+                return 1
+    return period
+
+
+def _shifts(placed: Placed, rows: int, period: int) -> tuple[tuple[int, int], ...]:
+    """Translations (da, db), da a whole number of row tiles, that leave the mask as it is. isl checks each.
+
+    Candidates keep the lag (along the diagonal), or the keys.
+    """
+    at, s, t = placed.at, placed.at.layout.query_step, placed.at.layout.key_step
+    still = lcm(rows, period)
+    along = lcm(still, t // gcd(s, t))
+    out = []
+    inside = placed.mask if placed.keys is None else without_ends(placed.mask)
+    for da, db in ((along, along * s // t), (still, 0)):
+        moved = inside.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [a + {da}, b + {db}] }}"))
+        if moved.is_equal(inside):
+            out.append((da, db))
+    return tuple(out)
+
+
+def without_ends(simple: isl.Set) -> isl.Set:
+    """The mask of a band without its bounds on rows alone and on keys alone.
+
+    Tiles in which the former do not hold for all rows are edges, and no tile sweeps keys beyond the latter.
+    """
+    parts = simple.get_basic_sets()
+    if len(parts) != 1:
+        return simple
+    kept = isl.BasicSet.universe(parts[0].get_space())
+    divisions = parts[0].dim(isl.dim_type.div)
+    for x in parts[0].get_constraints():
+        rows, keys = (x.involves_dims(isl.dim_type.set, k, 1) for k in (0, 1))
+        if x.involves_dims(isl.dim_type.div, 0, divisions):
+            if not (rows and keys):  # of a bound with divisions the sweep may say less
+                return simple
+            kept = kept.add_constraint(x)
+        elif rows and keys:
+            kept = kept.add_constraint(x)
+    return isl.Set.from_basic_set(kept)
+
+
+def _narrow(outline: Shape, rows: int) -> bool:
+    """Whether one masked call over all touched keys is cheaper than unmasked and masked calls and their merge."""
+    pairs, _, programs = outline.computed(rows, 1)
+    return programs == 0 or pairs / (programs * rows) <= SPLIT
+
+
+def diagonal_piece(group: Sequence[Choice], length: int) -> DiagonalPiece:
+    """Isolated lags, each with the rows that have it."""
+    by_lag: dict[int, isl.Set] = {}
+    for x in group:
+        for lag in x.part.lags.values() or ():
+            only = read_map(f"[n, m, offset] -> {{ [r] -> [j] : j = r + offset - {lag} }}")
+            rows = (x.part.relation & only).domain()
+            by_lag[lag] = (by_lag[lag] | rows) if lag in by_lag else rows
+    diagonals = tuple(_diagonal(lag, coalesced(rows)) for lag, rows in sorted(by_lag.items()) if not rows.is_empty())
+    return DiagonalPiece(diagonals, union_of([x.part for x in group]), reference=length)
+
+
+def _diagonal(lag: int, rows: isl.Set) -> Diagonal:
+    simple = rows.gist_params(read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}"))
+    found = interval(simple, "r")
+    if found is not None:
+        first = greatest([0, *(x.value.index() for x in found.lower)])
+        return Diagonal(lag, first, smallest([Var("n") - 1, *(x.value.index() for x in found.upper)]))
+    keep = attended(rows, "r", "n")
+    return Diagonal(lag, 0, Var("n") - 1, keep if keep is not None else Truth(True))
+
+
+def attended(points: isl.Set, name: str, length: str, square: bool = False) -> Pred | None:
+    """The condition on an index that it is in `points`; None when every one is."""
+    known = LENGTHS + (" and n + offset = m" if square else "")
+    everything = read_set(f"[n, m, offset] -> {{ [x] : 0 <= x < {length} and {known} }}")
+    if everything.is_subset(points):
+        return None
+    return predicate(coalesced(points.gist(everything)), (name,))

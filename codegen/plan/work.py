@@ -1,0 +1,195 @@
+"""How many pairs a piece of a plan computes and attends at a length, exactly; None where that takes too long.
+
+The loops of a piece are evaluated for all its tiles at once; what it attends is counted by isl's loops over its
+relation, and on the axes of a grid or in listed blocks by the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import islpy as isl
+import numpy as np
+
+from pidsl.codegen.plan.nodes import (
+    BoxSweep,
+    Diagonal,
+    DiagonalPiece,
+    Grid,
+    GridPiece,
+    ListPiece,
+    Piece,
+    Sweep,
+    TilePiece,
+)
+from pidsl.errors import TooHardError
+from pidsl.language.expr import And, Compare, Or, Pred, Var, evaluate, holds
+from pidsl.relation.counting import count_loops
+from pidsl.relation.isl import limited, read_set
+from pidsl.relation.loops import NoLoop, loops
+
+OPERATIONS = 500_000  # of isl for the loops over the pairs of a piece
+LOOKED_AT = 1 << 26  # pairs whose mask is evaluated to count them,
+CHUNK = 1 << 20  # and so many at a time
+
+
+@lru_cache(maxsize=256)
+def computed(piece: Piece, n: int) -> int:
+    """Pairs in the tiles of the forward pass, n queries and n keys."""
+    if isinstance(piece, DiagonalPiece):
+        return rows(piece, n)
+    if isinstance(piece, ListPiece):
+        return listed(piece, n)
+    return visited(piece, piece.forward, n)
+
+
+@lru_cache(maxsize=256)
+def attended(piece: Piece, n: int) -> int | None:
+    """Pairs that a piece attends, n queries and n keys."""
+    if isinstance(piece, GridPiece):
+        return _on_axes(piece, n)
+    if isinstance(piece, ListPiece):
+        return _in_blocks(piece, n)
+    if isinstance(piece, DiagonalPiece):
+        return sum(_on_lag(x, n) for x in piece.diagonals)
+    try:
+        with limited("the pairs of a piece", OPERATIONS):
+            return _of_relation(piece.relation, n)
+    except (TooHardError, NoLoop):
+        return None
+
+
+def visited(piece: TilePiece | GridPiece, sweep: Sweep | BoxSweep, n: int) -> int:
+    """Pairs in the tiles that a sweep visits, n queries and n keys."""
+    if isinstance(sweep, BoxSweep):
+        assert not isinstance(piece, TilePiece)
+        return prod(_boxes_on_axis(piece.layout, sweep, axis, n) for axis in range(len(sweep.own)))
+    assert isinstance(piece, TilePiece)
+    layout = piece.layout
+    by_keys = sweep.over == "keys"
+    step = layout.query_step if by_keys else layout.key_step
+    env: dict[str, Any] = {"n": n, "m": n, "offset": 0}
+    if layout.linked:
+        own = np.arange(min(step, n))
+    elif by_keys:
+        own = np.array([evaluate(layout.row_class(), env)])
+    else:
+        own = np.array([layout.key_class or 0])
+    size = sweep.rows if by_keys else sweep.cols
+    own = own[own < n]
+    tiles = (n - own + step * size - 1) // (step * size)  # of each class
+    which = np.repeat(own, tiles)
+    t = np.arange(len(which)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
+    env |= {"t": t, "c": which} if by_keys else {"t": t, "d": which}
+    if by_keys:
+        env["d"] = evaluate(layout.key_class_of(Var("c")), env)
+    else:
+        env["c"] = evaluate(layout.row_class_of(Var("d")), env)
+    heads = {x for run in sweep.runs for x in _heads(run.guard)}  # they have this piece, or do not: who has it, counts
+    return max(_in_runs(sweep, {**env, "q_head": head}, t) for head in heads | {0}) * sweep.rows * sweep.cols
+
+
+def _in_runs(sweep: Sweep, env: dict[str, Any], t: Any) -> int:
+    """Tiles visited from the own tiles t."""
+    total = 0
+    for run in sweep.runs:
+        first, last = (np.asarray(evaluate(x, env), dtype=np.int64) for x in (run.first, run.last))
+        found = np.maximum((last - first) // run.step + 1, 0) * np.ones_like(t)
+        if run.guard is not None:
+            found = found * np.asarray(holds(run.guard, env))
+        total += int(found.sum())
+    return total
+
+
+def _heads(p: Pred | None) -> Iterator[int]:
+    """The query heads that a test names."""
+    match p:
+        case And(a, b) | Or(a, b):
+            yield from (*_heads(a), *_heads(b))
+        case Compare(_, Var("q_head"), int(head)):
+            yield head
+
+
+def rows(piece: DiagonalPiece, n: int) -> int:
+    """Rows between the first and the last of all lags."""
+    env: dict[str, Any] = {"n": n, "m": n, "offset": 0}
+    return sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in piece.diagonals)
+
+
+def _on_lag(x: Diagonal, n: int) -> int:
+    """The rows of a lag."""
+    env: dict[str, Any] = {"n": n, "m": n, "offset": 0}
+    r = np.arange(evaluate(x.first, env), evaluate(x.last, env) + 1)
+    heads = {0, *_heads(x.keep)}
+    kept = (
+        (np.asarray(holds(x.keep, {**env, "r": r, "q_head": h})) & (r >= 0) for h in heads)
+        if x.keep is not None
+        else ()
+    )
+    return max((int(found.sum()) for found in kept), default=len(r))
+
+
+def listed(piece: ListPiece, n: int) -> int:
+    """Pairs in the blocks that have both a query and a key."""
+    size = piece.layout.size
+    return size**2 * sum(max(pair) * size < n for pair in piece.layout.blocks)
+
+
+def _lengths(grid: Grid, n: int) -> list[int]:
+    """Coordinates of every axis that n tokens have."""
+    found = (-(-n // stride) for stride in grid.strides)
+    return [x if length is None else min(x, length) for x, length in zip(found, grid.lengths, strict=True)]
+
+
+def _boxes_on_axis(grid: Grid, sweep: BoxSweep, axis: int, n: int) -> int:
+    """Pairs of coordinates in the boxes of one axis; boxes of single tokens end with the grid."""
+    length = _lengths(grid, n)[axis]
+    own, swept = sweep.own[axis], sweep.swept[axis]
+    t = np.arange(-(-length // own))
+    first = np.maximum(evaluate(sweep.first[axis], {"t": t}) + 0 * t, 0)
+    end = sweep.last[axis]
+    last = np.minimum(length - 1 if end is None else evaluate(end, {"t": t}) + 0 * t, length - 1)
+    keys = np.maximum(-(-(last - first + 1) // swept), 0) * swept
+    heights = np.minimum(own, length - t * own) if swept == 1 else np.full(t.shape, own)
+    return int((heights * keys).sum())
+
+
+def _of_relation(relation: isl.Map, n: int) -> int:
+    """The pairs of a relation of rows and keys."""
+    points = relation.wrap().flatten()
+    for k, value in enumerate((n, n, 0)):
+        points = points.fix_val(isl.dim_type.param, k, isl.Val(value, points.get_ctx()))
+    points = points.project_out(isl.dim_type.param, 0, 3)
+    points = points.insert_dims(isl.dim_type.param, 0, 1).set_dim_name(isl.dim_type.param, 0, "r")
+    here = read_set("[r] -> { [i, j] : i = r }")
+    points = (points & here).project_out(isl.dim_type.set, 0, 1)
+    found = loops(points, read_set(f"[r] -> {{ : 0 <= r < {n} }}"))
+    return int(count_loops(tuple(found), {"r": np.arange(n)}).sum())
+
+
+def _on_axes(piece: GridPiece, n: int) -> int | None:
+    """The pairs of whole rows of a grid: the product over its axes."""
+    grid, total = piece.layout, 1
+    lengths = _lengths(grid, n)
+    if (n % grid.strides[0] and n < (grid.tokens or n + 1)) or sum(x * x for x in lengths) > LOOKED_AT:
+        return None
+    for keep, length in zip(piece.keep, lengths, strict=True):
+        b, many = np.arange(length)[None, :], max(1, CHUNK // length)
+        rows = (np.arange(start, min(start + many, length))[:, None] for start in range(0, length, many))
+        total *= sum(int(np.broadcast_to(holds(keep, {"a": a, "b": b}), (len(a), length)).sum()) for a in rows)
+    return total
+
+
+def _in_blocks(piece: ListPiece, n: int) -> int | None:
+    """The pairs of listed blocks that the mask lets through."""
+    size, inside = piece.layout.size, np.arange(piece.layout.size)
+    found = np.array([pair for pair in piece.layout.blocks if max(pair) * size < n], dtype=np.int64).reshape(-1, 2)
+    if len(found) * size**2 > 16 * CHUNK:
+        return None
+    r, j = (x[:, None] * size + inside for x in found.T)
+    exist = (r < n)[:, :, None] & (j < n)[:, None, :]
+    env = {"n": n, "m": n, "offset": 0, "r": r[:, :, None], "j": j[:, None, :]}
+    return int(np.sum(exist & np.asarray(holds(piece.keep, env))))

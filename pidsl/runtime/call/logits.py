@@ -1,0 +1,142 @@
+"""The parts of a score on tiles and along diagonals, and their gradients.
+
+    raw = scale * q . k     capped = softcap * tanh(raw / softcap)     s = capped + added     p = exp(s - lse)
+
+    dO V' = dP'    dP = drop dP'    dS = p (dP - rowsum(dO * O) + dlse)    draw = dS (1 - (capped / softcap)^2)
+
+`added` holds ALiBi and the bias by lag. A sink is one more logit whose value is 0, so its gradient needs no tile:
+`dsink = sum over rows of e^(sink - lse) (dlse - rowsum(dO * O))`. Nor does that of the temperature, which scales the
+queries: `dtemperature = -sum(q * dq) / temperature`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pidsl.language.score import Score
+from pidsl.runtime.call.dropout import kept
+from pidsl.runtime.call.parameters import Parameters
+
+
+class Place(NamedTuple):
+    """Where the pairs of some tiles are. Sizes and strides of 0 broadcast: a dimension may be 1.
+
+    Args:
+        i: query positions `[..., rows, 1]`.
+        j: key positions `[..., 1, keys]`.
+        head: query head `[..., 1, 1]`.
+        stream: `batch * heads + head` `[..., 1, 1]`.
+    """
+
+    i: Tensor
+    j: Tensor
+    head: Tensor
+    stream: Tensor
+
+
+NOWHERE = Place(*[torch.empty(0)] * 4)
+
+
+class TileScore:
+    """A score and its parameters, applied to tiles of logits, with running sums of the gradients of slopes and bias.
+
+    Args:
+        score: the parts.
+        parameters: their numbers, in the working dtype.
+    """
+
+    def __init__(self, score: Score, parameters: Parameters) -> None:
+        self.score, self.parameters = score, parameters
+        self.grad_slopes, self.grad_bias = (
+            None if x is None else torch.zeros_like(x, memory_format=torch.contiguous_format)
+            for x in parameters.tensors[:2]
+        )
+
+    @property
+    def additive(self) -> bool:
+        """Nothing but a term is added to the logits."""
+        return self.score.softcap is None and not self.score.dropout
+
+    @property
+    def placed(self) -> bool:
+        """Whether anything depends on where a pair is."""
+        return self.grad_slopes is not None or self.grad_bias is not None or bool(self.score.dropout)
+
+    def added(self, place: Place) -> Tensor | None:
+        """What is added to the logits, broadcast against `[..., rows, keys]`."""
+        slopes, bias, *_ = self.parameters
+        total = None
+        if slopes is not None:
+            total = slopes[place.head] * -(place.i - place.j).abs()
+        if bias is not None:
+            entries = bias[place.head, self._entries(place)]
+            total = entries if total is None else total + entries
+        return total
+
+    def capped(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The capped logits and their derivative, None for 1; -inf stays -inf."""
+        cap = self.score.softcap
+        if cap is None:
+            return raw, None
+        slope = torch.tanh(raw / cap)
+        capped = torch.where(raw == -torch.inf, raw, slope * cap)
+        return capped, slope.square_().neg_().add_(1.0)
+
+    def dropped(self, x: Tensor, place: Place) -> Tensor:
+        """x with dropout: weights in the forward pass, their gradients in the backward pass."""
+        p = self.score.dropout
+        if not p:
+            return x
+        keep = kept(self.parameters.seed, p, place.stream, place.i, place.j)
+        return torch.where(keep, x / (1 - p), 0.0)
+
+    def learn(self, ds: Tensor, place: Place) -> None:
+        """Add what the gradients `ds` of the final logits say about slopes and bias, in a fixed order."""
+        if self.grad_slopes is not None:
+            by_row = -(ds * (place.i - place.j).abs()).sum(-1)
+            _add(self.grad_slopes, place.head[..., 0].expand(by_row.shape), by_row)
+        if self.grad_bias is not None:
+            entries = self._entries(place) + place.head * self.grad_bias.shape[1]
+            _add(self.grad_bias.view(-1), entries.expand(ds.shape), ds)
+
+    def _entries(self, place: Place) -> Tensor:
+        assert self.score.bias is not None
+        low, high = self.score.bias
+        return (place.i - place.j).clamp(low, high) - low
+
+
+def _add(sums: Tensor, index: Tensor, values: Tensor) -> None:
+    """sums[index] += values, the same bits every time: on a GPU `index_put_` sorts, `index_add_` races."""
+    index, values = index.reshape(-1), values.reshape(-1)
+    if sums.device.type == "cpu":
+        sums.index_add_(0, index, values)
+    else:
+        sums.index_put_((index,), values, accumulate=True)
+
+
+def add_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> None:
+    """Let one more logit per head, with value 0, join the softmax of (out, lse), in place."""
+    total = torch.logaddexp(lse, sinks[:, None])
+    out.mul_((lse - total.clamp(min=torch.finfo(lse.dtype).min)).exp_().unsqueeze(-1))
+    lse.copy_(total)
+
+
+def row_pull(out: Tensor, grad_out: Tensor, grad_lse: Tensor | None) -> Tensor:
+    """rowsum(dO * O) - dlse `[B, Hq, n]`; what flows into a row whose output is 0 stays there."""
+    pull = torch.where(out == 0, 0.0, grad_out * out).sum(-1, dtype=torch.promote_types(out.dtype, torch.float32))
+    return pull if grad_lse is None else pull - grad_lse
+
+
+def sink_gradient(sinks: Tensor, lse: Tensor, pull: Tensor) -> Tensor:
+    """`[Hq]` from the final lse and `row_pull`."""
+    weight = torch.where(lse == -torch.inf, 0.0, (sinks[:, None] - lse).exp())
+    return -torch.where(weight == 0, 0.0, weight * pull).sum((0, 2))
+
+
+def temperature_gradient(temperature: Tensor, q: Tensor, dq: Tensor) -> Tensor:
+    """`[Hq]` from the gradient of q; rows that attend nothing may hold anything."""
+    product = torch.where(dq == 0, 0.0, q.to(temperature.dtype) * dq.to(temperature.dtype))
+    return -product.sum((0, 2, 3)) / temperature

@@ -1,0 +1,97 @@
+"""The parameters of a score at a call: their checks, and the form in which programs take them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pidsl.language.score import Score
+from pidsl.runtime.call.arguments import Fault, check_tensor
+from pidsl.runtime.run_dense.reference import accumulator
+
+PARAMETERS = ("slopes", "bias", "sinks", "temperature")  # the tensors among them
+PARTS = {"slopes": "alibi=True", "bias": "bias=(low, high)", "sinks": "sinks=True", "temperature": "temperature=True",
+         "seed": "dropout=0.1"}  # fmt: skip
+
+
+class Parameters(NamedTuple):
+    """What a call gives beside q, k and v; None (and seed 0) where the score has no such part."""
+
+    slopes: Tensor | None = None  # [Hq]
+    bias: Tensor | None = None  # [Hq, table]
+    sinks: Tensor | None = None  # [Hq]
+    temperature: Tensor | None = None  # [Hq]
+    seed: int = 0
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """All but the seed."""
+        return self.slopes, self.bias, self.sinks, self.temperature
+
+    def prepared(self, q: Tensor) -> Parameters:
+        """In the dtype that sums are accumulated in, contiguous."""
+        dtype = accumulator(q.dtype)
+        slopes, bias, sinks, temperature = (
+            None if x is None else x.detach().to(dtype).contiguous() for x in self.tensors
+        )
+        return Parameters(slopes, bias, sinks, temperature, self.seed)
+
+
+ParameterGrads = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def check_parameters(
+    score: Score | None, wanted: Collection[str], tensors: Mapping[str, Tensor], given: Mapping[str, Any]
+) -> list[Fault]:
+    """Faults of the parameters of a call: missing, superfluous, or of another shape, dtype or device than asked for.
+
+    Args:
+        score: what the kernel was compiled with.
+        wanted: its parameters; torch would fix the numbers of a score in a graph that it traces if they were asked.
+        tensors: the usable ones of q, k, v.
+        given: by name, None where nothing was given.
+    """
+    faults = []
+    for name, value in given.items():
+        if value is None:
+            if name in wanted:
+                faults.append(
+                    Fault(name, "nothing", f"{_shape(name, score)}, for {score!r}", f"kernel(..., {name}=...)")
+                )
+        elif name not in wanted:
+            kernel = "a kernel without a score" if score is None else f"nothing: the kernel has {score!r}"
+            hint = f"pidsl.compile(term, score=pidsl.score({PARTS[name]}))"
+            faults.append(Fault(name, "a value", kernel, hint))
+        elif name == "seed":
+            if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or not 0 <= value < 2**63:
+                faults.append(Fault(name, f"{value!r} ({type(value).__name__})", "an integer, 0 <= seed < 2 ** 63"))
+        else:
+            faults += _check_tensor(name, value, score, tensors.get("q"))
+    return faults
+
+
+def _check_tensor(name: str, value: object, score: Score | None, q: Tensor | None) -> list[Fault]:
+    expected = _shape(name, score)
+    if fault := check_tensor(name, value, f"a torch.Tensor {expected}"):
+        return [fault]
+    assert isinstance(value, Tensor)
+    faults = []
+    if not value.is_floating_point():
+        faults.append(Fault(name, f"dtype {value.dtype}", "a floating dtype", f"{name}.float()"))
+    if q is None:
+        return faults
+    if value.device != q.device:
+        faults.append(Fault(name, f"device {value.device}", f"{q.device}, the device of q", f"{name}.to(q.device)"))
+    want = [q.shape[1]] if name != "bias" or score is None else [q.shape[1], score.table]
+    if list(value.shape) != want:
+        faults.append(Fault(name, f"shape {list(value.shape)}", f"{want}: {expected}"))
+    return faults
+
+
+def _shape(name: str, score: Score | None) -> str:
+    if name == "seed":
+        return "an integer"
+    return f"[heads, {score.table}]" if name == "bias" and score is not None else "[heads]"

@@ -1,0 +1,1 @@
+"""What `compile` returns: kernels, and how results of several programs become one."""

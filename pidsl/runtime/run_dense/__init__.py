@@ -1,0 +1,1 @@
+"""Dense attention under the mask: the judge of the other backends."""

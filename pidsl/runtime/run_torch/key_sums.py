@@ -1,0 +1,70 @@
+"""What tiles add to the gradients of keys and values, whose rows many tiles share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pidsl.runtime.run_torch.views import add_windows
+
+
+class KeySums:
+    """A gradient as it grows: a tensor of all rows; or, where tiles meet few of them, these rows and their addends.
+
+    Args:
+        like: keys or values `[B, Hkv, m, D]`.
+        columns: of the addends, at least D.
+        dtype: of the addends.
+        many: whether tiles meet a good part of the rows.
+    """
+
+    def __init__(self, like: Tensor, columns: int, dtype: torch.dtype, many: bool) -> None:
+        self.like, self.columns, self.dtype = like, columns, dtype
+        every = many or (like.dtype == dtype and like.shape[3] == columns)  # then it is the result itself
+        self.whole = like.new_zeros((*like.shape[:3], columns), dtype=dtype) if every else None
+        self.parts: list[tuple[Tensor, Tensor]] = []  # numbers of rows among [B, Hkv, m], and what they get
+
+    def add(self, where: Tensor, grads: Tensor) -> None:
+        """Add tiles `[x, y, keys, columns]`.
+
+        Args:
+            where: the rows as a view of `whole`, or their numbers `[x, y, keys]`.
+            grads: what they get.
+        """
+        if self.whole is None:
+            self.parts.append((where.reshape(-1), grads.reshape(-1, self.columns)))
+        else:
+            add_windows(where, grads)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows `[B, Hkv, start:stop, columns]`, to add to in place."""
+        if self.whole is not None:
+            return self.whole[:, :, start:stop]
+        batch, heads = self.like.shape[:2]
+        part = self.like.new_zeros((batch, heads, stop - start, self.columns), dtype=self.dtype)
+        numbers = self.numbers(torch.arange(start, stop, device=self.like.device))
+        self.parts.append((numbers.reshape(-1), part.view(-1, self.columns)))
+        return part
+
+    def numbers(self, keys: Tensor) -> Tensor:
+        """`[B, Hkv, *keys]`: the numbers of these keys among the rows of all heads."""
+        batch, heads, m, _ = self.like.shape
+        first = torch.arange(batch * heads, device=keys.device).view(batch, heads, *[1] * keys.ndim) * m
+        return first + keys
+
+    def result(self) -> Tensor:
+        """The gradient, shaped and typed like the keys."""
+        width = self.like.shape[3]
+        if self.whole is not None:
+            return self.whole[..., :width].to(self.like.dtype)
+        total = self.like.new_zeros(self.like.shape)
+        if self.parts:
+            found, place = torch.cat([x for x, _ in self.parts]).unique(return_inverse=True)
+            sums = total.new_zeros((len(found), self.columns), dtype=self.dtype)
+            grads = torch.cat([x for _, x in self.parts])
+            if sums.device.type == "cpu":
+                sums.index_add_(0, place, grads)
+            else:  # sorted there, and not by the chance of who comes first
+                sums.index_put_((place,), grads, accumulate=True)
+            total.view(-1, width)[found] = sums[:, :width].to(total.dtype)
+        return total

@@ -1,0 +1,1 @@
+"""Generated Triton programs, written to a file, loaded and launched."""

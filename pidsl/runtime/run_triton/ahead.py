@@ -1,0 +1,246 @@
+"""Compile a generated Triton program without a GPU, and read what it costs from the machine code.
+
+Interpreter mode is fixed when triton is imported, so the compiler runs in a process of its own, with
+TRITON_INTERPRET removed. The launches are those that `TritonProgram` would make for contiguous tensors (on the
+"meta" device, so nothing is allocated), with the specialisations a real launch would get.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pidsl.errors import BackendError
+
+if TYPE_CHECKING:
+    from pidsl.codegen.plan.nodes import Plan
+    from pidsl.runtime.run_triton.program import Launch
+
+_LENGTH = 4096  # of the tensors on the meta device; the kernels do not depend on it
+_OPCODE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)([^;]*);")
+
+
+@dataclass(frozen=True, slots=True)
+class LoopReport:
+    """An innermost loop of the machine code: `hgmma` and `hmma` are tensor-core instructions (sm_90, sm_80)."""
+
+    instructions: int
+    hgmma: int
+    hmma: int
+    spills: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelReport:
+    """What a compiled kernel costs. Facts that a target does not tell are None.
+
+    Args:
+        name: of the kernel.
+        warps: per program.
+        stages: of the software pipeline.
+        shared_bytes: shared memory per program.
+        registers: per thread.
+        spills: local-memory loads and stores (LDL, STL) in the machine code.
+        hgmma: warp-group tensor-core instructions.
+        hmma: warp tensor-core instructions.
+        loops: the innermost loops, in the order of the code.
+    """
+
+    name: str
+    warps: int
+    stages: int
+    shared_bytes: int
+    registers: int | None = None
+    spills: int | None = None
+    hgmma: int | None = None
+    hmma: int | None = None
+    loops: tuple[LoopReport, ...] = ()
+
+
+def compile_ahead(
+    plan: Plan | str,
+    target: str = "cuda:90",
+    dtype: torch.dtype = torch.bfloat16,
+    head_dim: int = 64,
+    value_dim: int | None = None,
+    options: dict[str, int] | None = None,
+) -> list[KernelReport]:
+    """Compile every kernel of a plan, or of a generated source, for `target`.
+
+    Args:
+        plan: the plan, or the text that `triton_source` made of it.
+        target: "cuda:<compute capability>" or "hip:<architecture>".
+        dtype: of q, k and v.
+        head_dim: D.
+        value_dim: Dv; D when None.
+        options: launch options (num_warps, num_stages) in place of the launcher's.
+
+    Returns:
+        One report per kernel, in the order of launches: forward, then backward.
+
+    Raises:
+        BackendError: a kernel does not compile; the message is the compiler's.
+    """
+    if isinstance(plan, str):
+        source = plan
+    else:
+        from pidsl.codegen.emit_triton.source import triton_source
+
+        source = triton_source(plan)
+    request = {
+        "source": source,
+        "target": target,
+        "dtype": str(dtype).removeprefix("torch."),
+        "head_dim": head_dim,
+        "value_dim": head_dim if value_dim is None else value_dim,
+        "options": options or {},
+        "precision": torch.get_float32_matmul_precision(),
+    }
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-c", "from pidsl.runtime.run_triton.ahead import _compile_request; _compile_request()"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    if done.returncode:
+        raise BackendError(
+            f"a kernel does not compile for {target}", "a program for that target", where=done.stderr.strip()[-4000:]
+        )
+    reports = json.loads(done.stdout.splitlines()[-1])
+    return [
+        KernelReport(**(report | {"loops": tuple(LoopReport(**loop) for loop in report["loops"])}))
+        for report in reports
+    ]
+
+
+def _compile_request() -> None:
+    """The compiling process: a request on stdin, reports on the last line of stdout."""
+    request = json.load(sys.stdin)
+    torch.set_float32_matmul_precision(request["precision"])
+    reports = [
+        asdict(_compile(launch, request["target"], request["options"]))
+        for launch in _launches(
+            request["source"], getattr(torch, request["dtype"]), request["head_dim"], request["value_dim"]
+        )
+    ]
+    print(json.dumps(reports))
+
+
+def _launches(source: str, dtype: torch.dtype, head_dim: int, value_dim: int) -> list[Launch]:
+    """The launches of forward and backward on contiguous tensors, 4 query heads on 2 key heads."""
+    from pidsl.runtime.call.parameters import Parameters
+    from pidsl.runtime.run_triton.score_program import ScoredTritonProgram
+
+    by_head = torch.empty(4, dtype=torch.float32, device="meta")
+    parameters = Parameters(by_head, by_head[:, None], by_head, by_head)  # a plain program asks for none of them
+    program = ScoredTritonProgram(None, source).given(parameters)
+    q = torch.empty(2, 4, _LENGTH, head_dim, dtype=dtype, device="meta")
+    k = torch.empty(2, 2, _LENGTH, head_dim, dtype=dtype, device="meta")
+    v = torch.empty(2, 2, _LENGTH, value_dim, dtype=dtype, device="meta")
+    forward, _, lse = program.forward_launches(q, k, v, 0.125, 0)
+    out = torch.empty(2, 4, _LENGTH, value_dim, dtype=dtype, device="meta")
+    shared = program.backward_arguments(q, k, v, out, lse, out, lse, 0.125, 0)
+    backward, *_ = program.gradient_launches(shared, q, k, v)
+    of_score, _ = program.score_launches(shared, q)
+    return forward + backward + of_score
+
+
+def _compile(launch: Launch, target: str, options: dict[str, int]) -> KernelReport:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    backend, _, arch = target.partition(":")
+    gpu = GPUTarget(backend, int(arch) if backend == "cuda" else arch, 32 if backend == "cuda" else 64)
+    signature, constants, hints = {}, {}, {}
+    for number, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        kind, divisible = _specialised(value, constant=parameter.is_constexpr, fixed=parameter.do_not_specialize)
+        signature[parameter.name] = kind
+        if kind == "constexpr":
+            constants[(number,)] = value
+        if divisible:
+            hints[(number,)] = [["tt.divisibility", 16]]
+    made = triton.compile(
+        ASTSource(launch.kernel, signature, constants, hints), target=gpu, options={**launch.options, **options}
+    )
+    facts = _machine_code(made.asm["cubin"]) if backend == "cuda" else {}
+    return KernelReport(
+        name=launch.kernel.__name__,
+        warps=made.metadata.num_warps,
+        stages=made.metadata.num_stages,
+        shared_bytes=made.metadata.shared,
+        **facts,
+    )
+
+
+def _specialised(value: Any, *, constant: bool, fixed: bool) -> tuple[str, bool]:
+    """The type Triton gives an argument, and whether it knows that 16 divides it."""
+    if constant or value is None:
+        return "constexpr", False
+    if isinstance(value, torch.Tensor):
+        names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int32: "i32"}
+        return f"*{names[value.dtype]}", True
+    if isinstance(value, float):
+        return "fp32", False
+    if value == 1 and not fixed:
+        return "constexpr", False
+    return "i32" if -(2**31) <= value < 2**31 else "i64", value % 16 == 0 and not fixed
+
+
+def _machine_code(cubin: bytes) -> dict[str, Any]:
+    """Registers, spills and tensor-core instructions of a cubin, in total and per innermost loop."""
+    import triton
+
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+
+        def cuobjdump(flag: str) -> str:
+            run = [str(tools / "cuobjdump"), flag, str(path)]
+            return subprocess.run(run, capture_output=True, text=True, check=True).stdout
+
+        usage, sass = cuobjdump("-res-usage"), cuobjdump("-sass")
+    registers = [int(x) for x in re.findall(r"REG:(\d+)", usage)]
+    code = [(int(at, 16), opcode, rest) for at, opcode, rest in _OPCODE.findall(sass)]
+    jumps = [
+        (int(found[1], 16), at)
+        for at, opcode, rest in code
+        if opcode.startswith("BRA") and (found := re.search(r"0x([0-9a-f]+)", rest))
+    ]
+    loops = sorted((start, end) for start, end in jumps if start < end)
+    inner = [x for x in loops if not any(x != y and x[0] <= y[0] and y[1] <= x[1] for y in loops)]
+
+    def count(start: int, end: int, *opcodes: str) -> int:
+        return sum(start <= at <= end and opcode.startswith(opcodes) for at, opcode, _ in code)
+
+    everything = (0, code[-1][0])
+    return {
+        "registers": max(registers),
+        "spills": count(*everything, "LDL", "STL"),
+        "hgmma": count(*everything, "HGMMA"),
+        "hmma": count(*everything, "HMMA"),
+        "loops": tuple(
+            LoopReport(
+                instructions=count(*loop, ""),
+                hgmma=count(*loop, "HGMMA"),
+                hmma=count(*loop, "HMMA"),
+                spills=count(*loop, "LDL", "STL"),
+            )
+            for loop in inner
+        ),
+    }

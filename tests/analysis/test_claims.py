@@ -1,0 +1,127 @@
+"""Published bounds: what became of each, and that the page says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import pidsl
+from pidsl import keys, lags, symbols, window
+from pidsl.analysis.bound import Bound
+from pidsl.analysis.claims import Finding, Findings, claims
+from pidsl.analysis.formulas import CeilLog, L, n, symbol
+from pidsl.analysis.judge import judge, refute
+from pidsl.analysis.report import markdown
+from pidsl.analysis.schedules import SkipSchedule
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "claims.md"
+K, P = symbol("k"), symbol("period")
+k, period = symbols("k period")
+VERDICTS = {
+    "pi-Attention, reach, skip in every layer": "refuted",
+    "pi-Attention, contiguous reach, skip in every layer": "refuted",
+    "pi-Attention, reach, skip in layers 1, 2, 4, ...": "refuted",
+    "pi-Attention, reach, skip in layers 2, 4, 8, ...": "proved",
+    "pi-Attention, reach, comb": "refuted",
+    "pi-Attention, compute, single skip": "proved",
+    "pi-Attention, memory, single skip": "proved",
+    "pi-Attention, compute, comb": "refuted",
+    "Mistral, reach": "proved",
+    "Mistral, reach, attained": "refuted",
+    "Longformer, dilated reach": "proved",
+    "Longformer, dilated coverage": "refuted",
+    "Longformer, global tokens": "proved",
+    "BigBird, global tokens": "refuted",
+    "Sparse Transformer, strided, steps": "proved",
+    "Sparse Transformer, strided, cost": "proved",
+    "Sparse Transformer, fixed, steps": "proved",
+    "LogSparse, depth": "proved",
+    "PowerAttention, degree": "proved",
+    "PowerAttention, reach": "proved",
+    "PowerAttention, distance": "proved",
+    "StreamingLLM, cache": "proved",
+}
+
+
+@pytest.fixture(scope="module")
+def findings() -> Findings:
+    return pidsl.check_claims()
+
+
+def test_verdicts(findings: Findings) -> None:
+    assert {f.claim.name: f.verdict for f in findings} == VERDICTS
+    assert all(f.repaired is None or f.repaired.outcome == "proved" for f in findings)
+    assert all(f.claim.repair for f in findings if f.verdict == "refuted")
+
+
+def test_each_verdict_is_verified_again(findings: Findings) -> None:
+    assert [f.claim.name for f in findings if not f.check()] == []
+
+
+def test_the_page_is_what_the_findings_say(findings: Findings) -> None:
+    assert PAGE.read_text(encoding="utf-8") == markdown(findings)
+
+
+def test_a_counterexample_of_another_claim_is_none(findings: Findings) -> None:
+    found = finding(findings, "pi-Attention, reach, skip in every layer").judgement
+    assert found.counterexample is not None
+    assert dict(found.counterexample.values) == {"L": 1, "k": 1, "period": 2, "n": 3}
+    assert found.counterexample.pair == (2, 0)
+    assert found.counterexample.path == (0, 2)
+    assert found.counterexample.check()
+    true = replace(found.claim, expr=P * L)
+    assert not replace(found.counterexample, claim=true).check()
+    assert not replace(found.counterexample, actual=3).check()
+    assert not replace(found.counterexample, path=(0, 1)).check()
+    assert not replace(found.counterexample, values=(("L", 1), ("k", 2), ("period", 2), ("n", 3))).check()
+
+
+def test_counterexamples_are_shown_along_a_path() -> None:
+    claim = Bound(
+        window(k) | lags(period), "farthest", "<=", P * L - 1, (K >= 1, P > K, L >= 3), given=(("layers", L),)
+    )
+    found = judge(claim)
+    assert found.counterexample is not None
+    assert found.counterexample.path == (0, 2, 4, 6)
+    assert "along 0 -> 2 -> 4 -> 6" in str(found.counterexample)
+
+
+def test_a_wrong_bound_is_not_proved() -> None:
+    claim = Bound(window(k), "pairs", "<=", n * (K + 1) - 1, (K >= 0,))
+    assert judge(claim).outcome == "refuted"
+    true = replace(claim, expr=n * (K + 1), method="from the exact formula")
+    assert true.proof.check()
+    assert not replace(true, expr=n * K).proof.check()
+    assert not replace(true, relation=">=").proof.check()
+    assert not replace(true, assumptions=(K >= 0, K < 0)).proof.check()
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_the_published_bound_under_the_schedule(first: int) -> None:
+    claim = Bound(
+        SkipSchedule(k, period, first), "farthest", "<=", K * L + P * CeilLog(2, L), (K >= 1, P > K),
+        given=(("layers", L),),
+    )  # fmt: skip
+    assert judge(claim).outcome == ("refuted" if first == 1 else "proved")
+
+
+def test_what_cannot_be_decided_is_unknown() -> None:
+    term = window(k) | keys(0, period)  # looks ahead at the sinks: in no family
+    found = judge(Bound(term, "farthest", "<=", 100 + K + P, (K >= 1,), given=(("layers", 1),)))
+    assert found.outcome == "unknown"
+    assert not found.check()
+    assert refute(found.claim) is None
+
+
+def test_names() -> None:
+    assert len({c.name for c in claims()}) == len(claims()) >= 20
+    with pytest.raises(pidsl.TermError, match="claim 'no such'"):
+        pidsl.check_claims("no such")
+    (one,) = pidsl.check_claims(["Sparse Transformer, fixed, steps"])
+    assert "PROVED" in str(one)
+
+
+def finding(found: Findings, name: str) -> Finding:
+    return next(f for f in found if f.claim.name == name)
