@@ -104,7 +104,7 @@ def check_square(term: Term, positions: int, keys: int) -> None:
         if isinstance(t, Ring):
             raise SizeError(
                 f"{positions} query positions and {keys} keys",
-                "as many keys as query positions (offset + n == key_offset + m): a ring closes over one set of positions",
+                "as many keys as query positions (offset + n == m + key_offset): a ring closes over one set of them",
                 where=repr(t),
             )
 

@@ -30,6 +30,7 @@ from pidsl.codegen.plan.nodes import (
 from pidsl.errors import PlanError, TooHardError
 from pidsl.language.expr import Add, Truth, Var, evaluate, holds
 from pidsl.language.terms import Ring, Term, walk
+from pidsl.relation.frame import MOVED
 from pidsl.testing import terms
 
 BACKENDS = ("triton", "torch")
@@ -44,22 +45,24 @@ TERMS: list[Term] = [
 ]  # fmt: skip
 
 
-def visits(plan: Plan, n: int, m: int, offset: int, which: str) -> np.ndarray:
+def visits(plan: Plan, n: int, m: int, offset: int, which: str, key_offset: int = 0) -> np.ndarray:
     """How often the plan computes each pair [n, m], by running its loops one tile at a time."""
     count = np.zeros((n, m), dtype=np.int64)
-    lengths = {"n": n, "m": m, "offset": offset}
+    lengths = {"n": n, "m": m, "offset": offset, "key_offset": key_offset}
     for piece in plan.pieces:
         if isinstance(piece, DiagonalPiece):
             for x in piece.diagonals:
                 for r in range(evaluate(x.first, lengths), evaluate(x.last, lengths) + 1):
                     if x.keep is None or holds(x.keep, {**lengths, "r": r}):
-                        count[r, r + offset - x.lag] += 1
+                        j = r + offset - x.lag - key_offset
+                        assert j >= 0
+                        count[r, j] += 1
             continue
         if isinstance(piece, GridPiece):
-            _visit_grid(count, piece, getattr(piece, which), offset)
+            _visit_grid(count, piece, getattr(piece, which), offset, key_offset)
             continue
         if isinstance(piece, ListPiece):
-            _visit_list(count, piece, offset)
+            _visit_list(count, piece, lengths)
             continue
         layout, sweep = piece.layout, getattr(piece, which)
         own_step = layout.query_step if sweep.over == "keys" else layout.key_step
@@ -69,20 +72,21 @@ def visits(plan: Plan, n: int, m: int, offset: int, which: str) -> np.ndarray:
                 env["c"] = own_class if layout.linked else evaluate(layout.row_class(), env)
                 env["d"] = evaluate(layout.key_class_of(env["c"]), env)
             else:
-                env["d"] = own_class if layout.linked else (layout.key_class or 0)
+                env["d"] = own_class if layout.linked else evaluate(layout.own_key_class(), env)
                 env["c"] = evaluate(layout.row_class_of(env["d"]), env)
             _visit_class(count, piece, sweep, env)
     return count
 
 
-def _visit_grid(count: np.ndarray, piece: GridPiece, sweep: BoxSweep, offset: int) -> None:
+def _visit_grid(count: np.ndarray, piece: GridPiece, sweep: BoxSweep, offset: int, key_offset: int) -> None:
     """The pairs of a grid, one pair at a time: in a box that is visited, and kept by every axis."""
     n, m = count.shape
-    tokens = piece.layout.tokens or n + m + offset
+    tokens = piece.layout.tokens or n + m + offset + key_offset
     for r in range(max(0, min(n, tokens - offset))):
-        for j in range(min(m, tokens)):
+        for j in range(max(0, min(m, tokens - key_offset))):
             a, b = (
-                [evaluate(x, {"i": i}) for x in piece.layout.coordinates(Var("i"))] for i in (r + offset, j)
+                [evaluate(x, {"i": i}) for x in piece.layout.coordinates(Var("i"))]
+                for i in (r + offset, j + key_offset)
             )  # fmt: skip
             own, swept = (a, b) if sweep.over == "keys" else (b, a)
             inside = True
@@ -93,12 +97,12 @@ def _visit_grid(count: np.ndarray, piece: GridPiece, sweep: BoxSweep, offset: in
             count[r, j] += bool(inside and kept)
 
 
-def _visit_list(count: np.ndarray, piece: ListPiece, offset: int) -> None:
-    (n, m), size = count.shape, piece.layout.size
+def _visit_list(count: np.ndarray, piece: ListPiece, lengths: dict[str, int]) -> None:
+    (n, m), size, offset, key_offset = count.shape, piece.layout.size, lengths["offset"], lengths["key_offset"]
     for row, key in piece.layout.blocks:
         for r in range(max(0, row * size - offset), min(n, (row + 1) * size - offset)):
-            for j in range(key * size, min(m, (key + 1) * size)):
-                count[r, j] += bool(holds(piece.keep, {"n": n, "m": m, "offset": offset, "r": r, "j": j}))
+            for j in range(max(0, key * size - key_offset), min(m, (key + 1) * size - key_offset)):
+                count[r, j] += bool(holds(piece.keep, {**lengths, "r": r, "j": j}))
 
 
 def _visit_class(count: np.ndarray, piece: TilePiece, sweep: Sweep, env: dict[str, Any]) -> None:
@@ -146,6 +150,34 @@ def test_plan_is_proved_and_visits_each_pair_once(term: Term, backend: str) -> N
             np.testing.assert_array_equal(found, expected, err_msg=f"{which} {n, m, offset}")
 
 
+# (n, m, offset, key_offset): queries before all keys, among them and behind them; keys that end before the queries
+MOVED_SIZES = [
+    (7, 7, 0, 0),
+    (9, 31, 22, 5),
+    (20, 30, 3, 40),
+    (33, 20, 0, 13),
+    (5, 60, 90, 31),
+    (70, 70, 64, 64),
+    (1, 1, 8, 7),
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("term", TERMS, ids=repr)
+def test_plan_for_moved_keys_is_proved_and_visits_each_pair_once(term: Term, backend: str) -> None:
+    plan = lower(term, backend, frame=MOVED)
+    check_plan(plan)
+    square = any(isinstance(t, Ring) for t in walk(term))
+    for n, m, offset, key_offset in MOVED_SIZES:
+        if square:
+            offset = max(0, m + key_offset - n)
+            key_offset = n + offset - m
+        expected = term.mask(n, m, offset, key_offset)
+        for which in ("forward", "grad_query", "grad_key"):
+            found = visits(plan, n, m, offset, which, key_offset)
+            np.testing.assert_array_equal(found, expected, err_msg=f"{which} {n, m, offset, key_offset}")
+
+
 @settings(max_examples=settings.default.max_examples // 2)
 @given(
     term=terms(depth=3),
@@ -168,6 +200,36 @@ def test_random_terms(term: Term, backend: str, n: int, more: int, data: st.Data
     for which in ("forward", "grad_query", "grad_key"):
         np.testing.assert_array_equal(visits(plan, n, m, offset, which), expected)
     lengths = {"n": n, "m": m, "offset": offset}
+    if plan.attended_keys is not None:
+        said = np.broadcast_to(np.asarray(holds(plan.attended_keys, {**lengths, "j": np.arange(m)})), (m,))
+        assert_tells(plan, said, expected.any(axis=0))
+    if plan.attended_rows is not None:
+        said = np.broadcast_to(np.asarray(holds(plan.attended_rows, {**lengths, "r": np.arange(n)})), (n,))
+        assert_tells(plan, said, expected.any(axis=1))
+
+
+@settings(max_examples=settings.default.max_examples // 2)
+@given(
+    term=terms(depth=3, grid=True),
+    backend=st.sampled_from(BACKENDS),
+    n=st.integers(1, 40),
+    m=st.integers(1, 40),
+    offset=st.integers(0, 40),
+    key_offset=st.integers(0, 60),
+)
+def test_random_terms_for_moved_keys(
+    term: Term, backend: str, n: int, m: int, offset: int, key_offset: int
+) -> None:  # fmt: skip
+    try:
+        plan = lower(term, backend, frame=MOVED)
+    except TooHardError:
+        return
+    with suppress(TooHardError):
+        check_plan(plan, operations=500_000)
+    expected = term.mask(n, m, offset, key_offset)
+    for which in ("forward", "grad_query", "grad_key"):
+        np.testing.assert_array_equal(visits(plan, n, m, offset, which, key_offset), expected)
+    lengths = {"n": n, "m": m, "offset": offset, "key_offset": key_offset}
     if plan.attended_keys is not None:
         said = np.broadcast_to(np.asarray(holds(plan.attended_keys, {**lengths, "j": np.arange(m)})), (m,))
         assert_tells(plan, said, expected.any(axis=0))
