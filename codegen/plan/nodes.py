@@ -200,7 +200,7 @@ class TilePiece(Counted):
 
 @dataclass(frozen=True, slots=True)
 class Diagonal:
-    """The pairs with one lag: row r meets the key at position r + offset - lag when `keep` (over lengths, offset, r) holds.
+    """The pairs with one lag: row r meets the key at position r + offset - lag when `keep` (of row r) holds.
 
     `first <= r <= last` are the rows between which it can hold; `keep` is None when it holds for all of them.
     """

@@ -30,7 +30,6 @@ from pidsl.codegen.plan.nodes import (
 from pidsl.errors import PlanError, TooHardError
 from pidsl.language.expr import Add, Truth, Var, evaluate, holds
 from pidsl.language.terms import Ring, Term, walk
-from pidsl.relation.frame import MOVED
 from pidsl.testing import terms
 
 BACKENDS = ("triton", "torch")
@@ -150,34 +149,6 @@ def test_plan_is_proved_and_visits_each_pair_once(term: Term, backend: str) -> N
             np.testing.assert_array_equal(found, expected, err_msg=f"{which} {n, m, offset}")
 
 
-# (n, m, offset, key_offset): queries before all keys, among them and behind them; keys that end before the queries
-MOVED_SIZES = [
-    (7, 7, 0, 0),
-    (9, 31, 22, 5),
-    (20, 30, 3, 40),
-    (33, 20, 0, 13),
-    (5, 60, 90, 31),
-    (70, 70, 64, 64),
-    (1, 1, 8, 7),
-]
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("term", TERMS, ids=repr)
-def test_plan_for_moved_keys_is_proved_and_visits_each_pair_once(term: Term, backend: str) -> None:
-    plan = lower(term, backend, frame=MOVED)
-    check_plan(plan)
-    square = any(isinstance(t, Ring) for t in walk(term))
-    for n, m, offset, key_offset in MOVED_SIZES:
-        if square:
-            offset = max(0, m + key_offset - n)
-            key_offset = n + offset - m
-        expected = term.mask(n, m, offset, key_offset)
-        for which in ("forward", "grad_query", "grad_key"):
-            found = visits(plan, n, m, offset, which, key_offset)
-            np.testing.assert_array_equal(found, expected, err_msg=f"{which} {n, m, offset, key_offset}")
-
-
 @settings(max_examples=settings.default.max_examples // 2)
 @given(
     term=terms(depth=3),
@@ -200,36 +171,6 @@ def test_random_terms(term: Term, backend: str, n: int, more: int, data: st.Data
     for which in ("forward", "grad_query", "grad_key"):
         np.testing.assert_array_equal(visits(plan, n, m, offset, which), expected)
     lengths = {"n": n, "m": m, "offset": offset}
-    if plan.attended_keys is not None:
-        said = np.broadcast_to(np.asarray(holds(plan.attended_keys, {**lengths, "j": np.arange(m)})), (m,))
-        assert_tells(plan, said, expected.any(axis=0))
-    if plan.attended_rows is not None:
-        said = np.broadcast_to(np.asarray(holds(plan.attended_rows, {**lengths, "r": np.arange(n)})), (n,))
-        assert_tells(plan, said, expected.any(axis=1))
-
-
-@settings(max_examples=settings.default.max_examples // 2)
-@given(
-    term=terms(depth=3, grid=True),
-    backend=st.sampled_from(BACKENDS),
-    n=st.integers(1, 40),
-    m=st.integers(1, 40),
-    offset=st.integers(0, 40),
-    key_offset=st.integers(0, 60),
-)
-def test_random_terms_for_moved_keys(
-    term: Term, backend: str, n: int, m: int, offset: int, key_offset: int
-) -> None:  # fmt: skip
-    try:
-        plan = lower(term, backend, frame=MOVED)
-    except TooHardError:
-        return
-    with suppress(TooHardError):
-        check_plan(plan, operations=500_000)
-    expected = term.mask(n, m, offset, key_offset)
-    for which in ("forward", "grad_query", "grad_key"):
-        np.testing.assert_array_equal(visits(plan, n, m, offset, which, key_offset), expected)
-    lengths = {"n": n, "m": m, "offset": offset, "key_offset": key_offset}
     if plan.attended_keys is not None:
         said = np.broadcast_to(np.asarray(holds(plan.attended_keys, {**lengths, "j": np.arange(m)})), (m,))
         assert_tells(plan, said, expected.any(axis=0))
