@@ -13,9 +13,10 @@ from math import prod
 
 from pidsl.codegen.emit_triton.expr import Limits, Reach, index_source, separated, settled
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.emit_triton.masks import Mask
+from pidsl.codegen.emit_triton.masks import Mask, Side, side, to_index
 from pidsl.codegen.plan.nodes import BoxSweep, Grid, GridPiece
 from pidsl.language.expr import Index, Var, simplify, substitute, vars_in
+from pidsl.relation.frame import Frame
 
 
 def box_masks(number: int, piece: GridPiece, reach: Reach) -> list[Mask]:
@@ -54,31 +55,29 @@ def _limits(grid: Grid, axis: int, sweep: BoxSweep) -> Limits:
     return {"a": coordinate, "b": coordinate, f"t_{axis}": (length // sweep.own[axis] + 1, slope / sweep.own[axis])}
 
 
-def own_box(out: Lines, grid: Grid, sweep: BoxSweep, heads: str, reach: Reach) -> None:
+def own_box(out: Lines, grid: Grid, sweep: BoxSweep, heads: str, reach: Reach, frame: Frame) -> None:
     """Which box, head and batch entry the program has, and the positions of its tokens."""
-    rows = sweep.over == "keys"
+    own = side(frame, rows=sweep.over == "keys")
     axes, strides = range(len(grid.lengths)), grid.strides
-    out.put("n, m, offset = n.to(INDEX), m.to(INDEX), offset.to(INDEX)", "program = tl.program_id(0)")
+    out.put(to_index(frame), "program = tl.program_id(0)")
     block, counts = strides[0] * sweep.own[0], box_counts(grid, sweep.own)
-    end: Index = Var("n") + Var("offset") if rows else Var("m")
-    reach.add(end, limits={})
-    stop = index_source(end) if grid.tokens is None else f"tl.minimum({index_source(end)}, {grid.tokens})"
-    out.put(f"boxes = tl.cdiv({stop}, {block})" + (f" - offset // {block}" if rows else ""))
+    reach.add(own.stop, limits={})
+    stop = index_source(own.stop) if grid.tokens is None else f"tl.minimum({index_source(own.stop)}, {grid.tokens})"
+    out.put(f"boxes = tl.cdiv({stop}, {block})" + (f" - {own.first} // {block}" if own.first else ""))
     inner = 1
     for axis in reversed(axes[1:]):
         before = f"program // {inner}" if inner > 1 else "program"
         out.put(f"t_{axis} = {before} % {counts[axis]}")
         inner *= counts[axis]
     out.put(f"program = program // {inner}" if inner > 1 else "", "t_0 = (program % boxes).to(INDEX)")
-    if rows:
-        out.put(f"t_0 += offset // {block}")
+    if own.first:
+        out.put(f"t_0 += {own.first} // {block}")
     out.put(f"head = (program // boxes % {heads}).to(tl.int32)", f"batch = (program // boxes // {heads}).to(tl.int32)")
-    letter, position = ("a", "r") if rows else ("b", "j")
+    letter = "a" if sweep.over == "keys" else "b"
     starts = [f"t_{axis}" + (f" * {size}" if size > 1 else "") for axis, size in enumerate(sweep.own)]
-    _tokens(out, letter, position, grid, sweep.own, starts, "own", "offset" if rows else "")
+    _tokens(out, letter, own, grid, sweep.own, starts, "own")
     tests = [f"({letter}_{axis} < {grid.lengths[axis]})" for axis in axes if _ragged(grid, axis, sweep.own[axis])]
-    tests += ["(r >= 0)", "(r < n)"] if rows else ["(j < m)"]
-    out.put(f"exists = {' & '.join(tests)}")
+    out.put(f"exists = {' & '.join([*tests, *own.exists])}")
 
 
 def box_counts(grid: Grid, own: Sequence[int]) -> tuple[int, ...]:
@@ -92,9 +91,9 @@ def _ragged(grid: Grid, axis: int, size: int) -> bool:
 
 
 def _tokens(
-    out: Lines, letter: str, position: str, grid: Grid, box: Sequence[int], starts: Sequence[str], x: str, less: str
+    out: Lines, letter: str, of: Side, grid: Grid, box: Sequence[int], starts: Sequence[str], x: str
 ) -> None:  # fmt: skip
-    """The coordinates of the tokens of a box that starts there, and their positions."""
+    """The coordinates of the tokens of a box that starts there, and their rows."""
     out.put(f"{x} = tl.arange(0, {prod(box)})")
     sums = []
     for axis, (size, start, stride) in enumerate(zip(box, starts, grid.strides, strict=True)):
@@ -106,12 +105,15 @@ def _tokens(
             inside += f" % {size}" if axis > 0 and prod(box[:axis]) > 1 else ""
         out.put(f"{letter}_{axis} = {start} + {inside}")
         sums.append(f"{letter}_{axis}" + (f" * {stride}" if stride > 1 else ""))
-    out.put(f"{position} = {' + '.join(sums)}" + (f" - {less}" if less else ""))
+    out.put(f"{of.index} = {' + '.join(sums)}{of.less}")
 
 
-def box_loop(out: Lines, number: int, grid: Grid, sweep: BoxSweep, reach: Reach) -> Iterator[None]:
+def box_loop(
+    out: Lines, number: int, grid: Grid, sweep: BoxSweep, reach: Reach, frame: Frame
+) -> Iterator[None]:  # fmt: skip
     """Open a loop over the boxes visited; inside it, the coordinates, positions and which of them exist."""
     keys = sweep.over == "keys"
+    swept = side(frame, rows=not keys)
     what = "keys" if keys else "queries"
     sizes = " x ".join(map(str, sweep.swept))
     out.put(f"# Piece {number}, {grid}: boxes of {sizes} {what}, from the first on every axis to the last.")
@@ -122,9 +124,10 @@ def box_loop(out: Lines, number: int, grid: Grid, sweep: BoxSweep, reach: Reach)
         highs = [] if high is None else [index_source(high)]
         if axis == 0:
             row = grid.strides[0]
-            end = "(m - 1)" if keys else "(n + offset - 1)"
+            end = f"({index_source(swept.stop)} - 1)"
             highs.append(f"{end} // {row}" if row > 1 else end)
-            lows += [] if keys else [f"offset // {row}" if row > 1 else "offset"]
+            if swept.first:
+                lows.append(f"{swept.first} // {row}" if row > 1 else swept.first)
         out.put(
             f"first_{axis} = {_folded('tl.maximum', lows)}",
             f"last_{axis} = {_folded('tl.minimum', highs)}",
@@ -140,11 +143,10 @@ def box_loop(out: Lines, number: int, grid: Grid, sweep: BoxSweep, reach: Reach)
             index += f" % boxes_{axis}" if axis else ""
             size = sweep.swept[axis]
             starts.append(f"first_{axis} + {index}" + (f" * {size}" if size > 1 else ""))
-        letter, position = ("b", "j") if keys else ("a", "r")
-        _tokens(out, letter, position, grid, sweep.swept, starts, "y", "" if keys else "offset")
+        letter = "b" if keys else "a"
+        _tokens(out, letter, swept, grid, sweep.swept, starts, "y")
         tests = [f"({letter}_{axis} <= last_{axis})" for axis in axes if sweep.swept[axis] > 1]
-        tests += ["(j < m)"] if keys else ["(r >= 0)", "(r < n)"]
-        out.put(f"inside = {' & '.join(tests)}")
+        out.put(f"inside = {' & '.join([*tests, *swept.exists])}")
         yield
 
 

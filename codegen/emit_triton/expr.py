@@ -40,7 +40,7 @@ from pidsl.language.expr import (
 Rational = int | Fraction  # an int where it is one: sums of those take a tenth of the time
 Limits = Mapping[str, tuple[int, Rational]]
 
-_ATOM, _UNARY, _TIMES, _PLUS, _SHIFT, _BITAND, _BITOR, _COMPARE = 8, 7, 6, 5, 4, 3, 2, 1
+ATOM, _UNARY, _TIMES, _PLUS, _SHIFT, _BITAND, _BITOR, _COMPARE = 8, 7, 6, 5, 4, 3, 2, 1
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "==": "==", "!=": "!="}
 _OPPOSITE = {"<": ">=", ">=": "<", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
 
@@ -73,7 +73,7 @@ def index_source(e: Index, level: int = 0) -> str:
     """`e` as Triton source, put in parentheses when its place binds more tightly than `level`."""
     match e:
         case int():
-            text, own = str(e), _ATOM if e >= 0 else _UNARY
+            text, own = str(e), ATOM if e >= 0 else _UNARY
         case Var(name):
             return name
         case Abs(x):
@@ -93,9 +93,9 @@ def index_source(e: Index, level: int = 0) -> str:
         case Mod(x, y) if non_negative(x) and non_negative(y):
             text, own = f"{index_source(x, _TIMES)} % {index_source(y, _UNARY)}", _TIMES
         case FloorDiv(x, int(y)) if _power_of_two(y):
-            text, own = f"{index_source(x, _ATOM)} >> {y.bit_length() - 1}", _SHIFT
+            text, own = f"{index_source(x, ATOM)} >> {y.bit_length() - 1}", _SHIFT
         case Mod(x, int(y)) if _power_of_two(y):
-            text, own = f"{index_source(x, _ATOM)} & {y - 1}", _BITAND
+            text, own = f"{index_source(x, ATOM)} & {y - 1}", _BITAND
         case FloorDiv(x, y):
             return f"_floor_div({index_source(x)}, {index_source(y)})"
         case Mod(x, y):
@@ -249,7 +249,7 @@ def _power_of_two(x: int) -> bool:
 class Reach:
     """How large the integers of a program can get: `constant + slope * longest` bounds every intermediate value.
 
-    `longest` bounds n, m and offset. The launch uses this to prove that 32-bit arithmetic is exact.
+    `longest` bounds n, m and the offsets. The launch uses this to prove that 32-bit arithmetic is exact.
     """
 
     def __init__(self) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pidsl.codegen.emit_triton.lines import Lines
+from pidsl.codegen.emit_triton.masks import side, to_index
 from pidsl.codegen.plan.nodes import BlockList, ListPiece
+from pidsl.relation.frame import Frame
 
 
 def list_table(blocks: BlockList, *, by_keys: bool) -> tuple[int, list[int]]:
@@ -31,14 +33,16 @@ def table_name(number: int, *, by_keys: bool) -> str:
     return f"list_{number}_by_{'keys' if by_keys else 'queries'}"
 
 
-def own_block(out: Lines, number: int, piece: ListPiece, tile: int, heads: str, *, rows: bool) -> None:
+def own_block(
+    out: Lines, number: int, piece: ListPiece, tile: int, heads: str, frame: Frame, *, rows: bool
+) -> None:  # fmt: skip
     """Which block, tile in it, head and batch entry the program has, and the positions of the tile."""
     name, size = table_name(number, by_keys=not rows), piece.layout.size
     count, _ = list_table(piece.layout, by_keys=not rows)
     tiles = -(-size // tile)
-    position, less = ("r", " - offset") if rows else ("j", "")
+    own = side(frame, rows=rows)
     out.put(
-        "n, m, offset = n.to(INDEX), m.to(INDEX), offset.to(INDEX)",
+        to_index(frame),
         "program = tl.program_id(0)",
         f"owner = program // {tiles} % {count}",
         f"head = program // {tiles * count} % {heads}",
@@ -47,26 +51,26 @@ def own_block(out: Lines, number: int, piece: ListPiece, tile: int, heads: str, 
         f"begin = tl.load({name} + {count} + owner)",
         f"end = tl.load({name} + {count} + owner + 1)",
         f"own = program % {tiles} * {tile} + tl.arange(0, {tile})",
-        f"{position} = block * {size} + own{less}",
+        f"{own.index} = block * {size} + own{own.less}",
     )
-    test = "(r >= 0) & (r < n)" if rows else "(j < m)"
+    test = " & ".join(own.exists)
     out.put(f"exists = (own < {size}) & {test}" if size % tile else f"exists = {test}")
 
 
-def list_loop(out: Lines, number: int, piece: ListPiece, *, over_keys: bool) -> Iterator[None]:
+def list_loop(out: Lines, number: int, piece: ListPiece, frame: Frame, *, over_keys: bool) -> Iterator[None]:
     """Open a loop over the tiles of the listed blocks; inside it, positions and which of them exist."""
     name, size = table_name(number, by_keys=not over_keys), piece.layout.size
     count, _ = list_table(piece.layout, by_keys=not over_keys)
     tile = piece.cols if over_keys else piece.back_rows
     tiles = -(-size // tile)
-    position, less = ("j", "") if over_keys else ("r", " - offset")
+    swept = side(frame, rows=not over_keys)
     out.put(f"# Piece {number}, {piece.layout}: those listed for the own one.")
     with out.block(f"for x in range(begin * {tiles}, end * {tiles}):"):
         out.put(
             f"other = tl.load({name} + {2 * count + 1} + x // {tiles}).to(INDEX)",
             f"y = x % {tiles} * {tile} + tl.arange(0, {tile})",
-            f"{position} = other * {size} + y{less}",
+            f"{swept.index} = other * {size} + y{swept.less}",
         )
-        test = "(j < m)" if over_keys else "(r >= 0) & (r < n)"
+        test = " & ".join(swept.exists)
         out.put(f"inside = (y < {size}) & {test}" if size % tile else f"inside = {test}")
         yield

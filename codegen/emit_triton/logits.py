@@ -5,10 +5,10 @@
                                                        logits -= slope * tl.abs(i - j).to(tl.float32)
                                                        return logits, rate
 
-Logits are base 2, as everywhere in the kernels. A tile's positions are `i = r + offset` and `j`, whatever layout the
-rows r and the keys j come from. The sinks are where the softmax starts: one key of value 0 has been seen. The
-gradients of sinks and temperature follow from lse, out and dQ; those of slopes and bias are summed by kernels of
-their own, which are launched only when they are wanted.
+Logits are base 2, as everywhere in the kernels. A tile's positions are `i = r + offset` and `j` (`j + key_offset` where
+keys are moved), whatever layout the rows r and the keys j come from. The sinks are where the softmax starts: one key of
+value 0 has been seen. The gradients of sinks and temperature follow from lse, out and dQ; those of slopes and bias are
+summed by kernels of their own, which are launched only when they are wanted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from pidsl.codegen.emit_triton.expr import ATOM, index_source
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.walks import KernelWriter
 from pidsl.codegen.plan.nodes import DiagonalPiece, Plan
@@ -24,8 +25,6 @@ from pidsl.language.expr import Var
 from pidsl.language.score import Score, threshold
 
 LOG2E = 1.4426950408889634
-_ROWS = "i[:, None], j[None, :]"  # positions of a tile [rows, keys]
-_KEYS = "i[None, :], j[:, None]"  # ... of a tile [keys, rows]
 
 
 class ScoredKernelWriter(KernelWriter):
@@ -38,7 +37,11 @@ class ScoredKernelWriter(KernelWriter):
         self.score = score
         self.pointers = " ".join(f"{name}," for name in score.parameters)
         self.numbers = ("seed",) if score.dropout else ()
-        self.reach.add(Var("r") + Var("offset"), limits={})
+        key = plan.frame.key_at(Var("j"))
+        self.reach.add(Var("r") + Var("offset"), key, limits={})
+        self._j = index_source(key, ATOM)
+        self._rows = f"i[:, None], {self._j}[None, :]"  # positions of a tile [rows, keys]
+        self._keys = f"i[None, :], {self._j}[:, None]"  # ... of a tile [keys, rows]
         of_pair = {"slope": score.alibi, "by_lag": score.bias is not None}
         self._of_pair = "".join(f", {name}" for name, there in of_pair.items() if there)
 
@@ -112,12 +115,12 @@ class ScoredKernelWriter(KernelWriter):
         yield 'total = tl.where(top == -float("inf"), 0.0, 1.0)'
 
     def _absorb(self, full: bool) -> Iterator[str]:
-        yield from self._logits("tl.dot(query, tl.trans(key), input_precision=PRECISION)", _ROWS, "_")
+        yield from self._logits("tl.dot(query, tl.trans(key), input_precision=PRECISION)", self._rows, "_")
         if not full:
             yield 'logits = tl.where(keep & inside[None, :], logits, -float("inf"))'
         yield "p, fade, top = _softmax_step(logits, top)"
         yield "total = total * fade + tl.sum(p, 1)"
-        yield from self._drop("p *= _dropout(stream, {})", _ROWS)
+        yield from self._drop("p *= _dropout(stream, {})", self._rows)
         yield "acc = tl.dot(p.to(value.dtype), value, acc * fade[:, None], input_precision=PRECISION)"
 
     def _absorb_lag(self, lag: int) -> Iterator[str]:
@@ -136,22 +139,22 @@ class ScoredKernelWriter(KernelWriter):
 
     def _slopes(self, full: bool) -> Iterator[str]:
         """ds of a tile, the gradient of its final logits."""
-        yield from self._logits("tl.dot(query, tl.trans(key), input_precision=PRECISION)", _ROWS)
+        yield from self._logits("tl.dot(query, tl.trans(key), input_precision=PRECISION)", self._rows)
         yield "p = tl.exp2(logits - row_lse2[:, None])"
         if not full:
             yield "p = tl.where(keep & inside[None, :], p, 0.0)"
         yield "dp = tl.dot(grad, tl.trans(value), input_precision=PRECISION)"
-        yield from self._drop("dp *= _dropout(stream, {})", _ROWS)
+        yield from self._drop("dp *= _dropout(stream, {})", self._rows)
         yield "ds = p * (dp - row_pull[:, None])"
 
     def _key_grads(self, keep: str) -> Iterator[str]:
         yield "i = r + offset"
-        yield from self._logits("tl.dot(key, tl.trans(query), input_precision=PRECISION)", _KEYS)
+        yield from self._logits("tl.dot(key, tl.trans(query), input_precision=PRECISION)", self._keys)
         yield "p = tl.exp2(logits - row_lse2[None, :])"
         if keep:
             yield f"p = tl.where({self._kept(keep)}, p, 0.0)"
         yield "dp = tl.dot(value, tl.trans(grad), input_precision=PRECISION)"
-        yield from self._drop("drop = _dropout(stream, {})", _KEYS)
+        yield from self._drop("drop = _dropout(stream, {})", self._keys)
         yield from self._drop("dp *= drop", "")
         yield "ds = p * (dp - row_pull[None, :])"
         yield from self._raw(of_keys=True)
@@ -167,7 +170,7 @@ class ScoredKernelWriter(KernelWriter):
 
     def _lag_slopes_before(self, lag: int, of_keys: bool = False) -> Iterator[str]:
         """ds of the pairs of a lag, the gradient of their final logits; for keys also p, as the values get it."""
-        at = "r + offset, j" if of_keys else f"i, {_minus(lag)}"
+        at = f"r + offset, {self._j}" if of_keys else f"i, {_minus(lag)}"
         yield from self._logits(f"tl.where(ok, {_PAIRS}, 0.0)", at)  # what is not attended may be NaN
         yield "p = tl.where(ok, tl.exp2(logits - row_lse2), 0.0)"
         yield "dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)"
@@ -222,10 +225,10 @@ class ScoredKernelWriter(KernelWriter):
                     for full in self._key_loops(out, number, piece, "grad_query"):
                         out.put(*self._slopes(full))
                         if score.alibi:
-                            lags = "tl.abs(i[:, None] - j[None, :]).to(tl.float32)"
+                            lags = f"tl.abs(i[:, None] - {self._j}[None, :]).to(tl.float32)"
                             out.put(f"slope_sum -= tl.sum(ds * {lags}, 1)")
                         if score.bias is not None:
-                            out.put(f"bias_sum = _add_by_entry(bias_sum, ds, _entry({_ROWS}), {width})")
+                            out.put(f"bias_sum = _add_by_entry(bias_sum, ds, _entry({self._rows}), {width})")
                 else:
                     for diagonal in self._lags_of_rows(out, number, piece):
                         out.put(*self._lag_slopes_before(diagonal.lag))

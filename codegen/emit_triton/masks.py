@@ -9,9 +9,44 @@ from fractions import Fraction
 from pidsl.codegen.emit_triton.expr import Limits, has_scalar, pred_source
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.plan.nodes import Layout, Sweep
-from pidsl.language.expr import Add, Index, Mul, Pred, Truth, simplify, vars_in
+from pidsl.language.expr import Add, Index, Mul, Pred, Truth, Var, simplify, vars_in
+from pidsl.relation.frame import Frame
 
-PLAN_VARS = ("n", "m", "offset", "c", "d", "a", "b", "r", "j", "q_head", "first_head", "last_head")
+PLAN_VARS = ("n", "m", "offset", "key_offset", "c", "d", "a", "b", "r", "j", "q_head", "first_head", "last_head")
+
+
+def to_index(frame: Frame) -> str:
+    """A line that brings the numbers of a call into the dtype of indices."""
+    return f"{frame.parameters} = {', '.join(f'{name}.to(INDEX)' for name in frame.names)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Rows of q, or of k and v: what their index is called, how many there are, and where the first one stands."""
+
+    index: str
+    length: str
+    first: str  # "" at position 0
+
+    @property
+    def less(self) -> str:
+        """From positions to indices."""
+        return f" - {self.first}" if self.first else ""
+
+    @property
+    def stop(self) -> Index:
+        """The position behind the last one."""
+        return Var(self.length) + Var(self.first) if self.first else Var(self.length)
+
+    @property
+    def exists(self) -> tuple[str, ...]:
+        """Tests of an index that a position gave."""
+        return (f"({self.index} >= 0)",) * bool(self.first) + (f"({self.index} < {self.length})",)
+
+
+def side(frame: Frame, *, rows: bool) -> Side:
+    """One of the two."""
+    return Side("r", "n", "offset") if rows else Side("j", "m", "key_offset" if frame.moved else "")
 
 
 def affine(step: int, index: Index, own_class: Index) -> Index:
@@ -23,12 +58,12 @@ def constant_classes(layout: Layout) -> dict[str, Index]:
     """Classes that are numbers: `{c: 0, d: 0}` for the identity."""
     if layout.linked:
         return {}
-    classes = {"c": layout.row_class(), "d": layout.key_class or 0}
+    classes = {"c": layout.row_class(), "d": layout.own_key_class()}
     return {name: value for name, value in classes.items() if isinstance(value, int)}
 
 
 def limits_of(layout: Layout, sweep: Sweep) -> Limits:
-    """How large the variables of a sweep get, as (constant, slope in the longest of n, m and offset)."""
+    """How large the variables of a sweep get, as (constant, slope in the longest of n, m and offsets)."""
     owned = layout.query_step * sweep.rows if sweep.over == "keys" else layout.key_step * sweep.cols
     return {
         "c": (layout.query_step, 0),

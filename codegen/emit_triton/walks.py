@@ -25,6 +25,7 @@ from pidsl.codegen.emit_triton.masks import (
     constant_classes,
     limits_of,
     load_mask,
+    to_index,
 )
 from pidsl.codegen.plan.nodes import (
     BoxSweep,
@@ -41,7 +42,6 @@ from pidsl.codegen.plan.nodes import (
 from pidsl.codegen.plan.stages import Pass, Stage, sweep_of
 from pidsl.language.expr import Compare, Index, Pred, Truth, Var, show, substitute
 
-_SIZES = "scale, n, m, offset, heads, group,"
 _CONSTANTS = "D: tl.constexpr, D_PAD: tl.constexpr, V: tl.constexpr, V_PAD: tl.constexpr,"
 _TUNING = "PRECISION: tl.constexpr, INDEX: tl.constexpr,"
 
@@ -257,7 +257,7 @@ class KernelWriter:
     @contextmanager
     def _kernel(self, out: Lines, stage: Stage, pointers: str, strided: str) -> Iterator[None]:
         strides = " ".join(f"{x}_b, {x}_h, {x}_r, {x}_d," for x in strided.split())
-        fixed = ", ".join(f'"{name}"' for name in ("n", "m", "offset", "heads", "group", *self.numbers))
+        fixed = ", ".join(f'"{name}"' for name in (*self.plan.frame.names, "heads", "group", *self.numbers))
         out.put(f"@triton.jit(do_not_specialize=[{fixed}])")
         out.put(f"def {stage.name}(")
         for number, piece in stage.pieces:
@@ -266,7 +266,7 @@ class KernelWriter:
         out.put(
             f"    {pointers}",
             *([f"    {self.pointers}"] if self.pointers else []),
-            f"    {_SIZES}",
+            f"    scale, {self.plan.frame.parameters}, heads, group,",
             f"    {strides}",
             f"    {_CONSTANTS}",
             f"    {_TUNING}",
@@ -290,12 +290,13 @@ class KernelWriter:
             sweep = sweep_of(owner, stage.task)
             assert isinstance(sweep, BoxSweep)
             self.pad = max(self.pad, overhang(owner.layout, sweep.own, sweep.swept))
-            own_box(out, owner.layout, sweep, heads, self.reach)
+            own_box(out, owner.layout, sweep, heads, self.reach, self.plan.frame)
             return
         if isinstance(owner, ListPiece):
             self.pad = max(self.pad, 2 * owner.layout.size)
             self.reach.add(Var("n") + Var("offset"), limits={})
-            own_block(out, stage.pieces[0][0], owner, stage.tile, heads, rows=stage.owns == "rows")
+            rows, frame = stage.owns == "rows", self.plan.frame
+            own_block(out, stage.pieces[0][0], owner, stage.tile, heads, frame, rows=rows)
             return
         layout = owner.layout
         per_class = length if stage.step == 1 else f"tl.cdiv({length}, {stage.step})"
@@ -308,10 +309,10 @@ class KernelWriter:
                 f"program = program // {stage.classes}",
             )
         out.put(f"head = program // tiles % {heads}", f"batch = program // tiles // {heads}")
-        out.put("n, m, offset = n.to(INDEX), m.to(INDEX), offset.to(INDEX)")
+        out.put(to_index(self.plan.frame))
         own_class: Index = Var(class_name)
         if not stage.classes > 1:
-            own_class = layout.row_class() if stage.owns == "rows" else layout.key_class or 0
+            own_class = layout.row_class() if stage.owns == "rows" else layout.own_key_class()
             own_class = self._class(out, layout, class_name, own_class)
         if stage.step > 1:
             start = show(affine(stage.step * stage.tile, Var("t"), own_class))
@@ -368,9 +369,7 @@ class KernelWriter:
         assert isinstance(sweep, Sweep)
         layout = piece.layout
         out.put(f"# Piece {number}, {layout}.")
-        d: Index = layout.key_class or 0
-        if layout.linked:
-            d = self._class(out, layout, "d", layout.key_class_of(Var("c")))
+        d = self._class(out, layout, "d", layout.key_class_of(Var("c")))
         for full in self._loops(out, piece, sweep):
             self._positions(out, "j", "b", "tile", sweep.cols, layout.key_step, d)
             if full:
@@ -387,10 +386,10 @@ class KernelWriter:
         if isinstance(piece, GridPiece):
             sweep = sweep_of(piece, task)
             assert isinstance(sweep, BoxSweep)
-            loop = box_loop(out, number, piece.layout, sweep, self.reach)
+            loop = box_loop(out, number, piece.layout, sweep, self.reach, self.plan.frame)
             keep = box_keep(self._box_keeps[number], "[:, None]", "[None, :]", "inside[None, :]")
         else:
-            loop = list_loop(out, number, piece, over_keys=True)
+            loop = list_loop(out, number, piece, self.plan.frame, over_keys=True)
             keep = self._keep_listed(number, "[:, None]", "[None, :]", "inside[None, :]")
         for _ in loop:
             self._load_masked(out, keep)
@@ -411,7 +410,7 @@ class KernelWriter:
         """Per diagonal, the keys and values that meet the program's rows."""
         out.put(f"# Piece {number}, {len(piece.diagonals)} diagonals: every row meets one key per lag.")
         for diagonal in piece.diagonals:
-            j = Var("r") + Var("offset") - diagonal.lag
+            j = Var("r") + self.plan.frame.ahead - diagonal.lag
             self.reach.add(j, limits={})
             at = index_source(j)
             out.put(
@@ -437,10 +436,10 @@ class KernelWriter:
 
     def _masked_rows(self, out: Lines, number: int, piece: GridPiece | ListPiece) -> None:
         if isinstance(piece, GridPiece):
-            loop = box_loop(out, number, piece.layout, piece.grad_key, self.reach)
+            loop = box_loop(out, number, piece.layout, piece.grad_key, self.reach, self.plan.frame)
             keep = box_keep(self._box_keeps[number], "[None, :]", "[:, None]", "live[None, :]")
         else:
-            loop = list_loop(out, number, piece, over_keys=False)
+            loop = list_loop(out, number, piece, self.plan.frame, over_keys=False)
             keep = self._keep_listed(number, "[None, :]", "[:, None]", "live[None, :]")
         for _ in loop:
             out.put(*self._live("live", "inside", "r", rows=True))
@@ -468,7 +467,7 @@ class KernelWriter:
     def _lags_of_keys(self, out: Lines, number: int, piece: DiagonalPiece) -> None:
         out.put("", f"# Piece {number}, {len(piece.diagonals)} diagonals: every key meets one row per lag.")
         for diagonal in piece.diagonals:
-            r = Var("j") - Var("offset") + diagonal.lag
+            r = Var("j") - self.plan.frame.ahead + diagonal.lag
             self.reach.add(r, limits={})
             out.put(
                 f"# Lag {diagonal.lag}.",
