@@ -243,7 +243,7 @@ def test_what_does_not_go_together() -> None:
         (
             combiner_fixed(4),
             {"affine": True},
-            "compile(summaries(blocks(4) & causal, [spans(4, where(lambda i, j: j < i // 4))]), backend='torch', affine=True)",
+        (gate(a=causal), {"affine": True}, "compile(gate(a=causal), backend='torch', affine=True)\n  expected: gate"),
         ),
     ]
     for of, options, text in said:
