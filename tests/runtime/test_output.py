@@ -243,7 +243,7 @@ def test_what_does_not_go_together() -> None:
         (
             combiner_fixed(4),
             {"affine": True},
-            "compile(summaries(blocks(4) & causal, [spans(4, where(lambda i, j: j < i // 4))]), backend='torch', affine=True)",
+            f"compile({combiner_fixed(4)!r}, backend='torch', affine=True)\n  expected: summaries",
         ),
     ]
     for of, options, text in said:

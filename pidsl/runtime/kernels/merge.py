@@ -64,7 +64,7 @@ def _faults(results: object) -> list[Fault]:
             )
         judge = out if judge is None else judge
         for what in ("shape", "dtype", "device"):
-            got, expected = getattr(out, what), getattr(judge, what)
+            got, expected = (list(x) if what == "shape" else x for x in (getattr(t, what) for t in (out, judge)))
             if got != expected:
                 faults.append(Fault(f"out of result {x}", f"{what} {got}", f"{expected}, as in the first"))
     return faults
