@@ -38,7 +38,7 @@ def attended(made: Callable[[], Compiled], pattern: str, score: str, backend: st
     """
     tensors = call.tensors
     if not is_traced(*tensors):
-        return attend(made(), call)
+        return _attend(made(), call, tensors)
     q, k, v, *inputs = tensors
     numbers = [*call.positions, call.inputs.get("seed", 0)]
     factor, scale = (call.scale, 0.0) if isinstance(call.scale, Tensor) else (None, call.scale)
@@ -59,10 +59,9 @@ def recorded(scale: Any) -> Any:
     return scale if has_static_value(scale) else torch.ones((), dtype=torch.float64, device="cpu") * scale
 
 
-def attend(made: Compiled, call: Call) -> tuple[Tensor, Tensor]:
-    """out [B, Hq, n, Dv] and lse [B, Hq, n] of a checked call, differentiable once; for eager calls."""
+def _attend(made: Compiled, call: Call, tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     try:
-        return _Attention.apply(made, call, *call.tensors)  # type: ignore[no-untyped-call]
+        return _Attention.apply(made, call, *tensors)  # type: ignore[no-untyped-call]
     except RuntimeError as e:
         refuse_transform(e, made.plan)
         raise

@@ -82,8 +82,11 @@ class Compiled:
 
 
 def structure(score: Score | None) -> Score:
-    """What decides which program it is: the score without its scale, which every call brings; `PLAIN` for none."""
-    return replace(score or PLAIN, scale=None)
+    """What decides which program it is: the score without its scale, which every call brings; `PLAIN` for nothing."""
+    if score is None:  # what torch traces, should find no numbers here
+        return PLAIN
+    bare = replace(score, scale=None)
+    return PLAIN if bare == PLAIN else bare
 
 
 def scored(text: str) -> Score:

@@ -83,6 +83,7 @@ WRAPPERS: dict[str, tuple[Callable[..., Any], tuple[Callable[[], Any], ...]]] = 
     "plain": (lambda k: k(NEAR | FAR), ()),
     "heads": (lambda k: k(HEADS), ()),
     "reference": (lambda k: k(NEAR | FAR, "reference"), ()),
+    "reference, score": (lambda k: k(NEAR | FAR, "reference", score=PARTS), (learned,)),
     "triton": (lambda k: k(NEAR, "triton"), ()),
     "triton, heads together": (lambda k: k(heads([(1, NEAR), (1, window(5))]), "triton"), ()),
     "score": (lambda k: k(NEAR | FAR, score=PARTS), (learned,)),

@@ -237,7 +237,7 @@ class Kernel:
         self.term, self.backend, self.score = term, backend, score
         self.structure = structure(score)
         self._pattern = repr(term)
-        self.structure_text = "" if self.structure == PLAIN else repr(self.structure)
+        self.structure_text = "" if self.structure is PLAIN else repr(self.structure)
         self.parameters = () if score is None else score.parameters
         self._where = f"kernel(q, k, v) of {self._pattern}"
         self.rings = (term,) if "ring" in self._pattern and rings(self._pattern) else ()

@@ -14,6 +14,7 @@ import inspect
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -65,15 +66,15 @@ class ReferenceProgram:
         given |= {name: x for name, x in call.inputs.items() if isinstance(x, Tensor)}
         total = {name: torch.zeros(x.shape, dtype=_precise(call.q), device=x.device) for name, x in given.items()}
         for rows, mask in self._chunks(call):
-            with torch.enable_grad():
+            with _autograd():
                 leaves = {name: x.detach().to(_precise(call.q)).requires_grad_() for name, x in given.items()}
                 inputs = {name: leaves.get(name, x) for name, x in call.inputs.items()}
                 exact = call._replace(q=leaves["q"], k=leaves["k"], v=leaves["v"], inputs=inputs)
                 part, part_lse = self._attention(_rows(exact, rows), mask)
-            seeds = [torch.where(mask.any(1)[:, None], grad_out[:, :, rows].to(part.dtype), 0.0)]
-            lost = part_lse == -torch.inf  # a row without keys
-            seeds.append(torch.where(lost, 0.0, 0.0 if grad_lse is None else grad_lse[:, :, rows].to(part.dtype)))
-            grads = torch.autograd.grad([part, part_lse], list(leaves.values()), seeds, materialize_grads=True)
+                seeds = [torch.where(mask.any(1)[:, None], grad_out[:, :, rows].to(part.dtype), 0.0)]
+                lost = part_lse == -torch.inf  # a row without keys
+                seeds.append(torch.where(lost, 0.0, 0.0 if grad_lse is None else grad_lse[:, :, rows].to(part.dtype)))
+                grads = torch.autograd.grad([part, part_lse], list(leaves.values()), seeds, materialize_grads=True)
             for name, grad in zip(leaves, grads, strict=True):
                 total[name] += grad
         dq, dk, dv, *_ = found = [grad.to(given[name].dtype) for name, grad in total.items()]
@@ -130,6 +131,17 @@ def _rows(call: Call, rows: slice) -> Call:
     """The call of some rows alone."""
     offset, key_offset = call.positions
     return call._replace(q=call.q[:, :, rows], positions=Positions(offset + rows.start, key_offset))
+
+
+@contextmanager
+def _autograd() -> Iterator[None]:
+    """Autograd at work, inside an op too, for which torch leaves it out of the dispatch."""
+    keys = torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView
+    with ExitStack() as stack:
+        for key in keys:
+            stack.enter_context(torch._C._SetExcludeDispatchKeyGuard(key, False))
+        stack.enter_context(torch.enable_grad())
+        yield
 
 
 class _Scores(torch.autograd.Function):
