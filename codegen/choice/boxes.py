@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pidsl.codegen.choice.cost import BACKWARD_ROWS, KEY_GRADIENT_ROWS, LONGEST, REFERENCE, Prices, cheapest
-from pidsl.codegen.choice.grid_axes import GridAxis, plus, times
+from pidsl.codegen.choice.grid_axes import GridAxis
 from pidsl.codegen.plan.nodes import BoxSweep, Grid, GridPiece, Over
-from pidsl.codegen.tiling.tiles import greatest, smallest
+from pidsl.language.algebra import greatest, plus, smallest, times
 from pidsl.language.expr import Index, Sub, Var, evaluate, holds, simplify
 
 LIKELY = 3  # boxes of so many queries that are looked at with every box of keys: those that meet fewest keys

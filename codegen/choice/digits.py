@@ -24,8 +24,8 @@ from pidsl.codegen.tiling.bands import Bound as BandBound
 from pidsl.codegen.tiling.bands import band
 from pidsl.codegen.tiling.coordinates import LENGTHS
 from pidsl.codegen.tiling.forms import predicate
-from pidsl.codegen.tiling.tiles import greatest, smallest
 from pidsl.errors import TooHardError
+from pidsl.language.algebra import greatest, smallest
 from pidsl.language.expr import Index, substitute, substitute_pred
 from pidsl.relation.isl import coalesced, convex_parts, limited, read_map, read_set
 

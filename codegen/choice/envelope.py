@@ -31,12 +31,12 @@ from pidsl.codegen.choice.cost import (
     best_tiles,
     grouped,
 )
-from pidsl.codegen.choice.grid_axes import GridAxis, axes_of, div, mod, plus, times
+from pidsl.codegen.choice.grid_axes import GridAxis, axes_of
 from pidsl.codegen.choice.pieces import UNBATCHED
 from pidsl.codegen.plan.nodes import Layout, Over, Run, Sweep, TilePiece
 from pidsl.codegen.tiling.coordinates import Coordinates
 from pidsl.codegen.tiling.tile_sets import every_tile, last_tile
-from pidsl.codegen.tiling.tiles import greatest, smallest
+from pidsl.language.algebra import div, greatest, mod, plus, smallest, times
 from pidsl.language.expr import (
     Add,
     And,

@@ -16,15 +16,14 @@ from itertools import pairwise
 
 from pidsl.codegen.choice.cost import Prices, shape
 from pidsl.codegen.choice.envelope import Envelope, I, J, envelope_piece
-from pidsl.codegen.choice.grid_axes import plus, times
 from pidsl.codegen.choice.parts import Part, interval_of, keys_of, positions_of
 from pidsl.codegen.choice.pieces import tile_piece, union_of
 from pidsl.codegen.plan.nodes import Layout, TilePiece
 from pidsl.codegen.tiling.bands import Placed, place
 from pidsl.codegen.tiling.coordinates import coordinates
 from pidsl.codegen.tiling.forms import constraints
-from pidsl.codegen.tiling.tiles import greatest, smallest
-from pidsl.language.expr import Add, And, Compare, Index, Max, Min, Pred, fold, simplify
+from pidsl.language.algebra import greatest, plus, smallest, times, total
+from pidsl.language.expr import And, Compare, Index, Max, Min, Pred, fold, simplify
 from pidsl.relation.isl import convex_parts
 
 MAX_CALLS = 512  # parts that share no row and are pieces of their own (torch)
@@ -121,7 +120,7 @@ def packed(row: Sequence[Bounded]) -> Envelope:
     ahead: list[Callable[[Index], Index]] = [lambda j: _steps(j, first, ends)]
     for slope in dict.fromkeys(slope for x in row for slope in x.slopes):
         constants = [x.constant(slope) for x in row]
-        line = plus_all([times(I, slope[0]), times(J, slope[1]), _steps(I, starts, constants)])
+        line = total([times(I, slope[0]), times(J, slope[1]), _steps(I, starts, constants)])
         keep = And(keep, Compare(">=", line, 0))
         most = max(constants)  # i - j + most >= 0 for all parts, or j - i + most >= 0
         if slope == (1, -1):
@@ -158,12 +157,4 @@ def _steps(x: Index, starts: Sequence[int], values: Sequence[int]) -> Index:
         for start, (before, after) in zip(starts[1:], pairwise(values), strict=True)
         if after != before
     ]
-    return plus_all([values[0], *steps])
-
-
-def plus_all(values: Sequence[Index]) -> Index:
-    """The sum, nested a few deep only."""
-    if len(values) == 1:
-        return values[0]
-    half = (len(values) + 1) // 2
-    return simplify(Add(plus_all(values[:half]), plus_all(values[half:])))
+    return total([values[0], *steps])

@@ -15,7 +15,8 @@ from pidsl.codegen.tiling.bands import Placed, interval, place
 from pidsl.codegen.tiling.coordinates import LENGTHS, Coordinates, coordinates, mask_pred
 from pidsl.codegen.tiling.forms import predicate
 from pidsl.codegen.tiling.tile_sets import every_tile
-from pidsl.codegen.tiling.tiles import greatest, smallest, sweep
+from pidsl.codegen.tiling.tiles import sweep
+from pidsl.language.algebra import greatest, smallest
 from pidsl.language.expr import Pred, Truth, Var
 from pidsl.relation.isl import coalesced, convex_parts, read_map, read_set
 

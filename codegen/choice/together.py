@@ -16,9 +16,9 @@ from functools import reduce
 from typing import get_args
 
 from pidsl.codegen.choice.cost import CLOSE, PRICES
-from pidsl.codegen.emit_triton.expr import settled
 from pidsl.codegen.plan.nodes import Diagonal, DiagonalPiece, Piece, Plan, Sweep, TilePiece
 from pidsl.codegen.plan.stages import Pass, stages
+from pidsl.language.algebra import settled
 from pidsl.language.expr import And, Compare, Or, Pred, Truth, Var
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term

@@ -7,15 +7,7 @@ from contextlib import contextmanager
 
 from pidsl.codegen.choice.together import of_group
 from pidsl.codegen.emit_triton.boxes import box_keep, box_loop, box_masks, overhang, own_box
-from pidsl.codegen.emit_triton.expr import (
-    Limits,
-    Reach,
-    index_source,
-    plus_one,
-    pred_source,
-    separated,
-    settled,
-)  # fmt: skip
+from pidsl.codegen.emit_triton.expr import index_source, pred_source
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.lists import list_loop, own_block, table_name
 from pidsl.codegen.emit_triton.masks import (
@@ -26,6 +18,7 @@ from pidsl.codegen.emit_triton.masks import (
     limits_of,
     load_mask,
 )
+from pidsl.codegen.emit_triton.reach import Limits, Reach
 from pidsl.codegen.plan.nodes import (
     BoxSweep,
     Diagonal,
@@ -39,6 +32,7 @@ from pidsl.codegen.plan.nodes import (
     TilePiece,
 )
 from pidsl.codegen.plan.stages import Pass, Stage, sweep_of
+from pidsl.language.algebra import plus_one, separated, settled
 from pidsl.language.expr import Compare, Index, Pred, Truth, Var, show, substitute
 
 _SIZES = "scale, n, m, offset, heads, group,"
