@@ -28,19 +28,9 @@ import islpy as isl
 from pidsl.codegen.choice.lists import Listed, separate
 from pidsl.codegen.choice.parts import lags_of
 from pidsl.codegen.choice.pieces import without_ends
-from pidsl.codegen.choice.together import share
-from pidsl.codegen.plan.nodes import (
-    BoxSweep,
-    DiagonalPiece,
-    GridPiece,
-    Layout,
-    ListPiece,
-    Piece,
-    Plan,
-    Run,
-    Sweep,
-    TilePiece,
-)
+from pidsl.codegen.plan.heads import share
+from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Piece, Plan, TilePiece
+from pidsl.codegen.plan.walks import BoxSweep, Layout, Run, Sweep
 from pidsl.codegen.tiling.coordinates import LENGTHS, Coordinates, coordinates, mask
 from pidsl.errors import PlanError
 from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, Var, substitute_pred

@@ -20,7 +20,8 @@ from pidsl.codegen.choice.lists import Listed, list_piece, separate
 from pidsl.codegen.choice.packing import packed_pieces, packings
 from pidsl.codegen.choice.parts import MAX_PARTS, part, parts, reference
 from pidsl.codegen.choice.pieces import MAX_PIECES, attended, masked_piece, pieces, union_of
-from pidsl.codegen.plan.nodes import Alternative, DiagonalPiece, Layout, Piece, Plan
+from pidsl.codegen.plan.nodes import Alternative, DiagonalPiece, Piece, Plan
+from pidsl.codegen.plan.walks import Layout
 from pidsl.codegen.tiling.coordinates import coordinates
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Add, Compare, Var

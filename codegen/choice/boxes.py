@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from pidsl.codegen.choice.cost import BACKWARD_ROWS, KEY_GRADIENT_ROWS, LONGEST, REFERENCE, Prices, cheapest
 from pidsl.codegen.choice.grid_axes import GridAxis
-from pidsl.codegen.plan.nodes import BoxSweep, Grid, GridPiece, Over
+from pidsl.codegen.plan.nodes import GridPiece
+from pidsl.codegen.plan.walks import BoxSweep, Grid, Over
 from pidsl.language.algebra import greatest, plus, smallest, times
 from pidsl.language.expr import Index, Sub, Var, evaluate, holds, simplify
 

@@ -19,7 +19,7 @@ import islpy as isl
 
 from pidsl.codegen.choice.cost import LONGEST
 from pidsl.codegen.choice.grid_axes import Bound, GridAxis
-from pidsl.codegen.plan.nodes import Grid, Over
+from pidsl.codegen.plan.walks import Grid, Over
 from pidsl.codegen.tiling.bands import Bound as BandBound
 from pidsl.codegen.tiling.bands import band
 from pidsl.codegen.tiling.coordinates import LENGTHS

@@ -33,7 +33,8 @@ from pidsl.codegen.choice.cost import (
 )
 from pidsl.codegen.choice.grid_axes import GridAxis, axes_of
 from pidsl.codegen.choice.pieces import UNBATCHED
-from pidsl.codegen.plan.nodes import Layout, Over, Run, Sweep, TilePiece
+from pidsl.codegen.plan.nodes import TilePiece
+from pidsl.codegen.plan.walks import Layout, Over, Run, Sweep
 from pidsl.codegen.tiling.coordinates import Coordinates
 from pidsl.codegen.tiling.tile_sets import every_tile, last_tile
 from pidsl.language.algebra import div, greatest, mod, plus, smallest, times

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import islpy as isl
 
 from pidsl.codegen.choice.cost import KEY_GRADIENT_ROWS, Prices
-from pidsl.codegen.plan.nodes import BlockList, ListPiece
+from pidsl.codegen.plan.nodes import ListPiece
+from pidsl.codegen.plan.walks import BlockList
 from pidsl.codegen.tiling.coordinates import LENGTHS
 from pidsl.codegen.tiling.forms import predicate
 from pidsl.language.expr import And, Not, Pred, fold

@@ -18,7 +18,8 @@ from pidsl.codegen.choice.cost import Prices, shape
 from pidsl.codegen.choice.envelope import Envelope, I, J, envelope_piece
 from pidsl.codegen.choice.parts import Part, interval_of, keys_of, positions_of
 from pidsl.codegen.choice.pieces import tile_piece, union_of
-from pidsl.codegen.plan.nodes import Layout, TilePiece
+from pidsl.codegen.plan.nodes import TilePiece
+from pidsl.codegen.plan.walks import Layout
 from pidsl.codegen.tiling.bands import Placed, place
 from pidsl.codegen.tiling.coordinates import coordinates
 from pidsl.codegen.tiling.forms import constraints

@@ -14,7 +14,7 @@ from math import gcd
 import islpy as isl
 
 from pidsl.codegen.choice.cost import LONGEST, REFERENCE
-from pidsl.codegen.plan.nodes import Layout
+from pidsl.codegen.plan.walks import Layout
 from pidsl.relation.isl import coalesced, read_map
 
 MAX_PARTS = 48  # more basic maps than this are computed as one masked piece

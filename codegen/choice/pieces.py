@@ -10,7 +10,8 @@ import islpy as isl
 from pidsl.codegen.choice.choose import Choice
 from pidsl.codegen.choice.cost import BACKWARD_ROWS, KEY_GRADIENT_ROWS, REFERENCE, Prices, Shape, best_tiles, shape
 from pidsl.codegen.choice.parts import Part
-from pidsl.codegen.plan.nodes import Diagonal, DiagonalPiece, Grid, Layout, Piece, TilePiece
+from pidsl.codegen.plan.nodes import DiagonalPiece, Piece, TilePiece
+from pidsl.codegen.plan.walks import Diagonal, Grid, Layout
 from pidsl.codegen.tiling.bands import Placed, interval, place
 from pidsl.codegen.tiling.coordinates import LENGTHS, Coordinates, coordinates, mask_pred
 from pidsl.codegen.tiling.forms import predicate

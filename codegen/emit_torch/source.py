@@ -19,18 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
-from pidsl.codegen.plan.nodes import (
-    Diagonal,
-    DiagonalPiece,
-    GridPiece,
-    Layout,
-    ListPiece,
-    Piece,
-    Plan,
-    Run,
-    Sweep,
-    TilePiece,
-)
+from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Piece, Plan, TilePiece
+from pidsl.codegen.plan.walks import Diagonal, Layout, Run, Sweep
 from pidsl.language.algebra import settled
 from pidsl.language.expr import (
     And,

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.plan.nodes import BlockList, ListPiece
+from pidsl.codegen.plan.nodes import ListPiece
+from pidsl.codegen.plan.walks import BlockList
 
 
 def list_table(blocks: BlockList, *, by_keys: bool) -> tuple[int, list[int]]:

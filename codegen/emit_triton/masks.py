@@ -9,7 +9,7 @@ from fractions import Fraction
 from pidsl.codegen.emit_triton.expr import pred_source
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.reach import Limits
-from pidsl.codegen.plan.nodes import Layout, Sweep
+from pidsl.codegen.plan.walks import Layout, Sweep
 from pidsl.language.algebra import has_scalar
 from pidsl.language.expr import Add, Index, Mul, Pred, Truth, simplify, vars_in
 

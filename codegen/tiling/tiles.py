@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pidsl.codegen.plan.nodes import Over, Run, Sweep
+from pidsl.codegen.plan.walks import Over, Run, Sweep
 from pidsl.codegen.tiling.bands import Band, Bound, Placed, band
 from pidsl.codegen.tiling.coordinates import Coordinates
 from pidsl.codegen.tiling.forms import Form

@@ -15,18 +15,8 @@ import pidsl
 from pidsl import blocks, causal, empty, full, keys, lags, pairs, queries, ring, stride, where, window
 from pidsl.codegen.check import check_plan
 from pidsl.codegen.lower import lower
-from pidsl.codegen.plan.nodes import (
-    BoxSweep,
-    Diagonal,
-    DiagonalPiece,
-    GridPiece,
-    Layout,
-    ListPiece,
-    Plan,
-    Run,
-    Sweep,
-    TilePiece,
-)
+from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Plan, TilePiece
+from pidsl.codegen.plan.walks import BoxSweep, Diagonal, Layout, Run, Sweep
 from pidsl.errors import PlanError, TooHardError
 from pidsl.language.expr import Add, Truth, Var, evaluate, holds
 from pidsl.language.terms import Ring, Term, walk

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from pidsl import keys, queries, testing
 from pidsl.codegen.emit_torch.source import class_parts, torch_source
-from pidsl.codegen.plan.nodes import Diagonal, DiagonalPiece, Layout, Piece, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.plan.nodes import DiagonalPiece, Piece, Plan, TilePiece
+from pidsl.codegen.plan.walks import Diagonal, Layout, Run, Sweep
 from pidsl.language.algebra import settled
 from pidsl.language.expr import And, Compare, FloorDiv, Max, Min, Mod, Not, Or, Pred, Truth, Var
 from pidsl.language.terms import Term
