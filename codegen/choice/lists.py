@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import islpy as isl
 
-from pidsl.codegen.choice.cost import KEY_GRADIENT_ROWS, Prices
+from pidsl.codegen.choice.cost import Backend
 from pidsl.codegen.plan.nodes import ListPiece
 from pidsl.codegen.plan.walks import BlockList
 from pidsl.codegen.tiling.coordinates import LENGTHS
@@ -116,14 +116,15 @@ def _blocked(a: Term, step: int) -> Term:
     return a if isinstance(a, Empty | Full) else a.blocked(step)
 
 
-def list_piece(listed: Listed, prices: Prices) -> ListPiece:
+def list_piece(listed: Listed, backend: Backend) -> ListPiece:
     """The piece of the listed pairs, in the largest tiles that its blocks fill."""
     with limited(f"the mask of the listed pairs beside {listed.other!r}"):
         keep = fold(And(_pred(listed.within), fold(Not(_pred(listed.other)))))
     size = listed.blocks.size
-    fitting = [x for x in prices.sizes if x[0] <= size and x[1] <= size] or [min(prices.sizes)]
-    rows, cols = max(fitting)
-    return ListPiece(listed.blocks, keep, listed.within, listed.other, rows, cols, min(rows, KEY_GRADIENT_ROWS))
+    sizes = backend.prices.sizes
+    rows, cols = max([x for x in sizes if max(x) <= size] or [min(sizes)])
+    back = None if backend.grad_key is None else backend.grad_key.of(rows)
+    return ListPiece(listed.blocks, keep, listed.within, listed.other, rows, cols, back)
 
 
 def _pred(term: Term) -> Pred:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pidsl.codegen.choice.cost import Prices, shape
+from pidsl.codegen.choice.cost import Backend, shape
 from pidsl.codegen.choice.envelope import Envelope, I, J, envelope_piece
 from pidsl.codegen.choice.parts import Part, interval_of, keys_of, positions_of
 from pidsl.codegen.choice.pieces import tile_piece, union_of
@@ -27,7 +27,6 @@ from pidsl.language.algebra import greatest, plus, smallest, times, total
 from pidsl.language.expr import And, Compare, Index, Max, Min, Pred, fold, simplify
 from pidsl.relation.isl import convex_parts
 
-MAX_CALLS = 512  # parts that share no row and are pieces of their own (torch)
 MAX_ROWS = 4  # of parts; more are no packing, and one mask over all of them serves as well
 SLOPES = 6  # constraints on row and key together that the parts of a packing have at most
 
@@ -96,15 +95,15 @@ def bounded(part: Part, square: bool) -> Bounded | None:
 
 
 def packed_pieces(
-    row: Sequence[Bounded], prices: Prices, backend: str, square: bool, length: int
+    row: Sequence[Bounded], backend: Backend, square: bool, length: int
 ) -> Iterator[TilePiece]:  # fmt: skip
     """Parts that share no row: one by one, where each is a few large calls, else as one piece."""
-    if backend == "torch" and len(row) <= MAX_CALLS:
+    if backend.calls and len(row) <= backend.calls.parts:
         for x in row:
-            yield tile_piece(x.part.relation, x.placed, shape(x.placed, length), prices, backend, length)
+            yield tile_piece(x.part.relation, x.placed, shape(x.placed, length), backend, length)
         return
     relation = union_of([x.part for x in row])
-    yield envelope_piece(packed(row), relation, coordinates(Layout(), square), prices, backend, dense=True)
+    yield envelope_piece(packed(row), relation, coordinates(Layout(), square), backend, dense=True)
 
 
 def packed(row: Sequence[Bounded]) -> Envelope:

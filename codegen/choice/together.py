@@ -8,15 +8,14 @@ window(63) for heads 0-5, window(255) for heads 6-7
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import reduce
 from typing import get_args
 
-from pidsl.codegen.choice.cost import CLOSE, PRICES
-from pidsl.codegen.plan.heads import of_heads
+from pidsl.codegen.choice.cost import BACKENDS, CLOSE
+from pidsl.codegen.plan.heads import guarded, of_heads
 from pidsl.codegen.plan.nodes import DiagonalPiece, Piece, Plan, TilePiece
 from pidsl.codegen.plan.stages import stages
-from pidsl.codegen.plan.walks import Diagonal, Pass, Sweep
+from pidsl.codegen.plan.walks import Pass
 from pidsl.language.expr import And, Or, Pred, Truth
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
@@ -29,7 +28,7 @@ def together(heads: Heads, lowered: Callable[[Term, Size | None], Plan]) -> Plan
 
     Args:
         heads: the pattern of each query head.
-        lowered: the Triton plan of a pattern in tiles of a size, None for the cheapest.
+        lowered: the plan of a pattern in tiles of a size, None for the cheapest.
     """
     own = {term: lowered(term, None) for term in heads.distinct}
     sizes = {(x.forward.rows, x.forward.cols) for plan in own.values() for x in plan.tiles}
@@ -46,9 +45,8 @@ def together(heads: Heads, lowered: Callable[[Term, Size | None], Plan]) -> Plan
 
 def _cost(heads: Heads, plans: Mapping[Term, Plan]) -> float:
     """Of the pairs in tiles, at the length at which plans are compared."""
-    price = PRICES["triton"].pair_cost
     return sum(
-        len(mine) * x.computed * price(x.forward.rows)
+        len(mine) * x.computed * BACKENDS[plans[term].backend].prices.pair_cost(x.forward.rows)
         for term, mine in heads.distinct.items()
         for x in plans[term].tiles
     )
@@ -58,10 +56,13 @@ def _joined(heads: Heads, plans: Mapping[Term, Plan]) -> Plan | None:
     """The pieces of all patterns, where they take no more launches than the pattern with the most."""
     pieces: list[Piece] = []
     for term, mine in heads.distinct.items():
+        heads_of = of_heads(mine, len(heads))
         for piece in plans[term].pieces:
             if not isinstance(piece, TilePiece | DiagonalPiece):
                 return None  # boxes and lists have kernels of their own
-            pieces.append(_only(piece, of_heads(mine, len(heads))))
+            only = guarded(piece, lambda test, own=heads_of: own if test is None else And(own, test))  # type: ignore[misc]
+            assert only is not None
+            pieces.append(only)
     first = next(iter(plans.values()))
     whole = Plan(
         term=heads,
@@ -87,24 +88,3 @@ def _each(heads: Heads, preds: Mapping[Term, Pred | None]) -> Pred | None:
     own = {term: Truth(True) if pred is None else pred for term, pred in preds.items()}
     tests: list[Pred] = [And(of_heads(mine, len(heads)), own[term]) for term, mine in heads.distinct.items()]
     return reduce(Or, tests)
-
-
-def _only(piece: TilePiece | DiagonalPiece, heads: Pred) -> Piece:
-    """A piece that some heads have."""
-    if isinstance(piece, DiagonalPiece):
-        return replace(piece, diagonals=tuple(_lag_only(x, heads) for x in piece.diagonals))
-    return replace(
-        piece,
-        forward=_sweep_only(piece.forward, heads),
-        grad_query=_sweep_only(piece.grad_query, heads),
-        grad_key=_sweep_only(piece.grad_key, heads),
-    )
-
-
-def _lag_only(x: Diagonal, heads: Pred) -> Diagonal:
-    return replace(x, keep=heads if x.keep is None else And(heads, x.keep))
-
-
-def _sweep_only(sweep: Sweep, heads: Pred) -> Sweep:
-    runs = (replace(x, guard=heads if x.guard is None else And(heads, x.guard)) for x in sweep.runs)
-    return replace(sweep, runs=tuple(runs))

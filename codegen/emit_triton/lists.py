@@ -58,7 +58,7 @@ def list_loop(out: Lines, number: int, piece: ListPiece, *, over_keys: bool) -> 
     """Open a loop over the tiles of the listed blocks; inside it, positions and which of them exist."""
     name, size = table_name(number, by_keys=not over_keys), piece.layout.size
     count, _ = list_table(piece.layout, by_keys=not over_keys)
-    tile = piece.cols if over_keys else piece.back_rows
+    tile = piece.cols if over_keys else piece.back_rows or piece.rows
     tiles = -(-size // tile)
     position, less = ("j", "") if over_keys else ("r", " - offset")
     out.put(f"# Piece {number}, {piece.layout}: those listed for the own one.")

@@ -413,15 +413,15 @@ class KernelWriter:
         out.put("", f"# Piece {number}, {layout}.")
         c = self._class(out, layout, "c", layout.row_class_of(Var("d")))
         keep = self._keeps[number]
-        for full in self._loops(out, piece, piece.grad_key):
-            self._positions(out, "r", "a", "tile", piece.grad_key.rows, layout.query_step, c)
+        for full in self._loops(out, piece, piece.walk("grad_key")):
+            self._positions(out, "r", "a", "tile", piece.walk("grad_key").rows, layout.query_step, c)
             out.put(*(["live = r < n"] if full else self._live("live", "r < n", "r", rows=True)))
             masked = not full and not keep.everything
             self._add_rows(out, keep.call(axes(layout, "[None, :]", "[:, None]")) if masked else "")
 
     def _masked_rows(self, out: Lines, number: int, piece: GridPiece | ListPiece) -> None:
         if isinstance(piece, GridPiece):
-            loop = box_loop(out, number, piece.layout, piece.grad_key, self.reach)
+            loop = box_loop(out, number, piece.layout, piece.walk("grad_key"), self.reach)
             keep = box_keep(self._box_keeps[number], "[None, :]", "[:, None]", "live[None, :]")
         else:
             loop = list_loop(out, number, piece, over_keys=False)

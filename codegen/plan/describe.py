@@ -47,7 +47,7 @@ def tiles(k: int, piece: TilePiece) -> Iterator[str]:
     yield f"    {_pairs(piece)}"
     yield f"    mask: {show_pred(piece.keep)}"
     yield from _sweep(forward, "row tile t, keys")
-    if forward.cols > 1:
+    if piece.grad_key is not None:
         yield from _sweep(piece.grad_key, f"backward, key tile t ({piece.grad_key.cols} keys), rows")
 
 
@@ -62,7 +62,7 @@ def boxes(k: int, piece: GridPiece) -> Iterator[str]:
     for axis, keep in enumerate(piece.keep):
         yield f"    mask of axis {axis}: {show_pred(keep)}"
         yield f"      {_range(forward, axis, 'keys')}"
-        if prod(forward.swept) > 1:
+        if piece.grad_key is not None:
             yield f"      backward, {_range(piece.grad_key, axis, 'queries')}"
 
 

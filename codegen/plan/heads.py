@@ -6,7 +6,7 @@ counts as attended there when one of the heads `first_head .. last_head` attends
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -64,32 +64,39 @@ def of_group(pred: Pred) -> Pred:
             return pred
 
 
+def guarded(piece: Piece, change: Callable[[Pred | None], Pred | None]) -> Piece | None:
+    """A piece with the tests of its runs and lags changed; None where no test is left that can hold."""
+
+    def swept(sweep: Sweep) -> Sweep:
+        runs = (replace(x, guard=change(x.guard)) for x in sweep.runs)
+        return replace(sweep, runs=tuple(x for x in runs if x.guard != Truth(False)))
+
+    if isinstance(piece, DiagonalPiece):
+        lags = (replace(x, keep=change(x.keep)) for x in piece.diagonals)
+        kept = tuple(x for x in lags if x.keep != Truth(False))
+        return replace(piece, diagonals=kept) if kept else None
+    assert isinstance(piece, TilePiece), piece
+    forward, grad_query = swept(piece.forward), swept(piece.grad_query)
+    grad_key = None if piece.grad_key is None else swept(piece.grad_key)
+    found = replace(piece, forward=forward, grad_query=grad_query, grad_key=grad_key)
+    return found if any(x.runs for x in found.sweeps) else None
+
+
 def share(plan: Plan, head: int) -> Plan:
     """The plan of one query head: its pieces, with the tests of the head decided."""
     assert isinstance(plan.term, Heads)
-    at = {"q_head": head}
 
     def decided(pred: Pred | None) -> Pred | None:
-        found = Truth(True) if pred is None else settled(pred, at)
+        found = Truth(True) if pred is None else settled(pred, {"q_head": head})
         return None if found == Truth(True) else found
 
-    def swept(sweep: Sweep) -> Sweep:
-        runs = (replace(x, guard=decided(x.guard)) for x in sweep.runs)
-        return replace(sweep, runs=tuple(x for x in runs if x.guard != Truth(False)))
-
-    pieces: list[Piece] = []
-    for piece in plan.pieces:
-        if isinstance(piece, DiagonalPiece):
-            lags = (replace(x, keep=decided(x.keep)) for x in piece.diagonals)
-            kept = tuple(x for x in lags if x.keep != Truth(False))
-            pieces += [replace(piece, diagonals=kept)] if kept else []
-        elif isinstance(piece, TilePiece):
-            passes = swept(piece.forward), swept(piece.grad_query), swept(piece.grad_key)
-            if any(x.runs for x in passes):
-                pieces.append(replace(piece, forward=passes[0], grad_query=passes[1], grad_key=passes[2]))
+    pieces = (guarded(piece, decided) for piece in plan.pieces)
     term = plan.term[head]
-    keys, rows = decided(plan.attended_keys), decided(plan.attended_rows)
-    relation = rows_relation(term)
     return replace(
-        plan, term=term, pieces=tuple(pieces), attended_keys=keys, attended_rows=rows, relation=relation
-    )  # fmt: skip
+        plan,
+        term=term,
+        pieces=tuple(x for x in pieces if x is not None),
+        attended_keys=decided(plan.attended_keys),
+        attended_rows=decided(plan.attended_rows),
+        relation=rows_relation(term),
+    )

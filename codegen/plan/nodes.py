@@ -51,14 +51,22 @@ class TilePiece(Counted):
     keep: Pred
     forward: Sweep  # over keys
     grad_query: Sweep  # over keys
-    grad_key: Sweep  # over queries
+    grad_key: Sweep | None  # over queries; None where no program runs it
     relation: Any = field(repr=False, compare=False)  # islpy.Map [n, m, offset] -> { [r] -> [j] }
     shifts: tuple[tuple[int, int], ...] = ()  # (da, db): a grows by da, b by db, and `keep` is unchanged
     reference: int = 0  # the length at which its pairs are counted
 
+    @property
+    def sweeps(self) -> tuple[Sweep, ...]:
+        """The loops of every pass that is run."""
+        every = self.forward, self.grad_query, self.grad_key
+        return tuple(x for x in every if x is not None)
+
     def walk(self, task: Pass) -> Sweep:
-        """The loops of a pass."""
-        return {"forward": self.forward, "grad_query": self.grad_query, "grad_key": self.grad_key}[task]
+        """The loops of a pass that is run."""
+        found = {"forward": self.forward, "grad_query": self.grad_query, "grad_key": self.grad_key}[task]
+        assert found is not None, task
+        return found
 
     @property
     def attended(self) -> int | None:
@@ -102,13 +110,21 @@ class GridPiece(Counted):
     keep: tuple[Pred, ...]
     forward: BoxSweep  # over keys
     grad_query: BoxSweep  # over keys
-    grad_key: BoxSweep  # over queries
+    grad_key: BoxSweep | None  # over queries; as in TilePiece
     relation: Any = field(repr=False, compare=False)
     reference: int = 0  # as in TilePiece: whole rows of the grid
 
+    @property
+    def sweeps(self) -> tuple[BoxSweep, ...]:
+        """The loops of every pass that is run."""
+        every = self.forward, self.grad_query, self.grad_key
+        return tuple(x for x in every if x is not None)
+
     def walk(self, task: Pass) -> BoxSweep:
-        """The loops of a pass."""
-        return {"forward": self.forward, "grad_query": self.grad_query, "grad_key": self.grad_key}[task]
+        """The loops of a pass that is run."""
+        found = {"forward": self.forward, "grad_query": self.grad_query, "grad_key": self.grad_key}[task]
+        assert found is not None, task
+        return found
 
     @property
     def attended(self) -> int | None:
@@ -132,7 +148,7 @@ class ListPiece(Counted):
     other: Term
     rows: int
     cols: int
-    back_rows: int  # rows of a tile of the gradient programs
+    back_rows: int | None  # rows of a tile in a sweep over queries; as `grad_key` in TilePiece
 
     @property
     def reference(self) -> int:

@@ -136,7 +136,7 @@ def _owned(sweep: Sweep | BoxSweep) -> int:
 
 def _swept(piece: TilePiece | GridPiece | ListPiece, task: Pass) -> int:
     if isinstance(piece, ListPiece):
-        return piece.back_rows if task == "grad_key" else piece.cols
+        return (piece.back_rows or 0) if task == "grad_key" else piece.cols
     sweep = piece.walk(task)
     if isinstance(sweep, BoxSweep):
         return prod(sweep.swept)
