@@ -27,6 +27,7 @@ from pidsl.errors import TooHardError
 from pidsl.language.expr import Add, Compare, Var
 from pidsl.language.terms import Halo, Neighborhood, Term, Union, require_concrete
 from pidsl.relation.build import needs_square, rows_relation
+from pidsl.relation.frame import HOME, Frame, frame_of
 from pidsl.relation.isl import limited
 
 OPERATIONS = 10_000_000  # about five seconds; most terms need a hundredth
@@ -34,7 +35,7 @@ OPERATIONS = 10_000_000  # about five seconds; most terms need a hundredth
 
 @lru_cache(maxsize=512)
 def lower(
-    term: Term, backend: str = "triton", head_dim: int = 64, size: tuple[int, int] | None = None
+    term: Term, backend: str = "triton", head_dim: int = 64, size: tuple[int, int] | None = None, frame: Frame = HOME
 ) -> Plan:  # fmt: skip
     """The plan of a concrete term.
 
@@ -43,6 +44,7 @@ def lower(
         backend: one of `BACKENDS`: whose prices and tile sizes to plan with.
         head_dim: head dims above 128 get smaller tiles on Triton.
         size: (rows, keys) of tiles; None: the cheapest.
+        frame: MOVED for keys that start at a position `key_offset`.
 
     Raises:
         SymbolError: an unbound symbol.
@@ -51,10 +53,10 @@ def lower(
     require_concrete(term, "compile the pattern")
     whose = BACKENDS[backend].for_head_dim(head_dim)
     if (listed := separate(term)) is not None:
-        return _with_list(term, list_piece(listed, whose), lower(listed.other, backend, head_dim, size))
+        return _with_list(term, list_piece(listed, whose, frame), lower(listed.other, backend, head_dim, size, frame))
     if size is not None:
         whose = whose.in_tiles((size,))
-    relation = rows_relation(term)
+    relation = rows_relation(term, frame)
     square = needs_square(term)
     try:
         with limited(f"the plan of {term!r}", OPERATIONS):
@@ -72,7 +74,7 @@ def lower(
             return replace(_plan(term, backend, made, relation, rejected), reference=length)
     except TooHardError:
         with limited(f"the mask of {term!r}", OPERATIONS):
-            everything = masked_piece(relation, coordinates(Layout(), square), whose)
+            everything = masked_piece(relation, coordinates(Layout(frame=frame), square), whose)
             plan = _plan(term, backend, (everything,), relation, [])
             return replace(plan, notes=("isl's limit struck while planning: every tile is computed, with a mask",))
 
@@ -92,9 +94,10 @@ def _on_grids(term: Term, backend: Backend, own: Envelope, relation: isl.Map) ->
 
     Which tokens of a part of a grid take part is a long condition: what is on the grid is told instead.
     """
-    keys = None if own.keys is None else Compare("<", Var("j"), own.keys)
+    frame = frame_of(relation)
+    keys = None if own.keys is None else Compare("<", frame.key_at(Var("j")), own.keys)
     rows = None if own.queries is None else Compare("<", Add(Var("r"), Var("offset")), own.queries)
-    at = coordinates(Layout(), needs_square(term))
+    at = coordinates(Layout(frame=frame), needs_square(term))
     found: list[Piece] = []
     notes: tuple[str, ...] = ()
     done: Term | None = None
@@ -102,14 +105,15 @@ def _on_grids(term: Term, backend: Backend, own: Envelope, relation: isl.Map) ->
         rest = word if done is None else word - done
         done = word if done is None else done | word
         if rest == word and isinstance(word, Neighborhood | Halo):
-            found.append(Boxes(axes_of(word, split=True)).piece(rows_relation(word), backend))
+            found.append(Boxes(axes_of(word, split=True)).piece(rows_relation(word, frame), backend))
             continue
         within = envelope(rest)
         assert within is not None, rest  # as the whole has one
-        found.append(envelope_piece(within, rows_relation(rest), at, backend))
+        found.append(envelope_piece(within, rows_relation(rest, frame), at, backend))
         notes = ("parts that are no boxes of a grid have one mask each, within bounds read off the term",)
     return Plan(
-        term, backend.name, tuple(found), keys, rows, relation, notes=notes, attended_exact=False, reference=REFERENCE
+        term, backend.name, tuple(found), keys, rows, relation,
+        notes=notes, attended_exact=False, reference=REFERENCE, frame=frame,
     )  # fmt: skip
 
 
@@ -125,14 +129,15 @@ def _union(term: Term) -> Iterator[Term]:
 def _plan(term: Term, backend: str, found: tuple[Piece, ...], relation: isl.Map, rejected: list[Alternative]) -> Plan:
     # diagonals load only the keys they attend, so they never need unattended keys blanked
     tiled = not all(isinstance(piece, DiagonalPiece) for piece in found)
-    square = needs_square(term)
+    square, frame = needs_square(term), frame_of(relation)
     return Plan(
         term=term,
         backend=backend,
         pieces=found,
-        attended_keys=attended(relation.range(), "j", "m", square) if tiled else None,
-        attended_rows=attended(relation.domain(), "r", "n", square),
+        attended_keys=attended(relation.range(), "j", "m", frame, square=square) if tiled else None,
+        attended_rows=attended(relation.domain(), "r", "n", frame, square=square),
         relation=relation,
         rejected=tuple(rejected),
         reference=REFERENCE,
+        frame=frame,
     )

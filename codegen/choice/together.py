@@ -74,6 +74,7 @@ def _joined(heads: Heads, plans: Mapping[Term, Plan]) -> Plan | None:
         notes=tuple(dict.fromkeys(note for plan in plans.values() for note in plan.notes)),
         attended_exact=all(plan.attended_exact for plan in plans.values()),
         reference=first.reference,
+        frame=first.frame,
     )
     for task in get_args(Pass):
         if len(stages(whole, task)) > max(len(stages(plan, task)) for plan in plans.values()):

@@ -98,5 +98,5 @@ def share(plan: Plan, head: int) -> Plan:
         pieces=tuple(x for x in pieces if x is not None),
         attended_keys=decided(plan.attended_keys),
         attended_rows=decided(plan.attended_rows),
-        relation=rows_relation(term),
+        relation=rows_relation(term, plan.frame),
     )

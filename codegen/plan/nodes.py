@@ -15,6 +15,7 @@ from pidsl.language.expr import Pred
 from pidsl.language.heads import Heads
 from pidsl.language.score import Score
 from pidsl.language.terms import Term
+from pidsl.relation.frame import HOME, Frame
 
 
 class Counted:
@@ -194,6 +195,7 @@ class Plan:
     )
     reference: int = 0  # the length at which costs were compared
     score: Score | None = None  # what happens to the logits
+    frame: Frame = HOME
 
     @property
     def of_heads(self) -> bool:

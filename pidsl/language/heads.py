@@ -95,7 +95,7 @@ class Heads:
             for count, term in self.groups
         )
 
-    def mask(self, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.bool_]:
+    def mask(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> NDArray[np.bool_]:
         """The dense masks of all query heads, bool [heads, n, m]; see `Term.mask`.
 
         >>> import pidsl
@@ -108,28 +108,29 @@ class Heads:
         """
         import numpy as np
 
-        masks = {term: term.mask(n, m, offset) for term in self.distinct}
+        masks = {term: term.mask(n, m, offset, key_offset) for term in self.distinct}
         return np.stack([masks[term] for term in self.terms])
 
-    def degree(self, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.int64]:
+    def degree(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> NDArray[np.int64]:
         """How many keys each query of each head attends: int64 array [heads, n]; see `Term.degree`."""
         import numpy as np
 
-        degrees = {term: term.degree(n, m, offset) for term in self.distinct}
+        degrees = {term: term.degree(n, m, offset, key_offset) for term in self.distinct}
         return np.stack([degrees[term] for term in self.terms])
 
-    def pairs(self, n: int, m: int | None = None, offset: int = 0) -> int:
+    def pairs(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> int:
         """How many (query, key) pairs all query heads attend together, exact; see `Term.pairs`.
 
         >>> import pidsl
         >>> heads([(3, pidsl.causal), (1, pidsl.window(0))]).pairs(4)
         34
         """
-        return sum(len(found) * term.pairs(n, m, offset) for term, found in self.distinct.items())
+        return sum(len(found) * term.pairs(n, m, offset, key_offset) for term, found in self.distinct.items())
 
-    def sparsity(self, n: int, m: int | None = None, offset: int = 0) -> float:
+    def sparsity(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> float:
         """The share of the heads * n * m pairs that is not attended; see `Term.sparsity`."""
-        return sum(len(found) * term.sparsity(n, m, offset) for term, found in self.distinct.items()) / len(self)
+        shares = (len(found) * term.sparsity(n, m, offset, key_offset) for term, found in self.distinct.items())
+        return sum(shares) / len(self)
 
     def __repr__(self) -> str:
         return f"heads([{', '.join(f'({count}, {term!r})' for count, term in self.groups)}])"

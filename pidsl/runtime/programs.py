@@ -149,7 +149,7 @@ def prepared(pattern: str, backend: str, structure: str | None, wide: bool = Fal
 
     A term that is built inside a function that torch traces is no object of Python yet: it comes as its text.
     """
-    score = None if structure is None else parse_score(structure)
+    score = parse_score(structure) if structure else None
     if pattern.startswith("heads("):
         return together(parse_heads(pattern), wide, score) is not None
     compiled(parse(pattern), backend, wide, score)
