@@ -19,20 +19,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
-from pidsl.codegen.plan.nodes import (
-    Diagonal,
-    DiagonalPiece,
-    GridPiece,
-    Layout,
-    ListPiece,
-    Piece,
-    Plan,
-    Run,
-    Sweep,
-    TilePiece,
-)
+from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Piece, Plan, TilePiece
+from pidsl.codegen.plan.walks import Diagonal, Layout, Run, Sweep
+from pidsl.language.algebra import settled
 from pidsl.language.expr import (
-    COMPARISONS,
     And,
     Compare,
     Index,
@@ -136,7 +126,7 @@ def _piece(index: int, piece: Piece) -> Iterator[str]:
     if isinstance(piece, ListPiece):
         yield from _list(name, piece)
         return
-    keep = fold(piece.keep)
+    keep = settled(piece.keep)
     masked = any(not run.full for sweep in (piece.forward, piece.grad_query) for run in sweep.runs)
     if masked:
         yield _function(f"{name}_keep", keep)
@@ -162,7 +152,7 @@ def _band(name: str, piece: TilePiece, sweep: Sweep, masked: bool, owner: str) -
         arguments.append(f"keep={owner}_keep")
         if piece.shifts:
             arguments.append(f"shifts={piece.shifts!r}")
-        if list(class_parts(fold(piece.keep))):
+        if list(class_parts(settled(piece.keep))):
             arguments.append(f"alike={owner}_alike")
     yield _call(name.upper(), "Band", arguments + _layout(piece.layout))
 
@@ -193,7 +183,7 @@ def _run(name: str, run: Run) -> str:
 
 def _list(name: str, piece: ListPiece) -> Iterator[str]:
     arguments = [f"size={piece.layout.size}", f"blocks={name.upper()}_BLOCKS"]
-    if (keep := fold(piece.keep)) != Truth(True):
+    if (keep := settled(piece.keep)) != Truth(True):
         yield _function(f"{name}_keep", keep)
         arguments.append(f"keep={name}_keep")
     blocks = piece.layout.blocks
@@ -213,7 +203,7 @@ def _boxes(name: str, piece: GridPiece) -> Iterator[str]:
         if (last := sweep.last[x]) is not None:
             yield _function(f"{here}_last", last)
             arguments.append(f"last={here}_last")
-        if (keep := fold(piece.keep[x])) != Truth(True):
+        if (keep := settled(piece.keep[x])) != Truth(True):
             yield _function(f"{here}_keep", keep)
             arguments.append(f"keep={here}_keep")
         if length is not None:
@@ -230,7 +220,7 @@ def _diagonals(name: str, piece: DiagonalPiece) -> Iterator[str]:
         yield _function(f"{here}_last", diagonal.last)
         arguments = [str(diagonal.lag), f"{here}_first", f"{here}_last"]
         if diagonal.keep is not None:
-            yield _function(f"{here}_keep", fold(diagonal.keep))
+            yield _function(f"{here}_keep", settled(diagonal.keep))
             arguments.append(f"{here}_keep")
         lags.append(f"Lag({', '.join(arguments)})")
     yield f"{name.upper()} = DiagonalSet((\n" + "".join(f"{INDENT}{lag},\n" for lag in lags) + "))"
@@ -324,34 +314,3 @@ def _call(name: str, function: str, arguments: list[str]) -> str:
     if len(flat) <= 100:
         return flat
     return f"{name} = {function}(\n" + "".join(f"{INDENT}{a},\n" for a in arguments) + ")"
-
-
-def fold(p: Pred) -> Pred:
-    """`p` without constants inside: `~True` is -2 in Python, so none may be printed under an operator.
-
-    `And(Truth(True), p) -> p`, `Or(Truth(True), p) -> Truth(True)`, `Not(Truth(True)) -> Truth(False)`.
-    """
-    match p:
-        case And(x, y):
-            match fold(x), fold(y):
-                case (Truth(False), _) | (_, Truth(False)):
-                    return Truth(False)
-                case (Truth(True), z) | (z, Truth(True)):
-                    return z
-                case left, right:
-                    return And(left, right)
-        case Or(x, y):
-            match fold(x), fold(y):
-                case (Truth(True), _) | (_, Truth(True)):
-                    return Truth(True)
-                case (Truth(False), z) | (z, Truth(False)):
-                    return z
-                case left, right:
-                    return Or(left, right)
-        case Not(of):
-            inner = fold(of)
-            return Truth(not inner.value) if isinstance(inner, Truth) else Not(inner)
-        case Compare(op, int(x), int(y)):
-            return Truth(bool(COMPARISONS[op](x, y)))
-        case _:
-            return p

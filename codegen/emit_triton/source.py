@@ -18,8 +18,9 @@ from pidsl.codegen.emit_triton.lines import WIDTH
 from pidsl.codegen.emit_triton.lists import list_table, table_name
 from pidsl.codegen.emit_triton.logits import ScoredKernelWriter
 from pidsl.codegen.emit_triton.walks import KernelWriter
-from pidsl.codegen.plan.nodes import BoxSweep, DiagonalPiece, GridPiece, ListPiece, Plan
-from pidsl.codegen.plan.stages import Stage, stages, sweep_of
+from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Plan
+from pidsl.codegen.plan.stages import Stage, stages
+from pidsl.codegen.plan.walks import BoxSweep
 from pidsl.language.score import PLAIN
 
 
@@ -128,7 +129,7 @@ def _boxes(stage: Stage) -> str:
         return f', "listed": {owners * -(-stage.listed.layout.size // stage.tile)}'
     if stage.grid is None:
         return ""
-    grid, own = stage.grid.layout, sweep_of(stage.grid, stage.task)
+    grid, own = stage.grid.layout, stage.grid.walk(stage.task)
     assert isinstance(own, BoxSweep)
     beside = prod(box_counts(grid, own.own)[1:])
     return f', "box": ({grid.strides[0] * own.own[0]}, {beside}, {grid.tokens})'

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pidsl import causal, halo, keys, lags, neighborhood, pairs, queries, stride, where, window
 from pidsl.codegen.check import check_plan
+from pidsl.codegen.choice.cost import BACKENDS
 from pidsl.codegen.lower import lower
 from pidsl.codegen.plan.nodes import Plan
 from pidsl.errors import PlanError
@@ -46,6 +47,7 @@ UNREAD = {
     "other",
     "within",
 }  # by no program, or the truth
+RUN_BY_SOME = {"grad_key": "grad_query", "back_rows": "rows"}  # None where no program runs it
 
 
 def changed(name: str, value: Any) -> Iterator[Any]:
@@ -85,6 +87,11 @@ def changed(name: str, value: Any) -> Iterator[Any]:
 def planted(node: Any) -> Iterator[Any]:
     """Copies of a node of a plan with one fault each."""
     for field in fields(node):
+        if field.name in RUN_BY_SOME:
+            there = getattr(node, field.name) is not None
+            yield replace(node, **{field.name: None if there else getattr(node, RUN_BY_SOME[field.name])})
+            if not there:
+                continue
         if field.name not in UNREAD:
             for other in changed(field.name, getattr(node, field.name)):
                 if field.name == "relation" or other != getattr(node, field.name):
@@ -101,7 +108,7 @@ def differs(plan: Plan, term: Term) -> str:
     """What a plan computes otherwise than its term; empty: nothing."""
     for n, m, offset in SIZES:
         expected = term.mask(n, m, offset)
-        for which in ("forward", "grad_query", "grad_key"):
+        for which in BACKENDS[plan.backend].passes:
             if n < 50 and not (visits(plan, n, m, offset, which) == expected).all():
                 return f"{which} at {n, m, offset}"
         if plan.backend == "torch":

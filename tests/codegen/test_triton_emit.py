@@ -20,11 +20,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from triton.runtime import interpreter
 
 from pidsl import blocks, causal, empty, full, keys, lags, queries, ring, stride, where, window
-from pidsl.codegen.emit_triton.expr import Reach, index_source, non_negative, pred_source, separated
+from pidsl.codegen.emit_triton.expr import index_source, pred_source
+from pidsl.codegen.emit_triton.reach import Reach
 from pidsl.codegen.emit_triton.source import triton_source
 from pidsl.codegen.lower import lower
-from pidsl.codegen.plan.nodes import Diagonal, DiagonalPiece, Layout, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.plan.nodes import DiagonalPiece, Plan, TilePiece
+from pidsl.codegen.plan.walks import Diagonal, Layout, Run, Sweep
 from pidsl.errors import BackendError, SymbolError, TooHardError
+from pidsl.language.algebra import non_negative, separated
 from pidsl.language.expr import (
     Abs,
     Add,
