@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.masks import side, to_index
-from pidsl.codegen.plan.nodes import BlockList, ListPiece
+from pidsl.codegen.plan.nodes import ListPiece
+from pidsl.codegen.plan.walks import BlockList
 from pidsl.relation.frame import Frame
 
 
@@ -61,7 +62,7 @@ def list_loop(out: Lines, number: int, piece: ListPiece, frame: Frame, *, over_k
     """Open a loop over the tiles of the listed blocks; inside it, positions and which of them exist."""
     name, size = table_name(number, by_keys=not over_keys), piece.layout.size
     count, _ = list_table(piece.layout, by_keys=not over_keys)
-    tile = piece.cols if over_keys else piece.back_rows
+    tile = piece.cols if over_keys else piece.back_rows or piece.rows
     tiles = -(-size // tile)
     swept = side(frame, rows=not over_keys)
     out.put(f"# Piece {number}, {piece.layout}: those listed for the own one.")

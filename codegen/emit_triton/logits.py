@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pidsl.codegen.emit_triton.expr import ATOM, index_source
+from pidsl.codegen.emit_triton.expr import index_source
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.walks import KernelWriter
 from pidsl.codegen.plan.nodes import DiagonalPiece, Plan
 from pidsl.codegen.plan.stages import Stage
+from pidsl.language.algebra import ATOM
 from pidsl.language.expr import Var
 from pidsl.language.score import Score, threshold
 
