@@ -1,4 +1,4 @@
-"""How large the integers of a Triton program can get, as a line in the longest of n, m and offset."""
+"""How large the integers of a Triton program can get, as a line in the longest of n, m and offsets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Limits = Mapping[str, tuple[int, Rational]]
 class Reach:
     """How large the integers of a program can get: `constant + slope * longest` bounds every intermediate value.
 
-    `longest` bounds n, m and offset. The launch uses this to prove that 32-bit arithmetic is exact.
+    `longest` bounds n, m and the offsets. The launch uses this to prove that 32-bit arithmetic is exact.
     """
 
     def __init__(self) -> None:
