@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pidsl.errors import TermError
-from pidsl.language.terms import size
+from pidsl.language.sizes import size
 
 __all__ = ["number"]
 

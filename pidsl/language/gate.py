@@ -91,10 +91,8 @@ def gate(**branches: Term) -> Gate:
         if not name.isidentifier() or keyword.iskeyword(name):
             raise TermError(f"branch name {name!r}", "an identifier that is not a Python keyword", where="gate(...)")
         if not isinstance(term, Algebra):
-            from pidsl.language.heads import Heads  # which knows of gates
-
             nested = "one softmax over both is a | b" if isinstance(term, Gate) else "build it with pidsl.where"
-            if isinstance(term, Heads):
+            if hasattr(term, "groups"):  # heads, which know of gates
                 nested = "a kernel for each group of heads, called with its query heads: q[:, :4]"
             raise TermError(
                 f"{name} = {term!r} ({type(term).__name__})", "a pidsl term", where="gate(...)", hint=nested

@@ -22,6 +22,7 @@ from pidsl.errors import ParseError, PidslError
 from pidsl.language import trace, vocabulary
 from pidsl.language.expr import Index, Sub, Symbol, Truth, Var, simplify
 from pidsl.language.heads import Heads, heads
+from pidsl.language.sizes import is_symbol_name
 from pidsl.language.terms import Term
 from pidsl.language.trees import Steps, run
 
@@ -252,7 +253,7 @@ class Parser:
                 pass
             case ast.Constant(value=int(number)):
                 return number
-            case ast.Name(id=name) if vocabulary.is_symbol_name(name):
+            case ast.Name(id=name) if is_symbol_name(name):
                 return Symbol(name)
             case ast.UnaryOp(op=ast.USub(), operand=a):
                 return simplify(Sub(0, self.size(a)))

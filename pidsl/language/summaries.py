@@ -26,7 +26,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from pidsl.errors import TermError
-from pidsl.language.terms import Algebra, Ring, Term, checked_size, require_concrete, walk
+from pidsl.language.door import behind
+from pidsl.language.sizes import checked_size
+from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
 from pidsl.language.trace import where
 from pidsl.language.vocabulary import blocks, causal, lags, stride
 
@@ -117,9 +119,7 @@ class Summaries:
         Raises:
             TooHardError: isl's operation limit struck.
         """
-        from pidsl.relation.partition import covers
-
-        return covers(self, term, most)
+        return behind("covers")(self, term, most)
 
     def logits(self, n: int) -> int:
         """How many logits all softmaxes have: (query, token) pairs and (query, span) pairs, and, inside the spans,
