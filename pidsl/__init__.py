@@ -72,7 +72,8 @@ __all__ = [
 ]  # fmt: skip
 __version__ = "0.1.0"
 
-stand_behind({  # who answers the questions that one asks of a pattern: each is imported when it is first asked
+stand_behind({  # who answers the questions that one asks of a pattern, each imported when it is first asked
+    "library": "pidsl.patterns:WRITTEN",
     "mask": "pidsl.relation.oracle:dense_mask",
     "relation": "pidsl.relation.build:relation",
     "equals": "pidsl.relation.queries:equals",

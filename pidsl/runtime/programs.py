@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from pidsl.language.heads import Heads
-from pidsl.language.parse import parse, parse_heads
-from pidsl.language.score import Score, parse_score
+from pidsl.language.parse import parse, parse_term
+from pidsl.language.score import Score
 from pidsl.language.terms import Ring, Term, walk
 from pidsl.language.trace import where
 
@@ -136,9 +136,8 @@ def _together(heads: Heads, head_dim: int, score: Score | None) -> Compiled | No
 
 def named(pattern: str, backend: str, wide: bool, score: Score | None = None) -> Any:
     """The program for a pattern, or for heads that run together, by its text."""
-    if not pattern.startswith("heads("):
-        return compiled(parse(pattern), backend, wide, score).program
-    made = together(parse_heads(pattern), wide, score)
+    found = parse(pattern)
+    made = together(found, wide, score) if isinstance(found, Heads) else compiled(found, backend, wide, score)
     assert made is not None, pattern
     return made.program
 
@@ -149,10 +148,11 @@ def prepared(pattern: str, backend: str, structure: str | None, wide: bool = Fal
 
     A term that is built inside a function that torch traces is no object of Python yet: it comes as its text.
     """
-    score = None if structure is None else parse_score(structure)
-    if pattern.startswith("heads("):
-        return together(parse_heads(pattern), wide, score) is not None
-    compiled(parse(pattern), backend, wide, score)
+    score = None if structure is None else parse(structure)
+    found = parse(pattern)
+    if isinstance(found, Heads):
+        return together(found, wide, score) is not None
+    compiled(found, backend, wide, score)
     return True
 
 
@@ -207,7 +207,7 @@ def _on_triton(plan: Plan, score: Score | None) -> Compiled:
 @untraced
 def rings(pattern: str) -> bool:
     """Whether a pattern, by its text, holds a ring."""
-    return any(isinstance(t, Ring) for t in walk(parse(pattern)))
+    return any(isinstance(t, Ring) for t in walk(parse_term(pattern)))
 
 
 @untraced

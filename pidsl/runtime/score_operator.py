@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pidsl.language.score import parse_score
+from pidsl.language.parse import parse
 from pidsl.runtime.call.logits import sink_gradient
 from pidsl.runtime.call.parameters import ParameterGrads, Parameters
 from pidsl.runtime.operator import (
@@ -162,7 +162,7 @@ def _wanted(ctx: Any, grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:
 
 @lru_cache(maxsize=1024)
 def _named(pattern: str, score: str, backend: str, wide: bool) -> Any:
-    return named(pattern, backend, wide, parse_score(score))
+    return named(pattern, backend, wide, parse(score))
 
 
 @torch.library.custom_op("pidsl::scored_attention", mutates_args=())
