@@ -1,4 +1,4 @@
-"""Proof, by isl and for all n, m and offset at once, that a plan computes its pattern: nothing lost, nothing twice.
+"""Proof, by isl and for all n, m and offsets at once, that a plan computes its pattern: nothing lost, nothing twice.
 
 The checks read the plan as an emitter does: they turn its expressions (bounds, guards, masks) back into isl sets, and
 share with the planner only the pieces' relations, which are themselves held against the term's.
@@ -41,12 +41,13 @@ from pidsl.codegen.plan.nodes import (
     Sweep,
     TilePiece,
 )
-from pidsl.codegen.tiling.coordinates import LENGTHS, Coordinates, coordinates, mask
+from pidsl.codegen.tiling.coordinates import Coordinates, coordinates, mask
 from pidsl.errors import PlanError
 from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, Var, substitute_pred
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
 from pidsl.relation.build import needs_square, rows_relation
+from pidsl.relation.frame import Frame, frame_of
 from pidsl.relation.isl import affine, coalesced, limited, read_map, read_set, region, scope
 
 OPERATIONS = 20_000_000  # about ten seconds
@@ -74,7 +75,7 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
     if plan.backend == "reference":  # has no pieces: it evaluates the oracle
         return
     square = needs_square(term)
-    faults = [f"piece {k}: {x}" for k, piece in enumerate(plan.pieces) for x in check_fields(piece, plan.backend)]
+    faults = [f"piece {k}: {x}" for k, piece in enumerate(plan.pieces) for x in check_fields(piece, plan)]
     if faults:  # the other checks read plans of the right shape only
         raise _wrong(plan, faults)
     with limited(f"the checks of the plan of {plan.term!r}", operations):
@@ -84,7 +85,7 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
                 faults += [f"piece {k}: {x}" for x in check_diagonals(piece)]
                 continue
             if isinstance(piece, ListPiece):
-                faults += [f"piece {k}: {x}" for x in check_list(term, piece)]
+                faults += [f"piece {k}: {x}" for x in check_list(term, piece, plan.frame)]
                 continue
             if isinstance(piece, GridPiece):
                 faults += [f"piece {k}: {x}" for x in check_grid(piece)]
@@ -106,10 +107,13 @@ def _wrong(plan: Plan, faults: Sequence[str]) -> PlanError:
     return PlanError(given, "a plan that computes exactly its pattern", where=f"{plan.term!r}\n{text}")
 
 
-def check_fields(piece: Piece, backend: str) -> Iterator[str]:
+def check_fields(piece: Piece, plan: Plan) -> Iterator[str]:
     """The right dimensions are swept, in tiles that the backend has, and a layout says one thing."""
+    backend = plan.backend
+    if isinstance(piece.layout, Layout) and piece.layout.frame != plan.frame:
+        yield "a layout of other positions of keys than the plan's"
     if isinstance(piece, DiagonalPiece):
-        if piece.layout != Layout():
+        if not piece.layout.identity:
             yield "diagonals have no layout but the identity"
         return
     if isinstance(piece, ListPiece):
@@ -185,7 +189,7 @@ def check_pieces(plan: Plan) -> Iterator[str]:
     union = whole - whole
     for _, piece in pieces:
         union = union | piece.relation
-    lengths = read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}")
+    lengths = plan.frame.compared()
     if not union.intersect_params(lengths).is_equal(whole.intersect_params(lengths)):
         yield "the union of the pieces is not the relation"
 
@@ -193,13 +197,13 @@ def check_pieces(plan: Plan) -> Iterator[str]:
 def _whole(plan: Plan) -> isl.Map:
     """The relation of the term, or of what is not listed in it."""
     assert not isinstance(plan.term, Heads)
-    return rows_relation(next((piece.other for piece in plan.lists), plan.term))
+    return rows_relation(next((piece.other for piece in plan.lists), plan.term), plan.frame)
 
 
 def check_attended(plan: Plan) -> Iterator[str]:
     """The emitted conditions say which keys and rows occur."""
     assert not isinstance(plan.term, Heads)
-    relation = _whole(plan)
+    relation, frame = _whole(plan), plan.frame
     # diagonals load no key that they do not attend, so a plan of nothing else need not say which keys occur
     tiled = not all(isinstance(x, DiagonalPiece) for x in plan.pieces)
     for pred, points, name, length in (
@@ -208,11 +212,10 @@ def check_attended(plan: Plan) -> Iterator[str]:
     ):
         if pred is None and (not plan.attended_exact or (name == "j" and not tiled)):
             continue
-        space = f"[n, m, offset] -> {{ [{name}] : 0 <= {name} < {length} and {LENGTHS} }}"
-        exist = read_set(space)
+        exist = frame.set(f"[{name}] : 0 <= {name} < {length} and {frame.known}")
         if needs_square(plan.term):
-            exist = exist.intersect_params(read_set("[n, m, offset] -> { : n + offset = m }"))
-        said = exist if pred is None else region(pred, scope(space)) & exist
+            exist = exist.intersect_params(frame.set(f": {frame.square}"))
+        said = exist if pred is None else region(pred, _scope(frame, name)) & exist
         if any(plan.lists) and not exist.is_subset(said):
             yield f"the condition on attended {name} leaves out what is listed"
         if not (said.is_equal(points & exist) if plan.attended_exact else points.is_subset(said)):
@@ -224,25 +227,31 @@ def check_mask(piece: TilePiece, at: Coordinates) -> Iterator[str]:
     kept = _kept(piece, at)
     if not kept.is_equal(at.points(piece.relation)):
         yield "the mask is not the piece"
-    lengths = read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}")
-    classes = isl.Map.from_domain_and_range(_rows_of(piece.layout), _keys_of(piece.layout))
-    if piece.layout.linked:
-        step, phase = piece.layout.query_step, piece.layout.phase
-        classes = read_map(f"[n, m, offset] -> {{ [r] -> [j] : (r + offset - j - {phase}) mod {step} = 0 }}")
-    if not piece.relation.intersect_params(lengths).is_subset(classes):
+    layout, frame = piece.layout, piece.layout.frame
+    kept_classes = [
+        f"({position} - {of_class}) mod {step} = 0"
+        for position, of_class, step in (
+            (frame.lag, layout.phase, layout.query_step),
+            ("r + offset", layout.query_class, layout.query_step),
+            (frame.key, layout.key_class, layout.key_step),
+        )
+        if of_class is not None
+    ]
+    classes = frame.map("[r] -> [j]" + (f" : {' and '.join(kept_classes)}" if kept_classes else ""))
+    if not piece.relation.intersect_params(frame.compared()).is_subset(classes):
         yield "a pair of the piece lies outside the classes of its layout"
 
 
 def check_diagonals(piece: DiagonalPiece) -> Iterator[str]:
     """The rows of each lag, together, are the piece."""
-    names = scope("[n, m, offset] -> { [r] }")
-    lengths = read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}")
+    frame = piece.layout.frame
+    names, lengths = _scope(frame, "r"), frame.compared()
     relation = piece.relation.intersect_params(lengths)
     for x in piece.diagonals:
         rows = region(And(Compare("<=", x.first, Var("r")), Compare("<=", Var("r"), x.last)), names)
         if x.keep is not None:
             rows = rows & region(x.keep, names)
-        lag = read_map(f"[n, m, offset] -> {{ [r] -> [j] : j = r + offset - {x.lag} }}")
+        lag = frame.map(f"[r] -> [j] : {frame.lag} = {x.lag}")
         if not lag.intersect_domain(rows).intersect_params(lengths).is_equal(relation & lag):
             yield f"the rows of lag {x.lag}: the diagonals are not the piece"
     lags = [x.lag for x in piece.diagonals]
@@ -311,28 +320,27 @@ def check_shifts(piece: TilePiece, at: Coordinates) -> Iterator[str]:
     yield "tiles that are called alike have different masks"
 
 
-def check_list(term: Term, piece: ListPiece) -> Iterator[str]:
+def check_list(term: Term, piece: ListPiece, frame: Frame) -> Iterator[str]:
     """The list is that of the term, and its mask lets through what is wanted and not in other pieces."""
     if separate(term) != Listed(piece.other, piece.within, piece.layout):
         yield "the list is not that of the term"
-    space = f"[n, m, offset] -> {{ [r, j] : 0 <= r < n and 0 <= j < m and {LENGTHS} }}"
-    flat = read_map("[n, m, offset] -> { [[r] -> [j]] -> [r, j] }")
-    within, other = (rows_relation(x).wrap().apply(flat) & read_set(space) for x in (piece.within, piece.other))
-    if not (region(piece.keep, scope(space)) & read_set(space)).is_equal(within - other):
+    flat, exist = frame.map("[[r] -> [j]] -> [r, j]"), frame.existing()
+    within, other = (rows_relation(x, frame).wrap().apply(flat) & exist for x in (piece.within, piece.other))
+    if not (region(piece.keep, _scope(frame, "r, j")) & exist).is_equal(within - other):
         yield "the mask of the list is wrong"
 
 
 def check_grid(piece: GridPiece) -> Iterator[str]:
     """A pair is in the piece when every axis keeps it, and boxes visit, on every axis, all that it keeps."""
-    grid, i, j = piece.layout, Add(Var("r"), Var("offset")), Var("j")
-    space = "[n, m, offset] -> { [r, j] }"
-    tokens = "" if grid.tokens is None else f"and r + offset < {grid.tokens} and j < {grid.tokens}"
-    said = read_set(f"[n, m, offset] -> {{ [r, j] : 0 <= r < n and 0 <= j < m and {LENGTHS} {tokens} }}")
+    frame = frame_of(piece.relation)
+    grid, i, j = piece.layout, Add(Var("r"), Var("offset")), frame.key_at(Var("j"))
+    said = frame.existing()
+    if grid.tokens is not None:
+        said = said & frame.set(f"[r, j] : r + offset < {grid.tokens} and {frame.key} < {grid.tokens}")
     for keep, a, b in zip(piece.keep, grid.coordinates(i), grid.coordinates(j), strict=True):
-        said = said & region(substitute_pred(keep, {"a": a, "b": b}), scope(space))
-    flat = read_map("[n, m, offset] -> { [[r] -> [j]] -> [r, j] }")
-    lengths = read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}")
-    if not said.is_equal(piece.relation.intersect_params(lengths).wrap().apply(flat)):
+        said = said & region(substitute_pred(keep, {"a": a, "b": b}), _scope(frame, "r, j"))
+    flat = frame.map("[[r] -> [j]] -> [r, j]")
+    if not said.is_equal(piece.relation.intersect_params(frame.compared()).wrap().apply(flat)):
         yield "the axes of the grid are not the piece"
     for sweep in (piece.forward, piece.grad_query, piece.grad_key):
         for axis, (length, keep) in enumerate(zip(grid.lengths, piece.keep, strict=True)):
@@ -368,22 +376,19 @@ def _visited(run: Run, at: Coordinates) -> isl.Set:
 
 def _names(at: Coordinates, dims: str) -> dict[str, isl.PwAff]:
     """What the plan's variables are: dimensions, parameters, and the offset by its definition."""
-    names = scope(f"[{at.parameters}] -> {{ [{dims}] }}")
+    names, layout = scope(f"[{at.parameters}] -> {{ [{dims}] }}"), at.layout
     if "offset" not in names:
-        layout = at.layout
         behind: Index = Mul(layout.query_step, Var("e"))
-        residue: Index = Add(Var("d"), layout.phase or 0) if layout.linked else (layout.query_class or 0)
+        residue: Index = layout.query_class or 0
+        if layout.linked:
+            residue = layout.frame.key_at(Add(Var("d"), layout.phase or 0))
         names["offset"] = affine(Sub(Add(behind, residue), Var("c")), names)
+    if layout.frame.moved and "key_offset" not in names:
+        steps = Mul(layout.key_step, Var("f"))
+        names["key_offset"] = affine(Sub(Add(steps, layout.key_class or 0), Var("d")), names)
     return names
 
 
-def _rows_of(layout: Layout) -> isl.Set:
-    if layout.query_class is None:
-        return read_set("[n, m, offset] -> { [r] }")
-    return read_set(f"[n, m, offset] -> {{ [r] : (r + offset - {layout.query_class}) mod {layout.query_step} = 0 }}")
-
-
-def _keys_of(layout: Layout) -> isl.Set:
-    if layout.key_class is None:
-        return read_set("[n, m, offset] -> { [j] }")
-    return read_set(f"[n, m, offset] -> {{ [j] : (j - {layout.key_class}) mod {layout.key_step} = 0 }}")
+def _scope(frame: Frame, dims: str) -> dict[str, isl.PwAff]:
+    """What the plan's variables are in the space of rows and keys."""
+    return scope(f"[{frame.parameters}] -> {{ [{dims}] }}")

@@ -26,6 +26,7 @@ from pidsl.errors import TooHardError
 from pidsl.language.expr import Add, Compare, Var
 from pidsl.language.terms import Halo, Neighborhood, Term, Union, require_concrete
 from pidsl.relation.build import needs_square, rows_relation
+from pidsl.relation.frame import HOME, Frame, frame_of
 from pidsl.relation.isl import limited
 
 OPERATIONS = 10_000_000  # about five seconds; most terms need a hundredth
@@ -33,7 +34,7 @@ OPERATIONS = 10_000_000  # about five seconds; most terms need a hundredth
 
 @lru_cache(maxsize=512)
 def lower(
-    term: Term, backend: str = "triton", head_dim: int = 64, size: tuple[int, int] | None = None
+    term: Term, backend: str = "triton", head_dim: int = 64, size: tuple[int, int] | None = None, frame: Frame = HOME
 ) -> Plan:  # fmt: skip
     """The plan of a concrete term.
 
@@ -42,6 +43,7 @@ def lower(
         backend: "triton" or "torch": whose prices and tile sizes to plan with.
         head_dim: head dims above 128 get smaller tiles on Triton.
         size: (rows, keys) of tiles; None: the cheapest.
+        frame: MOVED for keys that start at a position `key_offset`.
 
     Raises:
         SymbolError: an unbound symbol.
@@ -49,11 +51,11 @@ def lower(
     """
     require_concrete(term, "compile the pattern")
     if (listed := separate(term)) is not None:
-        return _with_list(term, backend, listed, lower(listed.other, backend, head_dim, size), head_dim)
+        return _with_list(term, backend, listed, lower(listed.other, backend, head_dim, size, frame), head_dim)
     prices = _prices(backend, head_dim)
     if size is not None:
         prices = replace(prices, sizes=(size,))
-    relation = rows_relation(term)
+    relation = rows_relation(term, frame)
     square = needs_square(term)
     try:
         with limited(f"the plan of {term!r}", OPERATIONS):
@@ -71,7 +73,7 @@ def lower(
             return replace(_plan(term, backend, made, relation, rejected), reference=length)
     except TooHardError:
         with limited(f"the mask of {term!r}", OPERATIONS):
-            everything = masked_piece(relation, coordinates(Layout(), square), prices)
+            everything = masked_piece(relation, coordinates(Layout(frame=frame), square), prices)
             plan = _plan(term, backend, (everything,), relation, [])
             return replace(plan, notes=("isl's limit struck while planning: every tile is computed, with a mask",))
 
@@ -83,7 +85,7 @@ def _prices(backend: str, head_dim: int) -> Prices:
 
 def _with_list(term: Term, backend: str, listed: Listed, plan: Plan, head_dim: int) -> Plan:
     """The plan of all other pairs, and the list."""
-    piece = list_piece(listed, _prices(backend, head_dim))
+    piece = list_piece(listed, _prices(backend, head_dim), plan.frame)
     keys, rows = plan.attended_keys, plan.attended_rows
     if keys is not None or rows is not None:  # the list may attend more
         return replace(
@@ -97,9 +99,10 @@ def _on_grids(term: Term, backend: str, own: Envelope, relation: isl.Map, prices
 
     Which tokens of a part of a grid take part is a long condition: what is on the grid is told instead.
     """
-    keys = None if own.keys is None else Compare("<", Var("j"), own.keys)
+    frame = frame_of(relation)
+    keys = None if own.keys is None else Compare("<", frame.key_at(Var("j")), own.keys)
     rows = None if own.queries is None else Compare("<", Add(Var("r"), Var("offset")), own.queries)
-    at = coordinates(Layout(), needs_square(term))
+    at = coordinates(Layout(frame=frame), needs_square(term))
     found: list[Piece] = []
     notes: tuple[str, ...] = ()
     done: Term | None = None
@@ -107,14 +110,15 @@ def _on_grids(term: Term, backend: str, own: Envelope, relation: isl.Map, prices
         rest = word if done is None else word - done
         done = word if done is None else done | word
         if rest == word and isinstance(word, Neighborhood | Halo):
-            found.append(Boxes(axes_of(word, split=True)).piece(rows_relation(word), prices, backend))
+            found.append(Boxes(axes_of(word, split=True)).piece(rows_relation(word, frame), prices, backend))
             continue
         within = envelope(rest)
         assert within is not None, rest  # as the whole has one
-        found.append(envelope_piece(within, rows_relation(rest), at, prices, backend))
+        found.append(envelope_piece(within, rows_relation(rest, frame), at, prices, backend))
         notes = ("parts that are no boxes of a grid have one mask each, within bounds read off the term",)
     return Plan(
-        term, backend, tuple(found), keys, rows, relation, notes=notes, attended_exact=False, reference=REFERENCE
+        term, backend, tuple(found), keys, rows, relation,
+        notes=notes, attended_exact=False, reference=REFERENCE, frame=frame,
     )  # fmt: skip
 
 
@@ -130,14 +134,15 @@ def _union(term: Term) -> Iterator[Term]:
 def _plan(term: Term, backend: str, found: tuple[Piece, ...], relation: isl.Map, rejected: list[Alternative]) -> Plan:
     # diagonals load only the keys they attend, so they never need unattended keys blanked
     tiled = not all(isinstance(piece, DiagonalPiece) for piece in found)
-    square = needs_square(term)
+    square, frame = needs_square(term), frame_of(relation)
     return Plan(
         term=term,
         backend=backend,
         pieces=found,
-        attended_keys=attended(relation.range(), "j", "m", square) if tiled else None,
-        attended_rows=attended(relation.domain(), "r", "n", square),
+        attended_keys=attended(relation.range(), "j", "m", frame, square=square) if tiled else None,
+        attended_rows=attended(relation.domain(), "r", "n", frame, square=square),
         relation=relation,
         rejected=tuple(rejected),
         reference=REFERENCE,
+        frame=frame,
     )

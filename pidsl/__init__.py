@@ -25,6 +25,7 @@ from pidsl.language.door import stand_behind
 from pidsl.language.gate import Gate, gate
 from pidsl.language.heads import Heads, heads
 from pidsl.language.parse import parse
+from pidsl.language.recipe import Recipe
 from pidsl.language.schedule import Schedule, layers
 from pidsl.language.score import Score, alibi_slopes, score
 from pidsl.language.summaries import Summaries, spans, summaries
@@ -60,15 +61,18 @@ if TYPE_CHECKING:
     from pidsl.analysis.claims import check_claims
     from pidsl.analysis.compare import compare
     from pidsl.analysis.design import design
-    from pidsl.runtime.kernels.kernel import Kernel, compile
+    from pidsl.runtime.compile import compile
+    from pidsl.runtime.kernels.form import Explained
+    from pidsl.runtime.kernels.kernel import Kernel
+    from pidsl.runtime.kernels.merge import merge
 
 __all__ = [
-    "ArgumentError", "BackendError", "Bound", "Gate", "Heads", "Kernel", "KeywordError", "ParseError", "PidslError",
-    "PredicateError", "Schedule", "Score", "SizeError", "Summaries", "SymbolError", "Term", "TermError", "TooHardError",
-    "TruthError",
-    "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "design", "empty", "full", "gate", "halo",
-    "heads", "keys", "lags", "layers", "maximum", "minimum", "neighborhood", "pairs", "parse", "queries", "ring",
-    "score", "spans", "stride", "summaries", "symbols", "where", "window",
+    "ArgumentError", "BackendError", "Bound", "Explained", "Gate", "Heads", "Kernel", "KeywordError", "ParseError",
+    "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries", "SymbolError", "Term",
+    "TermError", "TooHardError", "TruthError",
+    "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "design", "empty", "full", "gate",
+    "halo", "heads", "keys", "lags", "layers", "maximum", "merge", "minimum", "neighborhood", "pairs", "parse",
+    "queries", "ring", "score", "spans", "stride", "summaries", "symbols", "where", "window",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -103,8 +107,10 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         "check_claims": "pidsl.analysis.claims",
         "compare": "pidsl.analysis.compare",
         "design": "pidsl.analysis.design",
+        "Explained": "pidsl.runtime.kernels.form",
         "Kernel": "pidsl.runtime.kernels.kernel",
-        "compile": "pidsl.runtime.kernels.kernel",
+        "compile": "pidsl.runtime.compile",
+        "merge": "pidsl.runtime.kernels.merge",
     }
 
     register()

@@ -21,9 +21,8 @@ from pidsl.runtime.call.arguments import check_kind, check_tensor, raise_faults
 from pidsl.runtime.call.keywords import refuse
 
 if TYPE_CHECKING:
+    from pidsl.language.recipe import Backend, OutputGate
     from pidsl.patterns.pi import Skip
-    from pidsl.runtime.kernels.kernel import Backend
-    from pidsl.runtime.kernels.output import OutputGate
 
 __all__ = ["PiAttention", "SparseAttention", "rotate"]
 

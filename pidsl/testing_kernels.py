@@ -139,8 +139,8 @@ def assert_matches_dense(
     """
     import torch
 
-    from pidsl.runtime.kernels.heads import HeadsKernel
-    from pidsl.runtime.kernels.kernel import Kernel, compile
+    from pidsl.runtime.compile import compile
+    from pidsl.runtime.kernels.kernel import Kernel
 
     kernel: Callable[..., Any]
     pattern: Term | Heads
@@ -148,11 +148,11 @@ def assert_matches_dense(
         pattern, kernel = term_or_kernel, compile(term_or_kernel, backend)
     else:
         kernel = term_or_kernel
-        found = kernel.term if isinstance(kernel, Kernel) else kernel.heads if isinstance(kernel, HeadsKernel) else term
+        found: Any = kernel.term if isinstance(kernel, Kernel) else term
         if found is None:
             raise ValueError("term=... is needed beside a function that is no kernel")
         pattern = found
-    score = kernel.score if isinstance(kernel, Kernel | HeadsKernel) else None
+    score = kernel.score if isinstance(kernel, Kernel) else None
     q, k, v = (x.detach().requires_grad_(backward) for x in (given.q, given.k, given.v))
     numbers = dict(parameters or {})
     learned = {name: x.detach().requires_grad_(backward) for name, x in numbers.items() if isinstance(x, torch.Tensor)}

@@ -38,7 +38,7 @@ def choose_layouts(
         best, *others = _options(x, prices, square, length)
         choices += best.choices
         rejected += [Alternative(other.what, other.cost / max(best.cost, 1.0)) for other in others]
-    choices.sort(key=lambda c: (c.layout is not None and c.layout != Layout(), c.layout is None, str(c.layout)))
+    choices.sort(key=lambda c: (str(c.layout) not in ("None", "identity"), c.layout is None, str(c.layout)))
     return choices, rejected
 
 
@@ -57,7 +57,7 @@ def _options(x: Part, prices: Prices, square: bool, length: int) -> list[_Option
     lags = x.lags.values()
     options: list[_Option] = []
     for rank, layout in reversed(list(enumerate(x.layouts))):
-        if options and layout == Layout() and lags is None:  # the identity comes last, and seldom has a chance here
+        if options and layout.identity and lags is None:  # the identity comes last, and seldom has a chance here
             best = min(options)
             cost = best.choices[0].shape.spread * prices.pair * min(prices.small.values())
             if cost > best.cost:

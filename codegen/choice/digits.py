@@ -22,11 +22,11 @@ from pidsl.codegen.choice.grid_axes import Bound, GridAxis
 from pidsl.codegen.plan.nodes import Grid, Over
 from pidsl.codegen.tiling.bands import Bound as BandBound
 from pidsl.codegen.tiling.bands import band
-from pidsl.codegen.tiling.coordinates import LENGTHS
 from pidsl.codegen.tiling.forms import predicate
 from pidsl.codegen.tiling.tiles import greatest, smallest
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Index, substitute, substitute_pred
+from pidsl.relation.frame import Frame, frame_of
 from pidsl.relation.isl import coalesced, convex_parts, limited, read_map, read_set
 
 MAX_AXES = 4
@@ -78,12 +78,12 @@ def digits(relation: isl.Map) -> list[int]:
 
 def _products(relation: isl.Map, strides: list[int]) -> list[tuple[isl.Map, list[GridAxis]]] | None:
     grid = Grid((None, *(large // small for large, small in pairwise(strides))))
-    to_digits = _to_digits(grid)
-    here = relation.intersect_params(read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}"))
+    frame = frame_of(relation)
+    to_digits = _to_digits(grid, frame)
+    here = relation.intersect_params(frame.compared())
     pairs = coalesced(here.wrap().apply(to_digits))
-    every = coalesced(pairs.project_out(_dim.param, 0, 3))
-    exist = read_set(f"[n, m, offset] -> {{ [r, j] : 0 <= r < n and 0 <= j < m and {LENGTHS} }}")
-    inside = exist.apply(read_map("{ [r, j] -> [[r] -> [j]] }")).apply(to_digits)
+    every = coalesced(pairs.project_out(_dim.param, 0, pairs.dim(_dim.param)))
+    inside = frame.existing().apply(read_map("{ [r, j] -> [[r] -> [j]] }")).apply(to_digits)
     if not (every.align_params(pairs.get_space()) & inside).is_equal(pairs):
         return None  # it depends on the lengths
     out = []
@@ -96,15 +96,15 @@ def _products(relation: isl.Map, strides: list[int]) -> list[tuple[isl.Map, list
     return out
 
 
-def _to_digits(grid: Grid) -> isl.Map:
+def _to_digits(grid: Grid, frame: Frame) -> isl.Map:
     """`[n, m, offset] -> { [[r] -> [j]] -> [a_0, ..., b_0, ...] }`"""
     names, where = [], []
-    for letter, position in (("a", "r + offset"), ("b", "j")):
+    for letter, position in (("a", "r + offset"), ("b", frame.key)):
         own = [f"{letter}{k}" for k in range(len(grid.lengths))]
         names += own
         where.append(f"{position} = " + " + ".join(f"{s} {x}" for s, x in zip(grid.strides, own, strict=True)))
         where += [f"0 <= {x}" + (f" < {length}" if length else "") for x, length in zip(own, grid.lengths, strict=True)]
-    return read_map(f"[n, m, offset] -> {{ [[r] -> [j]] -> [{', '.join(names)}] : {' and '.join(where)} }}")
+    return frame.map(f"[[r] -> [j]] -> [{', '.join(names)}] : {' and '.join(where)}")
 
 
 def _split(every: isl.Set, grid: Grid) -> list[isl.Set]:

@@ -33,7 +33,7 @@ from pidsl.codegen.choice.cost import (
 )
 from pidsl.codegen.choice.grid_axes import GridAxis, axes_of, div, mod, plus, times
 from pidsl.codegen.choice.pieces import UNBATCHED
-from pidsl.codegen.plan.nodes import Layout, Over, Run, Sweep, TilePiece
+from pidsl.codegen.plan.nodes import Over, Run, Sweep, TilePiece
 from pidsl.codegen.tiling.coordinates import Coordinates
 from pidsl.codegen.tiling.tile_sets import every_tile, last_tile
 from pidsl.codegen.tiling.tiles import greatest, smallest
@@ -231,8 +231,10 @@ def envelope_piece(
         grad_query = forward if back == rows else _sweep(found, at, "keys", back, cols)
         grad_key = _sweep(found, at, "queries", min(rows, KEY_GRADIENT_ROWS), cols)
     return TilePiece(
-        layout=Layout(),
-        keep=fold(substitute_pred(found.keep, {"i": Add(Var("a"), Var("offset")), "j": Var("b")})),
+        layout=at.layout,
+        keep=fold(
+            substitute_pred(found.keep, {"i": Add(Var("a"), Var("offset")), "j": at.layout.frame.key_at(Var("b"))})
+        ),
         forward=forward,
         grad_query=grad_query,
         grad_key=grad_key,
@@ -242,16 +244,15 @@ def envelope_piece(
 
 
 def _sweep(found: Envelope, at: Coordinates, over: Over, rows: int, cols: int) -> Sweep:
-    t, offset = Var("t"), Var("offset")
+    t, offset, key_offset = Var("t"), Var("offset"), at.layout.frame.key_at(0)
     if over == "keys":
         own, size = plus(times(t, rows), offset), cols
-        near, far = own, plus(own, rows - 1)
+        near, far, back = own, plus(own, rows - 1), key_offset
         first, last, end = found.first_key, found.last_key, found.queries
     else:
-        own, size = times(t, cols), rows
-        near, far = own, plus(own, cols - 1)
+        own, size = plus(times(t, cols), key_offset), rows
+        near, far, back = own, plus(own, cols - 1), offset  # rows are counted from the offset
         first, last, end = found.first_query, found.last_query, found.keys
-    back: Index = 0 if over == "keys" else offset  # rows are counted from the offset
 
     def tile(position: Index) -> Index:
         return div(simplify(Sub(position, back)), size)

@@ -14,7 +14,6 @@ import islpy as isl
 
 from pidsl.codegen.choice.cost import KEY_GRADIENT_ROWS, Prices
 from pidsl.codegen.plan.nodes import BlockList, ListPiece
-from pidsl.codegen.tiling.coordinates import LENGTHS
 from pidsl.codegen.tiling.forms import predicate
 from pidsl.language.expr import And, Not, Pred, fold
 from pidsl.language.terms import (
@@ -30,7 +29,8 @@ from pidsl.language.terms import (
     walk,
 )  # fmt: skip
 from pidsl.relation.build import rows_relation
-from pidsl.relation.isl import coalesced, limited, read_map, read_set
+from pidsl.relation.frame import HOME, Frame
+from pidsl.relation.isl import coalesced, limited
 
 SHORT = 24  # pairs that are left to isl
 
@@ -115,18 +115,17 @@ def _blocked(a: Term, step: int) -> Term:
     return a if isinstance(a, Empty | Full) else a.blocked(step)
 
 
-def list_piece(listed: Listed, prices: Prices) -> ListPiece:
+def list_piece(listed: Listed, prices: Prices, frame: Frame = HOME) -> ListPiece:
     """The piece of the listed pairs, in the largest tiles that its blocks fill."""
     with limited(f"the mask of the listed pairs beside {listed.other!r}"):
-        keep = fold(And(_pred(listed.within), fold(Not(_pred(listed.other)))))
+        keep = fold(And(_pred(listed.within, frame), fold(Not(_pred(listed.other, frame)))))
     size = listed.blocks.size
     fitting = [x for x in prices.sizes if x[0] <= size and x[1] <= size] or [min(prices.sizes)]
     rows, cols = max(fitting)
     return ListPiece(listed.blocks, keep, listed.within, listed.other, rows, cols, min(rows, KEY_GRADIENT_ROWS))
 
 
-def _pred(term: Term) -> Pred:
+def _pred(term: Term, frame: Frame) -> Pred:
     """The condition on an existing row r and key j that the pair is in the term."""
-    space = read_set(f"[n, m, offset] -> {{ [r, j] : 0 <= r < n and 0 <= j < m and {LENGTHS} }}")
-    flat: isl.Set = rows_relation(term).wrap().apply(read_map("[n, m, offset] -> { [[r] -> [j]] -> [r, j] }"))
-    return predicate(coalesced(flat.gist(space)), ("r", "j"))
+    flat: isl.Set = rows_relation(term, frame).wrap().apply(frame.map("[[r] -> [j]] -> [r, j]"))
+    return predicate(coalesced(flat.gist(frame.existing())), ("r", "j"))

@@ -25,6 +25,7 @@ from pidsl.codegen.tiling.coordinates import coordinates
 from pidsl.codegen.tiling.forms import constraints
 from pidsl.codegen.tiling.tiles import greatest, smallest
 from pidsl.language.expr import Add, And, Compare, Index, Max, Min, Pred, fold, simplify
+from pidsl.relation.frame import frame_of
 from pidsl.relation.isl import convex_parts
 
 MAX_CALLS = 512  # parts that share no row and are pieces of their own (torch)
@@ -79,7 +80,8 @@ def bounded(part: Part, square: bool) -> Bounded | None:
     (first, last), (low, high) = (interval_of(x(part.relation)) for x in (positions_of, keys_of))
     if first is None or last is None or low is None or high is None:
         return None
-    at = coordinates(Layout(), square)
+    frame = frame_of(part.relation)
+    at = coordinates(Layout(frame=frame), square)
     placed = place(part.relation, at)
     convex = convex_parts(placed.mask)
     if len(convex) != 1:
@@ -88,7 +90,7 @@ def bounded(part: Part, square: bool) -> Bounded | None:
     for x in constraints(convex[0], ("a", "b")):
         terms = dict(x.form.terms)
         i, j = terms.pop("a", 0), terms.pop("b", 0)
-        if terms.pop("offset", 0) != i or terms:
+        if terms.pop("offset", 0) != i or terms.pop("key_offset", 0) != (j if frame.moved else 0) or terms:
             return None
         if i and j:
             slopes[i, j] = min(x.form.constant, slopes.get((i, j), x.form.constant))
@@ -104,7 +106,8 @@ def packed_pieces(
             yield tile_piece(x.part.relation, x.placed, shape(x.placed, length), prices, backend, length)
         return
     relation = union_of([x.part for x in row])
-    yield envelope_piece(packed(row), relation, coordinates(Layout(), square), prices, backend, dense=True)
+    at = coordinates(Layout(frame=frame_of(relation)), square)
+    yield envelope_piece(packed(row), relation, at, prices, backend, dense=True)
 
 
 def packed(row: Sequence[Bounded]) -> Envelope:

@@ -15,7 +15,8 @@ import islpy as isl
 
 from pidsl.codegen.choice.cost import LONGEST, REFERENCE
 from pidsl.codegen.plan.nodes import Layout
-from pidsl.relation.isl import coalesced, read_map
+from pidsl.relation.frame import frame_of
+from pidsl.relation.isl import coalesced
 
 MAX_PARTS = 48  # more basic maps than this are computed as one masked piece
 MOST_PARTS = 2048  # unless they hardly overlap: then it is more than so many
@@ -28,7 +29,7 @@ Ends = tuple[int | None, int | None]
 
 @dataclass(frozen=True, slots=True)
 class Lags:
-    """What is known of the lags of a part, over all n, m, offset."""
+    """What is known of the lags of a part, over all lengths and offsets."""
 
     least: int | None  # None: unbounded
     most: int | None
@@ -79,19 +80,17 @@ def parts(relation: isl.Map) -> list[Part]:
 
 def _near_and_far(x: Part) -> list[Part]:
     """A part; of a period that no sequence is compared at, the first of it and what only longer ones have."""
+    frame = frame_of(x.relation)
     for layout in x.layouts[1:]:
         cuts = (
-            ("r + offset - j", layout.query_step if layout.linked else 1),
-            ("j", 1 if layout.linked else layout.key_step),
+            (frame.lag, layout.query_step if layout.linked else 1),
+            (frame.key, 1 if layout.linked else layout.key_step),
             ("r + offset", 1 if layout.linked else layout.query_step),
         )
         for value, step in cuts:
             if step > LONGEST:
                 ranges = (f"-{step} < {value} < {step}", f"{value} >= {step}", f"{value} <= -{step}")
-                found = (
-                    coalesced(x.relation & read_map(f"[n, m, offset] -> {{ [r] -> [j] : {where} }}"))
-                    for where in ranges
-                )
+                found = (coalesced(x.relation & frame.map(f"[r] -> [j] : {where}")) for where in ranges)
                 return [_in_identity(part(y)) for y in found if not y.is_empty()]
     return [x]
 
@@ -137,12 +136,13 @@ def _meet(a: Ends, b: Ends) -> bool:
 
 def positions_of(relation: isl.Map) -> isl.Set:
     """The positions of queries that occur."""
-    return _numbers(relation.domain().apply(read_map("[n, m, offset] -> { [r] -> [r + offset] }")))
+    return _numbers(relation.domain().apply(frame_of(relation).map("[r] -> [r + offset]")))
 
 
 def keys_of(relation: isl.Map) -> isl.Set:
-    """The keys that occur."""
-    return _numbers(relation.range())
+    """The positions of keys that occur."""
+    frame = frame_of(relation)
+    return _numbers(relation.range().apply(frame.map(f"[j] -> [{frame.key}]")) if frame.moved else relation.range())
 
 
 def interval_of(numbers: isl.Set) -> Ends:
@@ -181,11 +181,12 @@ def _disjoint(maps: list[isl.Map]) -> bool:
 
 def lags_of(relation: isl.Map) -> isl.Set:
     """The lags that occur."""
-    return _numbers(relation.wrap().apply(read_map("[n, m, offset] -> { [[r] -> [j]] -> [r + offset - j] }")))
+    frame = frame_of(relation)
+    return _numbers(relation.wrap().apply(frame.map(f"[[r] -> [j]] -> [{frame.lag}]")))
 
 
 def lag_facts(relation: isl.Map) -> Lags:
-    """Range, step and phase of r + offset - j."""
+    """Range, step and phase of the lags."""
     found = lags_of(relation)
     if found.is_empty():
         return Lags(0, -1, 1, 0)
@@ -199,9 +200,10 @@ def lag_facts(relation: isl.Map) -> Lags:
 
 
 def _layouts(relation: isl.Map, facts: Lags) -> list[Layout]:
-    out = [Layout()]
+    frame = frame_of(relation)
+    out = [Layout(frame=frame)]
     if facts.step > 1:
-        out.append(Layout(facts.step, facts.step, phase=facts.phase))
+        out.append(Layout(facts.step, facts.step, phase=facts.phase, frame=frame))
     positions, keys = positions_of(relation), keys_of(relation)
     if positions.is_empty() or keys.is_empty():
         return out
@@ -214,6 +216,7 @@ def _layouts(relation: isl.Map, facts: Lags) -> list[Layout]:
                 key_step,
                 query_class=query_class if query_step > 1 else None,
                 key_class=key_class if key_step > 1 else None,
+                frame=frame,
             )
         )
     return out

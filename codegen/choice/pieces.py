@@ -12,12 +12,13 @@ from pidsl.codegen.choice.cost import BACKWARD_ROWS, KEY_GRADIENT_ROWS, REFERENC
 from pidsl.codegen.choice.parts import Part
 from pidsl.codegen.plan.nodes import Diagonal, DiagonalPiece, Grid, Layout, Piece, TilePiece
 from pidsl.codegen.tiling.bands import Placed, interval, place
-from pidsl.codegen.tiling.coordinates import LENGTHS, Coordinates, coordinates, mask_pred
+from pidsl.codegen.tiling.coordinates import Coordinates, coordinates, mask_pred
 from pidsl.codegen.tiling.forms import predicate
 from pidsl.codegen.tiling.tile_sets import every_tile
 from pidsl.codegen.tiling.tiles import greatest, smallest, sweep
 from pidsl.language.expr import Pred, Truth, Var
-from pidsl.relation.isl import coalesced, convex_parts, read_map, read_set
+from pidsl.relation.frame import HOME, Frame, frame_of
+from pidsl.relation.isl import coalesced, convex_parts, read_map
 
 MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
 MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
@@ -99,7 +100,7 @@ def masked_piece(relation: isl.Map, at: Coordinates, prices: Prices) -> TilePiec
     rows, cols = prices.sizes[0]
     over_keys = every_tile(at, "keys", rows, cols)
     return TilePiece(
-        layout=Layout(),
+        layout=at.layout,
         keep=mask_pred(at, at.points(relation)),
         forward=over_keys,
         grad_query=over_keys,
@@ -175,29 +176,31 @@ def _narrow(outline: Shape, rows: int) -> bool:
 def diagonal_piece(group: Sequence[Choice], length: int) -> DiagonalPiece:
     """Isolated lags, each with the rows that have it."""
     by_lag: dict[int, isl.Set] = {}
+    frame = frame_of(group[0].part.relation)
     for x in group:
         for lag in x.part.lags.values() or ():
-            only = read_map(f"[n, m, offset] -> {{ [r] -> [j] : j = r + offset - {lag} }}")
+            only = frame.map(f"[r] -> [j] : {frame.key} = r + offset - {lag}")
             rows = (x.part.relation & only).domain()
             by_lag[lag] = (by_lag[lag] | rows) if lag in by_lag else rows
-    diagonals = tuple(_diagonal(lag, coalesced(rows)) for lag, rows in sorted(by_lag.items()) if not rows.is_empty())
-    return DiagonalPiece(diagonals, union_of([x.part for x in group]), reference=length)
+    lags = ((lag, coalesced(rows)) for lag, rows in sorted(by_lag.items()) if not rows.is_empty())
+    diagonals = tuple(_diagonal(lag, rows, frame) for lag, rows in lags)
+    return DiagonalPiece(diagonals, union_of([x.part for x in group]), Layout(frame=frame), length)
 
 
-def _diagonal(lag: int, rows: isl.Set) -> Diagonal:
-    simple = rows.gist_params(read_set(f"[n, m, offset] -> {{ : {LENGTHS} }}"))
+def _diagonal(lag: int, rows: isl.Set, frame: Frame) -> Diagonal:
+    simple = rows.gist_params(frame.compared())
     found = interval(simple, "r")
     if found is not None:
         first = greatest([0, *(x.value.index() for x in found.lower)])
         return Diagonal(lag, first, smallest([Var("n") - 1, *(x.value.index() for x in found.upper)]))
-    keep = attended(rows, "r", "n")
+    keep = attended(rows, "r", "n", frame)
     return Diagonal(lag, 0, Var("n") - 1, keep if keep is not None else Truth(True))
 
 
-def attended(points: isl.Set, name: str, length: str, square: bool = False) -> Pred | None:
+def attended(points: isl.Set, name: str, length: str, frame: Frame = HOME, *, square: bool = False) -> Pred | None:
     """The condition on an index that it is in `points`; None when every one is."""
-    known = LENGTHS + (" and n + offset = m" if square else "")
-    everything = read_set(f"[n, m, offset] -> {{ [x] : 0 <= x < {length} and {known} }}")
+    known = frame.known + (f" and {frame.square}" if square else "")
+    everything = frame.set(f"[x] : 0 <= x < {length} and {known}")
     if everything.is_subset(points):
         return None
     return predicate(coalesced(points.gist(everything)), (name,))

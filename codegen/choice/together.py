@@ -76,6 +76,7 @@ def _joined(heads: Heads, plans: Mapping[Term, Plan]) -> Plan | None:
         notes=tuple(dict.fromkeys(note for plan in plans.values() for note in plan.notes)),
         attended_exact=all(plan.attended_exact for plan in plans.values()),
         reference=first.reference,
+        frame=first.frame,
     )
     for task in get_args(Pass):
         if len(stages(whole, task)) > max(len(stages(plan, task)) for plan in plans.values()):
@@ -166,7 +167,7 @@ def share(plan: Plan, head: int) -> Plan:
                 pieces.append(replace(piece, forward=passes[0], grad_query=passes[1], grad_key=passes[2]))
     term = plan.term[head]
     keys, rows = decided(plan.attended_keys), decided(plan.attended_rows)
-    relation = rows_relation(term)
+    relation = rows_relation(term, plan.frame)
     return replace(
         plan, term=term, pieces=tuple(pieces), attended_keys=keys, attended_rows=rows, relation=relation
     )  # fmt: skip

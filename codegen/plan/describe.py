@@ -17,7 +17,7 @@ def describe(plan: Plan) -> str:
 
 
 def _lines(plan: Plan) -> Iterator[str]:
-    yield f"plan of {plan.term!r} for {plan.backend}"
+    yield f"plan of {plan.term!r} for {plan.backend}" + (", keys from key_offset on" if plan.frame.moved else "")
     if plan.score is not None:
         yield f"  logits: {plan.score!r}"
     for note in plan.notes:

@@ -1,7 +1,8 @@
 """What a plan says: the pieces of the relation, and for each its layout, its tiles and the loops that visit them.
 
-Coordinates. Row `r` of q (0 <= r < n) stands at position `i = r + offset`; key `j` is row j of k and v (0 <= j < m).
-A layout splits rows and keys into residue classes; inside a class they are numbered consecutively:
+Coordinates. Row `r` of q (0 <= r < n) stands at position `i = r + offset`; key `j` is row j of k and v (0 <= j < m),
+which stands at position j, or in a plan for moved keys (see `relation.frame`) at position j + key_offset. A layout
+splits rows and keys into residue classes; inside a class they are numbered consecutively:
 
     r = query_step * a + c          c: class of the row     a: its index inside the class
     j = key_step   * b + d          d: class of the key     b: its index inside the class
@@ -9,6 +10,7 @@ A layout splits rows and keys into residue classes; inside a class they are numb
 Expressions in a plan are `pidsl.language.expr` trees over these variables, all of them non-negative integers:
 
     n, m, offset    rows of q, rows of k, position of row 0
+    key_offset      position of key 0 (only in plans for moved keys)
     c, d            class of the program's rows and keys
     t               index of the program's own tile (of rows when sweeping keys, of keys when sweeping queries)
     a, b            row and key index inside their classes (only in masks)
@@ -32,6 +34,7 @@ from pidsl.language.expr import FloorDiv, Index, Mod, Pred, Var, show, show_pred
 from pidsl.language.heads import Heads
 from pidsl.language.score import Score
 from pidsl.language.terms import Term
+from pidsl.relation.frame import HOME, Frame
 
 Over = Literal["keys", "queries"]
 
@@ -70,13 +73,21 @@ class Layout:
                     the keys of exactly one class, d = (c + offset - p) mod s, and each class is a sequence of its own
     fixed classes   only positions i with i mod query_step == query_class (rows c = (query_class - offset) mod
                     query_step), or only keys with j mod key_step == key_class (d = key_class), or both
+
+    Where keys are moved, d = (c + offset - key_offset - p) mod s, and d = (key_class - key_offset) mod key_step.
     """
 
     query_step: int = 1
     key_step: int = 1
     phase: int | None = None  # linked classes: (i - j) mod step
     query_class: int | None = None  # fixed class of positions i
-    key_class: int | None = None  # fixed class of keys j
+    key_class: int | None = None  # fixed class of positions of keys
+    frame: Frame = HOME
+
+    @property
+    def identity(self) -> bool:
+        """Rows and keys are numbered as they stand."""
+        return self == Layout(frame=self.frame)
 
     @property
     def linked(self) -> bool:
@@ -104,17 +115,23 @@ class Layout:
             return 0
         return (self.query_class - Var("offset")) % self.query_step
 
+    def own_key_class(self) -> Index:
+        """d for a layout that is not linked."""
+        if self.key_class is None or not self.frame.moved:
+            return self.key_class or 0
+        return (self.key_class - Var("key_offset")) % self.key_step
+
     def key_class_of(self, row_class: Index) -> Index:
         """d, the class of the keys met by rows of class `row_class`."""
         if self.phase is None:
-            return self.key_class or 0
-        return (row_class + Var("offset") - self.phase) % self.key_step
+            return self.own_key_class()
+        return (row_class + self.frame.ahead - self.phase) % self.key_step
 
     def row_class_of(self, key_class: Index) -> Index:
         """c, the class of the rows that meet keys of class `key_class`."""
         if self.phase is None:
             return self.row_class()
-        return (key_class - Var("offset") + self.phase) % self.query_step
+        return (key_class - self.frame.ahead + self.phase) % self.query_step
 
     def __str__(self) -> str:
         if self.linked:
@@ -183,7 +200,7 @@ class TilePiece(Counted):
 
 @dataclass(frozen=True, slots=True)
 class Diagonal:
-    """The pairs with one lag: row r meets key j = r + offset - lag when `keep` (over n, m, offset, r) holds.
+    """The pairs with one lag: row r meets the key at position r + offset - lag when `keep` (of row r) holds.
 
     `first <= r <= last` are the rows between which it can hold; `keep` is None when it holds for all of them.
     """
@@ -326,6 +343,7 @@ class Plan:
     )
     reference: int = 0  # the length at which costs were compared
     score: Score | None = None  # what happens to the logits
+    frame: Frame = HOME
 
     @property
     def of_heads(self) -> bool:

@@ -62,6 +62,11 @@ def attended(piece: Piece, n: int) -> int | None:
         return None
 
 
+def _lengths_of(n: int) -> dict[str, Any]:
+    """The parameters of a plan at n queries and n keys, both from position 0 on."""
+    return {"n": n, "m": n, "offset": 0, "key_offset": 0}
+
+
 def visited(piece: TilePiece | GridPiece, sweep: Sweep | BoxSweep, n: int) -> int:
     """Pairs in the tiles that a sweep visits, n queries and n keys."""
     if isinstance(sweep, BoxSweep):
@@ -71,13 +76,13 @@ def visited(piece: TilePiece | GridPiece, sweep: Sweep | BoxSweep, n: int) -> in
     layout = piece.layout
     by_keys = sweep.over == "keys"
     step = layout.query_step if by_keys else layout.key_step
-    env: dict[str, Any] = {"n": n, "m": n, "offset": 0}
+    env = _lengths_of(n)
     if layout.linked:
         own = np.arange(min(step, n))
     elif by_keys:
         own = np.array([evaluate(layout.row_class(), env)])
     else:
-        own = np.array([layout.key_class or 0])
+        own = np.array([evaluate(layout.own_key_class(), env)])
     size = sweep.rows if by_keys else sweep.cols
     own = own[own < n]
     tiles = (n - own + step * size - 1) // (step * size)  # of each class
@@ -115,13 +120,13 @@ def _heads(p: Pred | None) -> Iterator[int]:
 
 def rows(piece: DiagonalPiece, n: int) -> int:
     """Rows between the first and the last of all lags."""
-    env: dict[str, Any] = {"n": n, "m": n, "offset": 0}
+    env = _lengths_of(n)
     return sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in piece.diagonals)
 
 
 def _on_lag(x: Diagonal, n: int) -> int:
     """The rows of a lag."""
-    env: dict[str, Any] = {"n": n, "m": n, "offset": 0}
+    env = _lengths_of(n)
     r = np.arange(evaluate(x.first, env), evaluate(x.last, env) + 1)
     heads = {0, *_heads(x.keep)}
     kept = (
@@ -160,9 +165,11 @@ def _boxes_on_axis(grid: Grid, sweep: BoxSweep, axis: int, n: int) -> int:
 def _of_relation(relation: isl.Map, n: int) -> int:
     """The pairs of a relation of rows and keys."""
     points = relation.wrap().flatten()
-    for k, value in enumerate((n, n, 0)):
+    parameters = points.dim(isl.dim_type.param)
+    for k in range(parameters):
+        value = _lengths_of(n)[str(points.get_dim_name(isl.dim_type.param, k))]
         points = points.fix_val(isl.dim_type.param, k, isl.Val(value, points.get_ctx()))
-    points = points.project_out(isl.dim_type.param, 0, 3)
+    points = points.project_out(isl.dim_type.param, 0, parameters)
     points = points.insert_dims(isl.dim_type.param, 0, 1).set_dim_name(isl.dim_type.param, 0, "r")
     here = read_set("[r] -> { [i, j] : i = r }")
     points = (points & here).project_out(isl.dim_type.set, 0, 1)
@@ -191,5 +198,5 @@ def _in_blocks(piece: ListPiece, n: int) -> int | None:
         return None
     r, j = (x[:, None] * size + inside for x in found.T)
     exist = (r < n)[:, :, None] & (j < n)[:, None, :]
-    env = {"n": n, "m": n, "offset": 0, "r": r[:, :, None], "j": j[:, None, :]}
+    env = _lengths_of(n) | {"r": r[:, :, None], "j": j[:, None, :]}
     return int(np.sum(exist & np.asarray(holds(piece.keep, env))))

@@ -5,7 +5,8 @@ After (residue classes mod 256): `{ [a, b] : a - b + e >= 1 and ... }`, per clas
 
 `e` counts how many steps the key class lies behind: c + offset - phase = step * e + d. For isl it takes the place of
 the offset, so that distances inside a class are plain differences and no modulus is left. Expressions that leave this
-module have `e` written out in the variables of the plan.
+module have `e` written out in the variables of the plan. Where keys are moved, e counts from the first of them (and may
+be negative), and of fixed classes `f` takes the place of the key offset likewise.
 """
 
 from __future__ import annotations
@@ -20,16 +21,14 @@ from pidsl.codegen.tiling.forms import predicate
 from pidsl.language.expr import Add, FloorDiv, Index, Pred, Sub, Var, simplify, substitute, substitute_pred
 from pidsl.relation.isl import coalesced, read_map, read_set
 
-LENGTHS = "n >= 1 and m >= 1 and offset >= 0"  # for which relations of rows and keys are compared
-
 
 @dataclass(frozen=True, slots=True)
 class Coordinates:
     """The isl side of a layout: parameters, what is known of them, and the map from (a, b) to (r, j)."""
 
     layout: Layout
-    parameters: str  # "n, m, offset", or "n, m, c, d, e" with the offset written as `offset`
-    offset: str
+    parameters: str  # those of the frame, or "n, m, c, d, e" with the offset as in `written`
+    written: tuple[tuple[str, str], ...]  # parameters of the frame that are no longer there, in those that are
     known: str  # conditions on the parameters
     row: str  # r in terms of a
     key: str  # j in terms of b
@@ -45,10 +44,10 @@ class Coordinates:
             f"[{self.parameters}] -> {{ [[r] -> [j]] -> [a, b] : r = {self.row} and j = {self.key} and {self.known} }}"
         )
         found = relation.wrap()
-        if self.offset != "offset":
-            here = read_set(f"[offset, {self.parameters}] -> {{ : offset = {self.offset} }}")
+        for name, value in self.written:
+            here = read_set(f"[{name}, {self.parameters}] -> {{ : {name} = {value} }}")
             found = found.intersect_params(here)
-            position = found.find_dim_by_name(isl.dim_type.param, "offset")
+            position = found.find_dim_by_name(isl.dim_type.param, name)
             found = found.project_out(isl.dim_type.param, position, 1)
         names = read_set(f"[{self.parameters}] -> {{ : }}").get_space()
         return coalesced(found.apply(to_pair).align_params(names))
@@ -58,6 +57,14 @@ class Coordinates:
         """The (a, b) whose row and key exist."""
         inside = f"a >= 0 and b >= 0 and {self.row} < n and {self.key} < m"
         return read_set(f"[{self.parameters}] -> {{ [a, b] : {inside} and {self.known} }}")
+
+    @property
+    def starts(self) -> tuple[str, str]:
+        """By which parameters index 0 of rows and of keys lies ahead, in steps of the layout."""
+        moved = self.layout.frame.moved
+        if self.layout.identity:
+            return "offset", "key_offset" if moved else "0"
+        return "e", "f" if moved and not self.layout.linked else "0"
 
     def plain(self, e: Index) -> Index:
         """`e` in the variables of the plan."""
@@ -69,30 +76,45 @@ class Coordinates:
 
     @property
     def _steps_behind(self) -> dict[str, Index]:
-        step = self.layout.query_step
-        if self.layout == Layout():
+        layout = self.layout
+        if layout.identity:
             return {}
-        if step == 1:
-            return {"e": Var("offset")}
-        residue = self.layout.phase or self.layout.query_class or 0
-        return {"e": FloorDiv(simplify(Sub(Add(Var("c"), Var("offset")), residue)), step)}
+        if layout.linked:
+            return {"e": _steps("c", layout.frame.ahead, layout.phase or 0, layout.query_step)}
+        found = {"e": _steps("c", Var("offset"), layout.query_class or 0, layout.query_step)}
+        if layout.frame.moved:
+            found["f"] = _steps("d", Var("key_offset"), layout.key_class or 0, layout.key_step)
+        return found
+
+
+def _steps(own_class: str, offset: Index, residue: int, step: int) -> Index:
+    """Whole steps from the residue to the first row (key) of a class."""
+    return offset if step == 1 else FloorDiv(simplify(Sub(Add(Var(own_class), offset), residue)), step)
 
 
 @lru_cache(maxsize=512)
 def coordinates(layout: Layout, square: bool = False) -> Coordinates:
     """The isl side of `layout`; `square` adds that there are as many keys as query positions."""
-    s, t = layout.query_step, layout.key_step
-    if layout == Layout():
-        parameters, offset, link = "n, m, offset", "offset", "offset >= 0"
+    s, t, moved = layout.query_step, layout.key_step, layout.frame.moved
+    offset, key_offset = "offset", "key_offset" if moved else "0"
+    if layout.identity:
+        parameters, link = layout.frame.parameters, "offset >= 0"
     elif layout.linked:
-        parameters, offset = "n, m, c, d, e", f"{s} e + d + {layout.phase} - c"
+        parameters = "n, m, key_offset, c, d, e" if moved else "n, m, c, d, e"
+        offset = f"{s} e + d + {layout.phase} - c" + (" + key_offset" if moved else "")
         link = f"0 <= c < {s} and 0 <= d < {s} and {offset} >= 0"
     else:  # fixed classes: position r + offset = query_class mod s
         parameters, offset = "n, m, c, d, e", f"{s} e + {layout.query_class or 0} - c"
         link = f"0 <= c < {s} and d = {layout.key_class or 0} and {offset} >= 0"
-    known = f"n >= 1 and m >= 1 and {link}" + (f" and n + {offset} = m" if square else "")
-    row, key = (f"{s} a + c", f"{t} b + d") if layout != Layout() else ("a", "b")
-    return Coordinates(layout, parameters, offset, known, row, key)
+        if moved:
+            parameters, key_offset = f"{parameters}, f", f"{t} f + {layout.key_class or 0} - d"
+            link = f"0 <= c < {s} and 0 <= d < {t} and {offset} >= 0"
+    known = f"n >= 1 and m >= 1 and {link}" + (f" and {key_offset} >= 0" if moved else "")
+    if square:
+        known += f" and n + {offset} = m" + (f" + {key_offset}" if moved else "")
+    written = tuple((x, y) for x, y in (("offset", offset), ("key_offset", key_offset)) if x != y and y != "0")
+    row, key = ("a", "b") if layout.identity else (f"{s} a + c", f"{t} b + d")
+    return Coordinates(layout, parameters, written, known, row, key)
 
 
 def mask(at: Coordinates, points: isl.Set) -> isl.Set:

@@ -113,7 +113,7 @@ def _loops(touched: isl.Set, full: isl.Set, exist: isl.Set, context: isl.Set) ->
 
 def _between(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols: int) -> Loop:
     """One loop over the tiles between the least and the greatest distance, and index, of a mask's pairs."""
-    step = "e" if "e" in at.parameters.split(", ") else "offset"
+    row, key = at.starts
     pairs = simple & read_set(f"[{at.parameters}] -> {{ [a, b] : a >= 0 and b >= 0 and {at.known} }}")
     names = [str(pairs.get_dim_name(isl.dim_type.param, k)) for k in range(pairs.dim(isl.dim_type.param))]
 
@@ -125,10 +125,12 @@ def _between(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols: int)
 
     try:
         with limited("the distances in a piece", TILE_LIMIT):
-            lag, index = ends(f"a + {step} - b"), ends("b" if over == "keys" else f"a + {step}")
+            lag, index = ends(f"a + {row} - b - {key}"), ends(f"b + {key}" if over == "keys" else f"a + {row}")
     except TooHardError:
         lag = index = None, None
-    t, back = Var("t"), Var(step)
+    t = Var("t")
+    before: Index = 0 if key == "0" else Sub(0, Var(key))
+    back = simplify(Add(Var(row), before))
     first: list[Index] = [0]
     last: list[Index] = [Var("top")]
     if over == "keys":  # a + back - lag is the key
@@ -138,9 +140,9 @@ def _between(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols: int)
         if lag[0] is not None:
             last.append(_tile(Add(Mul(rows, t), back), rows - 1 - lag[0], size))
         if index[0] is not None:
-            first.append(index[0] // size)
+            first.append(_tile(before, index[0], size))
         if index[1] is not None:
-            last.append(index[1] // size)
+            last.append(_tile(before, index[1], size))
     else:  # b - back + lag is the row
         size = rows
         if lag[0] is not None:
@@ -148,9 +150,9 @@ def _between(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols: int)
         if lag[1] is not None:
             last.append(_tile(Sub(Mul(cols, t), back), cols - 1 + lag[1], size))
         if index[0] is not None:
-            first.append(_tile(Sub(0, back), index[0], size))
+            first.append(_tile(Sub(0, Var(row)), index[0], size))
         if index[1] is not None:
-            last.append(_tile(Sub(0, back), index[1], size))
+            last.append(_tile(Sub(0, Var(row)), index[1], size))
     return Loop(reduce(lambda x, y: simplify(Max(x, y)), first), reduce(lambda x, y: simplify(Min(x, y)), last))
 
 

@@ -132,7 +132,7 @@ def _ever(at: Coordinates, over: Over, own_size: int, first: Index, last: Index)
     layout = at.layout
     step = layout.query_step if over == "keys" else layout.key_step
     tiles = np.arange(max(1, -(-PROBE // (step * own_size))))
-    env: dict[str, Any] = {"n": PROBE, "m": PROBE, "offset": 0, "t": tiles, "c": 0}
+    env: dict[str, Any] = {"n": PROBE, "m": PROBE, "offset": 0, "key_offset": 0, "t": tiles, "c": 0}
     env["d"] = evaluate(layout.key_class_of(0), env)
     return bool(np.any(np.asarray(evaluate(at.plain(first), env)) <= np.asarray(evaluate(at.plain(last), env))))
 

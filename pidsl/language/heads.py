@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pidsl.errors import SymbolError, TermError
 from pidsl.language.expr import Index
-from pidsl.language.gate import Gate
+from pidsl.language.goes_with import check_inside
 from pidsl.language.terms import Algebra, Term
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Heads:
         groups: (query heads, term) for each group; neighbours differ in their terms.
     """
 
+    part: ClassVar[str] = "heads"
     groups: tuple[tuple[int, Term], ...]
 
     @property
@@ -95,7 +96,7 @@ class Heads:
             for count, term in self.groups
         )
 
-    def mask(self, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.bool_]:
+    def mask(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> NDArray[np.bool_]:
         """The dense masks of all query heads, bool [heads, n, m]; see `Term.mask`.
 
         >>> import pidsl
@@ -108,28 +109,29 @@ class Heads:
         """
         import numpy as np
 
-        masks = {term: term.mask(n, m, offset) for term in self.distinct}
+        masks = {term: term.mask(n, m, offset, key_offset) for term in self.distinct}
         return np.stack([masks[term] for term in self.terms])
 
-    def degree(self, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.int64]:
+    def degree(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> NDArray[np.int64]:
         """How many keys each query of each head attends: int64 array [heads, n]; see `Term.degree`."""
         import numpy as np
 
-        degrees = {term: term.degree(n, m, offset) for term in self.distinct}
+        degrees = {term: term.degree(n, m, offset, key_offset) for term in self.distinct}
         return np.stack([degrees[term] for term in self.terms])
 
-    def pairs(self, n: int, m: int | None = None, offset: int = 0) -> int:
+    def pairs(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> int:
         """How many (query, key) pairs all query heads attend together, exact; see `Term.pairs`.
 
         >>> import pidsl
         >>> heads([(3, pidsl.causal), (1, pidsl.window(0))]).pairs(4)
         34
         """
-        return sum(len(found) * term.pairs(n, m, offset) for term, found in self.distinct.items())
+        return sum(len(found) * term.pairs(n, m, offset, key_offset) for term, found in self.distinct.items())
 
-    def sparsity(self, n: int, m: int | None = None, offset: int = 0) -> float:
+    def sparsity(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> float:
         """The share of the heads * n * m pairs that is not attended; see `Term.sparsity`."""
-        return sum(len(found) * term.sparsity(n, m, offset) for term, found in self.distinct.items()) / len(self)
+        shares = (len(found) * term.sparsity(n, m, offset, key_offset) for term, found in self.distinct.items())
+        return sum(shares) / len(self)
 
     def __repr__(self) -> str:
         return f"heads([{', '.join(f'({count}, {term!r})' for count, term in self.groups)}])"
@@ -181,8 +183,7 @@ def _checked(index: int, group: Any) -> tuple[int, Any]:
         turned = f"({term!r}, {count!r})" if isinstance(term, int) and isinstance(count, Algebra) else ""
         raise TermError(f"group {index}: {count!r} heads", "how many query heads, at least 1", where, turned)
     if not isinstance(term, Algebra):
-        hint = ""
-        if isinstance(term, Gate):
-            hint = "a kernel for the gate, called with its query heads: compile(gate)(q[:, :4], k, v, weights)"
-        raise TermError(f"group {index}: {term!r} ({type(term).__name__})", "a pidsl term", where, hint)
+        given = f"group {index}: {term!r} ({type(term).__name__})"
+        check_inside("heads", term, given, where)
+        raise TermError(given, "a pidsl term", where)
     return count, term

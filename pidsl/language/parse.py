@@ -2,7 +2,7 @@
 
     spec  ::= term | gate(name=term, ...) | heads([(count, term), ...]) | layers([term or heads, ...])
             | summaries(term, [spans(integer, term, of="block"), ...]) | score(name=value, ...)
-            | a call of the library: pi_attention(63, 256)
+            | a call of the library: pi_attention(63, 256) | compile(spec, backend="torch", score=score(...), ...)
     term  ::= full | empty | causal | word(values) | where(lambda i, j: predicate) | pairs([(i, j), ...])
             | term op term | ~term | term ** size | term.T | term.shift(size) | term.blocked(size) | term.dilated(size)
     op    ::= |  &  -  ^  @
@@ -30,6 +30,7 @@ from pidsl.language.door import behind
 from pidsl.language.expr import Index, Sub, Symbol, Truth, Var, simplify
 from pidsl.language.gate import Gate, gate
 from pidsl.language.heads import Heads, heads
+from pidsl.language.recipe import Recipe
 from pidsl.language.schedule import Schedule, layers
 from pidsl.language.score import Score, score
 from pidsl.language.sizes import is_symbol_name
@@ -44,8 +45,9 @@ WORDS: Mapping[str, Callable[..., Any]] = {
     name: getattr(vocabulary, name) for name in vocabulary.__all__ if name not in {"symbols", *CONSTANTS}
 }
 SPECS: Mapping[str, Callable[..., Any]] = {
-    made.__name__: made for made in (gate, heads, layers, score, spans, summaries)
-}
+    "gate": gate, "heads": heads, "layers": layers, "score": score, "spans": spans, "summaries": summaries,
+    "compile": Recipe,
+}  # fmt: skip
 METHODS: Mapping[str, Callable[..., Term]] = {
     "shift": Algebra.shift, "blocked": Algebra.blocked, "dilated": Algebra.dilated,
 }  # fmt: skip
@@ -66,19 +68,20 @@ EXAMPLES = {
     "gate": "a term for each name: gate(local=window(63), skip=stride(256))",
     "heads": "one list of groups: heads([(6, window(63)), (2, causal)])",
     "layers": "one list of layers: layers([window(63), causal])",
+    "compile": "what to compile: compile(window(63), backend='torch')",
 }
 COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Lt: lambda a, b: a < b, ast.LtE: lambda a, b: a <= b, ast.Eq: lambda a, b: a == b,
     ast.NotEq: lambda a, b: a != b, ast.Gt: lambda a, b: a > b, ast.GtE: lambda a, b: a >= b,
 }  # fmt: skip
 KINDS: Mapping[type[Any], str] = {
-    Gate: "a gate", Heads: "heads", Schedule: "layers", Score: "a score", Spans: "spans",
+    Gate: "a gate", Heads: "heads", Recipe: "a recipe", Schedule: "layers", Score: "a score", Spans: "spans",
     Summaries: "summaries",
 }  # fmt: skip
 
 
 def parse(text: str) -> Any:
-    """What `text` spells, a term, gate, heads, layers, score or summaries; the inverse of `repr`.
+    """What `text` spells: a term, gate, heads, layers, score, summaries, or a recipe; the inverse of `repr`.
 
     >>> parse("window(k) | stride(256) & causal")
     window(k) | stride(256) & causal
@@ -111,28 +114,6 @@ def parse_term(text: str) -> Term:
         ParseError, TermError: as `parse`; something else is written than a term.
     """
     return Parser(text).read(Parser.term)
-
-
-def parse_call(text: str, *names: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """A call of one of these names as its parts, for functions that are not of the language.
-
-    >>> parse_call("compile(gate(local=window(63), skip=stride(256)), backend='torch')", "compile")
-    ('compile', [gate(local=window(63), skip=stride(256))], {'backend': 'torch'})
-
-    Returns:
-        The name, the values given by place, and those given by name.
-
-    Raises:
-        ParseError, TermError: as `parse`; anything else than such a call.
-    """
-
-    def parts(parser: Parser, node: ast.expr) -> tuple[str, list[Any], dict[str, Any]]:
-        match node:
-            case ast.Call(func=ast.Name(id=name)) if name in names:
-                return name, *parser.arguments(node, _anything)
-        raise parser.fail(node, f"`{ast.unparse(node)}`", " or ".join(f"{name}(...)" for name in names))
-
-    return Parser(text).read(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,10 +410,6 @@ class Parser:
         listed = ", ".join([*CONSTANTS, *words])
         expected = f"one of {listed}, or a name of pidsl.patterns"
         return self.fail(node, f"unknown word {name!r}", expected, close[0] if close else "")
-
-
-def _anything(*args: Any, **named: Any) -> None:
-    """The signature of a function that takes whatever it is given."""
 
 
 def _shown(name: str, function: Callable[..., Any]) -> str:

@@ -41,17 +41,19 @@ class Questions:
 
     # -- meaning -------------------------------------------------------------------------------------------------
 
-    def mask(self, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.bool_]:
+    def mask(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> NDArray[np.bool_]:
         """The dense mask, by the slow obvious definition.
 
         Args:
             n: number of queries (rows).
             m: number of keys (columns); default: n.
             offset: position of the first query. Row r is position `i = r + offset`.
+            key_offset: position of the first key. Column c is position `j = c + key_offset`.
 
         Returns:
-            bool array [n, m]; `mask[r, j]` says whether position r + offset attends key j. Always equal to
-            `mask(n + offset, m)[offset:]`: the offset slices the pattern, it does not change it.
+            bool array [n, m]; `mask[r, c]` says whether position r + offset attends position c + key_offset. Always
+            equal to `mask(n + offset, m + key_offset)[offset:, key_offset:]`: offsets slice the pattern, they do not
+            change it.
 
         >>> import pidsl
         >>> pidsl.window(1).mask(4).astype(int)
@@ -60,7 +62,7 @@ class Questions:
                [0, 1, 1, 0],
                [0, 0, 1, 1]])
         """
-        return behind("mask")(self._own, n, m, offset)
+        return behind("mask")(self._own, n, m, offset, key_offset)
 
     def relation(self) -> islpy.Map:
         """The exact relation `[n, m] -> { [i] -> [j] : 0 <= i < n and 0 <= j < m and ... }` as an isl map.
@@ -91,9 +93,10 @@ class Questions:
     @overload
     def degree(self, n: None = None, *, assume: Assume = ()) -> Degree: ...
     @overload
-    def degree(self, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.int64]: ...
+    def degree(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> NDArray[np.int64]: ...
     def degree(
-        self, n: int | None = None, m: int | None = None, offset: int = 0, *, assume: Assume = ()
+        self, n: int | None = None, m: int | None = None, offset: int = 0, key_offset: int = 0, *,
+        assume: Assume = (),
     ) -> NDArray[np.int64] | Degree:  # fmt: skip
         """How many keys each query attends: int64 array [n], exact; without n, formulas in i and n as `Bound`s.
 
@@ -105,14 +108,15 @@ class Questions:
         """
         if n is None:
             return behind("degree for every length")(self._own, assume)
-        return behind("degree")(self._own, n, m, offset)
+        return behind("degree")(self._own, n, m, offset, key_offset)
 
     @overload
     def pairs(self, n: None = None, *, assume: Assume = ()) -> Bound: ...
     @overload
-    def pairs(self, n: int, m: int | None = None, offset: int = 0) -> int: ...
+    def pairs(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> int: ...
     def pairs(
-        self, n: int | None = None, m: int | None = None, offset: int = 0, *, assume: Assume = ()
+        self, n: int | None = None, m: int | None = None, offset: int = 0, key_offset: int = 0, *,
+        assume: Assume = (),
     ) -> int | Bound:  # fmt: skip
         """How many (query, key) pairs are attended, exact; without n, a formula in n and the symbols as a `Bound`.
 
@@ -125,18 +129,20 @@ class Questions:
         if n is None:
             return behind("pairs for every length")(self._own, assume)
         length = whole(n)
-        if length is not None and length > LONG and m in (None, n) and offset == 0 and not self._own.symbols:
+        square = m in (None, n) and offset == key_offset == 0
+        if length is not None and length > LONG and square and not self._own.symbols:
             formula = self.pairs()  # it takes no time that grows with n
             if formula.is_exact:
                 return int(formula(n=length))
-        return behind("pairs")(self._own, n, m, offset)
+        return behind("pairs")(self._own, n, m, offset, key_offset)
 
     @overload
     def sparsity(self, n: None = None, *, assume: Assume = ()) -> Bound: ...
     @overload
-    def sparsity(self, n: int, m: int | None = None, offset: int = 0) -> float: ...
+    def sparsity(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> float: ...
     def sparsity(
-        self, n: int | None = None, m: int | None = None, offset: int = 0, *, assume: Assume = ()
+        self, n: int | None = None, m: int | None = None, offset: int = 0, key_offset: int = 0, *,
+        assume: Assume = (),
     ) -> float | Bound:  # fmt: skip
         """The share of the n * m pairs that is *not* attended, from the exact count; 1.0 where there are no pairs.
 
@@ -148,7 +154,7 @@ class Questions:
         """
         if n is None:
             return behind("sparsity for every length")(self._own, assume)
-        return behind("sparsity")(self._own, n, m, offset)
+        return behind("sparsity")(self._own, n, m, offset, key_offset)
 
     def live(self, *, assume: Assume = ()) -> Bound:
         """How many keys of tokens 0 .. t a decoding step must keep for later queries; see `pidsl.analysis.ask.live`."""

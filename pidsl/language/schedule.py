@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pidsl.errors import TermError
 from pidsl.language.door import behind
 from pidsl.language.expr import Index
+from pidsl.language.goes_with import check_inside
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Algebra, Term
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 class Schedule:
     """A pattern, or `heads`, per layer, the layer at the input first; see `layers`."""
 
+    part: ClassVar[str] = "layers"
     terms: tuple[Term | Heads, ...]
 
     def __len__(self) -> int:
@@ -94,6 +96,7 @@ def layers(terms: Iterable[Term | Heads]) -> Schedule:
     for k, term in enumerate(given):
         if not isinstance(term, Algebra | Heads):
             given_ = f"layer {k}: {term!r} ({type(term).__name__})"
+            check_inside("layers", term, given_, "layers([...])")
             raise TermError(given_, "a pattern, or heads", where="layers([...])")
     if not given:
         raise TermError("no layers", "at least one pattern", where="layers([])")

@@ -1,7 +1,8 @@
 """A term as an exact isl relation, parametric in the numbers of queries and keys.
 
 `unclipped(term)` is `[n, m] -> { [i] -> [j] : ... }` over all integers; `relation(term)` keeps existing positions,
-`rows_relation(term)` renames query positions to rows of q: `[n, m, offset] -> { [r] -> [j] }` with i = r + offset.
+`rows_relation(term)` renames query positions to rows of q: `[n, m, offset] -> { [r] -> [j] }` with i = r + offset,
+and key positions to rows of k where keys start at an offset too (see `frame`).
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from pidsl.language.terms import (
     walk,
 )  # fmt: skip
 from pidsl.language.trees import WIDE, Steps, extent, parts_of, run, width
+from pidsl.relation.frame import HOME, Frame
 from pidsl.relation.grids import grid_condition
 from pidsl.relation.isl import MAX_OPERATIONS, coalesced, limited, read_map, read_set, region, scope
 from pidsl.relation.runs import Runs, condition, merged, runs_within
@@ -77,27 +79,28 @@ def _relation(term: Term) -> isl.Map | TooHardError:
 
 
 @lru_cache(maxsize=256)
-def rows_relation(term: Term) -> isl.Map:
+def rows_relation(term: Term, frame: Frame = HOME) -> isl.Map:
     """`[n, m, offset] -> { [r] -> [j] : 0 <= r < n and 0 <= j < m and (r + offset, j) in the pattern }`.
 
-    The pattern has n + offset query positions: an offset slices it.
+    The pattern has n + offset query positions: an offset slices it. So does a key offset, in a frame that has one.
     """
     whole = relation(term)
     with limited(f"the relation of {term!r}"):
-        total = whole.set_dim_name(isl.dim_type.param, 0, "total")
-        lengths = "[total, m, n, offset] -> { : total = n + offset and offset >= 0 and n >= 0 }"
-        total = _without_param(total.intersect_params(read_set(lengths)), "total")
-        rows = read_map("[n, m, offset] -> { [i] -> [r] : r = i - offset and 0 <= r < n }")
-        return coalesced(_align(total.apply_domain(rows)))
+        rows = frame.map("[i] -> [r] : r = i - offset and 0 <= r < n")
+        found = _lengthened(whole, "n", "[total, m, n, offset] -> { : total = n + offset and offset >= 0 and n >= 0 }")
+        found = found.apply_domain(rows)
+        if frame.moved:
+            lengths = "[n, total, m, key_offset] -> { : total = m + key_offset and key_offset >= 0 and m >= 0 }"
+            found = _lengthened(found, "m", lengths)
+            found = found.apply_range(frame.map("[i] -> [j] : j = i - key_offset and 0 <= j < m"))
+        return coalesced(found.align_params(frame.set(":").get_space()))
 
 
-def _without_param(m: isl.Map, name: str) -> isl.Map:
-    position = m.find_dim_by_name(isl.dim_type.param, name)
-    return m.project_out(isl.dim_type.param, position, 1)
-
-
-def _align(m: isl.Map) -> isl.Map:
-    return m.align_params(read_set("[n, m, offset] -> { : }").get_space())
+def _lengthened(m: isl.Map, length: str, lengths: str) -> isl.Map:
+    """A relation with the `total` of others for one of its lengths."""
+    parameter = isl.dim_type.param
+    m = m.set_dim_name(parameter, m.find_dim_by_name(parameter, length), "total").intersect_params(read_set(lengths))
+    return m.project_out(parameter, m.find_dim_by_name(parameter, "total"), 1)
 
 
 def patience_for(term: Term) -> int:

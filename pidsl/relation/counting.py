@@ -82,24 +82,24 @@ def _key_loops(term: Term) -> tuple[Loop, ...] | TooHardError:
         return e.with_traceback(None)
 
 
-def degree(term: Term, n: int, m: int | None = None, offset: int = 0) -> NDArray[np.int64]:
+def degree(term: Term, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> NDArray[np.int64]:
     """int64 [n]: how many keys each of the n queries attends."""
-    rows, columns, first = check_lengths(term, n, m, offset)
-    found = _count(key_loops(term), range(first, first + rows), rows + first, columns)
+    rows, columns, first, first_key = check_lengths(term, n, m, offset, key_offset)
+    found = _count(key_loops(term), range(first, first + rows), rows + first, range(first_key, first_key + columns))
     try:
         return found.astype(np.int64)
     except OverflowError:
         raise SizeError(f"m = {columns}", "counts below 2**63", repr(term), "pairs(n, m), a Python integer") from None
 
 
-def pairs(term: Term, n: int, m: int | None = None, offset: int = 0) -> int:
+def pairs(term: Term, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> int:
     """The number of attended pairs."""
-    rows, columns, first = check_lengths(term, n, m, offset)
-    if isinstance(term, Neighborhood | Halo) and first == 0 and min(rows, columns) >= prod(term.shape):
+    rows, columns, first, first_key = check_lengths(term, n, m, offset, key_offset)
+    if isinstance(term, Neighborhood | Halo) and first == first_key == 0 and min(rows, columns) >= prod(term.shape):
         return prod(int(dense_mask(axis, axis.shape[0]).sum()) for axis in axes(term))
     parts = key_loops(term)
-    queries = range(first, first + rows)
-    counts = (_count(parts, queries[s : s + CHUNK], first + rows, columns) for s in range(0, rows, CHUNK))
+    queries, keys = range(first, first + rows), range(first_key, first_key + columns)
+    counts = (_count(parts, queries[s : s + CHUNK], first + rows, keys) for s in range(0, rows, CHUNK))
     return sum(int(x.sum()) if columns * CHUNK < SAFE else sum(x.tolist()) for x in counts)
 
 
@@ -110,33 +110,36 @@ def axes(term: Neighborhood | Halo) -> Iterator[Neighborhood | Halo]:
         yield replace(term, **own)
 
 
-def sparsity(term: Term, n: int, m: int | None = None, offset: int = 0) -> float:
+def sparsity(term: Term, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> float:
     """1 - pairs / (n * m); 1.0 when there are no pairs to attend."""
-    rows, columns, first = check_lengths(term, n, m, offset)
+    rows, columns, first, first_key = check_lengths(term, n, m, offset, key_offset)
     total = rows * columns
-    return (total - pairs(term, rows, columns, first)) / total if total else 1.0
+    return (total - pairs(term, rows, columns, first, first_key)) / total if total else 1.0
 
 
-def _count(parts: tuple[Loop, ...], queries: range, n: int, m: int) -> NDArray[Any]:
+def _count(parts: tuple[Loop, ...], queries: range, n: int, keys: range) -> NDArray[Any]:
     """int64, or Python's integers where 64 bits might not do."""
-    if n == 0 or m == 0:
+    if n == 0 or not keys:
         return np.zeros(len(queries), dtype=np.int64)
+    m = keys.stop
     tests = [test for part in parts for test in (part.first, part.last, part.guard, part.inside) if test is not None]
     if max([n + m, *(largest(test, n + m) for test in tests)]) < SAFE:
         i = np.arange(queries.start, queries.stop)
     else:
         i = np.array(queries, dtype=object)
-    return count_loops(parts, {"n": n, "m": m, "i": i})
+    return count_loops(parts, {"n": n, "m": m, "i": i}, keys.start or None)
 
 
-def count_loops(parts: tuple[Loop, ...], env: Mapping[str, Any]) -> NDArray[Any]:
-    """Iterations of all loops, for parameters that are numbers or arrays of one shape."""
+def count_loops(parts: tuple[Loop, ...], env: Mapping[str, Any], start: int | None = None) -> NDArray[Any]:
+    """Iterations of all loops, from `start` on, for parameters that are numbers or arrays of one shape."""
     shape = np.broadcast_shapes(*(np.shape(value) for value in env.values()))
     dtype = object if any(getattr(value, "dtype", None) is np.dtype(object) for value in env.values()) else np.int64
     count = np.zeros(shape, dtype=dtype)
     for part in parts:
         first = np.broadcast_to(np.asarray(evaluate(part.first, env), dtype=dtype), shape)
         last = np.broadcast_to(np.asarray(evaluate(part.last, env), dtype=dtype), shape)
+        if start is not None:
+            first = first + np.maximum(-((first - start) // part.step), 0) * part.step
         found = np.maximum((last - first) // part.step + 1, 0)
         if part.inside is not None:
             found = _count_inside(part, first, last, env)

@@ -7,7 +7,8 @@ Only booleans are as large as the mask: what is computed on the way is computed 
 Python's integers where 64 bits might not do.
 
 A term is a relation on positions; `n` is the number of query positions and `m` of key positions (both counted from
-0). An offset slices the relation: rows offset .. offset + n - 1 of the pattern with offset + n query positions.
+0). Offsets slice the relation: rows offset .. offset + n - 1 of the pattern with offset + n query positions, and keys
+key_offset .. key_offset + m - 1 of the pattern with key_offset + m keys.
 """
 
 from __future__ import annotations
@@ -66,8 +67,10 @@ SIDE = 512  # of the blocks of a product
 MOST = 1 << 34  # entries of the table of a layer
 
 
-def check_lengths(term: Term, n: object, m: object, offset: object) -> tuple[int, int, int]:
-    """`n`, `m` (default n) and `offset` as integers >= 0 that fit the term.
+def check_lengths(
+    term: Term, n: object, m: object, offset: object, key_offset: object = 0
+) -> tuple[int, int, int, int]:  # fmt: skip
+    """`n`, `m` (default n), `offset` and `key_offset` as integers >= 0 that fit the term.
 
     Raises:
         SizeError: a length or the offset is negative or not an integer; a ring in a non-square pattern.
@@ -75,7 +78,8 @@ def check_lengths(term: Term, n: object, m: object, offset: object) -> tuple[int
     """
     require_concrete(term, "evaluate the pattern")
     values = []
-    for name, value in (("n", n), ("m", n if m is None else m), ("offset", offset)):
+    given = {"n": n, "m": n if m is None else m, "offset": offset, "key_offset": key_offset}
+    for name, value in given.items():
         number = whole(value)
         if number is None or number < 0:
             hint = ""
@@ -83,9 +87,9 @@ def check_lengths(term: Term, n: object, m: object, offset: object) -> tuple[int
                 hint = f"no offset, and term.shift({-number}) for a pattern of lags such as window or causal"
             raise SizeError(f"{name} = {value!r}", "an integer >= 0", repr(term), hint)
         values.append(number)
-    rows, columns, first = values
-    check_square(term, first + rows, columns)
-    return rows, columns, first
+    rows, columns, first, first_key = values
+    check_square(term, first + rows, first_key + columns)
+    return rows, columns, first, first_key
 
 
 def check_square(term: Term, positions: int, keys: int) -> None:
@@ -100,15 +104,16 @@ def check_square(term: Term, positions: int, keys: int) -> None:
         if isinstance(t, Ring):
             raise SizeError(
                 f"{positions} query positions and {keys} keys",
-                "as many keys as query positions (offset + n == m): a ring closes over one set of positions",
+                "as many keys as query positions (offset + n == m + key_offset): a ring closes over one set of them",
                 where=repr(t),
             )
 
 
-def dense_mask(term: Term, n: int, m: int | None = None, offset: int = 0) -> Bools:
-    """bool array [n, m]: whether position r + offset attends key j. See `Algebra.mask`."""
-    n, m, offset = check_lengths(term, n, m, offset)
-    return table(term, range(offset, offset + n), range(m), offset + n, m)
+def dense_mask(term: Term, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> Bools:
+    """bool array [n, m]: whether position r + offset attends position c + key_offset. See `Questions.mask`."""
+    n, m, offset, key_offset = check_lengths(term, n, m, offset, key_offset)
+    stop, end = offset + n, key_offset + m
+    return table(term, range(offset, stop), range(key_offset, end), stop, end)
 
 
 def table(term: Term, i: Positions, j: Positions, n: int, m: int) -> Bools:

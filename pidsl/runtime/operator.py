@@ -215,7 +215,7 @@ def _named(pattern: str, backend: str, wide: bool) -> Program:
 
 def checked(q: Tensor, factor: Tensor | None, scale: float, offset: int) -> tuple[float, int]:
     """The numbers of a call of an op: those that were data when a graph was traced have not been looked at yet."""
-    raise_faults(check_positions(offset, q.shape[2]), "pidsl.attention(q, k, v, ...)")
+    raise_faults(check_positions("offset", offset, q.shape[2]), "pidsl.attention(q, k, v, ...)")
     if factor is None:
         return scale, offset
     faults, value = check_scale(float(factor))
@@ -295,3 +295,33 @@ def once(op: Any) -> None:
 
 
 once(attention_backward)
+
+
+def attended(made, pattern, score, backend, call):
+    from pidsl.runtime import score_operator
+    from pidsl.runtime.call.parameters import Parameters
+
+    q, k, v = call[:3]
+    offset = call.positions.offset
+
+    def numbers(*names):
+        if isinstance(call.scale, Tensor):
+            return call.scale, *names, backend, 0.0, offset
+        return None, *names, backend, call.scale, offset
+
+    if not score:
+        if is_traced(q, k, v):
+            return attention(q, k, v, *numbers(pattern))
+        return attend(made().program, q, k, v, call.scale, offset)
+    i = call.inputs
+    P = Parameters(i.get("slopes"), i.get("bias"), i.get("sinks"), i.get("temperature"), i.get("seed") or 0)
+    if is_traced(q, k, v, *(x for x in P.tensors if x is not None)):
+        return score_operator.attention(q, k, v, *P.tensors, *numbers(pattern, score), P.seed)
+    return score_operator.attend(made().program, q, k, v, call.scale, offset, P)
+
+
+def recorded(scale: Any) -> Any:
+    """A scale as a traced call hands it to an op: as a tensor unless it is the same in every call of the graph."""
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return scale if has_static_value(scale) else torch.ones((), dtype=torch.float64, device="cpu") * scale

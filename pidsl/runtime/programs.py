@@ -148,7 +148,7 @@ def prepared(pattern: str, backend: str, structure: str | None, wide: bool = Fal
 
     A term that is built inside a function that torch traces is no object of Python yet: it comes as its text.
     """
-    score = None if structure is None else parse(structure)
+    score = None if not structure else parse(structure)
     found = parse(pattern)
     if isinstance(found, Heads):
         return together(found, wide, score) is not None

@@ -23,10 +23,12 @@ from pidsl.codegen.lower import lower
 from pidsl.codegen.plan.nodes import GridPiece, Plan
 from pidsl.errors import PlanError
 from pidsl.language.expr import Truth
+from pidsl.language.recipe import Recipe
 from pidsl.language.terms import Halo, Neighborhood, Term
 from pidsl.relation.build import rows_relation
 from pidsl.relation.isl import read_set
 from pidsl.runtime.kernels.kernel import Kernel
+from pidsl.runtime.kernels.softmax import Softmax
 from pidsl.runtime.programs import Compiled
 from pidsl.runtime.run_torch.program import TorchProgram
 from pidsl.runtime.run_triton.ahead import compile_ahead
@@ -191,8 +193,8 @@ def test_digits_run(backend: str, data: st.DataObject) -> None:
         patch.setattr(choose, "SPARSE", -1.0)
         patch.setattr(choose, "best_tiles", lambda *_: Tiling(float("inf"), 16, 16, 0))
         plan = lower.__wrapped__(term, backend)
-    kernel = Kernel(term, backend)  # type: ignore[arg-type]
+    form = Softmax(term, backend, None)  # type: ignore[arg-type]
     program = TorchProgram(plan) if backend == "torch" else TritonProgram(plan)
-    kernel._programs = {(backend, False): Compiled(plan, program)}
+    form.programs = {(backend, False): Compiled(plan, program)}
     given_ = data.draw(inputs(shapes(30, head_dims=(16,)), dtypes=("float32",)))
-    assert_matches_dense(kernel, given_, tolerance=1e-4)
+    assert_matches_dense(Kernel(Recipe(term, backend), form), given_, tolerance=1e-4)

@@ -44,22 +44,24 @@ TERMS: list[Term] = [
 ]  # fmt: skip
 
 
-def visits(plan: Plan, n: int, m: int, offset: int, which: str) -> np.ndarray:
+def visits(plan: Plan, n: int, m: int, offset: int, which: str, key_offset: int = 0) -> np.ndarray:
     """How often the plan computes each pair [n, m], by running its loops one tile at a time."""
     count = np.zeros((n, m), dtype=np.int64)
-    lengths = {"n": n, "m": m, "offset": offset}
+    lengths = {"n": n, "m": m, "offset": offset, "key_offset": key_offset}
     for piece in plan.pieces:
         if isinstance(piece, DiagonalPiece):
             for x in piece.diagonals:
                 for r in range(evaluate(x.first, lengths), evaluate(x.last, lengths) + 1):
                     if x.keep is None or holds(x.keep, {**lengths, "r": r}):
-                        count[r, r + offset - x.lag] += 1
+                        j = r + offset - x.lag - key_offset
+                        assert j >= 0
+                        count[r, j] += 1
             continue
         if isinstance(piece, GridPiece):
-            _visit_grid(count, piece, getattr(piece, which), offset)
+            _visit_grid(count, piece, getattr(piece, which), offset, key_offset)
             continue
         if isinstance(piece, ListPiece):
-            _visit_list(count, piece, offset)
+            _visit_list(count, piece, lengths)
             continue
         layout, sweep = piece.layout, getattr(piece, which)
         own_step = layout.query_step if sweep.over == "keys" else layout.key_step
@@ -69,20 +71,21 @@ def visits(plan: Plan, n: int, m: int, offset: int, which: str) -> np.ndarray:
                 env["c"] = own_class if layout.linked else evaluate(layout.row_class(), env)
                 env["d"] = evaluate(layout.key_class_of(env["c"]), env)
             else:
-                env["d"] = own_class if layout.linked else (layout.key_class or 0)
+                env["d"] = own_class if layout.linked else evaluate(layout.own_key_class(), env)
                 env["c"] = evaluate(layout.row_class_of(env["d"]), env)
             _visit_class(count, piece, sweep, env)
     return count
 
 
-def _visit_grid(count: np.ndarray, piece: GridPiece, sweep: BoxSweep, offset: int) -> None:
+def _visit_grid(count: np.ndarray, piece: GridPiece, sweep: BoxSweep, offset: int, key_offset: int) -> None:
     """The pairs of a grid, one pair at a time: in a box that is visited, and kept by every axis."""
     n, m = count.shape
-    tokens = piece.layout.tokens or n + m + offset
+    tokens = piece.layout.tokens or n + m + offset + key_offset
     for r in range(max(0, min(n, tokens - offset))):
-        for j in range(min(m, tokens)):
+        for j in range(max(0, min(m, tokens - key_offset))):
             a, b = (
-                [evaluate(x, {"i": i}) for x in piece.layout.coordinates(Var("i"))] for i in (r + offset, j)
+                [evaluate(x, {"i": i}) for x in piece.layout.coordinates(Var("i"))]
+                for i in (r + offset, j + key_offset)
             )  # fmt: skip
             own, swept = (a, b) if sweep.over == "keys" else (b, a)
             inside = True
@@ -93,12 +96,12 @@ def _visit_grid(count: np.ndarray, piece: GridPiece, sweep: BoxSweep, offset: in
             count[r, j] += bool(inside and kept)
 
 
-def _visit_list(count: np.ndarray, piece: ListPiece, offset: int) -> None:
-    (n, m), size = count.shape, piece.layout.size
+def _visit_list(count: np.ndarray, piece: ListPiece, lengths: dict[str, int]) -> None:
+    (n, m), size, offset, key_offset = count.shape, piece.layout.size, lengths["offset"], lengths["key_offset"]
     for row, key in piece.layout.blocks:
         for r in range(max(0, row * size - offset), min(n, (row + 1) * size - offset)):
-            for j in range(key * size, min(m, (key + 1) * size)):
-                count[r, j] += bool(holds(piece.keep, {"n": n, "m": m, "offset": offset, "r": r, "j": j}))
+            for j in range(max(0, key * size - key_offset), min(m, (key + 1) * size - key_offset)):
+                count[r, j] += bool(holds(piece.keep, {**lengths, "r": r, "j": j}))
 
 
 def _visit_class(count: np.ndarray, piece: TilePiece, sweep: Sweep, env: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import pidsl
 from pidsl import ParseError, PidslError, TermError, causal, gate, heads, layers, parse, score, spans, summaries, window
 from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
-from pidsl.language.parse import parse_call, parse_term
+from pidsl.language.parse import parse_term
 from pidsl.language.schedule import Schedule
 from pidsl.language.summaries import Spans, Summaries
 from pidsl.language.terms import Leaf, Term, Word
@@ -138,7 +138,7 @@ def test_a_symbol_may_have_the_name_of_a_call() -> None:
     assert parse("window(chunked) | lags(gate)").symbols == {"chunked", "gate"}
 
 
-# --- terms alone, and calls of other functions
+# --- terms alone, and all that a kernel is made of
 
 
 def test_only_a_term() -> None:
@@ -153,19 +153,18 @@ def test_only_a_term() -> None:
         assert caught.value.expected == "a term"
 
 
-def test_a_call_of_another_function() -> None:
-    text = "compile(gate(local=window(63), skip=stride(256)), backend='torch', score=score(softcap=50.0), affine=None)"
-    assert parse_call(text, "compile") == (
-        "compile",
-        [gate(local=window(63), skip=pidsl.stride(256))],
-        {"backend": "torch", "score": score(softcap=50.0), "affine": None},
-    )
-    assert parse_call("b(-1, 2.5, -2.5, True, [causal, (k, 'x')])", "a", "b") == (
-        "b", [-1, 2.5, -2.5, True, [causal, (k, "x")]], {},
-    )  # fmt: skip
-    for wrong in ("window(3)", "compile", "other(3)", "compile(3).x", "compile(**k)", "compile(a=1, a=2)"):
-        with pytest.raises(ParseError):
-            parse_call(wrong, "compile")
+def test_a_recipe() -> None:
+    text = "compile(gate(local=window(63), skip=stride(256)), backend='torch', score=score(softcap=50.0))"
+    recipe = parse(text)
+    blended = gate(local=window(63), skip=pidsl.stride(256))
+    assert recipe == pidsl.Recipe(blended, "torch", score(softcap=50.0)) and repr(recipe) == text
+    for other in (
+        pidsl.Recipe(window(3) | causal.T, "reference", score(bias=(-3, 3)), "head", True),
+        pidsl.Recipe(parse("s2_heads(8)"), output_gate="element"),
+        pidsl.Recipe(parse("gemma3_layers(7, 512)")),
+        pidsl.Recipe(parse("combiner_fixed(64)"), "triton"),
+    ):
+        assert parse(repr(other)) == other
 
 
 # --- what is refused
@@ -197,6 +196,11 @@ REFUSED = [
     ("score", 0, "without its arguments score("),
     ("spans(k, causal)", 6, "a number"),
     ("summaries(causal, [causal])", None, "spans"),
+    ("compile()", 0, "no of what to compile"),
+    ("compile(causal, 'torch', softcap=3)", 0, "argument softcap score at most once"),
+    ("compile(causal, backend='cuda')", None, "backend = 'cuda'"),
+    ("compile(compile(causal))", None, "Recipe"),
+    ("causal | compile(causal)", 9, "a recipe a term"),
     ("gate(a=causal) | causal", 0, "a gate a term"),
     ("causal | heads([(1, causal)])", 9, "heads a term"),
     ("pi_attention", 0, "without its arguments pi_attention(k, period, skip, causal)"),

@@ -33,6 +33,7 @@ from pidsl.language.expr import evaluate, holds
 from pidsl.language.terms import Term
 from pidsl.relation.build import needs_square, relation, rows_relation
 from pidsl.relation.counting import key_loops
+from pidsl.relation.frame import MOVED
 from pidsl.relation.isl import CONTEXT, limited, read_map, read_set
 from pidsl.relation.loops import VARIABLE
 from pidsl.relation.oracle import dense_mask, table
@@ -45,10 +46,10 @@ SOME = [
 ]
 
 
-def pairs_of(relation: isl.Map, n: int, m: int, offset: int = 0) -> set[tuple[int, int]]:
+def pairs_of(relation: isl.Map, n: int, m: int, offset: int = 0, key_offset: int = 0) -> set[tuple[int, int]]:
     """The pairs of a relation for given lengths, one by one, as isl counts them."""
     names = [relation.get_dim_name(isl.dim_type.param, k) for k in range(relation.dim(isl.dim_type.param))]
-    values = {"n": n, "m": m, "offset": offset}
+    values = {"n": n, "m": m, "offset": offset, "key_offset": key_offset}
     given_ = " and ".join(f"{name} = {values[str(name)]}" for name in names)
     at = relation.intersect_params(read_set(f"[{', '.join(map(str, names))}] -> {{ : {given_} }}"))
     found: set[tuple[int, int]] = set()
@@ -101,18 +102,33 @@ def test_an_offset_slices_the_pattern(term: Term, n: int, m: int, offset: int) -
     assert pairs_of(found, n, m, offset) == pairs_in(mask)
 
 
-@given(terms(4), lengths(), lengths(), st.integers(0, 9))
-@settings(max_examples=3 * settings.default.max_examples)
-def test_counts_are_those_of_the_mask(term: Term, n: int, m: int, offset: int) -> None:
-    mask = term.mask(n, m, offset)
+@given(terms(3, ring=True, grid=True), lengths(9), lengths(14), st.integers(0, 9), st.integers(0, 12))
+def test_a_key_offset_slices_the_pattern(term: Term, n: int, m: int, offset: int, key_offset: int) -> None:
+    if needs_square(term):
+        offset = max(0, m + key_offset - n)
+        m = n + offset - min(key_offset, n + offset)
+        key_offset = n + offset - m
+    mask = term.mask(n, m, offset, key_offset)
+    assert (mask == term.mask(n + offset, m + key_offset)[offset:, key_offset:]).all()
     try:
-        degree = term.degree(n, m, offset)
+        found = rows_relation(term, MOVED)
+    except TooHardError:
+        assume(False)
+    assert pairs_of(found, n, m, offset, key_offset) == pairs_in(mask)
+
+
+@given(terms(4), lengths(), lengths(), st.integers(0, 9), st.integers(0, 12))
+@settings(max_examples=3 * settings.default.max_examples)
+def test_counts_are_those_of_the_mask(term: Term, n: int, m: int, offset: int, key_offset: int) -> None:
+    mask = term.mask(n, m, offset, key_offset)
+    try:
+        degree = term.degree(n, m, offset, key_offset)
     except TooHardError:
         assume(False)
     assert degree.dtype == np.int64
     assert (degree == mask.sum(axis=1)).all()
-    assert term.pairs(n, m, offset) == mask.sum()
-    assert term.sparsity(n, m, offset) == pytest.approx(1 - mask.mean() if mask.size else 1.0)
+    assert term.pairs(n, m, offset, key_offset) == mask.sum()
+    assert term.sparsity(n, m, offset, key_offset) == pytest.approx(1 - mask.mean() if mask.size else 1.0)
 
 
 @given(terms(3), lengths(12), lengths(12))

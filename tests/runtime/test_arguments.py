@@ -12,8 +12,11 @@ from dense import tensors
 
 import pidsl
 from pidsl.errors import ArgumentError, BackendError, PidslError, SymbolError, TermError
+from pidsl.language.recipe import Recipe
 from pidsl.runtime import operator
-from pidsl.runtime.kernels.kernel import Kernel, compile
+from pidsl.runtime.compile import compile
+from pidsl.runtime.kernels.kernel import Kernel
+from pidsl.runtime.kernels.softmax import Softmax
 
 Arguments = dict[str, Any]
 TERM = pidsl.window(3)
@@ -182,13 +185,13 @@ def test_what_cannot_be_compiled() -> None:
 
 
 def test_triton_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pidsl.runtime.kernels.kernel.triton_installed", lambda: False)
+    monkeypatch.setattr("pidsl.runtime.compile.triton_installed", lambda: False)
     with pytest.raises(BackendError, match="triton is not installed"):
         pidsl.compile(pidsl.window(11), "triton")
 
 
 def test_the_backend_that_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel = Kernel(TERM, "auto")
+    kernel = Kernel(Recipe(TERM), Softmax(TERM, "auto", None))
     kernel.chosen = "triton"  # as on a machine with a GPU
     q, _, v = tensors(8, 8)
     assert kernel._backend_for(q, v) == "torch"  # a tensor on the CPU

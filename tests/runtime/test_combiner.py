@@ -18,7 +18,7 @@ from torch import Tensor
 import pidsl
 from pidsl import ArgumentError, Summaries, TermError, blocks, causal, compile, keys, lags, spans, summaries, where
 from pidsl.patterns import combiner_axial, combiner_fixed, combiner_logsparse, combiner_rowmajor
-from pidsl.runtime.kernels.summaries import merge
+from pidsl.runtime.kernels.merge import merge
 from pidsl.testing import lengths, terms
 
 FAST = ("torch", "reference")

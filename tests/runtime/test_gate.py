@@ -14,7 +14,7 @@ from torch import Tensor
 import pidsl
 from pidsl import Gate, causal, compile, empty, gate, keys, lags, queries, ring, stride, window
 from pidsl.errors import ArgumentError, SymbolError, TermError
-from pidsl.runtime.kernels.gate import GateKernel
+from pidsl.runtime.kernels.gate import Blend
 
 PI = gate(local=window(3), skip=stride(4) & causal, late=keys(0, 2) & queries(5, None))
 ALL = ("torch", "reference", "triton")
@@ -100,7 +100,7 @@ def test_a_gate_is_not_a_term() -> None:
 @pytest.mark.parametrize("backend", ALL)
 def test_blend(backend: str) -> None:
     kernel = compile(PI, backend)
-    assert isinstance(kernel, GateKernel)
+    assert isinstance(kernel.form, Blend)
     inputs = [x.requires_grad_() for x in tensors(9, 12, dv=8, kv_heads=1)]
     weights = weights_for(inputs[0], 3).requires_grad_()
     out, lse = kernel(*inputs, weights, offset=3, scale=0.3, return_lse=True)

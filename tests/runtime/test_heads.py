@@ -20,7 +20,7 @@ import pidsl
 from pidsl import Heads, Score, causal, compile, empty, gate, heads, keys, lags, layers, ring, score, stride, window
 from pidsl.errors import ArgumentError, SymbolError, TermError
 from pidsl.runtime.kernels import shares as sharing
-from pidsl.runtime.kernels.heads import HeadsKernel
+from pidsl.runtime.kernels.heads import ByHead
 from pidsl.testing import Inputs, Shapes, assert_matches_dense, inputs, shapes, terms
 
 ALL = ("torch", "reference", "triton")
@@ -182,19 +182,19 @@ def test_gradcheck(backend: Any) -> None:
 
 def test_one_launch_per_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = compile(MIXED, "torch")
-    assert isinstance(kernel, HeadsKernel)
+    assert isinstance(kernel.form, ByHead)
     run: list[tuple[str, int]] = []
     for term, one in kernel.kernels.items():
         assert one is compile(term, "torch")
 
-        def counted(*x: Any, term: Any = term, attend: Any = one.attend) -> Any:
-            run.append((repr(term), x[0].shape[1]))
+        def counted(*x: Any, term: Any = term, attend: Any = one.form.attend) -> Any:
+            run.append((repr(term), x[0].q.shape[1]))
             return attend(*x)
 
-        monkeypatch.setattr(one, "attend", counted)
+        monkeypatch.setattr(one.form, "attend", counted)
     kernel(*tensors(9, 9, heads=8, kv_heads=4))
     assert run == [("window(3)", 3), ("causal", 2), ("stride(4) & causal", 3)]
-    assert len(kernel.plan.launches) == 3
+    assert len(kernel.plan.parts) == 3
 
 
 def test_one_pattern_is_the_plain_kernel() -> None:

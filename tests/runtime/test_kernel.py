@@ -36,8 +36,8 @@ from pidsl import (
     window,
 )
 from pidsl.language.terms import Term
+from pidsl.runtime import compile as compiling
 from pidsl.runtime import programs
-from pidsl.runtime.kernels import kernel as kernel_module
 from pidsl.testing import Inputs, assert_matches_dense, inputs, shapes, terms
 
 FAST = ("torch", "reference")
@@ -351,7 +351,7 @@ def test_show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 def test_threads() -> None:
     programs._compiled.cache_clear()
-    kernel_module._compile.cache_clear()
+    compiling._kept.cache_clear()
     inputs = tensors(40, 40)
     expected = dense(PI, *inputs)[0]
     with ThreadPoolExecutor(8) as pool:

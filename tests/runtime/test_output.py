@@ -31,7 +31,7 @@ from pidsl import (
 )
 from pidsl.nn import SparseAttention
 from pidsl.patterns import combiner_fixed
-from pidsl.runtime.kernels.output import OutputKernel
+from pidsl.runtime.kernels.output import Weighed
 from pidsl.testing import Inputs, inputs, shapes, terms
 
 ALL = ("torch", "reference", "triton")
@@ -141,13 +141,13 @@ def test_layers_with_a_score_and_a_gate() -> None:
     schedule, s = layers([PI, heads([(1, causal), (1, window(2))]), PI]), score(sinks=True)
     kernels = compile(schedule, "torch", s, output_gate="head")
     assert kernels[0] is kernels[2] is compile(PI, "torch", s, output_gate="head")
-    assert kernels[1].kernel is compile(schedule[1], "torch", s)
+    assert kernels[1].kernels["kernel"] is compile(schedule[1], "torch", s)
     assert repr(kernels) == f"pidsl.compile({schedule!r}, backend='torch', score={s!r}, output_gate='head')"
     assert pickle.loads(pickle.dumps(kernels)) is kernels and pickle.loads(pickle.dumps(kernels[1])) is kernels[1]
     q, k, v = tensors(9, 9)
     with pytest.raises(ArgumentError, match="sinks: nothing"):
         kernels[1](q, k, v, output_gate=torch.zeros(1, 2, 9))
-    with pytest.raises(TermError, match="affine=True with gate"):
+    with pytest.raises(TermError, match="gate or affine weights"):
         compile(gate(a=causal), "torch", s, affine=True)
 
 
@@ -202,9 +202,14 @@ def test_heads_gates_and_summaries() -> None:
 def test_the_second_launch_is_only_for_beta(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = tensors(9, 9)
     kernel = compile(PI, "torch", affine=True)
-    attended, plain = [], kernel.kernel  # not a kernel compiled again: the cache may have let go of this one
+    attended, plain = (
+        [],
+        kernel.kernels["kernel"].form,
+    )  # not a kernel compiled again: the cache may have let go of this one
     attend = plain.attend
-    monkeypatch.setattr(plain, "attend", lambda *x: attended.append(x[0].shape[3]) or attend(*x))
+    monkeypatch.setattr(
+        plain, "attend", lambda call, backend: attended.append(call.q.shape[3]) or attend(call, backend)
+    )
     torch.testing.assert_close(kernel(q, k, v, alpha=2.0), 2 * kernel(q, k, v))
     assert attended == [16, 16]
     kernel(q, k, v, beta=1.0)
@@ -230,11 +235,15 @@ def test_lse_empty_rows_and_nan() -> None:
 def test_what_does_not_go_together() -> None:
     said: list[tuple[Any, dict[str, Any], str]] = [
         (causal, {"output_gate": "token"}, "output_gate = 'token'\n  expected: None, 'head' or 'element'"),
-        (gate(a=causal), {"affine": True}, "affine=True with gate(a=causal)\n  expected: one of the two"),
+        (
+            gate(a=causal),
+            {"affine": True},
+            "compile(gate(a=causal), backend='torch', affine=True)\n  expected: gate or affine",
+        ),
         (
             combiner_fixed(4),
             {"affine": True},
-            "affine=True with summaries(blocks(4) & causal, [spans(4, where(lambda i, j: j < i // 4))])",
+            f"compile({combiner_fixed(4)!r}, backend='torch', affine=True)\n  expected: summaries",
         ),
     ]
     for of, options, text in said:
@@ -247,7 +256,7 @@ def test_wrong_calls() -> None:
     q, k, v = tensors(9, 9, 16, 8)
     kernel = compile(PI, "torch", output_gate="head", affine=True)
     logits = torch.zeros(1, 2, 9)
-    where = f"  where: a call of {kernel!r}"
+    where = f"  where: kernel(q, k, v) of {PI!r}"
     said: list[tuple[dict[str, Any], str]] = [
         ({}, f"output_gate: None\n  expected: logits, as compiled: output_gate='head'\n{where}"),
         ({"output_gate": torch.zeros(1, 2, 9, 8)}, "output_gate: shape [1, 2, 9, 8]\n  expected: [1, 2, 9]"),
@@ -279,11 +288,11 @@ def test_wrong_calls() -> None:
 
 def test_handle() -> None:
     kernel = compile(PI, "torch", output_gate="head", affine=True)
-    assert isinstance(kernel, OutputKernel)
+    assert isinstance(kernel.form, Weighed)
     assert pickle.loads(pickle.dumps(kernel)) is kernel
     assert kernel is compile(PI, "torch", output_gate="head", affine=True)
     assert repr(kernel) == f"pidsl.compile({PI!r}, backend='torch', output_gate='head', affine=True)"
-    assert kernel.kernel is compile(PI, "torch")
+    assert kernel.kernels["kernel"] is compile(PI, "torch")
     assert kernel.source() == compile(PI, "torch").source()
     assert kernel.explain().splitlines()[:2] == [
         "output   alpha * attention + beta * (sum of the attended values): two launches with beta",

@@ -6,7 +6,6 @@ import ast
 import copy
 import difflib
 import pickle
-import re
 from typing import Any
 
 import pytest
@@ -394,8 +393,7 @@ def test_every_fault_is_told_at_once() -> None:
 @pytest.mark.parametrize("options", [{}, {"output_gate": "head"}, {"output_gate": "head", "affine": True}], ids=repr)
 def test_what_does_not_go_together_is_named(options: dict[str, Any]) -> None:
     spans = combiner_fixed(4)
-    named = f"{spans!r} with score(softcap=5.0)\n  expected: one of the two"
-    with pytest.raises(TermError, match=re.escape(named)):
+    with pytest.raises(TermError, match="summaries or score, one of the two: a span has no lag"):
         compile(spans, "torch", score(softcap=5.0), **options)
 
 

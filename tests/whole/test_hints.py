@@ -576,13 +576,13 @@ KERNELS = [
     Case(
         "backend='torch' runs anywhere",
         lambda: patch(
-            sys.modules["pidsl.runtime.kernels.kernel"],
+            sys.modules["pidsl.runtime.compile"],
             "triton_installed",
             lambda: False,
             lambda: pidsl.compile(window(11), "triton"),
         ),
         lambda: patch(
-            sys.modules["pidsl.runtime.kernels.kernel"],
+            sys.modules["pidsl.runtime.compile"],
             "triton_installed",
             lambda: False,
             lambda: pidsl.compile(window(11), backend="torch"),

@@ -40,7 +40,7 @@ def formula(layer: SparseAttention | PiAttention, x: Tensor) -> Tensor:
     if isinstance(layer, SparseAttention):
         y = dense(torch.from_numpy(layer.kernel.term.mask(n)), *args)
     else:
-        local, skip = (torch.from_numpy(term.mask(n)) for _, term in layer.kernel.gate.branches)
+        local, skip = (torch.from_numpy(term.mask(n)) for _, term in layer.kernel.term.branches)
         alpha = layer.gate(q).sigmoid()
         alpha = torch.where(skip.any(-1)[:, None], alpha, 1.0)
         y = alpha * dense(local, *args) + (1 - alpha) * dense(skip, *args)

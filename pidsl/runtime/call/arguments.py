@@ -15,6 +15,7 @@ from torch import Tensor
 from pidsl.errors import ArgumentError, SizeError
 from pidsl.language.terms import Term
 from pidsl.relation.oracle import check_square
+from pidsl.runtime.call.call import Positions
 
 HALVES = (torch.float32, torch.float16, torch.bfloat16)
 DTYPES: Mapping[str, tuple[torch.dtype, ...]] = {
@@ -61,7 +62,7 @@ def raise_faults(faults: Sequence[Fault], call: str) -> None:
 
 
 def check_attention(
-    rings: Sequence[Term], backend: str, q: Tensor, k: Tensor, v: Tensor, offset: int
+    rings: Sequence[Term], backend: str, q: Tensor, k: Tensor, v: Tensor, positions: Positions
 ) -> tuple[list[Fault], dict[str, Tensor]]:
     """Faults of the tensors of one call.
 
@@ -71,7 +72,7 @@ def check_attention(
         q: queries [B, Hq, n, D].
         k: keys [B, Hkv, m, D].
         v: values [B, Hkv, m, Dv].
-        offset: position of row 0 of q, already checked.
+        positions: where the rows stand, already checked.
 
     Returns:
         The faults, and those of the tensors that are [*, *, *, *] and can be compared with others.
@@ -88,11 +89,14 @@ def check_attention(
     faults += check_kind(usable, DTYPES[backend], backend)
     faults += check_shapes(usable)
     faults += check_dims(usable, backend)
+    offset, key_offset = positions
     if "q" in usable:
-        faults += check_positions(offset, usable["q"].shape[2])
+        faults += check_positions("offset", offset, usable["q"].shape[2])
+    if "k" in usable and (type(key_offset) is not int or key_offset):  # nothing is asked of a symbol for nothing
+        faults += check_positions("key_offset", key_offset, usable["k"].shape[2])
     for term in rings if "q" in usable and "k" in usable else ():
         try:
-            check_square(term, offset + usable["q"].shape[2], usable["k"].shape[2])
+            check_square(term, offset + usable["q"].shape[2], key_offset + usable["k"].shape[2])
         except SizeError as e:
             faults.append(Fault("k", e.given, f"{e.expected} (in {e.where})"))
     return faults, usable
@@ -227,32 +231,43 @@ def check_scale(scale: Any) -> tuple[list[Fault], Any]:
     return [], value
 
 
-def check_offset(offset: Any) -> tuple[list[Fault], Any]:
-    """`offset` as an int, or a symbol of torch's, and its faults."""
-    if isinstance(offset, int | torch.SymInt) and not isinstance(offset, bool):
-        value: Any = offset  # a symbol stays one: index() would fix its value
+def check_position(name: str, value: Any) -> tuple[list[Fault], Any]:
+    """`offset` or `key_offset` as an int, or a symbol of torch's, and its faults."""
+    if type(value) is int and 0 <= value < POSITIONS:
+        return [], value
+    if isinstance(value, int | torch.SymInt) and not isinstance(value, bool):
+        found: Any = value  # a symbol stays one: index() would fix its value
     else:
         try:
-            value = operator.index(None if isinstance(offset, bool | Tensor) else offset)  # type: ignore[arg-type]
+            found = operator.index(None if isinstance(value, bool | Tensor) else value)  # type: ignore[arg-type]
         except TypeError:
-            hint = "int(offset)" if isinstance(offset, Tensor) and offset.dim() == 0 and not offset.is_meta else ""
-            got = repr(offset)
-            got = type(offset).__name__ if len(got) > 40 else f"{got} ({type(offset).__name__})"
-            return [Fault("offset", got, "an integer >= 0", hint)], 0
-    faults = check_positions(value, 0)
-    return faults, 0 if faults else value
+            hint = f"int({name})" if isinstance(value, Tensor) and value.dim() == 0 and not value.is_meta else ""
+            got = repr(value)
+            got = type(value).__name__ if len(got) > 40 else f"{got} ({type(value).__name__})"
+            return [Fault(name, got, "an integer >= 0", hint)], 0
+    faults = check_positions(name, found, 0)
+    return faults, 0 if faults else found
 
 
-def check_positions(offset: int, queries: int) -> list[Fault]:
+_BEFORE = {
+    "offset": "no offset, and term.shift({by}) for a pattern of lags such as window or causal: {by} queries stand "
+    "before the first key",
+    "key_offset": "no key_offset, and an offset of {by} more for a pattern of lags such as window or causal: only how "
+    "far queries and keys are apart matters to it",
+}
+
+
+def check_positions(name: str, first: int, rows: int) -> list[Fault]:
     """Faults of an offset that is a number. What torch does not know while it traces, an op asks when it runs."""
-    if not torch.compiler.is_compiling() and 0 <= offset < POSITIONS - queries:
+    if not torch.compiler.is_compiling() and 0 <= first < POSITIONS - rows:
         return []
-    if _certain(offset < 0):
-        hint = f"no offset, and term.shift({-offset}) for a pattern of lags such as window or causal: {-offset} "
-        hint += "queries stand before the first key"
-        return [Fault("offset", f"{offset}", "an integer >= 0: the position of the first query", hint)]
-    if _certain(offset + queries >= POSITIONS):
-        return [Fault("offset", f"{offset} with {queries} queries", f"offset + queries < {POSITIONS}")]
+    of = "query" if name == "offset" else "key"
+    if _certain(first < 0):
+        expected = f"an integer >= 0: the position of the first {of}"
+        return [Fault(name, f"{first}", expected, _BEFORE[name].format(by=-first))]
+    if _certain(first + rows >= POSITIONS):
+        plural = "queries" if name == "offset" else "keys"
+        return [Fault(name, f"{first} with {rows} {plural}", f"{name} + {plural} < {POSITIONS}")]
     return []
 
 

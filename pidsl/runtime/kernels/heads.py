@@ -1,50 +1,33 @@
-"""Kernels of `heads`: one launch of each distinct pattern, over all of its query heads."""
+"""`by_head`: one launch of each distinct pattern over all of its query heads, or one of all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
-from pidsl.runtime.call.arguments import Fault, check_flag, raise_faults
+from pidsl.runtime.call.arguments import Fault
+from pidsl.runtime.call.call import Call
 from pidsl.runtime.call.dropout import mix
-from pidsl.runtime.call.keywords import refuse
-from pidsl.runtime.call.parameters import Parameters, check_parameters
-from pidsl.runtime.kernels.kernel import Backend, Kernel, attended, autocast, compile
+from pidsl.runtime.call.parameters import PARAMETERS
+from pidsl.runtime.kernels.form import Form, Plans
 from pidsl.runtime.kernels.shares import Shares, join, shares, split
-from pidsl.runtime.operator import refuse_transform
+from pidsl.runtime.kernels.softmax import Softmax
+from pidsl.runtime.operator import attended, refuse_transform
 from pidsl.runtime.programs import Compiled, is_wide, prepared, together
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
+    from pidsl.runtime.kernels.kernel import Kernel
 
 
-@dataclass(frozen=True, slots=True)
-class HeadsPlan:
-    """What is launched for which query heads; print it.
-
-    Args:
-        launches: for each, the query heads and the plan of their pattern.
-    """
-
-    launches: tuple[tuple[tuple[int, ...], Plan], ...]
-
-    def __str__(self) -> str:
-        count = sum(len(mine) for mine, _ in self.launches)
-        lines = [f"{_counted(len(self.launches), 'launch', 'launches')} for {_counted(count, 'query head')}"]
-        for mine, plan in self.launches:
-            lines += ["", f"{_named(mine)}", *("  " + line if line else "" for line in str(plan).split("\n"))]
-        return "\n".join(lines)
-
-
-class HeadsKernel:
-    """Compiled `heads`. Made by `compile`; immutable, safe to call from several threads, picklable.
+class ByHead(Form):
+    """Each query head under its own pattern.
 
     On Triton, patterns whose layouts and tiles agree are one program: it is launched once, and reads and writes all
     heads in place. Elsewhere a call launches the program of each distinct pattern once, over all query heads that have
@@ -55,135 +38,98 @@ class HeadsKernel:
 
     Args:
         heads: the pattern of each group of query heads.
-        kernels: one compiled kernel for each distinct pattern, in the order in which they appear.
-
-    Attributes:
-        heads: the pattern of each group of query heads.
-        kernels: the kernel of each distinct pattern; each has its own plan and source.
-        backend: as asked for.
-        score: what happens to the logits of every head, None for nothing.
-        rings: the distinct patterns that hold a ring and so restrict the lengths.
+        kernels: one for each distinct pattern, in the order in which they appear.
     """
 
     def __init__(self, heads: Heads, kernels: Mapping[Term, Kernel]) -> None:
-        self.heads, self.kernels = heads, dict(kernels)
-        first = next(iter(self.kernels.values()))
-        self.backend: Backend = first.backend
-        self.score = first.score
-        self.rings = tuple(term for kernel in self.kernels.values() for term in kernel.rings)
+        self.heads = heads
         self._mine = tuple(heads.distinct.values())
+        self.parts = kernels
+        count = _counted(len(self.parts), "launch", "launches")
+        self.what = f"{count} for {_counted(len(heads), 'query head', 'query heads')}"
         groups = (group for group in range(1, len(heads) + 1) if len(heads) % group == 0)
         self._shares = {group: shares(self._mine, group) for group in groups}  # by query heads on each key head
-        self._pattern, self._structure = repr(heads), first.structure
-        self._where = f"kernel(q, k, v) of {self._pattern}"
+        first = next(iter(kernels.values())).form
+        assert isinstance(first, Softmax)
+        self._first, self._pattern = first, repr(heads)
         self._programs: dict[bool, Compiled | None] = {}
         self._whole = {wide: first.chosen == "triton" and self._exists(wide) for wide in (False, True)}
 
-    def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *more: Never, scale: float | None = None, offset: int = 0,
-        return_lse: bool = False, slopes: Tensor | None = None, bias: Tensor | None = None,
-        sinks: Tensor | None = None, temperature: Tensor | None = None, seed: int | None = None, **unknown: Never,
-    ) -> Any:  # fmt: skip
-        """Attention with each query head under its own pattern, differentiable once in q, k, v and the parameters.
+    def titled(self) -> Iterable[tuple[str, Kernel]]:
+        return zip(map(_named, self._mine), self.parts.values(), strict=True)
 
-        Args:
-            q: queries [B, Hq, n, D], any strides; Hq is the number of heads that were declared.
-            k: keys [B, Hkv, m, D]. Query head h uses key head `h // (Hq // Hkv)`, whatever its pattern.
-            v: values [B, Hkv, m, Dv].
-            scale: factor of the logits; default that of the score, or 1 / sqrt(D).
-            offset: row r of q stands at position `i = r + offset`.
-            return_lse: return (out, lse).
-            slopes, sinks, temperature: [Hq], bias: [Hq, table], seed: what `score.parameters` names, for all heads
-                in their order; each launch takes those of its own, and drops pairs by a seed of its own.
+    def faults(self, call: Call, usable: Mapping[str, Tensor], sound: bool) -> list[Fault]:
+        if "q" not in usable or call.q.shape[1] == len(self.heads):
+            return []
+        counts = " + ".join(str(count) for count, _ in self.heads.groups)
+        return [Fault("q", f"{call.q.shape[1]} heads", f"{len(self.heads)} = {counts}, as declared")]
 
-        Returns:
-            out [B, Hq, n, Dv], with `return_lse` also lse [B, Hq, n]; see `Kernel`.
-
-        Raises:
-            ArgumentError: shapes, dtypes, devices or numbers do not fit; all faults are named, nothing has run.
-            KeywordError: an argument that the kernel does not take.
-            BackendError: backend "triton" with tensors that are not on a GPU (and Triton is not interpreting).
-        """
-        if more or unknown:
-            refuse(self.__call__, self._where, more, unknown)
-        q, k, v = autocast(q, k, v)
-        kernels = list(self.kernels.values())
-        call, faults, usable = kernels[0].check(q, k, v, scale, offset, self.rings)
-        if "q" in usable and q.shape[1] != len(self.heads):
-            counts = " + ".join(str(count) for count, _ in self.heads.groups)
-            faults.append(Fault("q", f"{q.shape[1]} heads", f"{len(self.heads)} = {counts}, as declared"))
-        if type(return_lse) is not bool:
-            faults += check_flag("return_lse", return_lse)
-        given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
-        raise_faults([*faults, *check_parameters(self.score, kernels[0].parameters, usable, given)], self._where)
-        parameters = Parameters(slopes, bias, sinks, temperature, seed or 0)
+    def attend(self, call: Call, backend: str) -> tuple[Tensor, Tensor]:
+        """(out, lse) of a checked call."""
+        kernels = list(self.parts.values())
         if len(kernels) == 1:
-            out, lse = kernels[0].attend(q, k, v, call, parameters)
-            return (out, lse) if return_lse else out
-        if call.backend == "triton" and self._whole[wide := is_wide("triton", q.shape[3])]:
-            structure = kernels[0].structure_text
-            out, lse = attended(lambda: self._made(wide), self._pattern, structure, q, k, v, call, parameters)
-            return (out, lse) if return_lse else out
+            return kernels[0].form.attend(call, backend)
+        q, k, v = call.q, call.k, call.v
+        if backend == "triton" and self._whole[wide := is_wide("triton", q.shape[3])]:
+            return attended(lambda: self._made(wide), self._pattern, self._first.score_text, backend, call)
         parts = self._shares[q.shape[1] // k.shape[1]]
         try:
             heads = split(q, parts.queries), split(k, parts.keys), split(v, parts.keys)
         except RuntimeError as e:
-            refuse_transform(e, SimpleNamespace(term=self.heads, score=self.score))
+            refuse_transform(e, SimpleNamespace(term=self.heads, score=self._first.score))
             raise
-        launches = zip(kernels, *heads, self._split_parameters(parameters, parts), strict=True)
-        results = [kernel.attend(mine, keys, values, call, own) for kernel, mine, keys, values, own in launches]
-        out = join(parts.queries, *(out for out, _ in results))
-        return (out, join(parts.queries, *(lse for _, lse in results))) if return_lse else out
+        launches = zip(kernels, *heads, self._split_inputs(call.inputs, parts), strict=True)
+        results = [
+            kernel.form.attend(call._replace(q=mine, k=keys, v=values, inputs=own), backend)
+            for kernel, mine, keys, values, own in launches
+        ]
+        return join(parts.queries, *(out for out, _ in results)), join(parts.queries, *(lse for _, lse in results))
 
     def _exists(self, wide: bool) -> bool:
         if torch.compiler.is_compiling():
-            return prepared(self._pattern, "triton", next(iter(self.kernels.values())).structure_text, wide)
+            return prepared(self._pattern, "triton", self._first.score_text, wide)
         return self._made(wide) is not None
 
     def _made(self, wide: bool) -> Any:
         """The Triton program of all heads; None where their layouts do not agree."""
         if wide not in self._programs:
-            self._programs[wide] = together(self.heads, wide, self._structure)
+            self._programs[wide] = together(self.heads, wide, self._first.score)
         return self._programs[wide]
 
-    def _split_parameters(self, parameters: Parameters, parts: Shares) -> list[Parameters]:
-        """The parameters of each launch; those of a head are rows of the tensors."""
-        each = [
-            [None] * len(self._mine) if x is None else [own[0] for own in split(x[None], parts.queries)]
-            for x in parameters.tensors
-        ]
-        seeds = [launch_seed(parameters.seed, mine[0]) for mine in self._mine]
-        return [Parameters(*own) for own in zip(*each, seeds, strict=True)]
+    def _split_inputs(self, inputs: Mapping[str, Any], parts: Shares) -> list[dict[str, Any]]:
+        """The inputs of each launch: rows of those that are by head, and a seed for each."""
+        found: list[dict[str, Any]] = [{} for _ in self._mine]
+        for name, x in inputs.items():
+            if x is None:
+                continue
+            if name == "seed":
+                each: list[Any] = [launch_seed(x, mine[0]) for mine in self._mine]
+            elif name in PARAMETERS:
+                each = [own[0] for own in split(x[None], parts.queries)]
+            else:
+                each = [x] * len(found)
+            for own, mine in zip(found, each, strict=True):
+                own[name] = mine
+        return found
 
     @property
-    def plan(self) -> HeadsPlan:
-        """What is launched for which query heads, and the plan of each launch: print it."""
+    def plan(self) -> Plan | Plans:
+        """What is launched for which query heads, and the plan of each launch."""
         if self._whole[False]:
-            return HeadsPlan(((tuple(range(len(self.heads))), self._made(False).plan),))
-        return HeadsPlan(tuple(zip(self._mine, (kernel.plan for kernel in self.kernels.values()), strict=True)))
+            title = _named(tuple(range(len(self.heads))))
+            return Plans(f"1 launch for {len(self.heads)} query heads", ((title, self._made(False).plan),))
+        return super().plan
 
-    def source(self, head_dim: int = 64) -> str:
+    def source(self, head_dim: int) -> str:
         """The generated program of all heads; or of each distinct pattern, one section each, under its query heads."""
         if self._whole[wide := is_wide("triton", head_dim)]:
             source: str = self._made(wide).program.source
             return source
-        sections = zip(self._mine, self.kernels.values(), strict=True)
-        return "\n\n".join(f"# {_named(mine)}\n{kernel.source(head_dim)}" for mine, kernel in sections)
+        return super().source(head_dim)
 
     def explain(self) -> str:
         """How many launches there are, and the explanation of each under its query heads."""
-        if self._whole[False]:
-            return str(self.plan)
-        sections = zip(self._mine, self.kernels.values(), strict=True)
-        first = str(self.plan).split("\n", 1)[0]
-        return "\n\n".join([first, *(f"{_named(mine)}\n{kernel.explain()}" for mine, kernel in sections)])
-
-    def __repr__(self) -> str:
-        score = "" if self.score is None else f", score={self.score!r}"
-        return f"pidsl.compile({self.heads!r}, backend={self.backend!r}{score})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return compile, (self.heads, self.backend, self.score)
+        return str(self.plan) if self._whole[False] else super().explain()
 
 
 def launch_seed(seed: int, first: int) -> int:

@@ -1,333 +1,153 @@
-"""`compile`: a pattern to a callable kernel."""
+"""The kernel: what `compile` makes of a recipe, and how it is called."""
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Never, overload
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pidsl.errors import BackendError, TermError
-from pidsl.language.gate import Gate
-from pidsl.language.heads import Heads
-from pidsl.language.schedule import Schedule
-from pidsl.language.score import Score
-from pidsl.language.summaries import Summaries
-from pidsl.language.terms import Algebra, Term, require_concrete
-from pidsl.runtime import score_operator
+from pidsl.language.recipe import Backend, Recipe
 from pidsl.runtime.call.arguments import (
     DTYPES,
     Fault,
     check_attention,
     check_flag,
-    check_offset,
+    check_position,
     check_scale,
     head_dim_fits,
     raise_faults,
 )
+from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.keywords import refuse
-from pidsl.runtime.call.parameters import Parameters, check_parameters
-from pidsl.runtime.operator import attend, attention, is_traced
-from pidsl.runtime.programs import Compiled, compiled, is_wide, preferred, prepared, rings, triton_installed
-
-if TYPE_CHECKING:
-    from pidsl.codegen.plan.nodes import Plan
-    from pidsl.runtime.kernels.gate import GateKernel
-    from pidsl.runtime.kernels.heads import HeadsKernel
-    from pidsl.runtime.kernels.layers import LayerKernels
-    from pidsl.runtime.kernels.output import OutputGate
-    from pidsl.runtime.kernels.summaries import SummariesKernel
-
-Composed = Gate | Heads | Schedule | Summaries
-Backend = Literal["auto", "triton", "torch", "reference"]
-BACKENDS = ("auto", "triton", "torch", "reference")
-
-
-@overload
-def compile(term: Gate, backend: Backend = "auto", score: Score | None = None) -> GateKernel: ...
-
-
-@overload
-def compile(term: Heads, backend: Backend = "auto", score: Score | None = None) -> HeadsKernel: ...
-
-
-@overload
-def compile(term: Schedule, backend: Backend = "auto", score: Score | None = None) -> LayerKernels: ...
-
-
-@overload
-def compile(term: Summaries, backend: Backend = "auto") -> SummariesKernel: ...
-
-
-@overload
-def compile(term: Term, backend: Backend = "auto", score: Score | None = None) -> Kernel: ...
-
-
-@overload
-def compile(
-    term: Term | Composed, backend: Backend = "auto", score: Score | None = None, *, output_gate: OutputGate | None,
-    affine: bool = False,
-) -> Any: ...  # fmt: skip
-
-
-@overload
-def compile(
-    term: Term | Composed, backend: Backend = "auto", score: Score | None = None, *, affine: bool
-) -> Any: ...  # fmt: skip
-
-
-def compile(
-    term: Term | Composed, backend: Backend = "auto", score: Score | None = None, *more: Any,
-    output_gate: OutputGate | None = None, affine: bool = False, **unknown: Any,
-) -> Any:  # fmt: skip
-    """A kernel for a pattern: one program for every number of queries and keys.
-
-    `out[i] = sum over attended j of softmax_j(scale * q_i . k_j) v_j`
-
-    >>> import pidsl, torch
-    >>> kernel = pidsl.compile(pidsl.window(63) | pidsl.stride(256), backend="reference")
-    >>> kernel
-    pidsl.compile(window(63) | stride(256), backend='reference')
-    >>> q, k, v = torch.randn(3, 1, 4, 100, 64)
-    >>> kernel(q, k, v).shape
-    torch.Size([1, 4, 100, 64])
-
-    Kernels are kept: compiling an equal term again is free.
-
-    Args:
-        term: a pattern without unbound symbols, or what is made of such: a `gate`, `heads`, `layers`, or
-            `summaries`.
-        backend: "triton": generated Triton kernels, for GPUs. "torch": generated torch code, for any device and
-            float64. "reference": dense attention under the mask, slow, the judge of the others. "auto": triton for
-            what it can run on a GPU, torch for everything else; `kernel.plan` says which.
-        score: what happens to the logits, in every branch of a gate, head and layer, see `pidsl.score`; None: they
-            are scale * q . k.
-        output_gate: "head" or "element": the output is multiplied by the sigmoid of logits given at call time, one
-            per head and query, or one per element (Gated Attention, arXiv 2505.06708, position G1).
-        affine: attend with the weights `alpha * softmax + beta` on the attended keys, alpha and beta given at call
-            time (Affine-Scaled Attention, arXiv 2602.23057); see `pidsl.runtime.kernels.output`.
-
-    Returns:
-        A `Kernel`; a `GateKernel` for a gate, a `HeadsKernel` for heads, a `SummariesKernel` for summaries; an
-        `OutputKernel` around it where there is an output gate or affine weights; `LayerKernels`, a sequence of
-        kernels, for layers.
-
-    Raises:
-        TermError: not a pattern, or not a score; an unknown output gate; affine weights of a gate or of summaries; a
-            score with summaries.
-        KeywordError: an argument that there is not.
-        SymbolError: the pattern holds unbound symbols.
-        BackendError: an unknown backend, or one that is not installed.
-        TooHardError: isl's operation limit struck.
-    """
-    if more or unknown:
-        refuse(compile, "pidsl.compile(term, ...)", more, unknown)
-    if not isinstance(term, Algebra | Composed):
-        if isinstance(term, str):
-            hint = f"pidsl.compile(pidsl.parse({term!r}))"
-        elif callable(term):
-            hint = "pidsl.compile(pidsl.where(predicate)), a predicate of positions: lambda i, j: i - j < 4"
-        else:
-            hint = "build one: pidsl.window(63)"
-        raise TermError(
-            f"compile({term!r}) ({type(term).__name__})", "a pidsl term, gate, heads, layers or summaries", hint=hint
-        )
-    if not isinstance(backend, str) or backend not in BACKENDS:
-        close = difflib.get_close_matches(str(backend), BACKENDS, n=1)
-        expected = f"one of {', '.join(map(repr, BACKENDS))}"
-        raise BackendError(f"backend = {backend!r}", expected, hint=f"backend={close[0]!r}" if close else "")
-    if backend == "triton" and not triton_installed():
-        hint = "pip install triton (Linux only); backend='torch' runs anywhere"
-        raise BackendError("backend = 'triton', and triton is not installed", "the triton package", hint=hint)
-    if score is not None:
-        _check_score(term, score)
-    if not isinstance(affine, bool):
-        raise TermError(f"affine = {affine!r}", "True or False", f"compile({term!r}, ...)")
-    if output_gate is not None and not isinstance(output_gate, str):
-        hint = "output_gate='head' here, and the logits when the kernel is called"
-        raise TermError(f"output_gate: {type(output_gate).__name__}", "None, 'head' or 'element'", hint=hint)
-    if not torch.compiler.is_compiling():  # prepared() asks it of what torch traces, where terms are no objects yet
-        if isinstance(term, Algebra):
-            require_concrete(term, "compile the pattern")
-        return _compile(term, backend, score, output_gate, affine)
-    return _built(term, backend, score, output_gate, affine)
-
-
-@lru_cache(maxsize=512)
-def _compile(
-    term: Term | Composed, backend: Backend, score: Score | None, output_gate: OutputGate | None, affine: bool
-) -> Any:
-    return _built(term, backend, score, output_gate, affine)
-
-
-def _built(
-    term: Term | Composed, backend: Backend, score: Score | None, output_gate: OutputGate | None, affine: bool
-) -> Any:
-    from pidsl.runtime.kernels.gate import GateKernel
-    from pidsl.runtime.kernels.heads import HeadsKernel
-    from pidsl.runtime.kernels.layers import LayerKernels
-    from pidsl.runtime.kernels.output import OutputKernel
-    from pidsl.runtime.kernels.summaries import SummariesKernel
-
-    if isinstance(term, Schedule):
-        return LayerKernels(term, backend, score, output_gate, affine)
-    if output_gate is not None or affine:
-        return OutputKernel(term, backend, score, output_gate, affine)
-    match term:
-        case Gate():
-            return GateKernel(term, {name: compile(branch, backend, score) for name, branch in term.branches})
-        case Heads():
-            return HeadsKernel(term, {own: compile(own, backend, score) for own in term.distinct})
-        case Summaries():
-            return SummariesKernel(term, backend)
-    return Kernel(term, backend, score)
-
-
-def _check_score(term: Term | Composed, score: object) -> None:
-    """Raise for what is no score, and for summaries, which do not go together with one."""
-    if not isinstance(score, Score):
-        hint = "build one: pidsl.score(softcap=50.0)"
-        raise TermError(f"score = {score!r} ({type(score).__name__})", "a pidsl.score(...) or None", hint=hint)
-    if isinstance(term, Summaries):
-        expected = "one of the two: a span has no lag, and its key stands for several logits"
-        raise TermError(f"{term!r} with {score!r}", expected, f"compile({term!r})")
-
-
-NO_PARAMETERS = Parameters()
-
-
-class Call(NamedTuple):
-    """The numbers of a call, checked."""
-
-    backend: str
-    scale: Any  # a float; while torch traces, a tensor where it may differ between calls
-    offset: int
+from pidsl.runtime.call.parameters import PARTS, check_parameters
+from pidsl.runtime.kernels.form import Form
+from pidsl.runtime.kernels.softmax import chosen
+from pidsl.runtime.operator import recorded
 
 
 class Kernel:
     """A compiled pattern. Made by `compile`; immutable, safe to call from several threads, picklable.
 
     Args:
-        term: the pattern, without symbols.
-        backend: as asked for.
-        score: what happens to the logits.
+        recipe: what it was compiled from.
+        form: how the results of programs become its own.
 
     Attributes:
-        term: the pattern.
-        backend: as asked for; `plan.backend` is what "auto" stands for on this machine.
+        recipe: what it was compiled from.
+        term: the pattern, gate, heads or summaries.
+        backend: as asked for; `plan` says what "auto" stands for on this machine.
         score: what happens to the logits, None for nothing.
         chosen, reason: what "auto" stands for on this machine, and why.
-        structure, structure_text: the score without its scale, which is an argument; None where nothing else is left.
-        parameters: the names of what a call must be given for the score.
-        rings: the term, if it holds a ring and so restricts the lengths.
+        form: how the results of programs become its own.
+        takes: the names of what a call may give beside q, k, v and the positions.
     """
 
-    def __init__(self, term: Term, backend: Backend, score: Score | None = None) -> None:
-        self.term, self.backend, self.score = term, backend, score
-        # the scale is an argument of every program: what is left decides which program it is
-        self.structure = None if score is None or (bare := replace(score, scale=None)) == Score() else bare
-        self._pattern = repr(term)
-        self.structure_text = None if self.structure is None else repr(self.structure)
-        self.parameters = () if score is None else score.parameters
-        self._where = f"kernel(q, k, v) of {self._pattern}"
-        self.rings = (term,) if "ring" in self._pattern and rings(self._pattern) else ()
-        self.chosen, self.reason = preferred() if backend == "auto" else (backend, "asked for")
-        self._programs: dict[tuple[str, bool], Compiled] = {}
-        if torch.compiler.is_compiling():  # whatever cannot be compiled fails here
-            prepared(self._pattern, self.chosen, self.structure_text)
-        else:
-            self._made(self.chosen, 64)
+    def __init__(self, recipe: Recipe, form: Form) -> None:
+        self.recipe, self.form = recipe, form
+        self.term, self.score = recipe.of, recipe.score
+        self.backend: Backend = recipe.backend
+        self.chosen, self.reason = chosen(recipe.backend)
+        self.parameters = () if recipe.score is None else recipe.score.parameters
+        self.rings = form.rings
+        self.takes = frozenset((*PARTS, *form.inputs) if form.scored else form.inputs)
+        self._where = f"{form.call} of {recipe.of!r}"
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *more: Never, scale: float | None = None, offset: int = 0,
-        return_lse: bool = False, slopes: Tensor | None = None, bias: Tensor | None = None,
-        sinks: Tensor | None = None, temperature: Tensor | None = None, seed: int | None = None, **unknown: Never,
+        self, q: Tensor, k: Tensor, v: Tensor, *more: Any, scale: float | None = None, offset: int = 0,
+        key_offset: int = 0, return_lse: bool = False, **inputs: Any,
     ) -> Any:  # fmt: skip
-        """Attention under the pattern, differentiable once in q, k, v and the parameters of the score.
+        """Attention under the pattern, differentiable once in all tensors.
 
         Args:
             q: queries [B, Hq, n, D], any strides.
             k: keys [B, Hkv, m, D], of q's dtype and device. Query head h uses key head `h // (Hq // Hkv)`.
             v: values [B, Hkv, m, Dv].
+            more: the weights, where the kernel is that of a gate.
             scale: factor of the logits; default that of the score, or 1 / sqrt(D).
             offset: row r of q stands at position `i = r + offset`.
+            key_offset: row c of k and v stands at position `j = c + key_offset`.
             return_lse: return (out, lse).
-            slopes, sinks, temperature: [Hq], bias: [Hq, table], seed: what `score.parameters` names, in any floating
-                dtype, on q's device; see `pidsl.score`.
+            inputs: what the recipe asks for, by name; `takes` has the names.
+                slopes, sinks, temperature [Hq], bias [Hq, table], seed: what `score.parameters` names, in any
+                    floating dtype, on q's device; see `pidsl.score`. The branches of a gate share them; `heads` have
+                    them in the order of the heads, and drop pairs by a seed for each launch.
+                weights [B, Hq, n, branches]: of a gate, of q's dtype, in the order of `gate.names`; nothing is
+                    broadcast (use `expand`).
+                output_gate [B, Hq, n] for "head", [B, Hq, n, Dv] for "element": logits, of q's dtype.
+                alpha, beta: of affine weights, a number, [Hq], or [B, Hq, n], of any floating dtype. Unless beta is
+                    the number 0, the plain program of the pattern runs a second time, with all logits 0, head
+                    dimension 8, and gradients for v alone.
+                summaries: for each level None, or the keys [B, H, spans, D] and values [B, H, spans, Dv] of its
+                    spans, each with H = Hq or Hkv. None: the default of every level, which pools q and k; it needs the
+                    queries of all tokens, so n == m and no offsets.
 
         Returns:
-            out [B, Hq, n, Dv] in q's dtype; with `return_lse` also the log-sum-exp of the logits [B, Hq, n], natural
-            log, float32 (float64 for float64), differentiable too. A row without keys has out 0 and lse -inf.
-            Inside `torch.autocast`, q, k and v are cast as for torch's scaled_dot_product_attention: to the autocast
-            dtype, float64 excepted.
+            out [B, Hq, n, Dv] in q's dtype; with `return_lse` also the log-sum-exp of the logits [B, Hq, n] (of a
+            gate [B, Hq, n, branches]), natural log, float32 (float64 for float64), differentiable too. A row without
+            keys has out 0 and lse -inf. Inside `torch.autocast`, q, k, v, weights, output_gate and summaries are cast
+            as for torch's scaled_dot_product_attention: to the autocast dtype, float64 excepted.
 
         Raises:
             ArgumentError: shapes, dtypes, devices or numbers do not fit; all faults are named, nothing has run.
             KeywordError: an argument that the kernel does not take.
             BackendError: backend "triton" with tensors that are not on a GPU (and Triton is not interpreting).
         """
-        if more or unknown:
-            refuse(self.__call__, self._where, more, unknown)
-        q, k, v = autocast(q, k, v)
-        call, faults, usable = self.check(q, k, v, scale, offset, self.rings)
+        if more or (inputs and not self.takes.issuperset(inputs)):
+            inputs = self._named(more, inputs)
+        q, k, v, inputs = self._cast(q, k, v, inputs)
+        backend, call, faults = self._checked(q, k, v, scale, offset, key_offset, inputs)
         if type(return_lse) is not bool:
             faults += check_flag("return_lse", return_lse)
-        given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
-        raise_faults([*faults, *check_parameters(self.score, self.parameters, usable, given)], self._where)
-        out, lse = self.attend(q, k, v, call, Parameters(slopes, bias, sinks, temperature, seed or 0))
+        raise_faults(faults, self._where)
+        out, lse = self.form.attend(call, backend)
         return (out, lse) if return_lse else out
 
-    @property
-    def plan(self) -> Plan:
-        """What was decided and why: print it. On Triton, for head dimensions up to 128."""
-        plan = self._made(self.chosen, 64).plan
-        return (
-            replace(plan, notes=(f"auto: {self.chosen}, {self.reason}", *plan.notes))
-            if self.backend == "auto"
-            else plan
-        )
+    def _named(self, more: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs with one given by position among them, if the form has such; else an error."""
+        name = self.form.positional
+        if name and len(more) == 1 and name not in inputs:
+            inputs, more = {**inputs, name: more[0]}, ()
+        if more or not self.takes.issuperset(inputs):
+            unknown = {name: x for name, x in inputs.items() if name not in self.takes}
+            takes = [name for name in (*PARTS, *self.form.inputs) if name in self.takes]
+            refuse(self.__call__, self._where, more, unknown, takes)
+        return inputs
 
-    def source(self, head_dim: int = 64) -> str:
-        """The text of the generated program.
+    def _cast(
+        self, q: Tensor, k: Tensor, v: Tensor, inputs: dict[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        """The tensors as `torch.autocast` would hand them to scaled_dot_product_attention; unchanged outside it."""
+        if not isinstance(q, Tensor):
+            return q, k, v, inputs
+        kind = q.device.type
+        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+            return q, k, v, inputs
+        dtype = torch.get_autocast_dtype(kind)
 
-        Args:
-            head_dim: Triton programs for head dimensions above 128 have smaller tiles.
-        """
-        return self._made(self.chosen, head_dim).program.source
+        def cast(x: Any) -> Any:
+            if isinstance(x, tuple | list):
+                return type(x)(map(cast, x))
+            floating = isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64
+            return x.to(dtype) if floating and x.device.type == kind else x
 
-    def explain(self) -> str:
-        """The pattern, the backend and why, the plan, and what the cost model rejected, as text of several lines."""
-        plan = self.plan
-        lines = [f"pattern  {self._pattern}", f"backend  {plan.backend} ({self.reason})", "", str(plan)]
-        return "\n".join(lines)
+        named = {name: cast(x) if name in self.form.cast else x for name, x in inputs.items()}
+        return cast(q), cast(k), cast(v), named
 
-    def __repr__(self) -> str:
-        score = "" if self.score is None else f", score={self.score!r}"
-        return f"pidsl.compile({self._pattern}, backend={self.backend!r}{score})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return compile, (self.term, self.backend, self.score)
-
-    def _made(self, backend: str, head_dim: int) -> Compiled:
-        key = backend, is_wide(backend, head_dim)
-        if key not in self._programs:  # another thread may write the same entry: it is the same object
-            self._programs[key] = compiled(self.term, *key, self.structure)
-        return self._programs[key]
-
-    def check(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: object, offset: object, rings: Sequence[Term]
-    ) -> tuple[Call, list[Fault], dict[str, Tensor]]:
-        """What to run, if there are no faults; the faults; and which tensors are well formed."""
+    def _checked(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: object, offset: object, key_offset: object,
+        inputs: Mapping[str, Any],
+    ) -> tuple[str, Call, list[Fault]]:  # fmt: skip
+        """The backend and what to run, if there are no faults; and the faults."""
         backend = self._backend_for(q, v)
         scale_faults, factor = check_scale(scale)
-        offset_faults, first = check_offset(offset)
-        faults, usable = check_attention(rings, backend, q, k, v, first)
-        faults = [*faults, *scale_faults, *offset_faults]
+        offset_faults, first = check_position("offset", offset)
+        key_faults, first_key = check_position("key_offset", key_offset)
+        positions = Positions(first, first_key)
+        faults, usable = check_attention(self.rings, backend, q, k, v, positions)
+        faults = [*faults, *scale_faults, *offset_faults, *key_faults]
         if self.score is not None and self.score.scale is not None:
             if factor is not None:
                 faults.append(Fault("scale", f"{scale!r}", f"None: the kernel has {self.score!r}"))
@@ -336,7 +156,11 @@ class Kernel:
             factor = recorded(factor)
         if factor is None:
             factor = 1.0 if faults else 1.0 / math.sqrt(q.shape[3])
-        return Call(backend, factor, first), faults, usable
+        if inputs or self.parameters:
+            given = {name: inputs.get(name) for name in PARTS}
+            faults += check_parameters(self.score, self.parameters, usable, given)
+        call = Call(q, k, v, factor, positions, inputs)
+        return backend, call, [*faults, *self.form.faults(call, usable, not faults)]
 
     def _backend_for(self, q: Tensor, v: Tensor) -> str:
         """`auto` leaves to torch what the Triton programs do not take."""
@@ -349,56 +173,27 @@ class Kernel:
             return "triton"
         return "torch"
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, call: Call, parameters: Parameters = NO_PARAMETERS
-    ) -> tuple[Tensor, Tensor]:
-        """(out, lse) of arguments that `check` found no fault in."""
-        return attended(lambda: self._made(call.backend, q.shape[3]), self._pattern, self.structure_text,
-                        q, k, v, call, parameters)  # fmt: skip
+    @property
+    def kernels(self) -> Mapping[str, Kernel]:
+        """The kernels of its parts: of the branches of a gate, of the distinct patterns of heads, ..."""
+        return self.form.parts
 
+    @property
+    def plan(self) -> Any:
+        """What was decided and why: print it. On Triton, for head dimensions up to 128."""
+        return self.form.plan
 
-def attended(
-    made: Callable[[], Compiled], pattern: str, structure: str | None, q: Tensor, k: Tensor, v: Tensor, call: Call,
-    parameters: Parameters,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(out, lse) of a program on checked arguments; where torch records a graph, as the op that names its pattern."""
-    if structure is None:
-        if is_traced(q, k, v):
-            return attention(q, k, v, *_numbers(call, pattern))
-        return attend(made().program, q, k, v, call.scale, call.offset)
-    if is_traced(q, k, v, *(x for x in parameters.tensors if x is not None)):
-        return score_operator.attention(
-            q, k, v, *parameters.tensors, *_numbers(call, pattern, structure), parameters.seed
-        )  # fmt: skip
-    return score_operator.attend(made().program, q, k, v, call.scale, call.offset, parameters)
+    def source(self, head_dim: int = 64) -> str:
+        """The text of the generated program; of several, one after the other under their titles.
 
+        Args:
+            head_dim: Triton programs for head dimensions above 128 have smaller tiles.
+        """
+        return self.form.source(head_dim)
 
-def _numbers(call: Call, *names: str) -> tuple[Any, ...]:
-    """What an op takes after its tensors: the scale if it is one, the texts, and the numbers."""
-    if isinstance(call.scale, Tensor):
-        return call.scale, *names, call.backend, 0.0, call.offset
-    return None, *names, call.backend, call.scale, call.offset
+    def explain(self) -> str:
+        """The pattern, the backend and why, the plan, and what the cost model rejected, as text of several lines."""
+        return self.form.explain()
 
-
-def recorded(scale: Any) -> Any:
-    """A scale as a traced call hands it to an op: as a tensor unless it is the same in every call of the graph."""
-    from torch.fx.experimental.symbolic_shapes import has_static_value
-
-    return scale if has_static_value(scale) else torch.ones((), dtype=torch.float64, device="cpu") * scale
-
-
-def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors as `torch.autocast` would hand them to scaled_dot_product_attention; unchanged outside it."""
-    first = tensors[0]
-    if not isinstance(first, Tensor):
-        return tensors
-    kind = first.device.type
-    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-        return tensors
-    dtype = torch.get_autocast_dtype(kind)
-
-    def cast(x: Tensor) -> Tensor:
-        floating = isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64
-        return x.to(dtype) if floating and x.device.type == kind else x
-
-    return tuple(map(cast, tensors))
+    def __repr__(self) -> str:
+        return f"pidsl.{self.recipe!r}"

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Never, NoReturn, overload
+from typing import Never, NoReturn, overload
 
 from pidsl.errors import KeywordError
-from pidsl.language.schedule import Schedule
-from pidsl.language.score import Score
-from pidsl.runtime.kernels.heads import HeadsKernel
-from pidsl.runtime.kernels.kernel import Backend, Kernel
-from pidsl.runtime.kernels.output import OutputGate, OutputKernel, recompiled, shown
-
-LayerKernel = Kernel | HeadsKernel | OutputKernel
+from pidsl.language.recipe import Recipe
+from pidsl.runtime.kernels.form import Plans
+from pidsl.runtime.kernels.kernel import Kernel
 
 
-class LayerKernels(Sequence[LayerKernel]):
+class LayerKernels(Sequence[Kernel]):
     """A compiled schedule: the kernel of each layer. Made by `compile`; immutable, picklable.
 
     Layers with equal patterns share one kernel.
@@ -28,21 +24,17 @@ class LayerKernels(Sequence[LayerKernel]):
     (3, True)
 
     Args:
-        schedule: the pattern, or heads, of each layer.
-        backend, score, output_gate, affine: as given to `compile`, for all layers.
+        recipe: what they were compiled from.
+        kernels: of each layer.
 
     Attributes:
-        schedule, backend, score, output_gate, affine: as given.
+        recipe: what they were compiled from.
+        schedule: the pattern, or heads, of each layer.
     """
 
-    def __init__(
-        self, schedule: Schedule, backend: Backend, score: Score | None, output_gate: OutputGate | None, affine: bool
-    ) -> None:
-        self.schedule, self.backend, self.score = schedule, backend, score
-        self.output_gate, self.affine = output_gate, affine
-        self._kernels: tuple[LayerKernel, ...] = tuple(
-            recompiled(layer, backend, score, output_gate, affine) for layer in schedule
-        )
+    def __init__(self, recipe: Recipe, kernels: Sequence[Kernel]) -> None:
+        self.recipe, self.schedule = recipe, recipe.of
+        self._kernels = tuple(kernels)
 
     def __call__(self, *given: Never, **unknown: Never) -> NoReturn:
         """A stack has other work between its layers: each kernel is called by itself.
@@ -57,22 +49,27 @@ class LayerKernels(Sequence[LayerKernel]):
         return len(self._kernels)
 
     @overload
-    def __getitem__(self, layer: int) -> LayerKernel: ...
+    def __getitem__(self, layer: int) -> Kernel: ...
     @overload
-    def __getitem__(self, layer: slice) -> tuple[LayerKernel, ...]: ...
-    def __getitem__(self, layer: int | slice) -> LayerKernel | tuple[LayerKernel, ...]:
+    def __getitem__(self, layer: slice) -> tuple[Kernel, ...]: ...
+    def __getitem__(self, layer: int | slice) -> Kernel | tuple[Kernel, ...]:
         return self._kernels[layer]
 
-    def __iter__(self) -> Iterator[LayerKernel]:
+    def __iter__(self) -> Iterator[Kernel]:
         return iter(self._kernels)
 
     @property
-    def distinct(self) -> dict[LayerKernel, tuple[int, ...]]:
+    def distinct(self) -> dict[Kernel, tuple[int, ...]]:
         """The layers of each distinct kernel, ascending."""
-        found: dict[LayerKernel, tuple[int, ...]] = {}
+        found: dict[Kernel, tuple[int, ...]] = {}
         for layer, kernel in enumerate(self._kernels):
             found[kernel] = (*found.get(kernel, ()), layer)
         return found
+
+    @property
+    def plan(self) -> Plans:
+        """The plan of each distinct kernel, under its layers."""
+        return Plans("", tuple((_named(x), kernel.plan) for kernel, x in self.distinct.items()))
 
     def source(self, head_dim: int = 64) -> str:
         """The generated program of each distinct kernel, one section each, under its layers."""
@@ -83,10 +80,7 @@ class LayerKernels(Sequence[LayerKernel]):
         return "\n\n".join(f"{_named(x)}\n{kernel.explain()}" for kernel, x in self.distinct.items())
 
     def __repr__(self) -> str:
-        return shown(self.schedule, self.backend, self.score, self.output_gate, self.affine)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return recompiled, (self.schedule, self.backend, self.score, self.output_gate, self.affine)
+        return f"pidsl.{self.recipe!r}"
 
 
 def _named(layers: tuple[int, ...]) -> str:

@@ -1,161 +1,97 @@
-"""Kernels of `summaries`: exact keys and span keys by one launch each, merged into one softmax."""
+"""Summaries: one softmax over exact keys and over spans, `merge` of a softmax over each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
-from typing import Any, Never
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from pidsl.language.summaries import Spans, Summaries
-from pidsl.runtime.call.arguments import Fault, check_flag, check_form, check_kind, raise_faults
-from pidsl.runtime.call.keywords import refuse
-from pidsl.runtime.kernels.kernel import Backend, Call, Kernel, autocast, compile
+from pidsl.language.terms import Term
+from pidsl.runtime.call.arguments import Fault, check_form, check_kind
+from pidsl.runtime.call.call import Call, Positions
+from pidsl.runtime.kernels.form import Form
+from pidsl.runtime.kernels.merge import merged
 from pidsl.runtime.kernels.pooling import block_values, pooled
+
+if TYPE_CHECKING:
+    from pidsl.runtime.kernels.kernel import Kernel
 
 Given = Sequence[tuple[Tensor, ...] | None]  # (kbar, vbar) of each level
 
 
-class SummariesKernel:
-    """Compiled `summaries`. Made by `compile`; immutable, safe to call from several threads, picklable.
+class Merge(Form):
+    """One softmax over exact keys and spans.
 
     A call runs the exact pattern, and for each level the pattern of queries and spans, each with its own log-sum-exp,
     and merges them. What spans other than blocks stand for is computed by a kernel too; blocks by batched products.
 
     Args:
         summaries: the exact pattern and the levels of spans.
-        backend: as asked for.
-
-    Attributes:
-        summaries: the exact pattern and the levels of spans.
         kernels: by name: "exact", and for level x "seen x" and, unless it has blocks, "members x".
-        backend: as asked for.
     """
 
-    def __init__(self, summaries: Summaries, backend: Backend) -> None:
-        self.summaries, self.backend = summaries, backend
-        self.kernels: dict[str, Kernel] = {"exact": compile(summaries.exact, backend)}
-        for x, level in enumerate(summaries.levels):
-            self.kernels[f"seen {x}"] = compile(level.seen, backend)
-            if level.of != "block":
-                self.kernels[f"members {x}"] = compile(level.members, backend)
-        self._where = f"kernel(q, k, v) of {summaries!r}"
+    inputs = cast = ("summaries",)
+    scored = False
 
-    def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *more: Never, scale: float | None = None, offset: int = 0,
-        summaries: Given | None = None, return_lse: bool = False, **unknown: Never,
-    ) -> Any:  # fmt: skip
-        """One softmax over exact keys and spans, differentiable once in q, k, v and the summaries.
+    def __init__(self, summaries: Summaries, kernels: Mapping[str, Kernel]) -> None:
+        self.summaries, self.parts = summaries, kernels
 
-        Args:
-            q: queries [B, Hq, n, D], any strides.
-            k: keys [B, Hkv, m, D].
-            v: values [B, Hkv, m, Dv].
-            scale: factor of all logits; default 1 / sqrt(D).
-            offset: row r of q stands at position `i = r + offset`.
-            summaries: for each level None, or the keys [B, H, spans, D] and values [B, H, spans, Dv] of its spans,
-                each with H = Hq or Hkv. None: the default of every level, which pools q and k; it needs the queries
-                of all tokens, so n == m and offset == 0.
-            return_lse: return (out, lse).
+    @property
+    def rings(self) -> tuple[Term, ...]:
+        return self.parts["exact"].form.rings
 
-        Returns:
-            out [B, Hq, n, Dv] in q's dtype; with `return_lse` also the log-sum-exp of all logits of a row [B, Hq, n].
+    def faults(self, call: Call, usable: Mapping[str, Tensor], sound: bool) -> list[Fault]:
+        levels, given = self.summaries.levels, call.inputs.get("summaries")
+        faults = [] if given is None else _check_levels(given, levels)
+        if faults or not sound:
+            return faults
+        return _check_given(usable, [None] * len(levels) if given is None else given, levels, call.positions)
 
-        Raises:
-            ArgumentError: shapes, dtypes, devices or numbers do not fit; all faults are named, nothing has run.
-            KeywordError: an argument that the kernel does not take.
-            BackendError: backend "triton" with tensors that are not on a GPU (and Triton is not interpreting).
-        """
-        if more or unknown:
-            refuse(self.__call__, self._where, more, unknown)
-        q, k, v = autocast(q, k, v)
-        exact = self.kernels["exact"]
-        call, faults, usable = exact.check(q, k, v, scale, offset, exact.rings)
-        faults += check_flag("return_lse", return_lse)
-        levels = self.summaries.levels
-        given: list[Any] = [None] * len(levels)
-        if summaries is not None:
-            shape_faults, given = _check_levels(summaries, levels)
-            faults += shape_faults
-        if not faults:
-            given = [None if own is None else autocast(*own) for own in given]
-            faults = _check_given(usable, given, levels, call.offset)
-        raise_faults(faults, self._where)
-        results = [exact.attend(q, k, v, call)]
+    def attend(self, call: Call, backend: str) -> tuple[Tensor, Tensor]:
+        """(out, lse) of a checked call."""
+        exact, levels = self.parts["exact"].form, self.summaries.levels
+        given = call.inputs.get("summaries") or [None] * len(levels)
+        results = [exact.attend(call, backend)]
         for x, (level, own) in enumerate(zip(levels, given, strict=True)):
-            kbar, vbar = self._summarised(x, level, q, k, v, call) if own is None else own
+            kbar, vbar = self._summarised(x, level, call, backend) if own is None else own
             heads = max(kbar.shape[1], vbar.shape[1])
             if kbar.shape[1] != vbar.shape[1]:
                 kbar, vbar = (bar.repeat_interleave(heads // bar.shape[1], 1) for bar in (kbar, vbar))
-            results.append(self.kernels[f"seen {x}"].attend(q, kbar, vbar, call))
-        out, lse = merge(results)
-        return (out, lse) if return_lse else out
+            spans = call._replace(k=kbar, v=vbar, positions=Positions(call.positions.offset))
+            results.append(self.parts[f"seen {x}"].form.attend(spans, backend))
+        return merged(results)
 
-    def _summarised(self, x: int, level: Spans, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    def _summarised(self, x: int, level: Spans, call: Call, backend: str) -> tuple[Tensor, Tensor]:
         """kbar [B, Hkv, spans, D] and vbar [B, Hq, spans, Dv]."""
-        qbar = pooled(q, level)
+        qbar = pooled(call.q, level)
         if level.of == "block":
-            return pooled(k, level), block_values(qbar, k, v, level.size, call.scale)
-        return pooled(k, level), self.kernels[f"members {x}"].attend(qbar, k, v, call)[0]
-
-    def source(self, head_dim: int = 64) -> str:
-        """The generated programs, one after the other, under their names."""
-        return "\n\n".join(f"# {name}\n{kernel.source(head_dim)}" for name, kernel in self.kernels.items())
-
-    def explain(self) -> str:
-        """The explanation of each kernel, under its name."""
-        return "\n\n".join(f"{name}\n{kernel.explain()}" for name, kernel in self.kernels.items())
-
-    def __repr__(self) -> str:
-        return f"pidsl.compile({self.summaries!r}, backend={self.backend!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return compile, (self.summaries, self.backend)
+            return pooled(call.k, level), block_values(qbar, call.k, call.v, level.size, call.scale)
+        return pooled(call.k, level), self.parts[f"members {x}"].form.attend(call._replace(q=qbar), backend)[0]
 
 
-def merge(results: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Attention over the union of disjoint sets of keys, from (out, lse) over each; differentiable.
-
-    `lse = log sum over sets s of exp(lse_s)`, `out = sum over s of exp(lse_s - lse) out_s`; 0 and -inf for rows that
-    have no key in any set.
-    """
-    if len(results) == 1:
-        return results[0]
-    lses = torch.stack([lse for _, lse in results], -1)
-    top = lses.detach().amax(-1, keepdim=True)
-    top = torch.where(top == -torch.inf, 0.0, top)
-    weights = (lses - top).exp()
-    total = weights.sum(-1, keepdim=True)
-    dead = total == 0
-    total = torch.where(dead, 1.0, total)
-    shares = weights / total
-    parts = [out * shares[..., s, None] for s, (out, _) in enumerate(results)]  # float32, of half precision outputs
-    lse = torch.where(dead, -torch.inf, total.log() + top).squeeze(-1)
-    return reduce(torch.add, parts).to(results[0][0].dtype), lse
-
-
-def _check_levels(summaries: object, levels: Sequence[Spans]) -> tuple[list[Fault], list[Any]]:
-    """Faults of what should be None or (kbar, vbar) for each level; and what was given, as tuples of tensors."""
+def _check_levels(summaries: object, levels: Sequence[Spans]) -> list[Fault]:
+    """Faults of what should be None or (kbar, vbar) for each level."""
     hint = "summaries=[(kbar, vbar), ...]"
     if not isinstance(summaries, Sequence) or isinstance(summaries, str | bytes):
-        return [Fault("summaries", type(summaries).__name__, "a list: None or (kbar, vbar) for each level", hint)], []
+        return [Fault("summaries", type(summaries).__name__, "a list: None or (kbar, vbar) for each level", hint)]
     if len(summaries) != len(levels):
-        return [Fault("summaries", f"{len(summaries)} levels", f"{len(levels)}, one for each level of spans", hint)], []
-    faults = [
+        return [Fault("summaries", f"{len(summaries)} levels", f"{len(levels)}, one for each level of spans", hint)]
+    return [
         Fault("summaries", f"{_kinds(own)} for level {x}", "None or (kbar, vbar)", hint)
         for x, own in enumerate(summaries)
         if own is not None and not (isinstance(own, tuple | list) and len(own) == 2)
     ]
-    return faults, list(summaries)
 
 
 def _kinds(own: object) -> str:
     return f"{len(own)} tensors" if isinstance(own, tuple | list) else type(own).__name__
 
 
-def _check_given(usable: dict[str, Tensor], given: Given, levels: Sequence[Spans], offset: int) -> list[Fault]:
+def _check_given(
+    usable: Mapping[str, Tensor], given: Given, levels: Sequence[Spans], positions: Positions
+) -> list[Fault]:
     """Faults of the summaries, given tensors that fit each other."""
     q, k, v = (usable[name] for name in "qkv")
     n, m = q.shape[2], k.shape[2]
@@ -163,14 +99,15 @@ def _check_given(usable: dict[str, Tensor], given: Given, levels: Sequence[Spans
     if q.shape[1] == 0 or k.shape[1] == 0:
         got = f"{q.shape[1]} heads with {k.shape[1]} kv_heads"
         return [Fault("q", got, "at least 1 head: spans are summed up by head")]
-    if (n != m or offset) and any(own is None for own in given):
-        got = f"{n} queries from position {offset} on with {m} keys"
+    if (n != m or any(positions)) and any(own is None for own in given):
+        got = f"{n} queries from position {positions.offset} on with {m} keys"
+        got += f" from position {positions.key_offset} on" if positions.key_offset else ""
         expected = "the queries of all tokens, which the default summaries pool"
         faults.append(Fault("q", got, expected, "summaries=[(kbar, vbar), ...], kept from earlier"))
     for x, (level, own) in enumerate(zip(levels, given, strict=True)):
         if own is None:
             continue
-        count = level.count(m)
+        count = level.count(m + positions.key_offset)
         for name, bar, width in (("kbar", own[0], q.shape[3]), ("vbar", own[1], v.shape[3])):
             where = f"{name} of level {x}"
             if fault := check_form(where, bar, "[batch, heads, spans, dim]"):
@@ -180,5 +117,11 @@ def _check_given(usable: dict[str, Tensor], given: Given, levels: Sequence[Spans
             heads = k.shape[1] if bar.shape[1] == k.shape[1] else q.shape[1]
             want = [q.shape[0], heads, count, width]
             if list(bar.shape) != want:
-                faults.append(Fault(where, f"shape {list(bar.shape)}", f"{want}: {count} spans over {m} tokens"))
+                faults.append(
+                    Fault(
+                        where,
+                        f"shape {list(bar.shape)}",
+                        f"{want}: {count} spans over {m + positions.key_offset} tokens",
+                    )
+                )
     return faults

@@ -1,0 +1,120 @@
+"""What goes with what: the parts of a kernel's specification, and the pairs of them that have no meaning together.
+
+`REFUSED` is the only place that refuses a pair, and docs/goes_with.md, which `page` writes, shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import NamedTuple
+
+from pidsl.errors import TermError
+
+PARTS: Mapping[str, str] = {  # how each is asked for
+    "gate": "`gate(local=term, skip=term)`",
+    "heads": "`heads([(count, term), ...])`",
+    "layers": "`layers([term, ...])`",
+    "summaries": "`summaries(term, [spans(...), ...])`",
+    "score": "`score(softcap=..., alibi=True, ...)`",
+    "dropout": "`score(dropout=...)`",
+    "output gate": '`output_gate="head"`',
+    "affine weights": "`affine=True`",
+}
+
+
+class Refusal(NamedTuple):
+    """Why two parts do not go together, and what to write instead."""
+
+    why: str
+    hint: str = ""
+
+
+REFUSED: Mapping[frozenset[str], Refusal] = {
+    frozenset(pair): refusal
+    for pair, refusal in {
+        ("gate", "heads"): Refusal(
+            "the branches of a gate are weighed for all heads of a call",
+            "a kernel for each group of heads, called with its query heads: q[:, :4]",
+        ),
+        ("gate", "layers"): Refusal(
+            "layers are patterns that information flows over; weights are given to one call",
+            "a kernel for each layer: [pidsl.compile(layer) for layer in model]",
+        ),
+        ("gate", "summaries"): Refusal("a gate has a softmax for each branch, summaries are one softmax over all keys"),
+        ("gate", "affine weights"): Refusal(
+            "each branch of a gate has weights of its own", "a kernel with affine=True for each branch"
+        ),
+        ("heads", "summaries"): Refusal("the spans of a kernel are the same for all its heads"),
+        ("layers", "summaries"): Refusal("layers are patterns of tokens, and spans are none"),
+        ("summaries", "score"): Refusal("a span has no lag, and its key stands for several logits"),
+        ("summaries", "dropout"): Refusal("a span has no lag, and its key stands for several logits"),
+        ("summaries", "affine weights"): Refusal(
+            "the value of a span is a softmax, and its tokens have no weights of their own"
+        ),
+    }.items()
+}
+
+
+def check_together(parts: Iterable[str], given: str, where: str = "") -> None:
+    """Raise for two parts that do not go together.
+
+    Args:
+        parts: names of `PARTS`.
+        given: what they are parts of, for the message.
+        where: the call.
+
+    Raises:
+        TermError: a pair of them is refused.
+    """
+    for pair in combinations(parts, 2):
+        if refusal := REFUSED.get(frozenset(pair)):
+            raise TermError(given, f"{pair[0]} or {pair[1]}, one of the two: {refusal.why}", where, refusal.hint)
+
+
+def check_inside(outer: str, value: object, given: str, where: str) -> None:
+    """Raise for a value of a kind that does not go together with the kind it is put into.
+
+    Args:
+        outer: the kind.
+        value: what is put into it.
+        given, where: for the message.
+
+    Raises:
+        TermError: the pair is refused.
+    """
+    inner = getattr(type(value), "part", outer)
+    if inner != outer:
+        check_together((outer, inner), given, where)
+
+
+def page() -> str:
+    """docs/goes_with.md."""
+    names = list(PARTS)
+    lines = [
+        "# What goes with what",
+        "",
+        "Written by `pidsl.language.goes_with.page()` from the table that refuses pairs. A number refers to the reasons",
+        "below; where one kind of pattern may stand inside another, it is that way only: layers of heads.",
+        "",
+        "| | " + " | ".join(names) + " |",
+        "|---|" + "---|" * len(names),
+    ]
+    reasons: list[str] = []
+    for a in names:
+        cells = []
+        for b in names:
+            if a == b:
+                cells.append("")
+            elif refusal := REFUSED.get(frozenset((a, b))):
+                if refusal.why not in reasons:
+                    reasons.append(refusal.why)
+                cells.append(f"no ({reasons.index(refusal.why) + 1})")
+            else:
+                cells.append("yes")
+        lines.append(f"| {a}: {PARTS[a]} | " + " | ".join(cells) + " |")
+    hints = {refusal.why: refusal.hint for refusal in REFUSED.values()}
+    lines.append("")
+    for number, why in enumerate(reasons, 1):
+        lines.append(f"{number}. {why}" + (f"; instead: {hints[why]}" if hints[why] else ""))
+    return "\n".join(lines) + "\n"
