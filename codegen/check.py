@@ -25,22 +25,13 @@ from math import prod
 
 import islpy as isl
 
+from pidsl.codegen.choice.cost import BACKENDS
 from pidsl.codegen.choice.lists import Listed, separate
 from pidsl.codegen.choice.parts import lags_of
 from pidsl.codegen.choice.pieces import without_ends
-from pidsl.codegen.choice.together import share
-from pidsl.codegen.plan.nodes import (
-    BoxSweep,
-    DiagonalPiece,
-    GridPiece,
-    Layout,
-    ListPiece,
-    Piece,
-    Plan,
-    Run,
-    Sweep,
-    TilePiece,
-)
+from pidsl.codegen.plan.heads import share
+from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Piece, Plan, TilePiece
+from pidsl.codegen.plan.walks import BoxSweep, Layout, Run, Sweep
 from pidsl.codegen.tiling.coordinates import Coordinates, coordinates, mask
 from pidsl.errors import PlanError
 from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, Var, substitute_pred
@@ -93,7 +84,7 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
             at = coordinates(piece.layout, square)
             faults += [f"piece {k}: {x}" for x in check_mask(piece, at)]
             faults += [f"piece {k}: {x}" for x in check_shifts(piece, at)]
-            for sweep in _sweeps(piece):
+            for sweep in dict.fromkeys(piece.sweeps):
                 faults += [f"piece {k}, over {sweep.over}: {x}" for x in check_sweep(piece, sweep, at)]
     if faults:
         raise _wrong(plan, faults)
@@ -109,7 +100,7 @@ def _wrong(plan: Plan, faults: Sequence[str]) -> PlanError:
 
 def check_fields(piece: Piece, plan: Plan) -> Iterator[str]:
     """The right dimensions are swept, in tiles that the backend has, and a layout says one thing."""
-    backend = plan.backend
+    backend = BACKENDS[plan.backend]
     if isinstance(piece.layout, Layout) and piece.layout.frame != plan.frame:
         yield "a layout of other positions of keys than the plan's"
     if isinstance(piece, DiagonalPiece):
@@ -117,28 +108,25 @@ def check_fields(piece: Piece, plan: Plan) -> Iterator[str]:
             yield "diagonals have no layout but the identity"
         return
     if isinstance(piece, ListPiece):
-        sizes = [piece.rows, piece.cols, piece.back_rows]
+        sizes = [x for x in (piece.rows, piece.cols, piece.back_rows) if x is not None]
+        if (piece.back_rows is None) != (backend.grad_key is None):
+            yield "a sweep that is not there, or that nobody runs"
     else:
-        sweeps = piece.forward, piece.grad_query, piece.grad_key
-        if [x.over for x in sweeps] != ["keys", "keys", "queries"]:
-            yield "a sweep goes over the wrong dimension"
+        if [x.over for x in piece.sweeps] != ["keys", "keys", "queries"][: len(backend.passes)]:
+            yield "a sweep goes over the wrong dimension, or is not there"
         if isinstance(piece, GridPiece):
             yield from _grid_fields(piece)
         else:
             yield from _layout_fields(piece.layout)
-            if any(run.step < 1 for sweep in _sweeps(piece) for run in sweep.runs):
+            if any(run.step < 1 for sweep in piece.sweeps for run in sweep.runs):
                 yield "a run that does not go on"
-            if backend == "torch" and any(sweep.cols != 1 for sweep in _sweeps(piece)):
-                yield "tiles of torch are exact ranges of keys"
-        sizes = [x for sweep in sweeps for x in _sizes(sweep)]
+            if backend.exact and any(sweep.cols != 1 for sweep in piece.sweeps):
+                yield "tiles that are no exact ranges of keys"
+        sizes = [x for sweep in piece.sweeps for x in _sizes(sweep)]
     if any(x < 1 for x in sizes):
         yield "a tile without pairs"
-    elif backend == "triton" and any(x < SMALLEST or x & (x - 1) for x in sizes):
+    elif not backend.exact and any(x < SMALLEST or x & (x - 1) for x in sizes):
         yield f"a tile that is no power of two, or below {SMALLEST}"
-
-
-def _sweeps(piece: TilePiece) -> tuple[Sweep, Sweep, Sweep]:
-    return piece.forward, piece.grad_query, piece.grad_key
 
 
 def _sizes(sweep: Sweep | BoxSweep) -> tuple[int, int]:
@@ -160,12 +148,12 @@ def _layout_fields(layout: Layout) -> Iterator[str]:
 
 def _grid_fields(piece: GridPiece) -> Iterator[str]:
     lengths = piece.layout.lengths
-    axes = [piece.keep, *(x for s in (piece.forward, piece.grad_query, piece.grad_key) for x in _per_axis(s))]
+    axes = [piece.keep, *(x for s in piece.sweeps for x in _per_axis(s))]
     if not lengths or any(len(x) != len(lengths) for x in axes):
         yield "not every axis is told"
     if any(x is None for x in lengths[1:]) or any(x is not None and x < 1 for x in lengths):
         yield "only the first axis goes on, and none is empty"
-    if any(last is None and length is not None for s in (piece.forward, piece.grad_query, piece.grad_key)
+    if any(last is None and length is not None for s in piece.sweeps
            for last, length in zip(s.last, lengths, strict=False)):  # fmt: skip
         yield "an axis that ends has no last box"
 
@@ -303,7 +291,7 @@ def check_shifts(piece: TilePiece, at: Coordinates) -> Iterator[str]:
     kept = _kept(piece, at)
     simple = mask(at, at.points(piece.relation))
     here = at.exists - at.exists
-    for sweep in (piece.forward, piece.grad_query):
+    for sweep in dict.fromkeys((piece.forward, piece.grad_query)):
         rows, cols = sweep.rows, sweep.cols
         tiles = f"{rows} t <= a < {rows} t + {rows} and {cols} x <= b < {cols} x + {cols}"
         pairs = read_map(f"[{at.parameters}] -> {{ [t, x] -> [a, b] : {tiles} }}")
@@ -342,7 +330,7 @@ def check_grid(piece: GridPiece) -> Iterator[str]:
     flat = frame.map("[[r] -> [j]] -> [r, j]")
     if not said.is_equal(piece.relation.intersect_params(frame.compared()).wrap().apply(flat)):
         yield "the axes of the grid are not the piece"
-    for sweep in (piece.forward, piece.grad_query, piece.grad_key):
+    for sweep in dict.fromkeys(piece.sweeps):
         for axis, (length, keep) in enumerate(zip(grid.lengths, piece.keep, strict=True)):
             if not _box_covers(sweep, axis, length, keep):
                 yield f"over {sweep.over}: a pair on axis {axis} is not visited"

@@ -13,14 +13,15 @@ import islpy as isl
 
 from pidsl.codegen.choice.boxes import Boxes
 from pidsl.codegen.choice.choose import choose_layouts
-from pidsl.codegen.choice.cost import PRICES, REFERENCE, Prices
+from pidsl.codegen.choice.cost import BACKENDS, REFERENCE, Backend
 from pidsl.codegen.choice.envelope import Envelope, envelope, envelope_piece, on_grids
 from pidsl.codegen.choice.grid_axes import axes_of
-from pidsl.codegen.choice.lists import Listed, list_piece, separate
+from pidsl.codegen.choice.lists import list_piece, separate
 from pidsl.codegen.choice.packing import packed_pieces, packings
 from pidsl.codegen.choice.parts import MAX_PARTS, part, parts, reference
 from pidsl.codegen.choice.pieces import MAX_PIECES, attended, masked_piece, pieces, union_of
-from pidsl.codegen.plan.nodes import Alternative, DiagonalPiece, Layout, Piece, Plan
+from pidsl.codegen.plan.nodes import Alternative, DiagonalPiece, Piece, Plan
+from pidsl.codegen.plan.walks import Layout
 from pidsl.codegen.tiling.coordinates import coordinates
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Add, Compare, Var
@@ -40,7 +41,7 @@ def lower(
 
     Args:
         term: a term without unbound symbols.
-        backend: "triton" or "torch": whose prices and tile sizes to plan with.
+        backend: one of `BACKENDS`: whose prices and tile sizes to plan with.
         head_dim: head dims above 128 get smaller tiles on Triton.
         size: (rows, keys) of tiles; None: the cheapest.
         frame: MOVED for keys that start at a position `key_offset`.
@@ -50,42 +51,36 @@ def lower(
         TooHardError: isl cannot compute the relation of the term within its limit.
     """
     require_concrete(term, "compile the pattern")
+    whose = BACKENDS[backend].for_head_dim(head_dim)
     if (listed := separate(term)) is not None:
-        return _with_list(term, backend, listed, lower(listed.other, backend, head_dim, size, frame), head_dim)
-    prices = _prices(backend, head_dim)
+        return _with_list(term, list_piece(listed, whose, frame), lower(listed.other, backend, head_dim, size, frame))
     if size is not None:
-        prices = replace(prices, sizes=(size,))
+        whose = whose.in_tiles((size,))
     relation = rows_relation(term, frame)
     square = needs_square(term)
     try:
         with limited(f"the plan of {term!r}", OPERATIONS):
             own = envelope(term) if on_grids(term) else None
             if own is not None:
-                return _on_grids(term, backend, own, relation, prices)
+                return _on_grids(term, whose, own, relation)
             found = parts(relation)
             length = reference(found)
             rows, others = packings(found, square) if len(found) > MAX_PIECES else ([], found)
             if len(others) > MAX_PARTS:  # no packing: one mask over all of them
                 others = [part(union_of(others))]
-            choices, rejected = choose_layouts(others, prices, square, length)
-            made = pieces(choices, prices, backend, square, length)
-            made = (*(x for row in rows for x in packed_pieces(row, prices, backend, square, length)), *made)
+            choices, rejected = choose_layouts(others, whose.prices, square, length)
+            made = pieces(choices, whose, square, length)
+            made = (*(x for row in rows for x in packed_pieces(row, whose, square, length)), *made)
             return replace(_plan(term, backend, made, relation, rejected), reference=length)
     except TooHardError:
         with limited(f"the mask of {term!r}", OPERATIONS):
-            everything = masked_piece(relation, coordinates(Layout(frame=frame), square), prices)
+            everything = masked_piece(relation, coordinates(Layout(frame=frame), square), whose)
             plan = _plan(term, backend, (everything,), relation, [])
             return replace(plan, notes=("isl's limit struck while planning: every tile is computed, with a mask",))
 
 
-def _prices(backend: str, head_dim: int) -> Prices:
-    prices = PRICES[backend]
-    return prices if head_dim <= 128 else replace(prices, sizes=prices.large_head_sizes)
-
-
-def _with_list(term: Term, backend: str, listed: Listed, plan: Plan, head_dim: int) -> Plan:
+def _with_list(term: Term, piece: Piece, plan: Plan) -> Plan:
     """The plan of all other pairs, and the list."""
-    piece = list_piece(listed, _prices(backend, head_dim), plan.frame)
     keys, rows = plan.attended_keys, plan.attended_rows
     if keys is not None or rows is not None:  # the list may attend more
         return replace(
@@ -94,7 +89,7 @@ def _with_list(term: Term, backend: str, listed: Listed, plan: Plan, head_dim: i
     return replace(plan, term=term, pieces=(*plan.pieces, piece))
 
 
-def _on_grids(term: Term, backend: str, own: Envelope, relation: isl.Map, prices: Prices) -> Plan:
+def _on_grids(term: Term, backend: Backend, own: Envelope, relation: isl.Map) -> Plan:
     """A piece for every term of a union, less those before it: grids first, in boxes.
 
     Which tokens of a part of a grid take part is a long condition: what is on the grid is told instead.
@@ -110,14 +105,14 @@ def _on_grids(term: Term, backend: str, own: Envelope, relation: isl.Map, prices
         rest = word if done is None else word - done
         done = word if done is None else done | word
         if rest == word and isinstance(word, Neighborhood | Halo):
-            found.append(Boxes(axes_of(word, split=True)).piece(rows_relation(word, frame), prices, backend))
+            found.append(Boxes(axes_of(word, split=True)).piece(rows_relation(word, frame), backend))
             continue
         within = envelope(rest)
         assert within is not None, rest  # as the whole has one
-        found.append(envelope_piece(within, rows_relation(rest, frame), at, prices, backend))
+        found.append(envelope_piece(within, rows_relation(rest, frame), at, backend))
         notes = ("parts that are no boxes of a grid have one mask each, within bounds read off the term",)
     return Plan(
-        term, backend, tuple(found), keys, rows, relation,
+        term, backend.name, tuple(found), keys, rows, relation,
         notes=notes, attended_exact=False, reference=REFERENCE, frame=frame,
     )  # fmt: skip
 

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pidsl.codegen.choice.cost import BACKWARD_ROWS, KEY_GRADIENT_ROWS, LONGEST, REFERENCE, Prices, cheapest
-from pidsl.codegen.choice.grid_axes import GridAxis, plus, times
-from pidsl.codegen.plan.nodes import BoxSweep, Grid, GridPiece, Over
-from pidsl.codegen.tiling.tiles import greatest, smallest
+from pidsl.codegen.choice.cost import LONGEST, REFERENCE, Backend, Prices, Rows, cheapest
+from pidsl.codegen.choice.grid_axes import GridAxis
+from pidsl.codegen.plan.nodes import GridPiece
+from pidsl.codegen.plan.walks import BoxSweep, Grid, Over
+from pidsl.language.algebra import greatest, plus, smallest, times
 from pidsl.language.expr import Index, Sub, Var, evaluate, holds, simplify
 
 LIKELY = 3  # boxes of so many queries that are looked at with every box of keys: those that meet fewest keys
@@ -76,22 +77,16 @@ class Boxes:
         self._cheapest: dict[int, tuple[Prices, Sizes]] = {}
         self._spans = cache(self._find_span)
 
-    def piece(self, relation: Any, prices: Prices, backend: str) -> GridPiece:
+    def piece(self, relation: Any, backend: Backend) -> GridPiece:
         """The cheapest piece of a backend, and the loops of its programs."""
-        found = self.cheapest(prices)
+        found, keys = self.cheapest(backend.prices), backend.grad_key
         own, swept = found.own, found.swept
-        forward = self.sweep("keys", own, swept)
-        if backend == "torch":  # one program gives all gradients
-            grad_query, grad_key = forward, self.sweep("queries", swept, own)
-        else:
-            grad_query = self.sweep("keys", self._cut(own, BACKWARD_ROWS), swept)
-            grad_key = self.sweep("queries", swept, self._cut(own, KEY_GRADIENT_ROWS))
         return GridPiece(
             layout=self.grid,
             keep=tuple(x.keep(A, B) for x in self.axes),
-            forward=forward,
-            grad_query=grad_query,
-            grad_key=grad_key,
+            forward=self.sweep("keys", own, swept),
+            grad_query=self.sweep("keys", self._cut(own, backend.grad_query), swept),
+            grad_key=None if keys is None else self.sweep("queries", swept, self._cut(own, keys)),
             relation=relation,
             reference=self._reference(),
         )
@@ -156,10 +151,10 @@ class Boxes:
         return self.length // stride * stride or self.length
 
     @staticmethod
-    def _cut(box: Box, rows: int) -> Box:
+    def _cut(box: Box, rows: Rows) -> Box:
         """The box halved along its longest axes until it has at most so many tokens."""
         out = list(box)
-        while prod(out) > rows:
+        while prod(out) > rows.most:
             k = max(range(len(out)), key=lambda x: out[x])
             out[k] //= 2
         return tuple(out)

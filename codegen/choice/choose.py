@@ -9,7 +9,8 @@ from pidsl.codegen.choice.boxes import Boxes
 from pidsl.codegen.choice.cost import Prices, Shape, best_tiles, shape
 from pidsl.codegen.choice.digits import products
 from pidsl.codegen.choice.parts import Part
-from pidsl.codegen.plan.nodes import Alternative, Grid, Layout
+from pidsl.codegen.plan.nodes import Alternative
+from pidsl.codegen.plan.walks import Grid, Layout
 from pidsl.codegen.tiling.bands import Placed, place
 from pidsl.codegen.tiling.coordinates import coordinates
 

@@ -8,7 +8,7 @@ are in nanoseconds per head at head dim 64; only their ratios matter.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ import islpy as isl
 import numpy as np
 from numpy.typing import NDArray
 
+from pidsl.codegen.plan.walks import Pass
 from pidsl.codegen.tiling.bands import Placed
 from pidsl.codegen.tiling.coordinates import mask_pred
 from pidsl.codegen.tiling.forms import Form
@@ -30,8 +31,6 @@ CLASSES = 8  # residue classes looked at
 SAMPLE = 24  # rows looked at where a band holds more than its piece
 WASTE = 2.0  # computed pairs per attended one, beyond which a leaner way is taken where it costs about the same
 CLOSE = 1.2  # times the least cost: about the same, as far as this model can tell
-BACKWARD_ROWS = 64  # rows of a tile in the gradient programs: at most (triton), or about, where fewer (torch)
-KEY_GRADIENT_ROWS = 32  # most rows of a tile of the dK/dV kernels (triton)
 GRAIN = 16  # rows whose keys are looked at together
 NEVER = np.iinfo(np.int64).max  # the first key of a row without keys
 
@@ -48,15 +47,63 @@ class Prices:
     diagonal: float  # one attended pair, elementwise
     gather: float  # one key of a box, which is no strided view
     sizes: tuple[tuple[int, int], ...]  # (rows, cols) of tiles
-    large_head_sizes: tuple[tuple[int, int], ...]  # the same for head dims above 128
 
     def pair_cost(self, rows: int) -> float:
         """One computed pair in a tile of this many rows."""
         return self.pair * self.small[min(self.small, key=lambda known: abs(known - rows))]
 
 
-PRICES = {
-    "triton": Prices(
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of the tiles of a backward program, from those of the forward one."""
+
+    least: int = 1  # about; a multiple of the forward tile
+    most: int = 1 << 30
+
+    def of(self, rows: int) -> int:
+        """For a forward program with tiles of so many rows."""
+        return min(rows, self.most) * max(1, self.least // rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What counts where each tile is a call, but for tiles with one mask, which are computed in one together."""
+
+    few: int  # tiles of a piece that may well be calls of their own;
+    alone: int  # rows of a tile where they are more
+    split: int  # keys per row above which unmasked runs pay for the merge with masked ones
+    parts: int  # of a packing that are pieces of their own
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What a backend asks of a plan; an emitter and a program make it one that runs."""
+
+    name: str
+    prices: Prices
+    wide: tuple[tuple[int, int], ...]  # `prices.sizes` for head dims above 128
+    exact: bool  # tiles are exact ranges of keys (cols 1); else both sides are powers of two, 16 or more
+    grad_query: Rows
+    grad_key: Rows | None  # None: the program of `grad_query` gives all gradients
+    calls: Calls | None = None
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The passes that have programs of their own."""
+        return ("forward", "grad_query") if self.grad_key is None else ("forward", "grad_query", "grad_key")
+
+    def for_head_dim(self, head_dim: int) -> Backend:
+        """With the tile sizes for a head dim."""
+        return self if head_dim <= 128 else self.in_tiles(self.wide)
+
+    def in_tiles(self, sizes: tuple[tuple[int, int], ...]) -> Backend:
+        """With these tile sizes."""
+        return replace(self, prices=replace(self.prices, sizes=sizes))
+
+
+TRITON = Backend(
+    name="triton",
+    prices=Prices(
         pair=1.0,
         small={128: 1.0, 64: 1.1, 32: 1.8, 16: 3.0},
         tile=1500.0,
@@ -65,9 +112,15 @@ PRICES = {
         diagonal=120.0,
         gather=0.0,
         sizes=((128, 64), (64, 64), (32, 32), (16, 16)),
-        large_head_sizes=((64, 32), (32, 32), (16, 16)),
     ),
-    "torch": Prices(
+    wide=((64, 32), (32, 32), (16, 16)),
+    exact=False,
+    grad_query=Rows(most=64),
+    grad_key=Rows(most=32),  # two accumulators: fewer rows keep them in registers at head dim 128 (sm_90)
+)
+TORCH = Backend(
+    name="torch",
+    prices=Prices(
         pair=3.2,
         small={512: 0.97, 256: 0.97, 128: 1.0, 64: 1.08, 32: 1.1, 16: 1.7},
         tile=0.0,
@@ -76,9 +129,14 @@ PRICES = {
         diagonal=75.0,
         gather=60.0,
         sizes=((512, 1), (256, 1), (128, 1), (64, 1), (32, 1), (16, 1)),
-        large_head_sizes=((512, 1), (256, 1), (128, 1), (64, 1), (32, 1), (16, 1)),
     ),
-}
+    wide=((512, 1), (256, 1), (128, 1), (64, 1), (32, 1), (16, 1)),
+    exact=True,
+    grad_query=Rows(least=64),
+    grad_key=None,  # it sweeps keys and folds what falls on the same key
+    calls=Calls(few=4, alone=256, split=2048, parts=512),
+)
+BACKENDS = {x.name: x for x in (TRITON, TORCH)}
 
 
 Ends = tuple[NDArray[np.int64], NDArray[np.int64]]  # first and last key [classes, rows]; NEVER and -1 where none is

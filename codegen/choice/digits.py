@@ -19,12 +19,12 @@ import islpy as isl
 
 from pidsl.codegen.choice.cost import LONGEST
 from pidsl.codegen.choice.grid_axes import Bound, GridAxis
-from pidsl.codegen.plan.nodes import Grid, Over
+from pidsl.codegen.plan.walks import Grid, Over
 from pidsl.codegen.tiling.bands import Bound as BandBound
 from pidsl.codegen.tiling.bands import band
 from pidsl.codegen.tiling.forms import predicate
-from pidsl.codegen.tiling.tiles import greatest, smallest
 from pidsl.errors import TooHardError
+from pidsl.language.algebra import greatest, smallest
 from pidsl.language.expr import Index, substitute, substitute_pred
 from pidsl.relation.frame import Frame, frame_of
 from pidsl.relation.isl import coalesced, convex_parts, limited, read_map, read_set

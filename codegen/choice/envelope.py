@@ -21,22 +21,20 @@ from typing import Any
 import numpy as np
 
 from pidsl.codegen.choice.cost import (
-    BACKWARD_ROWS,
     GRAIN,
-    KEY_GRADIENT_ROWS,
     NEVER,
     REFERENCE,
-    Prices,
+    Backend,
     Shape,
     best_tiles,
     grouped,
 )
-from pidsl.codegen.choice.grid_axes import GridAxis, axes_of, div, mod, plus, times
-from pidsl.codegen.choice.pieces import UNBATCHED
-from pidsl.codegen.plan.nodes import Over, Run, Sweep, TilePiece
+from pidsl.codegen.choice.grid_axes import GridAxis, axes_of
+from pidsl.codegen.plan.nodes import TilePiece
+from pidsl.codegen.plan.walks import Over, Run, Sweep
 from pidsl.codegen.tiling.coordinates import Coordinates
-from pidsl.codegen.tiling.tile_sets import every_tile, last_tile
-from pidsl.codegen.tiling.tiles import greatest, smallest
+from pidsl.codegen.tiling.tile_sets import last_tile
+from pidsl.language.algebra import div, greatest, mod, plus, smallest, times
 from pidsl.language.expr import (
     Add,
     And,
@@ -206,7 +204,7 @@ def _most(axes: list[GridAxis], position: Index, side: str) -> Index:
 
 
 def envelope_piece(
-    found: Envelope, relation: Any, at: Coordinates, prices: Prices, backend: str, *, dense: bool = False
+    found: Envelope, relation: Any, at: Coordinates, backend: Backend, *, dense: bool = False
 ) -> TilePiece:  # fmt: skip
     """The whole relation in masked tiles within its envelope; layout: identity.
 
@@ -214,30 +212,23 @@ def envelope_piece(
         found: the envelope, `dense` when the relation is about all of it.
         relation: the pairs.
         at: the identity.
-        prices: of the backend.
-        backend: "triton" or "torch".
+        backend: whose tiles.
         dense: see `found`.
     """
-    outline = _outline(found, dense)
-    size = best_tiles(outline, prices)
+    size = best_tiles(_outline(found, dense), backend.prices)
     rows, cols = size.rows, size.cols
-    if backend == "torch":  # no two tiles have the same mask, so each is a call of its own
-        rows = max(rows, UNBATCHED)
+    if backend.calls:  # no two tiles have the same mask
+        rows = max(rows, backend.calls.alone)
     forward = _sweep(found, at, "keys", rows, cols)
-    if backend == "torch":
-        grad_query, grad_key = forward, every_tile(at, "queries", rows, cols)
-    else:
-        back = min(rows, BACKWARD_ROWS)
-        grad_query = forward if back == rows else _sweep(found, at, "keys", back, cols)
-        grad_key = _sweep(found, at, "queries", min(rows, KEY_GRADIENT_ROWS), cols)
+    back, keys = backend.grad_query.of(rows), backend.grad_key
     return TilePiece(
         layout=at.layout,
         keep=fold(
             substitute_pred(found.keep, {"i": Add(Var("a"), Var("offset")), "j": at.layout.frame.key_at(Var("b"))})
         ),
         forward=forward,
-        grad_query=grad_query,
-        grad_key=grad_key,
+        grad_query=forward if back == rows else _sweep(found, at, "keys", back, cols),
+        grad_key=None if keys is None else _sweep(found, at, "queries", keys.of(rows), cols),
         relation=relation,
         reference=REFERENCE,
     )

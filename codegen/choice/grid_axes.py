@@ -12,44 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pidsl.codegen.tiling.tiles import greatest, smallest
+from pidsl.language.algebra import div, greatest, mod, plus, smallest, times
 from pidsl.language.expr import (
-    Add,
     And,
     Compare,
-    FloorDiv,
     Index,
-    Mod,
-    Mul,
     Not,
     Or,
     Pred,
     Truth,
-    simplify,
 )  # fmt: skip
 from pidsl.language.terms import Halo, Neighborhood
 
 Bound = Callable[[Index, Index], Index]  # of the first and the last of neighbouring tokens
-
-
-def plus(x: Index, constant: Index) -> Index:
-    """`x + constant`, simplified."""
-    return simplify(Add(x, constant))
-
-
-def times(x: Index, factor: int) -> Index:
-    """`factor * x`, simplified."""
-    return simplify(Mul(factor, x))
-
-
-def div(x: Index, by: int) -> Index:
-    """`x // by`, simplified."""
-    return simplify(FloorDiv(x, by)) if by > 1 else x
-
-
-def mod(x: Index, by: int) -> Index:
-    """`x % by`, simplified."""
-    return simplify(Mod(x, by)) if by > 1 else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import islpy as isl
 
-from pidsl.codegen.choice.cost import KEY_GRADIENT_ROWS, Prices
-from pidsl.codegen.plan.nodes import BlockList, ListPiece
+from pidsl.codegen.choice.cost import Backend
+from pidsl.codegen.plan.nodes import ListPiece
+from pidsl.codegen.plan.walks import BlockList
 from pidsl.codegen.tiling.forms import predicate
 from pidsl.language.expr import And, Not, Pred, fold
 from pidsl.language.terms import (
@@ -115,14 +116,15 @@ def _blocked(a: Term, step: int) -> Term:
     return a if isinstance(a, Empty | Full) else a.blocked(step)
 
 
-def list_piece(listed: Listed, prices: Prices, frame: Frame = HOME) -> ListPiece:
+def list_piece(listed: Listed, backend: Backend, frame: Frame = HOME) -> ListPiece:
     """The piece of the listed pairs, in the largest tiles that its blocks fill."""
     with limited(f"the mask of the listed pairs beside {listed.other!r}"):
         keep = fold(And(_pred(listed.within, frame), fold(Not(_pred(listed.other, frame)))))
     size = listed.blocks.size
-    fitting = [x for x in prices.sizes if x[0] <= size and x[1] <= size] or [min(prices.sizes)]
-    rows, cols = max(fitting)
-    return ListPiece(listed.blocks, keep, listed.within, listed.other, rows, cols, min(rows, KEY_GRADIENT_ROWS))
+    sizes = backend.prices.sizes
+    rows, cols = max([x for x in sizes if max(x) <= size] or [min(sizes)])
+    back = None if backend.grad_key is None else backend.grad_key.of(rows)
+    return ListPiece(listed.blocks, keep, listed.within, listed.other, rows, cols, back)
 
 
 def _pred(term: Term, frame: Frame) -> Pred:

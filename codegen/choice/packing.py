@@ -14,21 +14,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pidsl.codegen.choice.cost import Prices, shape
+from pidsl.codegen.choice.cost import Backend, shape
 from pidsl.codegen.choice.envelope import Envelope, I, J, envelope_piece
-from pidsl.codegen.choice.grid_axes import plus, times
 from pidsl.codegen.choice.parts import Part, interval_of, keys_of, positions_of
 from pidsl.codegen.choice.pieces import tile_piece, union_of
-from pidsl.codegen.plan.nodes import Layout, TilePiece
+from pidsl.codegen.plan.nodes import TilePiece
+from pidsl.codegen.plan.walks import Layout
 from pidsl.codegen.tiling.bands import Placed, place
 from pidsl.codegen.tiling.coordinates import coordinates
 from pidsl.codegen.tiling.forms import constraints
-from pidsl.codegen.tiling.tiles import greatest, smallest
-from pidsl.language.expr import Add, And, Compare, Index, Max, Min, Pred, fold, simplify
+from pidsl.language.algebra import greatest, plus, smallest, times, total
+from pidsl.language.expr import And, Compare, Index, Max, Min, Pred, fold, simplify
 from pidsl.relation.frame import frame_of
 from pidsl.relation.isl import convex_parts
 
-MAX_CALLS = 512  # parts that share no row and are pieces of their own (torch)
 MAX_ROWS = 4  # of parts; more are no packing, and one mask over all of them serves as well
 SLOPES = 6  # constraints on row and key together that the parts of a packing have at most
 
@@ -98,16 +97,17 @@ def bounded(part: Part, square: bool) -> Bounded | None:
 
 
 def packed_pieces(
-    row: Sequence[Bounded], prices: Prices, backend: str, square: bool, length: int
+    row: Sequence[Bounded], backend: Backend, square: bool, length: int
 ) -> Iterator[TilePiece]:  # fmt: skip
     """Parts that share no row: one by one, where each is a few large calls, else as one piece."""
-    if backend == "torch" and len(row) <= MAX_CALLS:
+    if backend.calls and len(row) <= backend.calls.parts:
         for x in row:
-            yield tile_piece(x.part.relation, x.placed, shape(x.placed, length), prices, backend, length)
+            yield tile_piece(x.part.relation, x.placed, shape(x.placed, length), backend, length)
         return
     relation = union_of([x.part for x in row])
-    at = coordinates(Layout(frame=frame_of(relation)), square)
-    yield envelope_piece(packed(row), relation, at, prices, backend, dense=True)
+    yield envelope_piece(
+        packed(row), relation, coordinates(Layout(frame=frame_of(relation)), square), backend, dense=True
+    )
 
 
 def packed(row: Sequence[Bounded]) -> Envelope:
@@ -124,7 +124,7 @@ def packed(row: Sequence[Bounded]) -> Envelope:
     ahead: list[Callable[[Index], Index]] = [lambda j: _steps(j, first, ends)]
     for slope in dict.fromkeys(slope for x in row for slope in x.slopes):
         constants = [x.constant(slope) for x in row]
-        line = plus_all([times(I, slope[0]), times(J, slope[1]), _steps(I, starts, constants)])
+        line = total([times(I, slope[0]), times(J, slope[1]), _steps(I, starts, constants)])
         keep = And(keep, Compare(">=", line, 0))
         most = max(constants)  # i - j + most >= 0 for all parts, or j - i + most >= 0
         if slope == (1, -1):
@@ -161,12 +161,4 @@ def _steps(x: Index, starts: Sequence[int], values: Sequence[int]) -> Index:
         for start, (before, after) in zip(starts[1:], pairwise(values), strict=True)
         if after != before
     ]
-    return plus_all([values[0], *steps])
-
-
-def plus_all(values: Sequence[Index]) -> Index:
-    """The sum, nested a few deep only."""
-    if len(values) == 1:
-        return values[0]
-    half = (len(values) + 1) // 2
-    return simplify(Add(plus_all(values[:half]), plus_all(values[half:])))
+    return total([values[0], *steps])

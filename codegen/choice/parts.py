@@ -14,7 +14,7 @@ from math import gcd
 import islpy as isl
 
 from pidsl.codegen.choice.cost import LONGEST, REFERENCE
-from pidsl.codegen.plan.nodes import Layout
+from pidsl.codegen.plan.walks import Layout
 from pidsl.relation.frame import frame_of
 from pidsl.relation.isl import coalesced
 

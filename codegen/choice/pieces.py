@@ -8,33 +8,32 @@ from math import gcd, lcm
 import islpy as isl
 
 from pidsl.codegen.choice.choose import Choice
-from pidsl.codegen.choice.cost import BACKWARD_ROWS, KEY_GRADIENT_ROWS, REFERENCE, Prices, Shape, best_tiles, shape
+from pidsl.codegen.choice.cost import REFERENCE, Backend, Prices, Shape, best_tiles, shape
 from pidsl.codegen.choice.parts import Part
-from pidsl.codegen.plan.nodes import Diagonal, DiagonalPiece, Grid, Layout, Piece, TilePiece
+from pidsl.codegen.plan.nodes import DiagonalPiece, Piece, TilePiece
+from pidsl.codegen.plan.walks import Diagonal, Grid, Layout
 from pidsl.codegen.tiling.bands import Placed, interval, place
 from pidsl.codegen.tiling.coordinates import Coordinates, coordinates, mask_pred
 from pidsl.codegen.tiling.forms import predicate
 from pidsl.codegen.tiling.tile_sets import every_tile
-from pidsl.codegen.tiling.tiles import greatest, smallest, sweep
+from pidsl.codegen.tiling.tiles import sweep
+from pidsl.language.algebra import greatest, smallest
 from pidsl.language.expr import Pred, Truth, Var
 from pidsl.relation.frame import HOME, Frame, frame_of
 from pidsl.relation.isl import coalesced, convex_parts, read_map
 
 MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
 MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
-SPLIT = 2048  # keys per row above which unmasked runs pay for the merge with masked ones (torch)
-FEW = 4  # tiles of rows that are calls of their own (torch)
-UNBATCHED = 256  # rows of a tile whose mask is like no other's: each tile is a call of its own (torch)
 
 
-def pieces(choices: Sequence[Choice], prices: Prices, backend: str, square: bool, length: int) -> tuple[Piece, ...]:
+def pieces(choices: Sequence[Choice], backend: Backend, square: bool, length: int) -> tuple[Piece, ...]:
     """One piece per part; the isolated lags together, and parts of one layout together when they are many."""
     groups: dict[Layout | None, list[Choice]] = {}
     out: list[Piece] = []
     for x in choices:
         if isinstance(x.layout, Grid):
             assert x.boxes is not None
-            out.append(x.boxes.piece(x.part.relation, prices, backend))
+            out.append(x.boxes.piece(x.part.relation, backend))
         else:
             groups.setdefault(x.layout, []).append(x)
     grids = len(out)  # last, so that pieces whose tiles are plain views write first
@@ -43,11 +42,11 @@ def pieces(choices: Sequence[Choice], prices: Prices, backend: str, square: bool
             out.append(diagonal_piece(group, length))
             continue
         if len(group) <= MAX_PIECES:
-            out += [tile_piece(x.part.relation, x.placed, x.shape, prices, backend, length) for x in group]
+            out += [tile_piece(x.part.relation, x.placed, x.shape, backend, length) for x in group]
         else:
             relation = union_of([x.part for x in group])
             placed = place(relation, coordinates(layout, square))
-            out.append(tile_piece(relation, placed, shape(placed, length), prices, backend, length))
+            out.append(tile_piece(relation, placed, shape(placed, length), backend, length))
     return (*out[grids:], *out[:grids])
 
 
@@ -60,51 +59,45 @@ def union_of(group: Sequence[Part]) -> isl.Map:
 
 
 def tile_piece(
-    relation: isl.Map, placed: Placed, outline: Shape, prices: Prices, backend: str, length: int
+    relation: isl.Map, placed: Placed, outline: Shape, backend: Backend, length: int
 ) -> TilePiece:  # fmt: skip
     """One piece in dense tiles: its mask, its tiles, and the loops of the forward and backward programs."""
-    at, simple = placed.at, placed.mask
-    period = _period(simple)
-    whole = [(r, 1) for r in _whole_periods(period, prices)] if backend == "torch" else []
-    size = best_tiles(outline, prices, whole)
+    at, simple, calls = placed.at, placed.mask, backend.calls
+    period = _period(simple) if calls else 1
+    size = best_tiles(outline, backend.prices, [(r, 1) for r in _whole_periods(period, backend.prices)])
     rows, cols = size.rows, size.cols
-    shifts = _shifts(placed, rows, period) if backend == "torch" else ()
-    if backend == "torch" and not shifts and outline.computed(rows, 1)[2] > FEW:
-        rows = max(rows, UNBATCHED)
-    # without a mask, tiles are computed in one call however they lie
-    split = backend == "triton" or not shifts or not _narrow(outline, rows)
+    shifts: tuple[tuple[int, int], ...] = ()
+    split = True
+    if calls:
+        shifts = _shifts(placed, rows, period)
+        if not shifts and outline.computed(rows, 1)[2] > calls.few:
+            rows = max(rows, calls.alone)
+        # without a mask, tiles are computed in one call however they lie
+        split = not shifts or not _narrow(outline, rows, calls.split)
     forward = sweep(placed, "keys", rows, cols, split=split)
-    if backend == "torch":  # one program gives all gradients: it sweeps keys and folds what falls on the same key
-        taller = rows * max(1, BACKWARD_ROWS // rows)
-        grad_query = forward if taller == rows else sweep(placed, "keys", taller, cols, split=split)
-        grad_key = every_tile(at, "queries", rows, cols)
-    else:
-        back_rows = min(rows, BACKWARD_ROWS)
-        grad_query = forward if back_rows == rows else sweep(placed, "keys", back_rows, cols, split=split)
-        # dK and dV are two accumulators: fewer rows keep them in registers at head dim 128 (sm_90)
-        grad_key = sweep(placed, "queries", min(rows, KEY_GRADIENT_ROWS), cols, split=split)
+    back, keys = backend.grad_query.of(rows), backend.grad_key
     return TilePiece(
         layout=at.layout,
         keep=mask_pred(at, simple),
         forward=forward,
-        grad_query=grad_query,
-        grad_key=grad_key,
+        grad_query=forward if back == rows else sweep(placed, "keys", back, cols, split=split),
+        grad_key=None if keys is None else sweep(placed, "queries", keys.of(rows), cols, split=split),
         relation=relation,
         shifts=shifts,
         reference=length,
     )
 
 
-def masked_piece(relation: isl.Map, at: Coordinates, prices: Prices) -> TilePiece:
+def masked_piece(relation: isl.Map, at: Coordinates, backend: Backend) -> TilePiece:
     """Every tile, masked: right for any relation, and what is left when isl's limit strikes."""
-    rows, cols = prices.sizes[0]
+    rows, cols = backend.prices.sizes[0]
     over_keys = every_tile(at, "keys", rows, cols)
     return TilePiece(
         layout=at.layout,
         keep=mask_pred(at, at.points(relation)),
         forward=over_keys,
         grad_query=over_keys,
-        grad_key=every_tile(at, "queries", rows, cols),
+        grad_key=None if backend.grad_key is None else every_tile(at, "queries", rows, cols),
         relation=relation,
         reference=REFERENCE,
     )
@@ -167,10 +160,10 @@ def without_ends(simple: isl.Set) -> isl.Set:
     return isl.Set.from_basic_set(kept)
 
 
-def _narrow(outline: Shape, rows: int) -> bool:
+def _narrow(outline: Shape, rows: int, keys: int) -> bool:
     """Whether one masked call over all touched keys is cheaper than unmasked and masked calls and their merge."""
     pairs, _, programs = outline.computed(rows, 1)
-    return programs == 0 or pairs / (programs * rows) <= SPLIT
+    return programs == 0 or pairs / (programs * rows) <= keys
 
 
 def diagonal_piece(group: Sequence[Choice], length: int) -> DiagonalPiece:

@@ -19,20 +19,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
-from pidsl.codegen.plan.nodes import (
-    Diagonal,
-    DiagonalPiece,
-    GridPiece,
-    Layout,
-    ListPiece,
-    Piece,
-    Plan,
-    Run,
-    Sweep,
-    TilePiece,
-)
+from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Piece, Plan, TilePiece
+from pidsl.codegen.plan.walks import Diagonal, Layout, Run, Sweep
+from pidsl.language.algebra import settled
 from pidsl.language.expr import (
-    COMPARISONS,
     And,
     Compare,
     Index,
@@ -44,7 +34,7 @@ from pidsl.language.expr import (
     show_pred,
     vars_in,
 )
-from pidsl.language.score import Score
+from pidsl.language.score import PLAIN, Score
 
 INDENT = "    "
 ORDER = ("n", "m", "offset", "c", "d", "t", "a", "b", "r", "j")
@@ -56,14 +46,13 @@ def torch_source(plan: Plan) -> str:
     forward(q, k, v, scale, offset) -> (out, lse)
     backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset) -> (dq, dk, dv)
 
-    With a score both take its parameters too, and backward returns their gradients, see
-    `pidsl.runtime.score_operator.ScoredProgram`.
+    With a score both take its inputs by name too, and backward returns their gradients.
 
     Python's own judgement of the text is left to the loader, which comes next and before anyone sees it.
     """
     names = [f"PIECE_{index}" for index in range(len(plan.pieces))]
     sections = [_header(plan), _imports(plan)]
-    if plan.score is not None:
+    if plan.score != PLAIN:
         sections.append(_score(plan.score))
     for index, piece in enumerate(plan.pieces):
         sections.append("\n\n".join(_piece(index, piece)))
@@ -109,9 +98,9 @@ def _imports(plan: Plan) -> str:
         lines.append("from pidsl.runtime.run_torch.boxes import Axis, Boxes")
     if any(plan.diagonals):
         lines.append("from pidsl.runtime.run_torch.diagonals import DiagonalSet, Lag")
-    if plan.score is not None:
+    if plan.score != PLAIN:
         lines.insert(0, "from pidsl.language.score import Score")
-    passes = "passes" if plan.score is None else "score_passes"
+    passes = "passes" if plan.score == PLAIN else "score_passes"
     lines.append(f"from pidsl.runtime.run_torch.{passes} import Backward, Forward")
     if any(plan.tiles):
         lines.append("from pidsl.runtime.run_torch.bands import Band, Run")
@@ -137,7 +126,7 @@ def _piece(index: int, piece: Piece) -> Iterator[str]:
     if isinstance(piece, ListPiece):
         yield from _list(name, piece)
         return
-    keep = fold(piece.keep)
+    keep = settled(piece.keep)
     masked = any(not run.full for sweep in (piece.forward, piece.grad_query) for run in sweep.runs)
     if masked:
         yield _function(f"{name}_keep", keep)
@@ -163,7 +152,7 @@ def _band(name: str, piece: TilePiece, sweep: Sweep, masked: bool, owner: str) -
         arguments.append(f"keep={owner}_keep")
         if piece.shifts:
             arguments.append(f"shifts={piece.shifts!r}")
-        if list(class_parts(fold(piece.keep))):
+        if list(class_parts(settled(piece.keep))):
             arguments.append(f"alike={owner}_alike")
     yield _call(name.upper(), "Band", arguments + _layout(piece.layout))
 
@@ -194,7 +183,7 @@ def _run(name: str, run: Run) -> str:
 
 def _list(name: str, piece: ListPiece) -> Iterator[str]:
     arguments = [f"size={piece.layout.size}", f"blocks={name.upper()}_BLOCKS"]
-    if (keep := fold(piece.keep)) != Truth(True):
+    if (keep := settled(piece.keep)) != Truth(True):
         yield _function(f"{name}_keep", keep)
         arguments.append(f"keep={name}_keep")
     blocks = piece.layout.blocks
@@ -214,7 +203,7 @@ def _boxes(name: str, piece: GridPiece) -> Iterator[str]:
         if (last := sweep.last[x]) is not None:
             yield _function(f"{here}_last", last)
             arguments.append(f"last={here}_last")
-        if (keep := fold(piece.keep[x])) != Truth(True):
+        if (keep := settled(piece.keep[x])) != Truth(True):
             yield _function(f"{here}_keep", keep)
             arguments.append(f"keep={here}_keep")
         if length is not None:
@@ -231,7 +220,7 @@ def _diagonals(name: str, piece: DiagonalPiece) -> Iterator[str]:
         yield _function(f"{here}_last", diagonal.last)
         arguments = [str(diagonal.lag), f"{here}_first", f"{here}_last"]
         if diagonal.keep is not None:
-            yield _function(f"{here}_keep", fold(diagonal.keep))
+            yield _function(f"{here}_keep", settled(diagonal.keep))
             arguments.append(f"{here}_keep")
         lags.append(f"Lag({', '.join(arguments)})")
     yield f"{name.upper()} = DiagonalSet((\n" + "".join(f"{INDENT}{lag},\n" for lag in lags) + "))"
@@ -242,7 +231,7 @@ def _rows(diagonal: Diagonal) -> str:
 
 
 def _forward(plan: Plan, names: list[str]) -> str:
-    parameters, score = ("", "") if plan.score is None else (", parameters", ", SCORE, parameters")
+    parameters, score = ("", "") if plan.score == PLAIN else (", inputs", ", SCORE, inputs")
     lines = [
         f"def forward(q, k, v, scale, offset{parameters}):",
         f"{INDENT}attention = Forward(q, k, v, scale, offset{score})",
@@ -254,8 +243,8 @@ def _forward(plan: Plan, names: list[str]) -> str:
 
 
 def _backward(plan: Plan, names: list[str]) -> str:
-    parameters, score = ", parameters, learned", ", SCORE, parameters, learned"
-    if plan.score is None:
+    parameters, score = ", inputs, learned", ", SCORE, inputs, learned"
+    if plan.score == PLAIN:
         parameters = score = ""
     lines = [
         f"def backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset{parameters}):",
@@ -325,34 +314,3 @@ def _call(name: str, function: str, arguments: list[str]) -> str:
     if len(flat) <= 100:
         return flat
     return f"{name} = {function}(\n" + "".join(f"{INDENT}{a},\n" for a in arguments) + ")"
-
-
-def fold(p: Pred) -> Pred:
-    """`p` without constants inside: `~True` is -2 in Python, so none may be printed under an operator.
-
-    `And(Truth(True), p) -> p`, `Or(Truth(True), p) -> Truth(True)`, `Not(Truth(True)) -> Truth(False)`.
-    """
-    match p:
-        case And(x, y):
-            match fold(x), fold(y):
-                case (Truth(False), _) | (_, Truth(False)):
-                    return Truth(False)
-                case (Truth(True), z) | (z, Truth(True)):
-                    return z
-                case left, right:
-                    return And(left, right)
-        case Or(x, y):
-            match fold(x), fold(y):
-                case (Truth(True), _) | (_, Truth(True)):
-                    return Truth(True)
-                case (Truth(False), z) | (z, Truth(False)):
-                    return z
-                case left, right:
-                    return Or(left, right)
-        case Not(of):
-            inner = fold(of)
-            return Truth(not inner.value) if isinstance(inner, Truth) else Not(inner)
-        case Compare(op, int(x), int(y)):
-            return Truth(bool(COMPARISONS[op](x, y)))
-        case _:
-            return p

@@ -11,10 +11,13 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from math import prod
 
-from pidsl.codegen.emit_triton.expr import Limits, Reach, index_source, separated, settled
+from pidsl.codegen.emit_triton.expr import index_source
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.masks import Mask
-from pidsl.codegen.plan.nodes import BoxSweep, Grid, GridPiece
+from pidsl.codegen.emit_triton.reach import Limits, Reach
+from pidsl.codegen.plan.nodes import GridPiece
+from pidsl.codegen.plan.walks import BoxSweep, Grid
+from pidsl.language.algebra import separated, settled
 from pidsl.language.expr import Index, Var, simplify, substitute, vars_in
 
 

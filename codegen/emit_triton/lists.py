@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.plan.nodes import BlockList, ListPiece
+from pidsl.codegen.plan.nodes import ListPiece
+from pidsl.codegen.plan.walks import BlockList
 
 
 def list_table(blocks: BlockList, *, by_keys: bool) -> tuple[int, list[int]]:
@@ -57,7 +58,7 @@ def list_loop(out: Lines, number: int, piece: ListPiece, *, over_keys: bool) -> 
     """Open a loop over the tiles of the listed blocks; inside it, positions and which of them exist."""
     name, size = table_name(number, by_keys=not over_keys), piece.layout.size
     count, _ = list_table(piece.layout, by_keys=not over_keys)
-    tile = piece.cols if over_keys else piece.back_rows
+    tile = piece.cols if over_keys else piece.back_rows or piece.rows
     tiles = -(-size // tile)
     position, less = ("j", "") if over_keys else ("r", " - offset")
     out.put(f"# Piece {number}, {piece.layout}: those listed for the own one.")

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from pidsl.codegen.emit_triton.expr import Limits, has_scalar, pred_source
+from pidsl.codegen.emit_triton.expr import pred_source
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.plan.nodes import Layout, Sweep
+from pidsl.codegen.emit_triton.reach import Limits
+from pidsl.codegen.plan.walks import Layout, Sweep
+from pidsl.language.algebra import has_scalar
 from pidsl.language.expr import Add, Index, Mul, Pred, Truth, simplify, vars_in
 
 PLAN_VARS = ("n", "m", "offset", "c", "d", "a", "b", "r", "j", "q_head", "first_head", "last_head")

@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from pidsl.codegen.choice.together import of_group
 from pidsl.codegen.emit_triton.boxes import box_keep, box_loop, box_masks, overhang, own_box
-from pidsl.codegen.emit_triton.expr import (
-    Limits,
-    Reach,
-    index_source,
-    plus_one,
-    pred_source,
-    separated,
-    settled,
-)  # fmt: skip
+from pidsl.codegen.emit_triton.expr import index_source, pred_source
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.lists import list_loop, own_block, table_name
 from pidsl.codegen.emit_triton.masks import (
@@ -26,19 +17,12 @@ from pidsl.codegen.emit_triton.masks import (
     limits_of,
     load_mask,
 )
-from pidsl.codegen.plan.nodes import (
-    BoxSweep,
-    Diagonal,
-    DiagonalPiece,
-    GridPiece,
-    Layout,
-    ListPiece,
-    Plan,
-    Run,
-    Sweep,
-    TilePiece,
-)
-from pidsl.codegen.plan.stages import Pass, Stage, sweep_of
+from pidsl.codegen.emit_triton.reach import Limits, Reach
+from pidsl.codegen.plan.heads import of_group
+from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Plan, TilePiece
+from pidsl.codegen.plan.stages import Stage
+from pidsl.codegen.plan.walks import BoxSweep, Diagonal, Layout, Pass, Run, Sweep
+from pidsl.language.algebra import plus_one, separated, settled
 from pidsl.language.expr import Compare, Index, Pred, Truth, Var, show, substitute
 
 _SIZES = "scale, n, m, offset, heads, group,"
@@ -287,7 +271,7 @@ class KernelWriter:
         """Which class, tile, head and batch entry the program has, and its positions."""
         owner = stage.pieces[0][1]
         if isinstance(owner, GridPiece):
-            sweep = sweep_of(owner, stage.task)
+            sweep = owner.walk(stage.task)
             assert isinstance(sweep, BoxSweep)
             self.pad = max(self.pad, overhang(owner.layout, sweep.own, sweep.swept))
             own_box(out, owner.layout, sweep, heads, self.reach)
@@ -364,7 +348,7 @@ class KernelWriter:
         if not isinstance(piece, TilePiece):
             yield from self._masked_keys(out, number, piece, task)
             return
-        sweep = sweep_of(piece, task)
+        sweep = piece.walk(task)
         assert isinstance(sweep, Sweep)
         layout = piece.layout
         out.put(f"# Piece {number}, {layout}.")
@@ -385,7 +369,7 @@ class KernelWriter:
     def _masked_keys(self, out: Lines, number: int, piece: GridPiece | ListPiece, task: Pass) -> Iterator[bool]:
         """A loop that loads boxes or listed blocks of keys and values, all of them with a mask."""
         if isinstance(piece, GridPiece):
-            sweep = sweep_of(piece, task)
+            sweep = piece.walk(task)
             assert isinstance(sweep, BoxSweep)
             loop = box_loop(out, number, piece.layout, sweep, self.reach)
             keep = box_keep(self._box_keeps[number], "[:, None]", "[None, :]", "inside[None, :]")
@@ -429,15 +413,15 @@ class KernelWriter:
         out.put("", f"# Piece {number}, {layout}.")
         c = self._class(out, layout, "c", layout.row_class_of(Var("d")))
         keep = self._keeps[number]
-        for full in self._loops(out, piece, piece.grad_key):
-            self._positions(out, "r", "a", "tile", piece.grad_key.rows, layout.query_step, c)
+        for full in self._loops(out, piece, piece.walk("grad_key")):
+            self._positions(out, "r", "a", "tile", piece.walk("grad_key").rows, layout.query_step, c)
             out.put(*(["live = r < n"] if full else self._live("live", "r < n", "r", rows=True)))
             masked = not full and not keep.everything
             self._add_rows(out, keep.call(axes(layout, "[None, :]", "[:, None]")) if masked else "")
 
     def _masked_rows(self, out: Lines, number: int, piece: GridPiece | ListPiece) -> None:
         if isinstance(piece, GridPiece):
-            loop = box_loop(out, number, piece.layout, piece.grad_key, self.reach)
+            loop = box_loop(out, number, piece.layout, piece.walk("grad_key"), self.reach)
             keep = box_keep(self._box_keeps[number], "[None, :]", "[:, None]", "live[None, :]")
         else:
             loop = list_loop(out, number, piece, over_keys=False)

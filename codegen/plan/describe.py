@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
+from typing import TYPE_CHECKING
 
-from pidsl.codegen.plan.nodes import BoxSweep, DiagonalPiece, GridPiece, ListPiece, Piece, Plan, Sweep, TilePiece
+from pidsl.codegen.plan.walks import BoxSweep, Sweep
 from pidsl.language.expr import show, show_pred
+from pidsl.language.score import PLAIN
+
+if TYPE_CHECKING:
+    from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Piece, Plan, TilePiece
 
 MAX_REJECTED = 6  # alternatives printed; all of them are in `plan.rejected`
 
@@ -18,23 +23,14 @@ def describe(plan: Plan) -> str:
 
 def _lines(plan: Plan) -> Iterator[str]:
     yield f"plan of {plan.term!r} for {plan.backend}" + (", keys from key_offset on" if plan.frame.moved else "")
-    if plan.score is not None:
+    if plan.score != PLAIN:
         yield f"  logits: {plan.score!r}"
     for note in plan.notes:
         yield f"  note: {note}"
     if not plan.pieces and plan.backend != "reference":
         yield "  nothing to compute: no query attends any key"
     for k, piece in enumerate(plan.pieces):
-        if isinstance(piece, DiagonalPiece):
-            yield from _diagonals(k, piece)
-        elif isinstance(piece, ListPiece):
-            yield f"  piece {k}: {piece.layout}, in tiles of {piece.rows} rows x {piece.cols} keys"
-            yield f"    {_pairs(piece)}"
-            yield f"    mask: {show_pred(piece.keep)}"
-        elif isinstance(piece, GridPiece):
-            yield from _boxes(k, piece)
-        else:
-            yield from _tiles(k, piece)
+        yield from piece.described(k)
     if plan.attended_keys is not None:
         yield f"  keys some query attends: {show_pred(plan.attended_keys)}"
     for other in plan.rejected[:MAX_REJECTED]:
@@ -43,7 +39,8 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield f"  and {len(plan.rejected) - MAX_REJECTED} more rejected alternatives"
 
 
-def _tiles(k: int, piece: TilePiece) -> Iterator[str]:
+def tiles(k: int, piece: TilePiece) -> Iterator[str]:
+    """A piece in tiles: the loops of a tile of rows and, backward, of a tile of keys."""
     forward = piece.forward
     width = "exact key ranges" if forward.cols == 1 else f"{forward.cols} keys"
     yield f"  piece {k}: {piece.layout}"
@@ -51,11 +48,12 @@ def _tiles(k: int, piece: TilePiece) -> Iterator[str]:
     yield f"    {_pairs(piece)}"
     yield f"    mask: {show_pred(piece.keep)}"
     yield from _sweep(forward, "row tile t, keys")
-    if forward.cols > 1:
+    if piece.grad_key is not None:
         yield from _sweep(piece.grad_key, f"backward, key tile t ({piece.grad_key.cols} keys), rows")
 
 
-def _boxes(k: int, piece: GridPiece) -> Iterator[str]:
+def boxes(k: int, piece: GridPiece) -> Iterator[str]:
+    """A piece in boxes of a grid, axis by axis."""
     forward = piece.forward
     own = " x ".join(map(str, forward.own))
     width = "exact key ranges" if prod(forward.swept) == 1 else f"{' x '.join(map(str, forward.swept))} keys"
@@ -65,8 +63,15 @@ def _boxes(k: int, piece: GridPiece) -> Iterator[str]:
     for axis, keep in enumerate(piece.keep):
         yield f"    mask of axis {axis}: {show_pred(keep)}"
         yield f"      {_range(forward, axis, 'keys')}"
-        if prod(forward.swept) > 1:
+        if piece.grad_key is not None:
             yield f"      backward, {_range(piece.grad_key, axis, 'queries')}"
+
+
+def listed(k: int, piece: ListPiece) -> Iterator[str]:
+    """A piece of listed blocks."""
+    yield f"  piece {k}: {piece.layout}, in tiles of {piece.rows} rows x {piece.cols} keys"
+    yield f"    {_pairs(piece)}"
+    yield f"    mask: {show_pred(piece.keep)}"
 
 
 def _pairs(piece: Piece) -> str:
@@ -89,7 +94,8 @@ def _sweep(sweep: Sweep, title: str) -> Iterator[str]:
         yield f"      {run}"
 
 
-def _diagonals(k: int, piece: DiagonalPiece) -> Iterator[str]:
+def diagonals(k: int, piece: DiagonalPiece) -> Iterator[str]:
+    """A piece of isolated lags."""
     yield f"  piece {k}: {len(piece.diagonals)} diagonals, elementwise"
     yield f"    {_pairs(piece)}"
     for x in piece.diagonals:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from pidsl.codegen.plan.nodes import BoxSweep, DiagonalPiece, GridPiece, ListPiece, Piece, Plan, Sweep, TilePiece
-
-Pass = Literal["forward", "grad_query", "grad_key"]
+from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Piece, Plan, TilePiece
+from pidsl.codegen.plan.walks import BoxSweep, Pass, Sweep
 
 LAG_TILE = 16  # rows (keys) per program of diagonals: with more, their many loads in flight spill
 
@@ -77,10 +76,10 @@ def stages(plan: Plan, task: Pass) -> tuple[Stage, ...]:
         if isinstance(piece, ListPiece):
             group = _Group(True, 1, 0, piece.cols if task == "grad_key" else piece.rows, False, number)
         elif isinstance(piece, GridPiece):
-            group = _Group(piece.layout.tokens is not None, 1, 0, _owned(sweep_of(piece, task)), False, number)
+            group = _Group(piece.layout.tokens is not None, 1, 0, _owned(piece.walk(task)), False, number)
         else:
             step, fixed = piece.layout.key_side if task == "grad_key" else piece.layout.query_side
-            tile = _owned(sweep_of(piece, task)) if isinstance(piece, TilePiece) else LAG_TILE
+            tile = _owned(piece.walk(task)) if isinstance(piece, TilePiece) else LAG_TILE
             group = _Group(fixed is not None, step, fixed or 0, tile, isinstance(piece, DiagonalPiece))
         groups.setdefault(group, []).append((number, piece))
     # A stage that owns every row goes first, so that it can initialise, and another one goes last, so that it can
@@ -129,17 +128,6 @@ class _Group(NamedTuple):
     alone: int | None = None  # number of a piece that has its kernel to itself
 
 
-def sweep_of(piece: TilePiece | GridPiece, task: Pass) -> Sweep | BoxSweep:
-    """The loops of a piece in one pass."""
-    match task:
-        case "forward":
-            return piece.forward
-        case "grad_query":
-            return piece.grad_query
-        case "grad_key":
-            return piece.grad_key
-
-
 def _owned(sweep: Sweep | BoxSweep) -> int:
     if isinstance(sweep, BoxSweep):
         return prod(sweep.own)
@@ -148,8 +136,8 @@ def _owned(sweep: Sweep | BoxSweep) -> int:
 
 def _swept(piece: TilePiece | GridPiece | ListPiece, task: Pass) -> int:
     if isinstance(piece, ListPiece):
-        return piece.back_rows if task == "grad_key" else piece.cols
-    sweep = sweep_of(piece, task)
+        return (piece.back_rows or 0) if task == "grad_key" else piece.cols
+    sweep = piece.walk(task)
     if isinstance(sweep, BoxSweep):
         return prod(sweep.swept)
     return sweep.cols if sweep.over == "keys" else sweep.rows

@@ -6,7 +6,7 @@ relation, and on the axes of a grid or in listed blocks by the mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -14,17 +14,7 @@ from typing import Any
 import islpy as isl
 import numpy as np
 
-from pidsl.codegen.plan.nodes import (
-    BoxSweep,
-    Diagonal,
-    DiagonalPiece,
-    Grid,
-    GridPiece,
-    ListPiece,
-    Piece,
-    Sweep,
-    TilePiece,
-)
+from pidsl.codegen.plan.walks import BlockList, BoxSweep, Diagonal, Grid, Layout, Sweep
 from pidsl.errors import TooHardError
 from pidsl.language.expr import And, Compare, Or, Pred, Var, evaluate, holds
 from pidsl.relation.counting import count_loops
@@ -37,27 +27,11 @@ CHUNK = 1 << 20  # and so many at a time
 
 
 @lru_cache(maxsize=256)
-def computed(piece: Piece, n: int) -> int:
-    """Pairs in the tiles of the forward pass, n queries and n keys."""
-    if isinstance(piece, DiagonalPiece):
-        return rows(piece, n)
-    if isinstance(piece, ListPiece):
-        return listed(piece, n)
-    return visited(piece, piece.forward, n)
-
-
-@lru_cache(maxsize=256)
-def attended(piece: Piece, n: int) -> int | None:
-    """Pairs that a piece attends, n queries and n keys."""
-    if isinstance(piece, GridPiece):
-        return _on_axes(piece, n)
-    if isinstance(piece, ListPiece):
-        return _in_blocks(piece, n)
-    if isinstance(piece, DiagonalPiece):
-        return sum(_on_lag(x, n) for x in piece.diagonals)
+def attended(relation: isl.Map, n: int) -> int | None:
+    """The pairs of a relation of rows and keys, n queries and n keys."""
     try:
         with limited("the pairs of a piece", OPERATIONS):
-            return _of_relation(piece.relation, n)
+            return _of_relation(relation, n)
     except (TooHardError, NoLoop):
         return None
 
@@ -67,13 +41,9 @@ def _lengths_of(n: int) -> dict[str, Any]:
     return {"n": n, "m": n, "offset": 0, "key_offset": 0}
 
 
-def visited(piece: TilePiece | GridPiece, sweep: Sweep | BoxSweep, n: int) -> int:
+@lru_cache(maxsize=256)
+def visited(layout: Layout, sweep: Sweep, n: int) -> int:
     """Pairs in the tiles that a sweep visits, n queries and n keys."""
-    if isinstance(sweep, BoxSweep):
-        assert not isinstance(piece, TilePiece)
-        return prod(_boxes_on_axis(piece.layout, sweep, axis, n) for axis in range(len(sweep.own)))
-    assert isinstance(piece, TilePiece)
-    layout = piece.layout
     by_keys = sweep.over == "keys"
     step = layout.query_step if by_keys else layout.key_step
     env = _lengths_of(n)
@@ -118,10 +88,15 @@ def _heads(p: Pred | None) -> Iterator[int]:
             yield head
 
 
-def rows(piece: DiagonalPiece, n: int) -> int:
+def rows(diagonals: Sequence[Diagonal], n: int) -> int:
     """Rows between the first and the last of all lags."""
     env = _lengths_of(n)
-    return sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in piece.diagonals)
+    return sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in diagonals)
+
+
+def on_lags(diagonals: Sequence[Diagonal], n: int) -> int:
+    """The pairs of all lags."""
+    return sum(_on_lag(x, n) for x in diagonals)
 
 
 def _on_lag(x: Diagonal, n: int) -> int:
@@ -137,16 +112,20 @@ def _on_lag(x: Diagonal, n: int) -> int:
     return max((int(found.sum()) for found in kept), default=len(r))
 
 
-def listed(piece: ListPiece, n: int) -> int:
+def listed(layout: BlockList, n: int) -> int:
     """Pairs in the blocks that have both a query and a key."""
-    size = piece.layout.size
-    return size**2 * sum(max(pair) * size < n for pair in piece.layout.blocks)
+    return layout.size**2 * sum(max(pair) * layout.size < n for pair in layout.blocks)
 
 
 def _lengths(grid: Grid, n: int) -> list[int]:
     """Coordinates of every axis that n tokens have."""
     found = (-(-n // stride) for stride in grid.strides)
     return [x if length is None else min(x, length) for x, length in zip(found, grid.lengths, strict=True)]
+
+
+def in_boxes(grid: Grid, sweep: BoxSweep, n: int) -> int:
+    """Pairs in the boxes that a sweep visits."""
+    return prod(_boxes_on_axis(grid, sweep, axis, n) for axis in range(len(sweep.own)))
 
 
 def _boxes_on_axis(grid: Grid, sweep: BoxSweep, axis: int, n: int) -> int:
@@ -177,26 +156,28 @@ def _of_relation(relation: isl.Map, n: int) -> int:
     return int(count_loops(tuple(found), {"r": np.arange(n)}).sum())
 
 
-def _on_axes(piece: GridPiece, n: int) -> int | None:
+@lru_cache(maxsize=256)
+def on_axes(grid: Grid, keeps: tuple[Pred, ...], n: int) -> int | None:
     """The pairs of whole rows of a grid: the product over its axes."""
-    grid, total = piece.layout, 1
+    total = 1
     lengths = _lengths(grid, n)
     if (n % grid.strides[0] and n < (grid.tokens or n + 1)) or sum(x * x for x in lengths) > LOOKED_AT:
         return None
-    for keep, length in zip(piece.keep, lengths, strict=True):
+    for keep, length in zip(keeps, lengths, strict=True):
         b, many = np.arange(length)[None, :], max(1, CHUNK // length)
         rows = (np.arange(start, min(start + many, length))[:, None] for start in range(0, length, many))
         total *= sum(int(np.broadcast_to(holds(keep, {"a": a, "b": b}), (len(a), length)).sum()) for a in rows)
     return total
 
 
-def _in_blocks(piece: ListPiece, n: int) -> int | None:
+@lru_cache(maxsize=256)
+def in_blocks(layout: BlockList, keep: Pred, n: int) -> int | None:
     """The pairs of listed blocks that the mask lets through."""
-    size, inside = piece.layout.size, np.arange(piece.layout.size)
-    found = np.array([pair for pair in piece.layout.blocks if max(pair) * size < n], dtype=np.int64).reshape(-1, 2)
+    size, inside = layout.size, np.arange(layout.size)
+    found = np.array([pair for pair in layout.blocks if max(pair) * size < n], dtype=np.int64).reshape(-1, 2)
     if len(found) * size**2 > 16 * CHUNK:
         return None
     r, j = (x[:, None] * size + inside for x in found.T)
     exist = (r < n)[:, :, None] & (j < n)[:, None, :]
     env = _lengths_of(n) | {"r": r[:, :, None], "j": j[:, None, :]}
-    return int(np.sum(exist & np.asarray(holds(piece.keep, env))))
+    return int(np.sum(exist & np.asarray(holds(keep, env))))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import islpy as isl
 
-from pidsl.codegen.plan.nodes import Over
+from pidsl.codegen.plan.walks import Over
 from pidsl.codegen.tiling.coordinates import Coordinates, mask
 from pidsl.codegen.tiling.forms import Form, constraints
 from pidsl.language.expr import And, Pred

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import islpy as isl
 
-from pidsl.codegen.plan.nodes import Layout
+from pidsl.codegen.plan.walks import Layout
 from pidsl.codegen.tiling.forms import predicate
 from pidsl.language.expr import Add, FloorDiv, Index, Pred, Sub, Var, simplify, substitute, substitute_pred
 from pidsl.relation.isl import coalesced, read_map, read_set

@@ -18,6 +18,7 @@ from typing import Literal
 
 import islpy as isl
 
+from pidsl.language.algebra import any_of
 from pidsl.language.expr import (
     Add,
     And,
@@ -26,7 +27,6 @@ from pidsl.language.expr import (
     Index,
     Mod,
     Mul,
-    Or,
     Pred,
     Sub,
     Truth,
@@ -252,14 +252,6 @@ def predicate(points: isl.Set, names: Sequence[str]) -> Pred:
                 every = fold(And(every, form.compare("==" if equal else ">=")))
         alternatives.append(every)
     return any_of(alternatives)
-
-
-def any_of(tests: Sequence[Pred]) -> Pred:
-    """Whether one of them holds; hundreds of them nest a few deep only."""
-    if len(tests) <= 1:
-        return tests[0] if tests else Truth(False)
-    half = (len(tests) + 1) // 2
-    return fold(Or(any_of(tests[:half]), any_of(tests[half:])))
 
 
 def _forms(convex: isl.BasicSet, names: Iterable[str]) -> Iterator[tuple[bool, Form]]:

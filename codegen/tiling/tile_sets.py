@@ -15,7 +15,7 @@ from functools import reduce
 
 import islpy as isl
 
-from pidsl.codegen.plan.nodes import Over, Run, Sweep
+from pidsl.codegen.plan.walks import Over, Run, Sweep
 from pidsl.codegen.tiling.coordinates import Coordinates
 from pidsl.errors import TooHardError
 from pidsl.language.expr import (

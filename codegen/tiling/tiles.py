@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from pidsl.codegen.plan.nodes import Over, Run, Sweep
+from pidsl.codegen.plan.walks import Over, Run, Sweep
 from pidsl.codegen.tiling.bands import Band, Bound, Placed, band
 from pidsl.codegen.tiling.coordinates import Coordinates
 from pidsl.codegen.tiling.forms import Form
 from pidsl.codegen.tiling.tile_sets import general_sweep, last_tile, whole_tiles
-from pidsl.language.expr import And, Index, Max, Min, Not, Pred, evaluate, simplify
+from pidsl.language.algebra import both, greatest, smallest
+from pidsl.language.expr import And, Index, Not, Pred, evaluate
 
 PROBE = 16384  # length at which a sweep without any full tile is taken to have none
 
@@ -63,11 +64,11 @@ def _runs(at: Coordinates, found: Band, over: Over, rows: int, cols: int, split:
     guard = found.guard
     within: Pred | None = None  # every own index has keys
     for x in found.first:
-        guard = _and(guard, far.plus(x, -1).compare(">="))
-        within = _and(within, near.plus(x, -1).compare(">="))
+        guard = both(guard, far.plus(x, -1).compare(">="))
+        within = both(within, near.plus(x, -1).compare(">="))
     for x in found.last:
-        guard = _and(guard, x.plus(near, -1).compare(">="))
-        within = _and(within, x.plus(far, -1).compare(">="))
+        guard = both(guard, x.plus(near, -1).compare(">="))
+        within = both(within, x.plus(far, -1).compare(">="))
     if within is None:
         everything = [Run(False, first, last, 1, guard)]
     else:
@@ -89,42 +90,6 @@ def _runs(at: Coordinates, found: Band, over: Over, rows: int, cols: int, split:
     if inner_last != last:
         runs.append(Run(False, greatest([first, inner_first, inner_last + 1]), last, 1, within))
     return [*runs, *everything[1:]]
-
-
-def _and(a: Pred | None, b: Pred) -> Pred:
-    return b if a is None else And(a, b)
-
-
-def greatest(values: Sequence[Index]) -> Index:
-    """The maximum of expressions, flat and without repeats."""
-    return _fold(Max, values)
-
-
-def smallest(values: Sequence[Index]) -> Index:
-    """The minimum of expressions, flat and without repeats."""
-    return _fold(Min, values)
-
-
-def _fold(pick: type[Max] | type[Min], values: Sequence[Index]) -> Index:
-    flat: list[Index] = []
-
-    def add(x: Index) -> None:
-        if isinstance(x, pick):
-            add(x.left)
-            add(x.right)
-        elif x not in flat:
-            flat.append(x)
-
-    for value in values:
-        add(value)
-    numbers = [x for x in flat if isinstance(x, int)]
-    kept: list[Index] = [x for x in flat if not isinstance(x, int)]
-    if numbers:
-        kept.insert(0, max(numbers) if pick is Max else min(numbers))
-    out = kept[0]
-    for x in kept[1:]:
-        out = simplify(pick(out, x))
-    return out
 
 
 def _ever(at: Coordinates, over: Over, own_size: int, first: Index, last: Index) -> bool:

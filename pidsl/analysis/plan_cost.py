@@ -22,6 +22,7 @@ from pidsl.relation.isl import limited
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
+    from pidsl.codegen.plan.walks import Pass
 
 OPERATIONS = 500_000  # of isl for a plan; most take a hundredth
 LONGEST = 1 << 20  # tokens at which loops are evaluated; beyond, the waste no longer changes by much
@@ -108,20 +109,10 @@ def plan_of(term: Term, wide: bool) -> Plan:
 
 @lru_cache(maxsize=256)
 def _pairs(term: Term, wide: bool, n: int) -> tuple[int, int, int, int]:
-    from pidsl.codegen.plan import work as counts
-    from pidsl.codegen.plan.nodes import DiagonalPiece, ListPiece
-
     plan = plan_of(term, wide)
-    passes = [0, 0, 0]
-    for piece in plan.pieces:
-        if isinstance(piece, DiagonalPiece):
-            passes = [x + counts.rows(piece, n) for x in passes]
-        elif isinstance(piece, ListPiece):
-            passes = [x + counts.listed(piece, n) for x in passes]
-        else:
-            sweeps = (piece.forward, piece.grad_query, piece.grad_key)
-            passes = [x + counts.visited(piece, sweep, n) for x, sweep in zip(passes, sweeps, strict=True)]
-    return _attended(term, n), passes[0], passes[1], passes[2]
+    passes: tuple[Pass, ...] = ("forward", "grad_query", "grad_key")
+    forward, grad_query, grad_key = (sum(piece.computed_at(n, task) for piece in plan.pieces) for task in passes)
+    return _attended(term, n), forward, grad_query, grad_key
 
 
 def _attended(term: Term, n: int) -> int:

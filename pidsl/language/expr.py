@@ -16,7 +16,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, assert_never, cast
+from typing import Any, NamedTuple, NoReturn, assert_never, cast
 
 from pidsl.errors import TermError
 from pidsl.language.trees import Tree, shallow
@@ -512,43 +512,80 @@ def holds(p: Pred, env: Mapping[str, Any]) -> Any:
             assert_never(p)
 
 
-# How tightly an operator binds; a child is put in parentheses when it binds less tightly than its place needs.
-_ATOM, _UNARY, _TIMES, _PLUS, _BITAND, _BITOR, _COMPARE = 7, 6, 5, 4, 3, 2, 1
-_SYMBOL = {Add: "+", Sub: "-", Mul: "*", FloorDiv: "//", Mod: "%", And: "&", Or: "|"}
-_LEVEL = {Add: _PLUS, Sub: _PLUS, Mul: _TIMES, FloorDiv: _TIMES, Mod: _TIMES, And: _BITAND, Or: _BITOR}
+# How tightly operators bind; an operand is put in parentheses when it binds less tightly than its place needs.
+ATOM, UNARY, TIMES, PLUS, SHIFT, BITAND, BITOR, COMPARE = 8, 7, 6, 5, 4, 3, 2, 1
 
 
-def show(e: Index, level: int = 0) -> str:
-    """`e` as Python source, with the fewest parentheses."""
+class Operator(NamedTuple):
+    """What stands between two operands, how tightly it binds, and how tightly each of them must."""
+
+    symbol: str
+    level: int
+    left: int
+    right: int
+
+
+OPERATORS: Mapping[type, Operator] = {
+    Add: Operator("+", PLUS, PLUS, TIMES), Sub: Operator("-", PLUS, PLUS, TIMES),
+    Mul: Operator("*", TIMES, TIMES, UNARY), FloorDiv: Operator("//", TIMES, TIMES, UNARY),
+    Mod: Operator("%", TIMES, TIMES, UNARY),
+    And: Operator("&", BITAND, BITAND, SHIFT), Or: Operator("|", BITOR, BITOR, BITAND),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a language writes expressions: its functions, and where asked, its own operators.
+
+    Args:
+        functions: the names of `abs`, `minimum` and `maximum`.
+        division: the operator (or function) and the operands of a `//` or `%`; None: as in Python.
+        symbol: an open size.
+    """
+
+    functions: Mapping[type, str]
+    division: Callable[[FloorDiv | Mod], tuple[Operator | str, Index, Index] | None] = lambda e: None
+    symbol: Callable[[str], str] = lambda name: name
+
+
+PYTHON = Dialect({Abs: "abs", Min: "minimum", Max: "maximum"})
+
+
+def show(e: Index, level: int = 0, dialect: Dialect = PYTHON) -> str:
+    """`e` as source, with the fewest parentheses."""
     match e:
         case int():
-            text, own = str(e), _ATOM if e >= 0 else _UNARY
-        case Var(name) | Symbol(name):
+            return str(e) if e >= 0 or level <= UNARY else f"({e})"
+        case Var(name):
             return name
+        case Symbol(name):
+            return dialect.symbol(name)
         case Abs(of):
-            return f"abs({show(of)})"
-        case Min(a, b):
-            return f"minimum({show(a)}, {show(b)})"
-        case Max(a, b):
-            return f"maximum({show(a)}, {show(b)})"
-        case Add(a, b) | Sub(a, b) | Mul(a, b) | FloorDiv(a, b) | Mod(a, b):
-            own = _LEVEL[type(e)]
-            text = f"{show(a, own)} {_SYMBOL[type(e)]} {show(b, own + 1)}"
+            return f"{dialect.functions[Abs]}({show(of, 0, dialect)})"
+        case Min(a, b) | Max(a, b):
+            operator: Operator | str = dialect.functions[type(e)]
+        case FloorDiv(a, b) | Mod(a, b):
+            operator, a, b = dialect.division(e) or (OPERATORS[type(e)], a, b)
+        case Add(a, b) | Sub(a, b) | Mul(a, b):
+            operator = OPERATORS[type(e)]
         case _:
             assert_never(e)
-    return f"({text})" if own < level else text
+    if isinstance(operator, str):
+        return f"{operator}({show(a, 0, dialect)}, {show(b, 0, dialect)})"
+    text = f"{show(a, operator.left, dialect)} {operator.symbol} {show(b, operator.right, dialect)}"
+    return f"({text})" if operator.level < level else text
 
 
-def show_pred(p: Pred, level: int = 0) -> str:
-    """`p` as Python source (`&`, `|`, `~` with the parentheses that Python's precedence asks for)."""
+def show_pred(p: Pred, level: int = 0, dialect: Dialect = PYTHON) -> str:
+    """`p` as source (`&`, `|`, `~` with the parentheses that Python's precedence asks for)."""
     match p:
         case Compare(op, a, b):
-            text, own = f"{show(a, _BITOR)} {op} {show(b, _BITOR)}", _COMPARE
+            text, own = f"{show(a, BITOR, dialect)} {op} {show(b, BITOR, dialect)}", COMPARE
         case And(a, b) | Or(a, b):
-            own = _LEVEL[type(p)]
-            text = f"{show_pred(a, own)} {_SYMBOL[type(p)]} {show_pred(b, own + 1)}"
+            symbol, own, left, right = OPERATORS[type(p)]
+            text = f"{show_pred(a, left, dialect)} {symbol} {show_pred(b, right, dialect)}"
         case Not(of):
-            text, own = f"~{show_pred(of, _UNARY)}", _UNARY
+            text, own = f"~{show_pred(of, UNARY, dialect)}", UNARY
         case Truth(value):
             return str(value)
         case _:

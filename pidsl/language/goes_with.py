@@ -35,7 +35,7 @@ REFUSED: Mapping[frozenset[str], Refusal] = {
     for pair, refusal in {
         ("gate", "heads"): Refusal(
             "the branches of a gate are weighed for all heads of a call",
-            "a kernel for each group of heads, called with its query heads: q[:, :4]",
+            "a kernel for each, called with its query heads: compile(gate)(q[:, :4], k, v, weights)",
         ),
         ("gate", "layers"): Refusal(
             "layers are patterns that information flows over; weights are given to one call",
@@ -94,8 +94,8 @@ def page() -> str:
     lines = [
         "# What goes with what",
         "",
-        "Written by `pidsl.language.goes_with.page()` from the table that refuses pairs. A number refers to the reasons",
-        "below; where one kind of pattern may stand inside another, it is that way only: layers of heads.",
+        "Written by `pidsl.language.goes_with.page()` from the table that refuses pairs. A number refers to a reason",
+        "below. Of two kinds of patterns, one may stand inside the other: layers of heads.",
         "",
         "| | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),

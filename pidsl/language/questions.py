@@ -129,7 +129,7 @@ class Questions:
         if n is None:
             return behind("pairs for every length")(self._own, assume)
         length = whole(n)
-        square = m in (None, n) and offset == key_offset == 0
+        square = m in (None, n) and (type(offset), type(key_offset), offset, key_offset) == (int, int, 0, 0)
         if length is not None and length > LONG and square and not self._own.symbols:
             formula = self.pairs()  # it takes no time that grows with n
             if formula.is_exact:

@@ -22,7 +22,8 @@ from pidsl.analysis.formulas import n
 from pidsl.analysis.plan_cost import plan_cost, plan_of
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.codegen.lower import lower
-from pidsl.codegen.plan.nodes import BoxSweep, DiagonalPiece, GridPiece, TilePiece
+from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, TilePiece
+from pidsl.codegen.plan.walks import BoxSweep
 from pidsl.errors import ArgumentError, SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.expr import evaluate, holds
 from pidsl.language.terms import Term

@@ -15,7 +15,7 @@ from pidsl import blocks, causal, halo, keys, neighborhood, queries, stride, whe
 from pidsl.codegen.check import check_grid, check_plan
 from pidsl.codegen.choice import choose
 from pidsl.codegen.choice.boxes import Boxes
-from pidsl.codegen.choice.cost import PRICES, Tiling
+from pidsl.codegen.choice.cost import BACKENDS, Tiling
 from pidsl.codegen.choice.digits import products
 from pidsl.codegen.choice.grid_axes import axes_of
 from pidsl.codegen.choice.parts import parts
@@ -114,7 +114,7 @@ def test_boxes_are_dense_where_tiles_are_not(backend: str) -> None:
 def test_a_dilated_axis_is_split_into_its_classes() -> None:
     found = Boxes(axes_of(neighborhood((64, 64), 7, dilation=4), split=True))
     assert found.grid.lengths == (16, 4, 16, 4)
-    sizes = found.cheapest(PRICES["torch"])
+    sizes = found.cheapest(BACKENDS["torch"].prices)
     assert sizes.own[1] == sizes.own[3] == 1 and sizes.work.pairs < 4 * (64 * 7) ** 2
 
 
@@ -177,7 +177,7 @@ def test_products_of_digits_are_their_part(term: Term, backend: str) -> None:
         for relation, axes in found:
             assert (union & relation).is_empty()
             union = union | relation
-            piece = Boxes(axes).piece(relation, PRICES[backend], backend)
+            piece = Boxes(axes).piece(relation, BACKENDS[backend])
             assert list(check_grid(piece)) == []
         lengths = read_set("[n, m, offset] -> { : n >= 1 and m >= 1 and offset >= 0 }")
         assert union.is_equal(part.relation.intersect_params(lengths))

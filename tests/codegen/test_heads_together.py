@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 import pidsl
 from pidsl import Heads, causal, compile, heads, keys, lags, neighborhood, queries, score, stride, window
 from pidsl.codegen.check import check_plan
-from pidsl.codegen.choice.together import share, together
+from pidsl.codegen.choice.together import together
 from pidsl.codegen.lower import lower
+from pidsl.codegen.plan.heads import share
 from pidsl.codegen.plan.nodes import Plan, TilePiece
 from pidsl.errors import ParseError, PlanError, TermError
 from pidsl.language.expr import Compare, Truth, Var

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from pidsl import causal, halo, keys, lags, neighborhood, pairs, queries, stride, where, window
 from pidsl.codegen.check import check_plan
+from pidsl.codegen.choice.cost import BACKENDS
 from pidsl.codegen.lower import lower
 from pidsl.codegen.plan.nodes import Plan
 from pidsl.errors import PlanError
 from pidsl.language.expr import Add, Sub, Truth
 from pidsl.language.terms import Term
+from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.run_torch.program import TorchProgram
 
 SKEWED = where(lambda i, j: (2 * i - 3 * j) % 11 < 6) & window(40)
@@ -45,6 +47,7 @@ UNREAD = {
     "other",
     "within",
 }  # by no program, or the truth
+RUN_BY_SOME = {"grad_key": "grad_query", "back_rows": "rows"}  # None where no program runs it
 
 
 def changed(name: str, value: Any) -> Iterator[Any]:
@@ -84,6 +87,11 @@ def changed(name: str, value: Any) -> Iterator[Any]:
 def planted(node: Any) -> Iterator[Any]:
     """Copies of a node of a plan with one fault each."""
     for field in fields(node):
+        if field.name in RUN_BY_SOME:
+            there = getattr(node, field.name) is not None
+            yield replace(node, **{field.name: None if there else getattr(node, RUN_BY_SOME[field.name])})
+            if not there:
+                continue
         if field.name not in UNREAD:
             for other in changed(field.name, getattr(node, field.name)):
                 if field.name == "relation" or other != getattr(node, field.name):
@@ -100,19 +108,20 @@ def differs(plan: Plan, term: Term) -> str:
     """What a plan computes otherwise than its term; empty: nothing."""
     for n, m, offset in SIZES:
         expected = term.mask(n, m, offset)
-        for which in ("forward", "grad_query", "grad_key"):
+        for which in BACKENDS[plan.backend].passes:
             if n < 50 and not (visits(plan, n, m, offset, which) == expected).all():
                 return f"{which} at {n, m, offset}"
         if plan.backend == "torch":
             generator = torch.Generator().manual_seed(n)
             q, k, v = (torch.randn(1, 1, x, 4, dtype=torch.float64, generator=generator) for x in (n, m, m))
-            out, lse = TorchProgram(plan).forward(q, k, v, 0.5, offset)
+            call = Call(q, k, v, 0.5, Positions(offset))
+            out, lse = TorchProgram(plan).forward(call)
             q.requires_grad_(True)
             found = attention(expected, q, k, v)
             if not torch.allclose(out, found, atol=1e-9):
                 return f"program at {n, m, offset}"
             gradient = torch.autograd.grad(found.sum(), q)[0]
-            given = (q.detach(), k, v, out, lse, torch.ones_like(out), None, 0.5, offset)
+            given = (call._replace(q=q.detach()), out, lse, torch.ones_like(out), None, False)
             if not torch.allclose(TorchProgram(plan).backward(*given)[0], gradient, atol=1e-9):
                 return f"gradient at {n, m, offset}"
     return ""

@@ -20,11 +20,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from triton.runtime import interpreter
 
 from pidsl import blocks, causal, empty, full, keys, lags, queries, ring, stride, where, window
-from pidsl.codegen.emit_triton.expr import Reach, index_source, non_negative, pred_source, separated
+from pidsl.codegen.emit_triton.expr import index_source, pred_source
+from pidsl.codegen.emit_triton.reach import Reach
 from pidsl.codegen.emit_triton.source import triton_source
 from pidsl.codegen.lower import lower
-from pidsl.codegen.plan.nodes import Diagonal, DiagonalPiece, Layout, Plan, Run, Sweep, TilePiece
+from pidsl.codegen.plan.nodes import DiagonalPiece, Plan, TilePiece
+from pidsl.codegen.plan.walks import Diagonal, Layout, Run, Sweep
 from pidsl.errors import BackendError, SymbolError, TooHardError
+from pidsl.language.algebra import non_negative, separated
 from pidsl.language.expr import (
     Abs,
     Add,
@@ -43,6 +46,7 @@ from pidsl.language.expr import (
     Var,
 )  # fmt: skip
 from pidsl.language.terms import Term
+from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.run_triton.program import TritonProgram
 from pidsl.testing import terms
 
@@ -71,10 +75,9 @@ class Case:
     scale: float = 0.3
 
     def run(self, program: TritonProgram) -> dict[str, Tensor]:
-        out, lse = program.forward(self.q, self.k, self.v, self.scale, self.offset)
-        grads = program.backward(
-            self.q, self.k, self.v, out, lse, self.grad_out, self.grad_lse, self.scale, self.offset
-        )
+        call = Call(self.q, self.k, self.v, self.scale, Positions(self.offset))
+        out, lse = program.forward(call)
+        *grads, _ = program.backward(call, out, lse, self.grad_out, self.grad_lse, False)
         return dict(zip(("out", "lse", "dq", "dk", "dv"), (out, lse, *grads), strict=True))
 
     def dense(self, term: Term) -> dict[str, Tensor]:

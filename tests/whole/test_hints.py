@@ -241,6 +241,16 @@ LANGUAGE = [
         lambda: pidsl.heads([(4, GATE)]),
         lambda: compiled(GATE)(Q[:, :4], K, V, WEIGHTS),
     ),
+    Case(
+        "a kernel for each layer: [pidsl.compile(layer) for layer in model]",
+        lambda: pidsl.layers([GATE, GATE]),  # type: ignore[list-item]
+        lambda: [compiled(layer) for layer in (GATE, GATE)],
+    ),
+    Case(
+        "pidsl.merge([kernel(..., return_lse=True), ...])",
+        lambda: pidsl.merge([kernel(Q, K, V)]),  # type: ignore[list-item]
+        lambda: pidsl.merge([kernel(Q, K, V, return_lse=True), kernel(Q, K, V, return_lse=True)]),
+    ),
     Case("a & b, a | b", lambda: parse("causal and window(3)"), lambda: parse("causal & window(3)")),
     Case("~a", lambda: parse("not causal"), lambda: parse("~causal")),
     Case("causal", lambda: parse("causal()"), lambda: parse("causal")),

@@ -1,0 +1,253 @@
+"""Rewrites of index expressions and predicates: the same value, in a form that somebody can use.
+
+`pidsl.language.expr` folds each node as it is made; these look at whole trees. What decides by signs takes every
+variable of a plan for what it is, an integer that is not negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import assert_never
+
+from pidsl.language.expr import (
+    Abs,
+    Add,
+    And,
+    Compare,
+    FloorDiv,
+    Index,
+    Max,
+    Min,
+    Mod,
+    Mul,
+    Not,
+    Or,
+    Pred,
+    Sub,
+    Symbol,
+    Truth,
+    Var,
+    fold,
+    simplify,
+    substitute_pred,
+    vars_in,
+)  # fmt: skip
+
+_MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "==": "==", "!=": "!="}
+_OPPOSITE = {"<": ">=", ">=": "<", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
+
+
+def plus(x: Index, constant: Index) -> Index:
+    """`x + constant`, simplified."""
+    return simplify(Add(x, constant))
+
+
+def times(x: Index, factor: int) -> Index:
+    """`factor * x`, simplified."""
+    return simplify(Mul(factor, x))
+
+
+def div(x: Index, by: int) -> Index:
+    """`x // by`, simplified."""
+    return simplify(FloorDiv(x, by)) if by > 1 else x
+
+
+def mod(x: Index, by: int) -> Index:
+    """`x % by`, simplified."""
+    return simplify(Mod(x, by)) if by > 1 else 0
+
+
+def plus_one(e: Index) -> Index:
+    """`e + 1`, with the constant merged: `x - 1 -> x`, `x + 2 -> x + 3`."""
+    match e:
+        case Sub(x, int(y)):
+            return simplify(Add(x, 1 - y))
+        case Min(x, y):
+            return Min(plus_one(x), plus_one(y))
+        case Max(x, y):
+            return Max(plus_one(x), plus_one(y))
+        case _:
+            return simplify(Add(e, 1))
+
+
+def total(values: Sequence[Index]) -> Index:
+    """The sum; of hundreds it nests a few deep only."""
+    if len(values) == 1:
+        return values[0]
+    half = (len(values) + 1) // 2
+    return simplify(Add(total(values[:half]), total(values[half:])))
+
+
+def greatest(values: Sequence[Index]) -> Index:
+    """The maximum of expressions, flat and without repeats."""
+    return _picked(Max, values)
+
+
+def smallest(values: Sequence[Index]) -> Index:
+    """The minimum of expressions, flat and without repeats."""
+    return _picked(Min, values)
+
+
+def _picked(pick: type[Max] | type[Min], values: Sequence[Index]) -> Index:
+    flat: list[Index] = []
+
+    def add(x: Index) -> None:
+        if isinstance(x, pick):
+            add(x.left)
+            add(x.right)
+        elif x not in flat:
+            flat.append(x)
+
+    for value in values:
+        add(value)
+    numbers = [x for x in flat if isinstance(x, int)]
+    kept: list[Index] = [x for x in flat if not isinstance(x, int)]
+    if numbers:
+        kept.insert(0, max(numbers) if pick is Max else min(numbers))
+    out = kept[0]
+    for x in kept[1:]:
+        out = simplify(pick(out, x))
+    return out
+
+
+def non_negative(e: Index) -> bool:
+    """Whether `e >= 0` follows from its variables being non-negative; False also means "cannot tell".
+
+    `a + 3 -> True`, `a - b -> False`, `(a - b) % 8 -> True`, `maximum(a - b, 0) -> True`.
+    """
+    match e:
+        case int():
+            return e >= 0
+        case Var() | Abs():
+            return True
+        case Add(x, y) | Mul(x, y) | Min(x, y) | FloorDiv(x, y):
+            return non_negative(x) and non_negative(y)
+        case Mod(_, y):
+            return non_negative(y)
+        case Max(x, y):
+            return non_negative(x) or non_negative(y)
+        case Sub() | Symbol():
+            return False
+        case _:
+            assert_never(e)
+
+
+def settled(p: Pred, values: Mapping[str, Index] | None = None) -> Pred:
+    """`p` with `values` put in, constants folded and truths absorbed: none stands under an operator.
+
+    `x & True -> x`, `x | True -> True`, `~True -> False`.
+    """
+    return substitute_pred(p, values or {})
+
+
+def any_of(tests: Sequence[Pred]) -> Pred:
+    """Whether one of them holds; hundreds of them nest a few deep only."""
+    if len(tests) <= 1:
+        return tests[0] if tests else Truth(False)
+    half = (len(tests) + 1) // 2
+    return fold(Or(any_of(tests[:half]), any_of(tests[half:])))
+
+
+def both(a: Pred | None, b: Pred) -> Pred:
+    """`a & b`; None says nothing."""
+    return b if a is None else And(a, b)
+
+
+def negated(p: Pred) -> Pred:
+    """The negation of `p` without a `Not`: `not (x < y and z) -> x >= y or not z`."""
+    match p:
+        case Compare(op, x, y):
+            return Compare(_OPPOSITE[op], x, y)
+        case And(x, y):
+            return Or(negated(x), negated(y))
+        case Or(x, y):
+            return And(negated(x), negated(y))
+        case Not(x):
+            return x
+        case Truth(value):
+            return Truth(not value)
+        case _:
+            assert_never(p)
+
+
+def positive(p: Pred) -> Pred:
+    """`p` with its negations pushed into the comparisons: `not (x < y) and z -> x >= y and z`."""
+    match p:
+        case And(x, y) | Or(x, y):
+            return type(p)(positive(x), positive(y))
+        case Not(x):
+            return positive(negated(x))
+        case _:
+            return p
+
+
+def separated(p: Pred, keys: frozenset[str]) -> Pred:
+    """`p` with every comparison written rows against keys: then a tile costs one comparison per pair.
+
+    `16 * (a - b) + offset > 63 -> 16 * a + offset - 63 > 16 * b`, where `keys = {b, j}`.
+    """
+    match p:
+        case Compare(op, x, y):
+            terms, constant = _linear(Sub(x, y))
+            right = {atom: -factor for atom, factor in terms.items() if vars_in(atom) and vars_in(atom) <= keys}
+            left = {atom: factor for atom, factor in terms.items() if atom not in right}
+            if not left or not right:
+                return p
+            if all(factor < 0 for factor in right.values()):  # -a + 3 >= -b  ->  a - 3 <= b
+                op, constant = _MIRRORED[op], -constant
+                left, right = ({atom: -factor for atom, factor in side.items()} for side in (left, right))
+            return Compare(op, _sum(left, constant), _sum(right, 0))
+        case And(x, y) | Or(x, y):
+            return type(p)(separated(x, keys), separated(y, keys))
+        case Not(x):
+            return Not(separated(x, keys))
+        case Truth():
+            return p
+        case _:
+            assert_never(p)
+
+
+def _linear(e: Index) -> tuple[dict[Index, int], int]:
+    """`e` as a sum of atoms with factors, and a constant."""
+    match e:
+        case int():
+            return {}, e
+        case Add(x, y) | Sub(x, y):
+            terms, constant = _linear(x)
+            others, other = _linear(y)
+            sign = 1 if isinstance(e, Add) else -1
+            for atom, factor in others.items():
+                terms[atom] = terms.get(atom, 0) + sign * factor
+            return {atom: factor for atom, factor in terms.items() if factor}, constant + sign * other
+        case Mul(x, int(y)) | Mul(int(y), x):
+            terms, constant = _linear(x)
+            return {atom: y * factor for atom, factor in terms.items() if y}, y * constant
+        case _:
+            return {e: 1}, 0
+
+
+def _sum(terms: Mapping[Index, int], constant: int) -> Index:
+    """The sum of `factor * atom` and the constant, positive terms first."""
+    found: Index | None = None
+    for atom, factor in sorted(terms.items(), key=lambda item: item[1] < 0):
+        term = simplify(Mul(abs(factor), atom))
+        if found is None:
+            found = term if factor > 0 else Sub(0, term)
+        else:
+            found = Add(found, term) if factor > 0 else Sub(found, term)
+    return constant if found is None else simplify(Add(found, constant))
+
+
+def has_scalar(p: Pred, vectors: frozenset[str]) -> bool:
+    """Whether `p` compares numbers that do not depend on `vectors`: `(m > 4) & (j < m) -> True` for `vectors = {j}`."""
+    match p:
+        case Compare():
+            return not vars_in(p) & vectors
+        case And(x, y) | Or(x, y):
+            return has_scalar(x, vectors) or has_scalar(y, vectors)
+        case Not(x):
+            return has_scalar(x, vectors)
+        case Truth():
+            return True
+        case _:
+            assert_never(p)
