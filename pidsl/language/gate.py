@@ -11,6 +11,7 @@ is one softmax over more keys, a gate is two softmaxes.
 from __future__ import annotations
 
 import keyword
+import unicodedata
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -91,7 +92,7 @@ def gate(**branches: Term) -> Gate:
     if not branches:
         raise TermError("gate()", "at least one branch", hint="gate(local=window(63), skip=stride(256))")
     for name, term in branches.items():
-        if not name.isidentifier() or keyword.iskeyword(name):
+        if not name.isidentifier() or keyword.iskeyword(name) or name != unicodedata.normalize("NFKC", name):
             raise TermError(f"branch name {name!r}", "an identifier that is not a Python keyword", where="gate(...)")
         if not isinstance(term, Algebra):
             given = f"{name} = {term!r} ({type(term).__name__})"

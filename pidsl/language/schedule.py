@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pidsl.errors import TermError
+from pidsl.language.door import behind
 from pidsl.language.expr import Index
 from pidsl.language.goes_with import check_inside
 from pidsl.language.heads import Heads
@@ -57,27 +58,19 @@ class Schedule:
 
     def farthest(self, layers: int | None = None, *, assume: str | Iterable[str] = ()) -> Bound:
         """The largest lag over which the layers carry information; see `pidsl.analysis.ask.farthest`."""
-        from pidsl.analysis import ask
-
-        return ask.farthest(self, layers, assume)
+        return behind("farthest")(self, layers, assume)
 
     def contiguous(self, layers: int | None = None, *, assume: str | Iterable[str] = ()) -> Bound:
         """How many predecessors every token sees without a gap; see `pidsl.analysis.ask.contiguous`."""
-        from pidsl.analysis import ask
-
-        return ask.contiguous(self, layers, assume)
+        return behind("contiguous")(self, layers, assume)
 
     def depth(self, n: int | None = None, of: str | None = None, *, assume: str | Iterable[str] = ()) -> Bound:
         """The fewest layers, repeating the schedule, that connect every pair; see `pidsl.analysis.ask.depth`."""
-        from pidsl.analysis import ask
-
-        return ask.depth(self, n, of, assume)
+        return behind("depth")(self, n, of, assume)
 
     def path(self, i: int, j: int, n: int | None = None) -> list[int] | None:
         """The tokens through which key j reaches query i, one more per layer; see `pidsl.analysis.graph.path`."""
-        from pidsl.analysis.graph import path
-
-        return path(self.unions, i, j, None, n)
+        return behind("path")(self.unions, i, j, None, n)
 
 
 def layers(terms: Iterable[Term | Heads]) -> Schedule:

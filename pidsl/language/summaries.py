@@ -26,8 +26,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from pidsl.errors import TermError
+from pidsl.language.door import behind
 from pidsl.language.goes_with import check_inside
-from pidsl.language.terms import Algebra, Ring, Term, checked_size, require_concrete, walk
+from pidsl.language.sizes import checked_size
+from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
 from pidsl.language.trace import where
 from pidsl.language.vocabulary import blocks, causal, lags, stride
 
@@ -119,9 +121,7 @@ class Summaries:
         Raises:
             TooHardError: isl's operation limit struck.
         """
-        from pidsl.relation.partition import covers
-
-        return covers(self, term, most)
+        return behind("covers")(self, term, most)
 
     def logits(self, n: int) -> int:
         """How many logits all softmaxes have: (query, token) pairs and (query, span) pairs, and, inside the spans,

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from pidsl.language.heads import Heads
-from pidsl.language.parse import parse, parse_heads
-from pidsl.language.score import PLAIN, Score, parse_score
+from pidsl.language.parse import parse, parse_term
+from pidsl.language.score import PLAIN, Score
 from pidsl.language.terms import Ring, Term, walk
 from pidsl.language.trace import where
 from pidsl.runtime.call.call import Call, Gradients
@@ -91,7 +91,7 @@ def structure(score: Score | None) -> Score:
 
 def scored(text: str) -> Score:
     """The score that a text names, "" that of plain attention."""
-    return parse_score(text) if text else PLAIN
+    return parse(text) if text else PLAIN
 
 
 def is_wide(backend: str, head_dim: int) -> bool:
@@ -188,9 +188,7 @@ def _together(heads: Heads, head_dim: int, score: Score) -> Compiled | None:
 
 def named(pattern: str, score: str, backend: str, wide: bool) -> Compiled:
     """The program for a pattern, or for heads that run together, and a score, by their texts."""
-    if not pattern.startswith("heads("):
-        return compiled(parse(pattern), backend, wide, scored(score))
-    made = together(parse_heads(pattern), wide, scored(score))
+    made = _by_text(pattern, score, backend, wide)
     assert made is not None, pattern
     return made
 
@@ -201,16 +199,18 @@ def prepared(pattern: str, score: str, backend: str, wide: bool = False) -> bool
 
     A term that is built inside a function that torch traces is no object of Python yet: it comes as its text.
     """
-    if pattern.startswith("heads("):
-        return together(parse_heads(pattern), wide, scored(score)) is not None
-    compiled(parse(pattern), backend, wide, scored(score))
-    return True
+    return _by_text(pattern, score, backend, wide) is not None
+
+
+def _by_text(pattern: str, score: str, backend: str, wide: bool) -> Compiled | None:
+    found, asked = parse(pattern), scored(score)
+    return together(found, wide, asked) if isinstance(found, Heads) else compiled(found, backend, wide, asked)
 
 
 @untraced
 def rings(pattern: str) -> bool:
     """Whether a pattern, by its text, holds a ring."""
-    return any(isinstance(t, Ring) for t in walk(parse(pattern)))
+    return any(isinstance(t, Ring) for t in walk(parse_term(pattern)))
 
 
 @untraced
