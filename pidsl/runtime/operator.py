@@ -258,9 +258,9 @@ def _inputs(program: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _named(program: str, wide: bool) -> Program:
+def _named(program: str, wide: bool, moved: bool) -> Program:
     pattern, score, backend = program.split("; ")
-    return named(pattern, score, backend, wide).program
+    return named(pattern, score, backend, wide, moved).program
 
 
 def _given(
@@ -273,13 +273,15 @@ def _given(
     where = "pidsl.attention(q, k, v, ...)"
     q, (offset, key_offset, seed), inputs = tensors[0], numbers, _inputs(program)
     raise_faults(check_positions("offset", offset, q.shape[2]), where)
+    raise_faults(check_positions("key_offset", key_offset, tensors[1].shape[2]), where)
     if factor is not None:
         faults, value = check_scale(float(factor))
         raise_faults(faults, where)
         scale = value or 0.0
     names = inputs[: len(tensors) - 3]
     frame = Saved(scale, Positions(offset, key_offset), names, {"seed": seed} if "seed" in inputs else {})
-    return _named(program, is_wide(program.rpartition("; ")[2], q.shape[3])), frame.call(tensors)
+    wide = is_wide(program.rpartition("; ")[2], q.shape[3])
+    return _named(program, wide, key_offset != 0), frame.call(tensors)
 
 
 @torch.library.custom_op("pidsl::attention", mutates_args=())
