@@ -9,15 +9,15 @@ from __future__ import annotations
 import ast
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from math import prod
 
 from pidsl.codegen.emit_triton.boxes import box_counts
+from pidsl.codegen.emit_triton.kernels import KernelWriter
 from pidsl.codegen.emit_triton.lines import WIDTH
 from pidsl.codegen.emit_triton.lists import list_table, table_name
-from pidsl.codegen.emit_triton.logits import ScoredKernelWriter
-from pidsl.codegen.emit_triton.walks import KernelWriter
 from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Plan
 from pidsl.codegen.plan.stages import Stage, stages
 from pidsl.codegen.plan.walks import BoxSweep
@@ -31,23 +31,21 @@ def triton_source(plan: Plan) -> str:
 
     plan -> stages (pieces that share a kernel) -> kernels -> the device functions they call -> module.
     """
-    writer = KernelWriter(plan) if plan.score == PLAIN else ScoredKernelWriter(plan, plan.score)
+    writer = KernelWriter(plan)
     forward = stages(plan, "forward")
     grad_query = stages(plan, "grad_query")
     grad_key = stages(plan, "grad_key")
-    masks = list(writer.masks())
+    grad_score: list[Stage] = []
+    if writer.logits.sums:  # they visit what those of dQ visit
+        grad_score = [replace(x, name=x.name.replace("grad_query", "grad_score")) for x in grad_query]
+    masks = [*writer.walks.masks(), *writer.logits.functions()]
     kernels = [
         *map(writer.forward, forward),
         *map(writer.grad_query, grad_query),
         *map(writer.grad_key, grad_key),
+        *map(writer.grad_score, grad_score),
     ]
-    more = []
-    if isinstance(writer, ScoredKernelWriter):
-        grad_score = writer.score_stages(grad_query)
-        masks += writer.functions()
-        kernels += map(writer.grad_score, grad_score)
-        more.append(_table("GRAD_SCORE", grad_score))
-    constant, slope = writer.reach.bound
+    constant, slope = writer.walks.reach.bound
     tables = "\n".join(
         [
             "# What to launch, in this order. `whole`: the kernel owns every row (key). Integers stay below",
@@ -56,8 +54,8 @@ def triton_source(plan: Plan) -> str:
             _table("GRAD_QUERY", grad_query),
             _table("GRAD_KEY", grad_key),
             *_lists(plan),
-            *more,
-            f"REACH = ({constant + slope * writer.pad}, {slope})",
+            *([_table("GRAD_SCORE", grad_score)] if grad_score else []),
+            f"REACH = ({constant + slope * writer.walks.pad}, {slope})",
         ]
     )
     parts = _device_functions("\n".join([*masks, *kernels]))
