@@ -11,8 +11,8 @@ are computed one by one, each with a mask of its own, and the last key in their 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from hashlib import blake2b
 from itertools import product
@@ -20,13 +20,11 @@ from math import prod
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pidsl.runtime.run_torch.bands import KNOWN_SIZES, MISSING, Bound, Mask, Masks, mask_of, remembered
-
-Bools = NDArray[np.bool_]
+from pidsl.runtime.run_torch.gathered import GatheredBatch, GatheredSegment
+from pidsl.runtime.run_torch.walks import Batch, Bools, Bound, Change, Mask, Operands, Schedule, Sizes, Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +77,12 @@ class Extent:
     first_row: int  # of the queries, on the first axis
     rows: int  # so many
     key_rows: int
-    n: int
-    m: int
-    offset: int
+    sizes: Sizes
 
     @property
     def before(self) -> int:
         """Positions before the first query that fill up its row."""
-        return self.offset - self.first_row * self.strides[0]
+        return self.sizes.offset - self.first_row * self.strides[0]
 
     @property
     def positions(self) -> int:
@@ -96,12 +92,12 @@ class Extent:
     @property
     def complete(self) -> bool:
         """Every query lies in the grid."""
-        return self.before + self.n <= self.positions
+        return self.before + self.sizes.n <= self.positions
 
     @property
     def filled(self) -> bool:
         """Some rows are filled up with queries that there are not."""
-        return self.before > 0 or self.before + self.n < self.positions
+        return self.before > 0 or self.before + self.sizes.n < self.positions
 
     def of_queries(self, x: Tensor) -> Tensor:
         """x `[B, H, n, ...]` by position, in whole rows: itself, a part of it, or a copy with zeros around it."""
@@ -110,8 +106,15 @@ class Extent:
     def give_back(self, x: Tensor, whole: Tensor) -> None:
         """Write to x `[B, H, n, ...]` what has changed in `whole`, unless it is a part of x."""
         if whole.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
-            length = min(self.n, whole.shape[2] - self.before)
-            x[:, :, :length].copy_(whole[:, :, self.before : self.before + length])
+            x[:, :, : self._length(whole)].copy_(whole[:, :, self.before : self.before + self._length(whole)])
+
+    def around(self, whole: Tensor) -> list[Tensor]:
+        """The parts of `whole` that no query has."""
+        parts = [whole[:, :, : self.before], whole[:, :, self.before + self._length(whole) :]]
+        return [x for x in parts if x.shape[2]]
+
+    def _length(self, whole: Tensor) -> int:
+        return min(self.sizes.n, whole.shape[2] - self.before)
 
 
 def _fitted(x: Tensor, before: int, length: int) -> Tensor:
@@ -123,14 +126,12 @@ def _fitted(x: Tensor, before: int, length: int) -> Tensor:
 
 
 @dataclass(slots=True, eq=False)
-class BoxSegment:
+class BoxSegment(GatheredSegment):
     """Boxes of equal shape, one group per axis."""
 
     groups: tuple[Group, ...]
     extent: Extent
     ragged: bool = False  # some keys are missing
-    remember: bool = True
-    _masks: Masks = field(default_factory=Masks)
 
     @property
     def valid(self) -> Bools | None:
@@ -139,7 +140,7 @@ class BoxSegment:
             return None
         places = [g.key + np.arange(g.width) for g in self.groups]
         positions = reduce(np.add.outer, [p * s for p, s in zip(places, self.extent.strides, strict=True)])
-        return np.asarray(positions.ravel() < self.extent.m)
+        return np.asarray(positions.ravel() < self.extent.sizes.m)
 
     @property
     def height(self) -> int:
@@ -157,42 +158,29 @@ class BoxSegment:
         return self.height * self.width if self.ragged or any(x.masked for x in self.groups) else 0
 
     @property
-    def boxes(self) -> int:
-        """How many there are."""
+    def tiles(self) -> int:
+        """How many boxes there are."""
         return prod(x.count for x in self.groups)
 
-    def mask(self, dtype: torch.dtype, device: torch.device, members: int) -> Mask | None:
-        """The mask of every box, for so many query heads above each other; None when all pairs are kept."""
-        key = dtype, device, members
-        mask = self._masks.get(key, MISSING)
-        if mask is MISSING:
-            keep = self.keep()
-            mask = None if keep is None else mask_of(np.tile(keep, (members, 1)), dtype, device)
-            if self.remember or mask is None:
-                self._masks.keep(key, mask)
-        return mask
+    def keep(self) -> Bools:
+        """The pairs to keep of every box, `[height, width]`."""
+        found, valid = reduce(np.kron, (x.keep for x in self.groups)), self.valid
+        return found if valid is None else found & valid
 
-    def mask_of_rows(self, mask: Mask | None, members: int, dtype: torch.dtype, device: torch.device) -> Mask | None:
-        """`mask` without queries that fill up a row of the grid, `[1, boxes, members * queries, keys]`."""
-        start, stop = self.extent.offset, self.extent.offset + self.extent.n
+    def mask_of_rows(self, mask: Mask | None, x: Tensor, members: int) -> Mask | None:
+        """`mask` without queries that fill up a row of the grid, `[1, boxes, members * queries, keys]`; like x."""
+        start, stop = self.extent.sizes.offset, self.extent.sizes.offset + self.extent.sizes.n
         rows = self.row_positions(torch.device("cpu"))
         there = ((rows >= start) & (rows < stop)).repeat(1, members)[None, :, :, None]
         if bool(there.all()):
             return mask
-        there = there.to(device)
-        bias = torch.zeros((), dtype=dtype, device=device) if mask is None else mask.bias
+        there = there.to(x.device)
+        bias = torch.zeros((), dtype=x.dtype, device=x.device) if mask is None else mask.bias
         return Mask(torch.where(there, bias, -torch.inf).expand(*there.shape[:3], self.width), None)
-
-    def keep(self) -> Bools | None:
-        """The pairs to keep of every box, `[height, width]`."""
-        if not self.keep_pairs:
-            return None
-        found, valid = reduce(np.kron, (x.keep for x in self.groups)), self.valid
-        return found if valid is None else found & valid
 
     def parts(self, limit: int) -> Iterator[BoxSegment]:
         """The same boxes in segments of at most `limit` of them."""
-        if self.boxes <= max(limit, 1):
+        if self.tiles <= max(limit, 1):
             yield self
             return
         axis = max(range(len(self.groups)), key=lambda k: self.groups[k].count)
@@ -203,10 +191,8 @@ class BoxSegment:
             count=group.count - half,
         )  # fmt: skip
         for part in (replace(group, count=half), later):
-            cut = BoxSegment(
-                (*self.groups[:axis], part, *self.groups[axis + 1 :]), self.extent, self.ragged, self.remember,
-                self._masks,
-            )  # fmt: skip
+            cut = BoxSegment((*self.groups[:axis], part, *self.groups[axis + 1 :]), self.extent, self.ragged)
+            cut.masks, cut.remember = self.masks, self.remember
             yield from cut.parts(limit)
 
     def rows(self, x: Tensor, members: int) -> Tensor:
@@ -232,12 +218,17 @@ class BoxSegment:
 
     def of_rows(self, x: Tensor, members: int) -> Tensor:
         """x `[B, Hq, rows, ...]` by boxes: `[B * Hkv, boxes, members * queries, ...]`, a copy."""
-        return self.rows(x, members).reshape(-1, self.boxes, members * self.height, *x.shape[3:])
+        return self.rows(x, members).reshape(-1, self.tiles, members * self.height, *x.shape[3:])
+
+    def put(self, results: Sequence[Tensor], values: Sequence[Tensor], change: Change, members: int) -> None:
+        """Change rows of the results, which are views of them."""
+        views = [self.rows(x, members) for x in results]
+        change(views, [y.reshape(x.shape) for x, y in zip(views, values, strict=True)])
 
     def of_keys(self, x: Tensor) -> Tensor:
         """x `[B, Hkv, m, D]` by boxes: `[B * Hkv, boxes, keys, D]`, a copy."""
         if self.valid is None:
-            return self.keys(x).reshape(-1, self.boxes, self.width, x.shape[3])
+            return self.keys(x).reshape(-1, self.tiles, self.width, x.shape[3])
         return x.index_select(2, self.key_positions(x.device)[0]).reshape(-1, 1, self.width, x.shape[3])
 
     def row_positions(self, device: torch.device) -> Tensor:
@@ -247,7 +238,7 @@ class BoxSegment:
     def key_positions(self, device: torch.device) -> Tensor:
         """`[boxes, keys]`: which keys they meet, the last one for those that are missing."""
         places = self._positions([(g.key, g.key_step, g.width) for g in self.groups], device)
-        return places.clamp_(max=self.extent.m - 1)
+        return places.clamp_(max=self.extent.sizes.m - 1)
 
     def _positions(self, axes: list[tuple[int, int, int]], device: torch.device) -> Tensor:
         """Positions of tokens, given on every axis the first coordinate, its step from box to box, and how many."""
@@ -257,7 +248,7 @@ class BoxSegment:
             total = total[..., None] + (first + step * boxes) * stride
             total = total[..., None] + inside * stride
         order = range(2 * len(axes))
-        return total.permute(*order[::2], *order[1::2]).reshape(self.boxes, -1)
+        return total.permute(*order[::2], *order[1::2]).reshape(self.tiles, -1)
 
     @property
     def _counts(self) -> tuple[int, ...]:
@@ -291,47 +282,42 @@ class BoxSegment:
 
 
 @dataclass(frozen=True, slots=True)
-class Boxes:
+class Boxes(Walk[BoxSegment]):
     """A piece in boxes of a grid, as a generated program states it."""
 
     axes: tuple[Axis, ...]
-    _known: dict[tuple[int, int, int], tuple[BoxSegment, ...]] = field(default_factory=dict, repr=False, compare=False)
 
-    def segments(self, n: int, m: int, offset: int) -> tuple[BoxSegment, ...]:
+    def written(self, segments: Sequence[BoxSegment], sizes: Sizes) -> int:
+        """All rows where every query lies in a box, else none: they are in whole rows of the grid."""
+        total = sum(s.tiles * s.height for s in segments)
+        extent = segments[0].extent if segments else None
+        return sizes.n if extent is not None and extent.complete and total == extent.positions else 0
+
+    def batches(self, schedule: Schedule[BoxSegment], given: Operands) -> Iterator[Batch]:
+        """Copies of the boxes, of rows of the grid that are filled up."""
+        if not schedule.segments:
+            return
+        extent = schedule.segments[0].extent
+        rows, results = ([extent.of_queries(x) for x in tensors] for tensors in (given.rows, given.results))
+        for segment in schedule.segments:
+            for s in segment.parts(segment.at_once(given)):
+                mask = s.mask(rows[0], given.group)
+                if given.exact and extent.filled:
+                    mask = s.mask_of_rows(mask, rows[0], given.group)
+                yield GatheredBatch(s, given, rows, results, mask)
+        for x, whole in zip(given.results, results, strict=True):
+            extent.give_back(x, whole)
+        given.dropped += extent.around(results[0])
+
+    def cut(self, sizes: Sizes) -> Iterator[BoxSegment]:
         """Batches of equal boxes that together visit every box of queries once."""
-        sizes = (n, m, offset)
-        known = self._known.pop(sizes, None)
-        if known is None:
-            known = tuple(self._segments(*sizes))
-            for s, remember in zip(known, remembered(n, m, [s.keep_pairs for s in known]), strict=True):
-                s.remember = remember
-            for oldest in list(self._known)[: 1 - KNOWN_SIZES]:
-                self._known.pop(oldest, None)
-        self._known[sizes] = known
-        return known
-
-    def visited(self, n: int, m: int, offset: int) -> int:
-        """Keys in all boxes."""
-        return sum(s.boxes * s.width for s in self.segments(n, m, offset))
-
-    def _extent(self, n: int, m: int, offset: int) -> Extent:
-        lengths = [x.length for x in self.axes]
-        strides = tuple(prod(x or 1 for x in lengths[k + 1 :]) for k in range(len(lengths)))
-        end = -(-(offset + n) // strides[0])
-        key_rows = -(-m // strides[0])
-        if lengths[0] is not None:
-            end, key_rows = min(end, lengths[0]), min(key_rows, lengths[0])
-        first = offset // strides[0]
-        return Extent(strides, first, max(end - first, 0), key_rows, n, m, offset)
-
-    def _segments(self, n: int, m: int, offset: int) -> Iterator[BoxSegment]:
-        extent = self._extent(n, m, offset)
-        if len(self.axes) > 1 and max(offset + n, m) <= extent.strides[0]:  # all in one row: there is none to fill up
-            if any(x.keep.any() for x in _groups(self.axes[0], 0, 1, 1)):
-                yield from Boxes(self.axes[1:])._segments(n, m, offset)
+        extent = self._extent(sizes)
+        if len(self.axes) > 1 and max(sizes.offset + sizes.n, sizes.m) <= extent.strides[0]:
+            if any(x.keep.any() for x in _groups(self.axes[0], 0, 1, 1)):  # all in one row: there is none to fill up
+                yield from Boxes(self.axes[1:]).cut(sizes)
             return
         groups = []
-        low, high = extent.before, extent.before + extent.n - 1  # queries in the rows of the axes before that are one
+        low, high = extent.before, extent.before + sizes.n - 1  # queries in the rows of the axes before that are one
         for k, axis in enumerate(self.axes):
             start, stop = low // extent.strides[k], high // extent.strides[k] + 1
             if k == 0:
@@ -341,7 +327,7 @@ class Boxes:
             else:
                 low, high = 0, extent.strides[k] - 1
             groups.append(list(_groups(axis, start, stop, extent.key_rows if k == 0 else axis.length or 0)))
-        missing = extent.key_rows * extent.strides[0] > extent.m
+        missing = extent.key_rows * extent.strides[0] > sizes.m
         for found in product(*groups):
             top = found[0].key + (found[0].count - 1) * found[0].key_step + found[0].width
             segment = BoxSegment(found, extent)
@@ -350,6 +336,16 @@ class Boxes:
                 continue
             for part in segment.parts(1):
                 yield BoxSegment(part.groups, extent, ragged=True)
+
+    def _extent(self, sizes: Sizes) -> Extent:
+        lengths = [x.length for x in self.axes]
+        strides = tuple(prod(x or 1 for x in lengths[k + 1 :]) for k in range(len(lengths)))
+        end = -(-(sizes.offset + sizes.n) // strides[0])
+        key_rows = -(-sizes.m // strides[0])
+        if lengths[0] is not None:
+            end, key_rows = min(end, lengths[0]), min(key_rows, lengths[0])
+        first = sizes.offset // strides[0]
+        return Extent(strides, first, max(end - first, 0), key_rows, sizes)
 
 
 def _groups(axis: Axis, start: int, stop: int, keys: int) -> Iterator[Group]:

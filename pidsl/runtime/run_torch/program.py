@@ -9,6 +9,8 @@ from zlib import crc32
 
 from torch import Tensor
 
+from pidsl.runtime.call.call import Call, Positions
+
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
     from pidsl.runtime.call.parameters import ParameterGrads, Parameters
@@ -35,34 +37,16 @@ class TorchProgram:
         self.module = _load(self.source)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
-        """Attention.
-
-        Args:
-            q: `[B, Hq, n, D]`, any strides.
-            k: `[B, Hkv, m, D]`, Hq a multiple of Hkv.
-            v: `[B, Hkv, m, Dv]`.
-            scale: factor on the scores.
-            offset: position of row 0.
-
-        Returns:
-            out `[B, Hq, n, Dv]` in q's dtype, and lse `[B, Hq, n]` in float32 (float64 for float64): natural
-            log-sum-exp. Rows that attend nothing have out 0 and lse -inf.
-        """
-        return self.module.forward(q, k, v, scale, offset)
+        """Attention; see `pidsl.runtime.programs.Program`."""
+        return self.module.forward(Call(q, k, v, scale, Positions(offset), {}))
 
     def backward(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
         scale: float, offset: int,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Gradients of q, k and v, given what `forward` took and returned.
-
-        Args:
-            q, k, v, scale, offset: what `forward` took.
-            out, lse: what it returned.
-            grad_out: `[B, Hq, n, Dv]`.
-            grad_lse: `[B, Hq, n]`, or None when nothing depends on lse.
-        """
-        return self.module.backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
+        """Gradients of q, k and v, given what `forward` took and returned."""
+        call = Call(q, k, v, scale, Positions(offset), {})
+        return self.module.backward(call, out, lse, grad_out, grad_lse, False)[:3]
 
 
 class ScoredTorchProgram(TorchProgram):
@@ -72,14 +56,16 @@ class ScoredTorchProgram(TorchProgram):
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, parameters: Parameters
     ) -> tuple[Tensor, Tensor]:
         """Attention; see `pidsl.runtime.score_operator.ScoredProgram`."""
-        return self.module.forward(q, k, v, scale, offset, parameters)
+        return self.module.forward(Call(q, k, v, scale, Positions(offset), parameters._asdict()))
 
     def backward(  # type: ignore[override]
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
         scale: float, offset: int, parameters: Parameters, learned: bool,
     ) -> tuple[Tensor, Tensor, Tensor, ParameterGrads]:  # fmt: skip
         """Gradients of q, k, v and the parameters; see `pidsl.runtime.score_operator.ScoredProgram`."""
-        return self.module.backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset, parameters, learned)
+        call = Call(q, k, v, scale, Positions(offset), parameters._asdict())
+        dq, dk, dv, others = self.module.backward(call, out, lse, grad_out, grad_lse, learned)
+        return dq, dk, dv, tuple(map(others.get, ("slopes", "bias", "sinks", "temperature")))
 
 
 def _load(source: str) -> ModuleType:

@@ -1,0 +1,111 @@
+"""Batches whose tiles are copied: what boxes of a grid and listed blocks have in common.
+
+Rows of all query heads of a group lie above each other in a tile, so that its keys are copied once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pidsl.runtime.call.logits import Place
+from pidsl.runtime.run_torch.walks import Change, Mask, Operands, Segment
+
+
+@dataclass(slots=True, eq=False)
+class GatheredSegment(Segment):
+    """Tiles of `height` queries and `width` keys each."""
+
+    @property
+    def tiles(self) -> int:
+        """How many there are."""
+        raise NotImplementedError
+
+    @property
+    def height(self) -> int:
+        """Queries of a tile."""
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """Keys of a tile."""
+        raise NotImplementedError
+
+    @property
+    def visited(self) -> int:
+        """Keys in all tiles."""
+        return self.tiles * self.width
+
+    def row_positions(self, device: torch.device) -> Tensor:
+        """`[tiles, queries]`: where the queries stand."""
+        raise NotImplementedError
+
+    def key_positions(self, device: torch.device) -> Tensor:
+        """`[tiles, keys]`: which keys they meet, the last one for those that are missing."""
+        raise NotImplementedError
+
+    def of_rows(self, x: Tensor, members: int) -> Tensor:
+        """x `[B, Hq, n, ...]` by tiles: `[B * Hkv, tiles, members * queries, ...]`, a copy."""
+        raise NotImplementedError
+
+    def of_keys(self, x: Tensor) -> Tensor:
+        """x `[B, Hkv, m, D]` by tiles: `[B * Hkv, tiles, keys, D]`, a copy."""
+        raise NotImplementedError
+
+    def put(self, results: Sequence[Tensor], values: Sequence[Tensor], change: Change, members: int) -> None:
+        """Change rows of the results by values in the form of `of_rows`."""
+        raise NotImplementedError
+
+    def add_keys(self, target: Tensor, grads: Tensor) -> None:
+        """`target += grads`, in the form of `of_keys`, in a fixed order."""
+        raise NotImplementedError
+
+    def at_once(self, given: Operands) -> int:
+        """How many tiles one call takes."""
+        heads = max(1, given.batch * given.kv_heads)
+        return given.at_once(given.group * self.height, self.width) // heads
+
+
+class GatheredBatch:
+    """Copies of the tiles of a segment.
+
+    Args:
+        segment: the tiles.
+        given: the operands; what it is to read and change of rows, where that is not given as it stands:
+        rows, results: in whole rows of a grid.
+        mask: the pairs to keep.
+    """
+
+    __slots__ = ("fresh", "given", "keys", "mask", "results", "rows", "segment")
+
+    def __init__(
+        self, segment: GatheredSegment, given: Operands, rows: Sequence[Tensor], results: Sequence[Tensor],
+        mask: Mask | None,
+    ) -> None:  # fmt: skip
+        self.segment, self.given, self.results, self.mask, self.fresh = segment, given, results, mask, True
+        self.rows = [segment.of_rows(x, given.group) for x in rows]
+        self.keys = [segment.of_keys(x) for x in given.keys]
+
+    def place(self) -> Place:
+        """Positions and heads of the pairs."""
+        assert self.given.places is not None
+        stream, group = self.given.places[2], self.given.group
+        i = self.segment.row_positions(stream.device)
+        stream = stream.view(-1, group, 1).expand(-1, -1, i.shape[1]).reshape(-1, 1, group * i.shape[1], 1)
+        j = self.segment.key_positions(stream.device)
+        return Place(i.repeat(1, group)[:, :, None], j[:, None, :], stream % self.given.heads, stream)
+
+    def put(self, values: Sequence[Tensor], change: Change) -> None:
+        """Change the results."""
+        self.segment.put(self.results, values, change, self.given.group)
+
+    def add(self, grads: Sequence[Tensor]) -> None:
+        """Add to the sums of the keys."""
+        for x, grad in zip(self.given.sums, grads, strict=True):
+            if x.whole is None:
+                x.add(x.numbers(self.segment.key_positions(grad.device)), grad)
+            else:
+                self.segment.add_keys(x.whole, grad)
