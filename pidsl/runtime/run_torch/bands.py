@@ -99,34 +99,28 @@ class Band(Walk["BandSegment"]):
             tiles += s.of_sums(given.sums)
             if given.places is not None:
                 tiles += s.places(given.places, given)
+            # windows of keys that lie apart are copied: at strides of many KiB they share few cache sets
             packs = s.key_step > 1 and s.height >= PACKED_ROWS and given.keys[0].device.type == "cpu"
             grid = given.batch, given.kv_heads, given.group, s.classes, s.tiles
             for views in batches(grid, tiles, given.at_once(s.height, s.width)):
-                yield BandBatch(given, views, mask, s.fresh, packs)
+                batch = BandBatch(given, views, mask, s.fresh)
+                if packs:
+                    batch.keys = [x.contiguous() for x in batch.keys]
+                yield batch
 
 
-class BandBatch:
-    """Views of some tiles of a segment.
+class BandBatch(Batch):
+    """Views of some tiles of a segment: of rows, results, keys, sums and places, in this order."""
 
-    Args:
-        given: the operands.
-        views: of rows, results, keys, sums and places, in this order.
-        mask: the pairs to keep.
-        fresh: these rows are changed for the first time.
-        packs: copy windows of keys that lie apart: at strides of many KiB they share few cache sets.
-    """
+    __slots__ = ("places", "results", "where")
 
-    __slots__ = ("fresh", "keys", "mask", "places", "results", "rows", "sums", "where")
-
-    def __init__(self, given: Operands, views: list[Tensor], mask: Mask | None, fresh: bool, packs: bool) -> None:
-        self.mask, self.fresh, self.sums = mask, fresh, given.sums
+    def __init__(self, given: Operands, views: list[Tensor], mask: Mask | None, fresh: bool) -> None:
         results = len(given.rows)
         keys = results + len(given.results)
         sums = keys + len(given.keys)
-        self.rows, self.results, self.keys = views[:results], views[results:keys], views[keys:sums]
-        self.where, self.places = views[sums : sums + len(given.sums)], views[sums + len(given.sums) :]
-        if packs:
-            self.keys = [x.contiguous() for x in self.keys]
+        super().__init__(given, views[:results], views[keys:sums], mask, fresh)
+        self.results, places = views[results:keys], sums + len(given.sums)
+        self.where, self.places = views[sums:places], views[places:]
 
     def place(self) -> Place:
         """Positions and heads of the pairs, each distinct one once."""
@@ -141,7 +135,7 @@ class BandBatch:
 
     def add(self, grads: Sequence[Tensor]) -> None:
         """Add to the sums of the keys."""
-        for x, where, grad in zip(self.sums, self.where, grads, strict=True):
+        for x, where, grad in zip(self.given.sums, self.where, grads, strict=True):
             x.add(where, grad)
 
 
@@ -165,16 +159,6 @@ class BandSegment(Segment):
     width: int
     fresh: bool  # no earlier segment of the band touches these rows
     pairs: Callable[[], Bools] | None  # the mask; None when all pairs are kept
-
-    @property
-    def visited(self) -> int:
-        """Keys in all tiles."""
-        return self.classes * self.tiles * self.width
-
-    @property
-    def keep_pairs(self) -> int:
-        """Elements of the mask; 0 where there is none."""
-        return 0 if self.pairs is None else self.height * self.width
 
     def keep(self) -> Bools:
         """The pairs to keep of every tile."""
@@ -355,6 +339,8 @@ def _lowered(
     for x in range(t * band.rows, t * band.rows + height, lower):
         rows = range(x, min(x + lower, t * band.rows + height))
         yield BandSegment(
+            visited=len(cs) * len(ts) * width,
+            masked=len(rows) * width if masked else 0,
             row=int(names["c"][c, 0]) + band.query_step * x,
             row_tile=band.query_step * band.rows * stride,
             row_step=band.query_step,

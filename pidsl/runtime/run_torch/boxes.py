@@ -12,11 +12,13 @@ are computed one by one, each with a mask of its own, and the last key in their 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from hashlib import blake2b
 from itertools import product
 from math import prod
+from operator import mul
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,15 +47,14 @@ class Axis:
     length: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Boxes of one axis that are alike."""
 
     row: int  # coordinate of the first query of the first box
     row_step: int  # from box to box
     key: int
     key_step: int
-    count: int
+    boxes: int
     height: int
     width: int
     axis: Axis
@@ -125,57 +126,52 @@ def _fitted(x: Tensor, before: int, length: int) -> Tensor:
     return pad(rest, (0, 0) * (x.ndim - 3) + (before, max(after, 0)))
 
 
+class Side(NamedTuple):
+    """Queries or keys of boxes, by axes."""
+
+    start: int  # position of the first token
+    steps: tuple[int, ...]  # from box to box
+    sizes: tuple[int, ...]  # of a box
+
+
 @dataclass(slots=True, eq=False)
 class BoxSegment(GatheredSegment):
     """Boxes of equal shape, one group per axis."""
 
     groups: tuple[Group, ...]
     extent: Extent
-    ragged: bool = False  # some keys are missing
+    ragged: bool  # some keys are missing
+    counts: tuple[int, ...]  # boxes, by axes
+    queries: Side
+    others: Side  # keys
 
-    @property
-    def valid(self) -> Bools | None:
-        """`[keys]`: which of them exist, where some are missing."""
-        if not self.ragged:
-            return None
-        places = [g.key + np.arange(g.width) for g in self.groups]
-        positions = reduce(np.add.outer, [p * s for p, s in zip(places, self.extent.strides, strict=True)])
-        return np.asarray(positions.ravel() < self.extent.sizes.m)
+    @staticmethod
+    def of(groups: tuple[Group, ...], extent: Extent, ragged: bool = False) -> BoxSegment:
+        """The boxes of these groups."""
+        rows, row_steps, keys, key_steps, counts, heights, widths = zip(*(g[:7] for g in groups), strict=True)
 
-    @property
-    def height(self) -> int:
-        """Queries of a box."""
-        return prod(x.height for x in self.groups)
+        def side(first: tuple[int, ...], steps: tuple[int, ...], sizes: tuple[int, ...]) -> Side:
+            return Side(sum(map(mul, first, extent.strides)), tuple(map(mul, steps, extent.strides)), sizes)
 
-    @property
-    def width(self) -> int:
-        """Keys of a box."""
-        return prod(x.width for x in self.groups)
-
-    @property
-    def keep_pairs(self) -> int:
-        """Elements of the mask."""
-        return self.height * self.width if self.ragged or any(x.masked for x in self.groups) else 0
-
-    @property
-    def tiles(self) -> int:
-        """How many boxes there are."""
-        return prod(x.count for x in self.groups)
+        tiles, height, width = prod(counts), prod(heights), prod(widths)
+        masked = height * width if ragged or any(g.masked for g in groups) else 0
+        queries, others = side(rows, row_steps, heights), side(keys, key_steps, widths)
+        return BoxSegment(
+            tiles * width, masked, tiles, height, width, groups, extent, ragged, counts, queries, others
+        )  # fmt: skip
 
     def keep(self) -> Bools:
-        """The pairs to keep of every box, `[height, width]`."""
-        found, valid = reduce(np.kron, (x.keep for x in self.groups)), self.valid
-        return found if valid is None else found & valid
+        found = reduce(np.kron, (x.keep for x in self.groups))
+        return found & self._there().numpy() if self.ragged else found
 
     def mask_of_rows(self, mask: Mask | None, x: Tensor, members: int) -> Mask | None:
         """`mask` without queries that fill up a row of the grid, `[1, boxes, members * queries, keys]`; like x."""
         start, stop = self.extent.sizes.offset, self.extent.sizes.offset + self.extent.sizes.n
-        rows = self.row_positions(torch.device("cpu"))
+        rows = self.row_positions(x.device)
         there = ((rows >= start) & (rows < stop)).repeat(1, members)[None, :, :, None]
         if bool(there.all()):
             return mask
-        there = there.to(x.device)
-        bias = torch.zeros((), dtype=x.dtype, device=x.device) if mask is None else mask.bias
+        bias = x.new_zeros(()) if mask is None else mask.bias
         return Mask(torch.where(there, bias, -torch.inf).expand(*there.shape[:3], self.width), None)
 
     def parts(self, limit: int) -> Iterator[BoxSegment]:
@@ -183,100 +179,77 @@ class BoxSegment(GatheredSegment):
         if self.tiles <= max(limit, 1):
             yield self
             return
-        axis = max(range(len(self.groups)), key=lambda k: self.groups[k].count)
+        axis = self.counts.index(max(self.counts))
         group = self.groups[axis]
-        half = group.count // 2
-        later = replace(
-            group, row=group.row + half * group.row_step, key=group.key + half * group.key_step,
-            count=group.count - half,
-        )  # fmt: skip
-        for part in (replace(group, count=half), later):
-            cut = BoxSegment((*self.groups[:axis], part, *self.groups[axis + 1 :]), self.extent, self.ragged)
+        half = group.boxes // 2
+        row, key = group.row + half * group.row_step, group.key + half * group.key_step
+        for part in (group._replace(boxes=half), group._replace(row=row, key=key, boxes=group.boxes - half)):
+            cut = BoxSegment.of((*self.groups[:axis], part, *self.groups[axis + 1 :]), self.extent, self.ragged)
             cut.masks, cut.remember = self.masks, self.remember
             yield from cut.parts(limit)
 
     def rows(self, x: Tensor, members: int) -> Tensor:
         """A view of x `[B, Hq, rows, ...]` as `[B, Hkv, *boxes, members, *box, ...]`."""
-        start = sum(g.row * s for g, s in zip(self.groups, self.extent.strides, strict=True))
-        start -= self.extent.first_row * self.extent.strides[0]
         b, h, r = x.stride()[:3]
-        steps = [g.row_step * s * r for g, s in zip(self.groups, self.extent.strides, strict=True)]
-        sizes = [g.height for g in self.groups]
-        shape = (x.shape[0], x.shape[1] // members, *self._counts, members, *sizes, *x.shape[3:])
-        inside = [s * r for s in self.extent.strides]
-        strides = (b, h * members, *steps, h, *inside, *x.stride()[3:])
+        start, steps, sizes = self.queries
+        start -= self.extent.first_row * self.extent.strides[0]
+        shape = (x.shape[0], x.shape[1] // members, *self.counts, members, *sizes, *x.shape[3:])
+        strides = (b, h * members, *(s * r for s in steps), h, *(s * r for s in self.extent.strides), *x.stride()[3:])
         return x.as_strided(shape, strides, int(x.storage_offset()) + start * r)
 
     def keys(self, x: Tensor) -> Tensor:
         """A view of x `[B, Hkv, m, D]` as `[B, Hkv, *boxes, *box, D]`; boxes may overlap."""
-        start = sum(g.key * s for g, s in zip(self.groups, self.extent.strides, strict=True))
-        b, h, r = x.stride()[:3]
-        steps = [g.key_step * s * r for g, s in zip(self.groups, self.extent.strides, strict=True)]
-        shape = (x.shape[0], x.shape[1], *self._counts, *(g.width for g in self.groups), x.shape[3])
-        strides = (b, h, *steps, *(s * r for s in self.extent.strides), x.stride(3))
+        b, h, r, d = x.stride()
+        start, steps, sizes = self.others
+        strides = (b, h, *(s * r for s in steps), *(s * r for s in self.extent.strides), d)
+        shape = (*x.shape[:2], *self.counts, *sizes, x.shape[3])
         return x.as_strided(shape, strides, int(x.storage_offset()) + start * r)
 
     def of_rows(self, x: Tensor, members: int) -> Tensor:
-        """x `[B, Hq, rows, ...]` by boxes: `[B * Hkv, boxes, members * queries, ...]`, a copy."""
         return self.rows(x, members).reshape(-1, self.tiles, members * self.height, *x.shape[3:])
 
+    def of_keys(self, x: Tensor) -> Tensor:
+        found = x.index_select(2, self.key_positions(x.device)[0]) if self.ragged else self.keys(x)
+        return found.reshape(-1, self.tiles, self.width, x.shape[3])
+
     def put(self, results: Sequence[Tensor], values: Sequence[Tensor], change: Change, members: int) -> None:
-        """Change rows of the results, which are views of them."""
         views = [self.rows(x, members) for x in results]
         change(views, [y.reshape(x.shape) for x, y in zip(views, values, strict=True)])
 
-    def of_keys(self, x: Tensor) -> Tensor:
-        """x `[B, Hkv, m, D]` by boxes: `[B * Hkv, boxes, keys, D]`, a copy."""
-        if self.valid is None:
-            return self.keys(x).reshape(-1, self.tiles, self.width, x.shape[3])
-        return x.index_select(2, self.key_positions(x.device)[0]).reshape(-1, 1, self.width, x.shape[3])
-
     def row_positions(self, device: torch.device) -> Tensor:
-        """`[boxes, queries]`: where the queries stand."""
-        return self._positions([(g.row, g.row_step, g.height) for g in self.groups], device)
+        return self._positions(self.queries, device)
 
     def key_positions(self, device: torch.device) -> Tensor:
-        """`[boxes, keys]`: which keys they meet, the last one for those that are missing."""
-        places = self._positions([(g.key, g.key_step, g.width) for g in self.groups], device)
-        return places.clamp_(max=self.extent.sizes.m - 1)
+        return self._positions(self.others, device).clamp_(max=self.extent.sizes.m - 1)
 
-    def _positions(self, axes: list[tuple[int, int, int]], device: torch.device) -> Tensor:
-        """Positions of tokens, given on every axis the first coordinate, its step from box to box, and how many."""
-        total = torch.zeros((), dtype=torch.int64, device=device)
-        for (first, step, size), count, stride in zip(axes, self._counts, self.extent.strides, strict=True):
-            boxes, inside = torch.arange(count, device=device), torch.arange(size, device=device)
-            total = total[..., None] + (first + step * boxes) * stride
-            total = total[..., None] + inside * stride
-        order = range(2 * len(axes))
-        return total.permute(*order[::2], *order[1::2]).reshape(self.tiles, -1)
+    def _positions(self, side: Side, device: torch.device) -> Tensor:
+        """`[boxes, tokens]`: where they stand."""
+        total = torch.tensor(side.start, device=device)
+        sizes, steps = (*self.counts, *side.sizes), (*side.steps, *self.extent.strides)
+        for size, step in zip(sizes, steps, strict=True):
+            total = total[..., None] + step * torch.arange(size, device=device)
+        return total.view(self.tiles, -1)
 
-    @property
-    def _counts(self) -> tuple[int, ...]:
-        return tuple(x.count for x in self.groups)
+    def _there(self) -> Tensor:
+        """`[keys]`: which of them exist, of a box of which some are missing."""
+        return self._positions(self.others, torch.device("cpu"))[0] < self.extent.sizes.m
 
     def add_keys(self, target: Tensor, grads: Tensor) -> None:
-        """`target += grads` for keys of overlapping boxes, in a fixed order.
-
-        Args:
-            target: `[B, Hkv, m, D]`.
-            grads: `[B * Hkv, boxes, keys, D]`.
-        """
-        if self.valid is not None:
-            there = torch.from_numpy(self.valid).to(target.device)
+        if self.ragged:
+            there = self._there().to(target.device)
             rows = self.key_positions(target.device)[0, there]
             target.index_add_(2, rows, grads.reshape(*target.shape[:2], *grads.shape[2:])[:, :, there])
             return
         view = self.keys(target)
         grads = grads.reshape(view.shape)
-        axes = len(self.groups)
         slices: list[list[slice]] = []
-        for k, group in enumerate(self.groups):
-            if group.count > 1 and group.key_step == 0:  # the same keys for every box
-                grads = grads.sum(2 + k, keepdim=True)
-                view = view.narrow(2 + k, 0, 1)
-            step = group.width if group.count == 1 or group.key_step == 0 else min(group.key_step, group.width)
-            slices.append([slice(x, min(x + step, group.width)) for x in range(0, group.width, step)])
-        every = (slice(None),) * (2 + axes)
+        for axis, (_, _, _, step, count, _, width, *_) in enumerate(self.groups, 2):
+            if count > 1 and step == 0:  # the same keys for every box
+                grads = grads.sum(axis, keepdim=True)
+                view = view.narrow(axis, 0, 1)
+            step = width if count == 1 or step == 0 else min(step, width)
+            slices.append([slice(x, min(x + step, width)) for x in range(0, width, step)])
+        every = (slice(None),) * (2 + len(self.groups))
         for part in product(*slices):  # no two boxes overlap in it
             view[(*every, *part)].add_(grads[(*every, *part)])
 
@@ -307,7 +280,7 @@ class Boxes(Walk[BoxSegment]):
                 yield GatheredBatch(s, given, rows, results, mask)
         for x, whole in zip(given.results, results, strict=True):
             extent.give_back(x, whole)
-        given.dropped += extent.around(results[0])
+        given.invented += extent.around(results[0])
 
     def cut(self, sizes: Sizes) -> Iterator[BoxSegment]:
         """Batches of equal boxes that together visit every box of queries once."""
@@ -329,13 +302,13 @@ class Boxes(Walk[BoxSegment]):
             groups.append(list(_groups(axis, start, stop, extent.key_rows if k == 0 else axis.length or 0)))
         missing = extent.key_rows * extent.strides[0] > sizes.m
         for found in product(*groups):
-            top = found[0].key + (found[0].count - 1) * found[0].key_step + found[0].width
-            segment = BoxSegment(found, extent)
+            top = found[0].key + (found[0].boxes - 1) * found[0].key_step + found[0].width
+            segment = BoxSegment.of(found, extent)
             if not missing or top < extent.key_rows:
                 yield segment
                 continue
             for part in segment.parts(1):
-                yield BoxSegment(part.groups, extent, ragged=True)
+                yield BoxSegment.of(part.groups, extent, ragged=True)
 
     def _extent(self, sizes: Sizes) -> Extent:
         lengths = [x.length for x in self.axes]
@@ -360,7 +333,7 @@ def _groups(axis: Axis, start: int, stop: int, keys: int) -> Iterator[Group]:
             continue
         found = Group(low, 0, first, 0, 1, height, last + 1 - first, axis, None)
         if axis.keep is not None and not (keep := found.keep).all():
-            found = replace(found, masked=blake2b(keep.tobytes(), digest_size=16).digest())
+            found = found._replace(masked=blake2b(keep.tobytes(), digest_size=16).digest())
         if now is not None and (grown := _grown(now, found)) is not None:
             now = grown
             continue
@@ -376,11 +349,11 @@ def _grown(group: Group, box: Group) -> Group | None:
     if (group.height, group.width) != (box.height, box.width):
         return None
     row_step, key_step = box.row - group.row, box.key - group.key
-    if group.count > 1:
-        if row_step != group.count * group.row_step or key_step != group.count * group.key_step:
+    if group.boxes > 1:
+        if row_step != group.boxes * group.row_step or key_step != group.boxes * group.key_step:
             return None
         row_step, key_step = group.row_step, group.key_step
     if key_step < 0:
         return None
     same = group.masked == box.masked
-    return replace(group, row_step=row_step, key_step=key_step, count=group.count + 1) if same else None
+    return group._replace(row_step=row_step, key_step=key_step, boxes=group.boxes + 1) if same else None

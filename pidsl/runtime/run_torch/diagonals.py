@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pidsl.runtime.call.logits import NOWHERE, Place, TileScore
+from pidsl.runtime.call.logits import NOWHERE, Place
 from pidsl.runtime.run_torch.walks import Bound, Operands, Schedule, Segment, Sizes, Walk
 
 CHUNK_ELEMENTS = 1 << 22  # elements of q in one chunk: 16 MiB in float32; each chunk is many barriers for the threads
@@ -41,17 +40,12 @@ class Stretch(Segment):
     key: int
     kept: Tensor | None = None
 
-    @property
-    def visited(self) -> int:
-        """Keys that rows meet along the lag."""
-        return self.stop - self.start
-
     def within(self, start: int, stop: int, sizes: Sizes) -> Stretch | None:
         """The part of it in a chunk of rows."""
         low, high = max(start, self.start), min(stop, self.stop)
         if low >= high:
             return None
-        part = Stretch(self.of, low, high, self.key + low - self.start)
+        part = Stretch(high - low, 0, self.of, low, high, self.key + low - self.start)
         if self.of.keep is not None:
             found = self.of.keep(**sizes.names, r=np.arange(low, high, dtype=np.int64))
             values = np.array(np.broadcast_to(found, (high - low,)))
@@ -73,18 +67,7 @@ class DiagonalSet(Walk[Stretch]):
             low = max(0, int(d.first(**sizes.names)), d.lag - sizes.offset)
             high = min(sizes.n, int(d.last(**sizes.names)) + 1, sizes.m + d.lag - sizes.offset)
             if low < high:
-                yield Stretch(d, low, high, low + sizes.offset - d.lag)
-
-
-class Lagged(Operands, Protocol):
-    """What a pass says to lags, beside what it says to every walk."""
-
-    columns: int
-    scale: float
-    score: TileScore
-
-    def fit(self, x: Tensor) -> Tensor:
-        """Keys or values in the form of the rows."""
+                yield Stretch(high - low, 0, d, low, high, low + sizes.offset - d.lag)
 
 
 class Chunk:
@@ -100,7 +83,7 @@ class Chunk:
     """
 
     def __init__(
-        self, given: Lagged, member: int, rows: tuple[int, int], stretches: list[Stretch], room: Tensor
+        self, given: Operands, member: int, rows: tuple[int, int], stretches: list[Stretch], room: Tensor
     ) -> None:  # fmt: skip
         self.given, self.member, self.stretches = given, member, stretches
         (self.start, self.stop), self.room = rows, room
@@ -161,7 +144,7 @@ class Chunk:
         return Place(i, i - lags[:, None, None, None], head, stream)
 
 
-def chunks(schedule: Schedule[Stretch], given: Lagged) -> Iterator[Chunk]:
+def chunks(schedule: Schedule[Stretch], given: Operands) -> Iterator[Chunk]:
     """The rows that have lags, cut so that they stay in the caches."""
     q, n = given.rows[0], given.sizes.n
     size = min(n, max(1, CHUNK_ELEMENTS // max(1, given.batch * given.kv_heads * given.columns)))
@@ -174,7 +157,7 @@ def chunks(schedule: Schedule[Stretch], given: Lagged) -> Iterator[Chunk]:
                 yield Chunk(given, member, (start, stop), found, room)
 
 
-def forward(schedule: Schedule[Stretch], given: Lagged, started: bool) -> None:
+def forward(schedule: Schedule[Stretch], given: Operands, started: bool) -> None:
     """Fold the diagonals into (out, lse), in place; `started`: they may already hold other keys."""
     for chunk in chunks(schedule, given):
         place = chunk.place()
@@ -197,7 +180,7 @@ def _absorb(scores: Tensor, out: Tensor, lse: Tensor, started: bool) -> Tensor:
     return scores.sub_(finite).exp_()
 
 
-def backward(schedule: Schedule[Stretch], given: Lagged, learned: bool) -> None:
+def backward(schedule: Schedule[Stretch], given: Operands, learned: bool) -> None:
     """Add the diagonals' part to the gradients, in place; lse is +inf for rows that saw no key.
 
     Args:

@@ -12,32 +12,16 @@ import torch
 from torch import Tensor
 
 from pidsl.runtime.call.logits import Place
-from pidsl.runtime.run_torch.walks import Change, Mask, Operands, Segment
+from pidsl.runtime.run_torch.walks import Batch, Change, Mask, Operands, Segment
 
 
 @dataclass(slots=True, eq=False)
 class GatheredSegment(Segment):
-    """Tiles of `height` queries and `width` keys each."""
+    """So many tiles of so many queries and keys."""
 
-    @property
-    def tiles(self) -> int:
-        """How many there are."""
-        raise NotImplementedError
-
-    @property
-    def height(self) -> int:
-        """Queries of a tile."""
-        raise NotImplementedError
-
-    @property
-    def width(self) -> int:
-        """Keys of a tile."""
-        raise NotImplementedError
-
-    @property
-    def visited(self) -> int:
-        """Keys in all tiles."""
-        return self.tiles * self.width
+    tiles: int
+    height: int
+    width: int
 
     def row_positions(self, device: torch.device) -> Tensor:
         """`[tiles, queries]`: where the queries stand."""
@@ -69,25 +53,18 @@ class GatheredSegment(Segment):
         return given.at_once(given.group * self.height, self.width) // heads
 
 
-class GatheredBatch:
-    """Copies of the tiles of a segment.
+class GatheredBatch(Batch):
+    """Copies of the tiles of a segment, whose rows are read from and written to tensors in whole rows of a grid."""
 
-    Args:
-        segment: the tiles.
-        given: the operands; what it is to read and change of rows, where that is not given as it stands:
-        rows, results: in whole rows of a grid.
-        mask: the pairs to keep.
-    """
-
-    __slots__ = ("fresh", "given", "keys", "mask", "results", "rows", "segment")
+    __slots__ = ("results", "segment")
 
     def __init__(
         self, segment: GatheredSegment, given: Operands, rows: Sequence[Tensor], results: Sequence[Tensor],
         mask: Mask | None,
     ) -> None:  # fmt: skip
-        self.segment, self.given, self.results, self.mask, self.fresh = segment, given, results, mask, True
-        self.rows = [segment.of_rows(x, given.group) for x in rows]
-        self.keys = [segment.of_keys(x) for x in given.keys]
+        found = [segment.of_rows(x, given.group) for x in rows]
+        super().__init__(given, found, [segment.of_keys(x) for x in given.keys], mask, True)
+        self.segment, self.results = segment, results
 
     def place(self) -> Place:
         """Positions and heads of the pairs."""

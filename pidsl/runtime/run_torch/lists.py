@@ -46,25 +46,12 @@ class ListSegment(GatheredSegment):
     kept: Bound | None
     cuts: dict[int, tuple[ListSegment, ...]] = field(default_factory=dict, init=False, repr=False)
 
-    @property
-    def tiles(self) -> int:
-        """How many blocks of queries there are."""
-        return len(self.blocks)
-
-    @property
-    def height(self) -> int:
-        """Queries of a block."""
-        return self.size
-
-    @property
-    def width(self) -> int:
-        """Keys that a block of queries meets."""
-        return self.others.shape[1] * self.size
-
-    @property
-    def keep_pairs(self) -> int:
-        """Elements of the mask, which is one of every block."""
-        return self.tiles * self.height * self.width
+    @staticmethod
+    def of(size: int, sizes: Sizes, blocks: Ints, others: Ints, kept: Bound | None) -> ListSegment:
+        """The segment of these blocks; its mask is one of every block."""
+        tiles, each = others.shape
+        visited = tiles * each * size
+        return ListSegment(visited, visited * size, tiles, size, each * size, size, sizes, blocks, others, kept)
 
     def parts(self, limit: int) -> tuple[ListSegment, ...]:
         """The same in segments of at most so many blocks of queries; they keep masks of their own."""
@@ -74,7 +61,7 @@ class ListSegment(GatheredSegment):
         if step not in self.cuts:
             starts = range(0, self.tiles, step)
             parts = [
-                ListSegment(self.size, self.sizes, self.blocks[x : x + step], self.others[x : x + step], self.kept)
+                ListSegment.of(self.size, self.sizes, self.blocks[x : x + step], self.others[x : x + step], self.kept)
                 for x in starts
             ]
             for part in parts:
@@ -100,21 +87,17 @@ class ListSegment(GatheredSegment):
         return (self.others[:, :, None] * self.size + np.arange(self.size)).reshape(self.tiles, -1)
 
     def row_positions(self, device: torch.device) -> Tensor:
-        """`[blocks, queries]`: where the queries stand."""
         return _index(self._rows() + self.sizes.offset, device)
 
     def key_positions(self, device: torch.device) -> Tensor:
-        """`[blocks, keys]`: which keys they meet, the last one for those that are missing."""
         return _index(np.minimum(self._keys(), self.sizes.m - 1), device)
 
     def of_rows(self, x: Tensor, members: int) -> Tensor:
-        """x `[B, Hq, n, ...]` in its blocks, gathered: `[B * Hkv, blocks, members * queries, ...]`."""
         rows = _index(np.clip(self._rows(), 0, self.sizes.n - 1).ravel(), x.device)
         found = x.unflatten(1, (-1, members)).index_select(3, rows).unflatten(3, (-1, self.size)).transpose(2, 3)
         return found.reshape(-1, self.tiles, members * self.size, *x.shape[3:])
 
     def of_keys(self, x: Tensor) -> Tensor:
-        """x `[B, Hkv, m, D]`, gathered: `[B * Hkv, blocks, keys, D]`."""
         found = x.index_select(2, self.key_positions(x.device).view(-1))
         return found.reshape(-1, self.tiles, self.width, x.shape[3])
 
@@ -171,7 +154,7 @@ class Listed(Walk[ListSegment]):
         for each in sorted({len(keys) for keys in by_row.values()}):
             rows = [row for row, keys in by_row.items() if len(keys) == each]
             keys = np.array([by_row[row] for row in rows], dtype=np.int64)
-            yield ListSegment(self.size, sizes, np.array(rows, dtype=np.int64), keys, self.keep)
+            yield ListSegment.of(self.size, sizes, np.array(rows, dtype=np.int64), keys, self.keep)
 
     def batches(self, schedule: Schedule[ListSegment], given: Operands) -> Iterator[Batch]:
         """Copies of the blocks."""

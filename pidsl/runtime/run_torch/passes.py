@@ -32,7 +32,7 @@ from pidsl.runtime.run_torch import diagonals, tile_ops
 from pidsl.runtime.run_torch.diagonals import DiagonalSet
 from pidsl.runtime.run_torch.key_sums import KeySums
 from pidsl.runtime.run_torch.tile_ops import Logits, Rows
-from pidsl.runtime.run_torch.walks import Batch, Schedule, Sizes, Walk, write
+from pidsl.runtime.run_torch.walks import Batch, Operands, Schedule, Sizes, Walk, write
 
 # Elements of q, k or scores in one call. Every call is a barrier for all threads, so few large ones suffer least from
 # other work on the machine; the gradients of overlapping windows are folded after each call, and gain from the caches.
@@ -47,14 +47,15 @@ _LANES = 16  # padded head sizes are multiples of this
 
 def prepare(x: Tensor, columns: int) -> Tensor:
     """x `[..., rows, D]` in the working dtype with `columns` columns; x itself if it is fit."""
-    x = x.to(accumulator(x.dtype))
+    if x.dtype != (dtype := accumulator(x.dtype)):
+        x = x.to(dtype)
     if x.shape[-1] < columns:
         x = pad(x, (0, columns - x.shape[-1]))
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-class Pass:
-    """What both passes share; `pidsl.runtime.run_torch.walks.Operands` names what walks ask of it.
+class Pass(Operands):
+    """What both passes share.
 
     On the CPU, tiles are computed by an operation that spreads NaN over a tile. When the results are not finite, all is
     computed once more (`exact`): keys and rows of a tile that take no part in it are blanked, and where that is not
@@ -66,12 +67,6 @@ class Pass:
         columns: of everything.
         elements: of q or k in one call.
     """
-
-    rows: tuple[Tensor, ...]
-    results: tuple[Tensor, ...]
-    keys: tuple[Tensor, ...]
-    sums: tuple[KeySums, ...] = ()
-    score: TileScore
 
     def __init__(self, call: Call, score: Score, columns: int, elements: int) -> None:
         q, k, v, self.scale, (offset, *_), inputs = call
@@ -98,10 +93,10 @@ class Pass:
         schedules = [piece.schedule(self.sizes) for piece in pieces]
         self.many = self.sizes.m <= MANY * sum(x.visited for x in schedules)
         if self.many:
-            self.keys = tuple(map(self.fit, self.keys))
+            self.keys = tuple(prepare(x, self.columns) for x in self.keys)
         while True:
             self.start()
-            self.dropped: list[Tensor] = []
+            self.invented = []
             started = False
             for piece, schedule in zip(pieces, schedules, strict=True):
                 if not started and schedule.written < self.sizes.n:  # most patterns start with a piece that writes all
@@ -114,7 +109,7 @@ class Pass:
                 started = True
             if not started:
                 self.clear()
-            if self.exact or all(tile_ops.finite(x) for x in (self.results[0], *self.dropped)):
+            if self.exact or all(tile_ops.finite(x) for x in (self.results[0], *self.invented)):
                 return
             self.exact = True
 
@@ -135,7 +130,7 @@ class Pass:
 
     def fit(self, x: Tensor) -> Tensor:
         """Keys or values in the form that the tile operations want."""
-        return prepare(x, self.columns)
+        return x if self.many else prepare(x, self.columns)
 
     def at_once(self, height: int, width: int) -> int:
         """How many tiles of so many rows and keys one call takes."""

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import ref
 
 import numpy as np
@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pidsl.runtime.call.logits import Place
+from pidsl.runtime.call.logits import Place, TileScore
 from pidsl.runtime.run_torch.key_sums import KeySums
 
 Bound = Callable[..., Any]  # a function of a generated program, over the names that it asks for
@@ -111,20 +111,17 @@ def mask_of(keep: Bools, dtype: torch.dtype, device: torch.device) -> Mask | Non
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """Equal tiles of a schedule, and their mask."""
+    """Equal tiles of a schedule, and their mask.
 
+    Args:
+        visited: keys in all tiles.
+        masked: elements of the mask, 0 where there is none.
+    """
+
+    visited: int
+    masked: int
     masks: Masks = field(default_factory=Masks, init=False, repr=False)
     remember: bool = field(default=False, init=False)  # keep the masks between calls
-
-    @property
-    def visited(self) -> int:
-        """Keys in all tiles."""
-        raise NotImplementedError
-
-    @property
-    def keep_pairs(self) -> int:
-        """Elements of the mask; 0 where there is none."""
-        return 0
 
     def keep(self) -> Bools:
         """The pairs to keep of every tile, `[..., rows, keys]`."""
@@ -137,7 +134,7 @@ class Segment:
             x: a tensor.
             members: query heads whose rows lie above each other in a tile.
         """
-        if not self.keep_pairs:
+        if not self.masked:
             return None
         key = x.dtype, x.device, members
         mask = self.masks.get(key, MISSING)
@@ -180,8 +177,8 @@ class Walk(Generic[S]):
             segments = tuple(self.cut(sizes))
             left = min(KEPT_MASKS, KEPT_PER_TOKEN * (sizes.n + sizes.m))
             for s in segments:
-                s.remember = s.keep_pairs <= left
-                left -= s.keep_pairs if s.remember else 0
+                s.remember = s.masked <= left
+                left -= s.masked if s.remember else 0
             known = Schedule(segments, sum(s.visited for s in segments), self.written(segments, sizes))
             for oldest in list(self._known)[: 1 - KNOWN_SIZES]:
                 self._known.pop(oldest, None)
@@ -204,7 +201,7 @@ class Walk(Generic[S]):
 # -- batches -----------------------------------------------------------------------------------------------------
 
 
-class Operands(Protocol):
+class Operands:
     """What a pass reads and changes, and how large its calls may be."""
 
     sizes: Sizes
@@ -212,16 +209,24 @@ class Operands(Protocol):
     heads: int
     kv_heads: int
     group: int  # query heads that share a key head
-    exact: bool  # rows that do not exist must be masked: what is not finite may have reached them
-    rows: tuple[Tensor, ...]  # read, [B, Hq, n, ...]
-    results: tuple[Tensor, ...]  # changed, [B, Hq, n, ...]
-    keys: tuple[Tensor, ...]  # read, [B, Hkv, m, D]
-    sums: tuple[KeySums, ...]  # changed, shaped like the keys
-    places: tuple[Tensor, Tensor, Tensor] | None  # positions of rows, heads and streams, where a score asks for them
-    dropped: list[Tensor]  # the first result of rows that do not exist: where that is not finite, it has reached keys
+    columns: int  # of everything
+    scale: float
+    score: TileScore
+    places: tuple[Tensor, Tensor, Tensor] | None  # positions of rows, heads and streams, where the score asks for them
+    rows: tuple[Tensor, ...]  # read, [B, Hq, n, ...]: q; and in the backward pass out, grad_out and lse
+    keys: tuple[Tensor, ...]  # read, [B, Hkv, m, D]: k and v
+    results: tuple[Tensor, ...]  # changed, [B, Hq, n, ...]: out and lse, or dq
+    sums: tuple[KeySums, ...] = ()  # changed, shaped like the keys: dk and dv
+    exact: bool  # what is not finite has been met: rows that do not exist must be masked, too
+    invented: list[Tensor]  # the first result of rows that do not exist: where not finite, these have reached keys
+
+    def fit(self, x: Tensor) -> Tensor:
+        """Keys or values in the form of the rows."""
+        raise NotImplementedError
 
     def at_once(self, height: int, width: int) -> int:
         """How many tiles of so many rows and keys one call takes."""
+        raise NotImplementedError
 
 
 Change = Callable[[Sequence[Tensor], Sequence[Tensor]], None]  # of results by values, in place
@@ -233,30 +238,31 @@ def write(results: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         x.copy_(y)
 
 
-class Batch(Protocol):
-    """Equal tiles, `[x, y, queries, ...]` and `[x, y, keys, ...]`."""
+class Batch:
+    """Equal tiles of a segment.
 
-    @property
-    def rows(self) -> Sequence[Tensor]:
-        """What the pass reads of its rows."""
+    Attributes:
+        rows: what the pass reads of its rows, `[x, y, queries, ...]`.
+        keys: of its keys, `[x, y, keys, D]`.
+        mask: the pairs to keep; None for all.
+        fresh: no earlier batch of this walk changes these rows.
+    """
 
-    @property
-    def keys(self) -> Sequence[Tensor]:
-        """What the pass reads of its keys."""
+    __slots__ = ("fresh", "given", "keys", "mask", "rows")
 
-    @property
-    def mask(self) -> Mask | None:
-        """The pairs to keep; None for all."""
-
-    @property
-    def fresh(self) -> bool:
-        """No earlier batch of this walk changes these rows."""
+    def __init__(
+        self, given: Operands, rows: Sequence[Tensor], keys: Sequence[Tensor], mask: Mask | None, fresh: bool
+    ) -> None:
+        self.given, self.rows, self.keys, self.mask, self.fresh = given, rows, keys, mask, fresh
 
     def place(self) -> Place:
         """Where the pairs are, for a pass with `places`."""
+        raise NotImplementedError
 
     def put(self, values: Sequence[Tensor], change: Change) -> None:
-        """Change the results of the rows in place."""
+        """Change the results of the rows, in place."""
+        raise NotImplementedError
 
     def add(self, grads: Sequence[Tensor]) -> None:
         """Add `[x, y, keys, D]` to the sums of the keys, in a fixed order."""
+        raise NotImplementedError
