@@ -42,7 +42,7 @@ from pidsl.language.expr import (
     show_pred,
     vars_in,
 )
-from pidsl.language.score import Score
+from pidsl.language.score import PLAIN, Score
 
 INDENT = "    "
 ORDER = ("n", "m", "offset", "c", "d", "t", "a", "b", "r", "j")
@@ -57,7 +57,7 @@ def torch_source(plan: Plan) -> str:
     Python's own judgement of the text is left to the loader, which comes next and before anyone sees it.
     """
     sections = [_header(plan), _imports(plan)]
-    if plan.score is not None:
+    if plan.score != PLAIN:
         sections.append(_score(plan.score))
     for index, piece in enumerate(plan.pieces):
         sections.append("\n\n".join(_piece(index, piece)))
@@ -103,7 +103,7 @@ def _imports(plan: Plan) -> str:
         lines.append("from pidsl.runtime.run_torch.boxes import Axis, Boxes")
     if any(plan.diagonals):
         lines.append("from pidsl.runtime.run_torch.diagonals import DiagonalSet, Lag")
-    if plan.score is not None:
+    if plan.score != PLAIN:
         lines.insert(0, "from pidsl.language.score import Score")
     lines.append("from pidsl.runtime.run_torch.passes import Backward, Forward")
     if any(plan.tiles):
@@ -238,7 +238,7 @@ def _passes(plan: Plan) -> str:
     forward = [f"PIECE_{index}" for index in range(len(plan.pieces))]
     own = [isinstance(piece, TilePiece) and piece.grad_query != piece.forward for piece in plan.pieces]
     backward = [f"{name}_GRAD" if other else name for name, other in zip(forward, own, strict=True)]
-    score = "" if plan.score is None else ", SCORE"
+    score = "" if plan.score == PLAIN else ", SCORE"
     return (
         f"def forward(call):\n"
         f"{INDENT}return Forward(call{score}).over({', '.join(forward)})\n\n\n"

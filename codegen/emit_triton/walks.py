@@ -1,9 +1,12 @@
-"""One stage of a plan as one Triton kernel: forward, dQ, or dK and dV."""
+"""The walks of a plan's kernels: which positions a program owns, and the loops over the tiles and lags it meets.
+
+A walk is an iterator that opens the loop, loads what does not depend on the pass, and yields inside the loop; what is
+done with a tile there is put by the pass (`pidsl.codegen.emit_triton.kernels`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
 from pidsl.codegen.choice.together import of_group
 from pidsl.codegen.emit_triton.boxes import box_keep, box_loop, box_masks, overhang, own_box
@@ -17,7 +20,7 @@ from pidsl.codegen.emit_triton.expr import (
     settled,
 )  # fmt: skip
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.emit_triton.lists import list_loop, own_block, table_name
+from pidsl.codegen.emit_triton.lists import list_loop, own_block
 from pidsl.codegen.emit_triton.masks import (
     Mask,
     affine,
@@ -41,27 +44,21 @@ from pidsl.codegen.plan.nodes import (
 from pidsl.codegen.plan.stages import Pass, Stage, sweep_of
 from pidsl.language.expr import Compare, Index, Pred, Truth, Var, show, substitute
 
-_SIZES = "scale, n, m, offset, heads, group,"
-_CONSTANTS = "D: tl.constexpr, D_PAD: tl.constexpr, V: tl.constexpr, V_PAD: tl.constexpr,"
-_TUNING = "PRECISION: tl.constexpr, INDEX: tl.constexpr,"
 
+class Walks:
+    """Walks over the pieces of a plan, and how large their integers can get.
 
-class KernelWriter:
-    """Writes the kernels of a plan, and remembers how large their integers can get.
-
-    What is done with a tile once it is loaded is in methods of their own, which
-    `pidsl.codegen.emit_triton.logits.ScoredKernelWriter` replaces.
+    Attributes:
+        reach: of the integers met so far.
+        pad: how far past the end the rows and keys of a tile can lie.
+        careful: tiles ask their masks which keys are attended.
     """
-
-    numbers: tuple[str, ...] = ()  # further arguments of every kernel, for which it is not compiled again
-    pointers = ""  # further arguments of every kernel
-    no_lse = "0.0"  # of rows that do not exist or attend nothing
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.reach = Reach()
-        self.pad = 0  # how far past the end the rows and keys of a tile can lie
-        self.careful = not plan.attended_exact  # tiles ask their masks which keys are attended
+        self.pad = 0
+        self.careful = not plan.attended_exact
         self._keeps = {k: self._keep(k, piece) for k, piece in enumerate(plan.pieces) if isinstance(piece, TilePiece)}
         self._list_keeps = {k: self._list_keep(k, p) for k, p in enumerate(plan.pieces) if isinstance(p, ListPiece)}
         self._box_keeps = {
@@ -82,208 +79,9 @@ class KernelWriter:
         masks = (*self._keeps.values(), *self._list_keeps.values(), *boxes, *attended)
         return (mask.source() for mask in masks if not mask.everything)
 
-    def forward(self, stage: Stage) -> str:
-        """The kernel that absorbs the keys of the stage's pieces into out and lse."""
-        out = Lines()
-        pointers = "q, k, v, out, lse, running," if stage.resumes else "q, k, v, out, lse,"
-        with self._kernel(out, stage, pointers, "q k v"):
-            self._own(out, stage, "r", "a", "n", "heads")
-            out.put(
-                *self._live("mine", "exists", "r", rows=True),
-                "query = _load_where(mine, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
-                "keys = _matrix(k, batch, head // group, k_b, k_h)",
-                "values = _matrix(v, batch, head // group, v_b, v_h)",
-                "row_0 = (batch * heads + head).to(tl.int64) * n",
-                *self._of_rows(),
-            )
-            if stage.resumes:
-                out.put("acc, top, total = _resume(exists, running + row_0 * V, lse + row_0, r, V, V_PAD)")
-            else:
-                out.put(f"acc = tl.zeros([{stage.tile}, V_PAD], tl.float32)", *self._nothing_seen(stage.tile))
-            for number, piece in stage.pieces:
-                out.put("")
-                if not isinstance(piece, DiagonalPiece):
-                    for full in self._key_loops(out, number, piece, "forward"):
-                        out.put(*self._absorb(full))
-                else:
-                    for diagonal in self._lags_of_rows(out, number, piece):
-                        out.put(*self._absorb_lag(diagonal.lag))
-            out.put("", f"_finish(exists, out + row_0 * V, lse + row_0, r, {_STATE}, V, V_PAD)")
-        return str(out)
-
-    def grad_query(self, stage: Stage) -> str:
-        """The kernel that sums the stage's part of dQ."""
-        out = Lines()
-        pointers = "q, k, v, grad_out, lse2, pull, grad_q," + (" running_q," if stage.resumes else "")
-        with self._kernel(out, stage, pointers, "q k v go"):
-            self._load_rows(out, stage)
-            out.put(f"query_grad = tl.zeros([{stage.tile}, D_PAD], tl.float32)")
-            for number, piece in stage.pieces:
-                out.put("")
-                if not isinstance(piece, DiagonalPiece):
-                    for full in self._key_loops(out, number, piece, "grad_query"):
-                        out.put(*self._query_grad(full))
-                else:
-                    for diagonal in self._lags_of_rows(out, number, piece):
-                        out.put(
-                            *self._lag_slopes(diagonal.lag),
-                            "query_grad += ds[:, None] * key.to(tl.float32)",
-                        )
-            out.put("", "query_grad *= scale")
-            if stage.resumes:
-                out.put("query_grad += _load_where(exists, running_q + row_0 * D, r, D, 1, D, D_PAD)")
-            out.put("_store_where(exists, grad_q + row_0 * D, r, query_grad, D, D_PAD)")
-        return str(out)
-
-    def _load_rows(self, out: Lines, stage: Stage) -> None:
-        """What a backward program that owns rows knows of them."""
-        self._own(out, stage, "r", "a", "n", "heads")
-        out.put(
-            *self._live("mine", "exists", "r", rows=True),
-            "query = _load_where(mine, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
-            "grad = _load_where(mine, _matrix(grad_out, batch, head, go_b, go_h), r, go_r, go_d, V, V_PAD)",
-            "keys = _matrix(k, batch, head // group, k_b, k_h)",
-            "values = _matrix(v, batch, head // group, v_b, v_h)",
-            "row_0 = (batch * heads + head).to(tl.int64) * n",
-            f"row_lse2 = tl.load(lse2 + row_0 + r, mask=mine, other={self.no_lse})",
-            "row_pull = tl.load(pull + row_0 + r, mask=mine, other=0.0)",
-            *self._of_rows(),
-        )
-
-    def grad_key(self, stage: Stage) -> str:
-        """The kernel that sums the stage's part of dK and dV over the heads of a group."""
-        out = Lines()
-        pointers = "q, k, v, grad_out, lse2, pull, grad_k, grad_v,"
-        pointers += " running_k, running_v," if stage.resumes else ""
-        with self._kernel(out, stage, pointers, "q k v go"):
-            self._own(out, stage, "j", "b", "m", "(heads // group)")
-            if self.plan.of_heads:
-                out.put("first_head = head * group", "last_head = first_head + group - 1")
-            out.put(
-                *self._masked("mine", "exists", "j", self._attended_by_group),
-                "key = _load_where(mine, _matrix(k, batch, head, k_b, k_h), j, k_r, k_d, D, D_PAD)",
-                "value = _load_where(mine, _matrix(v, batch, head, v_b, v_h), j, v_r, v_d, V, V_PAD)",
-                *self._of_keys(),
-                f"key_grad = tl.zeros([{stage.tile}, D_PAD], tl.float32)",
-                f"value_grad = tl.zeros([{stage.tile}, V_PAD], tl.float32)",
-                "",
-            )
-            with out.block("for member in tl.range(0, group, disable_licm=True):"):
-                out.put(
-                    "q_head = head * group + member",
-                    "queries = _matrix(q, batch, q_head, q_b, q_h)",
-                    "grads = _matrix(grad_out, batch, q_head, go_b, go_h)",
-                    "row_0 = (batch * heads + q_head).to(tl.int64) * n",
-                    *self._of_head("q_head"),
-                )
-                for number, piece in stage.pieces:
-                    if isinstance(piece, GridPiece | ListPiece):
-                        self._masked_rows(out, number, piece)
-                    elif isinstance(piece, TilePiece):
-                        self._row_tiles(out, number, piece)
-                    else:
-                        self._lags_of_keys(out, number, piece)
-            out.put(
-                "",
-                "key_0 = (batch * (heads // group) + head).to(tl.int64) * m",
-                "key_grad *= scale",
-            )
-            if stage.resumes:
-                out.put(
-                    "key_grad += _load_where(exists, running_k + key_0 * D, j, D, 1, D, D_PAD)",
-                    "value_grad += _load_where(exists, running_v + key_0 * V, j, V, 1, V, V_PAD)",
-                )
-            out.put(
-                "_store_where(exists, grad_k + key_0 * D, j, key_grad, D, D_PAD)",
-                "_store_where(exists, grad_v + key_0 * V, j, value_grad, V, V_PAD)",
-            )
-        return str(out)
-
-    # What is done with a tile.
-
-    def _of_rows(self) -> Iterator[str]:
-        """Numbers of the program that owns rows."""
-        yield _SCALE2
-
-    def _of_keys(self) -> Iterator[str]:
-        """Numbers of the program that owns keys."""
-        yield _SCALE2
-
-    def _of_head(self, head: str) -> Iterator[str]:
-        """Numbers of one query head in a program that owns keys."""
-        return iter(())
-
-    def _nothing_seen(self, rows: int) -> Iterator[str]:
-        """The softmax before the first key."""
-        yield f'top = tl.full([{rows}], -float("inf"), tl.float32)'
-        yield f"total = tl.zeros([{rows}], tl.float32)"
-
-    def _absorb(self, full: bool) -> Iterator[str]:
-        """Online softmax over a tile of keys."""
-        absorb = "_absorb(" if full else "_absorb_where(keep, inside, "
-        yield f"{_STATE} = {absorb}query, key, value, {_STATE}, scale2, PRECISION)"
-
-    def _absorb_lag(self, lag: int) -> Iterator[str]:
-        """Online softmax over the keys of a lag."""
-        yield f"{_STATE} = _absorb_lag(ok, query, key, value, {_STATE}, scale2)"
-
-    def _query_grad(self, full: bool) -> Iterator[str]:
-        """What a tile of keys adds to dQ."""
-        yield "p = _weights(query, key, row_lse2, scale2, PRECISION)"
-        if not full:
-            yield "p = tl.where(keep & inside[None, :], p, 0.0)"
-        yield "query_grad = _add_query_grad(p, key, value, grad, row_pull, query_grad, PRECISION)"
-
-    def _key_grads(self, keep: str) -> Iterator[str]:
-        """What a tile of rows adds to dK and dV; `keep` is the mask, empty for all."""
-        yield "p_t = _weights_t(query, key, row_lse2, scale2, PRECISION)"
-        if keep:
-            yield f"p_t = tl.where({self._kept(keep)}, p_t, 0.0)"
-        yield f"key_grad, value_grad = _add_key_grads{'_of' if keep and self.careful else ''}("
-        yield "    p_t, query, value, grad, row_pull, key_grad, value_grad, PRECISION"
-        yield ")"
-
-    def _kept(self, keep: str) -> str:
-        """The mask of a tile of rows; where keys may be NaN, also without rows that do not exist."""
-        return f"({keep}) & live[None, :]" if self.careful else keep
-
-    def _lag_slopes(self, lag: int, of_keys: bool = False) -> Iterator[str]:
-        """p and ds of the pairs of a lag; p is wanted for keys only."""
-        p = "p" if of_keys else "_"
-        yield f"{p}, ds = _lag_slopes(ok, query, key, value, grad, row_lse2, row_pull, scale2)"
-
     # The owned dimension.
 
-    @contextmanager
-    def _kernel(self, out: Lines, stage: Stage, pointers: str, strided: str) -> Iterator[None]:
-        strides = " ".join(f"{x}_b, {x}_h, {x}_r, {x}_d," for x in strided.split())
-        fixed = ", ".join(f'"{name}"' for name in ("n", "m", "offset", "heads", "group", *self.numbers))
-        out.put(f"@triton.jit(do_not_specialize=[{fixed}])")
-        out.put(f"def {stage.name}(")
-        for number, piece in stage.pieces:
-            if isinstance(piece, ListPiece):
-                pointers += f" {table_name(number, by_keys=stage.owns == 'keys')},"
-        out.put(
-            f"    {pointers}",
-            *([f"    {self.pointers}"] if self.pointers else []),
-            f"    {_SIZES}",
-            f"    {strides}",
-            f"    {_CONSTANTS}",
-            f"    {_TUNING}",
-        )
-        numbers = ", ".join(str(number) for number, _ in stage.pieces)
-        what = {"rows": "out and lse", "keys": "dK and dV"}[stage.owns]
-        if "grad_q," in pointers:
-            what = "dQ"
-        if "_sums," in pointers:
-            what = "Sums for the gradients of slopes and bias"
-        whose = stage.owns if stage.step == 1 else f"{stage.owns} of one class mod {stage.step}"
-        plural = "s" if len(stage.pieces) > 1 else ""
-        with out.block("):  # fmt: skip"):
-            out.put(f'"""{what} from piece{plural} {numbers}: one program owns {stage.tile} {whose} of one head."""')
-            yield
-
-    def _own(self, out: Lines, stage: Stage, position: str, index: str, length: str, heads: str) -> None:
+    def own(self, out: Lines, stage: Stage, position: str, index: str, length: str, heads: str) -> None:
         """Which class, tile, head and batch entry the program has, and its positions."""
         owner = stage.pieces[0][1]
         if isinstance(owner, GridPiece):
@@ -342,9 +140,13 @@ class KernelWriter:
             out.put(f"{index} = {inside}")
             out.put(f"{position} = {show(affine(step, Var(index), own_class))}")
 
-    def _live(self, name: str, exists: str, position: str, *, rows: bool) -> Iterator[str]:
-        """A line that says which rows exist and attend something, or which keys exist and are attended."""
-        return self._masked(name, exists, position, self._attended_rows if rows else self._attended_keys)
+    def live(self, name: str, exists: str, position: str) -> Iterator[str]:
+        """A line that says which rows r exist and attend something, or which keys j exist and are attended."""
+        return self._masked(name, exists, position, self._attended_rows if position == "r" else self._attended_keys)
+
+    def live_keys_of_group(self, name: str, exists: str) -> Iterator[str]:
+        """A line that says which keys j exist and are attended by some head of a group."""
+        return self._masked(name, exists, "j", self._attended_by_group)
 
     @staticmethod
     def _masked(name: str, exists: str, position: str, attended: Mask) -> Iterator[str]:
@@ -357,7 +159,7 @@ class KernelWriter:
 
     # Sweeps over keys (forward, dQ).
 
-    def _key_loops(
+    def key_loops(
         self, out: Lines, number: int, piece: TilePiece | GridPiece | ListPiece, task: Pass
     ) -> Iterator[bool]:
         """Loops that load tiles of keys and values; yields whether they are full, inside the loop."""
@@ -405,9 +207,9 @@ class KernelWriter:
         if self.careful:
             out.put(f"keep = {keep}", "live = inside & _met(keep & inside[None, :], exists)", *loads)
         else:
-            out.put(*self._live("live", "inside", "j", rows=False), *loads, f"keep = {keep}")
+            out.put(*self.live("live", "inside", "j"), *loads, f"keep = {keep}")
 
-    def _lags_of_rows(self, out: Lines, number: int, piece: DiagonalPiece) -> Iterator[Diagonal]:
+    def lags_of_rows(self, out: Lines, number: int, piece: DiagonalPiece) -> Iterator[Diagonal]:
         """Per diagonal, the keys and values that meet the program's rows."""
         out.put(f"# Piece {number}, {len(piece.diagonals)} diagonals: every row meets one key per lag.")
         for diagonal in piece.diagonals:
@@ -424,18 +226,26 @@ class KernelWriter:
 
     # Sweeps over rows (dK and dV).
 
-    def _row_tiles(self, out: Lines, number: int, piece: TilePiece) -> None:
+    def row_loops(self, out: Lines, number: int, piece: TilePiece | GridPiece | ListPiece) -> Iterator[str]:
+        """Loops over tiles of rows; yields the mask of their pairs, empty for all, inside the loop."""
+        if isinstance(piece, TilePiece):
+            walk = self._row_tiles(out, number, piece)
+        else:
+            walk = self._masked_rows(out, number, piece)
+        for keep in walk:
+            yield f"({keep}) & live[None, :]" if keep and self.careful else keep
+
+    def _row_tiles(self, out: Lines, number: int, piece: TilePiece) -> Iterator[str]:
         layout = piece.layout
         out.put("", f"# Piece {number}, {layout}.")
         c = self._class(out, layout, "c", layout.row_class_of(Var("d")))
         keep = self._keeps[number]
         for full in self._loops(out, piece, piece.grad_key):
             self._positions(out, "r", "a", "tile", piece.grad_key.rows, layout.query_step, c)
-            out.put(*(["live = r < n"] if full else self._live("live", "r < n", "r", rows=True)))
-            masked = not full and not keep.everything
-            self._add_rows(out, keep.call(axes(layout, "[None, :]", "[:, None]")) if masked else "")
+            out.put(*(["live = r < n"] if full else self.live("live", "r < n", "r")))
+            yield "" if full or keep.everything else keep.call(axes(layout, "[None, :]", "[:, None]"))
 
-    def _masked_rows(self, out: Lines, number: int, piece: GridPiece | ListPiece) -> None:
+    def _masked_rows(self, out: Lines, number: int, piece: GridPiece | ListPiece) -> Iterator[str]:
         if isinstance(piece, GridPiece):
             loop = box_loop(out, number, piece.layout, piece.grad_key, self.reach)
             keep = box_keep(self._box_keeps[number], "[None, :]", "[:, None]", "live[None, :]")
@@ -443,8 +253,8 @@ class KernelWriter:
             loop = list_loop(out, number, piece, over_keys=False)
             keep = self._keep_listed(number, "[None, :]", "[:, None]", "live[None, :]")
         for _ in loop:
-            out.put(*self._live("live", "inside", "r", rows=True))
-            self._add_rows(out, keep)
+            out.put(*self.live("live", "inside", "r"))
+            yield keep
 
     def _keep_listed(self, number: int, rows: str, keys: str, inside: str) -> str:
         mask = self._list_keeps[number]
@@ -455,33 +265,14 @@ class KernelWriter:
         self.reach.add(keep, limits={})
         return Mask.of(f"_keep_{number}", f"The pairs of piece {number}, {piece.layout}.", keep)
 
-    def _add_rows(self, out: Lines, keep: str) -> None:
-        """Lines that add what the rows r that are `live` contribute, of the pairs that `keep` says (empty: all)."""
-        out.put(
-            "query = _load_where(live, queries, r, q_r, q_d, D, D_PAD)",
-            "grad = _load_where(live, grads, r, go_r, go_d, V, V_PAD)",
-            f"row_lse2 = tl.load(lse2 + row_0 + r, mask=live, other={self.no_lse})",
-            "row_pull = tl.load(pull + row_0 + r, mask=live, other=0.0)",
-            *self._key_grads(keep),
-        )
-
-    def _lags_of_keys(self, out: Lines, number: int, piece: DiagonalPiece) -> None:
+    def lags_of_keys(self, out: Lines, number: int, piece: DiagonalPiece) -> Iterator[Diagonal]:
+        """Per diagonal, the rows that meet the program's keys."""
         out.put("", f"# Piece {number}, {len(piece.diagonals)} diagonals: every key meets one row per lag.")
         for diagonal in piece.diagonals:
             r = Var("j") - Var("offset") + diagonal.lag
             self.reach.add(r, limits={})
-            out.put(
-                f"# Lag {diagonal.lag}.",
-                f"r = {index_source(r)}",
-                f"ok = {self._rows_of(diagonal)}",
-                "query = _load_where(ok, queries, r, q_r, q_d, D, D_PAD)",
-                "grad = _load_where(ok, grads, r, go_r, go_d, V, V_PAD)",
-                f"row_lse2 = tl.load(lse2 + row_0 + r, mask=ok, other={self.no_lse})",
-                "row_pull = tl.load(pull + row_0 + r, mask=ok, other=0.0)",
-                *self._lag_slopes(diagonal.lag, of_keys=True),
-                "key_grad += ds[:, None] * query.to(tl.float32)",
-                "value_grad += p[:, None] * grad.to(tl.float32)",
-            )
+            out.put(f"# Lag {diagonal.lag}.", f"r = {index_source(r)}", f"ok = {self._rows_of(diagonal)}")
+            yield diagonal
 
     # What both sweeps share.
 
@@ -548,7 +339,3 @@ class KernelWriter:
         attended = Truth(True) if given is None else settled(given)
         self.reach.add(attended, limits={})
         return Mask.of(function, doc, attended)
-
-
-_STATE = "acc, top, total"
-_SCALE2 = "scale2 = tl.maximum(scale * 1.4426950408889634, 1e-30)  # base 2; above 0 so that -inf stays -inf"

@@ -7,6 +7,7 @@ from math import prod
 
 from pidsl.codegen.plan.nodes import BoxSweep, DiagonalPiece, GridPiece, ListPiece, Piece, Plan, Sweep, TilePiece
 from pidsl.language.expr import show, show_pred
+from pidsl.language.score import PLAIN
 
 MAX_REJECTED = 6  # alternatives printed; all of them are in `plan.rejected`
 
@@ -18,7 +19,7 @@ def describe(plan: Plan) -> str:
 
 def _lines(plan: Plan) -> Iterator[str]:
     yield f"plan of {plan.term!r} for {plan.backend}"
-    if plan.score is not None:
+    if plan.score != PLAIN:
         yield f"  logits: {plan.score!r}"
     for note in plan.notes:
         yield f"  note: {note}"

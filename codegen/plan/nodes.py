@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 from pidsl.language.expr import FloorDiv, Index, Mod, Pred, Var, show, show_pred, simplify
 from pidsl.language.heads import Heads
-from pidsl.language.score import Score
+from pidsl.language.score import PLAIN, Score
 from pidsl.language.terms import Term
 
 Over = Literal["keys", "queries"]
@@ -325,7 +325,7 @@ class Plan:
         True  # else `attended_keys` and `attended_rows` hold for what is attended, and maybe for more
     )
     reference: int = 0  # the length at which costs were compared
-    score: Score | None = None  # what happens to the logits
+    score: Score = PLAIN  # what happens to the logits; that of plain attention is empty
 
     @property
     def of_heads(self) -> bool:

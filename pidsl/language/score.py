@@ -59,6 +59,9 @@ class Score:
         return f"score({', '.join(f'{f.name}={given[f.name]!r}' for f in fields(self) if given[f.name] != f.default)})"
 
 
+PLAIN = Score()  # that of plain attention: nothing happens to the logits
+
+
 def score(
     *, scale: float | None = None, softcap: float | None = None, alibi: bool = False,
     bias: tuple[int, int] | None = None, sinks: bool = False, temperature: bool = False, dropout: float = 0,

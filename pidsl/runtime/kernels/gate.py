@@ -11,8 +11,8 @@ from torch import Tensor
 from pidsl.language.gate import Gate
 from pidsl.runtime.call.arguments import check_flag, check_weights, raise_faults
 from pidsl.runtime.call.keywords import refuse
-from pidsl.runtime.call.parameters import Parameters, check_parameters
-from pidsl.runtime.kernels.kernel import Backend, Kernel, autocast, compile
+from pidsl.runtime.call.parameters import check_parameters
+from pidsl.runtime.kernels.kernel import Backend, Kernel, autocast, compile, present
 
 
 class GateKernel:
@@ -76,11 +76,11 @@ class GateKernel:
         given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
         faults += check_parameters(self.score, branches[0].parameters, usable, given)
         raise_faults([*faults, *check_weights(usable, weights, self.gate.names)], self._where)
-        parameters = Parameters(slopes, bias, sinks, temperature, seed or 0)
+        inputs = present(given)
         out: Tensor | None = None
         lses = []
         for b, kernel in enumerate(branches):
-            result, lse = kernel.attend(q, k, v, call, parameters)
+            result, lse = kernel.attend(q, k, v, call, inputs)
             weight = weights[..., b, None]
             # autograd keeps `result` for the backward of the kernel anyway: weighing it here stores nothing more
             out = result * weight if out is None else out.addcmul_(result, weight)

@@ -13,12 +13,13 @@ from torch import Tensor
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
 from pidsl.runtime.call.arguments import Fault, check_flag, raise_faults
+from pidsl.runtime.call.call import Call, Inputs
 from pidsl.runtime.call.dropout import mix
 from pidsl.runtime.call.keywords import refuse
-from pidsl.runtime.call.parameters import Parameters, check_parameters
-from pidsl.runtime.kernels.kernel import Backend, Kernel, attended, autocast, compile
+from pidsl.runtime.call.parameters import check_parameters
+from pidsl.runtime.kernels.kernel import Backend, Kernel, autocast, compile, present
 from pidsl.runtime.kernels.shares import Shares, join, shares, split
-from pidsl.runtime.operator import refuse_transform
+from pidsl.runtime.operator import attended, refuse_transform
 from pidsl.runtime.programs import Compiled, is_wide, prepared, together
 
 if TYPE_CHECKING:
@@ -116,28 +117,28 @@ class HeadsKernel:
             faults += check_flag("return_lse", return_lse)
         given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
         raise_faults([*faults, *check_parameters(self.score, kernels[0].parameters, usable, given)], self._where)
-        parameters = Parameters(slopes, bias, sinks, temperature, seed or 0)
+        inputs = present(given)
         if len(kernels) == 1:
-            out, lse = kernels[0].attend(q, k, v, call, parameters)
+            out, lse = kernels[0].attend(q, k, v, call, inputs)
             return (out, lse) if return_lse else out
         if call.backend == "triton" and self._whole[wide := is_wide("triton", q.shape[3])]:
-            structure = kernels[0].structure_text
-            out, lse = attended(lambda: self._made(wide), self._pattern, structure, q, k, v, call, parameters)
+            whole = Call(q, k, v, call.scale, call.positions, inputs)
+            out, lse = attended(lambda: self._made(wide), self._pattern, kernels[0].structure_text, call.backend, whole)
             return (out, lse) if return_lse else out
         parts = self._shares[q.shape[1] // k.shape[1]]
         try:
             heads = split(q, parts.queries), split(k, parts.keys), split(v, parts.keys)
         except RuntimeError as e:
-            refuse_transform(e, SimpleNamespace(term=self.heads, score=self.score))
+            refuse_transform(e, SimpleNamespace(term=self.heads, score=self._structure))
             raise
-        launches = zip(kernels, *heads, self._split_parameters(parameters, parts), strict=True)
+        launches = zip(kernels, *heads, self._split_inputs(inputs, parts), strict=True)
         results = [kernel.attend(mine, keys, values, call, own) for kernel, mine, keys, values, own in launches]
         out = join(parts.queries, *(out for out, _ in results))
         return (out, join(parts.queries, *(lse for _, lse in results))) if return_lse else out
 
     def _exists(self, wide: bool) -> bool:
         if torch.compiler.is_compiling():
-            return prepared(self._pattern, "triton", next(iter(self.kernels.values())).structure_text, wide)
+            return prepared(self._pattern, next(iter(self.kernels.values())).structure_text, "triton", wide)
         return self._made(wide) is not None
 
     def _made(self, wide: bool) -> Any:
@@ -146,14 +147,14 @@ class HeadsKernel:
             self._programs[wide] = together(self.heads, wide, self._structure)
         return self._programs[wide]
 
-    def _split_parameters(self, parameters: Parameters, parts: Shares) -> list[Parameters]:
-        """The parameters of each launch; those of a head are rows of the tensors."""
-        each = [
-            [None] * len(self._mine) if x is None else [own[0] for own in split(x[None], parts.queries)]
-            for x in parameters.tensors
-        ]
-        seeds = [launch_seed(parameters.seed, mine[0]) for mine in self._mine]
-        return [Parameters(*own) for own in zip(*each, seeds, strict=True)]
+    def _split_inputs(self, inputs: Inputs, parts: Shares) -> list[Inputs]:
+        """The inputs of each launch; those of a head are rows of the tensors."""
+        found: list[dict[str, Any]] = [{} for _ in self._mine]
+        for name, x in inputs.items():
+            rows = [own[0] for own in split(x[None], parts.queries)] if isinstance(x, Tensor) else []
+            for launch, (mine, given) in enumerate(zip(self._mine, found, strict=True)):
+                given[name] = rows[launch] if rows else launch_seed(x, mine[0])
+        return [*found]
 
     @property
     def plan(self) -> HeadsPlan:

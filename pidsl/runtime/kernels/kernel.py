@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Never, overload
@@ -16,10 +16,9 @@ from pidsl.errors import BackendError, TermError
 from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
-from pidsl.language.score import Score
+from pidsl.language.score import PLAIN, Score
 from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Algebra, Term, require_concrete
-from pidsl.runtime import score_operator
 from pidsl.runtime.call.arguments import (
     DTYPES,
     Fault,
@@ -30,10 +29,20 @@ from pidsl.runtime.call.arguments import (
     head_dim_fits,
     raise_faults,
 )
+from pidsl.runtime.call.call import NO_INPUTS, Call, Inputs, Positions
 from pidsl.runtime.call.keywords import refuse
-from pidsl.runtime.call.parameters import Parameters, check_parameters
-from pidsl.runtime.operator import attend, attention, is_traced
-from pidsl.runtime.programs import Compiled, compiled, is_wide, preferred, prepared, rings, triton_installed
+from pidsl.runtime.call.parameters import check_parameters
+from pidsl.runtime.operator import attended, recorded
+from pidsl.runtime.programs import (
+    Compiled,
+    compiled,
+    is_wide,
+    preferred,
+    prepared,
+    rings,
+    structure,
+    triton_installed,
+)
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -198,15 +207,12 @@ def _check_score(term: Term | Composed, score: object) -> None:
         raise TermError(f"{term!r} with {score!r}", expected, f"compile({term!r})")
 
 
-NO_PARAMETERS = Parameters()
-
-
-class Call(NamedTuple):
+class Checked(NamedTuple):
     """The numbers of a call, checked."""
 
     backend: str
     scale: Any  # a float; while torch traces, a tensor where it may differ between calls
-    offset: int
+    positions: Positions
 
 
 class Kernel:
@@ -222,24 +228,23 @@ class Kernel:
         backend: as asked for; `plan.backend` is what "auto" stands for on this machine.
         score: what happens to the logits, None for nothing.
         chosen, reason: what "auto" stands for on this machine, and why.
-        structure, structure_text: the score without its scale, which is an argument; None where nothing else is left.
+        structure, structure_text: the score without its scale, which is an argument; "" where nothing else is left.
         parameters: the names of what a call must be given for the score.
         rings: the term, if it holds a ring and so restricts the lengths.
     """
 
     def __init__(self, term: Term, backend: Backend, score: Score | None = None) -> None:
         self.term, self.backend, self.score = term, backend, score
-        # the scale is an argument of every program: what is left decides which program it is
-        self.structure = None if score is None or (bare := replace(score, scale=None)) == Score() else bare
+        self.structure = structure(score)
         self._pattern = repr(term)
-        self.structure_text = None if self.structure is None else repr(self.structure)
+        self.structure_text = "" if self.structure is PLAIN else repr(self.structure)
         self.parameters = () if score is None else score.parameters
         self._where = f"kernel(q, k, v) of {self._pattern}"
         self.rings = (term,) if "ring" in self._pattern and rings(self._pattern) else ()
         self.chosen, self.reason = preferred() if backend == "auto" else (backend, "asked for")
         self._programs: dict[tuple[str, bool], Compiled] = {}
         if torch.compiler.is_compiling():  # whatever cannot be compiled fails here
-            prepared(self._pattern, self.chosen, self.structure_text)
+            prepared(self._pattern, self.structure_text, self.chosen)
         else:
             self._made(self.chosen, 64)
 
@@ -279,7 +284,7 @@ class Kernel:
             faults += check_flag("return_lse", return_lse)
         given = {"slopes": slopes, "bias": bias, "sinks": sinks, "temperature": temperature, "seed": seed}
         raise_faults([*faults, *check_parameters(self.score, self.parameters, usable, given)], self._where)
-        out, lse = self.attend(q, k, v, call, Parameters(slopes, bias, sinks, temperature, seed or 0))
+        out, lse = self.attend(q, k, v, call, present(given) if self.parameters else NO_INPUTS)
         return (out, lse) if return_lse else out
 
     @property
@@ -321,7 +326,7 @@ class Kernel:
 
     def check(
         self, q: Tensor, k: Tensor, v: Tensor, scale: object, offset: object, rings: Sequence[Term]
-    ) -> tuple[Call, list[Fault], dict[str, Tensor]]:
+    ) -> tuple[Checked, list[Fault], dict[str, Tensor]]:
         """What to run, if there are no faults; the faults; and which tensors are well formed."""
         backend = self._backend_for(q, v)
         scale_faults, factor = check_scale(scale)
@@ -336,7 +341,7 @@ class Kernel:
             factor = recorded(factor)
         if factor is None:
             factor = 1.0 if faults else 1.0 / math.sqrt(q.shape[3])
-        return Call(backend, factor, first), faults, usable
+        return Checked(backend, factor, Positions(first)), faults, usable
 
     def _backend_for(self, q: Tensor, v: Tensor) -> str:
         """`auto` leaves to torch what the Triton programs do not take."""
@@ -350,41 +355,17 @@ class Kernel:
         return "torch"
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, call: Call, parameters: Parameters = NO_PARAMETERS
-    ) -> tuple[Tensor, Tensor]:
+        self, q: Tensor, k: Tensor, v: Tensor, call: Checked, inputs: Inputs = NO_INPUTS
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """(out, lse) of arguments that `check` found no fault in."""
-        return attended(lambda: self._made(call.backend, q.shape[3]), self._pattern, self.structure_text,
-                        q, k, v, call, parameters)  # fmt: skip
+        made = lambda: self._made(call.backend, q.shape[3])  # noqa: E731
+        given = Call(q, k, v, call.scale, call.positions, inputs)
+        return attended(made, self._pattern, self.structure_text, call.backend, given)
 
 
-def attended(
-    made: Callable[[], Compiled], pattern: str, structure: str | None, q: Tensor, k: Tensor, v: Tensor, call: Call,
-    parameters: Parameters,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(out, lse) of a program on checked arguments; where torch records a graph, as the op that names its pattern."""
-    if structure is None:
-        if is_traced(q, k, v):
-            return attention(q, k, v, *_numbers(call, pattern))
-        return attend(made().program, q, k, v, call.scale, call.offset)
-    if is_traced(q, k, v, *(x for x in parameters.tensors if x is not None)):
-        return score_operator.attention(
-            q, k, v, *parameters.tensors, *_numbers(call, pattern, structure), parameters.seed
-        )  # fmt: skip
-    return score_operator.attend(made().program, q, k, v, call.scale, call.offset, parameters)
-
-
-def _numbers(call: Call, *names: str) -> tuple[Any, ...]:
-    """What an op takes after its tensors: the scale if it is one, the texts, and the numbers."""
-    if isinstance(call.scale, Tensor):
-        return call.scale, *names, call.backend, 0.0, call.offset
-    return None, *names, call.backend, call.scale, call.offset
-
-
-def recorded(scale: Any) -> Any:
-    """A scale as a traced call hands it to an op: as a tensor unless it is the same in every call of the graph."""
-    from torch.fx.experimental.symbolic_shapes import has_static_value
-
-    return scale if has_static_value(scale) else torch.ones((), dtype=torch.float64, device="cpu") * scale
+def present(given: Mapping[str, Any]) -> Inputs:
+    """What was given, of what may be."""
+    return {name: x for name, x in given.items() if x is not None}
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -23,9 +23,9 @@ from pidsl.language.gate import Gate
 from pidsl.language.score import Score
 from pidsl.language.summaries import Summaries
 from pidsl.runtime.call.arguments import Fault, check_flag, check_tensor, raise_faults, tensor_hint
+from pidsl.runtime.call.dtypes import accumulator
 from pidsl.runtime.call.keywords import named, refuse
 from pidsl.runtime.kernels.kernel import Backend, autocast, compile
-from pidsl.runtime.run_dense.reference import accumulator
 
 OutputGate = Literal["head", "element"]
 NUMBERS = Real, Tensor, torch.SymFloat, torch.SymInt

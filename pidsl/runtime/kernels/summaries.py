@@ -12,7 +12,7 @@ from torch import Tensor
 from pidsl.language.summaries import Spans, Summaries
 from pidsl.runtime.call.arguments import Fault, check_flag, check_form, check_kind, raise_faults
 from pidsl.runtime.call.keywords import refuse
-from pidsl.runtime.kernels.kernel import Backend, Call, Kernel, autocast, compile
+from pidsl.runtime.kernels.kernel import Backend, Checked, Kernel, autocast, compile
 from pidsl.runtime.kernels.pooling import block_values, pooled
 
 Given = Sequence[tuple[Tensor, ...] | None]  # (kbar, vbar) of each level
@@ -81,7 +81,7 @@ class SummariesKernel:
             faults += shape_faults
         if not faults:
             given = [None if own is None else autocast(*own) for own in given]
-            faults = _check_given(usable, given, levels, call.offset)
+            faults = _check_given(usable, given, levels, call.positions.offset)
         raise_faults(faults, self._where)
         results = [exact.attend(q, k, v, call)]
         for x, (level, own) in enumerate(zip(levels, given, strict=True)):
@@ -93,7 +93,9 @@ class SummariesKernel:
         out, lse = merge(results)
         return (out, lse) if return_lse else out
 
-    def _summarised(self, x: int, level: Spans, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    def _summarised(
+        self, x: int, level: Spans, q: Tensor, k: Tensor, v: Tensor, call: Checked
+    ) -> tuple[Tensor, Tensor]:
         """kbar [B, Hkv, spans, D] and vbar [B, Hq, spans, Dv]."""
         qbar = pooled(q, level)
         if level.of == "block":

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pidsl.language.score import Score
-from pidsl.runtime.call.call import Call
+from pidsl.language.score import PLAIN, Score
+from pidsl.runtime.call.call import Call, Gradients
+from pidsl.runtime.call.dtypes import accumulator
 from pidsl.runtime.call.logits import (
     NOWHERE,
     TileScore,
@@ -26,8 +27,6 @@ from pidsl.runtime.call.logits import (
     sink_gradient,
     temperature_gradient,
 )
-from pidsl.runtime.call.parameters import Parameters
-from pidsl.runtime.run_dense.reference import accumulator
 from pidsl.runtime.run_torch import diagonals, tile_ops
 from pidsl.runtime.run_torch.diagonals import DiagonalSet
 from pidsl.runtime.run_torch.key_sums import KeySums
@@ -41,7 +40,6 @@ BACKWARD_ELEMENTS = 1 << 21
 DENSE_LOGITS = 1 << 25  # logits in one call of the dense operations,
 SCORED_LOGITS = 1 << 21  # and where a score is added to them: several tensors of that size are alive at a time
 MANY = 4  # all keys are brought into form at once where tiles hold at least 1 / MANY of their number
-NO_SCORE = Score()
 _LANES = 16  # padded head sizes are multiples of this
 
 
@@ -69,7 +67,7 @@ class Pass(Operands):
     """
 
     def __init__(self, call: Call, score: Score, columns: int, elements: int) -> None:
-        q, k, v, self.scale, (offset, *_), inputs = call
+        q, k, v, self.scale, (offset, _), self.inputs = call
         self.batch, self.heads, n, self.dim = q.shape
         self.kv_heads, m = k.shape[1], k.shape[2]
         self.group = self.heads // self.kv_heads
@@ -78,11 +76,10 @@ class Pass(Operands):
         self.dtype, self.like = q.dtype, (k, v)
         self.q, self.keys = prepare(q, columns), (k, v)
         self.dense_only = self.exact = q.device.type != "cpu"
-        self.scored = score is not NO_SCORE
-        self.parameters = Parameters(**inputs)
-        self.score = TileScore(score, self.parameters)
-        if self.parameters.temperature is not None:
-            self.q = self.q / self.parameters.temperature[:, None, None]
+        self.scored = score is not PLAIN
+        self.score = TileScore(score, self.inputs)
+        if score.temperature:
+            self.q = self.q / self.inputs["temperature"][:, None, None]
         self.places = None
         if self.score.placed:
             i, head, stream = (torch.arange(x, device=q.device) for x in (n, self.heads, self.batch * self.heads))
@@ -154,7 +151,7 @@ class Forward(Pass):
         score: what happens to the logits.
     """
 
-    def __init__(self, call: Call, score: Score = NO_SCORE) -> None:
+    def __init__(self, call: Call, score: Score = PLAIN) -> None:
         dim, self.value_dim = call.q.shape[3], call.v.shape[3]
         columns = dim if dim == self.value_dim else _round_up(max(dim, self.value_dim))
         super().__init__(call, score, columns, FORWARD_ELEMENTS)
@@ -191,8 +188,8 @@ class Forward(Pass):
         """out `[B, Hq, n, Dv]` in q's dtype; lse `[B, Hq, n]` in float32 (float64 for float64)."""
         self.compute(pieces)
         out, lse = self.results
-        if self.parameters.sinks is not None:
-            add_sinks(out, lse, self.parameters.sinks)
+        if "sinks" in self.inputs:
+            add_sinks(out, lse, self.inputs["sinks"])
         return (out if out.shape[-1] == self.value_dim else out[..., : self.value_dim]).to(self.dtype), lse
 
 
@@ -210,7 +207,7 @@ class Backward(Pass):
 
     def __init__(
         self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool = False,
-        score: Score = NO_SCORE,
+        score: Score = PLAIN,
     ) -> None:  # fmt: skip
         dim, value_dim = call.q.shape[3], call.v.shape[3]
         if grad_lse is not None:
@@ -234,7 +231,7 @@ class Backward(Pass):
         k, v = self.like
         self.sums = tuple(KeySums(x, self.columns, self.q.dtype, self.many) for x in (k, v))
         if self.learned:
-            self.score = TileScore(self.score.score, self.parameters)
+            self.score = TileScore(self.score.score, self.inputs)
 
     def clear(self) -> None:
         """No gradient yet."""
@@ -262,23 +259,18 @@ class Backward(Pass):
         """What pairs along lags add."""
         diagonals.backward(schedule, self, self.learned)
 
-    def over(self, *pieces: Walk[Any]) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    def over(self, *pieces: Walk[Any]) -> Gradients:
         """dq, dk and dv, shaped and typed like q, k and v, and by name the gradients of the inputs."""
         self.compute(pieces)
-        _, _, sinks, temperature, _ = self.parameters
-        dq = self.results[0]
+        temperature, sinks = self.inputs.get("temperature"), self.inputs.get("sinks")
+        q, out, lse, grad_out, grad_lse = self.given
+        dq = self.results[0][..., : self.dim]
+        found = {"slopes": self.score.grad_slopes, "bias": self.score.grad_bias} if self.learned else {}
+        if sinks is not None:
+            found["sinks"] = sink_gradient(sinks, lse, row_pull(out, grad_out, grad_lse))
         if temperature is not None:
             dq.div_(temperature[:, None, None])
-        dq = dq[..., : self.dim]
-        found: dict[str, Tensor | None] = {}
-        if self.learned:
-            found |= {"slopes": self.score.grad_slopes, "bias": self.score.grad_bias}
-        if sinks is not None or temperature is not None:
-            q, out, lse, grad_out, grad_lse = self.given
-            if sinks is not None:
-                found["sinks"] = sink_gradient(sinks, lse, row_pull(out, grad_out, grad_lse))
-            if temperature is not None:
-                found["temperature"] = temperature_gradient(temperature, q, dq)
+            found["temperature"] = temperature_gradient(temperature, q, dq)
         dk, dv = (x.result() for x in self.sums)
         return dq.to(self.dtype), dk, dv, {name: x for name, x in found.items() if x is not None}
 

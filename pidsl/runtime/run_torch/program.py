@@ -9,15 +9,14 @@ from zlib import crc32
 
 from torch import Tensor
 
-from pidsl.runtime.call.call import Call, Positions
+from pidsl.runtime.call.call import Call, Gradients
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
-    from pidsl.runtime.call.parameters import ParameterGrads, Parameters
 
 
 class TorchProgram:
-    """The generated torch program of a plan, ready to run on any device.
+    """The generated torch program of a plan, ready to run on any device; see `pidsl.runtime.programs.Program`.
 
     Args:
         plan: what to compute; its sweeps have key tiles of one column.
@@ -36,36 +35,15 @@ class TorchProgram:
         self.source = torch_source(plan) if source is None else source
         self.module = _load(self.source)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
-        """Attention; see `pidsl.runtime.programs.Program`."""
-        return self.module.forward(Call(q, k, v, scale, Positions(offset), {}))
+    def forward(self, call: Call) -> tuple[Tensor, Tensor]:
+        """Attention."""
+        return self.module.forward(call)
 
     def backward(
-        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
-        scale: float, offset: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Gradients of q, k and v, given what `forward` took and returned."""
-        call = Call(q, k, v, scale, Positions(offset), {})
-        return self.module.backward(call, out, lse, grad_out, grad_lse, False)[:3]
-
-
-class ScoredTorchProgram(TorchProgram):
-    """The generated torch program of a plan with a score: `TorchProgram`, whose calls take parameters too."""
-
-    def forward(  # type: ignore[override]
-        self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, parameters: Parameters
-    ) -> tuple[Tensor, Tensor]:
-        """Attention; see `pidsl.runtime.score_operator.ScoredProgram`."""
-        return self.module.forward(Call(q, k, v, scale, Positions(offset), parameters._asdict()))
-
-    def backward(  # type: ignore[override]
-        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
-        scale: float, offset: int, parameters: Parameters, learned: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, ParameterGrads]:  # fmt: skip
-        """Gradients of q, k, v and the parameters; see `pidsl.runtime.score_operator.ScoredProgram`."""
-        call = Call(q, k, v, scale, Positions(offset), parameters._asdict())
-        dq, dk, dv, others = self.module.backward(call, out, lse, grad_out, grad_lse, learned)
-        return dq, dk, dv, tuple(map(others.get, ("slopes", "bias", "sinks", "temperature")))
+        self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool
+    ) -> Gradients:
+        """Gradients of q, k, v and the inputs."""
+        return self.module.backward(call, out, lse, grad_out, grad_lse, learned)
 
 
 def _load(source: str) -> ModuleType:
