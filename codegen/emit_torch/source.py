@@ -5,10 +5,8 @@
                              ...
                              PIECE_0 = Band(rows=64, runs=(Run(piece_0_run_0_first, ...),), ...)
 
-                             def forward(q, k, v, scale, offset):
-                                 attention = Forward(q, k, v, scale, offset)
-                                 attention.tiles(PIECE_0)
-                                 return attention.result()
+                             def forward(call):
+                                 return Forward(call).over(PIECE_0)
 
 The program holds no length: every bound is a function of (n, m, offset, class, tile) that
 `pidsl.runtime.run_torch.bands` evaluates with NumPy. Key tiles are single columns, so a run is an exact range of keys.
@@ -43,20 +41,17 @@ ORDER = ("n", "m", "offset", "c", "d", "t", "a", "b", "r", "j")
 def torch_source(plan: Plan) -> str:
     """The text of a Python module with `forward` and `backward`, one section per piece.
 
-    forward(q, k, v, scale, offset) -> (out, lse)
-    backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset) -> (dq, dk, dv)
-
-    With a score both take its inputs by name too, and backward returns their gradients.
+    forward(call) -> (out, lse)
+    backward(call, out, lse, grad_out, grad_lse, learned) -> (dq, dk, dv, {input: its gradient})
 
     Python's own judgement of the text is left to the loader, which comes next and before anyone sees it.
     """
-    names = [f"PIECE_{index}" for index in range(len(plan.pieces))]
     sections = [_header(plan), _imports(plan)]
     if plan.score != PLAIN:
         sections.append(_score(plan.score))
     for index, piece in enumerate(plan.pieces):
         sections.append("\n\n".join(_piece(index, piece)))
-    sections += [_forward(plan, names), _backward(plan, names)]
+    sections.append(_passes(plan))
     return "\n\n\n".join(sections) + "\n"
 
 
@@ -100,8 +95,7 @@ def _imports(plan: Plan) -> str:
         lines.append("from pidsl.runtime.run_torch.diagonals import DiagonalSet, Lag")
     if plan.score != PLAIN:
         lines.insert(0, "from pidsl.language.score import Score")
-    passes = "passes" if plan.score == PLAIN else "score_passes"
-    lines.append(f"from pidsl.runtime.run_torch.{passes} import Backward, Forward")
+    lines.append("from pidsl.runtime.run_torch.passes import Backward, Forward")
     if any(plan.tiles):
         lines.append("from pidsl.runtime.run_torch.bands import Band, Run")
     return "\n".join(lines)
@@ -230,38 +224,18 @@ def _rows(diagonal: Diagonal) -> str:
     return f"{show(diagonal.first)} .. {show(diagonal.last)}"
 
 
-def _forward(plan: Plan, names: list[str]) -> str:
-    parameters, score = ("", "") if plan.score == PLAIN else (", inputs", ", SCORE, inputs")
-    lines = [
-        f"def forward(q, k, v, scale, offset{parameters}):",
-        f"{INDENT}attention = Forward(q, k, v, scale, offset{score})",
-    ]
-    for name, piece in zip(names, plan.pieces, strict=True):
-        what = {TilePiece: "tiles", DiagonalPiece: "diagonals", GridPiece: "boxes", ListPiece: "listed"}[type(piece)]
-        lines.append(f"{INDENT}attention.{what}({name})")
-    return "\n".join([*lines, f"{INDENT}return attention.result()"])
-
-
-def _backward(plan: Plan, names: list[str]) -> str:
-    parameters, score = ", inputs, learned", ", SCORE, inputs, learned"
-    if plan.score == PLAIN:
-        parameters = score = ""
-    lines = [
-        f"def backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset{parameters}):",
-        f"{INDENT}inputs = q, k, v, out, lse, grad_out, grad_lse, scale, offset{score}",
-        f"{INDENT}gradients = Backward(*inputs)",
-    ]
-    for name, piece in zip(names, plan.pieces, strict=True):
-        if isinstance(piece, DiagonalPiece):
-            lines.append(f"{INDENT}gradients.diagonals({name})")
-        elif isinstance(piece, GridPiece):
-            lines.append(f"{INDENT}gradients.boxes({name})")
-        elif isinstance(piece, ListPiece):
-            lines.append(f"{INDENT}gradients.listed({name})")
-        else:
-            own = piece.grad_query != piece.forward
-            lines.append(f"{INDENT}gradients.tiles({name}{'_GRAD' if own else ''})")
-    return "\n".join([*lines, f"{INDENT}return gradients.result()"])
+def _passes(plan: Plan) -> str:
+    forward = [f"PIECE_{index}" for index in range(len(plan.pieces))]
+    own = [isinstance(piece, TilePiece) and piece.grad_query != piece.forward for piece in plan.pieces]
+    backward = [f"{name}_GRAD" if other else name for name, other in zip(forward, own, strict=True)]
+    score = "" if plan.score == PLAIN else ", SCORE"
+    return (
+        f"def forward(call):\n"
+        f"{INDENT}return Forward(call{score}).over({', '.join(forward)})\n\n\n"
+        f"def backward(call, out, lse, grad_out, grad_lse, learned):\n"
+        f"{INDENT}gradients = Backward(call, out, lse, grad_out, grad_lse, learned{score})\n"
+        f"{INDENT}return gradients.over({', '.join(backward)})"
+    )
 
 
 def _function(name: str, value: Index | Pred, comment: str = "") -> str:

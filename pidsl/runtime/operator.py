@@ -69,6 +69,7 @@ def _attend(made: Compiled, call: Call, tensors: tuple[Tensor, ...]) -> tuple[Te
 
 def run_forward(program: Program, call: Call) -> tuple[Tensor, Tensor]:
     """`program.forward`, or its result where there is nothing to attend to."""
+    assert call.positions.key_offset == 0, "no plan holds key_offset"
     call = call.prepared()
     if call.q.numel() == 0 or call.k.numel() == 0:
         out, lse = _empty_results(call.q, call.v)
@@ -84,21 +85,21 @@ def run_backward(
     learned: bool,
 ) -> list[Tensor | None]:  # fmt: skip
     """The gradients of `call.tensors`; zeros where none can flow, None where none was asked for."""
-    given, call = call.tensors, call.prepared()
-    if call.q.numel() == 0 or call.k.numel() == 0 or (grad_out is None and grad_lse is None):
-        names = ("q", "k", "v", *call.names)
-        zeros = {name: torch.zeros_like(x) for name, x in zip(names, given, strict=True)}
-        if "sinks" in zeros and grad_lse is not None:
-            zeros["sinks"] = sink_gradient(call.inputs["sinks"], lse, -grad_lse).to(zeros["sinks"].dtype)
-        return [zeros[name] if learned or name not in LEARNED else None for name in names]
-    if grad_out is None:
-        grad_out = torch.zeros_like(out)
-    with _no_autocast(call.q):
-        dq, dk, dv, of_inputs = program.backward(call, out, lse, grad_out, grad_lse, learned)
-    if not of_inputs:
-        return [dq, dk, dv] + [None] * (len(given) - 3)
-    found = map(of_inputs.get, call.names)
-    return [dq, dk, dv, *(None if x is None else x.to(own.dtype) for x, own in zip(found, given[3:], strict=True))]
+    (q, k, v, *given), call = call.tensors, call.prepared()
+    found: dict[str, Tensor] = {}
+    if q.numel() == 0 or k.numel() == 0 or (grad_out is None and grad_lse is None):
+        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        found |= {name: torch.zeros_like(x) for name, x in zip(call.names, given, strict=True)}
+        if "sinks" in found and grad_lse is not None:
+            found["sinks"] = sink_gradient(call.inputs["sinks"], lse, -grad_lse)
+    else:
+        grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+        with _no_autocast(q):
+            dq, dk, dv, of_inputs = program.backward(call, out, lse, grad_out, grad_lse, learned)
+        found |= of_inputs
+    asked = {name: x for name, x in found.items() if learned or name not in LEARNED}
+    of_given = (asked[name].to(x.dtype) if name in asked else None for name, x in zip(call.names, given, strict=True))
+    return [dq, dk, dv, *of_given]
 
 
 def owned(x: Tensor) -> Tensor:

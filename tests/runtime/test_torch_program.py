@@ -24,12 +24,13 @@ from pidsl.language.algebra import settled
 from pidsl.language.expr import And, Compare, FloorDiv, Max, Min, Mod, Not, Or, Pred, Truth, Var
 from pidsl.language.terms import Term
 from pidsl.runtime.call.call import Call, Positions
-from pidsl.runtime.run_torch import bands as schedule
+from pidsl.runtime.call.dtypes import accumulator
+from pidsl.runtime.run_torch import bands, passes, tile_ops, walks
 from pidsl.runtime.run_torch import diagonals as diagonal_ops
-from pidsl.runtime.run_torch import passes, tile_ops
 from pidsl.runtime.run_torch.bands import Band, Lattice
 from pidsl.runtime.run_torch.program import TorchProgram
 from pidsl.runtime.run_torch.views import add_windows, merge_grid
+from pidsl.runtime.run_torch.walks import Sizes
 from pidsl.testing import assert_matches_dense, shapes, terms
 
 n, m, offset, c, d, t, a, b, r, j = (Var(name) for name in ("n", "m", "offset", "c", "d", "t", "a", "b", "r", "j"))
@@ -303,7 +304,7 @@ def check(case: Case, program: TorchProgram, x: Inputs, tolerance: float) -> Non
     want_out, want_lse = reference(*exact, mask, x.scale)
     out, lse = program.forward(x.call)
     assert out.dtype == x.q.dtype
-    assert lse.dtype == passes.working_dtype(x.q.dtype)
+    assert lse.dtype == accumulator(x.q.dtype)
     dead = torch.from_numpy(~mask.any(-1)) if mask.shape[1] else torch.ones(mask.shape[0], dtype=torch.bool)
     assert not out[:, :, dead].any()
     assert (lse[:, :, dead] == -torch.inf).all()
@@ -366,12 +367,12 @@ def test_any_shape(case: Case, program: TorchProgram, data: st.DataObject) -> No
 @ALL
 def test_small_calls_say_the_same(case: Case, program: TorchProgram, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every limit that cuts work into pieces, so low that it cuts here."""
-    monkeypatch.setattr(passes.Forward, "call_elements", 1000)
-    monkeypatch.setattr(passes.Backward, "call_elements", 1000)
-    monkeypatch.setattr(passes, "PACKED_ROWS", 2)
+    monkeypatch.setattr(passes, "FORWARD_ELEMENTS", 1000)
+    monkeypatch.setattr(passes, "BACKWARD_ELEMENTS", 1000)
+    monkeypatch.setattr(bands, "PACKED_ROWS", 2)
     monkeypatch.setattr(diagonal_ops, "CHUNK_ELEMENTS", 700)
-    monkeypatch.setattr(schedule, "LARGEST_MASK", 100)
-    monkeypatch.setattr(schedule, "KEPT_MASKS", 400)
+    monkeypatch.setattr(bands, "LARGEST_MASK", 100)
+    monkeypatch.setattr(walks, "KEPT_MASKS", 400)
     check(case, TorchProgram(case.plan), inputs(75, 75, heads=4, kv_heads=2, dtype=torch.float64), 1e-12)
 
 
@@ -422,20 +423,20 @@ def band(name: str) -> Band:
 
 
 def test_equal_tiles_are_one_batch() -> None:
-    short, long = (band("window").segments(length, length, 0) for length in (1600, 16_000))
+    short, long = (band("window").schedule(Sizes(length, length, 0)).segments for length in (1600, 16_000))
     assert len(short) == len(long) <= 4
     assert max(s.tiles for s in long) >= 16_000 // 16 - 2
     assert sum(s.classes * s.tiles * s.height for s in long) == 16_000
 
 
 def test_equal_classes_are_one_batch() -> None:
-    segments = band("stride").segments(7 * 16, 7 * 16, 0)
+    segments = band("stride").schedule(Sizes(7 * 16, 7 * 16, 0)).segments
     assert [(s.classes, s.tiles, s.height, s.width) for s in segments] == [(7, 1, 16, 16)]
 
 
 def test_masks_too_large_to_keep_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "KEPT_MASKS", 0)
-    segments = band("two-sided window").segments(64, 64, 5)
+    monkeypatch.setattr(walks, "KEPT_MASKS", 0)
+    segments = band("two-sided window").schedule(Sizes(64, 64, 5)).segments
     assert not any(s.remember for s in segments)
 
 
@@ -480,7 +481,7 @@ def test_source_is_a_deterministic_program_without_lengths() -> None:
     source = torch_source(case.plan)
     assert source == torch_source(case.plan)
     assert source.startswith('"""Attention over')
-    for text in ("PIECE_0 = Band(", "phase=0", "attention.tiles(PIECE_1)", "shifts=((1, 1),)", "piece_1_alike"):
+    for text in ("PIECE_0 = Band(", "phase=0", ".over(PIECE_0, PIECE_1)", "shifts=((1, 1),)", "piece_1_alike"):
         assert text in source, text
 
 
