@@ -111,15 +111,18 @@ def _score(score: Score) -> str:
 def _piece(index: int, piece: Piece) -> Iterator[str]:
     name = f"piece_{index}"
     yield f"# Piece {index}: {_describe(piece)}."
-    if isinstance(piece, DiagonalPiece):
-        yield from _diagonals(name, piece)
-        return
-    if isinstance(piece, GridPiece):
-        yield from _boxes(name, piece)
-        return
-    if isinstance(piece, ListPiece):
-        yield from _list(name, piece)
-        return
+    match piece:
+        case DiagonalPiece():
+            yield from _diagonals(name, piece)
+        case GridPiece():
+            yield from _boxes(name, piece)
+        case ListPiece():
+            yield from _list(name, piece)
+        case TilePiece():
+            yield from _tiles(name, piece)
+
+
+def _tiles(name: str, piece: TilePiece) -> Iterator[str]:
     keep = settled(piece.keep)
     masked = any(not run.full for sweep in (piece.forward, piece.grad_query) for run in sweep.runs)
     if masked:

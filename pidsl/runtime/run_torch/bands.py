@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import gcd
 from typing import Any, NamedTuple
@@ -130,11 +131,9 @@ class BandBatch(Batch):
         return Place(*views)
 
     def put(self, values: Sequence[Tensor], change: Change) -> None:
-        """Change the results."""
         change(self.results, values)
 
     def add(self, grads: Sequence[Tensor]) -> None:
-        """Add to the sums of the keys."""
         for x, where, grad in zip(self.given.sums, self.where, grads, strict=True):
             x.add(where, grad)
 
@@ -158,11 +157,9 @@ class BandSegment(Segment):
     height: int
     width: int
     fresh: bool  # no earlier segment of the band touches these rows
-    pairs: Callable[[], Bools] | None  # the mask; None when all pairs are kept
+    pairs: Callable[[], Bools]  # what `keep` of the band says about the first tile
 
     def keep(self) -> Bools:
-        """The pairs to keep of every tile."""
-        assert self.pairs is not None
         return self.pairs()
 
     def of_rows(self, x: Tensor, group: int) -> Tiles:
@@ -336,36 +333,30 @@ def _lowered(
     step = int(swept.first[c, ts[1]]) - first if len(ts) > 1 else 0
     masked = not run.full and band.keep is not None
     lower = max(1, min(height, LARGEST_MASK // width)) if masked else height
+    d, known = names["d"][c, 0], {x: y for x, y in names.items() if x != "t"} | {x: names[x][c, 0] for x in ("c", "d")}
+    b = range(first, first + run.step * width, run.step)
     for x in range(t * band.rows, t * band.rows + height, lower):
-        rows = range(x, min(x + lower, t * band.rows + height))
+        a = range(x, min(x + lower, t * band.rows + height))
         yield BandSegment(
             visited=len(cs) * len(ts) * width,
-            masked=len(rows) * width if masked else 0,
+            masked=len(a) * width if masked else 0,
             row=int(names["c"][c, 0]) + band.query_step * x,
             row_tile=band.query_step * band.rows * stride,
             row_step=band.query_step,
-            key=int(names["d"][c, 0]) + band.key_step * first,
+            key=int(d) + band.key_step * first,
             key_tile=band.key_step * step,
             key_step=band.key_step * run.step,
             classes=len(cs),
             tiles=len(ts),
-            height=len(rows),
+            height=len(a),
             width=width,
             fresh=fresh,
-            pairs=_pairs(band, names, c, rows, range(first, first + run.step * width, run.step)) if masked else None,
+            pairs=partial(_pairs, band.keep, known, a, b),
         )
 
 
-def _pairs(band: Band, names: dict[str, Any], c: int, a: range, b: range) -> Callable[[], Bools]:
-    """What `keep` says about rows a and keys b of class c, when asked for."""
-    keep = band.keep
+def _pairs(keep: Bound | None, names: dict[str, Any], a: range, b: range) -> Bools:
+    """What `keep` says about rows a and keys b of a class."""
     assert keep is not None
-    known = {name: names[name] for name in names if name not in ("c", "d", "t")}
-    known |= {name: names[name][c, 0] for name in ("c", "d")}
-
-    def pairs() -> Bools:
-        rows, columns = (np.arange(x.start, x.stop, x.step, dtype=np.int64) for x in (a, b))
-        found = keep(**known, a=rows[:, None], b=columns)
-        return np.array(np.broadcast_to(found, (len(a), len(b))))
-
-    return pairs
+    rows, columns = (np.arange(x.start, x.stop, x.step, dtype=np.int64) for x in (a, b))
+    return np.array(np.broadcast_to(keep(**names, a=rows[:, None], b=columns), (len(a), len(b))))

@@ -189,27 +189,25 @@ class BoxSegment(GatheredSegment):
             yield from cut.parts(limit)
 
     def rows(self, x: Tensor, members: int) -> Tensor:
-        """A view of x `[B, Hq, rows, ...]` as `[B, Hkv, *boxes, members, *box, ...]`."""
-        b, h, r = x.stride()[:3]
-        start, steps, sizes = self.queries
-        start -= self.extent.first_row * self.extent.strides[0]
-        shape = (x.shape[0], x.shape[1] // members, *self.counts, members, *sizes, *x.shape[3:])
-        strides = (b, h * members, *(s * r for s in steps), h, *(s * r for s in self.extent.strides), *x.stride()[3:])
-        return x.as_strided(shape, strides, int(x.storage_offset()) + start * r)
+        """A view of the rows of a grid."""
+        return self._view(x, self.queries, members, self.extent.first_row * self.extent.strides[0])
 
-    def keys(self, x: Tensor) -> Tensor:
-        """A view of x `[B, Hkv, m, D]` as `[B, Hkv, *boxes, *box, D]`; boxes may overlap."""
-        b, h, r, d = x.stride()
-        start, steps, sizes = self.others
-        strides = (b, h, *(s * r for s in steps), *(s * r for s in self.extent.strides), d)
-        shape = (*x.shape[:2], *self.counts, *sizes, x.shape[3])
-        return x.as_strided(shape, strides, int(x.storage_offset()) + start * r)
+    def _view(self, x: Tensor, side: Side, members: int = 1, first: int = 0) -> Tensor:
+        """x `[B, H, tokens, ...]`, from position `first` on, as `[B, H / members, *boxes, members, *box, ...]`.
+
+        Boxes of keys may overlap.
+        """
+        b, h, r = x.stride()[:3]
+        inside = self.extent.strides
+        shape = (x.shape[0], x.shape[1] // members, *self.counts, members, *side.sizes, *x.shape[3:])
+        strides = (b, h * members, *(s * r for s in side.steps), h, *(s * r for s in inside), *x.stride()[3:])
+        return x.as_strided(shape, strides, int(x.storage_offset()) + (side.start - first) * r)
 
     def of_rows(self, x: Tensor, members: int) -> Tensor:
         return self.rows(x, members).reshape(-1, self.tiles, members * self.height, *x.shape[3:])
 
     def of_keys(self, x: Tensor) -> Tensor:
-        found = x.index_select(2, self.key_positions(x.device)[0]) if self.ragged else self.keys(x)
+        found = x.index_select(2, self.key_positions(x.device)[0]) if self.ragged else self._view(x, self.others)
         return found.reshape(-1, self.tiles, self.width, x.shape[3])
 
     def put(self, results: Sequence[Tensor], values: Sequence[Tensor], change: Change, members: int) -> None:
@@ -240,7 +238,7 @@ class BoxSegment(GatheredSegment):
             rows = self.key_positions(target.device)[0, there]
             target.index_add_(2, rows, grads.reshape(*target.shape[:2], *grads.shape[2:])[:, :, there])
             return
-        view = self.keys(target)
+        view = self._view(target, self.others)
         grads = grads.reshape(view.shape)
         slices: list[list[slice]] = []
         for axis, (_, _, _, step, count, _, width, *_) in enumerate(self.groups, 2):
@@ -249,7 +247,7 @@ class BoxSegment(GatheredSegment):
                 view = view.narrow(axis, 0, 1)
             step = width if count == 1 or step == 0 else min(step, width)
             slices.append([slice(x, min(x + step, width)) for x in range(0, width, step)])
-        every = (slice(None),) * (2 + len(self.groups))
+        every = (slice(None),) * (3 + len(self.groups))
         for part in product(*slices):  # no two boxes overlap in it
             view[(*every, *part)].add_(grads[(*every, *part)])
 
