@@ -35,7 +35,7 @@ from pidsl.language.expr import (
 from pidsl.language.score import PLAIN, Score
 
 INDENT = "    "
-ORDER = ("n", "m", "offset", "c", "d", "t", "a", "b", "r", "j")
+ORDER = ("n", "m", "offset", "key_offset", "c", "d", "t", "a", "b", "r", "j")
 
 
 def torch_source(plan: Plan) -> str:

@@ -63,12 +63,12 @@ class Band(Walk["BandSegment"]):
     Args:
         rows: rows of one tile.
         runs: disjoint runs of key columns.
-        keep: over (n, m, offset, c, d, a, b), true on the pairs of the piece; None when every run is full.
+        keep: over (n, m, offsets, c, d, a, b), true on the pairs of the piece; None when every run is full.
         shifts: translations (da, db) of (a, b) that leave `keep` unchanged.
         query_step, key_step: row r = query_step * a + c, key j = key_step * b + d.
-        phase: if not None, all classes are visited, and row class c meets key class (c + offset - phase) % key_step.
-        query_class, key_class: otherwise, the fixed class of positions and of keys.
-        alike: over (n, m, offset, c, d), the values through which alone `keep` depends on c and d; classes with equal
+        phase: if not None, all classes are visited, and row class c meets the key class that lies `phase` behind it.
+        query_class, key_class: otherwise, the fixed class of positions of rows and of keys.
+        alike: over (n, m, offsets, c, d), the values through which alone `keep` depends on c and d; classes with equal
             values have equal masks. None when `keep` mentions neither.
     """
 
@@ -181,7 +181,7 @@ class BandSegment(Segment):
         """What windows of keys add to, see `KeySums.add`."""
         if all(x.whole is not None for x in sums):
             return [self.of_keys(x.whole) for x in sums if x.whole is not None]
-        numbers = sums[0].numbers(self.key_positions(sums[0].like.device))
+        numbers = sums[0].numbers(self.key_rows(sums[0].like.device))
         b, h, c, t, j = numbers.stride()
         numbered = Tiles(numbers, 0, (b, h, 0, c, t), (self.width,), (j,))
         return [numbered if x.whole is None else self.of_keys(x.whole) for x in sums]
@@ -189,7 +189,7 @@ class BandSegment(Segment):
     def places(self, places: tuple[Tensor, Tensor, Tensor], given: Operands) -> list[Tiles]:
         """What `BandBatch.place` reads."""
         i, head, stream = places
-        j, group = self.key_positions(i.device), given.group
+        j, group = self.key_rows(i.device) + given.sizes.key_offset, given.group
         return [
             Tiles(i, self.row, (0, 0, 0, 1, self.row_tile), (self.height, 1), (self.row_step, 0)),
             Tiles(j, 0, (0, 0, 0, *j.stride()[:2]), (1, self.width), (0, 1)),
@@ -197,7 +197,7 @@ class BandSegment(Segment):
             Tiles(stream, 0, (given.heads, group, 1, 0, 0), (1, 1), (0, 0)),
         ]
 
-    def key_positions(self, device: torch.device) -> Tensor:
+    def key_rows(self, device: torch.device) -> Tensor:
         """`[classes, tiles, width]`: the keys of every window."""
         classes, tiles, width = (torch.arange(x, device=device) for x in (self.classes, self.tiles, self.width))
         return self.key + classes[:, None, None] + self.key_tile * tiles[:, None] + self.key_step * width
@@ -243,8 +243,8 @@ class _Swept(NamedTuple):
 
 
 def _segments(band: Band, sizes: Sizes) -> Iterator[BandSegment]:
-    n, m, offset = sizes
-    classes, keys = _classes(band, n, offset)
+    n, m, *_ = sizes
+    classes, keys = _classes(band, sizes)
     if not len(classes) or m == 0:
         return
     row_counts = -((classes - n) // band.query_step)
@@ -274,14 +274,14 @@ def _segments(band: Band, sizes: Sizes) -> Iterator[BandSegment]:
         seen |= widths > 0
 
 
-def _classes(band: Band, n: int, offset: int) -> tuple[Ints, Ints]:
+def _classes(band: Band, sizes: Sizes) -> tuple[Ints, Ints]:
     """The row classes that exist, and the key class that each meets."""
     if band.phase is not None:
-        rows = np.arange(min(band.query_step, n), dtype=np.int64)
-        return rows, (rows + offset - band.phase) % band.key_step
-    row = (band.query_class - offset) % band.query_step
-    rows = np.array([row] if row < n else [], dtype=np.int64)
-    return rows, np.full(rows.shape, band.key_class, dtype=np.int64)
+        rows = np.arange(min(band.query_step, sizes.n), dtype=np.int64)
+        return rows, (rows + sizes.offset - sizes.key_offset - band.phase) % band.key_step
+    row = (band.query_class - sizes.offset) % band.query_step
+    rows = np.array([row] if row < sizes.n else [], dtype=np.int64)
+    return rows, np.full(rows.shape, (band.key_class - sizes.key_offset) % band.key_step, dtype=np.int64)
 
 
 def _equal_classes(swept: _Swept, keys: Ints, alike: list[NDArray[Any]] | None) -> Iterator[range]:
