@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
-from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Piece, Plan, TilePiece
-from pidsl.codegen.plan.walks import Diagonal, Layout, Run, Sweep
+from pidsl.codegen.plan.nodes import Piece, Plan
+from pidsl.codegen.plan.walks import Boxes, Lag, Lags, Layout, Listed, Run, Runs
 from pidsl.language.algebra import settled
 from pidsl.language.expr import (
     And,
@@ -77,11 +77,11 @@ def _one_line(text: str) -> str:
 
 
 def _describe(piece: Piece) -> str:
-    if isinstance(piece, DiagonalPiece):
-        return "diagonals, lags " + ", ".join(str(d.lag) for d in piece.diagonals)
-    if isinstance(piece, GridPiece):
+    if isinstance(piece.forward, Lags):
+        return "diagonals, lags " + ", ".join(str(d.lag) for d in piece.forward.lags)
+    if isinstance(piece.forward, Boxes):
         return f"{piece.layout}; boxes of {' x '.join(map(str, piece.forward.own))} queries"
-    if isinstance(piece, ListPiece):
+    if isinstance(piece.forward, Listed):
         return str(piece.layout)
     tiles = f"tiles of {piece.forward.rows} rows"
     if piece.grad_query.rows != piece.forward.rows:
@@ -93,17 +93,17 @@ def _imports(plan: Plan) -> str:
     lines = []
     if plan.pieces:
         lines += ["from numpy import maximum, minimum  # noqa: F401", ""]
-    if any(plan.lists):
+    if any(plan.walked(Listed)):
         lines.append("from pidsl.runtime.run_torch.lists import Listed")
-    if any(plan.grids):
+    if any(plan.walked(Boxes)):
         lines.append("from pidsl.runtime.run_torch.boxes import Axis, Boxes")
-    if any(plan.diagonals):
+    if any(plan.walked(Lags)):
         lines.append("from pidsl.runtime.run_torch.diagonals import DiagonalSet, Lag")
     if plan.score is not None:
         lines.insert(0, "from pidsl.language.score import Score")
     passes = "passes" if plan.score is None else "score_passes"
     lines.append(f"from pidsl.runtime.run_torch.{passes} import Backward, Forward")
-    if any(plan.tiles):
+    if any(plan.walked(Runs)):
         lines.append("from pidsl.runtime.run_torch.bands import Band, Run")
     return "\n".join(lines)
 
@@ -118,16 +118,16 @@ def _score(score: Score) -> str:
 def _piece(index: int, piece: Piece) -> Iterator[str]:
     name = f"piece_{index}"
     yield f"# Piece {index}: {_describe(piece)}."
-    if isinstance(piece, DiagonalPiece):
+    if isinstance(piece.forward, Lags):
         yield from _diagonals(name, piece)
         return
-    if isinstance(piece, GridPiece):
+    if isinstance(piece.forward, Boxes):
         yield from _boxes(name, piece)
         return
-    if isinstance(piece, ListPiece):
+    if isinstance(piece.forward, Listed):
         yield from _list(name, piece)
         return
-    keep = settled(piece.keep)
+    keep = settled(piece.keep[0])
     masked = any(not run.full for sweep in (piece.forward, piece.grad_query) for run in sweep.runs)
     if masked:
         yield _function(f"{name}_keep", keep)
@@ -138,7 +138,7 @@ def _piece(index: int, piece: Piece) -> Iterator[str]:
         yield from _band(f"{name}_grad", piece, piece.grad_query, masked, owner=name)
 
 
-def _band(name: str, piece: TilePiece, sweep: Sweep, masked: bool, owner: str) -> Iterator[str]:
+def _band(name: str, piece: Piece, sweep: Runs, masked: bool, owner: str) -> Iterator[str]:
     assert sweep.over == "keys" and sweep.cols == 1, sweep
     arguments = [f"rows={sweep.rows}"]
     runs = []
@@ -153,7 +153,7 @@ def _band(name: str, piece: TilePiece, sweep: Sweep, masked: bool, owner: str) -
         arguments.append(f"keep={owner}_keep")
         if piece.shifts:
             arguments.append(f"shifts={piece.shifts!r}")
-        if list(class_parts(settled(piece.keep))):
+        if list(class_parts(settled(piece.keep[0]))):
             arguments.append(f"alike={owner}_alike")
     yield _call(name.upper(), "Band", arguments + _layout(piece.layout))
 
@@ -182,9 +182,9 @@ def _run(name: str, run: Run) -> str:
     return f"Run({', '.join(arguments)})"
 
 
-def _list(name: str, piece: ListPiece) -> Iterator[str]:
+def _list(name: str, piece: Piece) -> Iterator[str]:
     arguments = [f"size={piece.layout.size}", f"blocks={name.upper()}_BLOCKS"]
-    if (keep := settled(piece.keep)) != Truth(True):
+    if (keep := settled(piece.keep[0])) != Truth(True):
         yield _function(f"{name}_keep", keep)
         arguments.append(f"keep={name}_keep")
     blocks = piece.layout.blocks
@@ -194,7 +194,7 @@ def _list(name: str, piece: ListPiece) -> Iterator[str]:
     yield _call(name.upper(), "Listed", arguments)
 
 
-def _boxes(name: str, piece: GridPiece) -> Iterator[str]:
+def _boxes(name: str, piece: Piece) -> Iterator[str]:
     sweep = piece.forward
     axes = []
     for x, length in enumerate(piece.layout.lengths):
@@ -213,9 +213,9 @@ def _boxes(name: str, piece: GridPiece) -> Iterator[str]:
     yield f"{name.upper()} = Boxes((\n" + "".join(f"{INDENT}{axis},\n" for axis in axes) + "))"
 
 
-def _diagonals(name: str, piece: DiagonalPiece) -> Iterator[str]:
+def _diagonals(name: str, piece: Piece) -> Iterator[str]:
     lags = []
-    for x, diagonal in enumerate(piece.diagonals):
+    for x, diagonal in enumerate(piece.forward.lags):
         here = f"{name}_lag_{x}"
         yield _function(f"{here}_first", diagonal.first, f"lag {diagonal.lag}: rows {_rows(diagonal)}")
         yield _function(f"{here}_last", diagonal.last)
@@ -227,7 +227,7 @@ def _diagonals(name: str, piece: DiagonalPiece) -> Iterator[str]:
     yield f"{name.upper()} = DiagonalSet((\n" + "".join(f"{INDENT}{lag},\n" for lag in lags) + "))"
 
 
-def _rows(diagonal: Diagonal) -> str:
+def _rows(diagonal: Lag) -> str:
     return f"{show(diagonal.first)} .. {show(diagonal.last)}"
 
 
@@ -238,7 +238,7 @@ def _forward(plan: Plan, names: list[str]) -> str:
         f"{INDENT}attention = Forward(q, k, v, scale, offset{score})",
     ]
     for name, piece in zip(names, plan.pieces, strict=True):
-        what = {TilePiece: "tiles", DiagonalPiece: "diagonals", GridPiece: "boxes", ListPiece: "listed"}[type(piece)]
+        what = {Runs: "tiles", Lags: "diagonals", Boxes: "boxes", Listed: "listed"}[type(piece.forward)]
         lines.append(f"{INDENT}attention.{what}({name})")
     return "\n".join([*lines, f"{INDENT}return attention.result()"])
 
@@ -253,11 +253,11 @@ def _backward(plan: Plan, names: list[str]) -> str:
         f"{INDENT}gradients = Backward(*inputs)",
     ]
     for name, piece in zip(names, plan.pieces, strict=True):
-        if isinstance(piece, DiagonalPiece):
+        if isinstance(piece.forward, Lags):
             lines.append(f"{INDENT}gradients.diagonals({name})")
-        elif isinstance(piece, GridPiece):
+        elif isinstance(piece.forward, Boxes):
             lines.append(f"{INDENT}gradients.boxes({name})")
-        elif isinstance(piece, ListPiece):
+        elif isinstance(piece.forward, Listed):
             lines.append(f"{INDENT}gradients.listed({name})")
         else:
             own = piece.grad_query != piece.forward

@@ -15,13 +15,13 @@ from pidsl.codegen.emit_triton.expr import index_source
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.masks import Mask
 from pidsl.codegen.emit_triton.reach import Limits, Reach
-from pidsl.codegen.plan.nodes import GridPiece
-from pidsl.codegen.plan.walks import BoxSweep, Grid
+from pidsl.codegen.plan.nodes import Piece
+from pidsl.codegen.plan.walks import Boxes, Grid
 from pidsl.language.algebra import separated, settled
 from pidsl.language.expr import Index, Var, simplify, substitute, vars_in
 
 
-def box_masks(number: int, piece: GridPiece, reach: Reach) -> list[Mask]:
+def box_masks(number: int, piece: Piece, reach: Reach) -> list[Mask]:
     """One device function per axis."""
     found = []
     for axis, given in enumerate(piece.keep):
@@ -46,7 +46,7 @@ def overhang(grid: Grid, *boxes: Sequence[int]) -> int:
     return sum(size * stride for box in boxes for size, stride in zip(box, grid.strides, strict=True))
 
 
-def _limits(grid: Grid, axis: int, sweep: BoxSweep) -> Limits:
+def _limits(grid: Grid, axis: int, sweep: Boxes) -> Limits:
     """How large the coordinates and the box number of one axis get."""
     size, length = max(sweep.own[axis], sweep.swept[axis]), grid.lengths[axis]
     if length is None:
@@ -57,7 +57,7 @@ def _limits(grid: Grid, axis: int, sweep: BoxSweep) -> Limits:
     return {"a": coordinate, "b": coordinate, f"t_{axis}": (length // sweep.own[axis] + 1, slope / sweep.own[axis])}
 
 
-def own_box(out: Lines, grid: Grid, sweep: BoxSweep, heads: str, reach: Reach) -> None:
+def own_box(out: Lines, grid: Grid, sweep: Boxes, heads: str, reach: Reach) -> None:
     """Which box, head and batch entry the program has, and the positions of its tokens."""
     rows = sweep.over == "keys"
     axes, strides = range(len(grid.lengths)), grid.strides
@@ -112,7 +112,7 @@ def _tokens(
     out.put(f"{position} = {' + '.join(sums)}" + (f" - {less}" if less else ""))
 
 
-def box_loop(out: Lines, number: int, grid: Grid, sweep: BoxSweep, reach: Reach) -> Iterator[None]:
+def box_loop(out: Lines, number: int, grid: Grid, sweep: Boxes, reach: Reach) -> Iterator[None]:
     """Open a loop over the boxes visited; inside it, the coordinates, positions and which of them exist."""
     keys = sweep.over == "keys"
     what = "keys" if keys else "queries"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.plan.nodes import ListPiece
+from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import BlockList
 
 
@@ -32,7 +32,7 @@ def table_name(number: int, *, by_keys: bool) -> str:
     return f"list_{number}_by_{'keys' if by_keys else 'queries'}"
 
 
-def own_block(out: Lines, number: int, piece: ListPiece, tile: int, heads: str, *, rows: bool) -> None:
+def own_block(out: Lines, number: int, piece: Piece, tile: int, heads: str, *, rows: bool) -> None:
     """Which block, tile in it, head and batch entry the program has, and the positions of the tile."""
     name, size = table_name(number, by_keys=not rows), piece.layout.size
     count, _ = list_table(piece.layout, by_keys=not rows)
@@ -54,11 +54,11 @@ def own_block(out: Lines, number: int, piece: ListPiece, tile: int, heads: str, 
     out.put(f"exists = (own < {size}) & {test}" if size % tile else f"exists = {test}")
 
 
-def list_loop(out: Lines, number: int, piece: ListPiece, *, over_keys: bool) -> Iterator[None]:
+def list_loop(out: Lines, number: int, piece: Piece, *, over_keys: bool) -> Iterator[None]:
     """Open a loop over the tiles of the listed blocks; inside it, positions and which of them exist."""
     name, size = table_name(number, by_keys=not over_keys), piece.layout.size
     count, _ = list_table(piece.layout, by_keys=not over_keys)
-    tile = piece.cols if over_keys else piece.back_rows or piece.rows
+    tile = piece.walk("forward" if over_keys else "grad_key").visited
     tiles = -(-size // tile)
     position, less = ("j", "") if over_keys else ("r", " - offset")
     out.put(f"# Piece {number}, {piece.layout}: those listed for the own one.")

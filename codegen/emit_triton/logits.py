@@ -18,8 +18,9 @@ from dataclasses import replace
 
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.walks import KernelWriter
-from pidsl.codegen.plan.nodes import DiagonalPiece, Plan
+from pidsl.codegen.plan.nodes import Plan
 from pidsl.codegen.plan.stages import Stage
+from pidsl.codegen.plan.walks import Lags
 from pidsl.language.expr import Var
 from pidsl.language.score import Score, threshold
 
@@ -218,7 +219,7 @@ class ScoredKernelWriter(KernelWriter):
                 out.put(f"bias_sum = tl.zeros([{width}], tl.float32)")
             for number, piece in stage.pieces:
                 out.put("")
-                if not isinstance(piece, DiagonalPiece):
+                if not isinstance(piece.forward, Lags):
                     for full in self._key_loops(out, number, piece, "grad_query"):
                         out.put(*self._slopes(full))
                         if score.alibi:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from pidsl.codegen.emit_triton.expr import pred_source
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.reach import Limits
-from pidsl.codegen.plan.walks import Layout, Sweep
+from pidsl.codegen.plan.walks import Layout, Runs
 from pidsl.language.algebra import has_scalar
 from pidsl.language.expr import Add, Index, Mul, Pred, Truth, simplify, vars_in
 
@@ -29,7 +29,7 @@ def constant_classes(layout: Layout) -> dict[str, Index]:
     return {name: value for name, value in classes.items() if isinstance(value, int)}
 
 
-def limits_of(layout: Layout, sweep: Sweep) -> Limits:
+def limits_of(layout: Layout, sweep: Runs) -> Limits:
     """How large the variables of a sweep get, as (constant, slope in the longest of n, m and offset)."""
     owned = layout.query_step * sweep.rows if sweep.over == "keys" else layout.key_step * sweep.cols
     return {

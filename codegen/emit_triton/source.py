@@ -18,9 +18,9 @@ from pidsl.codegen.emit_triton.lines import WIDTH
 from pidsl.codegen.emit_triton.lists import list_table, table_name
 from pidsl.codegen.emit_triton.logits import ScoredKernelWriter
 from pidsl.codegen.emit_triton.walks import KernelWriter
-from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Plan
+from pidsl.codegen.plan.nodes import Plan
 from pidsl.codegen.plan.stages import Stage, stages
-from pidsl.codegen.plan.walks import BoxSweep
+from pidsl.codegen.plan.walks import BlockList, Boxes, Grid, Lags, Listed
 
 
 def triton_source(plan: Plan) -> str:
@@ -66,12 +66,12 @@ def triton_source(plan: Plan) -> str:
 def _header(plan: Plan) -> str:
     lines = ["The pattern", "", *_wrap(repr(plan.term), "    "), "", "as Triton kernels, in these pieces:", ""]
     for number, piece in enumerate(plan.pieces):
-        if isinstance(piece, DiagonalPiece):
-            lags = ", ".join(str(diagonal.lag) for diagonal in piece.diagonals)
+        if isinstance(piece.forward, Lags):
+            lags = ", ".join(str(diagonal.lag) for diagonal in piece.forward.lags)
             what = f"diagonals, lags {lags}"
-        elif isinstance(piece, ListPiece):
-            what = f"{piece.layout}; tiles of {piece.rows} rows x {piece.cols} keys"
-        elif isinstance(piece, GridPiece):
+        elif isinstance(piece.forward, Listed):
+            what = f"{piece.layout}; tiles of {piece.forward.rows} rows x {piece.forward.cols} keys"
+        elif isinstance(piece.forward, Boxes):
             own, swept = (" x ".join(map(str, box)) for box in (piece.forward.own, piece.forward.swept))
             what = f"{piece.layout}; boxes of {own} queries and {swept} keys"
         else:
@@ -108,7 +108,7 @@ def _lists(plan: Plan) -> Iterator[str]:
     """The tables of listed blocks, which kernels get as arguments."""
     entries = []
     for number, piece in enumerate(plan.pieces):
-        if isinstance(piece, ListPiece):
+        if isinstance(piece.forward, Listed):
             for by_keys in (False, True):
                 _, table = list_table(piece.layout, by_keys=by_keys)
                 text = textwrap.fill(
@@ -123,13 +123,14 @@ def _lists(plan: Plan) -> Iterator[str]:
 def _boxes(stage: Stage) -> str:
     """What the launcher needs to count tiles: of a list their number; of a grid the positions of a box, the boxes
     beside it, and all tokens."""
-    if stage.listed is not None:
-        owners, _ = list_table(stage.listed.layout, by_keys=stage.owns == "keys")
-        return f', "listed": {owners * -(-stage.listed.layout.size // stage.tile)}'
-    if stage.grid is None:
+    piece = stage.pieces[0][1]
+    if isinstance(piece.layout, BlockList):
+        owners, _ = list_table(piece.layout, by_keys=stage.owns == "keys")
+        return f', "listed": {owners * -(-piece.layout.size // stage.tile)}'
+    if not isinstance(piece.layout, Grid):
         return ""
-    grid, own = stage.grid.layout, stage.grid.walk(stage.task)
-    assert isinstance(own, BoxSweep)
+    grid, own = piece.layout, piece.walk(stage.task)
+    assert isinstance(own, Boxes)
     beside = prod(box_counts(grid, own.own)[1:])
     return f', "box": ({grid.strides[0] * own.own[0]}, {beside}, {grid.tokens})'
 

@@ -19,9 +19,9 @@ from pidsl.codegen.emit_triton.masks import (
 )
 from pidsl.codegen.emit_triton.reach import Limits, Reach
 from pidsl.codegen.plan.heads import of_group
-from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Plan, TilePiece
+from pidsl.codegen.plan.nodes import Piece, Plan
 from pidsl.codegen.plan.stages import Stage
-from pidsl.codegen.plan.walks import BoxSweep, Diagonal, Layout, Pass, Run, Sweep
+from pidsl.codegen.plan.walks import Boxes, Lag, Lags, Layout, Listed, Pass, Run, Runs
 from pidsl.language.algebra import plus_one, separated, settled
 from pidsl.language.expr import Compare, Index, Pred, Truth, Var, show, substitute
 
@@ -46,10 +46,16 @@ class KernelWriter:
         self.reach = Reach()
         self.pad = 0  # how far past the end the rows and keys of a tile can lie
         self.careful = not plan.attended_exact  # tiles ask their masks which keys are attended
-        self._keeps = {k: self._keep(k, piece) for k, piece in enumerate(plan.pieces) if isinstance(piece, TilePiece)}
-        self._list_keeps = {k: self._list_keep(k, p) for k, p in enumerate(plan.pieces) if isinstance(p, ListPiece)}
+        self._keeps = {
+            k: self._keep(k, piece) for k, piece in enumerate(plan.pieces) if isinstance(piece.forward, Runs)
+        }
+        self._list_keeps = {
+            k: self._list_keep(k, p) for k, p in enumerate(plan.pieces) if isinstance(p.forward, Listed)
+        }
         self._box_keeps = {
-            k: box_masks(k, piece, self.reach) for k, piece in enumerate(plan.pieces) if isinstance(piece, GridPiece)
+            k: box_masks(k, piece, self.reach)
+            for k, piece in enumerate(plan.pieces)
+            if isinstance(piece.forward, Boxes)
         }
         doc = "Keys that some row attends; the others are never read."
         self._attended_keys = self._attended("_key_attended", doc, plan.attended_keys)
@@ -86,7 +92,7 @@ class KernelWriter:
                 out.put(f"acc = tl.zeros([{stage.tile}, V_PAD], tl.float32)", *self._nothing_seen(stage.tile))
             for number, piece in stage.pieces:
                 out.put("")
-                if not isinstance(piece, DiagonalPiece):
+                if not isinstance(piece.forward, Lags):
                     for full in self._key_loops(out, number, piece, "forward"):
                         out.put(*self._absorb(full))
                 else:
@@ -104,7 +110,7 @@ class KernelWriter:
             out.put(f"query_grad = tl.zeros([{stage.tile}, D_PAD], tl.float32)")
             for number, piece in stage.pieces:
                 out.put("")
-                if not isinstance(piece, DiagonalPiece):
+                if not isinstance(piece.forward, Lags):
                     for full in self._key_loops(out, number, piece, "grad_query"):
                         out.put(*self._query_grad(full))
                 else:
@@ -161,9 +167,9 @@ class KernelWriter:
                     *self._of_head("q_head"),
                 )
                 for number, piece in stage.pieces:
-                    if isinstance(piece, GridPiece | ListPiece):
+                    if isinstance(piece.forward, Boxes | Listed):
                         self._masked_rows(out, number, piece)
-                    elif isinstance(piece, TilePiece):
+                    elif isinstance(piece.forward, Runs):
                         self._row_tiles(out, number, piece)
                     else:
                         self._lags_of_keys(out, number, piece)
@@ -245,7 +251,7 @@ class KernelWriter:
         out.put(f"@triton.jit(do_not_specialize=[{fixed}])")
         out.put(f"def {stage.name}(")
         for number, piece in stage.pieces:
-            if isinstance(piece, ListPiece):
+            if isinstance(piece.forward, Listed):
                 pointers += f" {table_name(number, by_keys=stage.owns == 'keys')},"
         out.put(
             f"    {pointers}",
@@ -270,13 +276,13 @@ class KernelWriter:
     def _own(self, out: Lines, stage: Stage, position: str, index: str, length: str, heads: str) -> None:
         """Which class, tile, head and batch entry the program has, and its positions."""
         owner = stage.pieces[0][1]
-        if isinstance(owner, GridPiece):
+        if isinstance(owner.forward, Boxes):
             sweep = owner.walk(stage.task)
-            assert isinstance(sweep, BoxSweep)
+            assert isinstance(sweep, Boxes)
             self.pad = max(self.pad, overhang(owner.layout, sweep.own, sweep.swept))
             own_box(out, owner.layout, sweep, heads, self.reach)
             return
-        if isinstance(owner, ListPiece):
+        if isinstance(owner.forward, Listed):
             self.pad = max(self.pad, 2 * owner.layout.size)
             self.reach.add(Var("n") + Var("offset"), limits={})
             own_block(out, stage.pieces[0][0], owner, stage.tile, heads, rows=stage.owns == "rows")
@@ -341,15 +347,13 @@ class KernelWriter:
 
     # Sweeps over keys (forward, dQ).
 
-    def _key_loops(
-        self, out: Lines, number: int, piece: TilePiece | GridPiece | ListPiece, task: Pass
-    ) -> Iterator[bool]:
+    def _key_loops(self, out: Lines, number: int, piece: Piece, task: Pass) -> Iterator[bool]:
         """Loops that load tiles of keys and values; yields whether they are full, inside the loop."""
-        if not isinstance(piece, TilePiece):
+        if not isinstance(piece.forward, Runs):
             yield from self._masked_keys(out, number, piece, task)
             return
         sweep = piece.walk(task)
-        assert isinstance(sweep, Sweep)
+        assert isinstance(sweep, Runs)
         layout = piece.layout
         out.put(f"# Piece {number}, {layout}.")
         d: Index = layout.key_class or 0
@@ -366,11 +370,11 @@ class KernelWriter:
                 self._load_masked(out, "inside[None, :]" if keep.everything else call)
             yield full
 
-    def _masked_keys(self, out: Lines, number: int, piece: GridPiece | ListPiece, task: Pass) -> Iterator[bool]:
+    def _masked_keys(self, out: Lines, number: int, piece: Piece, task: Pass) -> Iterator[bool]:
         """A loop that loads boxes or listed blocks of keys and values, all of them with a mask."""
-        if isinstance(piece, GridPiece):
+        if isinstance(piece.forward, Boxes):
             sweep = piece.walk(task)
-            assert isinstance(sweep, BoxSweep)
+            assert isinstance(sweep, Boxes)
             loop = box_loop(out, number, piece.layout, sweep, self.reach)
             keep = box_keep(self._box_keeps[number], "[:, None]", "[None, :]", "inside[None, :]")
         else:
@@ -391,10 +395,10 @@ class KernelWriter:
         else:
             out.put(*self._live("live", "inside", "j", rows=False), *loads, f"keep = {keep}")
 
-    def _lags_of_rows(self, out: Lines, number: int, piece: DiagonalPiece) -> Iterator[Diagonal]:
+    def _lags_of_rows(self, out: Lines, number: int, piece: Piece) -> Iterator[Lag]:
         """Per diagonal, the keys and values that meet the program's rows."""
-        out.put(f"# Piece {number}, {len(piece.diagonals)} diagonals: every row meets one key per lag.")
-        for diagonal in piece.diagonals:
+        out.put(f"# Piece {number}, {len(piece.forward.lags)} diagonals: every row meets one key per lag.")
+        for diagonal in piece.forward.lags:
             j = Var("r") + Var("offset") - diagonal.lag
             self.reach.add(j, limits={})
             at = index_source(j)
@@ -408,7 +412,7 @@ class KernelWriter:
 
     # Sweeps over rows (dK and dV).
 
-    def _row_tiles(self, out: Lines, number: int, piece: TilePiece) -> None:
+    def _row_tiles(self, out: Lines, number: int, piece: Piece) -> None:
         layout = piece.layout
         out.put("", f"# Piece {number}, {layout}.")
         c = self._class(out, layout, "c", layout.row_class_of(Var("d")))
@@ -419,8 +423,8 @@ class KernelWriter:
             masked = not full and not keep.everything
             self._add_rows(out, keep.call(axes(layout, "[None, :]", "[:, None]")) if masked else "")
 
-    def _masked_rows(self, out: Lines, number: int, piece: GridPiece | ListPiece) -> None:
-        if isinstance(piece, GridPiece):
+    def _masked_rows(self, out: Lines, number: int, piece: Piece) -> None:
+        if isinstance(piece.forward, Boxes):
             loop = box_loop(out, number, piece.layout, piece.walk("grad_key"), self.reach)
             keep = box_keep(self._box_keeps[number], "[None, :]", "[:, None]", "live[None, :]")
         else:
@@ -434,8 +438,8 @@ class KernelWriter:
         mask = self._list_keeps[number]
         return inside if mask.everything else mask.call({"r": f"r{rows}", "j": f"j{keys}"})
 
-    def _list_keep(self, number: int, piece: ListPiece) -> Mask:
-        keep = separated(settled(piece.keep), frozenset({"j"}))
+    def _list_keep(self, number: int, piece: Piece) -> Mask:
+        keep = separated(settled(piece.keep[0]), frozenset({"j"}))
         self.reach.add(keep, limits={})
         return Mask.of(f"_keep_{number}", f"The pairs of piece {number}, {piece.layout}.", keep)
 
@@ -449,9 +453,9 @@ class KernelWriter:
             *self._key_grads(keep),
         )
 
-    def _lags_of_keys(self, out: Lines, number: int, piece: DiagonalPiece) -> None:
-        out.put("", f"# Piece {number}, {len(piece.diagonals)} diagonals: every key meets one row per lag.")
-        for diagonal in piece.diagonals:
+    def _lags_of_keys(self, out: Lines, number: int, piece: Piece) -> None:
+        out.put("", f"# Piece {number}, {len(piece.forward.lags)} diagonals: every key meets one row per lag.")
+        for diagonal in piece.forward.lags:
             r = Var("j") - Var("offset") + diagonal.lag
             self.reach.add(r, limits={})
             out.put(
@@ -469,7 +473,7 @@ class KernelWriter:
 
     # What both sweeps share.
 
-    def _loops(self, out: Lines, piece: TilePiece, sweep: Sweep) -> Iterator[bool]:
+    def _loops(self, out: Lines, piece: Piece, sweep: Runs) -> Iterator[bool]:
         """Open a loop over the full tiles of a sweep, then one over those with a mask; yield whether it is full.
 
         Runs of a kind share a loop, because each loop fills and drains a software pipeline of its own.
@@ -512,7 +516,7 @@ class KernelWriter:
             out.put(f"{names[1]} = tl.where({pred_source(guard)}, {names[1]}, {names[0]})")
         return names
 
-    def _rows_of(self, diagonal: Diagonal) -> str:
+    def _rows_of(self, diagonal: Lag) -> str:
         """The rows that have the diagonal's lag."""
         r = Var("r")
         between: Pred = Compare(">=", r, diagonal.first)
@@ -523,8 +527,8 @@ class KernelWriter:
         parts = [part for part in parts if part != Truth(True)]
         return load_mask(" & ".join(f"({pred_source(part)})" for part in parts), parts)
 
-    def _keep(self, number: int, piece: TilePiece) -> Mask:
-        keep = separated(settled(piece.keep, constant_classes(piece.layout)), frozenset({"b", "j"}))
+    def _keep(self, number: int, piece: Piece) -> Mask:
+        keep = separated(settled(piece.keep[0], constant_classes(piece.layout)), frozenset({"b", "j"}))
         self.reach.add(keep, limits=limits_of(piece.layout, piece.forward))
         return Mask.of(f"_keep_{number}", f"The pairs of piece {number}, {piece.layout}.", keep)
 
