@@ -37,3 +37,6 @@ __all__ = [
     "ring_attention", "s2_heads", "shifted_blocks", "sliding_window", "sparse_fixed", "sparse_strided",
     "streaming_llm", "swin_layers",
 ]  # fmt: skip
+
+# What `pidsl.parse` reads: the calls that give a pattern, by name.
+WRITTEN = {name: globals()[name] for name in __all__ if name != "pi_branches"}

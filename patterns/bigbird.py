@@ -14,7 +14,8 @@ import random as randomness
 import pidsl
 from pidsl.errors import TermError
 from pidsl.language.expr import Index
-from pidsl.language.terms import Term, size
+from pidsl.language.sizes import size
+from pidsl.language.terms import Term
 from pidsl.patterns.checks import number
 
 __all__ = ["bigbird", "random_blocks"]

@@ -13,7 +13,8 @@ import pidsl
 from pidsl.errors import TermError
 from pidsl.language.expr import Index
 from pidsl.language.schedule import Schedule
-from pidsl.language.terms import Term, checked_size
+from pidsl.language.sizes import checked_size
+from pidsl.language.terms import Term
 from pidsl.patterns.checks import number
 
 __all__ = ["block_diagonal", "shifted_blocks", "swin_layers"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pidsl.errors import TermError
-from pidsl.language.terms import size
+from pidsl.language.sizes import size
 
 __all__ = ["number"]
 
@@ -19,7 +19,7 @@ def number(value: object, name: str, where: str, *, least: int, reason: str) -> 
         reason: why it cannot stay open, in words.
 
     Raises:
-        TermError: a symbol, or anything `pidsl.language.terms.size` refuses.
+        TermError: a symbol, or anything `pidsl.language.sizes.size` refuses.
     """
     found = size(value, name, where, least=least)
     if not isinstance(found, int):

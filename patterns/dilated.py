@@ -7,7 +7,8 @@ back `(width - 1) d` tokens. Borders are cut. attention-gym counts the span: `wi
 from __future__ import annotations
 
 from pidsl.language.expr import Index
-from pidsl.language.terms import Term, size
+from pidsl.language.sizes import size
+from pidsl.language.terms import Term
 from pidsl.patterns.local import sliding_window
 
 __all__ = ["dilated_window"]

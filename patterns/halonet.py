@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import pidsl
 from pidsl.language.expr import Index
-from pidsl.language.terms import Term, size
+from pidsl.language.sizes import size
+from pidsl.language.terms import Term
 
 __all__ = ["halo_1d", "halo_attention"]
 

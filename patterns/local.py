@@ -14,7 +14,8 @@ from __future__ import annotations
 import pidsl
 from pidsl.errors import TermError
 from pidsl.language.expr import Index
-from pidsl.language.terms import Term, size
+from pidsl.language.sizes import size
+from pidsl.language.terms import Term
 
 __all__ = ["sliding_window"]
 

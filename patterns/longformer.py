@@ -17,7 +17,8 @@ import pidsl
 from pidsl.errors import TermError
 from pidsl.language.expr import Index
 from pidsl.language.heads import Heads
-from pidsl.language.terms import Term, size
+from pidsl.language.sizes import size
+from pidsl.language.terms import Term
 
 __all__ = ["longformer", "longformer_heads"]
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import pidsl
 from pidsl.errors import TermError
 from pidsl.language.expr import Index
-from pidsl.language.terms import Term, size
+from pidsl.language.sizes import size
+from pidsl.language.terms import Term
 
 if TYPE_CHECKING:
     from typing import Any

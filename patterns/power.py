@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import pidsl
 from pidsl.language.expr import Index
-from pidsl.language.terms import Term, size
+from pidsl.language.sizes import size
+from pidsl.language.terms import Term
 from pidsl.patterns.checks import number
 from pidsl.patterns.logsparse import powers_of_two
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import pidsl
 from pidsl.language.expr import Index
 from pidsl.language.heads import Heads
-from pidsl.language.terms import Term, size
+from pidsl.language.sizes import size
+from pidsl.language.terms import Term
 from pidsl.patterns.checks import number
 
 __all__ = ["s2_heads"]

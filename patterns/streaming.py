@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import pidsl
 from pidsl.language.expr import Index
-from pidsl.language.terms import Term, size
+from pidsl.language.sizes import size
+from pidsl.language.terms import Term
 
 __all__ = ["streaming_llm"]
 

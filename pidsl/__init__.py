@@ -21,6 +21,7 @@ from pidsl.errors import (
     TooHardError,
     TruthError,
 )
+from pidsl.language.door import stand_behind
 from pidsl.language.gate import Gate, gate
 from pidsl.language.heads import Heads, heads
 from pidsl.language.parse import parse
@@ -75,6 +76,30 @@ __all__ = [
 ]  # fmt: skip
 __version__ = "0.1.0"
 
+stand_behind({  # who answers the questions that one asks of a pattern, each imported when it is first asked
+    "library": "pidsl.patterns:WRITTEN",
+    "mask": "pidsl.relation.oracle:dense_mask",
+    "relation": "pidsl.relation.build:relation",
+    "equals": "pidsl.relation.queries:equals",
+    "contained": "pidsl.relation.queries:contained",
+    "is_empty": "pidsl.relation.queries:is_empty",
+    "covers": "pidsl.relation.partition:covers",
+    "degree": "pidsl.relation.counting:degree",
+    "pairs": "pidsl.relation.counting:pairs",
+    "sparsity": "pidsl.relation.counting:sparsity",
+    "degree for every length": "pidsl.analysis.ask:degree",
+    "pairs for every length": "pidsl.analysis.ask:pairs",
+    "sparsity for every length": "pidsl.analysis.ask:sparsity",
+    "live": "pidsl.analysis.ask:live",
+    "farthest": "pidsl.analysis.ask:farthest",
+    "contiguous": "pidsl.analysis.ask:contiguous",
+    "depth": "pidsl.analysis.ask:depth",
+    "cost": "pidsl.analysis.cost:cost",
+    "attention_graph": "pidsl.analysis.graph:attention_graph",
+    "path": "pidsl.analysis.graph:path",
+    "reachable": "pidsl.analysis.reach:reachable",
+    "communication": "pidsl.analysis.memory:communication",
+})  # fmt: skip
 
 if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported when it is first asked for
     _LATER = {

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pidsl
 from pidsl.errors import PidslError
+from pidsl.language.parse import parse_term
 from pidsl.language.terms import Term
 
 BACKENDS = ("auto", "triton", "torch", "reference")
@@ -76,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 
 def term_of(args: argparse.Namespace) -> Term:
     """The term of the command line, with its symbols bound."""
-    term = pidsl.parse(args.term)
+    term = parse_term(args.term)
     return term.bind(**dict(args.bind)) if args.bind else term
 
 

@@ -1,6 +1,7 @@
 """What one tests patterns and kernels with: Hypothesis strategies, and the two assertions that judge a kernel.
 
     terms, predicates, grids, sizes, lengths     patterns, and the numbers in them
+    gates, heads, schedules, scores, summaries   what is made of patterns, and goes with them
     shapes, inputs                               what a kernel is called with
     assert_matches_dense                         values and gradients are those of dense attention in float64
     assert_plan_sound                            the plan computes exactly its pattern, for every length
@@ -12,7 +13,7 @@ that nobody attends) within a few dozen positions. Needs `hypothesis`: `pip inst
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 try:
     from hypothesis import strategies as st
@@ -21,12 +22,32 @@ except ImportError as e:  # pragma: no cover
 
 from pidsl.language import trace, vocabulary
 from pidsl.language.expr import Index, Symbol, Var
-from pidsl.language.terms import Term
+from pidsl.language.gate import Gate, gate
+from pidsl.language.heads import Heads
+from pidsl.language.heads import heads as heads_of
+from pidsl.language.schedule import Schedule, layers
+from pidsl.language.score import Score, score
+from pidsl.language.summaries import Summaries, spans
+from pidsl.language.summaries import summaries as summaries_of
+from pidsl.language.terms import (
+    Blocks,
+    Causal,
+    Empty,
+    Full,
+    Keys,
+    Leaf,
+    Queries,
+    Ring,
+    Stride,
+    Term,
+    Window,
+    Word,
+)  # fmt: skip
 from pidsl.testing_kernels import Inputs, Shapes, assert_matches_dense, assert_plan_sound, inputs, shapes
 
 __all__ = [
-    "Inputs", "Shapes", "assert_matches_dense", "assert_plan_sound", "grids", "inputs", "lengths", "predicates",
-    "shapes", "sizes", "terms",
+    "Inputs", "Shapes", "assert_matches_dense", "assert_plan_sound", "gates", "grids", "heads", "inputs", "lengths",
+    "predicates", "schedules", "scores", "shapes", "sizes", "summaries", "terms",
 ]  # fmt: skip
 
 
@@ -128,7 +149,15 @@ def _leaves(ring: bool, grid: bool, symbols: tuple[str, ...]) -> Terms:
         words.append(grids())
     if ring:
         words.append(st.builds(vocabulary.ring, small))
+    drawn = {Causal, Full, Empty, Window, Stride, Keys, Queries, Blocks, Ring}
+    words += [_sized(word, symbols) for word in get_args(Leaf) if issubclass(word, Word) and word not in drawn]
     return st.one_of(words)
+
+
+def _sized(word: type[Word], symbols: tuple[str, ...]) -> Terms:
+    """A word whose sizes are any from their least up."""
+    each = [sizes(-LARGEST if least is None else least, LARGEST, symbols) for least in word.LEAST]
+    return st.builds(word.made, *each)
 
 
 @st.composite
@@ -188,3 +217,51 @@ def predicates(symbols: tuple[str, ...] = ()) -> Terms:
         max_leaves=3,
     )
     return pred.map(lambda p: vocabulary.where_pred(trace.as_pred(p)))
+
+
+@lru_cache
+def gates(depth: int = 2) -> st.SearchStrategy[Gate]:
+    """Gates of one to three branches, which are terms of up to `depth` operators inside one another."""
+    names = st.sampled_from(["local", "skip", "self", "a", "größe", "_1"])
+    return st.dictionaries(names, terms(depth), min_size=1, max_size=3).map(lambda branches: gate(**branches))
+
+
+@lru_cache
+def heads(depth: int = 2, most: int = 4) -> st.SearchStrategy[Heads]:
+    """Up to three groups of heads, each of at most `most`."""
+    return st.lists(st.tuples(st.integers(1, most), terms(depth)), min_size=1, max_size=3).map(heads_of)
+
+
+@lru_cache
+def schedules(depth: int = 2) -> st.SearchStrategy[Schedule]:
+    """One to four layers, of terms and of heads."""
+    return st.lists(terms(depth) | heads(depth), min_size=1, max_size=4).map(layers)
+
+
+@lru_cache
+def scores(*, dropout: bool = True) -> st.SearchStrategy[Score]:
+    """Scores of any parts.
+
+    Args:
+        dropout: whether weights may be dropped.
+    """
+    number = st.floats(0.125, 64.0)
+    lag = st.integers(-LARGEST, LARGEST)
+    return st.builds(
+        score,
+        scale=st.none() | number | number.map(lambda x: -x),
+        softcap=st.none() | number,
+        alibi=st.booleans(),
+        bias=st.none() | st.tuples(lag, lag).map(lambda ends: (min(ends), max(ends))),
+        sinks=st.booleans(),
+        temperature=st.booleans(),
+        dropout=st.just(0.0) | st.floats(0.0, 0.875) if dropout else st.just(0.0),
+    )
+
+
+@lru_cache
+def summaries(depth: int = 2) -> st.SearchStrategy[Summaries]:
+    """Exact keys and up to two levels of spans, whatever they hold."""
+    of = st.sampled_from(["block", "above", "beside", "row"])
+    level = st.builds(spans, st.integers(1, LARGEST), terms(depth), of)
+    return st.builds(summaries_of, terms(depth), st.lists(level, max_size=2))

@@ -34,7 +34,7 @@ from pidsl.language.expr import (
     show_pred,
     vars_in,
 )
-from pidsl.language.score import Score
+from pidsl.language.score import PLAIN, Score
 
 INDENT = "    "
 ORDER = ("n", "m", "offset", "c", "d", "t", "a", "b", "r", "j")
@@ -46,14 +46,13 @@ def torch_source(plan: Plan) -> str:
     forward(q, k, v, scale, offset) -> (out, lse)
     backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset) -> (dq, dk, dv)
 
-    With a score both take its parameters too, and backward returns their gradients, see
-    `pidsl.runtime.score_operator.ScoredProgram`.
+    With a score both take its inputs by name too, and backward returns their gradients.
 
     Python's own judgement of the text is left to the loader, which comes next and before anyone sees it.
     """
     names = [f"PIECE_{index}" for index in range(len(plan.pieces))]
     sections = [_header(plan), _imports(plan)]
-    if plan.score is not None:
+    if plan.score != PLAIN:
         sections.append(_score(plan.score))
     for index, piece in enumerate(plan.pieces):
         sections.append("\n\n".join(_piece(index, piece)))
@@ -99,9 +98,9 @@ def _imports(plan: Plan) -> str:
         lines.append("from pidsl.runtime.run_torch.boxes import Axis, Boxes")
     if any(plan.walked(Lags)):
         lines.append("from pidsl.runtime.run_torch.diagonals import DiagonalSet, Lag")
-    if plan.score is not None:
+    if plan.score != PLAIN:
         lines.insert(0, "from pidsl.language.score import Score")
-    passes = "passes" if plan.score is None else "score_passes"
+    passes = "passes" if plan.score == PLAIN else "score_passes"
     lines.append(f"from pidsl.runtime.run_torch.{passes} import Backward, Forward")
     if any(plan.walked(Runs)):
         lines.append("from pidsl.runtime.run_torch.bands import Band, Run")
@@ -232,7 +231,7 @@ def _rows(diagonal: Lag) -> str:
 
 
 def _forward(plan: Plan, names: list[str]) -> str:
-    parameters, score = ("", "") if plan.score is None else (", parameters", ", SCORE, parameters")
+    parameters, score = ("", "") if plan.score == PLAIN else (", inputs", ", SCORE, inputs")
     lines = [
         f"def forward(q, k, v, scale, offset{parameters}):",
         f"{INDENT}attention = Forward(q, k, v, scale, offset{score})",
@@ -244,8 +243,8 @@ def _forward(plan: Plan, names: list[str]) -> str:
 
 
 def _backward(plan: Plan, names: list[str]) -> str:
-    parameters, score = ", parameters, learned", ", SCORE, parameters, learned"
-    if plan.score is None:
+    parameters, score = ", inputs, learned", ", SCORE, inputs, learned"
+    if plan.score == PLAIN:
         parameters = score = ""
     lines = [
         f"def backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset{parameters}):",

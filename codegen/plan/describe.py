@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pidsl.codegen.plan.walks import Boxes, Lags, Listed, Runs
 from pidsl.language.expr import show, show_pred
+from pidsl.language.score import PLAIN
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Piece, Plan
@@ -21,7 +22,7 @@ def describe(plan: Plan) -> str:
 
 def _lines(plan: Plan) -> Iterator[str]:
     yield f"plan of {plan.term!r} for {plan.backend}" + (", keys from key_offset on" if plan.frame.moved else "")
-    if plan.score is not None:
+    if plan.score != PLAIN:
         yield f"  logits: {plan.score!r}"
     for note in plan.notes:
         yield f"  note: {note}"

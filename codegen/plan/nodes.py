@@ -13,7 +13,7 @@ from pidsl.codegen.plan import describe, work
 from pidsl.codegen.plan.walks import BlockList, Grid, Layout, Pass, Walk
 from pidsl.language.expr import Pred
 from pidsl.language.heads import Heads
-from pidsl.language.score import Score
+from pidsl.language.score import PLAIN, Score
 from pidsl.language.terms import Term
 from pidsl.relation.frame import HOME, Frame
 
@@ -90,7 +90,7 @@ class Plan:
         True  # else `attended_keys` and `attended_rows` hold for what is attended, and maybe for more
     )
     reference: int = 0  # the length at which costs were compared
-    score: Score | None = None  # what happens to the logits
+    score: Score = PLAIN  # what happens to the logits; that of plain attention is empty
     frame: Frame = HOME
 
     @property

@@ -27,7 +27,8 @@ from pidsl.analysis.lag_reach import reach_by_family
 from pidsl.analysis.lag_sets import NotByLag
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.errors import PidslError, SizeError, TermError, TooHardError
-from pidsl.language.terms import LIMIT, Term
+from pidsl.language.sizes import LIMIT
+from pidsl.language.terms import Term
 from pidsl.language.vocabulary import causal, lags, stride, window
 from pidsl.relation.isl import in_turn
 

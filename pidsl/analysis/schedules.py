@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from pidsl.errors import SymbolError, TermError
 from pidsl.language.expr import Index, evaluate, substitute, symbols_in
-from pidsl.language.terms import Term, size
+from pidsl.language.sizes import size
+from pidsl.language.terms import Term
 from pidsl.language.vocabulary import lags, window
 
 

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import pidsl
+from pidsl.analysis import ask
+from pidsl.analysis.bound import Bound
 from pidsl.demo import figure
 from pidsl.demo.check import compare
 from pidsl.demo.console import Progress, heading, table
@@ -24,11 +26,9 @@ from pidsl.demo.output import Folder
 from pidsl.demo.settings import Settings
 from pidsl.demo.text import standard_library
 from pidsl.demo.train import Run, share_weights, train
-from pidsl.errors import TooHardError
 from pidsl.language.gate import Gate
 from pidsl.language.terms import Term
 from pidsl.nn import Attention, PiAttention, SparseAttention
-from pidsl.relation.reach import reach
 
 
 class Demo:
@@ -103,8 +103,9 @@ class Demo:
         found: dict[str, dict[int, str]] = {}
         for depth in self.settings.depths:
             for name, stack in self.settings.stacks(depth).items():
-                found.setdefault(name, {})[depth] = _reach(stack, self.settings.tokens)
-        print("\nReceptive field of L layers, contiguous / farthest lag: exact, from the relation")
+                found.setdefault(name, {})[depth] = seen(stack, self.settings.tokens)
+        n = self.settings.tokens
+        print(f"\nReceptive field of L layers, contiguous / farthest lag: proved for every n, here n = {n}")
         rows = ([name, *by_depth.values()] for name, by_depth in found.items())
         print(table(["", *(f"L={depth}" for depth in self.settings.depths)], rows))
         return found
@@ -246,9 +247,13 @@ def activations(model: ByteModel, tokens: Tensor) -> tuple[Tensor, Tensor, Tenso
     return attention.rotated(q), attention.rotated(k), v, attention.weights(q)
 
 
-def _reach(stack: tuple[Term, ...], n: int) -> str:
-    try:
-        found = reach(stack, n)
-    except TooHardError:
-        return "too hard"
-    return f"{found.contiguous} / {found.farthest}"
+def seen(stack: tuple[Term, ...], n: int) -> str:
+    """The contiguous reach and the farthest lag of layers over n tokens, from bounds that hold for every n."""
+    asked = (stack[0], len(stack)) if len(set(stack)) == 1 else (stack, None)
+    return " / ".join(_at(quantity(*asked), n) for quantity in (ask.contiguous, ask.farthest))
+
+
+def _at(bound: Bound, n: int) -> str:
+    if not bound.is_known:
+        return "unknown"
+    return f"{'' if bound.is_exact else f'{bound.relation} '}{bound(n=n)}"

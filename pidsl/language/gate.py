@@ -11,9 +11,12 @@ is one softmax over more keys, a gate is two softmaxes.
 from __future__ import annotations
 
 import keyword
+import unicodedata
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pidsl.errors import SymbolError, TermError
+from pidsl.language.goes_with import check_inside
 from pidsl.language.terms import Algebra, Term
 
 
@@ -25,6 +28,7 @@ class Gate:
         branches: (name, term) for each branch.
     """
 
+    part: ClassVar[str] = "gate"
     branches: tuple[tuple[str, Term], ...]
 
     @property
@@ -88,15 +92,11 @@ def gate(**branches: Term) -> Gate:
     if not branches:
         raise TermError("gate()", "at least one branch", hint="gate(local=window(63), skip=stride(256))")
     for name, term in branches.items():
-        if not name.isidentifier() or keyword.iskeyword(name):
+        if not name.isidentifier() or keyword.iskeyword(name) or name != unicodedata.normalize("NFKC", name):
             raise TermError(f"branch name {name!r}", "an identifier that is not a Python keyword", where="gate(...)")
         if not isinstance(term, Algebra):
-            from pidsl.language.heads import Heads  # which knows of gates
-
+            given = f"{name} = {term!r} ({type(term).__name__})"
+            check_inside("gate", term, given, "gate(...)")
             nested = "one softmax over both is a | b" if isinstance(term, Gate) else "build it with pidsl.where"
-            if isinstance(term, Heads):
-                nested = "a kernel for each group of heads, called with its query heads: q[:, :4]"
-            raise TermError(
-                f"{name} = {term!r} ({type(term).__name__})", "a pidsl term", where="gate(...)", hint=nested
-            )
+            raise TermError(given, "a pidsl term", where="gate(...)", hint=nested)
     return Gate(tuple(branches.items()))

@@ -1,7 +1,6 @@
 """What goes with what: the parts of a kernel's specification, and the pairs of them that have no meaning together.
 
-`REFUSED` is the only place that refuses a pair. `python -m pidsl.language.goes_with > docs/goes_with.md` writes the
-page that shows the table.
+`REFUSED` is the only place that refuses a pair, and docs/goes_with.md, which `page` writes, shows it.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ REFUSED: Mapping[frozenset[str], Refusal] = {
     for pair, refusal in {
         ("gate", "heads"): Refusal(
             "the branches of a gate are weighed for all heads of a call",
-            "a kernel for each group of heads, called with its query heads: q[:, :4]",
+            "a kernel for each, called with its query heads: compile(gate)(q[:, :4], k, v, weights)",
         ),
         ("gate", "layers"): Refusal(
             "layers are patterns that information flows over; weights are given to one call",
@@ -49,7 +48,7 @@ REFUSED: Mapping[frozenset[str], Refusal] = {
         ("heads", "summaries"): Refusal("the spans of a kernel are the same for all its heads"),
         ("layers", "summaries"): Refusal("layers are patterns of tokens, and spans are none"),
         ("summaries", "score"): Refusal("a span has no lag, and its key stands for several logits"),
-        ("summaries", "dropout"): Refusal("the weight of a span is that of all its tokens"),
+        ("summaries", "dropout"): Refusal("a span has no lag, and its key stands for several logits"),
         ("summaries", "affine weights"): Refusal(
             "the value of a span is a softmax, and its tokens have no weights of their own"
         ),
@@ -73,14 +72,30 @@ def check_together(parts: Iterable[str], given: str, where: str = "") -> None:
             raise TermError(given, f"{pair[0]} or {pair[1]}, one of the two: {refusal.why}", where, refusal.hint)
 
 
+def check_inside(outer: str, value: object, given: str, where: str) -> None:
+    """Raise for a value of a kind that does not go together with the kind it is put into.
+
+    Args:
+        outer: the kind.
+        value: what is put into it.
+        given, where: for the message.
+
+    Raises:
+        TermError: the pair is refused.
+    """
+    inner = getattr(type(value), "part", outer)
+    if inner != outer:
+        check_together((outer, inner), given, where)
+
+
 def page() -> str:
     """docs/goes_with.md."""
     names = list(PARTS)
     lines = [
         "# What goes with what",
         "",
-        "Written by `python -m pidsl.language.goes_with`: the table is `REFUSED` of that module, and nothing else",
-        "refuses a pair. A number refers to the reasons below.",
+        "Written by `pidsl.language.goes_with.page()` from the table that refuses pairs. A number refers to a reason",
+        "below. Of two kinds of patterns, one may stand inside the other: layers of heads.",
         "",
         "| | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),
@@ -103,7 +118,3 @@ def page() -> str:
     for number, why in enumerate(reasons, 1):
         lines.append(f"{number}. {why}" + (f"; instead: {hints[why]}" if hints[why] else ""))
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(page(), end="")

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from pidsl.errors import TermError
 from pidsl.language.expr import Expr
-from pidsl.language.terms import LIMIT, Halo, Neighborhood, Term, size
+from pidsl.language.sizes import LIMIT, size
+from pidsl.language.terms import Halo, Neighborhood, Term
 
 Sizes = int | Sequence[int]  # one for all axes, or one per axis
 

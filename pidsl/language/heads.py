@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pidsl.errors import SymbolError, TermError
 from pidsl.language.expr import Index
-from pidsl.language.gate import Gate
+from pidsl.language.goes_with import check_inside
 from pidsl.language.terms import Algebra, Term
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Heads:
         groups: (query heads, term) for each group; neighbours differ in their terms.
     """
 
+    part: ClassVar[str] = "heads"
     groups: tuple[tuple[int, Term], ...]
 
     @property
@@ -182,8 +183,7 @@ def _checked(index: int, group: Any) -> tuple[int, Any]:
         turned = f"({term!r}, {count!r})" if isinstance(term, int) and isinstance(count, Algebra) else ""
         raise TermError(f"group {index}: {count!r} heads", "how many query heads, at least 1", where, turned)
     if not isinstance(term, Algebra):
-        hint = ""
-        if isinstance(term, Gate):
-            hint = "a kernel for the gate, called with its query heads: compile(gate)(q[:, :4], k, v, weights)"
-        raise TermError(f"group {index}: {term!r} ({type(term).__name__})", "a pidsl term", where, hint)
+        given = f"group {index}: {term!r} ({type(term).__name__})"
+        check_inside("heads", term, given, where)
+        raise TermError(given, "a pidsl term", where)
     return count, term

@@ -1,49 +1,56 @@
-"""`parse`: DSL source to a term, by its own grammar over Python's syntax tree; nothing is ever evaluated.
+"""`parse`: DSL source to what it spells, by its own grammar over Python's syntax tree; nothing is ever evaluated.
 
-    term ::= full | empty | causal | word(sizes) | where(lambda i, j: predicate) | pairs([(i, j), ...])
-           | neighborhood(axes, axes, stride=axes, dilation=axes, causal=axes, border="clamp") | halo(axes, axes, axes)
-           | term op term | ~term | term ** size | term.T | term.shift(size) | term.blocked(size) | term.dilated(size)
-    op   ::= |  &  -  ^  @
-    axes ::= integer | (integer, ...) | True | False | (True, ...)
-    size ::= integer | symbol | size + size | size - size | size * size | size // size | size % size | -size
+    spec  ::= term | gate(name=term, ...) | heads([(count, term), ...]) | layers([term or heads, ...])
+            | summaries(term, [spans(integer, term, of="block"), ...]) | score(name=value, ...)
+            | a call of the library: pi_attention(63, 256) | compile(spec, backend="torch", score=score(...), ...)
+    term  ::= full | empty | causal | word(values) | where(lambda i, j: predicate) | pairs([(i, j), ...])
+            | term op term | ~term | term ** size | term.T | term.shift(size) | term.blocked(size) | term.dilated(size)
+    op    ::= |  &  -  ^  @
+    value ::= spec | size | number | True | False | None | "text" | (value, ...) | [value, ...]
+    size  ::= integer | symbol | size + size | size - size | size * size | size // size | size % size | -size
 
-A name in the place of a size is a symbol; a name in the place of a term must be a word of the language.
+Arguments go by place or by name, and are read as the annotations of the function that is called say. A name in the
+place of a size is a symbol; a name in the place of a term must be a word of the language.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, cast
 
 from pidsl.errors import ParseError, PidslError
 from pidsl.language import trace, vocabulary
+from pidsl.language.door import behind
 from pidsl.language.expr import Index, Sub, Symbol, Truth, Var, simplify
+from pidsl.language.gate import Gate, gate
 from pidsl.language.heads import Heads, heads
-from pidsl.language.terms import Term
+from pidsl.language.recipe import Recipe
+from pidsl.language.schedule import Schedule, layers
+from pidsl.language.score import Score, score
+from pidsl.language.sizes import is_symbol_name
+from pidsl.language.summaries import Spans, Summaries, spans, summaries
+from pidsl.language.terms import Algebra, Term
 from pidsl.language.trees import Steps, run
 
-CONSTANTS: Mapping[str, Term] = {
-    "full": vocabulary.full, "empty": vocabulary.empty, "causal": vocabulary.causal,
-}  # fmt: skip
-WORDS: Mapping[str, tuple[Callable[..., Term], tuple[str, ...]]] = {
-    "window": (vocabulary.window, ("left", "right")),
-    "stride": (vocabulary.stride, ("period", "phase")),
-    "ring": (vocabulary.ring, ("radius",)),
-    "keys": (vocabulary.keys, ("start", "stop", "step")),
-    "queries": (vocabulary.queries, ("start", "stop", "step")),
-    "blocks": (vocabulary.blocks, ("size",)),
+CONSTANTS: Mapping[str, Any] = {
+    name: word for name in vocabulary.__all__ if isinstance(word := getattr(vocabulary, name), Algebra)
 }
-GRIDS: Mapping[str, tuple[Callable[..., Term], tuple[str, ...], int]] = {  # and how many arguments there must be
-    "neighborhood": (
-        vocabulary.neighborhood, ("shape", "window", "stride", "dilation", "causal", "border"), 2,
-    ),
-    "halo": (vocabulary.halo, ("shape", "block", "halo"), 3),
+WORDS: Mapping[str, Callable[..., Any]] = {
+    name: getattr(vocabulary, name) for name in vocabulary.__all__ if name not in {"symbols", *CONSTANTS}
+}
+SPECS: Mapping[str, Callable[..., Any]] = {
+    "gate": gate, "heads": heads, "layers": layers, "score": score, "spans": spans, "summaries": summaries,
+    "compile": Recipe,
 }  # fmt: skip
-METHODS = {"shift": ("by",), "blocked": ("size",), "dilated": ("step",)}
-DEFAULTS: Mapping[str, Index | None] = {"right": 0, "phase": 0, "stop": None, "step": 1}
+METHODS: Mapping[str, Callable[..., Term]] = {
+    "shift": Algebra.shift, "blocked": Algebra.blocked, "dilated": Algebra.dilated,
+}  # fmt: skip
 OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.BitOr: lambda a, b: a | b, ast.BitAnd: lambda a, b: a & b, ast.BitXor: lambda a, b: a ^ b,
     ast.Sub: lambda a, b: a - b, ast.MatMult: lambda a, b: a @ b,
@@ -52,77 +59,125 @@ ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b,
     ast.FloorDiv: lambda a, b: a // b, ast.Mod: lambda a, b: a % b,
 }  # fmt: skip
-SPECIAL = {
+EXAMPLES = {
     "lags": "integers or symbols: lags(0, 1, 2)",
     "pairs": "one list of pairs: pairs([(0, 1), (2, 0)])",
     "neighborhood": "a shape and a window: neighborhood((64, 64), 7)",
     "halo": "a shape, a block and a halo: halo((64, 64), 8, 3)",
     "where": "one lambda: where(lambda i, j: i - j < 4)",
+    "gate": "a term for each name: gate(local=window(63), skip=stride(256))",
+    "heads": "one list of groups: heads([(6, window(63)), (2, causal)])",
+    "layers": "one list of layers: layers([window(63), causal])",
+    "compile": "what to compile: compile(window(63), backend='torch')",
 }
 COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Lt: lambda a, b: a < b, ast.LtE: lambda a, b: a <= b, ast.Eq: lambda a, b: a == b,
     ast.NotEq: lambda a, b: a != b, ast.Gt: lambda a, b: a > b, ast.GtE: lambda a, b: a >= b,
 }  # fmt: skip
+KINDS: Mapping[type[Any], str] = {
+    Gate: "a gate", Heads: "heads", Recipe: "a recipe", Schedule: "layers", Score: "a score", Spans: "spans",
+    Summaries: "summaries",
+}  # fmt: skip
 
 
-def parse(text: str) -> Term:
-    """The term that `text` spells; the inverse of `repr`.
+def parse(text: str) -> Any:
+    """What `text` spells: a term, gate, heads, layers, score, summaries, or a recipe; the inverse of `repr`.
 
     >>> parse("window(k) | stride(256) & causal")
     window(k) | stride(256) & causal
+    >>> parse("layers([heads([(2, window(3)), (1, pi_attention(3, 8))]), causal])")
+    layers([heads([(2, window(3)), (1, window(3) | lags(8))]), causal])
 
     Args:
-        text: pidsl source; may have line breaks and `#` comments.
+        text: pidsl source; may have line breaks and `#` comments. The names of `pidsl.patterns.WRITTEN` are words too.
+
+    Returns:
+        What is written: typed Any, since only the text says which. `parse_term` is for terms alone.
 
     Raises:
         ParseError: a syntax error, an unknown word, or a construct outside the grammar, with a caret under it.
         TermError: a size that its word does not accept.
     """
-    if not isinstance(text, str):
-        raise ParseError(f"parse({text!r})", "a string of pidsl source")
-    return Parser(text).run()
+    return Parser(text).read(Parser.spec)
 
 
-def parse_heads(text: str) -> Heads:
-    """The heads that `text` spells; the inverse of `repr`.
+def parse_term(text: str) -> Term:
+    """The term that `text` spells.
 
-    >>> parse_heads("heads([(6, window(63)), (2, causal)])")[7]
-    causal
+    >>> parse_term("gate(local=window(3), skip=causal)")
+    Traceback (most recent call last):
+    pidsl.errors.ParseError: `gate(local=window(3), skip=causal)`, a gate
+      expected: a term
+    ...
 
     Raises:
-        ParseError: anything but `heads([(count, term), ...])`, with a caret under what does not fit.
-        TermError: a size that its word does not accept, or no heads in a group.
+        ParseError, TermError: as `parse`; something else is written than a term.
     """
-    return Parser(text).heads()
+    return Parser(text).read(Parser.term)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a function takes: the annotations of its parameters, after `self` where it is a method.
+
+    Args:
+        places: names of the parameters that may be given by place.
+        named: the annotations of those that may be given by name.
+        needed: names of those without a default.
+        more: the annotation of further ones by place, where there may be any.
+        others: the annotation of further ones by name, where there may be any.
+    """
+
+    places: list[str]
+    named: dict[str, ast.expr]
+    needed: list[str]
+    more: ast.expr | None
+    others: ast.expr | None
+
+    def kind(self, place: int) -> ast.expr:
+        """The annotation of the argument at a place."""
+        found = self.named[self.places[place]] if place < len(self.places) else self.more
+        assert found is not None
+        return found
+
+
+@cache
+def _signature(function: Callable[..., Any]) -> Signature:
+    takes = Signature([], {}, [], None, None)
+    for p in inspect.signature(function).parameters.values():
+        if p.name == "self":
+            continue
+        kind = ast.parse(str(p.annotation), mode="eval").body
+        if p.kind is p.VAR_POSITIONAL:
+            takes = replace(takes, more=kind)
+        elif p.kind is p.VAR_KEYWORD:
+            takes = replace(takes, others=kind)
+        else:
+            takes.named[p.name] = kind
+            takes.places.extend([p.name] * (p.kind is not p.KEYWORD_ONLY))
+            takes.needed.extend([p.name] * (p.default is p.empty))
+    return takes
 
 
 class Parser:
     """One parse: holds the text, so that errors can point into it."""
 
     def __init__(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise ParseError(f"parse({text!r})", "a string of pidsl source")
         self.text = text
-        # The only strings of the grammar are the borders of a grid, so a # always starts a comment, and line breaks
-        # mean nothing. Both become blanks, one for each character: positions in `line` are positions in `text`.
+        # No string of the grammar holds a # or a line break, so a # always starts a comment, and line breaks mean
+        # nothing. Both become blanks, one for each character: positions in `line` are positions in `text`.
         self.line = re.sub(r"#[^\n]*|\s", lambda found: " " * len(found[0]), text)
         self.start = len(self.line) - len(self.line.lstrip())  # Python takes leading blanks for an indent
 
-    def run(self) -> Term:
-        """The term."""
-        return self.term(self._expression())
-
-    def heads(self) -> Heads:
-        """The heads."""
+    def read(self, part: Callable[[Parser, ast.expr], Any]) -> Any:
+        """What the whole text is, as `part` reads it."""
         node = self._expression()
-        match node:
-            case ast.Call(func=ast.Name(id="heads"), args=[ast.List(elts=groups)], keywords=[]):
-                return heads([self._group(group) for group in groups])
-        raise self.fail(node, f"`{ast.unparse(node)}`", "heads([(count, term), ...])")
-
-    def _group(self, node: ast.expr) -> tuple[int, Term]:
-        match node:
-            case ast.Tuple(elts=[ast.Constant(value=int(count)), term]):
-                return count, self.term(term)
-        raise self.fail(node, f"`{ast.unparse(node)}`", "a group of heads: (count, term)")
+        try:
+            return part(self, node)
+        except RecursionError:
+            raise ParseError("too many parts inside one another", "fewer", self._caret(0)) from None
 
     def _expression(self) -> ast.expr:
         try:
@@ -148,6 +203,13 @@ class Parser:
         before = self.line.strip().encode()[: node.col_offset]  # Python counts bytes
         return ParseError(given, expected, self._caret(len(before.decode(errors="ignore"))), hint)
 
+    def spec(self, node: ast.expr) -> Any:
+        """`node` where anything may stand that has a meaning of its own."""
+        match node:
+            case ast.Call(func=ast.Name(id=word)):
+                return self._call(node, word)
+        return self.term(node)
+
     def term(self, node: ast.expr) -> Term:
         """`node` in the place of a term."""
         return run(self._term(node))
@@ -167,9 +229,14 @@ class Parser:
             case ast.Attribute(value=a, attr="T"):
                 return (yield self._term(a)).T
             case ast.Call(func=ast.Attribute(value=a, attr=method)) if method in METHODS:
-                return getattr((yield self._term(a)), method)(*self._arguments(node, METHODS[method]))
+                of: Term = yield self._term(a)
+                args, named = self.arguments(node, METHODS[method])
+                return METHODS[method](of, *args, **named)
             case ast.Call(func=ast.Name(id=word)):
-                return self._call(node, word)
+                found = self._call(node, word)
+                if not isinstance(found, Algebra):
+                    raise self.fail(node, f"`{ast.unparse(node)}`, {KINDS.get(type(found), 'several terms')}", "a term")
+                return cast(Term, found)
             case ast.BoolOp():
                 raise self.fail(node, "`and` or `or` between terms", "& or |", "a & b, a | b")
             case ast.UnaryOp(op=ast.Not()):
@@ -179,71 +246,84 @@ class Parser:
             case _:
                 raise self.fail(node, f"`{ast.unparse(node)}`", "a term: full, causal, window(...), a | b, ...")
 
-    def _call(self, node: ast.Call, word: str) -> Term:
+    def _call(self, node: ast.Call, word: str) -> Any:
         match word, node.args, node.keywords:
-            case "lags", args, []:
-                return vocabulary.lags(*map(self.size, args))
-            case "pairs", [ast.List() | ast.Tuple() as items], []:
-                return vocabulary.pairs([self._pair(x) for x in items.elts])
             case "where", [ast.Lambda() as function], []:
                 return self._where(function)
-        if word in GRIDS:
-            return self._grid(node, word)
-        if word in SPECIAL:
-            raise self.fail(node, f"`{ast.unparse(node)}`", SPECIAL[word])
+            case "where", _, _:
+                raise self.fail(node, f"`{ast.unparse(node)}`", EXAMPLES[word])
         if word in CONSTANTS:
             raise self.fail(node, f"`{ast.unparse(node)}`", f"`{word}` without parentheses: it is a constant", word)
-        if word not in WORDS:
+        if (make := WORDS.get(word) or SPECS.get(word) or behind("library").get(word)) is None:
             raise self._unknown(node, word)
-        make, names = WORDS[word]
-        return make(*self._arguments(node, names))
+        args, named = self.arguments(node, make)
+        try:
+            return make(*args, **named)
+        except PidslError:
+            raise
+        except (AttributeError, TypeError, ValueError) as e:
+            raise self.fail(node, f"`{ast.unparse(node)}`: {e}", _shown(word, make)) from None
 
-    def _grid(self, node: ast.Call, word: str) -> Term:
-        make, names, needed = GRIDS[word]
-        if len(node.args) > len(names):
-            raise self.fail(node, f"{len(node.args)} arguments", f"at most {len(names)}: {', '.join(names)}")
-        given = {name: self._axes(arg) for name, arg in zip(names, node.args, strict=False)}
+    def arguments(self, node: ast.Call, function: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The values of a call by place and by name, each read as the function's annotation of it says."""
+        takes = _signature(function)
+        places = takes.places
+        if len(node.args) > len(places) and takes.more is None:
+            most = f"at most {len(places)}: {', '.join(takes.named)}"
+            expected = most if places else _shown(ast.unparse(node.func), function)
+            raise self.fail(node, f"{len(node.args)} arguments", expected)
+        args = [self._as(arg, takes.kind(k)) for k, arg in enumerate(node.args)]
+        named: dict[str, Any] = {}
         for keyword in node.keywords:
-            if keyword.arg is None or keyword.arg not in names or keyword.arg in given:
-                given_ = f"argument {keyword.arg or '**'}"
-                raise self.fail(node, given_, f"each of {', '.join(names)} at most once")
-            given[keyword.arg] = self._axes(keyword.value)
-        if any(name not in given for name in names[:needed]):
-            raise self.fail(node, f"`{ast.unparse(node)}`", SPECIAL[word])
-        return make(**given)
+            name, kind = keyword.arg, takes.named.get(keyword.arg or "", takes.others)
+            if name is None or kind is None or name in named or name in places[: len(args)]:
+                each = f"each of {', '.join(takes.named)} at most once"
+                expected = each if takes.named else _shown(ast.unparse(node.func), function)
+                raise self.fail(node, f"argument {name or '**'}", expected)
+            named[name] = self._as(keyword.value, kind)
+        for name in takes.needed:
+            if name not in named and name not in places[: len(args)]:
+                expected = _shown(ast.unparse(node.func), function)
+                raise self.fail(node, f"no {name} in `{ast.unparse(node)}`", expected)
+        return args, named
 
-    def _axes(self, node: ast.expr) -> Any:
-        """An argument of a grid word: a number, a truth value or a border, or one for each axis."""
+    def _as(self, node: ast.expr, kind: ast.expr) -> Any:
+        """`node` in the place of an argument, as its annotation says."""
+        match kind, node:
+            case ast.Name(id="Index"), _:
+                return self.size(node)
+            case ast.BinOp(left=ast.Name(id="Index"), right=ast.Constant()), _:
+                return None if isinstance(node, ast.Constant) and node.value is None else self.size(node)
+            case ast.Name(id="Term"), _:
+                return self.term(node)
+            case ast.Name(id="int"), _:
+                if not isinstance(number := self.size(node), int):
+                    raise self.fail(node, f"`{ast.unparse(node)}`, a symbol", "a number")
+                return number
+            case ast.Subscript(value=ast.Name(id="Iterable"), slice=item), ast.List(elts=items) | ast.Tuple(elts=items):
+                return [self._as(x, item) for x in items]
+            case ast.Subscript(value=ast.Name(id="Iterable"), slice=item), _:
+                if not isinstance(found := self.value(node), tuple | Schedule):  # what a call of the library may give
+                    raise self.fail(node, f"`{ast.unparse(node)}`", f"a list: each a {ast.unparse(item)}")
+                return found
+            case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=kinds)), _:
+                if isinstance(node, ast.Tuple) and len(node.elts) == len(kinds):
+                    return tuple(self._as(x, own) for x, own in zip(node.elts, kinds, strict=True))
+                raise self.fail(node, f"`{ast.unparse(node)}`", f"({', '.join(map(ast.unparse, kinds))})")
+        return self.value(node)
+
+    def value(self, node: ast.expr) -> Any:
+        """`node` in the place of an argument that may be anything."""
         match node:
             case ast.Tuple(elts=items):
-                return tuple(map(self._axes, items))
-            case ast.Constant(value=bool(value)) | ast.Constant(value=str(value)):
-                return value
-        found = self.size(node)
-        if not isinstance(found, int):
-            raise self.fail(node, f"`{ast.unparse(node)}`, a symbol, in a grid", "a number: grids are fixed")
-        return found
-
-    def _arguments(self, node: ast.Call, names: tuple[str, ...]) -> list[Index | None]:
-        """Sizes by place or by name, in the order of `names`."""
-        given: dict[str, Index | None] = {}
-        if len(node.args) > len(names):
-            raise self.fail(node, f"{len(node.args)} arguments", f"at most {len(names)}: {', '.join(names)}")
-        for name, arg in zip(names, node.args, strict=False):
-            given[name] = self._optional(arg) if name == "stop" else self.size(arg)
-        for keyword in node.keywords:
-            word, arg = keyword.arg, keyword.value
-            if word is None or word not in names or word in given:
-                raise self.fail(node, f"argument {word or '**'}", f"each of {', '.join(names)} at most once")
-            given[word] = self._optional(arg) if word == "stop" else self.size(arg)
-        optional = DEFAULTS if len(names) > 1 else {}  # the step of .dilated is none
-        missing = [name for name in names if name not in given and name not in optional]
-        if missing:
-            raise self.fail(node, f"no {missing[0]} in `{ast.unparse(node)}`", f"a size for {missing[0]}")
-        return [given.get(name, DEFAULTS.get(name)) for name in names]
-
-    def _optional(self, node: ast.expr) -> Index | None:
-        return None if isinstance(node, ast.Constant) and node.value is None else self.size(node)
+                return tuple(map(self.value, items))
+            case ast.List(elts=items):
+                return list(map(self.value, items))
+            case ast.Constant(value=bool() | float() | str() | None as plain):
+                return plain
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=float(number))):
+                return -number
+        return self.size(node) if _is_size(node) else self.spec(node)
 
     def size(self, node: ast.expr) -> Index:
         """`node` in the place of a size."""
@@ -252,7 +332,7 @@ class Parser:
                 pass
             case ast.Constant(value=int(number)):
                 return number
-            case ast.Name(id=name) if vocabulary.is_symbol_name(name):
+            case ast.Name(id=name) if is_symbol_name(name):
                 return Symbol(name)
             case ast.UnaryOp(op=ast.USub(), operand=a):
                 return simplify(Sub(0, self.size(a)))
@@ -263,13 +343,6 @@ class Parser:
                 return ARITHMETIC[type(op)](left, right)
         hint = "lambda i, j, n, m: ... where the lengths matter" if isinstance(node, ast.Name) else ""
         raise self.fail(node, f"`{ast.unparse(node)}` as a size", "an integer or a symbol", hint)
-
-    def _pair(self, node: ast.expr) -> tuple[int, int]:
-        match node:
-            case ast.Tuple(elts=[ast.Constant(value=int(i)), ast.Constant(value=int(j))]):
-                return i, j
-            case _:
-                raise self.fail(node, f"`{ast.unparse(node)}`", "a pair of integers", "pairs([(0, 1), (2, 0)])")
 
     def _where(self, node: ast.Lambda) -> Term:
         a = node.args
@@ -330,10 +403,27 @@ class Parser:
                 raise self.fail(node, f"`{ast.unparse(node)}` in a predicate", trace.WORDS)
 
     def _unknown(self, node: ast.expr, name: str) -> ParseError:
-        if name in WORDS:
-            return self.fail(node, f"`{name}` without its sizes", f"{name}({', '.join(WORDS[name][1])})")
-        if name in SPECIAL:
-            return self.fail(node, f"`{name}` without its arguments", SPECIAL[name])
-        known = [*CONSTANTS, *WORDS, *SPECIAL]
-        close = difflib.get_close_matches(name, known, n=1)
-        return self.fail(node, f"unknown word {name!r}", f"one of {', '.join(known)}", close[0] if close else "")
+        words, library = {**WORDS, "where": trace.where, **SPECS}, behind("library")
+        if known := words.get(name) or library.get(name):
+            return self.fail(node, f"`{name}` without its arguments", _shown(name, known))
+        close = difflib.get_close_matches(name, [*CONSTANTS, *words, *library], n=1)
+        listed = ", ".join([*CONSTANTS, *words])
+        expected = f"one of {listed}, or a name of pidsl.patterns"
+        return self.fail(node, f"unknown word {name!r}", expected, close[0] if close else "")
+
+
+def _shown(name: str, function: Callable[..., Any]) -> str:
+    """How a function is called."""
+    return EXAMPLES.get(name) or f"{name}({', '.join(_signature(function).named)})"
+
+
+def _is_size(node: ast.expr) -> bool:
+    """Whether an expression that may be a term or a size is a size, by what stands first in it."""
+    match node:
+        case ast.Constant(value=int()) | ast.UnaryOp(op=ast.USub()):
+            return True
+        case ast.Name(id=name):
+            return is_symbol_name(name)
+        case ast.BinOp(left=left, op=op):
+            return type(op) in ARITHMETIC and _is_size(left)
+    return False

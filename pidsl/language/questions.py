@@ -1,13 +1,17 @@
 """What one can ask of a term: its mask, its relation, what it costs and how far it sees.
 
 Numbers for given lengths come back as numbers (`pairs(4096)`), without lengths as a `Bound`: a formula for every
-length, with a proof (`pairs()`).
+length, with a proof (`pairs()`). The questions are here; who answers them is said in `pidsl/__init__.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast, overload
+
+from pidsl.language.door import behind
+from pidsl.language.expr import whole
+from pidsl.language.refused import require_term
 
 if TYPE_CHECKING:
     import islpy
@@ -30,11 +34,6 @@ class Questions:
     """The queries that every term has."""
 
     __slots__ = ()
-
-    def _checked(self, other: object, question: str) -> Term:
-        from pidsl.language.terms import require_term
-
-        return require_term(other, question)
 
     @property
     def _own(self) -> Term:
@@ -63,9 +62,7 @@ class Questions:
                [0, 1, 1, 0],
                [0, 0, 1, 1]])
         """
-        from pidsl.relation.oracle import dense_mask
-
-        return dense_mask(self._own, n, m, offset, key_offset)
+        return behind("mask")(self._own, n, m, offset, key_offset)
 
     def relation(self) -> islpy.Map:
         """The exact relation `[n, m] -> { [i] -> [j] : 0 <= i < n and 0 <= j < m and ... }` as an isl map.
@@ -74,30 +71,22 @@ class Questions:
             SymbolError: the term holds unbound symbols.
             TooHardError: isl's operation limit struck.
         """
-        from pidsl.relation.build import relation
-
-        return relation(self._own)
+        return behind("relation")(self._own)
 
     def equals(self, other: Term) -> bool:
         """Whether both attend exactly the same pairs, for every n and m."""
-        from pidsl.relation import queries
-
-        return queries.equals(self._own, self._checked(other, "equals"))
+        return behind("equals")(self._own, require_term(other, "equals"))
 
     def __le__(self, other: Term) -> bool:
         """Whether every pair of `self` is a pair of `other`, for every n and m."""
-        from pidsl.relation import queries
-
-        return queries.contained(self._own, self._checked(other, "<="))
+        return behind("contained")(self._own, require_term(other, "<="))
 
     def __ge__(self, other: Term) -> bool:
-        return self._checked(other, ">=") <= self._own
+        return require_term(other, ">=") <= self._own
 
     def is_empty(self) -> bool:
         """Whether no query attends any key, for every n and m."""
-        from pidsl.relation import queries
-
-        return queries.is_empty(self._own)
+        return behind("is_empty")(self._own)
 
     # -- cost ----------------------------------------------------------------------------------------------------
 
@@ -118,12 +107,8 @@ class Questions:
         Min(i, k) + 1
         """
         if n is None:
-            from pidsl.analysis import ask
-
-            return ask.degree(self._own, assume)
-        from pidsl.relation import counting
-
-        return counting.degree(self._own, n, m, offset, key_offset)
+            return behind("degree for every length")(self._own, assume)
+        return behind("degree")(self._own, n, m, offset, key_offset)
 
     @overload
     def pairs(self, n: None = None, *, assume: Assume = ()) -> Bound: ...
@@ -142,19 +127,14 @@ class Questions:
         n**2/2 + n/2
         """
         if n is None:
-            from pidsl.analysis import ask
-
-            return ask.pairs(self._own, assume)
-        from pidsl.language.expr import whole
-        from pidsl.relation import counting
-
+            return behind("pairs for every length")(self._own, assume)
         length = whole(n)
-        square = m in (None, n) and offset == key_offset == 0
+        square = m in (None, n) and (type(offset), type(key_offset), offset, key_offset) == (int, int, 0, 0)
         if length is not None and length > LONG and square and not self._own.symbols:
             formula = self.pairs()  # it takes no time that grows with n
             if formula.is_exact:
                 return int(formula(n=length))
-        return counting.pairs(self._own, n, m, offset, key_offset)
+        return behind("pairs")(self._own, n, m, offset, key_offset)
 
     @overload
     def sparsity(self, n: None = None, *, assume: Assume = ()) -> Bound: ...
@@ -172,28 +152,20 @@ class Questions:
         >>> pidsl.causal.sparsity(3)  # 6 of 9 pairs attended
         0.3333333333333333
         """
-        from pidsl.relation import counting
-
         if n is None:
-            from pidsl.analysis import ask
-
-            return ask.sparsity(self._own, assume)
-        return counting.sparsity(self._own, n, m, offset, key_offset)
+            return behind("sparsity for every length")(self._own, assume)
+        return behind("sparsity")(self._own, n, m, offset, key_offset)
 
     def live(self, *, assume: Assume = ()) -> Bound:
         """How many keys of tokens 0 .. t a decoding step must keep for later queries; see `pidsl.analysis.ask.live`."""
-        from pidsl.analysis import ask
-
-        return ask.live(self._own, assume)
+        return behind("live")(self._own, assume)
 
     def cost(
         self, n: int | None = None, *, head_dim: int = 64, dtype: str = "bf16", heads: int = 1,
         kv_heads: int | None = None, batch: int = 1,
     ) -> Cost:  # fmt: skip
         """FLOPs and bytes of forward, backward and decoding; see `pidsl.analysis.cost.cost`."""
-        from pidsl.analysis.cost import cost
-
-        return cost(self._own, n, head_dim=head_dim, dtype=dtype, heads=heads, kv_heads=kv_heads, batch=batch)
+        return behind("cost")(self._own, n, head_dim=head_dim, dtype=dtype, heads=heads, kv_heads=kv_heads, batch=batch)
 
     # -- how far it sees -----------------------------------------------------------------------------------------
 
@@ -204,15 +176,11 @@ class Questions:
         >>> pidsl.window(4).farthest(3)(n=100)
         12
         """
-        from pidsl.analysis import ask
-
-        return ask.farthest(self._own, layers, assume)
+        return behind("farthest")(self._own, layers, assume)
 
     def contiguous(self, layers: int | None = None, *, assume: Assume = ()) -> Bound:
         """How many predecessors every token sees without a gap; see `pidsl.analysis.ask.contiguous`."""
-        from pidsl.analysis import ask
-
-        return ask.contiguous(self._own, layers, assume)
+        return behind("contiguous")(self._own, layers, assume)
 
     def depth(self, n: int | None = None, of: str | None = None, *, assume: Assume = ()) -> Bound:
         """The fewest layers that connect every pair; see `pidsl.analysis.ask.depth`.
@@ -221,21 +189,15 @@ class Questions:
         >>> pidsl.window(4).depth()(n=4096)
         1024
         """
-        from pidsl.analysis import ask
-
-        return ask.depth(self._own, n, of, assume)
+        return behind("depth")(self._own, n, of, assume)
 
     def attention_graph(self, n: int) -> networkx.DiGraph:
         """The pattern over n tokens as a graph; see `pidsl.analysis.graph.attention_graph`."""
-        from pidsl.analysis.graph import attention_graph
-
-        return attention_graph(self._own, n)
+        return behind("attention_graph")(self._own, n)
 
     def path(self, i: int, j: int, layers: int, n: int | None = None) -> list[int] | None:
         """The tokens through which key j reaches query i; see `pidsl.analysis.graph.path`."""
-        from pidsl.analysis.graph import path
-
-        return path(self._own, i, j, layers, n)
+        return behind("path")(self._own, i, j, layers, n)
 
     def reachable(self, layers: int = 1) -> Reachable:
         """The lags, or else the pairs, that L layers connect; see `pidsl.analysis.reach.reachable`.
@@ -244,12 +206,8 @@ class Questions:
         >>> (pidsl.window(4) | pidsl.lags(16)).reachable(2)
         { 0..8, 16..20, 32 }
         """
-        from pidsl.analysis.reach import reachable
-
-        return reachable(self._own, layers)
+        return behind("reachable")(self._own, layers)
 
     def communication(self, n: int, workers: int) -> Communication:
         """Key rows that each of P workers needs from each other; see `pidsl.analysis.memory.communication`."""
-        from pidsl.analysis.memory import communication
-
-        return communication(self._own, n, workers)
+        return behind("communication")(self._own, n, workers)

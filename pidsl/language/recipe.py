@@ -72,9 +72,8 @@ class Recipe:
 
     def parts(self) -> Iterator[str]:
         """What it is made of, by the names of `pidsl.language.goes_with.PARTS`."""
-        for kind, name in ((Gate, "gate"), (Heads, "heads"), (Schedule, "layers"), (Summaries, "summaries")):
-            if isinstance(self.of, kind):
-                yield name
+        if isinstance(self.of, Composed):
+            yield self.of.part
         if self.score is not None:
             yield "score"
             if self.score.dropout:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from pidsl.errors import TermError, TruthError
+from pidsl.language.expr import Expr
+
+if TYPE_CHECKING:
+    from pidsl.language.terms import Term
 
 OPERATORS = "a | b, a & b, a - b, a ^ b, ~a, a @ b, a ** layers"
 
@@ -23,9 +27,7 @@ class Refused:
         )
 
     def __call__(self, *args: object, **kwargs: object) -> NoReturn:
-        from pidsl.language.terms import Causal, Empty, Full
-
-        if isinstance(self, Full | Empty | Causal):
+        if not getattr(self, "__match_args__", ()):  # a word without sizes
             raise TermError(f"{self!r}(...)", f"`{self!r}` without parentheses: it is a constant", hint=repr(self))
         hint = f"pidsl.compile({self!r}) is the kernel to call"
         raise TermError(f"{self!r} called as a function", "a pattern is a value, no function", hint=hint)
@@ -110,3 +112,21 @@ class Refused:
 
 def _is_term(value: object) -> bool:
     return isinstance(value, Refused)
+
+
+def require_term(value: object, operator: str) -> Term:
+    """`value` if it is a term.
+
+    Raises:
+        TermError: anything else, with what to write instead.
+    """
+    if _is_term(value):
+        return cast("Term", value)
+    shown, kind = repr(value), type(value).__name__
+    if isinstance(value, bool):
+        hint = f"{'full' if value else 'empty'} for {'all' if value else 'no'} pairs"
+    elif isinstance(value, int | Expr):
+        hint = f"lags({shown}) for one lag, window({shown}) for the last {shown} and the token itself"
+    else:
+        hint = "pidsl.pairs for given pairs, pidsl.where for a predicate, pidsl.parse for source"
+    raise TermError(f"{shown} ({kind}) beside `{operator}`", "a pidsl term on both sides", hint=hint)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pidsl.errors import TermError
+from pidsl.language.door import behind
 from pidsl.language.expr import Index
+from pidsl.language.goes_with import check_inside
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Algebra, Term
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 class Schedule:
     """A pattern, or `heads`, per layer, the layer at the input first; see `layers`."""
 
+    part: ClassVar[str] = "layers"
     terms: tuple[Term | Heads, ...]
 
     def __len__(self) -> int:
@@ -55,27 +58,19 @@ class Schedule:
 
     def farthest(self, layers: int | None = None, *, assume: str | Iterable[str] = ()) -> Bound:
         """The largest lag over which the layers carry information; see `pidsl.analysis.ask.farthest`."""
-        from pidsl.analysis import ask
-
-        return ask.farthest(self, layers, assume)
+        return behind("farthest")(self, layers, assume)
 
     def contiguous(self, layers: int | None = None, *, assume: str | Iterable[str] = ()) -> Bound:
         """How many predecessors every token sees without a gap; see `pidsl.analysis.ask.contiguous`."""
-        from pidsl.analysis import ask
-
-        return ask.contiguous(self, layers, assume)
+        return behind("contiguous")(self, layers, assume)
 
     def depth(self, n: int | None = None, of: str | None = None, *, assume: str | Iterable[str] = ()) -> Bound:
         """The fewest layers, repeating the schedule, that connect every pair; see `pidsl.analysis.ask.depth`."""
-        from pidsl.analysis import ask
-
-        return ask.depth(self, n, of, assume)
+        return behind("depth")(self, n, of, assume)
 
     def path(self, i: int, j: int, n: int | None = None) -> list[int] | None:
         """The tokens through which key j reaches query i, one more per layer; see `pidsl.analysis.graph.path`."""
-        from pidsl.analysis.graph import path
-
-        return path(self.unions, i, j, None, n)
+        return behind("path")(self.unions, i, j, None, n)
 
 
 def layers(terms: Iterable[Term | Heads]) -> Schedule:
@@ -101,6 +96,7 @@ def layers(terms: Iterable[Term | Heads]) -> Schedule:
     for k, term in enumerate(given):
         if not isinstance(term, Algebra | Heads):
             given_ = f"layer {k}: {term!r} ({type(term).__name__})"
+            check_inside("layers", term, given_, "layers([...])")
             raise TermError(given_, "a pattern, or heads", where="layers([...])")
     if not given:
         raise TermError("no layers", "at least one pattern", where="layers([])")

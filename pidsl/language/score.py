@@ -11,13 +11,12 @@ given when the compiled kernel is called.
 
 from __future__ import annotations
 
-import ast
 import math
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from pidsl.errors import ParseError, TermError
+from pidsl.errors import TermError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +56,9 @@ class Score:
     def __repr__(self) -> str:
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         return f"score({', '.join(f'{f.name}={given[f.name]!r}' for f in fields(self) if given[f.name] != f.default)})"
+
+
+PLAIN = Score()  # that of plain attention: nothing happens to the logits
 
 
 def score(
@@ -106,21 +108,6 @@ def score(
     if not 0 <= dropped < 1:
         raise TermError(f"dropout = {dropout!r}", "0 <= dropout < 1", "score(...)")
     return Score(scale, softcap, alibi, bias, sinks, temperature, dropped)
-
-
-def parse_score(text: str) -> Score:
-    """The score whose `repr` is `text`; nothing in it is evaluated but literals.
-
-    Raises:
-        ParseError: anything else.
-    """
-    try:
-        call = ast.parse(text, mode="eval").body
-        if not isinstance(call, ast.Call) or ast.unparse(call.func) != "score" or call.args:
-            raise ValueError(text)
-        return score(**{str(word.arg): ast.literal_eval(word.value) for word in call.keywords})
-    except (SyntaxError, ValueError, TypeError) as e:
-        raise ParseError(f"{text!r}", "the text of a score: score(softcap=30.0)") from e
 
 
 def threshold(dropout: float) -> int:

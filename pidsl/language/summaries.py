@@ -23,10 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from pidsl.errors import TermError
-from pidsl.language.terms import Algebra, Ring, Term, checked_size, require_concrete, walk
+from pidsl.language.door import behind
+from pidsl.language.goes_with import check_inside
+from pidsl.language.sizes import checked_size
+from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
 from pidsl.language.trace import where
 from pidsl.language.vocabulary import blocks, causal, lags, stride
 
@@ -83,6 +86,7 @@ class Summaries:
         levels: the spans.
     """
 
+    part: ClassVar[str] = "summaries"
     exact: Term
     levels: tuple[Spans, ...]
 
@@ -117,9 +121,7 @@ class Summaries:
         Raises:
             TooHardError: isl's operation limit struck.
         """
-        from pidsl.relation.partition import covers
-
-        return covers(self, term, most)
+        return behind("covers")(self, term, most)
 
     def logits(self, n: int) -> int:
         """How many logits all softmaxes have: (query, token) pairs and (query, span) pairs, and, inside the spans,
@@ -196,6 +198,8 @@ def summaries(exact: Term, levels: Iterable[Spans]) -> Summaries:
 
 def _term(term: Term, name: str, where_: str) -> Term:
     if not isinstance(term, Algebra):
-        raise TermError(f"{name} = {term!r} ({type(term).__name__})", "a pidsl term", where_)
+        given = f"{name} = {term!r} ({type(term).__name__})"
+        check_inside("summaries", term, given, where_)
+        raise TermError(given, "a pidsl term", where_)
     require_concrete(term, "summarise spans")
     return term

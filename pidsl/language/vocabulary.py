@@ -6,16 +6,15 @@ symbol; a wrong one raises `TermError` before anything is built.
 
 from __future__ import annotations
 
-import keyword
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
 from pidsl.errors import TermError
-from pidsl.language.expr import DEEPEST, FloorDiv, Index, Mod, Pred, Symbol, Truth, show, vars_in, walk, whole
+from pidsl.language.expr import Index, Pred, Symbol
 from pidsl.language.grids import halo, neighborhood
+from pidsl.language.sizes import RESERVED, is_symbol_name, size
 from pidsl.language.terms import (
-    LIMIT,
     Blocks,
     Causal,
     Empty,
@@ -29,25 +28,18 @@ from pidsl.language.terms import (
     Term,
     Where,
     Window,
-    checked_size,
-    size,
 )
-from pidsl.language.trees import extent
 
 __all__ = [
     "blocks", "causal", "empty", "full", "halo", "keys", "lags", "neighborhood", "pairs", "queries", "ring", "stride",
     "symbols", "window",
 ]  # fmt: skip
 
-LARGEST = 1 << 18  # operations in a predicate
-
 full = Full()
 empty = Empty()
 causal = Causal()
 
-RESERVED = frozenset(
-    ["i", "j", "n", "m", *__all__, "where", "abs", "minimum", "maximum", "shift", "blocked", "dilated", "T"]
-)
+RESERVED.update(__all__)
 
 
 def symbols(names: str) -> Any:
@@ -79,11 +71,6 @@ def symbols(names: str) -> Any:
     return made[0] if len(made) == 1 else made
 
 
-def is_symbol_name(name: str) -> bool:
-    """Whether a symbol may be called `name`."""
-    return name.isidentifier() and not keyword.iskeyword(name) and name not in RESERVED
-
-
 def window(left: Index, right: Index = 0) -> Term:
     """Attends when `-right <= lag <= left`, both ends included: `window(0)` is the diagonal, `window(3)` holds 4 keys.
 
@@ -99,8 +86,7 @@ def window(left: Index, right: Index = 0) -> Term:
     Raises:
         TermError: a side is negative or not an integer.
     """
-    where = f"window({left!r})" if right == 0 else f"window({left!r}, {right!r})"
-    return Window(size(left, "left", where, least=0), size(right, "right", where, least=0))
+    return Window.made(left, right)
 
 
 def stride(period: Index, phase: Index = 0) -> Term:
@@ -119,13 +105,7 @@ def stride(period: Index, phase: Index = 0) -> Term:
     Raises:
         TermError: period < 1, or phase outside 0 .. period - 1, or either is not an integer.
     """
-    where = f"stride({period!r})" if phase == 0 else f"stride({period!r}, {phase!r})"
-    period = size(period, "period", where, least=1)
-    phase = size(phase, "phase", where, least=None if isinstance(period, int) else 0)
-    if isinstance(period, int) and isinstance(phase, int) and not 0 <= phase < period:
-        hint = f"phase={phase % period}, the same lags"
-        raise TermError(f"phase = {phase}", f"0 <= phase < period = {period}", where, hint)
-    return Stride(period, phase)
+    return Stride.made(period, phase)
 
 
 def lags(*values: Index) -> Term:
@@ -144,12 +124,7 @@ def lags(*values: Index) -> Term:
     Raises:
         TermError: a value is not an integer; a list of lags is `lags(*values)`.
     """
-    where = f"lags({', '.join(map(repr, values))})"
-    for x in values:
-        if isinstance(x, Iterable) and not isinstance(x, str) and whole(x) is None:
-            hint = "lags(*values), every lag an argument of its own"
-            raise TermError(f"lag = {x!r} ({type(x).__name__})", "integers or symbols", where, hint)
-    return Lags(tuple(size(x, "lag", where, least=None) for x in values))
+    return Lags.made(values)
 
 
 def ring(radius: Index) -> Term:
@@ -169,7 +144,7 @@ def ring(radius: Index) -> Term:
     Raises:
         TermError: the radius is negative or not an integer.
     """
-    return Ring(size(radius, "radius", f"ring({radius!r})", least=0))
+    return Ring.made(radius)
 
 
 def keys(start: Index, stop: Index | None = None, step: Index = 1) -> Term:
@@ -188,7 +163,7 @@ def keys(start: Index, stop: Index | None = None, step: Index = 1) -> Term:
     Raises:
         TermError: a bound is not an integer, or step < 1.
     """
-    return Keys(*_slice("keys", start, stop, step))
+    return Keys.made(start, stop, step)
 
 
 def queries(start: Index, stop: Index | None = None, step: Index = 1) -> Term:
@@ -209,16 +184,7 @@ def queries(start: Index, stop: Index | None = None, step: Index = 1) -> Term:
     Raises:
         TermError: a bound is not an integer, or step < 1.
     """
-    return Queries(*_slice("queries", start, stop, step))
-
-
-def _slice(word: str, start: Index, stop: Index | None, step: Index) -> tuple[Index, Index | None, Index]:
-    where = f"{word}({start!r}, {stop!r})" if step == 1 else f"{word}({start!r}, {stop!r}, {step!r})"
-    return (
-        size(start, "start", where, least=None),
-        None if stop is None else size(stop, "stop", where, least=None),
-        size(step, "step", where, least=1),
-    )
+    return Queries.made(start, stop, step)
 
 
 def blocks(size: Index) -> Term:
@@ -235,7 +201,7 @@ def blocks(size: Index) -> Term:
     Raises:
         TermError: size < 1, or not an integer.
     """
-    return Blocks(checked_size(size, "size", f"blocks({size!r})", least=1))
+    return Blocks.made(size)
 
 
 def pairs(values: Iterable[tuple[int, int]]) -> Term:
@@ -275,21 +241,4 @@ def where_pred(pred: Pred) -> Term:
     Raises:
         TermError: a divisor below 1, a constant of magnitude 2**31 and more, or too many operations.
     """
-    for count, e in enumerate(walk(pred)):
-        if count == DEEPEST:  # fewer operations are neither too many nor too deep
-            _check_extent(pred)
-        if isinstance(e, FloorDiv | Mod) and isinstance(e.right, int) and e.right < 1 and vars_in(e.left):
-            raise TermError(f"{show(e)} in a predicate", "a divisor >= 1", "where(...)")
-        if isinstance(e, int) and abs(e) >= LIMIT:
-            raise TermError(f"{e} in a predicate", "constants of magnitude below 2**31", "where(...)")
-    if isinstance(pred, Truth):
-        return full if pred.value else empty
-    return Where(pred, 4 if vars_in(pred) & {"n", "m"} else 2)
-
-
-def _check_extent(pred: Pred) -> None:
-    deep, nodes = extent(pred)
-    if deep > DEEPEST or nodes > LARGEST:
-        given = f"a predicate of {nodes} operations, nested {deep} deep"
-        expected = f"at most {LARGEST} operations, nested at most {DEEPEST} deep"
-        raise TermError(given, expected, "where(...)", "where(a) | where(b), where(a) & where(b), where(a) ^ where(b)")
+    return Where.made(pred)

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from pidsl.errors import SizeError
 from pidsl.language.expr import evaluate, holds, largest, whole
+from pidsl.language.sizes import LIMIT
 from pidsl.language.terms import (
-    LIMIT,
     Blocked,
     Blocks,
     Causal,

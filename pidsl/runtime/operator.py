@@ -1,12 +1,13 @@
 """A program as a differentiable operation of torch: eagerly an autograd.Function, for torch.compile a custom op.
 
-The custom op `pidsl::attention` names the pattern by its source text, so that a compiled or exported graph holds
-nothing but tensors, numbers and strings. Eager calls skip it: its dispatch costs more (about 50 us on one core).
+The custom op `pidsl::attention` names the program by a text, so that a compiled or exported graph holds nothing but
+tensors, numbers and strings. Eager calls skip it: its dispatch costs more (about 50 us on one core).
 A scale that changes between the calls of a graph comes as a tensor: torch fixes the numbers that ops are given.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -15,50 +16,89 @@ import torch
 from torch import Tensor
 
 from pidsl.errors import BackendError
+from pidsl.language.score import PLAIN
 from pidsl.runtime.call.arguments import check_positions, check_scale, raise_faults
-from pidsl.runtime.programs import Program, is_wide, named
-from pidsl.runtime.run_dense.reference import accumulator
+from pidsl.runtime.call.call import Call, Positions, Saved
+from pidsl.runtime.call.dtypes import accumulator
+from pidsl.runtime.call.logits import sink_gradient
+from pidsl.runtime.programs import Compiled, Program, is_wide, named, scored
 
-PLAIN = (Tensor, torch.nn.Parameter)
+ORDINARY = (Tensor, torch.nn.Parameter)
+LEARNED = ("slopes", "bias")  # inputs whose gradients take work of their own
+
+
+def attended(made: Callable[[], Compiled], pattern: str, score: str, backend: str, call: Call) -> tuple[Tensor, Tensor]:
+    """(out, lse) of a program on a checked call; where torch records a graph, as the op that names the program.
+
+    Args:
+        made: the program, for eager calls.
+        pattern, score: the texts that name it for traced ones; no score is "".
+        backend: "triton", "torch" or "reference".
+        call: what to compute.
+    """
+    tensors = call.tensors
+    if not is_traced(*tensors):
+        return _attend(made(), call, tensors)
+    q, k, v, *inputs = tensors
+    numbers = [*call.positions, call.inputs.get("seed", 0)]
+    factor, scale = (call.scale, 0.0) if isinstance(call.scale, Tensor) else (None, call.scale)
+    return attention(q, k, v, inputs, factor, _text(pattern, score, backend), scale, numbers)
 
 
 def is_traced(*tensors: Tensor) -> bool:
     """Whether torch is recording a graph, or a tensor has a dispatch of its own (fake, distributed, meta)."""
     if torch.compiler.is_compiling():
         return True
-    return any(type(x) not in PLAIN or x.device.type == "meta" for x in tensors)
+    return any(type(x) not in ORDINARY or x.device.type == "meta" for x in tensors)
 
 
-def attend(program: Program, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
-    """out [B, Hq, n, Dv] and lse [B, Hq, n] of checked arguments, differentiable once; for eager calls."""
+def recorded(scale: Any) -> Any:
+    """A scale as a traced call hands it to an op: as a tensor unless it is the same in every call of the graph."""
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return scale if has_static_value(scale) else torch.ones((), dtype=torch.float64, device="cpu") * scale
+
+
+def _attend(made: Compiled, call: Call, tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     try:
-        return _Attention.apply(q, k, v, program, scale, offset)  # type: ignore[no-untyped-call]
+        return _Attention.apply(made, call, *tensors)  # type: ignore[no-untyped-call]
     except RuntimeError as e:
-        refuse_transform(e, program)
+        refuse_transform(e, made.plan)
         raise
 
 
-def run_forward(program: Program, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
+def run_forward(program: Program, call: Call) -> tuple[Tensor, Tensor]:
     """`program.forward`, or its result where there is nothing to attend to."""
-    if q.numel() == 0 or k.numel() == 0:
-        out, lse = _empty_results(q, v)
-        return out.zero_(), lse.fill_(-torch.inf)
-    with _no_autocast(q):
-        out, lse = program.forward(q, k, v, scale, offset)
+    call = call.prepared()
+    if call.q.numel() == 0 or call.k.numel() == 0:
+        out, lse = _empty_results(call.q, call.v)
+        sinks = call.inputs.get("sinks")
+        return out.zero_(), lse.fill_(-torch.inf) if sinks is None else lse.copy_(sinks[:, None].expand(lse.shape))
+    with _no_autocast(call.q):
+        out, lse = program.forward(call)
     return owned(out), owned(lse)
 
 
 def run_backward(
-    program: Program, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor | None,
-    grad_lse: Tensor | None, scale: float, offset: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """`program.backward`, or zeros where no gradient can flow."""
-    if q.numel() == 0 or k.numel() == 0 or (grad_out is None and grad_lse is None):
-        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    program: Program, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor | None, grad_lse: Tensor | None,
+    learned: bool,
+) -> list[Tensor | None]:  # fmt: skip
+    """The gradients of `call.tensors`; zeros where none can flow, None where none was asked for."""
+    given, call = call.tensors, call.prepared()
+    if call.q.numel() == 0 or call.k.numel() == 0 or (grad_out is None and grad_lse is None):
+        names = ("q", "k", "v", *call.names)
+        zeros = {name: torch.zeros_like(x) for name, x in zip(names, given, strict=True)}
+        if "sinks" in zeros and grad_lse is not None:
+            zeros["sinks"] = sink_gradient(call.inputs["sinks"], lse, -grad_lse).to(zeros["sinks"].dtype)
+        return [zeros[name] if learned or name not in LEARNED else None for name in names]
     if grad_out is None:
         grad_out = torch.zeros_like(out)
-    with _no_autocast(q):
-        return program.backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
+    with _no_autocast(call.q):
+        dq, dk, dv, of_inputs = program.backward(call, out, lse, grad_out, grad_lse, learned)
+    if not of_inputs:
+        return [dq, dk, dv] + [None] * (len(given) - 3)
+    found = map(of_inputs.get, call.names)
+    return [dq, dk, dv, *(None if x is None else x.to(own.dtype) for x, own in zip(found, given[3:], strict=True))]
 
 
 def owned(x: Tensor) -> Tensor:
@@ -85,19 +125,19 @@ _DENSE = (
 )
 
 
-def refuse_transform(error: RuntimeError, program: Any, *grads: Tensor | None) -> None:
+def refuse_transform(error: RuntimeError, plan: Any, *grads: Tensor | None) -> None:
     """Raise for an error that a transform of torch.func, a vmap or forward mode is to blame for."""
     if isinstance(error, NotImplementedError) and "jvp" in str(error):
-        _refuse_forward_mode(_subject(program), _dense(program))
+        _refuse_forward_mode(_subject(plan), _dense(plan))
     # torch.autograd.grad has a vmap of its own, which is no transform of torch.func
     batched = any(x is not None and torch._C._functorch.is_legacy_batchedtensor(x) for x in grads)
     if isinstance(error, BackendError) or not (batched or torch._C._are_functorch_transforms_active()):
         return
     raise BackendError(
-        f"{_subject(program)} inside a transform of torch.func, or batched gradients",
+        f"{_subject(plan)} inside a transform of torch.func, or batched gradients",
         "a plain call, differentiated by torch.autograd",
         hint="for grad, vjp and jacrev: torch.autograd.grad, or torch.autograd.functional.jacobian without vectorize; "
-        f"for vmap: one more factor of the batch, x.flatten(0, 1); for any of them: {_dense(program)}",
+        f"for vmap: one more factor of the batch, x.flatten(0, 1); for any of them: {_dense(plan)}",
     ) from error
 
 
@@ -111,18 +151,18 @@ def _refuse_second(subject: str, instead: str) -> NoReturn:
     )
 
 
-def check_mode(pattern: str) -> None:
+def check_mode(program: str) -> None:
     """Raise where tangents would be dropped: torch hands a custom op on without them."""
     if torch.autograd.forward_ad._current_level >= 0:
-        _refuse_forward_mode(f"the kernel of {pattern}", _DENSE)
+        _refuse_forward_mode(f"the kernel of {program.split('; ')[0]}", _DENSE)
 
 
-def _subject(program: Any) -> str:
-    return f"the kernel of {getattr(program, 'plan', program).term!r}"
+def _subject(plan: Any) -> str:
+    return f"the kernel of {plan.term!r}"
 
 
-def _dense(program: Any) -> str:
-    if getattr(getattr(program, "plan", program), "score", None) is None:
+def _dense(plan: Any) -> str:
+    if plan.score == PLAIN:
         return _DENSE
     return "the formula of docs/score.md over all pairs, under the mask torch.tensor(term.mask(n, m, offset))"
 
@@ -152,176 +192,181 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> NoReturn:
-        _refuse_forward_mode(_subject(ctx.program), _dense(ctx.program))
+        _refuse_forward_mode(_subject(ctx.plan), _dense(ctx.plan))
 
 
 class _Attention(_Once):
-    """`run_forward`, differentiable once."""
+    """`run_forward`, differentiable once in the tensors of the call, which autograd must see one by one."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, program: Program, scale: float, offset: int
-    ) -> tuple[Tensor, Tensor]:
-        out, lse = run_forward(program, q, k, v, scale, offset)
-        ctx.program, ctx.scale, ctx.offset = program, scale, offset
+    def forward(ctx: Any, made: Compiled, call: Call, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        out, lse = run_forward(made.program, call)
+        ctx.plan = made.plan
         if True in ctx.needs_input_grad and not out.is_inference():
-            ctx.changes = Changes(out, lse)
-            ctx.save_for_backward(q, k, v, out.data, lse.data)
+            ctx.made, ctx.frame, ctx.changes = made, Saved.of(call), Changes(out, lse)
+            ctx.save_for_backward(*tensors, out.data, lse.data)
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-        q, k, v, out, lse = ctx.saved_tensors
-        rest = ctx.program, ctx.scale, ctx.offset
+        *tensors, out, lse = ctx.saved_tensors
+        made, call, needed = ctx.made, ctx.frame.call(tensors), ctx.needs_input_grad[2:]
         try:
             if ctx.changes.happened:
-                out, lse = run_forward(rest[0], q.detach(), k.detach(), v.detach(), *rest[1:])
-            grads = _Gradients.apply(q, k, v, out, lse, grad_out, grad_lse, *rest)  # type: ignore[no-untyped-call]
+                with torch.no_grad():
+                    out, lse = run_forward(made.program, call)
+            given = out, lse, grad_out, grad_lse
+            grads = _Gradients.apply(made, call, *given, _learned(call.names, needed), *tensors)  # type: ignore[no-untyped-call]
         except RuntimeError as e:
-            refuse_transform(e, ctx.program, grad_out, grad_lse)
+            refuse_transform(e, made.plan, grad_out, grad_lse)
             raise
-        return (*_wanted(ctx, grads), None, None, None)
+        return None, None, *(g if n else None for g, n in zip(grads, needed, strict=True))
 
 
 class _Gradients(_Once):
-    """`run_backward`, tied to q, k and v so that asking for a second derivative is an error and never a zero."""
+    """`run_backward`, tied to its tensors so that asking for a second derivative is an error and never a zero."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor | None,
-        grad_lse: Tensor | None, program: Program, scale: float, offset: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        ctx.program = program
-        return run_backward(program, q, k, v, out, lse, grad_out, grad_lse, scale, offset)
+    def forward(ctx: Any, made: Compiled, call: Call, *given: Any) -> tuple[Tensor | None, ...]:
+        ctx.plan = made.plan
+        return tuple(run_backward(made.program, call, *given[:5]))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        _refuse_second(_subject(ctx.program), _dense(ctx.program))
+        _refuse_second(_subject(ctx.plan), _dense(ctx.plan))
 
 
-def _wanted(ctx: Any, grads: tuple[Tensor, Tensor, Tensor]) -> list[Tensor | None]:
-    return [g if needed else None for g, needed in zip(grads, ctx.needs_input_grad, strict=False)]
+def _learned(names: Sequence[str], needed: Sequence[bool]) -> bool:
+    """Whether gradients of slopes or bias are needed; `needed` are those of the tensors of a call."""
+    return any(n and name in LEARNED for name, n in zip(names, needed[3:], strict=True))
 
 
 # -- the same for torch.compile and torch.export -----------------------------------------------------------------
 
 
+def _text(pattern: str, score: str, backend: str) -> str:
+    """What names a program in a graph: no pattern and no score holds a semicolon."""
+    return f"{pattern}; {score}; {backend}"
+
+
 @lru_cache(maxsize=1024)
-def _named(pattern: str, backend: str, wide: bool) -> Program:
-    program: Program = named(pattern, backend, wide)
-    return program
+def _inputs(program: str) -> tuple[str, ...]:
+    """The inputs of a program: those that are tensors, in the order of their names, then the seed."""
+    asked = scored(program.split("; ")[1]).parameters
+    return (*sorted(name for name in asked if name != "seed"), *(name for name in asked if name == "seed"))
 
 
-def checked(q: Tensor, factor: Tensor | None, scale: float, offset: int) -> tuple[float, int]:
-    """The numbers of a call of an op: those that were data when a graph was traced have not been looked at yet."""
-    raise_faults(check_positions("offset", offset, q.shape[2]), "pidsl.attention(q, k, v, ...)")
-    if factor is None:
-        return scale, offset
-    faults, value = check_scale(float(factor))
-    raise_faults(faults, "pidsl.attention(q, k, v, ...)")
-    return value or 0.0, offset
+@lru_cache(maxsize=1024)
+def _named(program: str, wide: bool) -> Program:
+    pattern, score, backend = program.split("; ")
+    return named(pattern, score, backend, wide).program
+
+
+def _given(
+    tensors: Sequence[Tensor], factor: Tensor | None, program: str, scale: float, numbers: Sequence[int]
+) -> tuple[Program, Call]:
+    """The program of an op and its call.
+
+    The numbers that were data when a graph was traced have not been looked at yet.
+    """
+    where = "pidsl.attention(q, k, v, ...)"
+    q, (offset, key_offset, seed), inputs = tensors[0], numbers, _inputs(program)
+    raise_faults(check_positions("offset", offset, q.shape[2]), where)
+    if factor is not None:
+        faults, value = check_scale(float(factor))
+        raise_faults(faults, where)
+        scale = value or 0.0
+    names = inputs[: len(tensors) - 3]
+    frame = Saved(scale, Positions(offset, key_offset), names, {"seed": seed} if "seed" in inputs else {})
+    return _named(program, is_wide(program.rpartition("; ")[2], q.shape[3])), frame.call(tensors)
 
 
 @torch.library.custom_op("pidsl::attention", mutates_args=())
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, factor: Tensor | None, pattern: str, backend: str, scale: float, offset: int
-) -> tuple[Tensor, Tensor]:
-    """`run_forward` of the program for `pattern`."""
-    check_mode(pattern)
-    program = _named(pattern, backend, is_wide(backend, q.shape[3]))
-    return run_forward(program, q, k, v, *checked(q, factor, scale, offset))
+    q: Tensor, k: Tensor, v: Tensor, inputs: list[Tensor], factor: Tensor | None, program: str, scale: float,
+    numbers: list[int],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`run_forward` of the program named `program`: "pattern; score; backend".
+
+    Args:
+        q, k, v: as `Call` has them.
+        inputs: the tensors that the score asks for, in the order of their names.
+        factor: the scale, where it may differ between the calls of a graph.
+        program: names the program.
+        scale: where `factor` is None.
+        numbers: offset, key_offset, seed.
+    """
+    check_mode(program)
+    return run_forward(*_given([q, k, v, *inputs], factor, program, scale, numbers))
 
 
 @attention.register_fake
 def _attention_shapes(
-    q: Tensor, k: Tensor, v: Tensor, factor: Tensor | None, pattern: str, backend: str, scale: float, offset: int
-) -> tuple[Tensor, Tensor]:
-    check_mode(pattern)
+    q: Tensor, k: Tensor, v: Tensor, inputs: list[Tensor], factor: Tensor | None, program: str, scale: float,
+    numbers: list[int],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    check_mode(program)
     return _empty_results(q, v)
 
 
 @torch.library.custom_op("pidsl::attention_backward", mutates_args=())
 def attention_backward(
-    q: Tensor, k: Tensor, v: Tensor, factor: Tensor | None, out: Tensor, lse: Tensor, grad_out: Tensor | None,
-    grad_lse: Tensor | None, pattern: str, backend: str, scale: float, offset: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """`run_backward` of the program for `pattern`."""
-    program = _named(pattern, backend, is_wide(backend, q.shape[3]))
-    grads = run_backward(program, q, k, v, out, lse, grad_out, grad_lse, *checked(q, factor, scale, offset))
-    dq, dk, dv = (x.contiguous() for x in grads)
-    return dq, dk, dv
+    tensors: list[Tensor], results: list[Tensor], grads: list[Tensor | None], factor: Tensor | None, program: str,
+    scale: float, numbers: list[int], learned: bool,
+) -> list[Tensor]:  # fmt: skip
+    """`run_backward` of the program named `program`; an empty tensor for a gradient that there is not.
+
+    Args:
+        tensors: q, k, v and the inputs.
+        results: out, lse.
+        grads: their gradients.
+        factor, program, scale, numbers: as in the forward op.
+        learned: whether gradients of slopes or bias are needed.
+    """
+    (out, lse), (grad_out, grad_lse) = results, grads
+    made, call = _given(tensors, factor, program, scale, numbers)
+    found = run_backward(made, call, out, lse, grad_out, grad_lse, learned)
+    return [x.new_empty(0) if grad is None else grad.contiguous() for x, grad in zip(tensors, found, strict=True)]
 
 
 @attention_backward.register_fake
 def _gradient_shapes(
-    q: Tensor, k: Tensor, v: Tensor, factor: Tensor | None, out: Tensor, lse: Tensor, grad_out: Tensor | None,
-    grad_lse: Tensor | None, pattern: str, backend: str, scale: float, offset: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-    return dq, dk, dv
-
-
-def save(ctx: Any, tensors: tuple[Tensor | None, ...], rest: tuple[Any, ...], results: tuple[Tensor, Tensor]) -> None:
-    """Keep what the backward op takes. Of the results copies, as they may be changed in place: inductor drops them."""
-    ctx.rest = rest
-    ctx.save_for_backward(*tensors, *(x.clone() for x in results))
-    ctx.set_materialize_grads(False)
+    tensors: list[Tensor], results: list[Tensor], grads: list[Tensor | None], factor: Tensor | None, program: str,
+    scale: float, numbers: list[int], learned: bool,
+) -> list[Tensor]:  # fmt: skip
+    names = ("q", "k", "v", *_inputs(program))
+    return [
+        x.new_empty(0) if name in LEARNED and not learned else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        for x, name in zip(tensors, names, strict=False)
+    ]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    save(ctx, inputs[:4], inputs[4:], output)
+    """Keep what the backward op takes. Of the results copies, as they may be changed in place: inductor drops them."""
+    q, k, v, given, factor, *ctx.rest = inputs
+    ctx.save_for_backward(factor, q, k, v, *given, *(x.clone() for x in output))
+    ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-    grads = attention_backward(*ctx.saved_tensors, grad_out, grad_lse, *ctx.rest)
-    return (*_wanted(ctx, grads), None, None, None, None, None)
+def _gradients(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
+    factor, *tensors, out, lse = ctx.saved_tensors
+    program, needed = ctx.rest[0], (*ctx.needs_input_grad[:3], *ctx.needs_input_grad[3])
+    learned = _learned(_inputs(program)[: len(tensors) - 3], needed)
+    found = attention_backward(tensors, [out, lse], [grad_out, grad_lse], factor, *ctx.rest, learned)
+    grads = [grad if n else None for grad, n in zip(found, needed, strict=True)]
+    return *grads[:3], grads[3:], None, None, None, None
 
 
 attention.register_autograd(_gradients, setup_context=_save)
 
 
 def _name(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.pattern = next(x for x in inputs if isinstance(x, str))
+    ctx.program = next(x for x in inputs if isinstance(x, str))
 
 
 def _no_second(ctx: Any, *grads: Any) -> NoReturn:
-    _refuse_second(f"the kernel of {ctx.pattern}", _DENSE)
+    _refuse_second(f"the kernel of {ctx.program.split('; ')[0]}", _DENSE)
 
 
-def once(op: Any) -> None:
-    """Asking for the derivative of an op of gradients is an error, and never a zero."""
-    op.register_autograd(_no_second, setup_context=_name)
-
-
-once(attention_backward)
-
-
-def attended(made, pattern, score, backend, call):
-    from pidsl.runtime import score_operator
-    from pidsl.runtime.call.parameters import Parameters
-
-    q, k, v = call[:3]
-    offset = call.positions.offset
-
-    def numbers(*names):
-        if isinstance(call.scale, Tensor):
-            return call.scale, *names, backend, 0.0, offset
-        return None, *names, backend, call.scale, offset
-
-    if not score:
-        if is_traced(q, k, v):
-            return attention(q, k, v, *numbers(pattern))
-        return attend(made().program, q, k, v, call.scale, offset)
-    i = call.inputs
-    P = Parameters(i.get("slopes"), i.get("bias"), i.get("sinks"), i.get("temperature"), i.get("seed") or 0)
-    if is_traced(q, k, v, *(x for x in P.tensors if x is not None)):
-        return score_operator.attention(q, k, v, *P.tensors, *numbers(pattern, score), P.seed)
-    return score_operator.attend(made().program, q, k, v, call.scale, offset, P)
-
-
-def recorded(scale: Any) -> Any:
-    """A scale as a traced call hands it to an op: as a tensor unless it is the same in every call of the graph."""
-    from torch.fx.experimental.symbolic_shapes import has_static_value
-
-    return scale if has_static_value(scale) else torch.ones((), dtype=torch.float64, device="cpu") * scale
+attention_backward.register_autograd(_no_second, setup_context=_name)

@@ -19,16 +19,18 @@ import torch
 from torch import Tensor
 
 from pidsl.language.heads import Heads
-from pidsl.language.parse import parse, parse_heads
-from pidsl.language.score import Score, parse_score
+from pidsl.language.parse import parse, parse_term
+from pidsl.language.score import PLAIN, Score
 from pidsl.language.terms import Ring, Term, walk
 from pidsl.language.trace import where
+from pidsl.runtime.call.call import Call, Gradients
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
 
 KEPT = 512  # programs kept; the least recently used go first
 WIDE_HEAD_DIM = 128  # above it, Triton's tiles are smaller
+
 
 Called = TypeVar("Called", bound=Callable[..., Any])
 
@@ -47,28 +49,49 @@ for word in (parse, where):  # they read source and signatures, which torch cann
 
 
 class Program(Protocol):
-    """What a backend makes of a plan. Sizes are positive here: empty calls never reach a program."""
+    """What a backend makes of a plan and its score. Sizes are positive here: empty calls never reach a program."""
 
     @property
     def source(self) -> str:
         """The text of the generated program."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
-        """out [B, Hq, n, Dv] in q's dtype, and lse [B, Hq, n], natural log, float32 (float64 for float64)."""
+    def forward(self, call: Call) -> tuple[Tensor, Tensor]:
+        """out [B, Hq, n, Dv] in q's dtype, and lse [B, Hq, n], natural log, float32 (float64 for float64).
+
+        Rows without keys have 0 and -inf. With sinks, lse is the logarithm of the whole denominator.
+        """
 
     def backward(
-        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
-        scale: float, offset: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """The gradients of q, k and v, of their shapes and dtypes."""
+        self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool
+    ) -> Gradients:
+        """The gradients of q, k and v, of their shapes and dtypes, and those of the inputs, by name.
+
+        Args:
+            call, out, lse: what `forward` was given and returned.
+            grad_out, grad_lse: the gradients of its results; None is zero.
+            learned: whether those of slopes and bias are wanted.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A plan and its program; with a score a `ScoredProgram`, whose calls take parameters too."""
+    """A plan and its program."""
 
     plan: Plan
-    program: Any
+    program: Program
+
+
+def structure(score: Score | None) -> Score:
+    """What decides which program it is: the score without its scale, which every call brings; `PLAIN` for nothing."""
+    if score is None:  # what torch traces, should find no numbers here
+        return PLAIN
+    bare = replace(score, scale=None)
+    return PLAIN if bare == PLAIN else bare
+
+
+def scored(text: str) -> Score:
+    """The score that a text names, "" that of plain attention."""
+    return parse(text) if text else PLAIN
 
 
 def is_wide(backend: str, head_dim: int) -> bool:
@@ -76,14 +99,14 @@ def is_wide(backend: str, head_dim: int) -> bool:
     return backend == "triton" and head_dim > WIDE_HEAD_DIM
 
 
-def compiled(term: Term, backend: str, wide: bool, score: Score | None = None) -> Compiled:
+def compiled(term: Term, backend: str, wide: bool, score: Score = PLAIN) -> Compiled:
     """The program for `term`, made on first use. Safe to call from several threads.
 
     Args:
         term: the pattern, without symbols.
         backend: "triton", "torch" or "reference".
         wide: the class of the head dimension, see `is_wide`.
-        score: what happens to the logits; None: nothing.
+        score: what happens to the logits, see `structure`.
     """
     with _alone():
         return _compiled(term, backend, 256 if wide else 64, score)
@@ -97,8 +120,37 @@ def _alone() -> AbstractContextManager[Any]:
 
 
 @lru_cache(maxsize=KEPT)
-def _compiled(term: Term, backend: str, head_dim: int, score: Score | None) -> Compiled:
-    return _shown(_make(term, backend, head_dim) if score is None else _make_scored(term, backend, head_dim, score))
+def _compiled(term: Term, backend: str, head_dim: int, score: Score) -> Compiled:
+    if backend == "reference":
+        from pidsl.codegen.plan.nodes import Plan
+
+        note = "dense scores under the oracle's mask, in chunks of rows: O(n * m) time, for judging other backends"
+        return _made(Plan(term, backend, (), None, None, None, notes=(note,)), score)
+
+    from pidsl.codegen.lower import lower
+
+    return _made(lower(term, backend, head_dim), score)
+
+
+def _made(plan: Plan, score: Score) -> Compiled:
+    """The program of a plan, on the plan's backend."""
+    plan = replace(plan, score=score)
+    made: Program
+    match plan.backend:
+        case "triton":
+            from pidsl.runtime.run_triton.program import TritonProgram
+
+            made = TritonProgram(plan)
+        case "torch":
+            from pidsl.runtime.run_torch.program import TorchProgram
+
+            made = TorchProgram(plan)
+        case _:
+            from pidsl.runtime.run_dense.reference import ReferenceProgram
+
+            assert not isinstance(plan.term, Heads)
+            made = ReferenceProgram(plan.term, score)
+    return _shown(Compiled(plan, made))
 
 
 def _shown(made: Compiled) -> Compiled:
@@ -111,7 +163,7 @@ def _shown(made: Compiled) -> Compiled:
     return made
 
 
-def together(heads: Heads, wide: bool, score: Score | None = None) -> Compiled | None:
+def together(heads: Heads, wide: bool, score: Score = PLAIN) -> Compiled | None:
     """The Triton program that serves all heads in one launch of each pass, where their layouts agree; else None.
 
     Args:
@@ -119,95 +171,46 @@ def together(heads: Heads, wide: bool, score: Score | None = None) -> Compiled |
         wide: the class of the head dimension, see `is_wide`.
         score: what happens to the logits. One with dropout has no such program: each launch has a seed of its own.
     """
-    if len(heads.distinct) == 1 or (score is not None and score.dropout):
+    if len(heads.distinct) == 1 or score.dropout:
         return None
     with _alone():
         return _together(heads, 256 if wide else 64, score)
 
 
 @lru_cache(maxsize=KEPT)
-def _together(heads: Heads, head_dim: int, score: Score | None) -> Compiled | None:
+def _together(heads: Heads, head_dim: int, score: Score) -> Compiled | None:
     from pidsl.codegen.choice.together import together
     from pidsl.codegen.lower import lower
 
     plan = together(heads, lambda term, size: lower(term, "triton", head_dim, size))
-    return None if plan is None else _shown(_on_triton(plan, score))
+    return None if plan is None else _made(plan, score)
 
 
-def named(pattern: str, backend: str, wide: bool, score: Score | None = None) -> Any:
-    """The program for a pattern, or for heads that run together, by its text."""
-    if not pattern.startswith("heads("):
-        return compiled(parse(pattern), backend, wide, score).program
-    made = together(parse_heads(pattern), wide, score)
+def named(pattern: str, score: str, backend: str, wide: bool) -> Compiled:
+    """The program for a pattern, or for heads that run together, and a score, by their texts."""
+    made = _by_text(pattern, score, backend, wide)
     assert made is not None, pattern
-    return made.program
+    return made
 
 
 @untraced
-def prepared(pattern: str, backend: str, structure: str | None, wide: bool = False) -> bool:
+def prepared(pattern: str, score: str, backend: str, wide: bool = False) -> bool:
     """Whether there is a program for a pattern, or for heads together, made now; None of it is traced by torch.
 
     A term that is built inside a function that torch traces is no object of Python yet: it comes as its text.
     """
-    score = parse_score(structure) if structure else None
-    if pattern.startswith("heads("):
-        return together(parse_heads(pattern), wide, score) is not None
-    compiled(parse(pattern), backend, wide, score)
-    return True
+    return _by_text(pattern, score, backend, wide) is not None
 
 
-def _make(term: Term, backend: str, head_dim: int) -> Compiled:
-    if backend == "reference":
-        from pidsl.codegen.plan.nodes import Plan
-        from pidsl.runtime.run_dense.reference import ReferenceProgram
-
-        note = "dense scores under the oracle's mask, in chunks of rows: O(n * m) time, for judging other backends"
-        return Compiled(Plan(term, backend, (), None, None, None, notes=(note,)), ReferenceProgram(term))
-
-    from pidsl.codegen.lower import lower
-
-    plan = lower(term, backend, head_dim)
-    if backend == "triton":
-        return _on_triton(plan, None)
-
-    from pidsl.runtime.run_torch.program import TorchProgram
-
-    return Compiled(plan, TorchProgram(plan))
-
-
-def _make_scored(term: Term, backend: str, head_dim: int, score: Score) -> Compiled:
-    if backend == "reference":
-        from pidsl.runtime.run_dense.score_reference import ScoredReference
-
-        return Compiled(replace(_make(term, backend, head_dim).plan, score=score), ScoredReference(term, score))
-
-    from pidsl.codegen.lower import lower
-
-    if backend == "triton":
-        return _on_triton(lower(term, backend, head_dim), score)
-    plan = replace(lower(term, backend, head_dim), score=score)
-
-    from pidsl.runtime.run_torch.program import ScoredTorchProgram
-
-    return Compiled(plan, ScoredTorchProgram(plan))
-
-
-def _on_triton(plan: Plan, score: Score | None) -> Compiled:
-    if score is None:
-        from pidsl.runtime.run_triton.program import TritonProgram
-
-        return Compiled(plan, TritonProgram(plan))
-
-    from pidsl.runtime.run_triton.score_program import ScoredTritonProgram
-
-    plan = replace(plan, score=score)
-    return Compiled(plan, ScoredTritonProgram(plan))
+def _by_text(pattern: str, score: str, backend: str, wide: bool) -> Compiled | None:
+    found, asked = parse(pattern), scored(score)
+    return together(found, wide, asked) if isinstance(found, Heads) else compiled(found, backend, wide, asked)
 
 
 @untraced
 def rings(pattern: str) -> bool:
     """Whether a pattern, by its text, holds a ring."""
-    return any(isinstance(t, Ring) for t in walk(parse(pattern)))
+    return any(isinstance(t, Ring) for t in walk(parse_term(pattern)))
 
 
 @untraced

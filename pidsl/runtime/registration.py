@@ -12,7 +12,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 
-OPS = "pidsl.runtime.score_operator"  # imports the plain ones too
+OPS = "pidsl.runtime.operator"
 
 
 def register() -> None:

@@ -22,7 +22,7 @@ from pidsl.codegen.plan.nodes import Plan
 from pidsl.codegen.plan.walks import Runs
 from pidsl.errors import ParseError, PlanError, TermError
 from pidsl.language.expr import Compare, Truth, Var
-from pidsl.language.parse import parse_heads
+from pidsl.language.parse import parse
 from pidsl.language.terms import Term
 from pidsl.runtime.run_triton.program import Launch
 from pidsl.testing import Inputs, Shapes, assert_matches_dense, inputs, shapes
@@ -162,12 +162,12 @@ def test_named_in_a_graph() -> None:
 
 def test_heads_are_read_back() -> None:
     for h in (NEAR, heads([(1, window(3) | stride(4) & causal)])):
-        assert parse_heads(repr(h)) == h
-    for text in ("causal", "heads()", "heads([causal])", "heads([(2, 3)])", "heads([(x, causal)])"):
+        assert parse(repr(h)) == h
+    for text in ("heads()", "heads([causal])", "heads([(2, 3)])", "heads([(x, causal)])"):
         with pytest.raises(ParseError):
-            parse_heads(text)
+            parse(text)
     with pytest.raises(TermError, match="at least 1"):
-        parse_heads("heads([(0, causal)])")
+        parse("heads([(0, causal)])")
 
 
 def test_wide_heads_have_tiles_of_their_own() -> None:

@@ -23,6 +23,7 @@ from pidsl.codegen.plan.nodes import Plan
 from pidsl.errors import PlanError
 from pidsl.language.expr import Add, Sub, Truth
 from pidsl.language.terms import Term
+from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.run_torch.program import TorchProgram
 
 SKEWED = where(lambda i, j: (2 * i - 3 * j) % 11 < 6) & window(40)
@@ -116,13 +117,14 @@ def differs(plan: Plan, term: Term) -> str:
         if plan.backend == "torch":
             generator = torch.Generator().manual_seed(n)
             q, k, v = (torch.randn(1, 1, x, 4, dtype=torch.float64, generator=generator) for x in (n, m, m))
-            out, lse = TorchProgram(plan).forward(q, k, v, 0.5, offset)
+            call = Call(q, k, v, 0.5, Positions(offset))
+            out, lse = TorchProgram(plan).forward(call)
             q.requires_grad_(True)
             found = attention(expected, q, k, v)
             if not torch.allclose(out, found, atol=1e-9):
                 return f"program at {n, m, offset}"
             gradient = torch.autograd.grad(found.sum(), q)[0]
-            given = (q.detach(), k, v, out, lse, torch.ones_like(out), None, 0.5, offset)
+            given = (call._replace(q=q.detach()), out, lse, torch.ones_like(out), None, False)
             if not torch.allclose(TorchProgram(plan).backward(*given)[0], gradient, atol=1e-9):
                 return f"gradient at {n, m, offset}"
     return ""

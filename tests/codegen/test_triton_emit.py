@@ -46,6 +46,7 @@ from pidsl.language.expr import (
     Var,
 )  # fmt: skip
 from pidsl.language.terms import Term
+from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.run_triton.program import TritonProgram
 from pidsl.testing import terms
 
@@ -74,10 +75,9 @@ class Case:
     scale: float = 0.3
 
     def run(self, program: TritonProgram) -> dict[str, Tensor]:
-        out, lse = program.forward(self.q, self.k, self.v, self.scale, self.offset)
-        grads = program.backward(
-            self.q, self.k, self.v, out, lse, self.grad_out, self.grad_lse, self.scale, self.offset
-        )
+        call = Call(self.q, self.k, self.v, self.scale, Positions(self.offset))
+        out, lse = program.forward(call)
+        *grads, _ = program.backward(call, out, lse, self.grad_out, self.grad_lse, False)
         return dict(zip(("out", "lse", "dq", "dk", "dv"), (out, lse, *grads), strict=True))
 
     def dense(self, term: Term) -> dict[str, Tensor]:

@@ -15,9 +15,9 @@ from pidsl import causal, heads, keys, lags, neighborhood, pairs, score, stride,
 from pidsl.codegen.choice.together import together
 from pidsl.codegen.lower import lower
 from pidsl.codegen.plan.nodes import Plan
-from pidsl.runtime.call.parameters import Parameters
-from pidsl.runtime.run_triton.program import Launch
-from pidsl.runtime.run_triton.score_program import ScoredTritonProgram
+from pidsl.runtime.call.call import Call, Positions
+from pidsl.runtime.run_triton.launch import Launch
+from pidsl.runtime.run_triton.program import TritonProgram
 
 LIST = pairs([(x, y) for x in range(8) for y in (0, x)])
 SCORE = score(softcap=50.0, alibi=True, bias=(0, 63), sinks=True, temperature=True, dropout=0.1)
@@ -49,13 +49,12 @@ def meta(*shape: int) -> Tensor:
 def launches(plan: Plan, q: Tensor, k: Tensor, v: Tensor, go: Tensor | None = None) -> list[Launch]:
     """All of the forward and the backward pass."""
     by_head = torch.empty(q.shape[1], dtype=torch.float32, device="meta")
-    parameters = Parameters(by_head, by_head[:, None].expand(-1, 64), by_head, by_head)
-    program = ScoredTritonProgram(plan).given(parameters)
-    forward, _, lse = program.forward_launches(q, k, v, 0.1, 0)
+    inputs = dict.fromkeys(("slopes", "sinks", "temperature"), by_head)
+    call = Call(q, k, v, 0.1, inputs={**inputs, "bias": by_head[:, None].expand(-1, 64), "seed": 0})
+    program = TritonProgram(plan)
+    forward, _, lse = program.forward_launches(call)
     out = meta(*q.shape[:3], v.shape[3])
-    shared = program.backward_arguments(q, k, v, out, lse, out if go is None else go, lse, 0.1, 0)
-    backward, *_ = program.gradient_launches(shared, q, k, v)
-    return [*forward, *backward, *program.score_launches(shared, q)[0]]
+    return forward + program.backward_launches(call, out, lse, out if go is None else go, lse, learned=True)[0]
 
 
 def calls(past: bool) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
@@ -121,7 +120,7 @@ def test_offsets_of_columns_and_of_the_bias_table_are_as_wide_as_they_must_be() 
 
 def test_positions_count_too() -> None:
     q = meta(1, 1, 64, 8)
-    program = ScoredTritonProgram(PLANS["band"]())
+    program = TritonProgram(PLANS["band"]())
     for offset, index in ((0, tl.int32), (2**31 - 70, tl.int64)):
-        forward, *_ = program.forward_launches(q, q, q, 0.1, offset)
+        forward, *_ = program.forward_launches(Call(q, q, q, 0.1, Positions(offset)))
         assert {launch.arguments["INDEX"] for launch in forward} == {index}

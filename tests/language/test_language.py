@@ -509,7 +509,7 @@ REFUSED = [
     ("window(3) stride(4)", 10, "syntax error"),
     ("windw(3)", 0, "unknown word 'windw' one of window"),
     ("full | strid", 7, "unknown word 'strid'"),
-    ("full | window", 7, "`window` without its sizes window(left, right)"),
+    ("full | window", 7, "`window` without its arguments window(left, right)"),
     ("where", 0, "`where` without its arguments"),
     ("causal()", 0, "without parentheses"),
     ("k", 0, "unknown word 'k'"),
@@ -538,9 +538,9 @@ REFUSED = [
     ("window(k // 0)", 7, "divides by zero"),
     ("window(f(3))", 7, "`f(3)` as a size"),
     ("lags(values=3)", 0, "lags(0, 1, 2)"),
-    ("pairs([(0, 1), (k, 2)])", 15, "a pair of integers"),
+    ("pairs([(0, 1), (k, 2)])", 16, "`k` a number"),
     ("pairs([(0, 1), 3])", 15, "`3`"),
-    ("pairs(3)", 0, "one list of pairs"),
+    ("pairs(3)", 6, "a list"),
     ("where(causal)", 0, "one lambda"),
     ("where(lambda i: i < 3)", 6, "lambda i, j"),
     ("where(lambda i, j=3: i < 3)", 6, "lambda i, j"),
@@ -628,8 +628,8 @@ MESSAGES = [
     (
         lambda: parse("window(3) | strides(4)"),
         "unknown word 'strides'\n"
-        "  expected: one of full, empty, causal, window, stride, ring, keys, queries, blocks, lags, pairs, "
-        "neighborhood, halo, where\n"
+        "  expected: one of causal, empty, full, blocks, halo, keys, lags, neighborhood, pairs, queries, ring, stride, "
+        "window, where, gate, heads, layers, score, spans, summaries, or a name of pidsl.patterns\n"
         "  where: \n"
         "    window(3) | strides(4)\n"
         "                ^\n"

@@ -1,11 +1,12 @@
 """The library of patterns: small masks one can check by eye, every reading against its set, and what is claimed."""
 
+import math
+
 import numpy as np
 import pytest
 
 import pidsl
 from pidsl.patterns import dense_attention, pi_attention, pi_branches, pi_gate, pi_layers, ring_attention
-from pidsl.relation.reach import Reach, reach
 
 
 def lag(n: int) -> np.ndarray:
@@ -95,29 +96,33 @@ def test_dense_attention() -> None:
 def test_reach_of_the_single_skip(k: int, period: int) -> None:
     """Farthest lag `period L`; contiguous `k L` until L reaches c = ceil((period - 1) / k), slope `period` after."""
     c = max(1, -(-(period - 1) // k))
+    pi = pi_attention(k, period)
     for depth in range(1, 9):
         contiguous = k * depth if depth < c else period * (depth + 1 - c) + k * (c - 1)
-        assert reach(pi_attention(k, period), 1000, depth) == Reach(period * depth, contiguous)
+        assert (pi.farthest(depth)(n=1000), pi.contiguous(depth)(n=1000)) == (period * depth, contiguous)
 
 
 def test_the_published_bound_is_not_one_for_a_skip_in_every_layer() -> None:
     """k L + period ceil(log2 L) = 112 for k=4, period=16, L=12."""
-    assert reach(pi_attention(4, 16), 4096, 12) == Reach(farthest=192, contiguous=156)
+    pi = pi_attention(4, 16)
+    assert (pi.farthest(12)(n=4096), pi.contiguous(12)(n=4096)) == (192, 156)
 
 
 @pytest.mark.parametrize("depth", range(1, 13))
 def test_the_schedule_keeps_the_logarithmic_bound(depth: int) -> None:
     skips = depth.bit_length()  # 1 + floor(log2 depth)
-    found = reach(pi_layers(4, 16, depth), 1000)
-    assert found.farthest == 4 * (depth - skips) + 16 * skips
+    found = pidsl.layers(pi_layers(4, 16, depth)).farthest()
+    assert found.is_exact and found(n=1000) == 4 * (depth - skips) + 16 * skips
 
 
 def test_the_comb_reaches_everything_in_a_number_of_layers_that_n_does_not_enter() -> None:
     k, period = 3, 16
     depth = 1 + -(-(period - 1) // k)
+    comb = pi_attention(k, period, skip="comb")
+    enough, fewer = comb.contiguous(depth), comb.contiguous(depth - 1)
+    assert enough.is_exact and fewer.is_exact
     for n in (100, 1000, 100_000):
-        assert reach(pi_attention(k, period, skip="comb"), n, depth).contiguous == n - 1
-        assert reach(pi_attention(k, period, skip="comb"), n, depth - 1).contiguous < n - 1
+        assert enough(n=n) == n - 1 > fewer(n=n)
 
 
 STACKS = [
@@ -137,14 +142,7 @@ def test_reach_is_that_of_the_dense_masks(stack: list, n: int) -> None:
     seen = np.eye(n, dtype=bool)
     for layer in stack:
         seen = layer.mask(n).astype(int) @ seen.astype(int) > 0
-    past = lag(n) >= 0
-    reached, missing = lag(n)[seen & past], lag(n)[~seen & past]
-    contiguous = missing.min() - 1 if missing.size else n - 1
-    expected = Reach(reached.max() if reached.size else None, contiguous if contiguous >= 0 else None)
-    assert reach(stack, n) == expected
-
-
-def test_reach_asks_for_a_layer_and_a_token() -> None:
-    for stack, n in (([], 4), (pidsl.causal, 0)):
-        with pytest.raises(pidsl.SizeError):
-            reach(stack, n)
+    reached, missing = lag(n)[seen], lag(n)[~seen & (lag(n) >= 0)]
+    farthest, contiguous = pidsl.layers(stack).farthest(), pidsl.layers(stack).contiguous()
+    assert farthest.is_exact and farthest(n=n) == (reached.max() if reached.size else -math.inf)
+    assert contiguous.is_exact and contiguous(n=n) == (missing.min() - 1 if missing.size else n - 1)

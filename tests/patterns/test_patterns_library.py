@@ -56,7 +56,6 @@ from pidsl.patterns import (
 from pidsl.patterns.families import Call, families
 from pidsl.patterns.page import reference, waste
 from pidsl.patterns.spellings import OTHERS, SPELLINGS, Spelling
-from pidsl.relation.reach import reach
 from pidsl.testing import Inputs, assert_matches_dense
 
 Mask = NDArray[np.bool_]
@@ -505,8 +504,8 @@ def test_the_butterfly_connects_every_pair_once(base: int, stages: int, block: i
 
 @pytest.mark.parametrize(("layers", "base"), [(4, 2), (3, 3)])
 def test_the_base_schedule_reaches_every_lag(layers: int, base: int) -> None:
-    found = reach(list(base_layers(layers, base)), 200)
-    assert found.contiguous == found.farthest == base**layers - 1
+    schedule = base_layers(layers, base)
+    assert schedule.contiguous()(n=200) == schedule.farthest()(n=200) == base**layers - 1
 
 
 def test_the_heads_of_s2_cover_the_context() -> None:

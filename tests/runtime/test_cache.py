@@ -81,12 +81,13 @@ def test_a_kernel_runs_after_its_file_is_gone(home: Path, monkeypatch: pytest.Mo
 
     from pidsl import window
     from pidsl.codegen.lower import lower
+    from pidsl.runtime.call.call import Call
     from pidsl.runtime.run_triton.program import TritonProgram
 
     made = TritonProgram(lower(window(37)))
     made.path.unlink()
     q, k, v = tensors(9, 9, heads=1, kv_heads=1)
-    torch.testing.assert_close(made.forward(q, k, v, 0.25, 0)[0], dense(window(37), q, k, v, 0.25)[0].float())
+    torch.testing.assert_close(made.forward(Call(q, k, v, 0.25))[0], dense(window(37), q, k, v, 0.25)[0].float())
 
 
 def test_several_processes_share_a_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

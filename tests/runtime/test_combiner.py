@@ -203,7 +203,7 @@ def test_wrong_summaries() -> None:
         summaries(pidsl.window(pidsl.symbols("k")), [])
     with pytest.raises(TermError, match="level 0: causal"):
         summaries(causal, [causal])  # type: ignore[list-item]
-    with pytest.raises(TermError, match="a pattern, or heads"):
+    with pytest.raises(TermError, match="layers or summaries, one of the two"):
         pidsl.layers([combiner_fixed(4)])  # type: ignore[list-item]
     for call in (
         lambda: combiner_fixed(0), lambda: combiner_logsparse(0), lambda: combiner_axial(0),

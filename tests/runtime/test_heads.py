@@ -82,8 +82,9 @@ def test_symbols() -> None:
         ),
         (
             [(4, gate(a=causal))],
-            "group 0: gate(a=causal) (Gate)\n  expected: a pidsl term\n  where: heads([(count, term), ...])\n"
-            "  try: a kernel for the gate, called with its query heads: compile(gate)(q[:, :4], k, v, weights)",
+            "group 0: gate(a=causal) (Gate)\n  expected: heads or gate, one of the two: the branches of a gate are "
+            "weighed for all heads of a call\n  where: heads([(count, term), ...])\n"
+            "  try: a kernel for each, called with its query heads: compile(gate)(q[:, :4], k, v, weights)",
         ),
     ],
     ids=["empty", "no heads", "turned round", "no pair", "text", "gate"],
@@ -97,7 +98,7 @@ def test_wrong_heads(groups: Any, text: str) -> None:
 def test_heads_are_not_terms() -> None:
     with pytest.raises(TermError, match="a pidsl term on both sides"):
         window(3) | MIXED  # type: ignore[operator]
-    with pytest.raises(TermError, match="a kernel for each group of heads"):
+    with pytest.raises(TermError, match="a kernel for each, called"):
         gate(a=MIXED)  # type: ignore[arg-type]
 
 
@@ -432,5 +433,5 @@ def test_information_flows_over_any_head() -> None:
     assert layers([heads([(1, window(k)), (1, causal)]), window(k)]).bind(k=2)[0][0] == window(2)
     with pytest.raises(TermError, match="a schedule of patterns"):
         pidsl.compare([schedule], n=64, layers=2)
-    with pytest.raises(TermError, match="a pattern, or heads"):
+    with pytest.raises(TermError, match="layers or gate, one of the two"):
         layers([gate(a=causal)])  # type: ignore[list-item]

@@ -67,7 +67,7 @@ OUT, LSE = torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4)
         ([(OUT, LSE), (OUT, LSE, LSE)], "result 1: tuple"),
         ([(OUT, None)], "lse of result 0: NoneType\n  expected: a torch.Tensor"),
         ([(OUT, OUT)], "lse of result 0: shape [1, 2, 4, 8]\n  expected: [1, 2, 4], as its out"),
-        ([(OUT, LSE), (OUT[:, :1], LSE[:, :1])], "out of result 1: shape [1, 1, 4, 8]"),
+        ([(OUT, LSE), (OUT[:, :1], LSE[:, :1])], "out of result 1: shape ([1, 1, 4, 8])"),
         ([(OUT, LSE), (OUT.double(), LSE)], "out of result 1: dtype torch.float64\n  expected: torch.float32"),
         ([(OUT, LSE), (OUT.to("meta"), LSE.to("meta"))], "out of result 1: device meta"),
         ([(OUT, None), (OUT, OUT)], "2 faults in merge([(out, lse), ...])"),

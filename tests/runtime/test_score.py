@@ -36,7 +36,6 @@ from pidsl import (
     stride,
     window,
 )
-from pidsl.language.score import parse_score
 from pidsl.patterns import combiner_fixed
 from pidsl.runtime.call import dropout
 from pidsl.testing import Inputs, assert_matches_dense, inputs, shapes, terms
@@ -80,7 +79,7 @@ def check(term: Term, s: Score, backend: Any, given: Inputs) -> None:
 def test_value(parts: dict[str, Any]) -> None:
     s = score(**parts)
     assert s == score(**parts) and hash(s) == hash(score(**parts)) and s != score(softcap=1.0)
-    assert eval(repr(s), vars(pidsl)) == s == parse_score(repr(s))
+    assert eval(repr(s), vars(pidsl)) == s == pidsl.parse(repr(s))
     assert pickle.loads(pickle.dumps(s)) == copy.deepcopy(s) == s
     with pytest.raises(AttributeError):
         s.softcap = 3.0  # type: ignore[misc]
@@ -91,7 +90,7 @@ def test_text() -> None:
     assert repr(score()) == "score()"
     for text in ("score(softcap=f())", "print(1)", "score(1)", "score(loud=2)", "score(", "score(**x)"):
         with pytest.raises(ParseError):
-            parse_score(text)
+            pidsl.parse(text)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from pidsl.codegen.plan.walks import Diagonal, Layout, Run, Sweep
 from pidsl.language.algebra import settled
 from pidsl.language.expr import And, Compare, FloorDiv, Max, Min, Mod, Not, Or, Pred, Truth, Var
 from pidsl.language.terms import Term
+from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.run_torch import bands as schedule
 from pidsl.runtime.run_torch import diagonals as diagonal_ops
 from pidsl.runtime.run_torch import passes, tile_ops
@@ -263,6 +264,10 @@ class Inputs:
     grad_out: Tensor
     grad_lse: Tensor | None
 
+    @property
+    def call(self) -> Call:
+        return Call(self.q, self.k, self.v, self.scale, Positions(self.offset))
+
     def exact(self) -> list[Tensor]:
         return [x.detach().double().requires_grad_() for x in (self.q, self.k, self.v)]
 
@@ -296,7 +301,7 @@ def check(case: Case, program: TorchProgram, x: Inputs, tolerance: float) -> Non
     mask = case.mask(x.q.shape[2], x.k.shape[2], x.offset)
     exact = x.exact()
     want_out, want_lse = reference(*exact, mask, x.scale)
-    out, lse = program.forward(x.q, x.k, x.v, x.scale, x.offset)
+    out, lse = program.forward(x.call)
     assert out.dtype == x.q.dtype
     assert lse.dtype == passes.working_dtype(x.q.dtype)
     dead = torch.from_numpy(~mask.any(-1)) if mask.shape[1] else torch.ones(mask.shape[0], dtype=torch.bool)
@@ -309,7 +314,7 @@ def check(case: Case, program: TorchProgram, x: Inputs, tolerance: float) -> Non
     if x.grad_lse is not None:
         loss = loss + (want_lse * x.grad_lse.double())[:, :, ~dead].sum()
     want = torch.autograd.grad(loss, exact)
-    got = program.backward(x.q, x.k, x.v, out, lse, x.grad_out, x.grad_lse, x.scale, x.offset)
+    *got, _ = program.backward(x.call, out, lse, x.grad_out, x.grad_lse, False)
     for g, w, like in zip(got, want, (x.q, x.k, x.v), strict=True):
         assert g.dtype == like.dtype
         close(g, w, 2 * tolerance)
@@ -382,8 +387,8 @@ def test_the_same_bits_every_run(case: Case, program: TorchProgram) -> None:
     x = inputs(100, 100)
     runs = []
     for made in (program, program, TorchProgram(case.plan)):
-        out, lse = made.forward(x.q, x.k, x.v, x.scale, 0)
-        runs.append([out, lse, *made.backward(x.q, x.k, x.v, out, lse, x.grad_out, None, x.scale, 0)])
+        out, lse = made.forward(x.call)
+        runs.append([out, lse, *made.backward(x.call, out, lse, x.grad_out, None, False)[:3]])
     for again in runs[1:]:
         assert all(torch.equal(first, second) for first, second in zip(runs[0], again, strict=True))
 
@@ -402,8 +407,8 @@ def test_unattended_keys_and_rows_may_hold_nan() -> None:
                 tensor[:, :, torch.from_numpy(~mask.any(0))] = torch.nan
         results = []
         for y in (x, poisoned):
-            out, lse = program.forward(y.q, y.k, y.v, y.scale, 0)
-            results.append([out, lse, *program.backward(y.q, y.k, y.v, out, lse, y.grad_out, None, y.scale, 0)])
+            out, lse = program.forward(y.call)
+            results.append([out, lse, *program.backward(y.call, out, lse, y.grad_out, None, False)[:3]])
         for clean, other in zip(*results, strict=True):
             assert torch.equal(clean, other), name
 

@@ -17,7 +17,7 @@ from torch.export import Dim
 import pidsl
 from pidsl import causal, gate, heads, lags, layers, score, spans, stride, summaries, window
 from pidsl.nn import PiAttention, SparseAttention, rotate
-from pidsl.runtime import operator, score_operator
+from pidsl.runtime import operator
 
 NEAR, FAR = window(3), stride(5) & causal
 PARTS = score(softcap=5.0, alibi=True, bias=(-3, 4), sinks=True, temperature=True, dropout=0.2)
@@ -83,6 +83,7 @@ WRAPPERS: dict[str, tuple[Callable[..., Any], tuple[Callable[[], Any], ...]]] = 
     "plain": (lambda k: k(NEAR | FAR), ()),
     "heads": (lambda k: k(HEADS), ()),
     "reference": (lambda k: k(NEAR | FAR, "reference"), ()),
+    "reference, score": (lambda k: k(NEAR | FAR, "reference", score=PARTS), (learned,)),
     "triton": (lambda k: k(NEAR, "triton"), ()),
     "triton, heads together": (lambda k: k(heads([(1, NEAR), (1, window(5))]), "triton"), ()),
     "score": (lambda k: k(NEAR | FAR, score=PARTS), (learned,)),
@@ -249,34 +250,31 @@ def test_a_gate_inside_a_compiled_function() -> None:
 
 
 @pytest.mark.parametrize("factor", [None, 0.3], ids=["number", "tensor"])
-def test_the_operators_keep_their_promises(factor: float | None) -> None:
+@pytest.mark.parametrize("parts", [None, PARTS, score(softcap=3.0)], ids=["plain", "score", "score without inputs"])
+def test_the_operators_keep_their_promises(parts: Any, factor: float | None) -> None:
     q, k, v = qkv(9)
+    given = {} if parts is None else learned(parts)
+    inputs = [given[name] for name in sorted(given)]
     scale = None if factor is None else torch.tensor(factor, dtype=torch.float64)
-    given = learned()
-    plain = scale, repr(NEAR | lags(7)), "torch", 0.25, 3
-    scored = *given.values(), scale, repr(NEAR | lags(7)), repr(PARTS), "torch", 0.25, 3, 5
-    for op, back, rest, learns in (
-        (operator.attention, operator.attention_backward, plain, ()),
-        (score_operator.attention, score_operator.attention_backward, scored, (True,)),
-    ):
-        torch.library.opcheck(op, (q, k, v, *rest))
-        with torch.no_grad():
-            tensors = [x.detach() if isinstance(x, Tensor) else x for x in (q, k, v, *rest)]
-            torch.library.opcheck(op, tuple(tensors))
-            out, lse = op(*tensors)
-        count = len(tensors) - len(rest) + sum(x is None or isinstance(x, Tensor) for x in rest)
-        for grads in ((torch.ones_like(out), torch.ones_like(lse)), (torch.ones_like(out), None), (None, None)):
-            torch.library.opcheck(back, (*tensors[:count], out, lse, *grads, *tensors[count:], *learns))
-        empty = [x[:, :, :0] if isinstance(x, Tensor) and x.dim() == 4 else x for x in tensors]
-        torch.library.opcheck(op, tuple(empty))
+    program = f"{NEAR | lags(7)!r}; {parts or ''}; torch"
+    rest = scale, program, 0.25, [3, 0, 5]
+    torch.library.opcheck(operator.attention, (q, k, v, inputs, *rest))
+    with torch.no_grad():
+        tensors = [x.detach() for x in (q, k, v, *inputs)]
+        torch.library.opcheck(operator.attention, (*tensors[:3], tensors[3:], *rest))
+        results = list(operator.attention(*tensors[:3], tensors[3:], *rest))
+    ones = [torch.ones_like(x) for x in results]
+    for grads in (ones, [ones[0], None], [None, None]):
+        for learns in (True, False) if parts else (False,):
+            torch.library.opcheck(operator.attention_backward, (tensors, results, grads, *rest, learns))
+    empty = [x[:, :, :0] for x in tensors[:3]]
+    torch.library.opcheck(operator.attention, (*empty, tensors[3:], *rest))
 
 
 def test_no_second_derivative_of_the_op() -> None:
-    q, k, v = qkv(9)
-    rest = None, repr(NEAR), "torch", 0.25, 0
-    out, _ = operator.attention(q, k, v, *rest)
-    (dq,) = torch.autograd.grad(out.sum(), q, create_graph=True)
-    with pytest.raises(pidsl.BackendError, match="first derivatives only"):
+    out, _ = operator.attention(*(given := qkv(9)), [], None, f"{NEAR!r}; ; torch", 0.25, [0, 0, 0])
+    (dq,) = torch.autograd.grad(out.sum(), given[0], create_graph=True)
+    with pytest.raises(pidsl.BackendError, match=r"the gradient of the kernel of window\(3\)"):
         dq.sum().backward()
 
 
@@ -353,7 +351,7 @@ def test_importing_registers_the_ops_without_importing_dynamo() -> None:
 import sys, torch
 before = set(sys.modules)
 import pidsl
-assert hasattr(torch.ops.pidsl, "attention") and hasattr(torch.ops.pidsl, "scored_attention_backward")
+assert hasattr(torch.ops.pidsl, "attention") and hasattr(torch.ops.pidsl, "attention_backward")
 new = {name.split(".")[0] for name in set(sys.modules) - before}
 print(sorted(new & {"islpy", "sympy", "z3", "triton"}), "torch._dynamo" in sys.modules)
 """

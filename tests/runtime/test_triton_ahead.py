@@ -81,11 +81,12 @@ import torch
 from pidsl import window
 from pidsl.codegen.lower import lower
 from pidsl.errors import BackendError
+from pidsl.runtime.call.call import Call
 from pidsl.runtime.run_triton.program import TritonProgram
 program = TritonProgram(lower(window(3)))
 x = torch.zeros(1, 1, 4, 16)
-for call in (lambda: program.forward(x, x, x, 1.0, 0),
-             lambda: program.backward(x, x, x, x, x[..., 0], x, None, 1.0, 0)):
+given = Call(x, x, x, 1.0)
+for call in (lambda: program.forward(given), lambda: program.backward(given, x, x[..., 0], x, None, False)):
     try:
         call()
     except BackendError as error:

@@ -2,7 +2,7 @@
 
 A hint is known by its place: the function that has it, and its text. `test_every_hint_is_followed` reads the source and
 fails for a hint that no case below provokes. A new hint needs a case here; or, where its own test file follows it, this
-comment in that file: `# follows the hints of pidsl/language/terms.py: require_term, size`.
+comment in that file: `# follows the hints of FILE: function, function`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import count
-from operator import or_
+from operator import add, or_
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -77,6 +77,11 @@ def hard() -> pidsl.Term:
 
 def same(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, check_dtype=False, rtol=1e-4, atol=1e-5)
+
+
+def added_in_pairs(parts: list[Any]) -> Any:
+    half = len(parts) // 2
+    return added_in_pairs(parts[:half]) + added_in_pairs(parts[half:]) if half else parts[0]
 
 
 def in_a_folder(action: Callable[[Path], Any]) -> Any:
@@ -236,6 +241,16 @@ LANGUAGE = [
         lambda: pidsl.heads([(4, GATE)]),
         lambda: compiled(GATE)(Q[:, :4], K, V, WEIGHTS),
     ),
+    Case(
+        "a kernel for each layer: [pidsl.compile(layer) for layer in model]",
+        lambda: pidsl.layers([GATE, GATE]),  # type: ignore[list-item]
+        lambda: [compiled(layer) for layer in (GATE, GATE)],
+    ),
+    Case(
+        "pidsl.merge([kernel(..., return_lse=True), ...])",
+        lambda: pidsl.merge([kernel(Q, K, V)]),  # type: ignore[list-item]
+        lambda: pidsl.merge([kernel(Q, K, V, return_lse=True), kernel(Q, K, V, return_lse=True)]),
+    ),
     Case("a & b, a | b", lambda: parse("causal and window(3)"), lambda: parse("causal & window(3)")),
     Case("~a", lambda: parse("not causal"), lambda: parse("~causal")),
     Case("causal", lambda: parse("causal()"), lambda: parse("causal")),
@@ -245,7 +260,6 @@ LANGUAGE = [
         lambda: parse("where(lambda i, j: j < n)"),
         lambda: parse("where(lambda i, j, n, m: j < n)"),
     ),
-    Case("pairs([(0, 1), (2, 0)])", lambda: parse("pairs([0, 1])"), lambda: parse("pairs([(0, 1), (2, 0)])")),
     Case(
         "(lo <= x) & (x <= hi)",
         lambda: parse("where(lambda i, j: 0 <= j < 4)"),
@@ -385,10 +399,16 @@ REFUSED = [
         lambda: pidsl.full.degree(1, 2**64),
         lambda: pidsl.full.pairs(2**20, 2**64),
     ),
+    Case("full for all pairs", lambda: causal | True, lambda: causal | pidsl.full),
+    Case(
+        "add in pairs",
+        lambda: window(reduce(add, [k * (x + 2) for x in range(300)])),
+        lambda: window(added_in_pairs([k * (x + 2) for x in range(300)])),
+    ),
     Case(
         "where(a) | where(b)",
         lambda: patch(
-            sys.modules["pidsl.language.vocabulary"],
+            sys.modules["pidsl.language.sizes"],
             "DEEPEST",
             2,
             lambda: where(lambda i, j: (i == j + 1) | (i < j - 3) | (i > 8 + j)),

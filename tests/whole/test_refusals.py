@@ -18,7 +18,7 @@ import pidsl
 from pidsl import blocks, causal, layers, spans, stride, where, window
 from pidsl.errors import ArgumentError, BackendError, KeywordError, PidslError, TermError
 from pidsl.nn import PiAttention, SparseAttention, rotate
-from pidsl.runtime import operator, score_operator
+from pidsl.runtime import operator
 
 TERM = window(3)
 Q, K, V = tensors(8, 8, heads=4, kv_heads=4)
@@ -244,7 +244,6 @@ def test_keywords_of_others(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("ran")
 
     monkeypatch.setattr(operator, "run_forward", never)
-    monkeypatch.setattr(score_operator, "run_forward", never)
     kernel, (_, _, more, named) = made(kind), KINDS[kind]
     for name, text in FOREIGN.items():
         with pytest.raises(KeywordError) as caught:

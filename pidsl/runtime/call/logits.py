@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from pidsl.language.score import Score
+from pidsl.runtime.call.call import Inputs
 from pidsl.runtime.call.dropout import kept
-from pidsl.runtime.call.parameters import Parameters
 
 
 class Place(NamedTuple):
@@ -41,18 +41,18 @@ NOWHERE = Place(*[torch.empty(0)] * 4)
 
 
 class TileScore:
-    """A score and its parameters, applied to tiles of logits, with running sums of the gradients of slopes and bias.
+    """A score and its inputs, applied to tiles of logits, with running sums of the gradients of slopes and bias.
 
     Args:
         score: the parts.
-        parameters: their numbers, in the working dtype.
+        inputs: what it reads, by name, in the working dtype.
     """
 
-    def __init__(self, score: Score, parameters: Parameters) -> None:
-        self.score, self.parameters = score, parameters
+    def __init__(self, score: Score, inputs: Inputs) -> None:
+        self.score, self.inputs = score, inputs
         self.grad_slopes, self.grad_bias = (
             None if x is None else torch.zeros_like(x, memory_format=torch.contiguous_format)
-            for x in parameters.tensors[:2]
+            for x in (inputs.get("slopes"), inputs.get("bias"))
         )
 
     @property
@@ -67,7 +67,7 @@ class TileScore:
 
     def added(self, place: Place) -> Tensor | None:
         """What is added to the logits, broadcast against `[..., rows, keys]`."""
-        slopes, bias, *_ = self.parameters
+        slopes, bias = self.inputs.get("slopes"), self.inputs.get("bias")
         total = None
         if slopes is not None:
             total = slopes[place.head] * -(place.i - place.j).abs()
@@ -90,7 +90,7 @@ class TileScore:
         p = self.score.dropout
         if not p:
             return x
-        keep = kept(self.parameters.seed, p, place.stream, place.i, place.j)
+        keep = kept(self.inputs["seed"], p, place.stream, place.i, place.j)
         return torch.where(keep, x / (1 - p), 0.0)
 
     def learn(self, ds: Tensor, place: Place) -> None:

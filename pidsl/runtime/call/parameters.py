@@ -1,46 +1,18 @@
-"""The parameters of a score at a call: their checks, and the form in which programs take them."""
+"""The parameters of a score at a call: their checks."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pidsl.language.score import Score
 from pidsl.runtime.call.arguments import Fault, check_tensor
-from pidsl.runtime.run_dense.reference import accumulator
 
-PARAMETERS = ("slopes", "bias", "sinks", "temperature")  # the tensors among them
 PARTS = {"slopes": "alibi=True", "bias": "bias=(low, high)", "sinks": "sinks=True", "temperature": "temperature=True",
          "seed": "dropout=0.1"}  # fmt: skip
-
-
-class Parameters(NamedTuple):
-    """What a call gives beside q, k and v; None (and seed 0) where the score has no such part."""
-
-    slopes: Tensor | None = None  # [Hq]
-    bias: Tensor | None = None  # [Hq, table]
-    sinks: Tensor | None = None  # [Hq]
-    temperature: Tensor | None = None  # [Hq]
-    seed: int = 0
-
-    @property
-    def tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-        """All but the seed."""
-        return self.slopes, self.bias, self.sinks, self.temperature
-
-    def prepared(self, q: Tensor) -> Parameters:
-        """In the dtype that sums are accumulated in, contiguous."""
-        dtype = accumulator(q.dtype)
-        slopes, bias, sinks, temperature = (
-            None if x is None else x.detach().to(dtype).contiguous() for x in self.tensors
-        )
-        return Parameters(slopes, bias, sinks, temperature, self.seed)
-
-
-ParameterGrads = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def check_parameters(

@@ -14,7 +14,7 @@ from pidsl.language.terms import Term
 from pidsl.runtime.call.arguments import Fault
 from pidsl.runtime.call.call import Call
 from pidsl.runtime.call.dropout import mix
-from pidsl.runtime.call.parameters import PARAMETERS
+from pidsl.runtime.call.parameters import PARTS as SCORE_INPUTS
 from pidsl.runtime.kernels.form import Form, Plans
 from pidsl.runtime.kernels.shares import Shares, join, shares, split
 from pidsl.runtime.kernels.softmax import Softmax
@@ -71,7 +71,8 @@ class ByHead(Form):
             return kernels[0].form.attend(call, backend)
         q, k, v = call.q, call.k, call.v
         if backend == "triton" and self._whole[wide := is_wide("triton", q.shape[3])]:
-            return attended(lambda: self._made(wide), self._pattern, self._first.score_text, backend, call)
+            own = self._first.own(call)
+            return attended(lambda: self._made(wide), self._pattern, self._first.score_text, backend, own)
         parts = self._shares[q.shape[1] // k.shape[1]]
         try:
             heads = split(q, parts.queries), split(k, parts.keys), split(v, parts.keys)
@@ -87,7 +88,7 @@ class ByHead(Form):
 
     def _exists(self, wide: bool) -> bool:
         if torch.compiler.is_compiling():
-            return prepared(self._pattern, "triton", self._first.score_text, wide)
+            return prepared(self._pattern, self._first.score_text, "triton", wide)
         return self._made(wide) is not None
 
     def _made(self, wide: bool) -> Any:
@@ -104,7 +105,7 @@ class ByHead(Form):
                 continue
             if name == "seed":
                 each: list[Any] = [launch_seed(x, mine[0]) for mine in self._mine]
-            elif name in PARAMETERS:
+            elif isinstance(x, torch.Tensor) and name in SCORE_INPUTS:
                 each = [own[0] for own in split(x[None], parts.queries)]
             else:
                 each = [x] * len(found)

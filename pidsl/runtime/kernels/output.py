@@ -20,8 +20,8 @@ from torch import Tensor
 from pidsl.language.recipe import OutputGate
 from pidsl.runtime.call.arguments import Fault, check_tensor, tensor_hint
 from pidsl.runtime.call.call import Call
+from pidsl.runtime.call.dtypes import accumulator
 from pidsl.runtime.kernels.form import Form
-from pidsl.runtime.run_dense.reference import accumulator
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan

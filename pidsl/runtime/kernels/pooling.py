@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pidsl.language.summaries import Spans
-from pidsl.runtime.run_dense.reference import accumulator
+from pidsl.runtime.call.dtypes import accumulator
 
 
 def pooled(x: Tensor, level: Spans) -> Tensor:

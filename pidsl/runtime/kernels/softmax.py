@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from pidsl.language.recipe import Backend
-from pidsl.language.score import Score
+from pidsl.language.score import PLAIN, Score
 from pidsl.language.terms import Term
 from pidsl.runtime.call.call import Call
 from pidsl.runtime.kernels.form import Form
 from pidsl.runtime.operator import attended
-from pidsl.runtime.programs import Compiled, compiled, is_wide, preferred, prepared, rings
+from pidsl.runtime.programs import Compiled, compiled, is_wide, preferred, prepared, rings, structure
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 def chosen(backend: Backend) -> tuple[str, str]:
     """What a backend stands for on this machine, and why."""
     return preferred() if backend == "auto" else (backend, "asked for")
-
-
-def structure(score: Score | None) -> Score | None:
-    """What of a score decides which program it is: the scale is an argument of all of them. None for nothing."""
-    if score is None or (bare := replace(score, scale=None)) == Score():
-        return None
-    return bare
 
 
 class Softmax(Form):
@@ -45,12 +38,12 @@ class Softmax(Form):
         self.term, self.backend = term, backend
         self.score = structure(score)
         self.inputs = () if score is None else score.parameters
-        self.pattern, self.score_text = repr(term), "" if self.score is None else repr(self.score)
+        self.pattern, self.score_text = repr(term), "" if self.score == PLAIN else repr(self.score)
         self.chosen, self.reason = chosen(backend)
         self._rings = (term,) if "ring" in self.pattern and rings(self.pattern) else ()
         self.programs: dict[tuple[str, bool], Compiled] = {}
         if torch.compiler.is_compiling():  # whatever cannot be compiled fails here
-            prepared(self.pattern, self.chosen, self.score_text)
+            prepared(self.pattern, self.score_text, self.chosen)
         else:
             self.made(self.chosen, 64)
 
@@ -60,9 +53,14 @@ class Softmax(Form):
 
     def attend(self, call: Call, backend: str) -> tuple[Tensor, Tensor]:
         """(out, lse) of a checked call."""
-        if self.inputs or call.inputs:  # those of the forms around it are none of the program's
-            call = call._replace(inputs={name: call.inputs[name] for name in self.inputs})
-        return attended(lambda: self.made(backend, call.q.shape[3]), self.pattern, self.score_text, backend, call)
+        made = lambda: self.made(backend, call.q.shape[3])  # noqa: E731
+        return attended(made, self.pattern, self.score_text, backend, self.own(call))
+
+    def own(self, call: Call) -> Call:
+        """The call with the inputs of the score: those of the forms around it are none of the program's."""
+        if len(call.inputs) == len(self.inputs):
+            return call
+        return call._replace(inputs={name: call.inputs[name] for name in self.inputs})
 
     def made(self, backend: str, head_dim: int) -> Compiled:
         """The program for a backend and head dimension."""

@@ -1,9 +1,11 @@
 """The reference backend: dense attention under the oracle's mask, slow and obvious, to judge the others by.
 
-    s_ij = scale * q_i . k_j    on attended pairs
+    s_ij = scale * q_i . k_j    on attended pairs, and what a score makes of it
     lse_i = log sum_j exp(s_ij),    p_ij = exp(s_ij - lse_i),    out_i = sum_j p_ij v_j
 
-It shares no code with the planner or the emitters. Rows are computed in chunks; each chunk holds its dense scores.
+It shares no code with the planner and the emitters, and no formula for a gradient: torch's autograd differentiates the
+definition. Only its two products are differentiated here, as they leave out the pairs that are masked: autograd's own
+would spread NaN from them. Rows are computed in chunks; each chunk holds its dense scores.
 """
 
 from __future__ import annotations
@@ -12,86 +14,163 @@ import inspect
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pidsl.language.score import PLAIN, Score
 from pidsl.language.terms import Term
 from pidsl.relation.oracle import table
+from pidsl.runtime.call.call import Call, Gradients, Positions
+from pidsl.runtime.call.dropout import kept
+from pidsl.runtime.call.dtypes import accumulator
 
 SCORES_AT_ONCE = 1 << 24  # elements of the score matrix that one chunk of rows may have
 
 
 class ReferenceProgram:
-    """Dense attention for one term; see `pidsl.runtime.programs.Program` for the calls.
+    """Dense attention for one term and one score; see `pidsl.runtime.programs.Program` for the calls.
 
     Args:
         term: the pattern, without symbols.
+        score: what happens to its logits.
     """
 
-    def __init__(self, term: Term) -> None:
-        self.term = term
+    def __init__(self, term: Term, score: Score) -> None:
+        self.term, self.score = term, score
 
     @property
     def source(self) -> str:
         """This module: the reference reads the mask from the oracle, nothing is generated."""
-        return f"# pattern: {self.term!r}, dense under its mask\n{inspect.getsource(sys.modules[__name__])}"
+        scored = "" if self.score == PLAIN else f"# {self.score!r}\n"
+        return f"# pattern: {self.term!r}, dense under its mask\n{scored}{inspect.getsource(sys.modules[__name__])}"
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
+    def forward(self, call: Call) -> tuple[Tensor, Tensor]:
         """out [B, Hq, n, Dv] in q's dtype and lse [B, Hq, n] in float32 (float64 for float64)."""
-        batch, heads, n, _ = q.shape
-        out = q.new_zeros(batch, heads, n, v.shape[3])
-        lse = torch.full((batch, heads, n), -torch.inf, dtype=accumulator(q.dtype), device=q.device)
-        for rows, mask in self._chunks(q, k, offset):
-            chunk = _Chunk(q[:, :, rows], k, v, mask, scale)
-            out[:, :, rows] = over_kept(chunk.p, chunk.v, mask).to(q.dtype)
-            lse[:, :, rows] = chunk.lse
+        q, _, v, *_ = call
+        out = q.new_zeros(*q.shape[:3], v.shape[3])
+        lse = torch.full(q.shape[:3], -torch.inf, dtype=accumulator(q.dtype), device=q.device)
+        for rows, mask in self._chunks(call):
+            part, part_lse = self._attention(_rows(call, rows), mask)
+            out[:, :, rows], lse[:, :, rows] = part.to(q.dtype), part_lse.to(lse.dtype)
         return out, lse
 
     def backward(
-        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
-        scale: float, offset: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """The gradients of q, k and v by the formula; the softmax is computed again, `out` and `lse` are not used.
+        self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool
+    ) -> Gradients:
+        """The gradients of q, k, v and the inputs; `out`, `lse` and `learned` are not used."""
+        given = {"q": call.q, "k": call.k, "v": call.v}
+        given |= {name: x for name, x in call.inputs.items() if isinstance(x, Tensor)}
+        total = {name: torch.zeros(x.shape, dtype=_precise(call.q), device=x.device) for name, x in given.items()}
+        for rows, mask in self._chunks(call):
+            with _autograd():
+                leaves = {name: x.detach().to(_precise(call.q)).requires_grad_() for name, x in given.items()}
+                inputs = {name: leaves.get(name, x) for name, x in call.inputs.items()}
+                exact = call._replace(q=leaves["q"], k=leaves["k"], v=leaves["v"], inputs=inputs)
+                part, part_lse = self._attention(_rows(exact, rows), mask)
+                seeds = [torch.where(mask.any(1)[:, None], grad_out[:, :, rows].to(part.dtype), 0.0)]
+                lost = part_lse == -torch.inf  # a row without keys
+                seeds.append(torch.where(lost, 0.0, 0.0 if grad_lse is None else grad_lse[:, :, rows].to(part.dtype)))
+                grads = torch.autograd.grad([part, part_lse], list(leaves.values()), seeds, materialize_grads=True)
+            for name, grad in zip(leaves, grads, strict=True):
+                total[name] += grad
+        dq, dk, dv, *_ = found = [grad.to(given[name].dtype) for name, grad in total.items()]
+        return dq, dk, dv, dict(zip(list(given)[3:], found[3:], strict=True))
 
-        ds_ij = p_ij (dp_ij - sum_j p_ij dp_ij + dlse_i),   dp_ij = dout_i . v_j
-        """
-        dq, dk, dv = (torch.zeros(x.shape, dtype=_precise(q), device=q.device) for x in (q, k, v))
-        for rows, mask in self._chunks(q, k, offset):
-            chunk = _Chunk(q[:, :, rows], k, v, mask, scale)
-            do = grad_out[:, :, rows].to(dq.dtype)
-            dp = torch.where(mask, do @ chunk.v.mT, 0.0)
-            ds = dp - (chunk.p * dp).sum(-1, keepdim=True)
-            if grad_lse is not None:
-                ds = ds + grad_lse[:, :, rows, None]
-            ds = torch.where(mask, chunk.p * ds, 0.0) * scale
-            dq[:, :, rows] = over_kept(ds, chunk.k, mask)
-            dk += _sum_groups(over_kept(ds.mT, chunk.q, mask.mT), k.shape[1])
-            dv += _sum_groups(over_kept(chunk.p.mT, do, mask.mT), k.shape[1])
-        return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype)
-
-    def _chunks(self, q: Tensor, k: Tensor, offset: int) -> Iterator[tuple[slice, Tensor]]:
+    def _chunks(self, call: Call) -> Iterator[tuple[slice, Tensor]]:
         """Slices of rows, each with its mask [rows, m]."""
-        batch, heads, n, _ = q.shape
-        m = k.shape[2]
+        batch, heads, n, _ = call.q.shape
+        m, offset = call.k.shape[2], call.positions.offset
         height = max(1, SCORES_AT_ONCE // max(1, batch * heads * m))
         for start in range(0, n, height):
             stop = min(start + height, n)
             mask = table(self.term, np.arange(offset + start, offset + stop), np.arange(m), offset + n, m)
-            yield slice(start, stop), torch.from_numpy(np.ascontiguousarray(mask)).to(q.device)
+            yield slice(start, stop), torch.from_numpy(np.ascontiguousarray(mask)).to(call.q.device)
+
+    def _attention(self, call: Call, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(out, lse) of a call under its mask."""
+        dtype, device, (batch, heads, rows, _), keys = _precise(call.q), call.q.device, call.q.shape, call.k.shape[2]
+        group = heads // call.k.shape[1]
+        q = call.q.to(dtype)
+        k, v = (x.to(dtype).repeat_interleave(group, 1) for x in (call.k, call.v))
+        inputs = {name: x.to(dtype) for name, x in call.inputs.items() if isinstance(x, Tensor)}
+        i = torch.arange(rows, device=device)[:, None] + call.positions.offset
+        j = torch.arange(keys, device=device)
+
+        scores = _Scores.apply(q, k, mask) * call.scale  # type: ignore[no-untyped-call]
+        if "temperature" in inputs:
+            scores = scores / inputs["temperature"][:, None, None]
+        if self.score.softcap is not None:
+            scores = self.score.softcap * torch.tanh(scores / self.score.softcap)
+        if "slopes" in inputs:
+            scores = scores - inputs["slopes"][:, None, None] * (i - j).abs()
+        if self.score.bias is not None:
+            low, high = self.score.bias
+            scores = scores + inputs["bias"][:, (i - j).clamp(low, high) - low]
+        scores = torch.where(mask, scores, -torch.inf)
+        if "sinks" in inputs:  # a key more, with value 0
+            scores = torch.cat([scores, inputs["sinks"][:, None, None].expand(batch, heads, rows, 1)], -1)
+            v = torch.cat([v, v.new_zeros(*v.shape[:2], 1, v.shape[3])], 2)
+            mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
+        live = (scores != -torch.inf).any(-1, keepdim=True)
+        scores = torch.where(live, scores, 0.0)
+        lse = torch.where(live[..., 0], torch.logsumexp(scores, -1), -torch.inf)
+        p = torch.where(live & mask, torch.softmax(scores, -1), 0.0)
+        if self.score.dropout:
+            head = torch.arange(batch * heads, device=device).view(batch, heads, 1, 1)
+            keep = kept(call.inputs["seed"], self.score.dropout, head, i, torch.arange(v.shape[2], device=device))
+            p = torch.where(keep, p / (1 - self.score.dropout), 0.0)
+        out: Tensor = _Weighed.apply(p, v, mask)  # type: ignore[no-untyped-call]
+        return out, lse
 
 
-class _Chunk:
-    """The softmax of some rows."""
+def _rows(call: Call, rows: slice) -> Call:
+    """The call of some rows alone."""
+    offset, key_offset = call.positions
+    return call._replace(q=call.q[:, :, rows], positions=Positions(offset + rows.start, key_offset))
 
-    def __init__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> None:
-        dtype, group = _precise(q), q.shape[1] // k.shape[1]
-        self.q = q.to(dtype)
-        self.k, self.v = (x.to(dtype).repeat_interleave(group, 1) for x in (k, v))
-        scores = torch.where(mask, self.q @ self.k.mT * scale, -torch.inf)
-        self.lse = torch.logsumexp(scores, -1)
-        self.p = torch.where(mask, torch.softmax(torch.where(mask.any(1)[:, None], scores, 0.0), -1), 0.0)
+
+@contextmanager
+def _autograd() -> Iterator[None]:
+    """Autograd at work, inside an op too, for which torch leaves it out of the dispatch."""
+    keys = torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView
+    with ExitStack() as stack:
+        for key in keys:
+            stack.enter_context(torch._C._SetExcludeDispatchKeyGuard(key, False))
+        stack.enter_context(torch.enable_grad())
+        yield
+
+
+class _Scores(torch.autograd.Function):
+    """q @ k.mT on the pairs of a mask, 0 on the others."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, mask)
+        return torch.where(mask, q @ k.mT, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        q, k, mask = ctx.saved_tensors
+        grad = torch.where(mask, grad, 0.0)
+        return over_kept(grad, k, mask), over_kept(grad.mT, q, mask.mT), None
+
+
+class _Weighed(torch.autograd.Function):
+    """p @ v over the pairs of a mask."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(p, v, mask)
+        return over_kept(p, v, mask)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        p, v, mask = ctx.saved_tensors
+        return torch.where(mask, grad @ v.mT, 0.0), over_kept(p.mT, grad, mask.mT), None
 
 
 def over_kept(weights: Tensor, x: Tensor, kept: Tensor | None) -> Tensor:
@@ -114,16 +193,6 @@ def over_kept(weights: Tensor, x: Tensor, kept: Tensor | None) -> Tensor:
     return total + torch.where(up, torch.inf, 0.0) - torch.where(down, torch.inf, 0.0)
 
 
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """What sums are accumulated in, and the dtype of lse: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _precise(x: Tensor) -> torch.dtype:
     """What the reference computes in: float64 where the device has it. It judges others, so its own error is small."""
     return torch.float32 if x.device.type == "mps" else torch.float64
-
-
-def _sum_groups(grad: Tensor, kv_heads: int) -> Tensor:
-    """[B, Hq, m, D] -> [B, Hkv, m, D]: query heads that share a key head add up."""
-    return grad.unflatten(1, (kv_heads, grad.shape[1] // kv_heads)).sum(2)

@@ -9,13 +9,15 @@ from zlib import crc32
 
 from torch import Tensor
 
+from pidsl.language.score import PLAIN
+from pidsl.runtime.call.call import NO_INPUTS, Call, Gradients
+
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
-    from pidsl.runtime.call.parameters import ParameterGrads, Parameters
 
 
 class TorchProgram:
-    """The generated torch program of a plan, ready to run on any device.
+    """The generated torch program of a plan, ready to run on any device; see `pidsl.runtime.programs.Program`.
 
     Args:
         plan: what to compute; its sweeps have key tiles of one column.
@@ -33,53 +35,21 @@ class TorchProgram:
         self.plan = plan
         self.source = torch_source(plan) if source is None else source
         self.module = _load(self.source)
+        self.plain = plan.score == PLAIN
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int) -> tuple[Tensor, Tensor]:
-        """Attention.
-
-        Args:
-            q: `[B, Hq, n, D]`, any strides.
-            k: `[B, Hkv, m, D]`, Hq a multiple of Hkv.
-            v: `[B, Hkv, m, Dv]`.
-            scale: factor on the scores.
-            offset: position of row 0.
-
-        Returns:
-            out `[B, Hq, n, Dv]` in q's dtype, and lse `[B, Hq, n]` in float32 (float64 for float64): natural
-            log-sum-exp. Rows that attend nothing have out 0 and lse -inf.
-        """
-        return self.module.forward(q, k, v, scale, offset)
+    def forward(self, call: Call) -> tuple[Tensor, Tensor]:
+        """Attention."""
+        q, k, v, scale, (offset, _), inputs = call
+        return self.module.forward(q, k, v, scale, offset, *() if self.plain else (inputs,))
 
     def backward(
-        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
-        scale: float, offset: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Gradients of q, k and v, given what `forward` took and returned.
-
-        Args:
-            q, k, v, scale, offset: what `forward` took.
-            out, lse: what it returned.
-            grad_out: `[B, Hq, n, Dv]`.
-            grad_lse: `[B, Hq, n]`, or None when nothing depends on lse.
-        """
-        return self.module.backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
-
-
-class ScoredTorchProgram(TorchProgram):
-    """The generated torch program of a plan with a score: `TorchProgram`, whose calls take parameters too."""
-
-    def forward(  # type: ignore[override]
-        self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, parameters: Parameters
-    ) -> tuple[Tensor, Tensor]:
-        """Attention; see `pidsl.runtime.score_operator.ScoredProgram`."""
-        return self.module.forward(q, k, v, scale, offset, parameters)
-
-    def backward(  # type: ignore[override]
-        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
-        scale: float, offset: int, parameters: Parameters, learned: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, ParameterGrads]:  # fmt: skip
-        """Gradients of q, k, v and the parameters; see `pidsl.runtime.score_operator.ScoredProgram`."""
-        return self.module.backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset, parameters, learned)
+        self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool
+    ) -> Gradients:
+        """Gradients of q, k, v and the inputs."""
+        q, k, v, scale, (offset, _), inputs = call
+        more = () if self.plain else (inputs, learned)
+        grads = self.module.backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset, *more)
+        return (*grads, NO_INPUTS) if self.plain else grads
 
 
 def _load(source: str) -> ModuleType:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pidsl.language.score import Score
+from pidsl.runtime.call.call import Inputs
 from pidsl.runtime.call.logits import (
     NOWHERE,
     Place,
@@ -19,7 +20,6 @@ from pidsl.runtime.call.logits import (
     sink_gradient,
     temperature_gradient,
 )
-from pidsl.runtime.call.parameters import ParameterGrads, Parameters
 from pidsl.runtime.run_dense.reference import over_kept
 from pidsl.runtime.run_torch import passes, score_diagonals, tile_ops
 from pidsl.runtime.run_torch.bands import Band, Mask, Segment
@@ -36,11 +36,11 @@ class _Scored(passes._Pass):
 
     score: TileScore
 
-    def begin_score(self, score: Score, parameters: Parameters) -> None:
-        """Take the score in; the inputs are prepared already."""
-        self.score = TileScore(score, parameters)
-        if parameters.temperature is not None:
-            self.q = self.q / parameters.temperature[:, None, None]
+    def begin_score(self, score: Score, inputs: Inputs) -> None:
+        """Take the score in; q, k and v are prepared already."""
+        self.score = TileScore(score, inputs)
+        if "temperature" in inputs:
+            self.q = self.q / inputs["temperature"][:, None, None]
         device = self.q.device
         self.i = torch.arange(self.offset, self.offset + self.n, device=device)
         self.head = torch.arange(self.heads, device=device)
@@ -99,14 +99,14 @@ class Forward(_Scored, passes.Forward):
     Args:
         q, k, v, scale, offset: as there.
         score: what happens to the logits.
-        parameters: its numbers.
+        inputs: what it reads, by name.
     """
 
     def __init__(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, score: Score, parameters: Parameters
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, offset: int, score: Score, inputs: Inputs
     ) -> None:  # fmt: skip
         super().__init__(q, k, v, scale, offset)
-        self.begin_score(score, parameters)
+        self.begin_score(score, inputs)
 
     def _tiles(self, band: Band) -> None:
         for s, fresh in self.segments(band):
@@ -147,8 +147,8 @@ class Forward(_Scored, passes.Forward):
     def compute(self) -> None:
         """Go through the pieces; the sinks join last."""
         super().compute()
-        if self.score.parameters.sinks is not None:
-            add_sinks(self.out, self.lse, self.score.parameters.sinks)
+        if "sinks" in self.score.inputs:
+            add_sinks(self.out, self.lse, self.score.inputs["sinks"])
 
 
 class Backward(_Scored, passes.Backward):
@@ -157,23 +157,23 @@ class Backward(_Scored, passes.Backward):
     Args:
         q, k, v, out, lse, grad_out, grad_lse, scale, offset: as there.
         score: what happens to the logits.
-        parameters: its numbers.
+        inputs: what it reads, by name.
         learned: whether the gradients of slopes and bias are wanted.
     """
 
     def __init__(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None,
-        scale: float, offset: int, score: Score, parameters: Parameters, learned: bool,
+        scale: float, offset: int, score: Score, inputs: Inputs, learned: bool,
     ) -> None:  # fmt: skip
         super().__init__(q, k, v, out, lse, grad_out, grad_lse, scale, offset)
-        self.begin_score(score, parameters)
+        self.begin_score(score, inputs)
         self.given = q, out, lse, grad_out, grad_lse
-        self.learned = learned and (parameters.slopes is not None or parameters.bias is not None)
+        self.learned = learned and ("slopes" in inputs or "bias" in inputs)
 
     def start(self) -> None:
         """All gradients before any pair."""
         super().start()
-        self.score = TileScore(self.score.score, self.score.parameters)
+        self.score = TileScore(self.score.score, self.score.inputs)
 
     def _tiles(self, band: Band) -> None:
         for s, fresh in self.segments(band):
@@ -230,15 +230,16 @@ class Backward(_Scored, passes.Backward):
     def compute(self) -> None:
         """Go through the pieces, whose queries are divided by the temperature."""
         super().compute()
-        if self.score.parameters.temperature is not None:
-            self.dq.div_(self.score.parameters.temperature[:, None, None])
+        if "temperature" in self.score.inputs:
+            self.dq.div_(self.score.inputs["temperature"][:, None, None])
 
-    def result(self) -> tuple[Tensor, Tensor, Tensor, ParameterGrads]:  # type: ignore[override]
-        """dq, dk and dv, shaped and typed like q, k and v, and the gradients of the parameters."""
+    def result(self) -> tuple[Tensor, Tensor, Tensor, Inputs]:  # type: ignore[override]
+        """dq, dk and dv, shaped and typed like q, k and v, and the gradients of the inputs by name."""
         dq, dk, dv = super().result()
-        _, _, sinks, temperature, _ = self.score.parameters
-        q, out, lse, grad_out, grad_lse = self.given
-        dsinks = None if sinks is None else sink_gradient(sinks, lse, row_pull(out, grad_out, grad_lse))
-        dtemperature = None if temperature is None else temperature_gradient(temperature, q, self.dq[..., : self.dim])
-        slopes, bias = (self.score.grad_slopes, self.score.grad_bias) if self.learned else (None, None)
-        return dq, dk, dv, (slopes, bias, dsinks, dtemperature)
+        inputs, (q, out, lse, grad_out, grad_lse) = self.score.inputs, self.given
+        found = {"slopes": self.score.grad_slopes, "bias": self.score.grad_bias} if self.learned else {}
+        if "sinks" in inputs:
+            found["sinks"] = sink_gradient(inputs["sinks"], lse, row_pull(out, grad_out, grad_lse))
+        if "temperature" in inputs:
+            found["temperature"] = temperature_gradient(inputs["temperature"], q, self.dq[..., : self.dim])
+        return dq, dk, dv, {name: x for name, x in found.items() if x is not None}

@@ -23,7 +23,7 @@ from pidsl.errors import BackendError
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
-    from pidsl.runtime.run_triton.program import Launch
+    from pidsl.runtime.run_triton.launch import Launch
 
 _LENGTH = 4096  # of the tensors on the meta device; the kernels do not depend on it
 _OPCODE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)([^;]*);")
@@ -141,21 +141,20 @@ def _compile_request() -> None:
 
 def _launches(source: str, dtype: torch.dtype, head_dim: int, value_dim: int) -> list[Launch]:
     """The launches of forward and backward on contiguous tensors, 4 query heads on 2 key heads."""
-    from pidsl.runtime.call.parameters import Parameters
-    from pidsl.runtime.run_triton.score_program import ScoredTritonProgram
+    from pidsl.runtime.call.call import Call
+    from pidsl.runtime.run_triton.program import TritonProgram
 
     by_head = torch.empty(4, dtype=torch.float32, device="meta")
-    parameters = Parameters(by_head, by_head[:, None], by_head, by_head)  # a plain program asks for none of them
-    program = ScoredTritonProgram(None, source).given(parameters)
+    inputs = dict.fromkeys(("slopes", "sinks", "temperature"), by_head)  # a plain program asks for none of them
     q = torch.empty(2, 4, _LENGTH, head_dim, dtype=dtype, device="meta")
     k = torch.empty(2, 2, _LENGTH, head_dim, dtype=dtype, device="meta")
     v = torch.empty(2, 2, _LENGTH, value_dim, dtype=dtype, device="meta")
-    forward, _, lse = program.forward_launches(q, k, v, 0.125, 0)
+    call = Call(q, k, v, 0.125, inputs={**inputs, "bias": by_head[:, None], "seed": 0})
+    program = TritonProgram(None, source)
+    forward, _, lse = program.forward_launches(call)
     out = torch.empty(2, 4, _LENGTH, value_dim, dtype=dtype, device="meta")
-    shared = program.backward_arguments(q, k, v, out, lse, out, lse, 0.125, 0)
-    backward, *_ = program.gradient_launches(shared, q, k, v)
-    of_score, _ = program.score_launches(shared, q)
-    return forward + backward + of_score
+    backward, _ = program.backward_launches(call, out, lse, out, lse, learned=True)
+    return forward + backward
 
 
 def _compile(launch: Launch, target: str, options: dict[str, int]) -> KernelReport:
