@@ -30,7 +30,19 @@ from pidsl.codegen.choice.parts import lags_of
 from pidsl.codegen.choice.pieces import without_ends
 from pidsl.codegen.plan.heads import share
 from pidsl.codegen.plan.nodes import Piece, Plan
-from pidsl.codegen.plan.walks import BlockList, Boxes, Grid, Lags, Layout, Listed, Run, Runs, Walk
+from pidsl.codegen.plan.walks import (
+    LARGEST_TILE,
+    SMALLEST_TILE,
+    BlockList,
+    Boxes,
+    Grid,
+    Lags,
+    Layout,
+    Listed,
+    Run,
+    Runs,
+    Walk,
+)
 from pidsl.codegen.tiling.coordinates import Coordinates, coordinates, mask
 from pidsl.errors import PlanError
 from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, Var, substitute_pred
@@ -41,7 +53,6 @@ from pidsl.relation.frame import Frame, frame_of
 from pidsl.relation.isl import affine, coalesced, limited, read_map, read_set, region, scope
 
 OPERATIONS = 20_000_000  # about ten seconds
-SMALLEST = 16  # rows or keys of a tile of Triton's matrix products
 
 
 def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
@@ -121,8 +132,8 @@ def check_fields(piece: Piece, plan: Plan) -> Iterator[str]:
         sizes = walk.owned, walk.visited
         if min(sizes) < 1:
             yield "a tile without pairs"
-        elif not backend.exact and any(x < SMALLEST or x & (x - 1) for x in sizes):
-            yield f"a tile that is no power of two, or below {SMALLEST}"
+        elif not backend.exact and any(not SMALLEST_TILE <= x <= LARGEST_TILE or x & (x - 1) for x in sizes):
+            yield f"a tile that is no power of two from {SMALLEST_TILE} to {LARGEST_TILE}"
 
 
 def _layout_fields(layout: Layout) -> Iterator[str]:

@@ -36,6 +36,7 @@ from pidsl.relation.frame import HOME, Frame
 Over = Literal["keys", "queries"]
 Pass = Literal["forward", "grad_query", "grad_key"]
 
+SMALLEST_TILE, LARGEST_TILE = 16, 1024  # rows or keys of a tile of matrix products
 LAG_TILE = 16  # rows (keys) per program of lags: with more, their many loads in flight spill
 
 

@@ -21,7 +21,7 @@ from triton.runtime import interpreter
 
 from pidsl import blocks, causal, empty, full, keys, lags, queries, ring, stride, where, window
 from pidsl.codegen.emit_triton.expr import index_source, pred_source
-from pidsl.codegen.emit_triton.reach import Reach
+from pidsl.codegen.emit_triton.reach import reach
 from pidsl.codegen.emit_triton.source import triton_source
 from pidsl.codegen.lower import lower
 from pidsl.codegen.plan.nodes import Piece, Plan
@@ -433,9 +433,7 @@ def test_predicates() -> None:
 
 
 def test_reach_bounds_every_intermediate() -> None:
-    reach = Reach()
-    reach.add(Compare("<", FloorDiv(Sub(Mul(A, 100), 7), 50), N), limits={"a": (1, 0)})
-    assert reach.bound == (107, 1)
-    reach.add(Mul(A, B), limits={})
-    assert reach.bound[0] >= 2**31
-    assert math.isfinite(reach.bound[1])
+    divided = Compare("<", FloorDiv(Sub(Mul(A, 100), 7), 50), N)
+    assert reach([(divided, {"a": (1, 0)})]) == (107, 1)
+    constant, slope = reach([(divided, {"a": (1, 0)}), (Mul(A, B), {})])
+    assert constant >= 2**31 and math.isfinite(slope)
