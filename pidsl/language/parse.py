@@ -167,8 +167,9 @@ class Parser:
             raise ParseError(f"parse({text!r})", "a string of pidsl source")
         self.text = text
         # No string of the grammar holds a # or a line break, so a # always starts a comment, and line breaks mean
-        # nothing. Both become blanks, one for each character: positions in `line` are positions in `text`.
-        self.line = re.sub(r"#[^\n]*|\s", lambda found: " " * len(found[0]), text)
+        # nothing. Both become blanks, one for each character: positions in `line` are positions in `text`. So does the
+        # `pidsl.` before a name, as kernels print it.
+        self.line = re.sub(r"#[^\n]*|\s|\bpidsl\.(?=\w)", lambda found: " " * len(found[0]), text)
         self.start = len(self.line) - len(self.line.lstrip())  # Python takes leading blanks for an indent
 
     def read(self, part: Callable[[Parser, ast.expr], Any]) -> Any:

@@ -84,21 +84,21 @@ def run_backward(
     learned: bool,
 ) -> list[Tensor | None]:  # fmt: skip
     """The gradients of `call.tensors`; zeros where none can flow, None where none was asked for."""
-    given, call = call.tensors, call.prepared()
-    if call.q.numel() == 0 or call.k.numel() == 0 or (grad_out is None and grad_lse is None):
-        names = ("q", "k", "v", *call.names)
-        zeros = {name: torch.zeros_like(x) for name, x in zip(names, given, strict=True)}
-        if "sinks" in zeros and grad_lse is not None:
-            zeros["sinks"] = sink_gradient(call.inputs["sinks"], lse, -grad_lse).to(zeros["sinks"].dtype)
-        return [zeros[name] if learned or name not in LEARNED else None for name in names]
-    if grad_out is None:
-        grad_out = torch.zeros_like(out)
-    with _no_autocast(call.q):
-        dq, dk, dv, of_inputs = program.backward(call, out, lse, grad_out, grad_lse, learned)
-    if not of_inputs:
-        return [dq, dk, dv] + [None] * (len(given) - 3)
-    found = map(of_inputs.get, call.names)
-    return [dq, dk, dv, *(None if x is None else x.to(own.dtype) for x, own in zip(found, given[3:], strict=True))]
+    (q, k, v, *given), call = call.tensors, call.prepared()
+    found: dict[str, Tensor] = {}
+    if q.numel() == 0 or k.numel() == 0 or (grad_out is None and grad_lse is None):
+        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        found |= {name: torch.zeros_like(x) for name, x in zip(call.names, given, strict=True)}
+        if "sinks" in found and grad_lse is not None:
+            found["sinks"] = sink_gradient(call.inputs["sinks"], lse, -grad_lse)
+    else:
+        grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+        with _no_autocast(q):
+            dq, dk, dv, of_inputs = program.backward(call, out, lse, grad_out, grad_lse, learned)
+        found |= of_inputs
+    asked = {name: x for name, x in found.items() if learned or name not in LEARNED}
+    of_given = (asked[name].to(x.dtype) if name in asked else None for name, x in zip(call.names, given, strict=True))
+    return [dq, dk, dv, *of_given]
 
 
 def owned(x: Tensor) -> Tensor:
@@ -258,9 +258,9 @@ def _inputs(program: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _named(program: str, wide: bool) -> Program:
+def _named(program: str, wide: bool, moved: bool) -> Program:
     pattern, score, backend = program.split("; ")
-    return named(pattern, score, backend, wide).program
+    return named(pattern, score, backend, wide, moved).program
 
 
 def _given(
@@ -273,13 +273,15 @@ def _given(
     where = "pidsl.attention(q, k, v, ...)"
     q, (offset, key_offset, seed), inputs = tensors[0], numbers, _inputs(program)
     raise_faults(check_positions("offset", offset, q.shape[2]), where)
+    raise_faults(check_positions("key_offset", key_offset, tensors[1].shape[2]), where)
     if factor is not None:
         faults, value = check_scale(float(factor))
         raise_faults(faults, where)
         scale = value or 0.0
     names = inputs[: len(tensors) - 3]
     frame = Saved(scale, Positions(offset, key_offset), names, {"seed": seed} if "seed" in inputs else {})
-    return _named(program, is_wide(program.rpartition("; ")[2], q.shape[3])), frame.call(tensors)
+    wide = is_wide(program.rpartition("; ")[2], q.shape[3])
+    return _named(program, wide, key_offset != 0), frame.call(tensors)
 
 
 @torch.library.custom_op("pidsl::attention", mutates_args=())

@@ -32,6 +32,7 @@ from pidsl.runtime.kernels.kernel import Kernel
 from pidsl.runtime.kernels.softmax import Softmax
 from pidsl.runtime.programs import Compiled
 from pidsl.runtime.run_torch.program import TorchProgram
+from pidsl.runtime.run_torch.walks import Sizes
 from pidsl.runtime.run_triton.ahead import compile_ahead
 from pidsl.runtime.run_triton.program import TritonProgram
 from pidsl.testing import Inputs, Shapes, assert_matches_dense, assert_plan_sound, grids, inputs, shapes
@@ -123,8 +124,8 @@ def test_work_is_what_is_visited() -> None:
     term = neighborhood((20, 12), (7, 5))
     found = Product(axes_of(term))
     (piece,) = lower(term, "torch").walked(Boxes)
-    segments = pidsl.compile(term, "torch")._made("torch", 64).program.module.PIECE_0.segments(240, 240, 0)
-    visited = sum(s.boxes * s.height * s.width for s in segments)
+    walk = pidsl.compile(term, "torch").form.made("torch", 64).program.module.PIECE_0
+    visited = sum(s.tiles * s.height * s.width for s in walk.schedule(Sizes(240, 240, 0)).segments)
     assert found.work(piece.forward.own, piece.forward.swept).pairs == visited == piece.computed
     assert piece.attended == term.pairs(240)
 

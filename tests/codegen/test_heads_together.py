@@ -155,7 +155,7 @@ def test_scores_of_all_heads() -> None:
 def test_named_in_a_graph() -> None:
     q, k, v = tensors(20, 20, heads=4, kv_heads=2)
     op: Any = torch.ops.pidsl.attention
-    out, lse = op(q, k, v, None, repr(NEAR), "triton", 0.25, 0)
+    out, lse = op(q, k, v, [], None, f"{NEAR!r}; ; triton", 0.25, [0, 0, 0])
     want, want_lse = compile(NEAR, "triton")(q, k, v, scale=0.25, return_lse=True)
     assert torch.equal(out, want) and torch.equal(lse, want_lse)
 

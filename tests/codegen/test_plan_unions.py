@@ -22,7 +22,7 @@ from pidsl.codegen.emit_torch.source import torch_source
 from pidsl.codegen.emit_triton.source import triton_source
 from pidsl.codegen.lower import lower
 from pidsl.language.terms import Term
-from pidsl.runtime.run_torch import bands as schedule
+from pidsl.runtime.run_torch import walks
 
 BILLION = 10**9
 
@@ -154,10 +154,9 @@ def kept_pairs(module: Any) -> int:
     """Elements of the masks that a torch program keeps."""
     total = 0
     for piece in vars(module).values():
-        known = getattr(piece, "_known", None)
-        for segments in known.values() if isinstance(known, dict) else ():
-            for s in segments:
-                total += sum(x.bias.numel() for x in s._masks.values() if x is not None)
+        for schedule in piece._known.values() if isinstance(piece, walks.Walk) else ():
+            for s in schedule.segments:
+                total += sum(x.bias.numel() for x in s.masks.values() if x is not None)
     return total
 
 
@@ -177,11 +176,11 @@ def test_kept_masks_grow_with_the_lengths_only(term: Term) -> None:
         q = torch.randn(1, 1, n, 8)
         kernel(q, q, q)
         known = kept_pairs(module)
-        assert known <= len([x for x in vars(module) if x.startswith("PIECE")]) * 3 * schedule.KEPT_PER_TOKEN * 2 * n
+        assert known <= len([x for x in vars(module) if x.startswith("PIECE")]) * 3 * walks.KEPT_PER_TOKEN * 2 * n
 
 
 def test_masks_of_all_kernels_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "KEPT_BYTES", 200_000)
+    monkeypatch.setattr(walks, "KEPT_BYTES", 200_000)
     kernels = [pidsl.compile(where(lambda i, j: (i * 3 + j * p) % 7 < 3), backend="torch") for p in (2, 4, 5)]  # noqa: B023
     q = torch.randn(1, 1, 300, 8)
     first = [kernel(q, q, q) for kernel in kernels]

@@ -18,18 +18,19 @@ from torch import Tensor
 
 from pidsl import keys, queries, testing
 from pidsl.codegen.emit_torch.source import class_parts, torch_source
-from pidsl.codegen.plan.nodes import DiagonalPiece, Piece, Plan, TilePiece
-from pidsl.codegen.plan.walks import Diagonal, Layout, Run, Sweep
+from pidsl.codegen.plan.nodes import Piece, Plan
+from pidsl.codegen.plan.walks import Lag, Lags, Layout, Run, Runs
 from pidsl.language.algebra import settled
 from pidsl.language.expr import And, Compare, FloorDiv, Max, Min, Mod, Not, Or, Pred, Truth, Var
 from pidsl.language.terms import Term
 from pidsl.runtime.call.call import Call, Positions
-from pidsl.runtime.run_torch import bands as schedule
+from pidsl.runtime.call.dtypes import accumulator
+from pidsl.runtime.run_torch import bands, passes, tile_ops, walks
 from pidsl.runtime.run_torch import diagonals as diagonal_ops
-from pidsl.runtime.run_torch import passes, tile_ops
 from pidsl.runtime.run_torch.bands import Band, Lattice
 from pidsl.runtime.run_torch.program import TorchProgram
 from pidsl.runtime.run_torch.views import add_windows, merge_grid
+from pidsl.runtime.run_torch.walks import Sizes
 from pidsl.testing import assert_matches_dense, shapes, terms
 
 n, m, offset, c, d, t, a, b, r, j = (Var(name) for name in ("n", "m", "offset", "c", "d", "t", "a", "b", "r", "j"))
@@ -53,10 +54,10 @@ def tiles(
     shifts: tuple[tuple[int, int], ...] = (),
     layout: Layout = Layout(),  # noqa: B008
     grad: tuple[int, list[Run]] | None = None,
-) -> TilePiece:
-    forward = Sweep("keys", rows, 1, tuple(runs))
-    grad_query = forward if grad is None else Sweep("keys", grad[0], 1, tuple(grad[1]))
-    return TilePiece(layout, keep, forward, grad_query, Sweep("queries", 1, rows, ()), None, shifts)
+) -> Piece:
+    forward = Runs(layout, "keys", rows, 1, tuple(runs))
+    grad_query = forward if grad is None else Runs(layout, "keys", grad[0], 1, tuple(grad[1]))
+    return Piece((keep,), forward, grad_query, None, None, shifts)
 
 
 def plan_of(
@@ -96,12 +97,12 @@ def window_keep(left: int, right: int = 0) -> Pred:
     return both(le(b - right, a + offset), le(a + offset - left, b))
 
 
-def window(left: int, right: int = 0, rows: int = 16, grad_rows: int | None = None) -> TilePiece:
+def window(left: int, right: int = 0, rows: int = 16, grad_rows: int | None = None) -> Piece:
     grad = None if grad_rows is None else (grad_rows, window_runs(grad_rows, left, right))
     return tiles(rows, window_runs(rows, left, right), window_keep(left, right), ((1, 1),), grad=grad)
 
 
-def split_window(left: int, rows: int) -> TilePiece:
+def split_window(left: int, rows: int) -> Piece:
     """Masked, full and masked runs; the full one may be empty."""
     top = Min(last_row(rows) + offset, m - 1)
     bottom = Max(t * rows + offset - left, 0)
@@ -116,7 +117,7 @@ def split_window(left: int, rows: int) -> TilePiece:
     return tiles(rows, runs, window_keep(left), ((1, 1),))
 
 
-def causal_stride(period: int, phase: int = 0, rows: int = 16, beyond: int = 0, mixed: bool = False) -> TilePiece:
+def causal_stride(period: int, phase: int = 0, rows: int = 16, beyond: int = 0, mixed: bool = False) -> Piece:
     """lag % period == phase and lag >= beyond; `mixed`: with a mask in which the class cannot be told apart."""
     if mixed:
         keep = le(beyond, a * period + c + offset - b * period - d)
@@ -135,11 +136,11 @@ def causal_runs(rows: int) -> list[Run]:
     ]
 
 
-def causal(rows: int = 32) -> TilePiece:
+def causal(rows: int = 32) -> Piece:
     return tiles(rows, causal_runs(rows), le(b, a + offset), ((1, 1),))
 
 
-def blocks(size: int, rows: int) -> TilePiece:
+def blocks(size: int, rows: int) -> Piece:
     i = a + offset
     low = FloorDiv(t * rows + offset, size) * size
     high = FloorDiv(last_row(rows) + offset, size) * size + (size - 1)
@@ -147,7 +148,7 @@ def blocks(size: int, rows: int) -> TilePiece:
     return tiles(rows, [Run(False, low, Min(high, m - 1))], keep, ((size, size),))
 
 
-def key_class(step: int, chosen: int, rows: int = 16) -> TilePiece:
+def key_class(step: int, chosen: int, rows: int = 16) -> Piece:
     """Causal, and only keys with j % step == chosen."""
     top = FloorDiv(last_row(rows) + offset - chosen, step)
     keys = FloorDiv(m - chosen + (step - 1), step)
@@ -155,7 +156,7 @@ def key_class(step: int, chosen: int, rows: int = 16) -> TilePiece:
     return tiles(rows, [Run(False, 0, Min(top, keys - 1))], keep, ((step, 1),), Layout(1, step, key_class=chosen))
 
 
-def query_class(step: int, chosen: int, left: int, rows: int = 16) -> TilePiece:
+def query_class(step: int, chosen: int, left: int, rows: int = 16) -> Piece:
     """Only positions with i % step == chosen, each with its window."""
     i = a * step + c + offset
     first = Max(t * (rows * step) + c + offset - left, 0)
@@ -164,13 +165,13 @@ def query_class(step: int, chosen: int, left: int, rows: int = 16) -> TilePiece:
     return tiles(rows, [Run(False, first, last)], keep, ((1, step),), Layout(step, 1, query_class=chosen))
 
 
-def diagonals(*values: int, keep: Pred | None = None) -> DiagonalPiece:
-    return DiagonalPiece(
-        tuple(Diagonal(x, Max(x - offset, 0), Min(n - 1, m - 1 + x - offset), keep) for x in values), None
-    )
+def diagonals(*values: int, keep: Pred | None = None) -> Piece:
+    found = (Lag(x, Max(x - offset, 0), Min(n - 1, m - 1 + x - offset), keep) for x in values)
+    walk = Lags(Layout(), "keys", tuple(found))
+    return Piece((), walk, walk, None, None)
 
 
-def irregular(rows: int = 8) -> TilePiece:
+def irregular(rows: int = 8) -> Piece:
     """Keys up to half the position, and of those every third sum: no translation leaves it alone."""
     i = a + offset
     keep = both(le(b * 2, i), Compare("!=", Mod(i * i + b, 3), 0))
@@ -303,7 +304,7 @@ def check(case: Case, program: TorchProgram, x: Inputs, tolerance: float) -> Non
     want_out, want_lse = reference(*exact, mask, x.scale)
     out, lse = program.forward(x.call)
     assert out.dtype == x.q.dtype
-    assert lse.dtype == passes.working_dtype(x.q.dtype)
+    assert lse.dtype == accumulator(x.q.dtype)
     dead = torch.from_numpy(~mask.any(-1)) if mask.shape[1] else torch.ones(mask.shape[0], dtype=torch.bool)
     assert not out[:, :, dead].any()
     assert (lse[:, :, dead] == -torch.inf).all()
@@ -366,12 +367,12 @@ def test_any_shape(case: Case, program: TorchProgram, data: st.DataObject) -> No
 @ALL
 def test_small_calls_say_the_same(case: Case, program: TorchProgram, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every limit that cuts work into pieces, so low that it cuts here."""
-    monkeypatch.setattr(passes.Forward, "call_elements", 1000)
-    monkeypatch.setattr(passes.Backward, "call_elements", 1000)
-    monkeypatch.setattr(passes, "PACKED_ROWS", 2)
+    monkeypatch.setattr(passes, "FORWARD_ELEMENTS", 1000)
+    monkeypatch.setattr(passes, "BACKWARD_ELEMENTS", 1000)
+    monkeypatch.setattr(bands, "PACKED_ROWS", 2)
     monkeypatch.setattr(diagonal_ops, "CHUNK_ELEMENTS", 700)
-    monkeypatch.setattr(schedule, "LARGEST_MASK", 100)
-    monkeypatch.setattr(schedule, "KEPT_MASKS", 400)
+    monkeypatch.setattr(bands, "LARGEST_MASK", 100)
+    monkeypatch.setattr(walks, "KEPT_MASKS", 400)
     check(case, TorchProgram(case.plan), inputs(75, 75, heads=4, kv_heads=2, dtype=torch.float64), 1e-12)
 
 
@@ -422,20 +423,20 @@ def band(name: str) -> Band:
 
 
 def test_equal_tiles_are_one_batch() -> None:
-    short, long = (band("window").segments(length, length, 0) for length in (1600, 16_000))
+    short, long = (band("window").schedule(Sizes(length, length, 0)).segments for length in (1600, 16_000))
     assert len(short) == len(long) <= 4
     assert max(s.tiles for s in long) >= 16_000 // 16 - 2
     assert sum(s.classes * s.tiles * s.height for s in long) == 16_000
 
 
 def test_equal_classes_are_one_batch() -> None:
-    segments = band("stride").segments(7 * 16, 7 * 16, 0)
+    segments = band("stride").schedule(Sizes(7 * 16, 7 * 16, 0)).segments
     assert [(s.classes, s.tiles, s.height, s.width) for s in segments] == [(7, 1, 16, 16)]
 
 
 def test_masks_too_large_to_keep_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "KEPT_MASKS", 0)
-    segments = band("two-sided window").segments(64, 64, 5)
+    monkeypatch.setattr(walks, "KEPT_MASKS", 0)
+    segments = band("two-sided window").schedule(Sizes(64, 64, 5)).segments
     assert not any(s.remember for s in segments)
 
 
@@ -480,7 +481,7 @@ def test_source_is_a_deterministic_program_without_lengths() -> None:
     source = torch_source(case.plan)
     assert source == torch_source(case.plan)
     assert source.startswith('"""Attention over')
-    for text in ("PIECE_0 = Band(", "phase=0", "attention.tiles(PIECE_1)", "shifts=((1, 1),)", "piece_1_alike"):
+    for text in ("PIECE_0 = Band(", "phase=0", ".over(PIECE_0, PIECE_1)", "shifts=((1, 1),)", "piece_1_alike"):
         assert text in source, text
 
 

@@ -250,13 +250,17 @@ def test_a_gate_inside_a_compiled_function() -> None:
 
 
 @pytest.mark.parametrize("factor", [None, 0.3], ids=["number", "tensor"])
-@pytest.mark.parametrize("parts", [None, PARTS, score(softcap=3.0)], ids=["plain", "score", "score without inputs"])
-def test_the_operators_keep_their_promises(parts: Any, factor: float | None) -> None:
+@pytest.mark.parametrize(
+    ("backend", "parts"),
+    [("torch", None), ("torch", PARTS), ("torch", score(softcap=3.0)), ("reference", PARTS)],
+    ids=["plain", "score", "score without inputs", "reference"],
+)
+def test_the_operators_keep_their_promises(backend: str, parts: Any, factor: float | None) -> None:
     q, k, v = qkv(9)
     given = {} if parts is None else learned(parts)
     inputs = [given[name] for name in sorted(given)]
     scale = None if factor is None else torch.tensor(factor, dtype=torch.float64)
-    program = f"{NEAR | lags(7)!r}; {parts or ''}; torch"
+    program = f"{NEAR | lags(7)!r}; {parts or ''}; {backend}"
     rest = scale, program, 0.25, [3, 0, 5]
     torch.library.opcheck(operator.attention, (q, k, v, inputs, *rest))
     with torch.no_grad():

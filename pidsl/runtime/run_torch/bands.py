@@ -1,35 +1,44 @@
 """From the loop bounds of a piece to few large batches of equal tiles.
 
 A `Band` is what a generated program says about one sweep: bounds of the key runs of row tile t of class c, and which
-pairs inside them to keep. For given (n, m, offset) `segments` finds the tiles that can be computed by one batched
-call: same height, same width, a constant step from window to window and, by the band's `shifts`, the same mask.
+pairs inside them to keep. For given sizes its segments are the tiles that can be computed by one batched call: same
+height, same width, a constant step from window to window and, by the band's `shifts`, the same mask. Their batches
+are views: nothing is copied but windows whose keys lie far apart.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import gcd
-from threading import Lock
-from typing import Any
-from weakref import ref
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Bound = Callable[..., Any]
-Ints = NDArray[np.int64]
-MISSING: Any = object()
+from pidsl.runtime.call.logits import Place
+from pidsl.runtime.run_torch.key_sums import KeySums
+from pidsl.runtime.run_torch.views import Tiles, batches
+from pidsl.runtime.run_torch.walks import (
+    LARGEST_MASK,
+    Batch,
+    Bools,
+    Bound,
+    Change,
+    Ints,
+    Mask,
+    Operands,
+    Schedule,
+    Segment,
+    Sizes,
+    Walk,
+)
 
-KNOWN_SIZES = 4  # (n, m, offset) whose schedules a band remembers
-LARGEST_MASK = 1 << 22  # pairs in one mask; taller tiles are cut
-KEPT_MASKS = 1 << 23  # pairs in the masks that one schedule keeps between calls,
-KEPT_PER_TOKEN = 512  # and for each of its rows and keys: what is kept grows with the lengths, not with their product
-KEPT_BYTES = 1 << 28  # in the masks of all schedules together; the oldest go first
+PACKED_ROWS = 128  # tiles this tall read each key often enough that gathering spread keys first pays
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +57,18 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Band:
+class Band(Walk["BandSegment"]):
     """One sweep over keys, as a generated program states it.
 
     Args:
         rows: rows of one tile.
         runs: disjoint runs of key columns.
-        keep: over (n, m, offset, c, d, a, b), true on the pairs of the piece; None when every run is full.
+        keep: over (n, m, offsets, c, d, a, b), true on the pairs of the piece; None when every run is full.
         shifts: translations (da, db) of (a, b) that leave `keep` unchanged.
         query_step, key_step: row r = query_step * a + c, key j = key_step * b + d.
-        phase: if not None, all classes are visited, and row class c meets key class (c + offset - phase) % key_step.
-        query_class, key_class: otherwise, the fixed class of positions and of keys.
-        alike: over (n, m, offset, c, d), the values through which alone `keep` depends on c and d; classes with equal
+        phase: if not None, all classes are visited, and row class c meets the key class that lies `phase` behind it.
+        query_class, key_class: otherwise, the fixed class of positions of rows and of keys.
+        alike: over (n, m, offsets, c, d), the values through which alone `keep` depends on c and d; classes with equal
             values have equal masks. None when `keep` mentions neither.
     """
 
@@ -73,76 +82,64 @@ class Band:
     query_class: int = 0
     key_class: int = 0
     alike: Bound | None = None
-    _known: dict[tuple[int, int, int], tuple[Segment, ...]] = field(default_factory=dict, repr=False, compare=False)
 
-    def segments(self, n: int, m: int, offset: int) -> tuple[Segment, ...]:
+    def cut(self, sizes: Sizes) -> Iterator[BandSegment]:
         """Batches of equal tiles that together visit every run once; those of one tile in the order of the runs."""
-        sizes = (n, m, offset)
-        known = self._known.pop(sizes, None)
-        if known is None:
-            known = tuple(_segments(self, *sizes))
-            for s, remember in zip(known, remembered(n, m, [s.keep_pairs for s in known]), strict=True):
-                s.remember = remember
-            for oldest in list(self._known)[: 1 - KNOWN_SIZES]:
-                self._known.pop(oldest, None)
-        self._known[sizes] = known
-        return known
+        return _segments(self, sizes)
 
-    def visited(self, n: int, m: int, offset: int) -> int:
-        """Keys in all tiles."""
-        return sum(s.classes * s.tiles * s.width for s in self.segments(n, m, offset))
+    def written(self, segments: Sequence[BandSegment], sizes: Sizes) -> int:
+        """Rows of the tiles that are the first on theirs."""
+        return sum(s.classes * s.tiles * s.height for s in segments if s.fresh)
 
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """The pairs that every tile of a segment keeps."""
-
-    bias: Tensor  # [height, width] 0 where kept, -inf elsewhere
-    dead: Tensor | None  # [height] 0, -inf for rows that keep nothing; None when every row keeps a key
-
-    @property
-    def keep(self) -> Tensor:
-        """The pairs, as booleans."""
-        return self.bias == 0
+    def batches(self, schedule: Schedule[BandSegment], given: Operands) -> Iterator[Batch]:
+        """Views of the tiles."""
+        for s in schedule.segments:
+            mask = s.mask(given.rows[0])
+            tiles = [s.of_rows(x, given.group) for x in given.rows + given.results]
+            tiles += [s.of_keys(x) for x in given.keys]
+            tiles += s.of_sums(given.sums)
+            if given.places is not None:
+                tiles += s.places(given.places, given)
+            # windows of keys that lie apart are copied: at strides of many KiB they share few cache sets
+            packs = s.key_step > 1 and s.height >= PACKED_ROWS and given.keys[0].device.type == "cpu"
+            grid = given.batch, given.kv_heads, given.group, s.classes, s.tiles
+            for views in batches(grid, tiles, given.at_once(s.height, s.width)):
+                batch = BandBatch(given, views, mask, s.fresh)
+                if packs:
+                    batch.keys = [x.contiguous() for x in batch.keys]
+                yield batch
 
 
-class Masks(dict[Hashable, Mask | None]):
-    """The masks that a part of a schedule keeps between calls."""
+class BandBatch(Batch):
+    """Views of some tiles of a segment: of rows, results, keys, sums and places, in this order."""
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("places", "results", "where")
 
-    def keep(self, key: Hashable, mask: Mask | None) -> None:
-        """Keep a mask, and let go of the oldest of all schedules where they are too many."""
-        global _kept_bytes
-        self[key] = mask
-        if mask is None:
-            return
-        size = mask.bias.nbytes
-        with _keeping:
-            _kept.append((ref(self), key, size))
-            _kept_bytes += size
-            while _kept_bytes > KEPT_BYTES:
-                owner, oldest, less = _kept.popleft()
-                _kept_bytes -= less
-                if (found := owner()) is not None:
-                    found.pop(oldest, None)
+    def __init__(self, given: Operands, views: list[Tensor], mask: Mask | None, fresh: bool) -> None:
+        results = len(given.rows)
+        keys = results + len(given.results)
+        sums = keys + len(given.keys)
+        super().__init__(given, views[:results], views[keys:sums], mask, fresh)
+        self.results, places = views[results:keys], sums + len(given.sums)
+        self.where, self.places = views[sums:places], views[places:]
 
+    def place(self) -> Place:
+        """Positions and heads of the pairs, each distinct one once."""
+        views = self.places
+        for axis in (0, 1):
+            views = [x if x.stride(axis) else x.narrow(axis, 0, 1) for x in views]
+        return Place(*views)
 
-_kept: deque[tuple[ref[Masks], Hashable, int]] = deque()
-_kept_bytes = 0
-_keeping = Lock()
+    def put(self, values: Sequence[Tensor], change: Change) -> None:
+        change(self.results, values)
 
-
-def remembered(n: int, m: int, pairs: Sequence[int]) -> Iterator[bool]:
-    """Whether a schedule keeps each of its masks, given how many pairs they have."""
-    left = min(KEPT_MASKS, KEPT_PER_TOKEN * (n + m))
-    for size in pairs:
-        yield size <= left
-        left -= size if size <= left else 0
+    def add(self, grads: Sequence[Tensor]) -> None:
+        for x, where, grad in zip(self.given.sums, self.where, grads, strict=True):
+            x.add(where, grad)
 
 
 @dataclass(slots=True, eq=False)
-class Segment:
+class BandSegment(Segment):
     """Tiles (class, tile) of equal shape in one arithmetic progression.
 
     Row x of tile (class, tile) is row `row + class + tile * row_tile + x * row_step` of q; column y is row
@@ -160,33 +157,50 @@ class Segment:
     height: int
     width: int
     fresh: bool  # no earlier segment of the band touches these rows
-    keep: Callable[[], NDArray[np.bool_]] | None
-    keep_pairs: int  # elements of the mask
-    remember: bool
-    _masks: Masks
+    pairs: Callable[[], Bools]  # what `keep` of the band says about the first tile
 
-    def mask(self, dtype: torch.dtype, device: torch.device) -> Mask | None:
-        """The mask of every tile in `dtype`, or None when all pairs are kept."""
-        if self.keep is None:
-            return None
-        key = dtype, device
-        mask = self._masks.get(key, MISSING)
-        if mask is MISSING:
-            mask = mask_of(self.keep(), dtype, device)
-            if self.remember or mask is None:
-                self._masks.keep(key, mask)
-        return mask
+    def keep(self) -> Bools:
+        return self.pairs()
 
+    def of_rows(self, x: Tensor, group: int) -> Tiles:
+        """x `[B, Hq, n]` or `[B, Hq, n, D]` by row tiles."""
+        b, h, r = x.stride()[:3]
+        outer = (b, h * group, h, r, r * self.row_tile)
+        offset = int(x.storage_offset()) + r * self.row
+        if x.ndim == 3:
+            return Tiles(x, offset, outer, (self.height,), (r * self.row_step,))
+        return Tiles(x, offset, outer, (self.height, x.shape[3]), (r * self.row_step, 1))
 
-def mask_of(keep: NDArray[np.bool_], dtype: torch.dtype, device: torch.device) -> Mask | None:
-    """The mask that keeps these pairs of a tile; None when it keeps all."""
-    if keep.all():
-        return None
-    kept = torch.from_numpy(keep).to(device)
-    some = kept.any(-1)
-    bias = torch.zeros(kept.shape, dtype=dtype, device=device).masked_fill_(~kept, -torch.inf)
-    dead = torch.zeros(some.shape, dtype=dtype, device=device).masked_fill_(~some, -torch.inf)
-    return Mask(bias, None if bool(some.all()) else dead)
+    def of_keys(self, x: Tensor) -> Tiles:
+        """x `[B, Hkv, m, D]` by windows of keys, shared by the query heads of a group."""
+        b, h, j, d = x.stride()
+        outer = (b, h, 0, j, j * self.key_tile)
+        return Tiles(x, int(x.storage_offset()) + j * self.key, outer, (self.width, x.shape[3]), (j * self.key_step, d))
+
+    def of_sums(self, sums: tuple[KeySums, ...]) -> list[Tiles]:
+        """What windows of keys add to, see `KeySums.add`."""
+        if all(x.whole is not None for x in sums):
+            return [self.of_keys(x.whole) for x in sums if x.whole is not None]
+        numbers = sums[0].numbers(self.key_rows(sums[0].like.device))
+        b, h, c, t, j = numbers.stride()
+        numbered = Tiles(numbers, 0, (b, h, 0, c, t), (self.width,), (j,))
+        return [numbered if x.whole is None else self.of_keys(x.whole) for x in sums]
+
+    def places(self, places: tuple[Tensor, Tensor, Tensor], given: Operands) -> list[Tiles]:
+        """What `BandBatch.place` reads."""
+        i, head, stream = places
+        j, group = self.key_rows(i.device) + given.sizes.key_offset, given.group
+        return [
+            Tiles(i, self.row, (0, 0, 0, 1, self.row_tile), (self.height, 1), (self.row_step, 0)),
+            Tiles(j, 0, (0, 0, 0, *j.stride()[:2]), (1, self.width), (0, 1)),
+            Tiles(head, 0, (0, group, 1, 0, 0), (1, 1), (0, 0)),
+            Tiles(stream, 0, (given.heads, group, 1, 0, 0), (1, 1), (0, 0)),
+        ]
+
+    def key_rows(self, device: torch.device) -> Tensor:
+        """`[classes, tiles, width]`: the keys of every window."""
+        classes, tiles, width = (torch.arange(x, device=device) for x in (self.classes, self.tiles, self.width))
+        return self.key + classes[:, None, None] + self.key_tile * tiles[:, None] + self.key_step * width
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,62 +234,73 @@ class Lattice:
         return rest % self.free == 0 if self.free else rest == 0
 
 
-def _segments(band: Band, n: int, m: int, offset: int) -> Iterator[Segment]:
-    classes, keys = _classes(band, n, offset)
+class _Swept(NamedTuple):
+    """The tiles of one run, `[classes, tiles]` each, or of one of its classes."""
+
+    first: Ints  # keys
+    widths: Ints
+    heights: Ints  # rows
+
+
+def _segments(band: Band, sizes: Sizes) -> Iterator[BandSegment]:
+    n, m, *_ = sizes
+    classes, keys = _classes(band, sizes)
     if not len(classes) or m == 0:
         return
     row_counts = -((classes - n) // band.query_step)
     key_counts = np.maximum(-((keys - m) // band.key_step), 0)
     tiles = np.arange(-(-int(row_counts.max()) // band.rows), dtype=np.int64)
     heights = np.clip(row_counts[:, None] - tiles * band.rows, 0, band.rows)
-    names = dict(n=np.int64(n), m=np.int64(m), offset=np.int64(offset), c=classes[:, None], d=keys[:, None], t=tiles)
+    names = sizes.names | dict(c=classes[:, None], d=keys[:, None], t=tiles)
     lattice = Lattice.of(band.shifts)
     seen = np.zeros(heights.shape, dtype=bool)
     alike = None if band.alike is None else [np.broadcast_to(x, keys[:, None].shape) for x in band.alike(**names)]
     for run in band.runs:
-        first = np.maximum(np.broadcast_to(run.first(**names), heights.shape), 0)
-        last = np.minimum(np.broadcast_to(run.last(**names), heights.shape), key_counts[:, None] - 1)
-        if run.step > 1 and bool((np.broadcast_to(run.first(**names), heights.shape) < 0).any()):
+        start = np.broadcast_to(run.first(**names), heights.shape)
+        if run.step > 1 and bool((start < 0).any()):
             raise AssertionError("a strided run must start at an existing key")
+        first = np.maximum(start, 0)
+        last = np.minimum(np.broadcast_to(run.last(**names), heights.shape), key_counts[:, None] - 1)
         widths = np.maximum((last - first) // run.step + 1, 0) * (heights > 0)
         if run.guard is not None:
             widths = widths * np.broadcast_to(run.guard(**names), heights.shape)
         masked = not run.full and band.keep is not None
-        for start, stop in _equal_classes(widths, heights, first, keys, alike if masked else None):
+        swept = _Swept(first, widths, heights)
+        for cs in _equal_classes(swept, keys, alike if masked else None):
             shared = (Lattice.of(()) if run.edge else lattice) if masked else None
-            for ts in _progressions(widths[start], heights[start], first[start], band.rows, shared):
-                fresh = not seen[start:stop, ts].any()
-                yield from _cut(band, run, names, (start, stop), ts, first, widths, heights, fresh)
+            for ts in _progressions(_Swept(*(x[cs.start] for x in swept)), band.rows, shared):
+                fresh = not seen[cs.start : cs.stop, ts].any()
+                yield from _lowered(band, run, names, cs, ts, swept, fresh)
         seen |= widths > 0
 
 
-def _classes(band: Band, n: int, offset: int) -> tuple[Ints, Ints]:
+def _classes(band: Band, sizes: Sizes) -> tuple[Ints, Ints]:
     """The row classes that exist, and the key class that each meets."""
     if band.phase is not None:
-        rows = np.arange(min(band.query_step, n), dtype=np.int64)
-        return rows, (rows + offset - band.phase) % band.key_step
-    row = (band.query_class - offset) % band.query_step
-    rows = np.array([row] if row < n else [], dtype=np.int64)
-    return rows, np.full(rows.shape, band.key_class, dtype=np.int64)
+        rows = np.arange(min(band.query_step, sizes.n), dtype=np.int64)
+        return rows, (rows + sizes.offset - sizes.key_offset - band.phase) % band.key_step
+    row = (band.query_class - sizes.offset) % band.query_step
+    rows = np.array([row] if row < sizes.n else [], dtype=np.int64)
+    return rows, np.full(rows.shape, (band.key_class - sizes.key_offset) % band.key_step, dtype=np.int64)
 
 
-def _equal_classes(
-    widths: Ints, heights: Ints, first: Ints, keys: Ints, alike: list[NDArray[Any]] | None
-) -> Iterator[tuple[int, int]]:
+def _equal_classes(swept: _Swept, keys: Ints, alike: list[NDArray[Any]] | None) -> Iterator[range]:
     """Ranges of consecutive classes with equal tiles and masks, whose key classes are consecutive too."""
+    first, widths, heights = swept
     same = (widths[1:] == widths[:-1]).all(1) & (heights[1:] == heights[:-1]).all(1)
     same &= (np.where(widths[1:] > 0, first[1:] - first[:-1], 0) == 0).all(1) & (keys[1:] == keys[:-1] + 1)
     for value in alike or ():
         same &= (value[1:] == value[:-1]).all(1)
     cuts = [0, *(np.flatnonzero(~same) + 1).tolist(), len(widths)]
-    yield from pairwise(cuts)
+    yield from (range(*ends) for ends in pairwise(cuts))
 
 
-def _progressions(widths: Ints, heights: Ints, first: Ints, rows: int, lattice: Lattice | None) -> list[Ints]:
+def _progressions(swept: _Swept, rows: int, lattice: Lattice | None) -> list[Ints]:
     """Cut the non-empty tiles of one class into arithmetic progressions that one batched call can compute.
 
     `lattice` None: no mask, so any constant step will do. A mask asks that the step be one of its translations.
     """
+    first, widths, heights = swept
     period = 1 if lattice is None else lattice.period(rows)
     if period == 0 or period >= len(widths):
         return [np.array([t]) for t in np.flatnonzero(widths)]
@@ -299,50 +324,39 @@ def _progressions(widths: Ints, heights: Ints, first: Ints, rows: int, lattice: 
     return sorted(result, key=lambda ts: int(ts[0]))
 
 
-def _cut(
-    band: Band, run: Run, names: dict[str, Any], cs: tuple[int, int], ts: Ints, first: Ints, widths: Ints,
-    heights: Ints, fresh: bool,
-) -> Iterator[Segment]:  # fmt: skip
+def _lowered(
+    band: Band, run: Run, names: dict[str, Any], cs: range, ts: Ints, swept: _Swept, fresh: bool
+) -> Iterator[BandSegment]:
     """The segment of classes `cs` and tiles `ts`, cut into lower ones where its mask would be too large."""
-    c, t = cs[0], int(ts[0])
-    width, height = int(widths[c, t]), int(heights[c, t])
-    step = int(first[c, ts[1]] - first[c, t]) if len(ts) > 1 else 0
-    stride = int(ts[1] - ts[0]) if len(ts) > 1 else 1
+    c, t, stride = cs.start, int(ts[0]), int(ts[1] - ts[0]) if len(ts) > 1 else 1
+    first, width, height = (int(x[c, t]) for x in swept)
+    step = int(swept.first[c, ts[1]]) - first if len(ts) > 1 else 0
     masked = not run.full and band.keep is not None
     lower = max(1, min(height, LARGEST_MASK // width)) if masked else height
-    for x in range(0, height, lower):
-        rows = min(lower, height - x)
-        a = range(t * band.rows + x, t * band.rows + x + rows)
-        b = range(int(first[c, t]), int(first[c, t]) + run.step * width, run.step)
-        keep = _keep(band, names, c, a, b) if masked else None
-        yield Segment(
-            row=int(names["c"][c, 0]) + band.query_step * (t * band.rows + x),
+    d, known = names["d"][c, 0], {x: y for x, y in names.items() if x != "t"} | {x: names[x][c, 0] for x in ("c", "d")}
+    b = range(first, first + run.step * width, run.step)
+    for x in range(t * band.rows, t * band.rows + height, lower):
+        a = range(x, min(x + lower, t * band.rows + height))
+        yield BandSegment(
+            visited=len(cs) * len(ts) * width,
+            masked=len(a) * width if masked else 0,
+            row=int(names["c"][c, 0]) + band.query_step * x,
             row_tile=band.query_step * band.rows * stride,
             row_step=band.query_step,
-            key=int(names["d"][c, 0]) + band.key_step * int(first[c, t]),
+            key=int(d) + band.key_step * first,
             key_tile=band.key_step * step,
             key_step=band.key_step * run.step,
-            classes=cs[1] - cs[0],
+            classes=len(cs),
             tiles=len(ts),
-            height=rows,
+            height=len(a),
             width=width,
             fresh=fresh,
-            keep=keep,
-            keep_pairs=rows * width if masked else 0,
-            remember=False,
-            _masks=Masks(),
+            pairs=partial(_pairs, band.keep, known, a, b),
         )
 
 
-def _keep(band: Band, names: dict[str, Any], c: int, a: range, b: range) -> Callable[[], NDArray[np.bool_]]:
-    keep = band.keep
+def _pairs(keep: Bound | None, names: dict[str, Any], a: range, b: range) -> Bools:
+    """What `keep` says about rows a and keys b of a class."""
     assert keep is not None
-    sizes = {name: names[name] for name in ("n", "m", "offset")}
-    classes = {name: names[name][c, 0] for name in ("c", "d")}
-
-    def mask() -> NDArray[np.bool_]:
-        rows, columns = (np.arange(x.start, x.stop, x.step, dtype=np.int64) for x in (a, b))
-        found = keep(**sizes, **classes, a=rows[:, None], b=columns)
-        return np.array(np.broadcast_to(found, (len(a), len(b))))
-
-    return mask
+    rows, columns = (np.arange(x.start, x.stop, x.step, dtype=np.int64) for x in (a, b))
+    return np.array(np.broadcast_to(keep(**names, a=rows[:, None], b=columns), (len(a), len(b))))

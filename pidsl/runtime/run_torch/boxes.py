@@ -11,22 +11,22 @@ are computed one by one, each with a mask of its own, and the last key in their 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from hashlib import blake2b
 from itertools import product
 from math import prod
+from operator import mul
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pidsl.runtime.run_torch.bands import KNOWN_SIZES, MISSING, Bound, Mask, Masks, mask_of, remembered
-
-Bools = NDArray[np.bool_]
+from pidsl.runtime.run_torch.gathered import GatheredBatch, GatheredSegment
+from pidsl.runtime.run_torch.walks import Batch, Bools, Bound, Change, Mask, Operands, Schedule, Sizes, Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,14 @@ class Axis:
     length: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Boxes of one axis that are alike."""
 
     row: int  # coordinate of the first query of the first box
     row_step: int  # from box to box
     key: int
     key_step: int
-    count: int
+    boxes: int
     height: int
     width: int
     axis: Axis
@@ -78,15 +77,13 @@ class Extent:
     strides: tuple[int, ...]
     first_row: int  # of the queries, on the first axis
     rows: int  # so many
-    key_rows: int
-    n: int
-    m: int
-    offset: int
+    keys: range  # of the keys, likewise
+    sizes: Sizes
 
     @property
     def before(self) -> int:
         """Positions before the first query that fill up its row."""
-        return self.offset - self.first_row * self.strides[0]
+        return self.sizes.offset - self.first_row * self.strides[0]
 
     @property
     def positions(self) -> int:
@@ -96,12 +93,18 @@ class Extent:
     @property
     def complete(self) -> bool:
         """Every query lies in the grid."""
-        return self.before + self.n <= self.positions
+        return self.before + self.sizes.n <= self.positions
 
     @property
     def filled(self) -> bool:
         """Some rows are filled up with queries that there are not."""
-        return self.before > 0 or self.before + self.n < self.positions
+        return self.before > 0 or self.before + self.sizes.n < self.positions
+
+    @property
+    def whole_keys(self) -> range:
+        """The rows all of whose keys exist."""
+        stride, (_, m, _, first) = self.strides[0], self.sizes
+        return range(-(-first // stride), min((first + m) // stride, self.keys.stop))
 
     def of_queries(self, x: Tensor) -> Tensor:
         """x `[B, H, n, ...]` by position, in whole rows: itself, a part of it, or a copy with zeros around it."""
@@ -110,8 +113,15 @@ class Extent:
     def give_back(self, x: Tensor, whole: Tensor) -> None:
         """Write to x `[B, H, n, ...]` what has changed in `whole`, unless it is a part of x."""
         if whole.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
-            length = min(self.n, whole.shape[2] - self.before)
-            x[:, :, :length].copy_(whole[:, :, self.before : self.before + length])
+            x[:, :, : self._length(whole)].copy_(whole[:, :, self.before : self.before + self._length(whole)])
+
+    def around(self, whole: Tensor) -> list[Tensor]:
+        """The parts of `whole` that no query has."""
+        parts = [whole[:, :, : self.before], whole[:, :, self.before + self._length(whole) :]]
+        return [x for x in parts if x.shape[2]]
+
+    def _length(self, whole: Tensor) -> int:
+        return min(self.sizes.n, whole.shape[2] - self.before)
 
 
 def _fitted(x: Tensor, before: int, length: int) -> Tensor:
@@ -122,216 +132,178 @@ def _fitted(x: Tensor, before: int, length: int) -> Tensor:
     return pad(rest, (0, 0) * (x.ndim - 3) + (before, max(after, 0)))
 
 
+class Side(NamedTuple):
+    """Queries or keys of boxes, by axes."""
+
+    start: int  # position of the first token
+    steps: tuple[int, ...]  # from box to box
+    sizes: tuple[int, ...]  # of a box
+
+
 @dataclass(slots=True, eq=False)
-class BoxSegment:
+class BoxSegment(GatheredSegment):
     """Boxes of equal shape, one group per axis."""
 
     groups: tuple[Group, ...]
     extent: Extent
-    ragged: bool = False  # some keys are missing
-    remember: bool = True
-    _masks: Masks = field(default_factory=Masks)
+    ragged: bool  # some keys are missing
+    counts: tuple[int, ...]  # boxes, by axes
+    queries: Side
+    others: Side  # keys
 
-    @property
-    def valid(self) -> Bools | None:
-        """`[keys]`: which of them exist, where some are missing."""
-        if not self.ragged:
-            return None
-        places = [g.key + np.arange(g.width) for g in self.groups]
-        positions = reduce(np.add.outer, [p * s for p, s in zip(places, self.extent.strides, strict=True)])
-        return np.asarray(positions.ravel() < self.extent.m)
+    @staticmethod
+    def of(groups: tuple[Group, ...], extent: Extent, ragged: bool = False) -> BoxSegment:
+        """The boxes of these groups."""
+        rows, row_steps, keys, key_steps, counts, heights, widths = zip(*(g[:7] for g in groups), strict=True)
 
-    @property
-    def height(self) -> int:
-        """Queries of a box."""
-        return prod(x.height for x in self.groups)
+        def side(first: tuple[int, ...], steps: tuple[int, ...], sizes: tuple[int, ...]) -> Side:
+            return Side(sum(map(mul, first, extent.strides)), tuple(map(mul, steps, extent.strides)), sizes)
 
-    @property
-    def width(self) -> int:
-        """Keys of a box."""
-        return prod(x.width for x in self.groups)
+        tiles, height, width = prod(counts), prod(heights), prod(widths)
+        masked = height * width if ragged or any(g.masked for g in groups) else 0
+        queries, others = side(rows, row_steps, heights), side(keys, key_steps, widths)
+        return BoxSegment(
+            tiles * width, masked, tiles, height, width, groups, extent, ragged, counts, queries, others
+        )  # fmt: skip
 
-    @property
-    def keep_pairs(self) -> int:
-        """Elements of the mask."""
-        return self.height * self.width if self.ragged or any(x.masked for x in self.groups) else 0
+    def keep(self) -> Bools:
+        found = reduce(np.kron, (x.keep for x in self.groups))
+        return found & self._there().numpy() if self.ragged else found
 
-    @property
-    def boxes(self) -> int:
-        """How many there are."""
-        return prod(x.count for x in self.groups)
-
-    def mask(self, dtype: torch.dtype, device: torch.device, members: int) -> Mask | None:
-        """The mask of every box, for so many query heads above each other; None when all pairs are kept."""
-        key = dtype, device, members
-        mask = self._masks.get(key, MISSING)
-        if mask is MISSING:
-            keep = self.keep()
-            mask = None if keep is None else mask_of(np.tile(keep, (members, 1)), dtype, device)
-            if self.remember or mask is None:
-                self._masks.keep(key, mask)
-        return mask
-
-    def mask_of_rows(self, mask: Mask | None, members: int, dtype: torch.dtype, device: torch.device) -> Mask | None:
-        """`mask` without queries that fill up a row of the grid, `[1, boxes, members * queries, keys]`."""
-        start, stop = self.extent.offset, self.extent.offset + self.extent.n
-        rows = self.row_positions(torch.device("cpu"))
+    def mask_of_rows(self, mask: Mask | None, x: Tensor, members: int) -> Mask | None:
+        """`mask` without queries that fill up a row of the grid, `[1, boxes, members * queries, keys]`; like x."""
+        start, stop = self.extent.sizes.offset, self.extent.sizes.offset + self.extent.sizes.n
+        rows = self.row_positions(x.device)
         there = ((rows >= start) & (rows < stop)).repeat(1, members)[None, :, :, None]
         if bool(there.all()):
             return mask
-        there = there.to(device)
-        bias = torch.zeros((), dtype=dtype, device=device) if mask is None else mask.bias
+        bias = x.new_zeros(()) if mask is None else mask.bias
         return Mask(torch.where(there, bias, -torch.inf).expand(*there.shape[:3], self.width), None)
-
-    def keep(self) -> Bools | None:
-        """The pairs to keep of every box, `[height, width]`."""
-        if not self.keep_pairs:
-            return None
-        found, valid = reduce(np.kron, (x.keep for x in self.groups)), self.valid
-        return found if valid is None else found & valid
 
     def parts(self, limit: int) -> Iterator[BoxSegment]:
         """The same boxes in segments of at most `limit` of them."""
-        if self.boxes <= max(limit, 1):
+        if self.tiles <= max(limit, 1):
             yield self
             return
-        axis = max(range(len(self.groups)), key=lambda k: self.groups[k].count)
+        axis = self.counts.index(max(self.counts))
         group = self.groups[axis]
-        half = group.count // 2
-        later = replace(
-            group, row=group.row + half * group.row_step, key=group.key + half * group.key_step,
-            count=group.count - half,
-        )  # fmt: skip
-        for part in (replace(group, count=half), later):
-            cut = BoxSegment(
-                (*self.groups[:axis], part, *self.groups[axis + 1 :]), self.extent, self.ragged, self.remember,
-                self._masks,
-            )  # fmt: skip
+        half = group.boxes // 2
+        row, key = group.row + half * group.row_step, group.key + half * group.key_step
+        for part in (group._replace(boxes=half), group._replace(row=row, key=key, boxes=group.boxes - half)):
+            cut = BoxSegment.of((*self.groups[:axis], part, *self.groups[axis + 1 :]), self.extent, self.ragged)
+            cut.masks, cut.remember = self.masks, self.remember
             yield from cut.parts(limit)
 
     def rows(self, x: Tensor, members: int) -> Tensor:
-        """A view of x `[B, Hq, rows, ...]` as `[B, Hkv, *boxes, members, *box, ...]`."""
-        start = sum(g.row * s for g, s in zip(self.groups, self.extent.strides, strict=True))
-        start -= self.extent.first_row * self.extent.strides[0]
-        b, h, r = x.stride()[:3]
-        steps = [g.row_step * s * r for g, s in zip(self.groups, self.extent.strides, strict=True)]
-        sizes = [g.height for g in self.groups]
-        shape = (x.shape[0], x.shape[1] // members, *self._counts, members, *sizes, *x.shape[3:])
-        inside = [s * r for s in self.extent.strides]
-        strides = (b, h * members, *steps, h, *inside, *x.stride()[3:])
-        return x.as_strided(shape, strides, int(x.storage_offset()) + start * r)
+        """A view of the rows of a grid."""
+        return self._view(x, self.queries, members, self.extent.first_row * self.extent.strides[0])
 
-    def keys(self, x: Tensor) -> Tensor:
-        """A view of x `[B, Hkv, m, D]` as `[B, Hkv, *boxes, *box, D]`; boxes may overlap."""
-        start = sum(g.key * s for g, s in zip(self.groups, self.extent.strides, strict=True))
+    def _keys(self, x: Tensor) -> Tensor:
+        """A view of keys, all of which exist."""
+        return self._view(x, self.others, 1, self.extent.sizes.key_offset)
+
+    def _view(self, x: Tensor, side: Side, members: int, first: int) -> Tensor:
+        """x `[B, H, tokens, ...]`, from position `first` on, as `[B, H / members, *boxes, members, *box, ...]`.
+
+        Boxes of keys may overlap.
+        """
         b, h, r = x.stride()[:3]
-        steps = [g.key_step * s * r for g, s in zip(self.groups, self.extent.strides, strict=True)]
-        shape = (x.shape[0], x.shape[1], *self._counts, *(g.width for g in self.groups), x.shape[3])
-        strides = (b, h, *steps, *(s * r for s in self.extent.strides), x.stride(3))
-        return x.as_strided(shape, strides, int(x.storage_offset()) + start * r)
+        inside = self.extent.strides
+        shape = (x.shape[0], x.shape[1] // members, *self.counts, members, *side.sizes, *x.shape[3:])
+        strides = (b, h * members, *(s * r for s in side.steps), h, *(s * r for s in inside), *x.stride()[3:])
+        return x.as_strided(shape, strides, int(x.storage_offset()) + (side.start - first) * r)
 
     def of_rows(self, x: Tensor, members: int) -> Tensor:
-        """x `[B, Hq, rows, ...]` by boxes: `[B * Hkv, boxes, members * queries, ...]`, a copy."""
-        return self.rows(x, members).reshape(-1, self.boxes, members * self.height, *x.shape[3:])
+        return self.rows(x, members).reshape(-1, self.tiles, members * self.height, *x.shape[3:])
 
     def of_keys(self, x: Tensor) -> Tensor:
-        """x `[B, Hkv, m, D]` by boxes: `[B * Hkv, boxes, keys, D]`, a copy."""
-        if self.valid is None:
-            return self.keys(x).reshape(-1, self.boxes, self.width, x.shape[3])
-        return x.index_select(2, self.key_positions(x.device)[0]).reshape(-1, 1, self.width, x.shape[3])
+        found = x.index_select(2, self.key_rows(x.device)[0]) if self.ragged else self._keys(x)
+        return found.reshape(-1, self.tiles, self.width, x.shape[3])
+
+    def put(self, results: Sequence[Tensor], values: Sequence[Tensor], change: Change, members: int) -> None:
+        views = [self.rows(x, members) for x in results]
+        change(views, [y.reshape(x.shape) for x, y in zip(views, values, strict=True)])
 
     def row_positions(self, device: torch.device) -> Tensor:
-        """`[boxes, queries]`: where the queries stand."""
-        return self._positions([(g.row, g.row_step, g.height) for g in self.groups], device)
+        return self._positions(self.queries, device)
 
-    def key_positions(self, device: torch.device) -> Tensor:
-        """`[boxes, keys]`: which keys they meet, the last one for those that are missing."""
-        places = self._positions([(g.key, g.key_step, g.width) for g in self.groups], device)
-        return places.clamp_(max=self.extent.m - 1)
+    def key_rows(self, device: torch.device) -> Tensor:
+        sizes = self.extent.sizes
+        return (self._positions(self.others, device) - sizes.key_offset).clamp_(0, sizes.m - 1)
 
-    def _positions(self, axes: list[tuple[int, int, int]], device: torch.device) -> Tensor:
-        """Positions of tokens, given on every axis the first coordinate, its step from box to box, and how many."""
-        total = torch.zeros((), dtype=torch.int64, device=device)
-        for (first, step, size), count, stride in zip(axes, self._counts, self.extent.strides, strict=True):
-            boxes, inside = torch.arange(count, device=device), torch.arange(size, device=device)
-            total = total[..., None] + (first + step * boxes) * stride
-            total = total[..., None] + inside * stride
-        order = range(2 * len(axes))
-        return total.permute(*order[::2], *order[1::2]).reshape(self.boxes, -1)
+    def _positions(self, side: Side, device: torch.device) -> Tensor:
+        """`[boxes, tokens]`: where they stand."""
+        total = torch.tensor(side.start, device=device)
+        sizes, steps = (*self.counts, *side.sizes), (*side.steps, *self.extent.strides)
+        for size, step in zip(sizes, steps, strict=True):
+            total = total[..., None] + step * torch.arange(size, device=device)
+        return total.view(self.tiles, -1)
 
-    @property
-    def _counts(self) -> tuple[int, ...]:
-        return tuple(x.count for x in self.groups)
+    def _there(self) -> Tensor:
+        """`[keys]`: which of them exist, of a box of which some are missing."""
+        rows = self._positions(self.others, torch.device("cpu"))[0] - self.extent.sizes.key_offset
+        return (rows >= 0) & (rows < self.extent.sizes.m)
 
     def add_keys(self, target: Tensor, grads: Tensor) -> None:
-        """`target += grads` for keys of overlapping boxes, in a fixed order.
-
-        Args:
-            target: `[B, Hkv, m, D]`.
-            grads: `[B * Hkv, boxes, keys, D]`.
-        """
-        if self.valid is not None:
-            there = torch.from_numpy(self.valid).to(target.device)
-            rows = self.key_positions(target.device)[0, there]
+        if self.ragged:
+            there = self._there().to(target.device)
+            rows = self.key_rows(target.device)[0, there]
             target.index_add_(2, rows, grads.reshape(*target.shape[:2], *grads.shape[2:])[:, :, there])
             return
-        view = self.keys(target)
+        view = self._keys(target)
         grads = grads.reshape(view.shape)
-        axes = len(self.groups)
         slices: list[list[slice]] = []
-        for k, group in enumerate(self.groups):
-            if group.count > 1 and group.key_step == 0:  # the same keys for every box
-                grads = grads.sum(2 + k, keepdim=True)
-                view = view.narrow(2 + k, 0, 1)
-            step = group.width if group.count == 1 or group.key_step == 0 else min(group.key_step, group.width)
-            slices.append([slice(x, min(x + step, group.width)) for x in range(0, group.width, step)])
-        every = (slice(None),) * (2 + axes)
+        for axis, (_, _, _, step, count, _, width, *_) in enumerate(self.groups, 2):
+            if count > 1 and step == 0:  # the same keys for every box
+                grads = grads.sum(axis, keepdim=True)
+                view = view.narrow(axis, 0, 1)
+            step = width if count == 1 or step == 0 else min(step, width)
+            slices.append([slice(x, min(x + step, width)) for x in range(0, width, step)])
+        every = (slice(None),) * (3 + len(self.groups))
         for part in product(*slices):  # no two boxes overlap in it
             view[(*every, *part)].add_(grads[(*every, *part)])
 
 
 @dataclass(frozen=True, slots=True)
-class Boxes:
+class Boxes(Walk[BoxSegment]):
     """A piece in boxes of a grid, as a generated program states it."""
 
     axes: tuple[Axis, ...]
-    _known: dict[tuple[int, int, int], tuple[BoxSegment, ...]] = field(default_factory=dict, repr=False, compare=False)
 
-    def segments(self, n: int, m: int, offset: int) -> tuple[BoxSegment, ...]:
+    def written(self, segments: Sequence[BoxSegment], sizes: Sizes) -> int:
+        """All rows where every query lies in a box, else none: they are in whole rows of the grid."""
+        total = sum(s.tiles * s.height for s in segments)
+        extent = segments[0].extent if segments else None
+        return sizes.n if extent is not None and extent.complete and total == extent.positions else 0
+
+    def batches(self, schedule: Schedule[BoxSegment], given: Operands) -> Iterator[Batch]:
+        """Copies of the boxes, of rows of the grid that are filled up."""
+        if not schedule.segments:
+            return
+        extent = schedule.segments[0].extent
+        rows, results = ([extent.of_queries(x) for x in tensors] for tensors in (given.rows, given.results))
+        for segment in schedule.segments:
+            for s in segment.parts(segment.at_once(given)):
+                mask = s.mask(rows[0], given.group)
+                if given.exact and extent.filled:
+                    mask = s.mask_of_rows(mask, rows[0], given.group)
+                yield GatheredBatch(s, given, rows, results, mask)
+        for x, whole in zip(given.results, results, strict=True):
+            extent.give_back(x, whole)
+        given.invented += extent.around(results[0])
+
+    def cut(self, sizes: Sizes) -> Iterator[BoxSegment]:
         """Batches of equal boxes that together visit every box of queries once."""
-        sizes = (n, m, offset)
-        known = self._known.pop(sizes, None)
-        if known is None:
-            known = tuple(self._segments(*sizes))
-            for s, remember in zip(known, remembered(n, m, [s.keep_pairs for s in known]), strict=True):
-                s.remember = remember
-            for oldest in list(self._known)[: 1 - KNOWN_SIZES]:
-                self._known.pop(oldest, None)
-        self._known[sizes] = known
-        return known
-
-    def visited(self, n: int, m: int, offset: int) -> int:
-        """Keys in all boxes."""
-        return sum(s.boxes * s.width for s in self.segments(n, m, offset))
-
-    def _extent(self, n: int, m: int, offset: int) -> Extent:
-        lengths = [x.length for x in self.axes]
-        strides = tuple(prod(x or 1 for x in lengths[k + 1 :]) for k in range(len(lengths)))
-        end = -(-(offset + n) // strides[0])
-        key_rows = -(-m // strides[0])
-        if lengths[0] is not None:
-            end, key_rows = min(end, lengths[0]), min(key_rows, lengths[0])
-        first = offset // strides[0]
-        return Extent(strides, first, max(end - first, 0), key_rows, n, m, offset)
-
-    def _segments(self, n: int, m: int, offset: int) -> Iterator[BoxSegment]:
-        extent = self._extent(n, m, offset)
-        if len(self.axes) > 1 and max(offset + n, m) <= extent.strides[0]:  # all in one row: there is none to fill up
-            if any(x.keep.any() for x in _groups(self.axes[0], 0, 1, 1)):
-                yield from Boxes(self.axes[1:])._segments(n, m, offset)
+        extent = self._extent(sizes)
+        last = max(sizes.offset + sizes.n, sizes.key_offset + sizes.m)
+        if len(self.axes) > 1 and last <= extent.strides[0]:
+            if any(
+                x.keep.any() for x in _groups(self.axes[0], 0, 1, range(1))
+            ):  # all in one row: there is none to fill up
+                yield from Boxes(self.axes[1:]).cut(sizes)
             return
         groups = []
-        low, high = extent.before, extent.before + extent.n - 1  # queries in the rows of the axes before that are one
+        low, high = extent.before, extent.before + sizes.n - 1  # queries in the rows of the axes before that are one
         for k, axis in enumerate(self.axes):
             start, stop = low // extent.strides[k], high // extent.strides[k] + 1
             if k == 0:
@@ -340,31 +312,40 @@ class Boxes:
                 low, high = low % extent.strides[k], min(high, extent.positions - 1) % extent.strides[k]
             else:
                 low, high = 0, extent.strides[k] - 1
-            groups.append(list(_groups(axis, start, stop, extent.key_rows if k == 0 else axis.length or 0)))
-        missing = extent.key_rows * extent.strides[0] > extent.m
+            groups.append(list(_groups(axis, start, stop, extent.keys if k == 0 else range(axis.length or 0))))
+        whole = extent.whole_keys
         for found in product(*groups):
-            top = found[0].key + (found[0].count - 1) * found[0].key_step + found[0].width
-            segment = BoxSegment(found, extent)
-            if not missing or top < extent.key_rows:
+            top = found[0].key + (found[0].boxes - 1) * found[0].key_step + found[0].width
+            segment = BoxSegment.of(found, extent)
+            if whole.start <= found[0].key and top <= whole.stop:
                 yield segment
                 continue
             for part in segment.parts(1):
-                yield BoxSegment(part.groups, extent, ragged=True)
+                yield BoxSegment.of(part.groups, extent, ragged=True)
+
+    def _extent(self, sizes: Sizes) -> Extent:
+        lengths = [x.length for x in self.axes]
+        strides = tuple(prod(x or 1 for x in lengths[k + 1 :]) for k in range(len(lengths)))
+        end, key_end = (-(-x // strides[0]) for x in (sizes.offset + sizes.n, sizes.key_offset + sizes.m))
+        if lengths[0] is not None:
+            end, key_end = min(end, lengths[0]), min(key_end, lengths[0])
+        first = sizes.offset // strides[0]
+        return Extent(strides, first, max(end - first, 0), range(sizes.key_offset // strides[0], key_end), sizes)
 
 
-def _groups(axis: Axis, start: int, stop: int, keys: int) -> Iterator[Group]:
-    """The boxes of one axis, for queries from `start` to `stop` and so many keys."""
+def _groups(axis: Axis, start: int, stop: int, keys: range) -> Iterator[Group]:
+    """The boxes of one axis, for queries from `start` to `stop` and these keys."""
     now: Group | None = None
     for t in range(start // axis.rows, -(-stop // axis.rows)):
         low = max(t * axis.rows, start)
         height = min(t * axis.rows + axis.rows, stop) - low
-        first = max(int(axis.first(t=t)), 0)
-        last = keys - 1 if axis.last is None else min(int(axis.last(t=t)), keys - 1)
+        first = max(int(axis.first(t=t)), keys.start)
+        last = keys.stop - 1 if axis.last is None else min(int(axis.last(t=t)), keys.stop - 1)
         if height <= 0 or first > last:
             continue
         found = Group(low, 0, first, 0, 1, height, last + 1 - first, axis, None)
         if axis.keep is not None and not (keep := found.keep).all():
-            found = replace(found, masked=blake2b(keep.tobytes(), digest_size=16).digest())
+            found = found._replace(masked=blake2b(keep.tobytes(), digest_size=16).digest())
         if now is not None and (grown := _grown(now, found)) is not None:
             now = grown
             continue
@@ -380,11 +361,11 @@ def _grown(group: Group, box: Group) -> Group | None:
     if (group.height, group.width) != (box.height, box.width):
         return None
     row_step, key_step = box.row - group.row, box.key - group.key
-    if group.count > 1:
-        if row_step != group.count * group.row_step or key_step != group.count * group.key_step:
+    if group.boxes > 1:
+        if row_step != group.boxes * group.row_step or key_step != group.boxes * group.key_step:
             return None
         row_step, key_step = group.row_step, group.key_step
     if key_step < 0:
         return None
     same = group.masked == box.masked
-    return replace(group, row_step=row_step, key_step=key_step, count=group.count + 1) if same else None
+    return group._replace(row_step=row_step, key_step=key_step, boxes=group.boxes + 1) if same else None

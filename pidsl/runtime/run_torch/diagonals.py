@@ -1,153 +1,175 @@
 """Attention along isolated lags: rows of q against shifted rows of k, elementwise, no tiles.
 
 Rows are taken in chunks that stay in the caches. Per chunk and lag: one product and one row sum give the scores, a
-softmax over the lags and what the rows have seen before gives the weights, one multiply-add per lag the output.
+softmax over the lags and what the rows have seen before gives the weights, one multiply-add per lag the output. The
+tensors of a chunk are `[lags, B, Hkv, rows]`; what a score sees are tiles with one row of pairs per lag.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pidsl.runtime.run_torch.key_sums import KeySums
+from pidsl.runtime.call.logits import NOWHERE, Place
+from pidsl.runtime.run_torch.walks import Bound, Operands, Schedule, Segment, Sizes, Walk
 
 CHUNK_ELEMENTS = 1 << 22  # elements of q in one chunk: 16 MiB in float32; each chunk is many barriers for the threads
 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """Row r meets key r + offset - lag for first <= r <= last, where `keep` holds (None: everywhere)."""
+    """Row r meets position r + offset - lag for first <= r <= last, where `keep` holds (None: everywhere)."""
 
     lag: int
-    first: Callable[..., Any]
-    last: Callable[..., Any]
-    keep: Callable[..., Any] | None = None
+    first: Bound
+    last: Bound
+    keep: Bound | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Stretch(Segment):
+    """Rows [start, stop) of one lag; they meet the keys that start at `key`, where `kept` (None: everywhere)."""
+
+    of: Lag
+    start: int
+    stop: int
+    key: int
+    kept: Tensor | None = None
+
+    def within(self, start: int, stop: int, sizes: Sizes) -> Stretch | None:
+        """The part of it in a chunk of rows."""
+        low, high = max(start, self.start), min(stop, self.stop)
+        if low >= high:
+            return None
+        part = Stretch(high - low, 0, self.of, low, high, self.key + low - self.start)
+        if self.of.keep is not None:
+            found = self.of.keep(**sizes.names, r=np.arange(low, high, dtype=np.int64))
+            values = np.array(np.broadcast_to(found, (high - low,)))
+            if not values.any():
+                return None
+            part.kept = None if values.all() else torch.from_numpy(values)
+        return part
 
 
 @dataclass(frozen=True, slots=True)
-class DiagonalSet:
+class DiagonalSet(Walk[Stretch]):
     """The diagonals of one piece."""
 
     lags: tuple[Lag, ...]
 
-    def visited(self, n: int, m: int, offset: int) -> int:
-        """Keys that rows meet along the lags."""
-        return sum(s.stop - s.start for s in _stretches(self, n, m, offset, 0, n))
+    def cut(self, sizes: Sizes) -> Iterator[Stretch]:
+        """The rows of every lag."""
+        for d in self.lags:
+            key = sizes.offset - sizes.key_offset - d.lag  # of row 0
+            low = max(0, int(d.first(**sizes.names)), -key)
+            high = min(sizes.n, int(d.last(**sizes.names)) + 1, sizes.m - key)
+            if low < high:
+                yield Stretch(high - low, 0, d, low, high, low + key)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """Rows [start, stop) of one lag inside a chunk; they meet the keys that start at `key`."""
-
-    index: int
-    start: int
-    stop: int
-    key: int
-    kept: Tensor | None
-
-
-def _stretches(which: DiagonalSet, n: int, m: int, offset: int, start: int, stop: int) -> Iterator[_Stretch]:
-    sizes = dict(n=np.int64(n), m=np.int64(m), offset=np.int64(offset))
-    for index, d in enumerate(which.lags):
-        low = max(start, int(d.first(**sizes)), d.lag - offset)
-        high = min(stop, int(d.last(**sizes)) + 1, m + d.lag - offset)
-        if low >= high:
-            continue
-        kept = None
-        if d.keep is not None:
-            values = np.broadcast_to(d.keep(**sizes, r=np.arange(low, high, dtype=np.int64)), (high - low,))
-            if not values.any():
-                continue
-            kept = None if values.all() else torch.from_numpy(np.array(values))
-        yield _Stretch(index, low, high, low + offset - d.lag, kept)
-
-
-class Chunks:
-    """Cuts `[B, Hq, n, ...]` tensors into (group member, rows) chunks shaped like the keys, `[B, Hkv, rows, ...]`.
+class Chunk:
+    """Rows [start, stop) of one query head of every group, shaped like the keys, and the lags that they have.
 
     Args:
-        which: the lags.
-        q, k, scale, offset: those of the pass.
-        exact: keep rows that do not have a lag out of every product with it; else NaN marks that there was any.
-        fit: brings keys and values into the form of q.
+        given: what the pass says. Where it is `exact`, rows that do not have a lag are kept out of every product with
+            it; else NaN marks that there was any.
+        member: of the groups.
+        rows: start and stop.
+        stretches: the lags.
+        room: for products, `[B, Hkv, rows, columns]`.
     """
 
     def __init__(
-        self, which: DiagonalSet, q: Tensor, k: Tensor, scale: float, offset: int, exact: bool,
-        fit: Callable[[Tensor], Tensor],
+        self, given: Operands, member: int, rows: tuple[int, int], stretches: list[Stretch], room: Tensor
     ) -> None:  # fmt: skip
-        self.which, self.q, self.k, self.scale, self.offset, self.exact = which, q, k, scale, offset, exact
-        self.fit = fit
-        self.batch, self.heads, self.n, self.columns = q.shape
-        self.kv_heads, self.m = k.shape[1], k.shape[2]
-        self.group = self.heads // self.kv_heads if self.kv_heads else 0
-        per_row = max(1, self.batch * self.kv_heads * self.columns)
-        self.rows = min(self.n, max(1, CHUNK_ELEMENTS // per_row))
-        self.product = q.new_empty((self.batch, self.kv_heads, self.rows, self.columns))
+        self.given, self.member, self.stretches = given, member, stretches
+        (self.start, self.stop), self.room = rows, room
 
-    def __iter__(self) -> Iterator[tuple[int, int, int, list[_Stretch]]]:
-        if not self.batch * self.kv_heads:
-            return
-        for start in range(0, self.n, max(1, self.rows)):
-            stop = min(start + self.rows, self.n)
-            stretches = list(_stretches(self.which, self.n, self.m, self.offset, start, stop))
-            if stretches:
-                for member in range(self.group):
-                    yield member, start, stop, stretches
+    def rows(self, x: Tensor, s: Stretch | None = None) -> Tensor:
+        """x `[B, Hq, n, ...]` in the rows of the chunk, or in those of a stretch."""
+        start, stop = (self.start, self.stop) if s is None else (s.start, s.stop)
+        return x[:, self.member :: self.given.group, start:stop]
 
-    def rows_of(self, x: Tensor, member: int, start: int, stop: int) -> Tensor:
-        return x[:, member :: self.group, start:stop]
+    def here(self, x: Tensor, s: Stretch) -> Tensor:
+        """x `[B, Hkv, rows]` of the chunk in the rows of a stretch."""
+        return x[:, :, s.start - self.start : s.stop - self.start]
 
-    def dots(self, x: Tensor, y: Tensor, into: Tensor) -> None:
-        """into[...] = the row sums of x * y."""
-        product = self.product[:, :, : x.shape[2]]
-        torch.mul(x, y, out=product)
-        torch.sum(product, -1, out=into)
-
-    def scores(self, member: int, start: int, stop: int, stretches: list[_Stretch]) -> Tensor:
-        """scale * q . k along every stretch, `[stretches, B, Hkv, rows]`; -inf where there is no pair."""
-        scores = self.q.new_empty((len(stretches), self.batch, self.kv_heads, stop - start))
-        for x, s in zip(scores, stretches, strict=True):
-            if s.stop - s.start < stop - start:
-                x.fill_(-torch.inf)
-            here = x[:, :, s.start - start : s.stop - start]
-            self.dots(self.rows_of(self.q, member, s.start, s.stop), self.keys_of(self.k, s), here)
-            here.mul_(self.scale)  # before the mask: -inf must stay -inf whatever the sign of the scale
-            if s.kept is not None and self.exact:
-                here.masked_fill_(~s.kept.to(x.device), -torch.inf)
-            elif s.kept is not None:
-                here.add_(torch.where(s.kept, 0.0, -torch.inf))
-        return scores
-
-    def keys_of(self, x: Tensor, s: _Stretch) -> Tensor:
+    def keys(self, x: Tensor, s: Stretch) -> Tensor:
         """The keys or values that a stretch meets."""
-        return self.fit(x[:, :, s.key : s.key + s.stop - s.start])
+        return self.given.fit(x[:, :, s.key : s.key + s.stop - s.start])
 
-    def only(self, x: Tensor, s: _Stretch) -> Tensor:
+    def only(self, x: Tensor, s: Stretch) -> Tensor:
         """x `[B, Hkv, rows]` or `[B, Hkv, rows, D]` of a stretch, 0 in rows without the lag where that is asked for."""
-        if s.kept is None or not self.exact:
+        if s.kept is None or not self.given.exact:
             return x
         kept = s.kept.to(x.device)
         return torch.where(kept if x.ndim == 3 else kept[:, None], x, 0.0)
 
+    def dots(self, x: Tensor, y: Tensor, into: Tensor) -> None:
+        """into[...] = the row sums of x * y."""
+        product = self.room[:, :, : x.shape[2]]
+        torch.mul(x, y, out=product)
+        torch.sum(product, -1, out=into)
 
-def forward(chunks: Chunks, v: Tensor, out: Tensor, lse: Tensor, started: bool) -> None:
+    def logits(self, place: Place) -> tuple[Tensor, Tensor | None]:
+        """The logits, -inf where there is no pair, and their derivative by scale * q . k (None for 1)."""
+        q, k, score = self.given.rows[0], self.given.keys[0], self.given.score
+        logits = q.new_empty((len(self.stretches), *k.shape[:2], self.stop - self.start))
+        for x, s in zip(logits, self.stretches, strict=True):
+            if s.stop - s.start < self.stop - self.start:
+                x.fill_(-torch.inf)
+            here = self.here(x, s)
+            self.dots(self.rows(q, s), self.keys(k, s), here)
+            here.mul_(self.given.scale)  # before the mask: -inf must stay -inf whatever the sign of the scale
+            if s.kept is not None and self.given.exact:
+                here.masked_fill_(~s.kept.to(x.device), -torch.inf)
+            elif s.kept is not None:
+                here.add_(torch.where(s.kept, 0.0, -torch.inf))
+        logits, slope = score.capped(logits)
+        added = score.added(place)
+        return logits if added is None else logits.add_(added), slope
+
+    def place(self) -> Place:
+        """Positions and heads of the pairs, as `[lags, B, Hkv, rows]`."""
+        given = self.given
+        if given.places is None:
+            return NOWHERE
+        i, head, stream = given.places
+        i, head = i[self.start : self.stop], head[self.member :: given.group, None]
+        lags = torch.tensor([s.of.lag for s in self.stretches], device=i.device)
+        stream = stream.view(given.batch, given.heads, 1)[:, self.member :: given.group]
+        return Place(i, i - lags[:, None, None, None], head, stream)
+
+
+def chunks(schedule: Schedule[Stretch], given: Operands) -> Iterator[Chunk]:
+    """The rows that have lags, cut so that they stay in the caches."""
+    q, n = given.rows[0], given.sizes.n
+    size = min(n, max(1, CHUNK_ELEMENTS // max(1, given.batch * given.kv_heads * given.columns)))
+    room = q.new_empty((given.batch, given.kv_heads, size, given.columns))
+    for start in range(0, n, max(1, size)):
+        stop = min(start + size, n)
+        found = [part for s in schedule.segments if (part := s.within(start, stop, given.sizes)) is not None]
+        if found:
+            for member in range(given.group):
+                yield Chunk(given, member, (start, stop), found, room)
+
+
+def forward(schedule: Schedule[Stretch], given: Operands, started: bool) -> None:
     """Fold the diagonals into (out, lse), in place; `started`: they may already hold other keys."""
-    for member, start, stop, stretches in chunks:
-        scores = chunks.scores(member, start, stop, stretches)
-        out_here, lse_here = (chunks.rows_of(x, member, start, stop) for x in (out, lse))
-        weights = absorb(scores, out_here, lse_here, started).unsqueeze(-1)
-        for p, s in zip(weights, stretches, strict=True):
-            rows = slice(s.start - start, s.stop - start)
-            out_here[:, :, rows].addcmul_(chunks.only(chunks.keys_of(v, s), s), p[:, :, rows])
+    for chunk in chunks(schedule, given):
+        place = chunk.place()
+        out, lse = (chunk.rows(x) for x in given.results)
+        weights = _absorb(chunk.logits(place)[0], out, lse, started)
+        for p, s in zip(given.score.dropped(weights, place), chunk.stretches, strict=True):
+            v = chunk.only(chunk.keys(given.keys[1], s), s)
+            chunk.here(out, s).addcmul_(v, chunk.here(p, s).unsqueeze(-1))
 
 
-def absorb(scores: Tensor, out: Tensor, lse: Tensor, started: bool) -> Tensor:
+def _absorb(scores: Tensor, out: Tensor, lse: Tensor, started: bool) -> Tensor:
     """The weights of scores `[lags, ...]`; lse gets them, and out fades, in place."""
     total = torch.logsumexp(scores, 0)
     if started:
@@ -159,33 +181,49 @@ def absorb(scores: Tensor, out: Tensor, lse: Tensor, started: bool) -> Tensor:
     return scores.sub_(finite).exp_()
 
 
-def backward(
-    chunks: Chunks, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grads: tuple[Tensor, KeySums, KeySums]
-) -> None:
-    """Add the diagonals' part to grads = (dq, dk, dv), in place; `lse` is +inf for rows that saw no key."""
-    dq, dk, dv = grads
-    for member, start, stop, stretches in chunks:
-        weights = chunks.scores(member, start, stop, stretches)
-        weights.sub_(chunks.rows_of(lse, member, start, stop)).exp_()
-        delta = weights.new_empty(weights.shape[1:])
-        grad = weights.new_empty(weights.shape[1:])
-        chunks.dots(chunks.rows_of(grad_out, member, start, stop), chunks.rows_of(out, member, start, stop), delta)
-        for p, s in zip(weights, stretches, strict=True):
-            rows = slice(s.start - start, s.stop - start)
-            here = grad[:, :, rows]
-            chunks.dots(chunks.rows_of(grad_out, member, s.start, s.stop), chunks.keys_of(v, s), here)
-            here.sub_(delta[:, :, rows]).mul_(p[:, :, rows]).mul_(chunks.scale)
-            spread(chunks, member, s, here, p[:, :, rows], grad_out, dq, dk, dv)
+def backward(schedule: Schedule[Stretch], given: Operands, learned: bool) -> None:
+    """Add the diagonals' part to the gradients, in place; lse is +inf for rows that saw no key.
+
+    Args:
+        schedule: the lags.
+        given: what the pass says; its rows are those of `pidsl.runtime.run_torch.tile_ops.Rows`.
+        learned: let the score learn from the gradients of the logits.
+    """
+    _, out, grad_out, lse = given.rows
+    score, v = given.score, given.keys[1]
+    for chunk in chunks(schedule, given):
+        place = chunk.place()
+        logits, slope = chunk.logits(place)
+        p = logits.sub_(chunk.rows(lse)).exp_()
+        delta = p.new_empty(p.shape[1:])
+        chunk.dots(chunk.rows(grad_out), chunk.rows(out), delta)
+        ds = torch.zeros_like(p)
+        for x, s in zip(ds, chunk.stretches, strict=True):
+            chunk.dots(chunk.rows(grad_out, s), chunk.keys(v, s), chunk.here(x, s))
+        ds = score.dropped(ds, place).sub_(delta).mul_(p)
+        if learned:
+            score.learn(_pairs(chunk, ds), place)
+        if slope is not None:
+            ds.mul_(slope)
+        ds.mul_(given.scale)
+        for x, y, s in zip(ds, score.dropped(p, place), chunk.stretches, strict=True):
+            _spread(chunk, s, chunk.here(x, s), chunk.here(y, s))
 
 
-def spread(
-    chunks: Chunks, member: int, s: _Stretch, ds: Tensor, p: Tensor, grad_out: Tensor, dq: Tensor, dk: KeySums,
-    dv: KeySums,
-) -> None:  # fmt: skip
+def _spread(chunk: Chunk, s: Stretch, ds: Tensor, p: Tensor) -> None:
     """Add what a stretch with weights p and gradients ds of its logits, `[B, Hkv, rows]`, adds to dq, dk and dv."""
-    ds, p = (chunks.only(x, s).unsqueeze(-1) for x in (ds, p))
-    q, dq, grad_out = (chunks.rows_of(x, member, s.start, s.stop) for x in (chunks.q, dq, grad_out))
-    stop = s.key + s.stop - s.start
-    dq.addcmul_(chunks.only(chunks.keys_of(chunks.k, s), s), ds)
-    dk.rows(s.key, stop).addcmul_(chunks.only(q, s), ds)
-    dv.rows(s.key, stop).addcmul_(chunks.only(grad_out, s), p)
+    given = chunk.given
+    ds, p = (chunk.only(x, s).unsqueeze(-1) for x in (ds, p))
+    q, grad_out, dq = (chunk.rows(x, s) for x in (given.rows[0], given.rows[2], given.results[0]))
+    dk, dv = (x.rows(s.key, s.key + s.stop - s.start) for x in given.sums)
+    dq.addcmul_(chunk.only(chunk.keys(given.keys[0], s), s), ds)
+    dk.addcmul_(chunk.only(q, s), ds)
+    dv.addcmul_(chunk.only(grad_out, s), p)
+
+
+def _pairs(chunk: Chunk, ds: Tensor) -> Tensor:
+    """ds of a chunk, 0 where there is no pair: NaN may be there."""
+    found = torch.zeros_like(ds)
+    for x, y, s in zip(found, ds, chunk.stretches, strict=True):
+        chunk.here(x, s).copy_(chunk.only(chunk.here(y, s), s))
+    return found

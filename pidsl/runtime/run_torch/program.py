@@ -9,8 +9,7 @@ from zlib import crc32
 
 from torch import Tensor
 
-from pidsl.language.score import PLAIN
-from pidsl.runtime.call.call import NO_INPUTS, Call, Gradients
+from pidsl.runtime.call.call import Call, Gradients
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -35,21 +34,16 @@ class TorchProgram:
         self.plan = plan
         self.source = torch_source(plan) if source is None else source
         self.module = _load(self.source)
-        self.plain = plan.score == PLAIN
 
     def forward(self, call: Call) -> tuple[Tensor, Tensor]:
         """Attention."""
-        q, k, v, scale, (offset, _), inputs = call
-        return self.module.forward(q, k, v, scale, offset, *() if self.plain else (inputs,))
+        return self.module.forward(call)
 
     def backward(
         self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool
     ) -> Gradients:
         """Gradients of q, k, v and the inputs."""
-        q, k, v, scale, (offset, _), inputs = call
-        more = () if self.plain else (inputs, learned)
-        grads = self.module.backward(q, k, v, out, lse, grad_out, grad_lse, scale, offset, *more)
-        return (*grads, NO_INPUTS) if self.plain else grads
+        return self.module.backward(call, out, lse, grad_out, grad_lse, learned)
 
 
 def _load(source: str) -> ModuleType:

@@ -9,14 +9,14 @@ where the strides of *all* tensors allow it, the two largest remain, and Python 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
+from operator import mul
+from typing import NamedTuple
 
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Tiles:
+class Tiles(NamedTuple):
     """A tensor seen as a grid of equal tiles: element (g, x) lies at `offset + g . outer + x . strides`.
 
     Args:
@@ -32,9 +32,6 @@ class Tiles:
     outer: tuple[int, ...]
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-
-    def batch(self, offset: int, counts: tuple[int, int], outer: tuple[int, int]) -> Tensor:
-        return self.base.as_strided(counts + self.shape, outer + self.strides, offset)
 
 
 def merge_grid(counts: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
@@ -77,8 +74,8 @@ def batches(counts: Sequence[int], tiles: Sequence[Tiles], limit: int) -> Iterat
     for start in product(*(range(0, count, piece[axis]) for axis, count in enumerate(grid))):
         size = (min(piece[x], grid[x] - start[x]), min(piece[y], grid[y] - start[y]))
         yield [
-            t.batch(t.offset + sum(a * b for a, b in zip(start, s, strict=True)), size, (s[x], s[y]))
-            for t, s in zip(tiles, steps, strict=True)
+            base.as_strided(size + shape, (s[x], s[y], *strides), sum(map(mul, start, s), offset))
+            for (base, offset, _, shape, strides), s in zip(tiles, steps, strict=True)
         ]
 
 
