@@ -33,11 +33,10 @@ from pidsl.relation.isl import limited
 OPERATIONS = 10_000_000  # about five seconds; most terms need a hundredth
 
 
-@lru_cache(maxsize=512)
-def lower(
+def planned(
     term: Term, backend: str = "triton", head_dim: int = 64, size: tuple[int, int] | None = None, frame: Frame = HOME
 ) -> Plan:  # fmt: skip
-    """The plan of a concrete term.
+    """The plan of a concrete term, made now; `lower` remembers it.
 
     Args:
         term: a term without unbound symbols.
@@ -77,6 +76,9 @@ def lower(
             everything = masked_piece(relation, coordinates(Layout(frame=frame), square), whose)
             plan = _plan(term, backend, (everything,), relation, [])
             return replace(plan, notes=("isl's limit struck while planning: every tile is computed, with a mask",))
+
+
+lower = lru_cache(maxsize=512)(planned)
 
 
 def _with_list(term: Term, piece: Piece, plan: Plan) -> Plan:

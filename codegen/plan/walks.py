@@ -193,8 +193,27 @@ class Run:
         return f"{kind} tiles {show(self.first)} .. {show(self.last)}{stride}{guard}"
 
 
+class Tiled:
+    """A walk over tiles of `rows` rows and `cols` keys."""
+
+    __slots__ = ()
+    over: Over
+    rows: int
+    cols: int
+
+    @property
+    def owned(self) -> int:
+        """Positions of a program."""
+        return self.rows if self.over == "keys" else self.cols
+
+    @property
+    def visited(self) -> int:
+        """Positions of a tile of the other dimension."""
+        return self.cols if self.over == "keys" else self.rows
+
+
 @dataclass(frozen=True, slots=True)
-class Runs:
+class Runs(Tiled):
     """The loops of one program: it owns tile `t` of one dimension and visits tiles of the other.
 
     `over="keys"`: t is a tile of `rows` rows, the runs are tiles of `cols` keys; `over="queries"`: t is a tile of
@@ -206,16 +225,6 @@ class Runs:
     rows: int
     cols: int
     runs: tuple[Run, ...]
-
-    @property
-    def owned(self) -> int:
-        """Positions of a program."""
-        return self.rows if self.over == "keys" else self.cols
-
-    @property
-    def visited(self) -> int:
-        """Positions of a tile of the other dimension."""
-        return self.cols if self.over == "keys" else self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +255,7 @@ class Boxes:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Tiled):
     """The loops of one program: it owns a tile of one block and visits tiles of the blocks listed for it, all masked.
 
     `over` and the sizes of tiles are as in `Runs`.
@@ -256,16 +265,6 @@ class Listed:
     over: Over
     rows: int
     cols: int
-
-    @property
-    def owned(self) -> int:
-        """Positions of a program."""
-        return self.rows if self.over == "keys" else self.cols
-
-    @property
-    def visited(self) -> int:
-        """Positions of a tile of the other dimension."""
-        return self.cols if self.over == "keys" else self.rows
 
 
 @dataclass(frozen=True, slots=True)

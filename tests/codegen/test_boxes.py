@@ -19,7 +19,7 @@ from pidsl.codegen.choice.cost import BACKENDS, Tiling
 from pidsl.codegen.choice.digits import products
 from pidsl.codegen.choice.grid_axes import axes_of
 from pidsl.codegen.choice.parts import parts
-from pidsl.codegen.lower import lower
+from pidsl.codegen.lower import lower, planned
 from pidsl.codegen.plan.nodes import Plan
 from pidsl.codegen.plan.walks import Boxes
 from pidsl.errors import PlanError
@@ -180,7 +180,7 @@ def test_products_of_digits_are_their_part(term: Term, backend: str) -> None:
             assert (union & relation).is_empty()
             union = union | relation
             piece = Product(axes).piece(relation, BACKENDS[backend])
-            assert list(check_grid(piece)) == []
+            assert list(check_grid(piece, piece.layout)) == []
         lengths = read_set("[n, m, offset] -> { : n >= 1 and m >= 1 and offset >= 0 }")
         assert union.is_equal(part.relation.intersect_params(lengths))
 
@@ -194,7 +194,7 @@ def test_digits_run(backend: str, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "SPARSE", -1.0)
         patch.setattr(choose, "best_tiles", lambda *_: Tiling(float("inf"), 16, 16, 0))
-        plan = lower.__wrapped__(term, backend)
+        plan = planned(term, backend)
     form = Softmax(term, backend, None)  # type: ignore[arg-type]
     program = TorchProgram(plan) if backend == "torch" else TritonProgram(plan)
     form.programs = {(backend, False): Compiled(plan, program)}
