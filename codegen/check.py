@@ -11,7 +11,8 @@ share with the planner only the pieces' relations, which are themselves held aga
     check_lags       rows and lags are exactly the pairs of their piece
     check_shifts     tiles that `shifts` calls alike have equal masks
     check_list       a list is that of the term, and its mask holds what no other piece has
-    check_grid       the axes of a grid piece are exactly its pairs, and every pair lies in a visited box
+    check_grid       the axes of a grid are exactly the pairs of their piece
+    check_walk       every pair of a piece is visited, of a grid in some box
     check_attended   `attended_keys` and `attended_rows` are the range and the domain of the relation, or hold there;
                      None says that they are everything
 """
@@ -202,19 +203,30 @@ def check_attended(plan: Plan) -> Iterator[str]:
 def check_piece(piece: Piece, plan: Plan) -> Iterator[str]:
     """The mask of a piece is its pairs, and every pass visits them."""
     assert not isinstance(plan.term, Heads)
-    match piece.layout:
-        case Grid() as grid:
-            yield from check_grid(piece, grid)
-        case BlockList() as listed:
-            yield from check_list(piece, listed, plan.term, plan.frame)
-        case Layout() as layout:
+    match piece.forward:
+        case Runs(layout):
             at = coordinates(layout, needs_square(plan.term))
-            if isinstance(piece.forward, Runs):
-                yield from check_mask(piece, at)
-                yield from check_shifts(piece, at)
-            for walk in dict.fromkeys(piece.walks):
-                found = check_runs(piece, walk, at) if isinstance(walk, Runs) else check_lags(piece, walk, plan.frame)
-                yield from (f"over {walk.over}: {x}" for x in found)
+            yield from check_mask(piece, at)
+            yield from check_shifts(piece, at)
+        case Boxes(grid):
+            yield from check_grid(piece, grid)
+        case Listed(blocks):
+            yield from check_list(piece, blocks, plan.term, plan.frame)
+    for walk in dict.fromkeys(piece.walks):
+        yield from (f"over {walk.over}: {x}" for x in check_walk(piece, walk, plan.term))
+
+
+def check_walk(piece: Piece, walk: Walk, term: Term) -> Iterator[str]:
+    """One pass visits every pair of a piece, and none twice; what is listed is visited as it is."""
+    match walk:
+        case Runs(layout):
+            yield from check_runs(piece, walk, coordinates(layout, needs_square(term)))
+        case Boxes(grid):
+            for axis, (length, keep) in enumerate(zip(grid.lengths, piece.keep, strict=True)):
+                if not _box_covers(walk, axis, length, keep):
+                    yield f"a pair on axis {axis} is not visited"
+        case Lags():
+            yield from check_lags(piece.relation, walk)
 
 
 def check_mask(piece: Piece, at: Coordinates) -> Iterator[str]:
@@ -237,11 +249,11 @@ def check_mask(piece: Piece, at: Coordinates) -> Iterator[str]:
         yield "a pair of the piece lies outside the classes of its layout"
 
 
-def check_lags(piece: Piece, walk: Walk, frame: Frame) -> Iterator[str]:
-    """The rows of each lag, together, are the piece."""
-    assert isinstance(walk, Lags)
+def check_lags(pairs: isl.Map, walk: Lags) -> Iterator[str]:
+    """The rows of each lag, together, are the pairs of a piece."""
+    frame = walk.layout.frame
     names, lengths = _scope(frame, "r"), frame.compared()
-    relation = piece.relation.intersect_params(lengths)
+    relation = pairs.intersect_params(lengths)
     for x in walk.lags:
         rows = region(And(Compare("<=", x.first, Var("r")), Compare("<=", Var("r"), x.last)), names)
         if x.keep is not None:
@@ -253,7 +265,7 @@ def check_lags(piece: Piece, walk: Walk, frame: Frame) -> Iterator[str]:
     if len(set(lags)) < len(lags):
         yield "a lag twice"
     known = read_set("{ " + "; ".join(f"[{lag}]" for lag in lags) + " }")
-    if not lags_of(piece.relation).is_subset(known):
+    if not lags_of(pairs).is_subset(known):
         yield "a lag is missing: the diagonals are not the piece"
 
 
@@ -298,8 +310,7 @@ def check_shifts(piece: Piece, at: Coordinates) -> Iterator[str]:
     kept = _kept(piece, at)
     simple = mask(at, at.points(piece.relation))
     here = at.exists - at.exists
-    for walk in dict.fromkeys((piece.forward, piece.grad_query)):
-        assert isinstance(walk, Runs)
+    for walk in (x for x in dict.fromkeys(piece.walks) if isinstance(x, Runs) and x.over == "keys"):
         rows, cols = walk.rows, walk.cols
         tiles = f"{rows} t <= a < {rows} t + {rows} and {cols} x <= b < {cols} x + {cols}"
         pairs = read_map(f"[{at.parameters}] -> {{ [t, x] -> [a, b] : {tiles} }}")
@@ -327,7 +338,7 @@ def check_list(piece: Piece, listed: BlockList, term: Term, frame: Frame) -> Ite
 
 
 def check_grid(piece: Piece, grid: Grid) -> Iterator[str]:
-    """A pair is in the piece when every axis keeps it, and boxes visit, on every axis, all that it keeps."""
+    """A pair is in the piece when every axis keeps it."""
     frame = frame_of(piece.relation)
     i, j = Add(Var("r"), Var("offset")), frame.key_at(Var("j"))
     said = frame.existing()
@@ -338,11 +349,6 @@ def check_grid(piece: Piece, grid: Grid) -> Iterator[str]:
     flat = frame.map("[[r] -> [j]] -> [r, j]")
     if not said.is_equal(piece.relation.intersect_params(frame.compared()).wrap().apply(flat)):
         yield "the axes of the grid are not the piece"
-    for walk in dict.fromkeys(piece.walks):
-        assert isinstance(walk, Boxes)
-        for axis, (length, keep) in enumerate(zip(grid.lengths, piece.keep, strict=True)):
-            if not _box_covers(walk, axis, length, keep):
-                yield f"over {walk.over}: a pair on axis {axis} is not visited"
 
 
 def _box_covers(walk: Boxes, axis: int, length: int | None, keep: Pred) -> bool:

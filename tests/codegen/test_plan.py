@@ -290,3 +290,11 @@ def test_checks_catch_wrong_masks_and_pieces() -> None:
 def test_lowering_needs_numbers() -> None:
     with pytest.raises(pidsl.SymbolError, match="unbound symbol k"):
         lower(window(pidsl.symbols("k")), "torch")
+
+
+@pytest.mark.parametrize("rows", [8, 48, 2048])
+def test_tiles_that_kernels_have_not(rows: int) -> None:
+    plan = lower(causal, "triton")
+    piece = first_tile(plan)
+    with pytest.raises(PlanError, match="power of two from 16 to 1024"):
+        check_plan(replace(plan, pieces=(replace(piece, forward=replace(piece.forward, rows=rows)),)))
