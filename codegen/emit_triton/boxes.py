@@ -95,8 +95,8 @@ class BoxesWalker(Walker[Boxes]):
     def met(self) -> Iterator[Met]:
         yield self.owned.stop, {}
         for axis, ends in enumerate(self._ends):
-            limits = self._limits(axis)
-            yield from ((x, limits) for x in (self.masks[axis].pred, *ends))
+            limits = self.limits(axis)
+            yield from ((x, limits) for x in ends)
 
     @property
     def pad(self) -> int:
@@ -111,8 +111,7 @@ class BoxesWalker(Walker[Boxes]):
             for axis, (low, high) in enumerate(zip(self.walk.first, self.walk.last, strict=True))
         ]
 
-    def _limits(self, axis: int) -> Limits:
-        """How large the coordinates and the box number of one axis get."""
+    def limits(self, axis: int = 0) -> Limits:
         grid, own = self.walk.layout, self.walk.own[axis]
         size, length = max(own, self.walk.swept[axis]), grid.lengths[axis]
         if length is None:

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.masks import to_index
-from pidsl.codegen.emit_triton.reach import Met
+from pidsl.codegen.emit_triton.reach import Limits, Met
 from pidsl.codegen.emit_triton.walker import Tile, Walker
 from pidsl.codegen.plan.walks import BlockList, Listed
 
@@ -80,7 +80,9 @@ class ListedWalker(Walker[Listed]):
 
     def met(self) -> Iterator[Met]:
         yield self.owned.stop, {}
-        yield from ((mask.pred, {}) for mask in self.masks)
+
+    def limits(self, axis: int = 0) -> Limits:
+        return {}
 
     @property
     def pad(self) -> int:

@@ -14,6 +14,7 @@ from pidsl.codegen.plan.walks import LARGEST_TILE, Runs
 from pidsl.language.expr import (
     Abs,
     Add,
+    And,
     Compare,
     FloorDiv,
     Index,
@@ -21,11 +22,13 @@ from pidsl.language.expr import (
     Min,
     Mod,
     Mul,
+    Not,
+    Or,
     Pred,
     Sub,
     Symbol,
+    Truth,
     Var,
-    walk,
 )  # fmt: skip
 
 Rational = int | Fraction  # an int where it is one: sums of those take a tenth of the time
@@ -41,9 +44,9 @@ def limits_of(runs: Runs) -> Limits:
     return {
         "c": (layout.query_step, 0),
         "d": (layout.key_step, 0),
-        "a": (LARGEST_TILE, Fraction(1, layout.query_step)),  # a tile that begins inside ends so much further on
-        "b": (LARGEST_TILE, Fraction(1, layout.key_step)),
-        "t": (1, Fraction(1, owned)),
+        "a": (LARGEST_TILE, _ratio(1, layout.query_step)),  # a tile that begins inside ends so much further on
+        "b": (LARGEST_TILE, _ratio(1, layout.key_step)),
+        "t": (1, _ratio(1, owned)),
     }
 
 
@@ -88,12 +91,19 @@ def reach(met: Iterable[Met]) -> tuple[int, int]:
         return found
 
     for root, limits in met:
-        if isinstance(root, Index):
-            size(root, limits)
-        elif root is not None:
-            for part in walk(root):
-                if isinstance(part, Compare):
-                    size(part.left, limits), size(part.right, limits)
+        rest: list[Index | Pred | None] = [root]
+        while rest:
+            match rest.pop():
+                case Compare(_, x, y):
+                    size(x, limits), size(y, limits)
+                case And(p, q) | Or(p, q):
+                    rest += (p, q)
+                case Not(p):
+                    rest.append(p)
+                case Truth() | None:
+                    pass
+                case e:
+                    size(e, limits)
     return ceil(most[0]), ceil(most[1])
 
 

@@ -88,9 +88,11 @@ class RunsWalker(OfClasses[Runs]):
     def met(self) -> Iterator[Met]:
         yield from super().met()
         yield self._swept_class, self.of_classes
-        limits = limits_of(self.walk)
-        yield from ((mask.pred, limits) for mask in self.masks)
+        limits = self.limits()
         yield from ((x, limits) for run in self._runs for x in (run.first, run.last, run.guard))
+
+    def limits(self, axis: int = 0) -> Limits:
+        return limits_of(self.walk)
 
     @property
     def pad(self) -> int:

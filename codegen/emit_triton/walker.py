@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.masks import Mask, side
-from pidsl.codegen.emit_triton.reach import Met
+from pidsl.codegen.emit_triton.reach import Limits, Met
 from pidsl.codegen.plan.walks import Walk
 from pidsl.relation.frame import Frame
 
@@ -64,7 +64,11 @@ class Walker(ABC, Generic[W]):
 
     @abstractmethod
     def met(self) -> Iterator[Met]:
-        """What the program computes, and how large the variables in it get."""
+        """What the program computes beside its masks, and how large the variables in it get."""
+
+    @abstractmethod
+    def limits(self, axis: int = 0) -> Limits:
+        """How large the variables of a mask get."""
 
     @property
     @abstractmethod

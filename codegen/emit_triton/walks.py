@@ -62,8 +62,10 @@ class Walks:
     def met(self) -> Iterator[Met]:
         """What the programs compute, and how large the variables in it get."""
         yield from ((mask.pred, {}) for mask in self._attended)
-        for walker in self._walkers.values():
+        for (_, task), walker in self._walkers.items():
             yield from walker.met()
+            if task == "forward":  # a mask is the same in all passes, and the tiles of no other pass are larger
+                yield from ((mask.pred, walker.limits(axis)) for axis, mask in enumerate(walker.masks))
 
     @property
     def pad(self) -> int:
