@@ -20,8 +20,7 @@ from pidsl import keys, queries, testing
 from pidsl.codegen.emit_torch.source import class_parts, torch_source
 from pidsl.codegen.plan.nodes import Piece, Plan
 from pidsl.codegen.plan.walks import Lag, Lags, Layout, Run, Runs
-from pidsl.language.algebra import settled
-from pidsl.language.expr import And, Compare, FloorDiv, Max, Min, Mod, Not, Or, Pred, Truth, Var
+from pidsl.language.expr import And, Compare, FloorDiv, Max, Min, Mod, Not, Pred, Truth, Var
 from pidsl.language.terms import Term
 from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.dtypes import accumulator
@@ -483,14 +482,6 @@ def test_source_is_a_deterministic_program_without_lengths() -> None:
     assert source.startswith('"""Attention over')
     for text in ("PIECE_0 = Band(", "phase=0", ".over(PIECE_0, PIECE_1)", "shifts=((1, 1),)", "piece_1_alike"):
         assert text in source, text
-
-
-def test_fold_leaves_no_constant_under_an_operator() -> None:
-    p = Compare("<", Var("a"), 3)
-    assert settled(Not(Truth(True))) == Truth(False)
-    assert settled(And(Truth(True), Or(p, Compare("<", 4, 3)))) == p
-    assert settled(Or(p, Not(Truth(False)))) == Truth(True)
-    assert settled(And(p, Compare("<", 4, 3))) == Truth(False)
 
 
 def test_class_parts() -> None:
