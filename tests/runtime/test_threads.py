@@ -80,7 +80,7 @@ print(all(torch.equal(a, b) for i, x in enumerate(got) for a, b in zip(x, work(i
 CACHE = """
 # two programs of one text, written and loaded by four threads
 from pidsl.runtime import programs
-    from pidsl.runtime.kernels import kernel
+from pidsl.runtime.kernels import kernel
 def work(i):
     programs._compiled.cache_clear(), kernel._compile.cache_clear()
     return pidsl.compile(window(3 + i % 2), "triton")(*torch.ones(3, 1, 1, 8, 16))
