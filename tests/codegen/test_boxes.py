@@ -123,7 +123,7 @@ def test_work_is_what_is_visited() -> None:
     term = neighborhood((20, 12), (7, 5))
     found = Boxes(axes_of(term))
     (piece,) = lower(term, "torch").grids
-    walk = pidsl.compile(term, "torch")._made("torch", 64).program.module.PIECE_0
+    walk = pidsl.compile(term, "torch").form.made("torch", 64).program.module.PIECE_0
     visited = sum(s.tiles * s.height * s.width for s in walk.schedule(Sizes(240, 240, 0)).segments)
     assert found.work(piece.forward.own, piece.forward.swept).pairs == visited == piece.computed
     assert piece.attended == term.pairs(240)

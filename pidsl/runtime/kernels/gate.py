@@ -43,6 +43,7 @@ class Blend(Form):
     def attend(self, call: Call, backend: str) -> tuple[Tensor, Tensor]:
         """(out, lse) of a checked call."""
         weights, out, lses = call.inputs["weights"], None, []
+        call = call._replace(inputs={name: x for name, x in call.inputs.items() if name != "weights"})
         for b, kernel in enumerate(self.parts.values()):
             result, lse = kernel.form.attend(call, backend)
             weight = weights[..., b, None]
