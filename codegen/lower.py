@@ -31,6 +31,7 @@ from pidsl.relation.frame import HOME, Frame, frame_of
 from pidsl.relation.isl import limited
 
 OPERATIONS = 10_000_000  # about five seconds; most terms need a hundredth
+ATTENDED = 3_000_000  # of them, on which rows and keys are attended: without an answer, tiles ask their masks
 
 
 def planned(
@@ -132,14 +133,23 @@ def _plan(term: Term, backend: str, found: tuple[Piece, ...], relation: isl.Map,
     # diagonals load only the keys they attend, so they never need unattended keys blanked
     tiled = not all(isinstance(piece.forward, Lags) for piece in found)
     square, frame = needs_square(term), frame_of(relation)
+    keys = rows = None
+    exact = True
+    try:
+        with limited(f"what is attended in {term!r}", ATTENDED):
+            keys = attended(relation.range(), "j", "m", frame, square=square) if tiled else None
+            rows = attended(relation.domain(), "r", "n", frame, square=square)
+    except TooHardError:
+        exact = False
     return Plan(
         term=term,
         backend=backend,
         pieces=found,
-        attended_keys=attended(relation.range(), "j", "m", frame, square=square) if tiled else None,
-        attended_rows=attended(relation.domain(), "r", "n", frame, square=square),
+        attended_keys=keys,
+        attended_rows=rows,
         relation=relation,
         rejected=tuple(rejected),
+        attended_exact=exact,
         reference=REFERENCE,
         frame=frame,
     )
