@@ -7,9 +7,9 @@
 
 Logits are base 2, as everywhere in the kernels. Plain ones are absorbed by functions of the library, which scale them
 after the maximum of a row is taken. Those of a score are lines of the kernel. A tile's positions are `i = r + offset`
-and `j`, whatever layout the rows r and the keys j come from. The sinks are where the softmax starts: one key of value
-0 has been seen. The gradients of sinks and temperature follow from lse, out and dQ; those of slopes and bias are
-summed by kernels of their own, which are launched only when they are wanted.
+and `j` (`j + key_offset` where keys are moved), whatever layout the rows r and the keys j come from. The sinks are
+where the softmax starts: one key of value 0 has been seen. The gradients of sinks and temperature follow from lse, out
+and dQ; those of slopes and bias are summed by kernels of their own, which are launched only when they are wanted.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from dataclasses import dataclass
 
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.language.score import PLAIN, Score, threshold
+from pidsl.relation.frame import Frame
 
 STATE = "acc, top, total"  # of the online softmax
 LOG2E = 1.4426950408889634
-_ROWS = "i[:, None], j[None, :]"  # positions of a tile [rows, keys]
-_KEYS = "i[None, :], j[:, None]"  # ... of a tile [keys, rows]
 _PAIRS = "tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)"
 _SCALE2 = f"scale2 = tl.maximum(scale * {LOG2E}, 1e-30)  # base 2; above 0 so that -inf stays -inf"
 
@@ -34,9 +33,11 @@ class Logits:
 
     Args:
         score: what happens to them.
+        frame: where keys stand.
     """
 
     score: Score
+    frame: Frame
 
     @property
     def plain(self) -> bool:
@@ -57,6 +58,21 @@ class Logits:
     def no_lse(self) -> str:
         """lse of rows that do not exist or attend nothing; with a score their weights are 0 whatever is added."""
         return "0.0" if self.plain else 'float("inf")'
+
+    @property
+    def _j(self) -> str:
+        """Positions of keys."""
+        return f"({self.frame.key})" if self.frame.moved else "j"
+
+    @property
+    def _rows(self) -> str:
+        """Positions of a tile [rows, keys]."""
+        return f"i[:, None], {self._j}[None, :]"
+
+    @property
+    def _keys(self) -> str:
+        """Positions of a tile [keys, rows]."""
+        return f"i[None, :], {self._j}[:, None]"
 
     @property
     def _of_pair(self) -> str:
@@ -147,12 +163,12 @@ class Logits:
             absorb = "_absorb(" if full else "_absorb_where(keep, inside, "
             yield f"{STATE} = {absorb}query, key, value, {STATE}, scale2, PRECISION)"
             return
-        yield from self._final("tl.dot(query, tl.trans(key), input_precision=PRECISION)", _ROWS, "_")
+        yield from self._final("tl.dot(query, tl.trans(key), input_precision=PRECISION)", self._rows, "_")
         if not full:
             yield 'logits = tl.where(keep & inside[None, :], logits, -float("inf"))'
         yield "p, fade, top = _softmax_step(logits, top)"
         yield "total = total * fade + tl.sum(p, 1)"
-        yield from self._dropped(f"p *= _dropout(stream, {_ROWS})")
+        yield from self._dropped(f"p *= _dropout(stream, {self._rows})")
         yield "acc = tl.dot(p.to(value.dtype), value, acc * fade[:, None], input_precision=PRECISION)"
 
     def absorb_lag(self, lag: int) -> Iterator[str]:
@@ -198,12 +214,12 @@ class Logits:
             yield ")"
             return
         yield "i = r + offset"
-        yield from self._final("tl.dot(key, tl.trans(query), input_precision=PRECISION)", _KEYS)
+        yield from self._final("tl.dot(key, tl.trans(query), input_precision=PRECISION)", self._keys)
         yield "p = tl.exp2(logits - row_lse2[None, :])"
         if keep:
             yield f"p = tl.where({keep}, p, 0.0)"
         yield "dp = tl.dot(value, tl.trans(grad), input_precision=PRECISION)"
-        yield from self._dropped(f"drop = _dropout(stream, {_KEYS})", "dp *= drop")
+        yield from self._dropped(f"drop = _dropout(stream, {self._keys})", "dp *= drop")
         yield "ds = p * (dp - row_pull[None, :])"
         yield from self._raw(of_keys=True)
         if careful:
@@ -223,16 +239,16 @@ class Logits:
 
     def _slopes(self, full: bool) -> Iterator[str]:
         """ds of a tile, the gradient of its final logits."""
-        yield from self._final("tl.dot(query, tl.trans(key), input_precision=PRECISION)", _ROWS)
+        yield from self._final("tl.dot(query, tl.trans(key), input_precision=PRECISION)", self._rows)
         yield "p = tl.exp2(logits - row_lse2[:, None])"
         yield from self._kept(full)
         yield "dp = tl.dot(grad, tl.trans(value), input_precision=PRECISION)"
-        yield from self._dropped(f"dp *= _dropout(stream, {_ROWS})")
+        yield from self._dropped(f"dp *= _dropout(stream, {self._rows})")
         yield "ds = p * (dp - row_pull[:, None])"
 
     def _lag_slopes(self, lag: int, of_keys: bool = False) -> Iterator[str]:
         """ds of the pairs of a lag, the gradient of their final logits; for keys also p."""
-        at = "r + offset, j" if of_keys else f"i, {_minus(lag)}"
+        at = f"r + offset, {self._j}" if of_keys else f"i, {_minus(lag)}"
         yield from self._final(f"tl.where(ok, {_PAIRS}, 0.0)", at)  # what is not attended may be NaN
         yield "p = tl.where(ok, tl.exp2(logits - row_lse2), 0.0)"
         yield "dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)"
@@ -287,7 +303,9 @@ class Logits:
     def add_to_sums(self, full: bool) -> Iterator[str]:
         """What a tile of keys adds to the sums."""
         yield from self._slopes(full)
-        yield from self._add_to_sums("tl.sum(ds * tl.abs(i[:, None] - j[None, :]).to(tl.float32), 1)", _ROWS)
+        yield from self._add_to_sums(
+            f"tl.sum(ds * tl.abs(i[:, None] - {self._j}[None, :]).to(tl.float32), 1)", self._rows
+        )
 
     def add_lag_to_sums(self, lag: int) -> Iterator[str]:
         """What the keys of a lag add to the sums."""

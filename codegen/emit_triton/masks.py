@@ -4,16 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 from pidsl.codegen.emit_triton.expr import pred_source
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.emit_triton.reach import Limits
-from pidsl.codegen.plan.walks import Layout, Sweep
-from pidsl.language.algebra import has_scalar
-from pidsl.language.expr import Add, Index, Mul, Pred, Truth, simplify, vars_in
+from pidsl.codegen.plan.nodes import Piece
+from pidsl.codegen.plan.walks import Grid, Layout
+from pidsl.language.algebra import has_scalar, separated, settled
+from pidsl.language.expr import Add, Index, Mul, Pred, Truth, Var, simplify, vars_in
+from pidsl.relation.frame import Frame
 
-PLAN_VARS = ("n", "m", "offset", "c", "d", "a", "b", "r", "j", "q_head", "first_head", "last_head")
+PLAN_VARS = ("n", "m", "offset", "key_offset", "c", "d", "a", "b", "r", "j", "q_head", "first_head", "last_head")
+
+
+def to_index(frame: Frame) -> str:
+    """A line that brings the numbers of a call into the dtype of indices."""
+    return f"{frame.parameters} = {', '.join(f'{name}.to(INDEX)' for name in frame.names)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Rows of q, or of k and v: what their index is called, how many there are, and where the first one stands."""
+
+    index: str
+    length: str
+    first: str  # "" at position 0
+
+    @property
+    def less(self) -> str:
+        """From positions to indices."""
+        return f" - {self.first}" if self.first else ""
+
+    @property
+    def stop(self) -> Index:
+        """The position behind the last one."""
+        return Var(self.length) + Var(self.first) if self.first else Var(self.length)
+
+    @property
+    def exists(self) -> tuple[str, ...]:
+        """Tests of an index that a position gave."""
+        return (f"({self.index} >= 0)",) * bool(self.first) + (f"({self.index} < {self.length})",)
+
+
+def side(frame: Frame, *, rows: bool) -> Side:
+    """One of the two."""
+    return Side("r", "n", "offset") if rows else Side("j", "m", "key_offset" if frame.moved else "")
 
 
 def affine(step: int, index: Index, own_class: Index) -> Index:
@@ -25,23 +59,11 @@ def constant_classes(layout: Layout) -> dict[str, Index]:
     """Classes that are numbers: `{c: 0, d: 0}` for the identity."""
     if layout.linked:
         return {}
-    classes = {"c": layout.row_class(), "d": layout.key_class or 0}
+    classes = {"c": layout.row_class(), "d": layout.own_key_class()}
     return {name: value for name, value in classes.items() if isinstance(value, int)}
 
 
-def limits_of(layout: Layout, sweep: Sweep) -> Limits:
-    """How large the variables of a sweep get, as (constant, slope in the longest of n, m and offset)."""
-    owned = layout.query_step * sweep.rows if sweep.over == "keys" else layout.key_step * sweep.cols
-    return {
-        "c": (layout.query_step, 0),
-        "d": (layout.key_step, 0),
-        "a": (1024, Fraction(1, layout.query_step)),  # a tile that begins inside ends at most 1024 further on
-        "b": (1024, Fraction(1, layout.key_step)),
-        "t": (1, Fraction(1, owned)),
-    }
-
-
-def axes(layout: Layout, rows: str, keys: str) -> dict[str, str]:
+def positions(layout: Layout, rows: str, keys: str) -> dict[str, str]:
     """How a mask is handed the positions of a tile: as a column and a row, or the other way round."""
     a = "r" if layout.query_step == 1 else "a"
     b = "j" if layout.key_step == 1 else "b"
@@ -79,6 +101,19 @@ class Mask:
         with out.block(f"def {self.function}({', '.join(self.names)}):"):
             out.put(f'"""{self.doc}"""', f"return {pred_source(self.pred)}")
         return str(out)
+
+
+def keep_masks(number: int, piece: Piece) -> tuple[Mask, ...]:
+    """Which of the pairs visited are in a piece: one function, or one for each axis of its grid."""
+    layout = piece.layout
+    classes = constant_classes(layout) if isinstance(layout, Layout) else {}
+    found = []
+    for axis, given in enumerate(piece.keep):
+        name, doc = f"_keep_{number}", f"The pairs of piece {number}, {layout}."
+        if isinstance(layout, Grid):
+            name, doc = f"{name}_{axis}", f"The pairs of piece {number} on axis {axis} of its {layout}."
+        found.append(Mask.of(name, doc, separated(settled(given, classes), frozenset({"b", "j"}))))
+    return tuple(found)
 
 
 def load_mask(mask: str, preds: Iterable[Pred]) -> str:

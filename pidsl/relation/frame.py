@@ -30,6 +30,11 @@ class Frame:
         return "n, m, offset, key_offset" if self.moved else "n, m, offset"
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Their names, one by one."""
+        return tuple(self.parameters.split(", "))
+
+    @property
     def known(self) -> str:
         """For which parameters relations are compared: there are rows and keys."""
         return "n >= 1 and m >= 1 and offset >= 0" + (" and key_offset >= 0" if self.moved else "")

@@ -99,7 +99,7 @@ def is_wide(backend: str, head_dim: int) -> bool:
     return backend == "triton" and head_dim > WIDE_HEAD_DIM
 
 
-def compiled(term: Term, backend: str, wide: bool, score: Score = PLAIN) -> Compiled:
+def compiled(term: Term, backend: str, wide: bool, score: Score = PLAIN, moved: bool = False) -> Compiled:
     """The program for `term`, made on first use. Safe to call from several threads.
 
     Args:
@@ -107,9 +107,10 @@ def compiled(term: Term, backend: str, wide: bool, score: Score = PLAIN) -> Comp
         backend: "triton", "torch" or "reference".
         wide: the class of the head dimension, see `is_wide`.
         score: what happens to the logits, see `structure`.
+        moved: for calls whose keys start at a position other than 0.
     """
     with _alone():
-        return _compiled(term, backend, 256 if wide else 64, score)
+        return _compiled(term, backend, 256 if wide else 64, score, moved and backend != "reference")
 
 
 def _alone() -> AbstractContextManager[Any]:
@@ -120,7 +121,7 @@ def _alone() -> AbstractContextManager[Any]:
 
 
 @lru_cache(maxsize=KEPT)
-def _compiled(term: Term, backend: str, head_dim: int, score: Score) -> Compiled:
+def _compiled(term: Term, backend: str, head_dim: int, score: Score, moved: bool) -> Compiled:
     if backend == "reference":
         from pidsl.codegen.plan.nodes import Plan
 
@@ -128,8 +129,9 @@ def _compiled(term: Term, backend: str, head_dim: int, score: Score) -> Compiled
         return _made(Plan(term, backend, (), None, None, None, notes=(note,)), score)
 
     from pidsl.codegen.lower import lower
+    from pidsl.relation.frame import Frame
 
-    return _made(lower(term, backend, head_dim), score)
+    return _made(lower(term, backend, head_dim, frame=Frame(moved)), score)
 
 
 def _made(plan: Plan, score: Score) -> Compiled:
@@ -163,48 +165,52 @@ def _shown(made: Compiled) -> Compiled:
     return made
 
 
-def together(heads: Heads, wide: bool, score: Score = PLAIN) -> Compiled | None:
+def together(heads: Heads, wide: bool, score: Score = PLAIN, moved: bool = False) -> Compiled | None:
     """The Triton program that serves all heads in one launch of each pass, where their layouts agree; else None.
 
     Args:
         heads: the pattern of each query head, without symbols.
         wide: the class of the head dimension, see `is_wide`.
         score: what happens to the logits. One with dropout has no such program: each launch has a seed of its own.
+        moved: for calls whose keys start at a position other than 0.
     """
     if len(heads.distinct) == 1 or score.dropout:
         return None
     with _alone():
-        return _together(heads, 256 if wide else 64, score)
+        return _together(heads, 256 if wide else 64, score, moved)
 
 
 @lru_cache(maxsize=KEPT)
-def _together(heads: Heads, head_dim: int, score: Score) -> Compiled | None:
+def _together(heads: Heads, head_dim: int, score: Score, moved: bool) -> Compiled | None:
     from pidsl.codegen.choice.together import together
     from pidsl.codegen.lower import lower
+    from pidsl.relation.frame import Frame
 
-    plan = together(heads, lambda term, size: lower(term, "triton", head_dim, size))
+    plan = together(heads, lambda term, size: lower(term, "triton", head_dim, size, Frame(moved)))
     return None if plan is None else _made(plan, score)
 
 
-def named(pattern: str, score: str, backend: str, wide: bool) -> Compiled:
+def named(pattern: str, score: str, backend: str, wide: bool, moved: bool = False) -> Compiled:
     """The program for a pattern, or for heads that run together, and a score, by their texts."""
-    made = _by_text(pattern, score, backend, wide)
+    made = _by_text(pattern, score, backend, wide, moved)
     assert made is not None, pattern
     return made
 
 
 @untraced
-def prepared(pattern: str, score: str, backend: str, wide: bool = False) -> bool:
+def prepared(pattern: str, score: str, backend: str, wide: bool = False, moved: bool = False) -> bool:
     """Whether there is a program for a pattern, or for heads together, made now; None of it is traced by torch.
 
     A term that is built inside a function that torch traces is no object of Python yet: it comes as its text.
     """
-    return _by_text(pattern, score, backend, wide) is not None
+    return _by_text(pattern, score, backend, wide, moved) is not None
 
 
-def _by_text(pattern: str, score: str, backend: str, wide: bool) -> Compiled | None:
+def _by_text(pattern: str, score: str, backend: str, wide: bool, moved: bool) -> Compiled | None:
     found, asked = parse(pattern), scored(score)
-    return together(found, wide, asked) if isinstance(found, Heads) else compiled(found, backend, wide, asked)
+    if isinstance(found, Heads):
+        return together(found, wide, asked, moved)
+    return compiled(found, backend, wide, asked, moved)
 
 
 @untraced

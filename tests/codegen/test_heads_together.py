@@ -18,7 +18,8 @@ from pidsl.codegen.check import check_plan
 from pidsl.codegen.choice.together import together
 from pidsl.codegen.lower import lower
 from pidsl.codegen.plan.heads import share
-from pidsl.codegen.plan.nodes import Plan, TilePiece
+from pidsl.codegen.plan.nodes import Plan
+from pidsl.codegen.plan.walks import Runs
 from pidsl.errors import ParseError, PlanError, TermError
 from pidsl.language.expr import Compare, Truth, Var
 from pidsl.language.parse import parse
@@ -108,7 +109,7 @@ def test_a_plan_with_other_heads_is_refused() -> None:
     plan = in_one(NEAR)
     assert plan is not None
     first = plan.pieces[0]
-    assert isinstance(first, TilePiece)
+    assert isinstance(first.forward, Runs)
     everywhere = tuple(replace(run, guard=None) for run in first.forward.runs)
     wider = replace(first, forward=replace(first.forward, runs=everywhere))
     with pytest.raises(PlanError):
@@ -172,5 +173,5 @@ def test_heads_are_read_back() -> None:
 def test_wide_heads_have_tiles_of_their_own() -> None:
     made = partial(lower, head_dim=256)
     plan = together(NEAR, lambda term, size: made(term, "triton", size=size))
-    assert plan is not None and {x.forward.rows for x in plan.tiles} == {64}
+    assert plan is not None and {x.forward.rows for x in plan.walked(Runs)} == {64}
     check_plan(plan)

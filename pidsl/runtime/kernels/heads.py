@@ -52,7 +52,7 @@ class ByHead(Form):
         first = next(iter(kernels.values())).form
         assert isinstance(first, Softmax)
         self._first, self._pattern = first, repr(heads)
-        self._programs: dict[bool, Compiled | None] = {}
+        self._programs: dict[tuple[bool, bool], Compiled | None] = {}
         self._whole = {wide: first.chosen == "triton" and self._exists(wide) for wide in (False, True)}
 
     def titled(self) -> Iterable[tuple[str, Kernel]]:
@@ -70,9 +70,11 @@ class ByHead(Form):
         if len(kernels) == 1:
             return kernels[0].form.attend(call, backend)
         q, k, v = call.q, call.k, call.v
-        if backend == "triton" and self._whole[wide := is_wide("triton", q.shape[3])]:
+        wide, key_offset = is_wide("triton", q.shape[3]), call.positions.key_offset
+        moved = type(key_offset) is not int or key_offset != 0
+        if backend == "triton" and self._whole[wide] and (not moved or self._exists(wide, moved)):
             own = self._first.own(call)
-            return attended(lambda: self._made(wide), self._pattern, self._first.score_text, backend, own)
+            return attended(lambda: self._made(wide, moved), self._pattern, self._first.score_text, backend, own)
         parts = self._shares[q.shape[1] // k.shape[1]]
         try:
             heads = split(q, parts.queries), split(k, parts.keys), split(v, parts.keys)
@@ -86,16 +88,17 @@ class ByHead(Form):
         ]
         return join(parts.queries, *(out for out, _ in results)), join(parts.queries, *(lse for _, lse in results))
 
-    def _exists(self, wide: bool) -> bool:
+    def _exists(self, wide: bool, moved: bool = False) -> bool:
         if torch.compiler.is_compiling():
-            return prepared(self._pattern, self._first.score_text, "triton", wide)
-        return self._made(wide) is not None
+            return prepared(self._pattern, self._first.score_text, "triton", wide, moved)
+        return self._made(wide, moved) is not None
 
-    def _made(self, wide: bool) -> Any:
+    def _made(self, wide: bool, moved: bool = False) -> Any:
         """The Triton program of all heads; None where their layouts do not agree."""
-        if wide not in self._programs:
-            self._programs[wide] = together(self.heads, wide, self._first.score)
-        return self._programs[wide]
+        key = wide, moved
+        if key not in self._programs:
+            self._programs[key] = together(self.heads, wide, self._first.score, moved)
+        return self._programs[key]
 
     def _split_inputs(self, inputs: Mapping[str, Any], parts: Shares) -> list[dict[str, Any]]:
         """The inputs of each launch: rows of those that are by head, and a seed for each."""

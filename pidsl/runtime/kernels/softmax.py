@@ -41,7 +41,7 @@ class Softmax(Form):
         self.pattern, self.score_text = repr(term), "" if self.score == PLAIN else repr(self.score)
         self.chosen, self.reason = chosen(backend)
         self._rings = (term,) if "ring" in self.pattern and rings(self.pattern) else ()
-        self.programs: dict[tuple[str, bool], Compiled] = {}
+        self.programs: dict[tuple[str, bool, bool], Compiled] = {}
         if torch.compiler.is_compiling():  # whatever cannot be compiled fails here
             prepared(self.pattern, self.score_text, self.chosen)
         else:
@@ -53,7 +53,7 @@ class Softmax(Form):
 
     def attend(self, call: Call, backend: str) -> tuple[Tensor, Tensor]:
         """(out, lse) of a checked call."""
-        made = lambda: self.made(backend, call.q.shape[3])  # noqa: E731
+        made = lambda: self.made(backend, call.q.shape[3], call.positions.key_offset != 0)  # noqa: E731
         return attended(made, self.pattern, self.score_text, backend, self.own(call))
 
     def own(self, call: Call) -> Call:
@@ -62,11 +62,11 @@ class Softmax(Form):
             return call
         return call._replace(inputs={name: call.inputs[name] for name in self.inputs})
 
-    def made(self, backend: str, head_dim: int) -> Compiled:
-        """The program for a backend and head dimension."""
-        key = backend, is_wide(backend, head_dim)
+    def made(self, backend: str, head_dim: int, moved: bool = False) -> Compiled:
+        """The program for a backend and head dimension; `moved`: for keys that do not start at position 0."""
+        key = backend, is_wide(backend, head_dim), moved
         if key not in self.programs:  # another thread may write the same entry: it is the same object
-            self.programs[key] = compiled(self.term, *key, self.score)
+            self.programs[key] = compiled(self.term, *key[:2], self.score, moved)
         return self.programs[key]
 
     @property

@@ -83,11 +83,12 @@ class ReferenceProgram:
     def _chunks(self, call: Call) -> Iterator[tuple[slice, Tensor]]:
         """Slices of rows, each with its mask [rows, m]."""
         batch, heads, n, _ = call.q.shape
-        m, offset = call.k.shape[2], call.positions.offset
+        m, (offset, key_offset) = call.k.shape[2], call.positions
         height = max(1, SCORES_AT_ONCE // max(1, batch * heads * m))
         for start in range(0, n, height):
             stop = min(start + height, n)
-            mask = table(self.term, np.arange(offset + start, offset + stop), np.arange(m), offset + n, m)
+            i, j = range(offset + start, offset + stop), range(key_offset, key_offset + m)
+            mask = table(self.term, i, j, offset + n, j.stop)
             yield slice(start, stop), torch.from_numpy(np.ascontiguousarray(mask)).to(call.q.device)
 
     def _attention(self, call: Call, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +99,7 @@ class ReferenceProgram:
         k, v = (x.to(dtype).repeat_interleave(group, 1) for x in (call.k, call.v))
         inputs = {name: x.to(dtype) for name, x in call.inputs.items() if isinstance(x, Tensor)}
         i = torch.arange(rows, device=device)[:, None] + call.positions.offset
-        j = torch.arange(keys, device=device)
+        j = torch.arange(keys, device=device) + call.positions.key_offset
 
         scores = _Scores.apply(q, k, mask) * call.scale  # type: ignore[no-untyped-call]
         if "temperature" in inputs:
@@ -121,7 +122,8 @@ class ReferenceProgram:
         p = torch.where(live & mask, torch.softmax(scores, -1), 0.0)
         if self.score.dropout:
             head = torch.arange(batch * heads, device=device).view(batch, heads, 1, 1)
-            keep = kept(call.inputs["seed"], self.score.dropout, head, i, torch.arange(v.shape[2], device=device))
+            j = torch.arange(v.shape[2], device=device) + call.positions.key_offset  # a sink too
+            keep = kept(call.inputs["seed"], self.score.dropout, head, i, j)
             p = torch.where(keep, p / (1 - self.score.dropout), 0.0)
         out: Tensor = _Weighed.apply(p, v, mask)  # type: ignore[no-untyped-call]
         return out, lse

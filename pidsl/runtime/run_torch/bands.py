@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import gcd
 from typing import Any, NamedTuple
@@ -62,12 +63,12 @@ class Band(Walk["BandSegment"]):
     Args:
         rows: rows of one tile.
         runs: disjoint runs of key columns.
-        keep: over (n, m, offset, c, d, a, b), true on the pairs of the piece; None when every run is full.
+        keep: over (n, m, offsets, c, d, a, b), true on the pairs of the piece; None when every run is full.
         shifts: translations (da, db) of (a, b) that leave `keep` unchanged.
         query_step, key_step: row r = query_step * a + c, key j = key_step * b + d.
-        phase: if not None, all classes are visited, and row class c meets key class (c + offset - phase) % key_step.
-        query_class, key_class: otherwise, the fixed class of positions and of keys.
-        alike: over (n, m, offset, c, d), the values through which alone `keep` depends on c and d; classes with equal
+        phase: if not None, all classes are visited, and row class c meets the key class that lies `phase` behind it.
+        query_class, key_class: otherwise, the fixed class of positions of rows and of keys.
+        alike: over (n, m, offsets, c, d), the values through which alone `keep` depends on c and d; classes with equal
             values have equal masks. None when `keep` mentions neither.
     """
 
@@ -130,11 +131,9 @@ class BandBatch(Batch):
         return Place(*views)
 
     def put(self, values: Sequence[Tensor], change: Change) -> None:
-        """Change the results."""
         change(self.results, values)
 
     def add(self, grads: Sequence[Tensor]) -> None:
-        """Add to the sums of the keys."""
         for x, where, grad in zip(self.given.sums, self.where, grads, strict=True):
             x.add(where, grad)
 
@@ -158,11 +157,9 @@ class BandSegment(Segment):
     height: int
     width: int
     fresh: bool  # no earlier segment of the band touches these rows
-    pairs: Callable[[], Bools] | None  # the mask; None when all pairs are kept
+    pairs: Callable[[], Bools]  # what `keep` of the band says about the first tile
 
     def keep(self) -> Bools:
-        """The pairs to keep of every tile."""
-        assert self.pairs is not None
         return self.pairs()
 
     def of_rows(self, x: Tensor, group: int) -> Tiles:
@@ -184,7 +181,7 @@ class BandSegment(Segment):
         """What windows of keys add to, see `KeySums.add`."""
         if all(x.whole is not None for x in sums):
             return [self.of_keys(x.whole) for x in sums if x.whole is not None]
-        numbers = sums[0].numbers(self.key_positions(sums[0].like.device))
+        numbers = sums[0].numbers(self.key_rows(sums[0].like.device))
         b, h, c, t, j = numbers.stride()
         numbered = Tiles(numbers, 0, (b, h, 0, c, t), (self.width,), (j,))
         return [numbered if x.whole is None else self.of_keys(x.whole) for x in sums]
@@ -192,7 +189,7 @@ class BandSegment(Segment):
     def places(self, places: tuple[Tensor, Tensor, Tensor], given: Operands) -> list[Tiles]:
         """What `BandBatch.place` reads."""
         i, head, stream = places
-        j, group = self.key_positions(i.device), given.group
+        j, group = self.key_rows(i.device) + given.sizes.key_offset, given.group
         return [
             Tiles(i, self.row, (0, 0, 0, 1, self.row_tile), (self.height, 1), (self.row_step, 0)),
             Tiles(j, 0, (0, 0, 0, *j.stride()[:2]), (1, self.width), (0, 1)),
@@ -200,7 +197,7 @@ class BandSegment(Segment):
             Tiles(stream, 0, (given.heads, group, 1, 0, 0), (1, 1), (0, 0)),
         ]
 
-    def key_positions(self, device: torch.device) -> Tensor:
+    def key_rows(self, device: torch.device) -> Tensor:
         """`[classes, tiles, width]`: the keys of every window."""
         classes, tiles, width = (torch.arange(x, device=device) for x in (self.classes, self.tiles, self.width))
         return self.key + classes[:, None, None] + self.key_tile * tiles[:, None] + self.key_step * width
@@ -246,8 +243,8 @@ class _Swept(NamedTuple):
 
 
 def _segments(band: Band, sizes: Sizes) -> Iterator[BandSegment]:
-    n, m, offset = sizes
-    classes, keys = _classes(band, n, offset)
+    n, m, *_ = sizes
+    classes, keys = _classes(band, sizes)
     if not len(classes) or m == 0:
         return
     row_counts = -((classes - n) // band.query_step)
@@ -277,14 +274,14 @@ def _segments(band: Band, sizes: Sizes) -> Iterator[BandSegment]:
         seen |= widths > 0
 
 
-def _classes(band: Band, n: int, offset: int) -> tuple[Ints, Ints]:
+def _classes(band: Band, sizes: Sizes) -> tuple[Ints, Ints]:
     """The row classes that exist, and the key class that each meets."""
     if band.phase is not None:
-        rows = np.arange(min(band.query_step, n), dtype=np.int64)
-        return rows, (rows + offset - band.phase) % band.key_step
-    row = (band.query_class - offset) % band.query_step
-    rows = np.array([row] if row < n else [], dtype=np.int64)
-    return rows, np.full(rows.shape, band.key_class, dtype=np.int64)
+        rows = np.arange(min(band.query_step, sizes.n), dtype=np.int64)
+        return rows, (rows + sizes.offset - sizes.key_offset - band.phase) % band.key_step
+    row = (band.query_class - sizes.offset) % band.query_step
+    rows = np.array([row] if row < sizes.n else [], dtype=np.int64)
+    return rows, np.full(rows.shape, (band.key_class - sizes.key_offset) % band.key_step, dtype=np.int64)
 
 
 def _equal_classes(swept: _Swept, keys: Ints, alike: list[NDArray[Any]] | None) -> Iterator[range]:
@@ -336,36 +333,30 @@ def _lowered(
     step = int(swept.first[c, ts[1]]) - first if len(ts) > 1 else 0
     masked = not run.full and band.keep is not None
     lower = max(1, min(height, LARGEST_MASK // width)) if masked else height
+    d, known = names["d"][c, 0], {x: y for x, y in names.items() if x != "t"} | {x: names[x][c, 0] for x in ("c", "d")}
+    b = range(first, first + run.step * width, run.step)
     for x in range(t * band.rows, t * band.rows + height, lower):
-        rows = range(x, min(x + lower, t * band.rows + height))
+        a = range(x, min(x + lower, t * band.rows + height))
         yield BandSegment(
             visited=len(cs) * len(ts) * width,
-            masked=len(rows) * width if masked else 0,
+            masked=len(a) * width if masked else 0,
             row=int(names["c"][c, 0]) + band.query_step * x,
             row_tile=band.query_step * band.rows * stride,
             row_step=band.query_step,
-            key=int(names["d"][c, 0]) + band.key_step * first,
+            key=int(d) + band.key_step * first,
             key_tile=band.key_step * step,
             key_step=band.key_step * run.step,
             classes=len(cs),
             tiles=len(ts),
-            height=len(rows),
+            height=len(a),
             width=width,
             fresh=fresh,
-            pairs=_pairs(band, names, c, rows, range(first, first + run.step * width, run.step)) if masked else None,
+            pairs=partial(_pairs, band.keep, known, a, b),
         )
 
 
-def _pairs(band: Band, names: dict[str, Any], c: int, a: range, b: range) -> Callable[[], Bools]:
-    """What `keep` says about rows a and keys b of class c, when asked for."""
-    keep = band.keep
+def _pairs(keep: Bound | None, names: dict[str, Any], a: range, b: range) -> Bools:
+    """What `keep` says about rows a and keys b of a class."""
     assert keep is not None
-    known = {name: names[name] for name in names if name not in ("c", "d", "t")}
-    known |= {name: names[name][c, 0] for name in ("c", "d")}
-
-    def pairs() -> Bools:
-        rows, columns = (np.arange(x.start, x.stop, x.step, dtype=np.int64) for x in (a, b))
-        found = keep(**known, a=rows[:, None], b=columns)
-        return np.array(np.broadcast_to(found, (len(a), len(b))))
-
-    return pairs
+    rows, columns = (np.arange(x.start, x.stop, x.step, dtype=np.int64) for x in (a, b))
+    return np.array(np.broadcast_to(keep(**names, a=rows[:, None], b=columns), (len(a), len(b))))

@@ -77,7 +77,7 @@ class Extent:
     strides: tuple[int, ...]
     first_row: int  # of the queries, on the first axis
     rows: int  # so many
-    key_rows: int
+    keys: range  # of the keys, likewise
     sizes: Sizes
 
     @property
@@ -99,6 +99,12 @@ class Extent:
     def filled(self) -> bool:
         """Some rows are filled up with queries that there are not."""
         return self.before > 0 or self.before + self.sizes.n < self.positions
+
+    @property
+    def whole_keys(self) -> range:
+        """The rows all of whose keys exist."""
+        stride, (_, m, _, first) = self.strides[0], self.sizes
+        return range(-(-first // stride), min((first + m) // stride, self.keys.stop))
 
     def of_queries(self, x: Tensor) -> Tensor:
         """x `[B, H, n, ...]` by position, in whole rows: itself, a part of it, or a copy with zeros around it."""
@@ -189,27 +195,29 @@ class BoxSegment(GatheredSegment):
             yield from cut.parts(limit)
 
     def rows(self, x: Tensor, members: int) -> Tensor:
-        """A view of x `[B, Hq, rows, ...]` as `[B, Hkv, *boxes, members, *box, ...]`."""
-        b, h, r = x.stride()[:3]
-        start, steps, sizes = self.queries
-        start -= self.extent.first_row * self.extent.strides[0]
-        shape = (x.shape[0], x.shape[1] // members, *self.counts, members, *sizes, *x.shape[3:])
-        strides = (b, h * members, *(s * r for s in steps), h, *(s * r for s in self.extent.strides), *x.stride()[3:])
-        return x.as_strided(shape, strides, int(x.storage_offset()) + start * r)
+        """A view of the rows of a grid."""
+        return self._view(x, self.queries, members, self.extent.first_row * self.extent.strides[0])
 
-    def keys(self, x: Tensor) -> Tensor:
-        """A view of x `[B, Hkv, m, D]` as `[B, Hkv, *boxes, *box, D]`; boxes may overlap."""
-        b, h, r, d = x.stride()
-        start, steps, sizes = self.others
-        strides = (b, h, *(s * r for s in steps), *(s * r for s in self.extent.strides), d)
-        shape = (*x.shape[:2], *self.counts, *sizes, x.shape[3])
-        return x.as_strided(shape, strides, int(x.storage_offset()) + start * r)
+    def _keys(self, x: Tensor) -> Tensor:
+        """A view of keys, all of which exist."""
+        return self._view(x, self.others, 1, self.extent.sizes.key_offset)
+
+    def _view(self, x: Tensor, side: Side, members: int, first: int) -> Tensor:
+        """x `[B, H, tokens, ...]`, from position `first` on, as `[B, H / members, *boxes, members, *box, ...]`.
+
+        Boxes of keys may overlap.
+        """
+        b, h, r = x.stride()[:3]
+        inside = self.extent.strides
+        shape = (x.shape[0], x.shape[1] // members, *self.counts, members, *side.sizes, *x.shape[3:])
+        strides = (b, h * members, *(s * r for s in side.steps), h, *(s * r for s in inside), *x.stride()[3:])
+        return x.as_strided(shape, strides, int(x.storage_offset()) + (side.start - first) * r)
 
     def of_rows(self, x: Tensor, members: int) -> Tensor:
         return self.rows(x, members).reshape(-1, self.tiles, members * self.height, *x.shape[3:])
 
     def of_keys(self, x: Tensor) -> Tensor:
-        found = x.index_select(2, self.key_positions(x.device)[0]) if self.ragged else self.keys(x)
+        found = x.index_select(2, self.key_rows(x.device)[0]) if self.ragged else self._keys(x)
         return found.reshape(-1, self.tiles, self.width, x.shape[3])
 
     def put(self, results: Sequence[Tensor], values: Sequence[Tensor], change: Change, members: int) -> None:
@@ -219,8 +227,9 @@ class BoxSegment(GatheredSegment):
     def row_positions(self, device: torch.device) -> Tensor:
         return self._positions(self.queries, device)
 
-    def key_positions(self, device: torch.device) -> Tensor:
-        return self._positions(self.others, device).clamp_(max=self.extent.sizes.m - 1)
+    def key_rows(self, device: torch.device) -> Tensor:
+        sizes = self.extent.sizes
+        return (self._positions(self.others, device) - sizes.key_offset).clamp_(0, sizes.m - 1)
 
     def _positions(self, side: Side, device: torch.device) -> Tensor:
         """`[boxes, tokens]`: where they stand."""
@@ -232,15 +241,16 @@ class BoxSegment(GatheredSegment):
 
     def _there(self) -> Tensor:
         """`[keys]`: which of them exist, of a box of which some are missing."""
-        return self._positions(self.others, torch.device("cpu"))[0] < self.extent.sizes.m
+        rows = self._positions(self.others, torch.device("cpu"))[0] - self.extent.sizes.key_offset
+        return (rows >= 0) & (rows < self.extent.sizes.m)
 
     def add_keys(self, target: Tensor, grads: Tensor) -> None:
         if self.ragged:
             there = self._there().to(target.device)
-            rows = self.key_positions(target.device)[0, there]
+            rows = self.key_rows(target.device)[0, there]
             target.index_add_(2, rows, grads.reshape(*target.shape[:2], *grads.shape[2:])[:, :, there])
             return
-        view = self.keys(target)
+        view = self._keys(target)
         grads = grads.reshape(view.shape)
         slices: list[list[slice]] = []
         for axis, (_, _, _, step, count, _, width, *_) in enumerate(self.groups, 2):
@@ -249,7 +259,7 @@ class BoxSegment(GatheredSegment):
                 view = view.narrow(axis, 0, 1)
             step = width if count == 1 or step == 0 else min(step, width)
             slices.append([slice(x, min(x + step, width)) for x in range(0, width, step)])
-        every = (slice(None),) * (2 + len(self.groups))
+        every = (slice(None),) * (3 + len(self.groups))
         for part in product(*slices):  # no two boxes overlap in it
             view[(*every, *part)].add_(grads[(*every, *part)])
 
@@ -285,8 +295,11 @@ class Boxes(Walk[BoxSegment]):
     def cut(self, sizes: Sizes) -> Iterator[BoxSegment]:
         """Batches of equal boxes that together visit every box of queries once."""
         extent = self._extent(sizes)
-        if len(self.axes) > 1 and max(sizes.offset + sizes.n, sizes.m) <= extent.strides[0]:
-            if any(x.keep.any() for x in _groups(self.axes[0], 0, 1, 1)):  # all in one row: there is none to fill up
+        last = max(sizes.offset + sizes.n, sizes.key_offset + sizes.m)
+        if len(self.axes) > 1 and last <= extent.strides[0]:
+            if any(
+                x.keep.any() for x in _groups(self.axes[0], 0, 1, range(1))
+            ):  # all in one row: there is none to fill up
                 yield from Boxes(self.axes[1:]).cut(sizes)
             return
         groups = []
@@ -299,12 +312,12 @@ class Boxes(Walk[BoxSegment]):
                 low, high = low % extent.strides[k], min(high, extent.positions - 1) % extent.strides[k]
             else:
                 low, high = 0, extent.strides[k] - 1
-            groups.append(list(_groups(axis, start, stop, extent.key_rows if k == 0 else axis.length or 0)))
-        missing = extent.key_rows * extent.strides[0] > sizes.m
+            groups.append(list(_groups(axis, start, stop, extent.keys if k == 0 else range(axis.length or 0))))
+        whole = extent.whole_keys
         for found in product(*groups):
             top = found[0].key + (found[0].boxes - 1) * found[0].key_step + found[0].width
             segment = BoxSegment.of(found, extent)
-            if not missing or top < extent.key_rows:
+            if whole.start <= found[0].key and top <= whole.stop:
                 yield segment
                 continue
             for part in segment.parts(1):
@@ -313,22 +326,21 @@ class Boxes(Walk[BoxSegment]):
     def _extent(self, sizes: Sizes) -> Extent:
         lengths = [x.length for x in self.axes]
         strides = tuple(prod(x or 1 for x in lengths[k + 1 :]) for k in range(len(lengths)))
-        end = -(-(sizes.offset + sizes.n) // strides[0])
-        key_rows = -(-sizes.m // strides[0])
+        end, key_end = (-(-x // strides[0]) for x in (sizes.offset + sizes.n, sizes.key_offset + sizes.m))
         if lengths[0] is not None:
-            end, key_rows = min(end, lengths[0]), min(key_rows, lengths[0])
+            end, key_end = min(end, lengths[0]), min(key_end, lengths[0])
         first = sizes.offset // strides[0]
-        return Extent(strides, first, max(end - first, 0), key_rows, sizes)
+        return Extent(strides, first, max(end - first, 0), range(sizes.key_offset // strides[0], key_end), sizes)
 
 
-def _groups(axis: Axis, start: int, stop: int, keys: int) -> Iterator[Group]:
-    """The boxes of one axis, for queries from `start` to `stop` and so many keys."""
+def _groups(axis: Axis, start: int, stop: int, keys: range) -> Iterator[Group]:
+    """The boxes of one axis, for queries from `start` to `stop` and these keys."""
     now: Group | None = None
     for t in range(start // axis.rows, -(-stop // axis.rows)):
         low = max(t * axis.rows, start)
         height = min(t * axis.rows + axis.rows, stop) - low
-        first = max(int(axis.first(t=t)), 0)
-        last = keys - 1 if axis.last is None else min(int(axis.last(t=t)), keys - 1)
+        first = max(int(axis.first(t=t)), keys.start)
+        last = keys.stop - 1 if axis.last is None else min(int(axis.last(t=t)), keys.stop - 1)
         if height <= 0 or first > last:
             continue
         found = Group(low, 0, first, 0, 1, height, last + 1 - first, axis, None)

@@ -22,7 +22,7 @@ CHUNK_ELEMENTS = 1 << 22  # elements of q in one chunk: 16 MiB in float32; each 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """Row r meets key r + offset - lag for first <= r <= last, where `keep` holds (None: everywhere)."""
+    """Row r meets position r + offset - lag for first <= r <= last, where `keep` holds (None: everywhere)."""
 
     lag: int
     first: Bound
@@ -64,10 +64,11 @@ class DiagonalSet(Walk[Stretch]):
     def cut(self, sizes: Sizes) -> Iterator[Stretch]:
         """The rows of every lag."""
         for d in self.lags:
-            low = max(0, int(d.first(**sizes.names)), d.lag - sizes.offset)
-            high = min(sizes.n, int(d.last(**sizes.names)) + 1, sizes.m + d.lag - sizes.offset)
+            key = sizes.offset - sizes.key_offset - d.lag  # of row 0
+            low = max(0, int(d.first(**sizes.names)), -key)
+            high = min(sizes.n, int(d.last(**sizes.names)) + 1, sizes.m - key)
             if low < high:
-                yield Stretch(high - low, 0, d, low, high, low + sizes.offset - d.lag)
+                yield Stretch(high - low, 0, d, low, high, low + key)
 
 
 class Chunk:

@@ -27,7 +27,7 @@ class GatheredSegment(Segment):
         """`[tiles, queries]`: where the queries stand."""
         raise NotImplementedError
 
-    def key_positions(self, device: torch.device) -> Tensor:
+    def key_rows(self, device: torch.device) -> Tensor:
         """`[tiles, keys]`: which keys they meet, the last one for those that are missing."""
         raise NotImplementedError
 
@@ -72,7 +72,7 @@ class GatheredBatch(Batch):
         stream, group = self.given.places[2], self.given.group
         i = self.segment.row_positions(stream.device)
         stream = stream.view(-1, group, 1).expand(-1, -1, i.shape[1]).reshape(-1, 1, group * i.shape[1], 1)
-        j = self.segment.key_positions(stream.device)
+        j = self.segment.key_rows(stream.device) + self.given.sizes.key_offset
         return Place(i.repeat(1, group)[:, :, None], j[:, None, :], stream % self.given.heads, stream)
 
     def put(self, values: Sequence[Tensor], change: Change) -> None:
@@ -83,6 +83,6 @@ class GatheredBatch(Batch):
         """Add to the sums of the keys."""
         for x, grad in zip(self.given.sums, grads, strict=True):
             if x.whole is None:
-                x.add(x.numbers(self.segment.key_positions(grad.device)), grad)
+                x.add(x.numbers(self.segment.key_rows(grad.device)), grad)
             else:
                 self.segment.add_keys(x.whole, grad)

@@ -36,7 +36,7 @@ class ListSegment(GatheredSegment):
         sizes: those of the call.
         blocks: `[tiles]`, blocks of queries.
         others: `[tiles, each]`, blocks of keys.
-        kept: over (n, m, offset, r, j); None when every pair of the blocks is kept.
+        kept: over (n, m, offsets, r, j); None when every pair of the blocks is kept.
     """
 
     size: int
@@ -71,9 +71,8 @@ class ListSegment(GatheredSegment):
 
     def keep(self) -> Bools:
         """The pairs to keep, `[1, blocks, queries, keys]`."""
-        n, m, _ = self.sizes
         r, j = self._rows()[:, :, None], self._keys()[:, None, :]
-        kept: Any = (j < m) & (r >= 0) & (r < n)
+        kept: Any = (j >= 0) & (j < self.sizes.m) & (r >= 0) & (r < self.sizes.n)
         if self.kept is not None:
             kept = kept & self.kept(**self.sizes.names, r=r, j=j)
         return np.array(np.broadcast_to(kept, (self.tiles, self.height, self.width)))[None]
@@ -83,14 +82,15 @@ class ListSegment(GatheredSegment):
         return self.blocks[:, None] * self.size + np.arange(self.size) - self.sizes.offset
 
     def _keys(self) -> Ints:
-        """`[blocks, keys]`, among them some that do not exist."""
-        return (self.others[:, :, None] * self.size + np.arange(self.size)).reshape(self.tiles, -1)
+        """`[blocks, keys]`: rows of k, among them some that do not exist."""
+        found = self.others[:, :, None] * self.size + np.arange(self.size) - self.sizes.key_offset
+        return found.reshape(self.tiles, -1)
 
     def row_positions(self, device: torch.device) -> Tensor:
         return _index(self._rows() + self.sizes.offset, device)
 
-    def key_positions(self, device: torch.device) -> Tensor:
-        return _index(np.minimum(self._keys(), self.sizes.m - 1), device)
+    def key_rows(self, device: torch.device) -> Tensor:
+        return _index(np.clip(self._keys(), 0, self.sizes.m - 1), device)
 
     def of_rows(self, x: Tensor, members: int) -> Tensor:
         rows = _index(np.clip(self._rows(), 0, self.sizes.n - 1).ravel(), x.device)
@@ -98,7 +98,7 @@ class ListSegment(GatheredSegment):
         return found.reshape(-1, self.tiles, members * self.size, *x.shape[3:])
 
     def of_keys(self, x: Tensor) -> Tensor:
-        found = x.index_select(2, self.key_positions(x.device).view(-1))
+        found = x.index_select(2, self.key_rows(x.device).view(-1))
         return found.reshape(-1, self.tiles, self.width, x.shape[3])
 
     def put(self, results: Sequence[Tensor], values: Sequence[Tensor], change: Change, members: int) -> None:
@@ -118,7 +118,7 @@ class ListSegment(GatheredSegment):
 
     def add_keys(self, target: Tensor, grads: Tensor) -> None:
         """Add to the gathered keys; a block that occurs twice is added in a fixed order."""
-        index = self.key_positions(target.device).view(-1)
+        index = self.key_rows(target.device).view(-1)
         grads = grads.reshape(*target.shape[:2], len(index), target.shape[3])
         if target.device.type == "cpu":
             target.index_add_(2, index, grads)
@@ -137,7 +137,7 @@ class Listed(Walk[ListSegment]):
     Args:
         size: tokens of a block.
         blocks: sorted (query block, key block).
-        keep: over (n, m, offset, r, j), true on the pairs of the piece; None when it is on all.
+        keep: over (n, m, offsets, r, j), true on the pairs of the piece; None when it is on all.
     """
 
     size: int
@@ -146,10 +146,12 @@ class Listed(Walk[ListSegment]):
 
     def cut(self, sizes: Sizes) -> Iterator[ListSegment]:
         """Batches that together visit every block that exists once."""
-        first, end = sizes.offset // self.size, -(-(sizes.offset + sizes.n) // self.size)
+        n, m, offset, key_offset = sizes
+        rows_in = range(offset // self.size, -(-(offset + n) // self.size))
+        keys_in = range(key_offset // self.size, -(-(key_offset + m) // self.size))
         by_row: dict[int, list[int]] = {}
         for row, key in self.blocks:
-            if first <= row < end and key * self.size < sizes.m:
+            if row in rows_in and key in keys_in:
                 by_row.setdefault(row, []).append(key)
         for each in sorted({len(keys) for keys in by_row.values()}):
             rows = [row for row, keys in by_row.items() if len(keys) == each]

@@ -67,11 +67,11 @@ class Pass(Operands):
     """
 
     def __init__(self, call: Call, score: Score, columns: int, elements: int) -> None:
-        q, k, v, self.scale, (offset, _), self.inputs = call
+        q, k, v, self.scale, positions, self.inputs = call
         self.batch, self.heads, n, self.dim = q.shape
         self.kv_heads, m = k.shape[1], k.shape[2]
         self.group = self.heads // self.kv_heads
-        self.sizes = Sizes(n, m, offset)
+        self.sizes = Sizes(n, m, *positions)
         self.columns, self.elements = columns, elements
         self.dtype, self.like = q.dtype, (k, v)
         self.q, self.keys = prepare(q, columns), (k, v)
@@ -83,7 +83,7 @@ class Pass(Operands):
         self.places = None
         if self.score.placed:
             i, head, stream = (torch.arange(x, device=q.device) for x in (n, self.heads, self.batch * self.heads))
-            self.places = i + offset, head, stream
+            self.places = i + positions.offset, head, stream
 
     def compute(self, pieces: tuple[Walk[Any], ...]) -> None:
         """Go through the pieces."""

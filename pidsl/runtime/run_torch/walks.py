@@ -1,7 +1,7 @@
 """What all walks have in common: a piece of a pattern, taken in batches of equal tiles.
 
     walk = Band(...), Boxes(...) or Listed(...)            what a generated program says about a piece
-    schedule = walk.schedule(Sizes(n, m, offset))           its tiles, in segments of equal ones; remembered
+    schedule = walk.schedule(Sizes(n, m, *positions))       its tiles, in segments of equal ones; remembered
     for batch in walk.batches(schedule, given):             as many tiles at a time as one call takes
         more = attention(batch.rows, batch.keys, batch.mask)
         batch.put(more, tile_ops.merge)
@@ -45,6 +45,7 @@ class Sizes(NamedTuple):
     n: int
     m: int
     offset: int
+    key_offset: int = 0
 
     @property
     def names(self) -> dict[str, Any]:

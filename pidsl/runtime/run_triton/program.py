@@ -142,7 +142,7 @@ class TritonProgram:
         self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool
     ) -> tuple[list[Launch], Results]:
         """What `backward` launches, and what holds the gradients afterwards."""
-        q, k, v, _, (offset, _), _ = call
+        q, k, v, _, (offset, key_offset), _ = call
         shared = self._shared_arguments(call, {"go": grad_out, "out": out})
         shared |= {
             "grad_out": grad_out,
@@ -165,7 +165,7 @@ class TritonProgram:
         for i, stage in enumerate(stages):
             arguments = {**shared, "running_k": grad_k[i], "grad_k": grad_k[i + 1]}
             arguments |= {"running_v": grad_v[i], "grad_v": grad_v[i + 1]}
-            launches.append(self._launch(stage, k, arguments))
+            launches.append(self._launch(stage, k, arguments, key_offset))
         slopes, bias = [], []
         for stage in self._stages("GRAD_SCORE") if learned else ():
             programs = stage.programs(q.shape[2], offset)
@@ -198,16 +198,16 @@ class TritonProgram:
 
     def _shared_arguments(self, call: Call, others: Mapping[str, Tensor]) -> dict[str, Any]:
         """The arguments that do not differ from stage to stage, by the names the kernels have for them."""
-        q, k, v, scale, (offset, _), inputs = call
+        q, k, v, scale, (offset, key_offset), inputs = call
         head_dim, value_dim = q.shape[3], v.shape[3]
         rounded = torch.get_float32_matmul_precision() != "highest" and torch.version.hip is None
         n, m = q.shape[2], k.shape[2]
         arguments: dict[str, Any] = {
             "q": q, "k": k, "v": v, "scale": float(scale), "n": n, "m": m, "offset": offset,
-            "heads": q.shape[1], "group": q.shape[1] // max(k.shape[1], 1),
+            "key_offset": key_offset,            "heads": q.shape[1], "group": q.shape[1] // max(k.shape[1], 1),
             "D": head_dim, "D_PAD": pad(head_dim), "V": value_dim, "V_PAD": pad(value_dim),
             "PRECISION": "tf32" if rounded and q.dtype == torch.float32 else "ieee",
-            "INDEX": tl.int32 if self._fits_int32(max(n, m, offset)) else tl.int64,
+            "INDEX": tl.int32 if self._fits_int32(max(n, m, offset, key_offset)) else tl.int64,
             **inputs,
         }  # fmt: skip
         if "seed" in inputs:
