@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from hypothesis import strategies as st
@@ -34,6 +34,7 @@ class Shapes:
     head_dim: int
     value_dim: int
     offset: int
+    key_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +45,37 @@ class Inputs:
     k: Tensor
     v: Tensor
     offset: int
+    key_offset: int = 0
 
 
 @st.composite
 def shapes(
     draw: st.DrawFn, longest: int = 64, *, square: bool = False, head_dims: Sequence[int] = (8, 16, 40),
-    offsets: Sequence[int] = (0, 0, 1, 17),
+    offsets: Sequence[int] = (0, 0, 1, 17), key_offsets: Sequence[int] = (0,),
 ) -> Shapes:  # fmt: skip
     """Sizes of a call: no rows, one row, fewer keys than rows, groups of query heads, head dims that differ.
 
     Args:
         longest: greatest number of queries and of keys.
-        square: as many keys as query positions (n + offset == m), which patterns with a ring ask for.
+        square: as many positions of keys as of queries (n + offset == m + key_offset), which patterns with a ring ask
+            for.
         head_dims: head dims of q and k, and those of v, are drawn from these.
         offsets: positions of the first query are drawn from these.
+        key_offsets: positions of the first key, likewise.
 
     Returns:
         A strategy of `Shapes`.
     """
-    n, offset = draw(st.integers(0, longest)), draw(st.sampled_from(tuple(offsets)))
-    m = n + offset if square else draw(st.sampled_from((n, n + offset)) | st.integers(0, longest))
+    n, offset, key_offset = (
+        draw(st.integers(0, longest)),
+        *(draw(st.sampled_from(tuple(x))) for x in (offsets, key_offsets)),
+    )
+    key_offset = min(key_offset, n + offset) if square else key_offset
+    m = n + offset - key_offset if square else draw(st.sampled_from((n, n + offset)) | st.integers(0, longest))
     kv_heads, group = draw(st.sampled_from(((1, 1), (2, 1), (1, 2), (2, 2), (1, 4))))
     dims = st.sampled_from(tuple(head_dims))
-    return Shapes(draw(st.sampled_from((1, 2))), kv_heads * group, kv_heads, n, m, draw(dims), draw(dims), offset)
+    batch, heads = draw(st.sampled_from((1, 2))), kv_heads * group
+    return Shapes(batch, heads, kv_heads, n, m, draw(dims), draw(dims), offset, key_offset)
 
 
 @st.composite
@@ -96,7 +105,8 @@ def inputs(
         return _laid(x.to(device, dtype), layout)
 
     q = tensor(s.heads, s.n, s.head_dim)
-    return Inputs(q, tensor(s.kv_heads, s.m, s.head_dim), tensor(s.kv_heads, s.m, s.value_dim), s.offset)
+    k, v = (tensor(s.kv_heads, s.m, columns) for columns in (s.head_dim, s.value_dim))
+    return Inputs(q, k, v, s.offset, s.key_offset)
 
 
 def _laid(x: Tensor, layout: str) -> Tensor:
@@ -124,7 +134,8 @@ def assert_matches_dense(
 
     Args:
         term_or_kernel: a pattern or heads, which are compiled; a compiled kernel; or any function that is called as a
-            kernel is: `f(q, k, v, offset=..., scale=..., return_lse=True) -> (out, lse)`.
+            kernel is: `f(q, k, v, offset=..., scale=..., return_lse=True) -> (out, lse)`, with `key_offset=...` where
+            that is not 0.
         given: what it is called with.
         term: the pattern of a function that is no kernel.
         backend: what a pattern is compiled for.
@@ -156,20 +167,21 @@ def assert_matches_dense(
     q, k, v = (x.detach().requires_grad_(backward) for x in (given.q, given.k, given.v))
     numbers = dict(parameters or {})
     learned = {name: x.detach().requires_grad_(backward) for name, x in numbers.items() if isinstance(x, torch.Tensor)}
-    out, lse = kernel(q, k, v, offset=given.offset, scale=scale, return_lse=True, **numbers | learned)
+    positions = {"offset": given.offset} | ({"key_offset": given.key_offset} if given.key_offset else {})
+    out, lse = kernel(q, k, v, **positions, scale=scale, return_lse=True, **numbers | learned)
     if score is not None:
         wide = [x.double() for x in (q, k, v)]
         same = numbers | {name: x.double() for name, x in learned.items()}
         judge: Callable[..., Any] = compile(pattern, "reference", score)
-        exact, exact_lse = judge(*wide, offset=given.offset, scale=scale, return_lse=True, **same)
+        exact, exact_lse = judge(*wide, **positions, scale=scale, return_lse=True, **same)
     else:
-        exact, exact_lse = _dense(pattern, q, k, v, given.offset, scale)
+        exact, exact_lse = _dense(pattern, replace(given, q=q, k=k, v=v), scale)
     name = str(q.dtype).removeprefix("torch.")
     allowed = TOLERANCES[name] if tolerance is None else tolerance
     scored = "" if score is None else f", {score!r}"
-    where = (
-        f"{pattern!r}{scored}, q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}, offset {given.offset}, {name}"
-    )
+    sizes = ", ".join(f"{letter} {list(x.shape)}" for letter, x in (("q", q), ("k", k), ("v", v)))
+    stand = ", ".join(f"{name} {x}" for name, x in positions.items())
+    where = f"{pattern!r}{scored}, {sizes}, {stand}, {name}"
 
     def close(what: str, got: Tensor, want: Tensor, within: float) -> None:
         def message(text: str) -> str:
@@ -195,13 +207,13 @@ def assert_matches_dense(
         close(f"gradient of {letter}", x, y.double(), allowed * max(1, sums))
 
 
-def _dense(
-    term: Term | Heads, q: Tensor, k: Tensor, v: Tensor, offset: int, scale: float | None
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _dense(term: Term | Heads, given: Inputs, scale: float | None) -> tuple[Tensor, Tensor]:
     """(out, lse) in float64, by the definition: softmax over the attended keys; 0 and -inf for rows without any."""
     import torch
 
-    mask = torch.from_numpy(term.mask(q.shape[2], k.shape[2], offset).copy()).to(q.device)
+    q, k, v = given.q, given.k, given.v
+    found = term.mask(q.shape[2], k.shape[2], given.offset, given.key_offset)
+    mask = torch.from_numpy(found.copy()).to(q.device)
     group = max(1, q.shape[1] // max(1, k.shape[1]))
     q, k, v = q.double(), k.double().repeat_interleave(group, 1), v.double().repeat_interleave(group, 1)
     scores = (q @ k.mT * (q.shape[3] ** -0.5 if scale is None else scale)).masked_fill(~mask, -torch.inf)

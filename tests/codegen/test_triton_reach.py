@@ -15,6 +15,7 @@ from pidsl import causal, heads, keys, lags, neighborhood, pairs, score, stride,
 from pidsl.codegen.choice.together import together
 from pidsl.codegen.lower import lower
 from pidsl.codegen.plan.nodes import Plan
+from pidsl.relation.frame import HOME, MOVED
 from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.run_triton.launch import Launch
 from pidsl.runtime.run_triton.program import TritonProgram
@@ -120,7 +121,10 @@ def test_offsets_of_columns_and_of_the_bias_table_are_as_wide_as_they_must_be() 
 
 def test_positions_count_too() -> None:
     q = meta(1, 1, 64, 8)
-    program = TritonProgram(PLANS["band"]())
-    for offset, index in ((0, tl.int32), (2**31 - 70, tl.int64)):
-        forward, *_ = program.forward_launches(Call(q, q, q, 0.1, Positions(offset)))
+    far = 2**31 - 70
+    home, moved = (TritonProgram(lower(window(63), frame=frame)) for frame in (HOME, MOVED))
+    for program, offset, key_offset, index in (
+        (home, 0, 0, tl.int32), (home, far, 0, tl.int64), (moved, 9, 3, tl.int32), (moved, 0, far, tl.int64),
+    ):  # fmt: skip
+        forward, *_ = program.forward_launches(Call(q, q, q, 0.1, Positions(offset, key_offset)))
         assert {launch.arguments["INDEX"] for launch in forward} == {index}
