@@ -3,15 +3,16 @@
 The checks read the plan as an emitter does: they turn its expressions (bounds, guards, masks) back into isl sets, and
 share with the planner only the pieces' relations, which are themselves held against the term's.
 
-    check_fields     sweeps go over what they should, in tiles that the backend has; layouts are well formed
+    check_fields     walks go over what they should, in tiles that the backend has; layouts are well formed
     check_pieces     the pieces are disjoint, and their union is the relation
     check_mask       `keep` is true on exactly the pairs of its piece
-    check_diagonals  rows and lags of a diagonal piece are exactly its pairs
-    check_sweep      no tile is visited twice or out of range, every attended pair lies in a visited tile, and a tile
+    check_runs       no tile is visited twice or out of range, every attended pair lies in a visited tile, and a tile
                      called full is full
+    check_lags       rows and lags are exactly the pairs of their piece
     check_shifts     tiles that `shifts` calls alike have equal masks
     check_list       a list is that of the term, and its mask holds what no other piece has
-    check_grid       the axes of a grid piece are exactly its pairs, and every pair lies in a visited box
+    check_grid       the axes of a grid are exactly the pairs of their piece
+    check_walk       every pair of a piece is visited, of a grid in some box
     check_attended   `attended_keys` and `attended_rows` are the range and the domain of the relation, or hold there;
                      None says that they are everything
 """
@@ -21,17 +22,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import combinations
-from math import prod
 
 import islpy as isl
 
 from pidsl.codegen.choice.cost import BACKENDS
-from pidsl.codegen.choice.lists import Listed, separate
+from pidsl.codegen.choice.lists import separate
 from pidsl.codegen.choice.parts import lags_of
 from pidsl.codegen.choice.pieces import without_ends
 from pidsl.codegen.plan.heads import share
-from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Piece, Plan, TilePiece
-from pidsl.codegen.plan.walks import BoxSweep, Layout, Run, Sweep
+from pidsl.codegen.plan.nodes import Piece, Plan
+from pidsl.codegen.plan.walks import (
+    LARGEST_TILE,
+    SMALLEST_TILE,
+    BlockList,
+    Boxes,
+    Grid,
+    Lags,
+    Layout,
+    Listed,
+    Run,
+    Runs,
+    Walk,
+)
 from pidsl.codegen.tiling.coordinates import Coordinates, coordinates, mask
 from pidsl.errors import PlanError
 from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, Var, substitute_pred
@@ -42,7 +54,6 @@ from pidsl.relation.frame import Frame, frame_of
 from pidsl.relation.isl import affine, coalesced, limited, read_map, read_set, region, scope
 
 OPERATIONS = 20_000_000  # about ten seconds
-SMALLEST = 16  # rows or keys of a tile of Triton's matrix products
 
 
 def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
@@ -65,27 +76,12 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
         return
     if plan.backend == "reference":  # has no pieces: it evaluates the oracle
         return
-    square = needs_square(term)
     faults = [f"piece {k}: {x}" for k, piece in enumerate(plan.pieces) for x in check_fields(piece, plan)]
     if faults:  # the other checks read plans of the right shape only
         raise _wrong(plan, faults)
     with limited(f"the checks of the plan of {plan.term!r}", operations):
         faults += list(check_pieces(plan)) + list(check_attended(plan))
-        for k, piece in enumerate(plan.pieces):
-            if isinstance(piece, DiagonalPiece):
-                faults += [f"piece {k}: {x}" for x in check_diagonals(piece)]
-                continue
-            if isinstance(piece, ListPiece):
-                faults += [f"piece {k}: {x}" for x in check_list(term, piece, plan.frame)]
-                continue
-            if isinstance(piece, GridPiece):
-                faults += [f"piece {k}: {x}" for x in check_grid(piece)]
-                continue
-            at = coordinates(piece.layout, square)
-            faults += [f"piece {k}: {x}" for x in check_mask(piece, at)]
-            faults += [f"piece {k}: {x}" for x in check_shifts(piece, at)]
-            for sweep in dict.fromkeys(piece.sweeps):
-                faults += [f"piece {k}, over {sweep.over}: {x}" for x in check_sweep(piece, sweep, at)]
+        faults += [f"piece {k}: {x}" for k, piece in enumerate(plan.pieces) for x in check_piece(piece, plan)]
     if faults:
         raise _wrong(plan, faults)
 
@@ -100,37 +96,45 @@ def _wrong(plan: Plan, faults: Sequence[str]) -> PlanError:
 
 def check_fields(piece: Piece, plan: Plan) -> Iterator[str]:
     """The right dimensions are swept, in tiles that the backend has, and a layout says one thing."""
-    backend = BACKENDS[plan.backend]
-    if isinstance(piece.layout, Layout) and piece.layout.frame != plan.frame:
-        yield "a layout of other positions of keys than the plan's"
-    if isinstance(piece, DiagonalPiece):
-        if not piece.layout.identity:
-            yield "diagonals have no layout but the identity"
+    backend, walks, layout = BACKENDS[plan.backend], piece.walks, piece.layout
+    kind = type(piece.forward)
+    if [x.over for x in walks] != ["keys", "keys", "queries"][: len(backend.passes)]:
+        yield "a walk over the wrong dimension, or one that is not there, or one that nobody runs"
+    if any((type(x), x.layout) != (kind, layout) for x in walks):
+        yield "walks of two kinds, or of two layouts"
         return
-    if isinstance(piece, ListPiece):
-        sizes = [x for x in (piece.rows, piece.cols, piece.back_rows) if x is not None]
-        if (piece.back_rows is None) != (backend.grad_key is None):
-            yield "a sweep that is not there, or that nobody runs"
-    else:
-        if [x.over for x in piece.sweeps] != ["keys", "keys", "queries"][: len(backend.passes)]:
-            yield "a sweep goes over the wrong dimension, or is not there"
-        if isinstance(piece, GridPiece):
-            yield from _grid_fields(piece)
-        else:
-            yield from _layout_fields(piece.layout)
-            if any(run.step < 1 for sweep in piece.sweeps for run in sweep.runs):
-                yield "a run that does not go on"
-            if backend.exact and any(sweep.cols != 1 for sweep in piece.sweeps):
-                yield "tiles that are no exact ranges of keys"
-        sizes = [x for sweep in piece.sweeps for x in _sizes(sweep)]
-    if any(x < 1 for x in sizes):
-        yield "a tile without pairs"
-    elif not backend.exact and any(x < SMALLEST or x & (x - 1) for x in sizes):
-        yield f"a tile that is no power of two, or below {SMALLEST}"
-
-
-def _sizes(sweep: Sweep | BoxSweep) -> tuple[int, int]:
-    return (prod(sweep.own), prod(sweep.swept)) if isinstance(sweep, BoxSweep) else (sweep.rows, sweep.cols)
+    axes = 0 if kind is Lags else len(layout.lengths) if isinstance(layout, Grid) else 1
+    if len(piece.keep) != axes:
+        yield "a mask too many or too few"
+    match layout:
+        case Layout():
+            yield from _layout_fields(layout)
+            if layout.frame != plan.frame:
+                yield "a layout of other positions of keys than the plan's"
+        case Grid(lengths):
+            if not lengths or any(x is None for x in lengths[1:]) or any(x is not None and x < 1 for x in lengths):
+                yield "only the first axis goes on, and none is empty"
+    for walk in dict.fromkeys(walks):
+        match walk:
+            case Lags(own_layout):
+                if not own_layout.identity:
+                    yield "lags have no layout but the identity"
+                continue
+            case Boxes(grid, _, own, swept, first, last):
+                if any(len(x) != axes for x in (own, swept, first, last)):
+                    yield "not every axis is told"
+                elif any(x is None and y is not None for x, y in zip(last, grid.lengths, strict=True)):
+                    yield "an axis that ends has no last box"
+            case Runs(runs=runs):
+                if any(run.step < 1 for run in runs):
+                    yield "a run that does not go on"
+                if backend.exact and walk.cols != 1:
+                    yield "tiles that are no exact ranges of keys"
+        sizes = walk.owned, walk.visited
+        if min(sizes) < 1:
+            yield "a tile without pairs"
+        elif not backend.exact and any(not SMALLEST_TILE <= x <= LARGEST_TILE or x & (x - 1) for x in sizes):
+            yield f"a tile that is no power of two from {SMALLEST_TILE} to {LARGEST_TILE}"
 
 
 def _layout_fields(layout: Layout) -> Iterator[str]:
@@ -146,31 +150,15 @@ def _layout_fields(layout: Layout) -> Iterator[str]:
         yield "a class that its step does not have"
 
 
-def _grid_fields(piece: GridPiece) -> Iterator[str]:
-    lengths = piece.layout.lengths
-    axes = [piece.keep, *(x for s in piece.sweeps for x in _per_axis(s))]
-    if not lengths or any(len(x) != len(lengths) for x in axes):
-        yield "not every axis is told"
-    if any(x is None for x in lengths[1:]) or any(x is not None and x < 1 for x in lengths):
-        yield "only the first axis goes on, and none is empty"
-    if any(last is None and length is not None for s in piece.sweeps
-           for last, length in zip(s.last, lengths, strict=False)):  # fmt: skip
-        yield "an axis that ends has no last box"
-
-
-def _per_axis(sweep: BoxSweep) -> tuple[Sequence[object], ...]:
-    return sweep.own, sweep.swept, sweep.first, sweep.last
-
-
 def check_pieces(plan: Plan) -> Iterator[str]:
     """Disjoint, and together the relation of the term, or of what is not listed in it."""
     assert not isinstance(plan.term, Heads)
-    if len(list(plan.lists)) > 1:
+    if len(list(plan.walked(Listed))) > 1:
         yield "a list twice"
     whole = _whole(plan)
     if not plan.relation.is_equal(whole):
         yield "the relation of the plan is not that of its term"
-    pieces = [(x, piece) for x, piece in enumerate(plan.pieces) if not isinstance(piece, ListPiece)]
+    pieces = [(x, piece) for x, piece in enumerate(plan.pieces) if not isinstance(piece.layout, BlockList)]
     for (x, a), (y, b) in combinations(pieces, 2):
         if not (a.relation & b.relation).is_empty():
             yield f"pieces {x} and {y} overlap"
@@ -185,7 +173,9 @@ def check_pieces(plan: Plan) -> Iterator[str]:
 def _whole(plan: Plan) -> isl.Map:
     """The relation of the term, or of what is not listed in it."""
     assert not isinstance(plan.term, Heads)
-    return rows_relation(next((piece.other for piece in plan.lists), plan.term), plan.frame)
+    return rows_relation(
+        next((x.layout.other for x in plan.pieces if isinstance(x.layout, BlockList)), plan.term), plan.frame
+    )
 
 
 def check_attended(plan: Plan) -> Iterator[str]:
@@ -193,7 +183,7 @@ def check_attended(plan: Plan) -> Iterator[str]:
     assert not isinstance(plan.term, Heads)
     relation, frame = _whole(plan), plan.frame
     # diagonals load no key that they do not attend, so a plan of nothing else need not say which keys occur
-    tiled = not all(isinstance(x, DiagonalPiece) for x in plan.pieces)
+    tiled = not all(isinstance(x.forward, Lags) for x in plan.pieces)
     for pred, points, name, length in (
         (plan.attended_keys, relation.range(), "j", "m"),
         (plan.attended_rows, relation.domain(), "r", "n"),
@@ -204,18 +194,47 @@ def check_attended(plan: Plan) -> Iterator[str]:
         if needs_square(plan.term):
             exist = exist.intersect_params(frame.set(f": {frame.square}"))
         said = exist if pred is None else region(pred, _scope(frame, name)) & exist
-        if any(plan.lists) and not exist.is_subset(said):
+        if any(plan.walked(Listed)) and not exist.is_subset(said):
             yield f"the condition on attended {name} leaves out what is listed"
         if not (said.is_equal(points & exist) if plan.attended_exact else points.is_subset(said)):
             yield f"the condition on attended {name} is wrong"
 
 
-def check_mask(piece: TilePiece, at: Coordinates) -> Iterator[str]:
+def check_piece(piece: Piece, plan: Plan) -> Iterator[str]:
+    """The mask of a piece is its pairs, and every pass visits them."""
+    assert not isinstance(plan.term, Heads)
+    match piece.forward:
+        case Runs(layout):
+            at = coordinates(layout, needs_square(plan.term))
+            yield from check_mask(piece, at)
+            yield from check_shifts(piece, at)
+        case Boxes(grid):
+            yield from check_grid(piece, grid)
+        case Listed(blocks):
+            yield from check_list(piece, blocks, plan.term, plan.frame)
+    for walk in dict.fromkeys(piece.walks):
+        yield from (f"over {walk.over}: {x}" for x in check_walk(piece, walk, plan.term))
+
+
+def check_walk(piece: Piece, walk: Walk, term: Term) -> Iterator[str]:
+    """One pass visits every pair of a piece, and none twice; what is listed is visited as it is."""
+    match walk:
+        case Runs(layout):
+            yield from check_runs(piece, walk, coordinates(layout, needs_square(term)))
+        case Boxes(grid):
+            for axis, (length, keep) in enumerate(zip(grid.lengths, piece.keep, strict=True)):
+                if not _box_covers(walk, axis, length, keep):
+                    yield f"a pair on axis {axis} is not visited"
+        case Lags():
+            yield from check_lags(piece.relation, walk)
+
+
+def check_mask(piece: Piece, at: Coordinates) -> Iterator[str]:
     """`keep` on existing rows and keys of the layout's classes is the piece."""
     kept = _kept(piece, at)
     if not kept.is_equal(at.points(piece.relation)):
         yield "the mask is not the piece"
-    layout, frame = piece.layout, piece.layout.frame
+    layout, frame = at.layout, at.layout.frame
     kept_classes = [
         f"({position} - {of_class}) mod {step} = 0"
         for position, of_class, step in (
@@ -230,38 +249,38 @@ def check_mask(piece: TilePiece, at: Coordinates) -> Iterator[str]:
         yield "a pair of the piece lies outside the classes of its layout"
 
 
-def check_diagonals(piece: DiagonalPiece) -> Iterator[str]:
-    """The rows of each lag, together, are the piece."""
-    frame = piece.layout.frame
+def check_lags(pairs: isl.Map, walk: Lags) -> Iterator[str]:
+    """The rows of each lag, together, are the pairs of a piece."""
+    frame = walk.layout.frame
     names, lengths = _scope(frame, "r"), frame.compared()
-    relation = piece.relation.intersect_params(lengths)
-    for x in piece.diagonals:
+    relation = pairs.intersect_params(lengths)
+    for x in walk.lags:
         rows = region(And(Compare("<=", x.first, Var("r")), Compare("<=", Var("r"), x.last)), names)
         if x.keep is not None:
             rows = rows & region(x.keep, names)
         lag = frame.map(f"[r] -> [j] : {frame.lag} = {x.lag}")
         if not lag.intersect_domain(rows).intersect_params(lengths).is_equal(relation & lag):
             yield f"the rows of lag {x.lag}: the diagonals are not the piece"
-    lags = [x.lag for x in piece.diagonals]
+    lags = [x.lag for x in walk.lags]
     if len(set(lags)) < len(lags):
         yield "a lag twice"
     known = read_set("{ " + "; ".join(f"[{lag}]" for lag in lags) + " }")
-    if not lags_of(piece.relation).is_subset(known):
+    if not lags_of(pairs).is_subset(known):
         yield "a lag is missing: the diagonals are not the piece"
 
 
-def check_sweep(piece: TilePiece, sweep: Sweep, at: Coordinates) -> Iterator[str]:
+def check_runs(piece: Piece, walk: Runs, at: Coordinates) -> Iterator[str]:
     """Every tile at most once and in range, every pair visited, full tiles full."""
-    own, moved = ("a", "b") if sweep.over == "keys" else ("b", "a")
-    own_size, moved_size = (sweep.rows, sweep.cols) if sweep.over == "keys" else (sweep.cols, sweep.rows)
-    own_tile = f"{own_size} t <= {own} < {own_size} t + {own_size}"
+    own, moved = ("a", "b") if walk.over == "keys" else ("b", "a")
+    size, moved_size = walk.owned, walk.visited
+    own_tile = f"{size} t <= {own} < {size} t + {size}"
     tiles = f"{own_tile} and {moved_size} x <= {moved} < {moved_size} x + {moved_size}"
     to_tile = read_map(f"[{at.parameters}] -> {{ [a, b] -> [t, x] : {tiles} }}")
     exist = at.exists
-    own_exists = f"{at.row} < n" if sweep.over == "keys" else f"{at.key} < m"
-    has_rows = f"exists a, b: {own} = {own_size} t and {own_exists}"
+    own_exists = f"{at.row} < n" if walk.over == "keys" else f"{at.key} < m"
+    has_rows = f"exists a, b: {own} = {size} t and {own_exists}"
     programs = read_set(f"[{at.parameters}] -> {{ [t, x] : t >= 0 and {at.known} and {has_rows} }}")
-    visited = [_visited(run, at) & programs for run in sweep.runs]
+    visited = [_visited(run, at) & programs for run in walk.runs]
     in_range = exist.apply(to_tile)
     union = programs - programs
     for k, tile in enumerate(visited):
@@ -275,13 +294,13 @@ def check_sweep(piece: TilePiece, sweep: Sweep, at: Coordinates) -> Iterator[str
         yield "an attended pair is not visited"
     # rows beyond n may hang over a full tile (they are never stored), keys beyond m may not when keys are swept
     row_exists = read_set(f"[{at.parameters}] -> {{ [a, b] : a >= 0 and b >= 0 and {at.row} < n and {at.known} }}")
-    must = row_exists if sweep.over == "keys" else exist
-    for k, (run, tile) in enumerate(zip(sweep.runs, visited, strict=True)):
+    must = row_exists if walk.over == "keys" else exist
+    for k, (run, tile) in enumerate(zip(walk.runs, visited, strict=True)):
         if run.full and not (must & tile.apply(to_tile.reverse())).is_subset(pairs):
             yield f"run {k} is not full"
 
 
-def check_shifts(piece: TilePiece, at: Coordinates) -> Iterator[str]:
+def check_shifts(piece: Piece, at: Coordinates) -> Iterator[str]:
     """Tiles a translation apart have equal masks: in all of them the mask is a set that no translation changes.
 
     That set is the mask itself or, where rows and keys at the ends of the sequence are left to edges, less of it.
@@ -291,11 +310,11 @@ def check_shifts(piece: TilePiece, at: Coordinates) -> Iterator[str]:
     kept = _kept(piece, at)
     simple = mask(at, at.points(piece.relation))
     here = at.exists - at.exists
-    for sweep in dict.fromkeys((piece.forward, piece.grad_query)):
-        rows, cols = sweep.rows, sweep.cols
+    for walk in (x for x in dict.fromkeys(piece.walks) if isinstance(x, Runs) and x.over == "keys"):
+        rows, cols = walk.rows, walk.cols
         tiles = f"{rows} t <= a < {rows} t + {rows} and {cols} x <= b < {cols} x + {cols}"
         pairs = read_map(f"[{at.parameters}] -> {{ [t, x] -> [a, b] : {tiles} }}")
-        for run in sweep.runs:
+        for run in walk.runs:
             if not run.full and not run.edge:
                 here = here | (_visited(run, at).apply(pairs) & at.exists)
     for still in (simple, without_ends(simple)):
@@ -308,20 +327,20 @@ def check_shifts(piece: TilePiece, at: Coordinates) -> Iterator[str]:
     yield "tiles that are called alike have different masks"
 
 
-def check_list(term: Term, piece: ListPiece, frame: Frame) -> Iterator[str]:
+def check_list(piece: Piece, listed: BlockList, term: Term, frame: Frame) -> Iterator[str]:
     """The list is that of the term, and its mask lets through what is wanted and not in other pieces."""
-    if separate(term) != Listed(piece.other, piece.within, piece.layout):
+    if separate(term) != listed:
         yield "the list is not that of the term"
     flat, exist = frame.map("[[r] -> [j]] -> [r, j]"), frame.existing()
-    within, other = (rows_relation(x, frame).wrap().apply(flat) & exist for x in (piece.within, piece.other))
-    if not (region(piece.keep, _scope(frame, "r, j")) & exist).is_equal(within - other):
+    within, other = (rows_relation(x, frame).wrap().apply(flat) & exist for x in (listed.within, listed.other))
+    if not (region(piece.keep[0], _scope(frame, "r, j")) & exist).is_equal(within - other):
         yield "the mask of the list is wrong"
 
 
-def check_grid(piece: GridPiece) -> Iterator[str]:
-    """A pair is in the piece when every axis keeps it, and boxes visit, on every axis, all that it keeps."""
+def check_grid(piece: Piece, grid: Grid) -> Iterator[str]:
+    """A pair is in the piece when every axis keeps it."""
     frame = frame_of(piece.relation)
-    grid, i, j = piece.layout, Add(Var("r"), Var("offset")), frame.key_at(Var("j"))
+    i, j = Add(Var("r"), Var("offset")), frame.key_at(Var("j"))
     said = frame.existing()
     if grid.tokens is not None:
         said = said & frame.set(f"[r, j] : r + offset < {grid.tokens} and {frame.key} < {grid.tokens}")
@@ -330,26 +349,22 @@ def check_grid(piece: GridPiece) -> Iterator[str]:
     flat = frame.map("[[r] -> [j]] -> [r, j]")
     if not said.is_equal(piece.relation.intersect_params(frame.compared()).wrap().apply(flat)):
         yield "the axes of the grid are not the piece"
-    for sweep in dict.fromkeys(piece.sweeps):
-        for axis, (length, keep) in enumerate(zip(grid.lengths, piece.keep, strict=True)):
-            if not _box_covers(sweep, axis, length, keep):
-                yield f"over {sweep.over}: a pair on axis {axis} is not visited"
 
 
-def _box_covers(sweep: BoxSweep, axis: int, length: int | None, keep: Pred) -> bool:
+def _box_covers(walk: Boxes, axis: int, length: int | None, keep: Pred) -> bool:
     end = "" if length is None else f"and a < {length} and b < {length}"
-    own, size = ("a" if sweep.over == "keys" else "b"), sweep.own[axis]
+    own, size = ("a" if walk.over == "keys" else "b"), walk.own[axis]
     space = f"{{ [a, b, t] : a >= 0 and b >= 0 {end} and {size} t <= {own} < {size} t + {size} }}"
-    swept = Var("b" if sweep.over == "keys" else "a")
-    visited: Pred = Compare("<=", sweep.first[axis], swept)
-    if (last := sweep.last[axis]) is not None:
+    swept = Var("b" if walk.over == "keys" else "a")
+    visited: Pred = Compare("<=", walk.first[axis], swept)
+    if (last := walk.last[axis]) is not None:
         visited = And(visited, Compare("<=", swept, last))
     names = scope(space)
     return (read_set(space) & region(keep, names)).is_subset(region(visited, names))
 
 
-def _kept(piece: TilePiece, at: Coordinates) -> isl.Set:
-    return coalesced(region(piece.keep, _names(at, "a, b")) & at.exists)
+def _kept(piece: Piece, at: Coordinates) -> isl.Set:
+    return coalesced(region(piece.keep[0], _names(at, "a, b")) & at.exists)
 
 
 def _visited(run: Run, at: Coordinates) -> isl.Set:

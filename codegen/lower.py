@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import islpy as isl
 
-from pidsl.codegen.choice.boxes import Boxes
+from pidsl.codegen.choice.boxes import Product
 from pidsl.codegen.choice.choose import choose_layouts
 from pidsl.codegen.choice.cost import BACKENDS, REFERENCE, Backend
 from pidsl.codegen.choice.envelope import Envelope, envelope, envelope_piece, on_grids
@@ -20,8 +20,8 @@ from pidsl.codegen.choice.lists import list_piece, separate
 from pidsl.codegen.choice.packing import packed_pieces, packings
 from pidsl.codegen.choice.parts import MAX_PARTS, part, parts, reference
 from pidsl.codegen.choice.pieces import MAX_PIECES, attended, masked_piece, pieces, union_of
-from pidsl.codegen.plan.nodes import Alternative, DiagonalPiece, Piece, Plan
-from pidsl.codegen.plan.walks import Layout
+from pidsl.codegen.plan.nodes import Alternative, Piece, Plan
+from pidsl.codegen.plan.walks import Lags, Layout
 from pidsl.codegen.tiling.coordinates import coordinates
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Add, Compare, Var
@@ -34,11 +34,10 @@ OPERATIONS = 10_000_000  # about five seconds; most terms need a hundredth
 ATTENDED = 3_000_000  # of them, on which rows and keys are attended: without an answer, tiles ask their masks
 
 
-@lru_cache(maxsize=512)
-def lower(
+def planned(
     term: Term, backend: str = "triton", head_dim: int = 64, size: tuple[int, int] | None = None, frame: Frame = HOME
 ) -> Plan:  # fmt: skip
-    """The plan of a concrete term.
+    """The plan of a concrete term, made now; `lower` remembers it.
 
     Args:
         term: a term without unbound symbols.
@@ -80,6 +79,9 @@ def lower(
             return replace(plan, notes=("isl's limit struck while planning: every tile is computed, with a mask",))
 
 
+lower = lru_cache(maxsize=512)(planned)
+
+
 def _with_list(term: Term, piece: Piece, plan: Plan) -> Plan:
     """The plan of all other pairs, and the list."""
     keys, rows = plan.attended_keys, plan.attended_rows
@@ -106,7 +108,7 @@ def _on_grids(term: Term, backend: Backend, own: Envelope, relation: isl.Map) ->
         rest = word if done is None else word - done
         done = word if done is None else done | word
         if rest == word and isinstance(word, Neighborhood | Halo):
-            found.append(Boxes(axes_of(word, split=True)).piece(rows_relation(word, frame), backend))
+            found.append(Product(axes_of(word, split=True)).piece(rows_relation(word, frame), backend))
             continue
         within = envelope(rest)
         assert within is not None, rest  # as the whole has one
@@ -129,7 +131,7 @@ def _union(term: Term) -> Iterator[Term]:
 
 def _plan(term: Term, backend: str, found: tuple[Piece, ...], relation: isl.Map, rejected: list[Alternative]) -> Plan:
     # diagonals load only the keys they attend, so they never need unattended keys blanked
-    tiled = not all(isinstance(piece, DiagonalPiece) for piece in found)
+    tiled = not all(isinstance(piece.forward, Lags) for piece in found)
     square, frame = needs_square(term), frame_of(relation)
     keys = rows = None
     exact = True

@@ -10,9 +10,9 @@ from dataclasses import replace
 import pidsl
 from pidsl.errors import PidslError
 from pidsl.language.parse import parse_term
+from pidsl.language.recipe import BACKENDS
 from pidsl.language.terms import Term
 
-BACKENDS = ("auto", "triton", "torch", "reference")
 WIDEST = 64  # tokens in a text picture
 
 

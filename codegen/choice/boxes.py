@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from pidsl.codegen.choice.cost import LONGEST, REFERENCE, Backend, Prices, Rows, cheapest
 from pidsl.codegen.choice.grid_axes import GridAxis
-from pidsl.codegen.plan.nodes import GridPiece
-from pidsl.codegen.plan.walks import BoxSweep, Grid, Over
+from pidsl.codegen.plan.nodes import Piece
+from pidsl.codegen.plan.walks import Boxes, Grid, Over
 from pidsl.language.algebra import greatest, plus, smallest, times
 from pidsl.language.expr import Index, Sub, Var, evaluate, holds, simplify
 
@@ -63,7 +63,7 @@ class Sizes:
         return self.work.pairs
 
 
-class Boxes:
+class Product:
     """The boxes in which a product of axes can be computed.
 
     Args:
@@ -77,12 +77,11 @@ class Boxes:
         self._cheapest: dict[int, tuple[Prices, Sizes]] = {}
         self._spans = cache(self._find_span)
 
-    def piece(self, relation: Any, backend: Backend) -> GridPiece:
+    def piece(self, relation: Any, backend: Backend) -> Piece:
         """The cheapest piece of a backend, and the loops of its programs."""
         found, keys = self.cheapest(backend.prices), backend.grad_key
         own, swept = found.own, found.swept
-        return GridPiece(
-            layout=self.grid,
+        return Piece(
             keep=tuple(x.keep(A, B) for x in self.axes),
             forward=self.sweep("keys", own, swept),
             grad_query=self.sweep("keys", self._cut(own, backend.grad_query), swept),
@@ -120,10 +119,10 @@ class Boxes:
         pairs, boxes, keys, programs = (prod(x) for x in zip(*spans, strict=True))
         return Work(pairs, 0 if prod(swept) == 1 else boxes, keys, programs)
 
-    def sweep(self, over: Over, own: Box, swept: Box) -> BoxSweep:
+    def sweep(self, over: Over, own: Box, swept: Box) -> Boxes:
         """The loops of a box, from the bounds of its first and its last token."""
         ends = [_ends(axis, over, size) for axis, size in zip(self.axes, own, strict=True)]
-        return BoxSweep(over, own, swept, tuple(x for x, _ in ends), tuple(x for _, x in ends))
+        return Boxes(self.grid, over, own, swept, tuple(x for x, _ in ends), tuple(x for _, x in ends))
 
     def _boxes(self, size: int) -> Iterator[Box]:
         """Boxes of so many tokens: none longer than its axis needs, but the first, which may hang over."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from pidsl.codegen.choice.boxes import Boxes
+from pidsl.codegen.choice.boxes import Product
 from pidsl.codegen.choice.cost import Prices, Shape, best_tiles, shape
 from pidsl.codegen.choice.digits import products
 from pidsl.codegen.choice.parts import Part
@@ -26,7 +26,7 @@ class Choice:
     layout: Layout | Grid | None
     placed: Placed
     shape: Shape
-    boxes: Boxes | None = None  # of a grid
+    product: Product | None = None  # of a grid
 
 
 def choose_layouts(
@@ -82,12 +82,13 @@ def _options(x: Part, prices: Prices, square: bool, length: int) -> list[_Option
 
 def _in_digits(x: Part, plain: Choice, prices: Prices, length: int, rank: int) -> list[_Option]:
     """The part as products of digits, in boxes, where it falls into such."""
-    found = [(relation, Boxes(axes, length)) for relation, axes in products(x.relation, length) or ()]
+    found = [(relation, Product(axes, length)) for relation, axes in products(x.relation, length) or ()]
     if not found:
         return []
-    cost = sum(boxes.cheapest(prices).cost for _, boxes in found)
-    grids = ", ".join(dict.fromkeys(str(boxes.grid) for _, boxes in found))
+    cost = sum(product.cheapest(prices).cost for _, product in found)
+    grids = ", ".join(dict.fromkeys(str(product.grid) for _, product in found))
     choices = tuple(
-        replace(plain, part=replace(x, relation=relation), layout=boxes.grid, boxes=boxes) for relation, boxes in found
-    )  # fmt: skip
+        replace(plain, part=replace(x, relation=relation), layout=product.grid, product=product)
+        for relation, product in found
+    )
     return [_Option(GATHERED * cost, rank, f"{x.lags}: {grids}", choices)]

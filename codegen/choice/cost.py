@@ -7,7 +7,7 @@ are in nanoseconds per head at head dim 64; only their ratios matter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, Protocol, TypeVar
@@ -16,7 +16,7 @@ import islpy as isl
 import numpy as np
 from numpy.typing import NDArray
 
-from pidsl.codegen.plan.walks import Pass
+from pidsl.codegen.plan.walks import Over, Pass, Runs
 from pidsl.codegen.tiling.bands import Placed
 from pidsl.codegen.tiling.coordinates import mask_pred
 from pidsl.codegen.tiling.forms import Form
@@ -91,6 +91,12 @@ class Backend:
     def passes(self) -> tuple[Pass, ...]:
         """The passes that have programs of their own."""
         return ("forward", "grad_query") if self.grad_key is None else ("forward", "grad_query", "grad_key")
+
+    def walks(self, rows: int, walk: Callable[[Over, int], Runs]) -> tuple[Runs, Runs, Runs | None]:
+        """The walks of a piece in all passes, from its walk over keys or queries in tiles of so many rows."""
+        forward, back = walk("keys", rows), self.grad_query.of(rows)
+        over_queries = None if self.grad_key is None else walk("queries", self.grad_key.of(rows))
+        return forward, forward if back == rows else walk("keys", back), over_queries
 
     def for_head_dim(self, head_dim: int) -> Backend:
         """With the tile sizes for a head dim."""

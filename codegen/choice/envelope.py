@@ -30,8 +30,8 @@ from pidsl.codegen.choice.cost import (
     grouped,
 )
 from pidsl.codegen.choice.grid_axes import GridAxis, axes_of
-from pidsl.codegen.plan.nodes import TilePiece
-from pidsl.codegen.plan.walks import Over, Run, Sweep
+from pidsl.codegen.plan.nodes import Piece
+from pidsl.codegen.plan.walks import Over, Run, Runs
 from pidsl.codegen.tiling.coordinates import Coordinates
 from pidsl.codegen.tiling.tile_sets import last_tile
 from pidsl.language.algebra import div, greatest, mod, plus, smallest, times
@@ -205,7 +205,7 @@ def _most(axes: list[GridAxis], position: Index, side: str) -> Index:
 
 def envelope_piece(
     found: Envelope, relation: Any, at: Coordinates, backend: Backend, *, dense: bool = False
-) -> TilePiece:  # fmt: skip
+) -> Piece:  # fmt: skip
     """The whole relation in masked tiles within its envelope; layout: identity.
 
     Args:
@@ -219,22 +219,16 @@ def envelope_piece(
     rows, cols = size.rows, size.cols
     if backend.calls:  # no two tiles have the same mask
         rows = max(rows, backend.calls.alone)
-    forward = _sweep(found, at, "keys", rows, cols)
-    back, keys = backend.grad_query.of(rows), backend.grad_key
-    return TilePiece(
-        layout=at.layout,
-        keep=fold(
-            substitute_pred(found.keep, {"i": Add(Var("a"), Var("offset")), "j": at.layout.frame.key_at(Var("b"))})
-        ),
-        forward=forward,
-        grad_query=forward if back == rows else _sweep(found, at, "keys", back, cols),
-        grad_key=None if keys is None else _sweep(found, at, "queries", keys.of(rows), cols),
-        relation=relation,
+    keep = substitute_pred(found.keep, {"i": Add(Var("a"), Var("offset")), "j": at.layout.frame.key_at(Var("b"))})
+    return Piece(
+        (fold(keep),),
+        *backend.walks(rows, lambda over, height: _sweep(found, at, over, height, cols)),
+        relation,
         reference=REFERENCE,
     )
 
 
-def _sweep(found: Envelope, at: Coordinates, over: Over, rows: int, cols: int) -> Sweep:
+def _sweep(found: Envelope, at: Coordinates, over: Over, rows: int, cols: int) -> Runs:
     t, offset, key_offset = Var("t"), Var("offset"), at.layout.frame.key_at(0)
     if over == "keys":
         own, size = plus(times(t, rows), offset), cols
@@ -252,7 +246,7 @@ def _sweep(found: Envelope, at: Coordinates, over: Over, rows: int, cols: int) -
     top = last_tile(at, over, size)
     high = top if last is None else smallest([top, tile(last(far))])
     guard = None if end is None else Compare("<", own, end)
-    return Sweep(over, rows, cols, (Run(False, low, high, 1, guard),))
+    return Runs(at.layout, over, rows, cols, (Run(False, low, high, 1, guard),))
 
 
 def _outline(found: Envelope, dense: bool) -> Shape:

@@ -8,13 +8,11 @@ list     blocks of 64 tokens: (3, 9), (4, 1), ...             less what `other` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import islpy as isl
 
 from pidsl.codegen.choice.cost import Backend
-from pidsl.codegen.plan.nodes import ListPiece
-from pidsl.codegen.plan.walks import BlockList
+from pidsl.codegen.plan.nodes import Piece
+from pidsl.codegen.plan.walks import BlockList, Listed
 from pidsl.codegen.tiling.forms import predicate
 from pidsl.language.expr import And, Not, Pred, fold
 from pidsl.language.terms import (
@@ -36,16 +34,7 @@ from pidsl.relation.isl import coalesced, limited
 SHORT = 24  # pairs that are left to isl
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A term as `other`, and the listed blocks of `within`."""
-
-    other: Term
-    within: Term
-    blocks: BlockList
-
-
-def separate(term: Term) -> Listed | None:
+def separate(term: Term) -> BlockList | None:
     """A term with one long list of pairs, taken apart; None for any other term.
 
     Unions, intersections and differences with what has no list, blocks and transposes are looked through; a pair of
@@ -61,7 +50,8 @@ def separate(term: Term) -> Listed | None:
     if len(sizes) != 1:
         return None
     ((within, size),) = sizes
-    return Listed(other, within, BlockList(size, tuple(sorted({pair for *_, pairs in lists for pair in pairs}))))
+    blocks = {pair for *_, pairs in lists for pair in pairs}
+    return BlockList(size, tuple(sorted(blocks)), within, other)
 
 
 _List = tuple[Term, int, tuple[tuple[int, int], ...]]  # within, size of a block, blocks
@@ -116,15 +106,21 @@ def _blocked(a: Term, step: int) -> Term:
     return a if isinstance(a, Empty | Full) else a.blocked(step)
 
 
-def list_piece(listed: Listed, backend: Backend, frame: Frame = HOME) -> ListPiece:
+def list_piece(listed: BlockList, backend: Backend, frame: Frame = HOME) -> Piece:
     """The piece of the listed pairs, in the largest tiles that its blocks fill."""
     with limited(f"the mask of the listed pairs beside {listed.other!r}"):
         keep = fold(And(_pred(listed.within, frame), fold(Not(_pred(listed.other, frame)))))
-    size = listed.blocks.size
     sizes = backend.prices.sizes
-    rows, cols = max([x for x in sizes if max(x) <= size] or [min(sizes)])
-    back = None if backend.grad_key is None else backend.grad_key.of(rows)
-    return ListPiece(listed.blocks, keep, listed.within, listed.other, rows, cols, back)
+    rows, cols = max([x for x in sizes if max(x) <= listed.size] or [min(sizes)])
+    over_keys, back = Listed(listed, "keys", rows, cols), backend.grad_key
+    return Piece(
+        keep=(keep,),
+        forward=over_keys,
+        grad_query=over_keys,
+        grad_key=None if back is None else Listed(listed, "queries", back.of(rows), cols),
+        relation=None,
+        reference=(1 + max(map(max, listed.blocks), default=0)) * listed.size,  # the least with every block
+    )
 
 
 def _pred(term: Term, frame: Frame) -> Pred:

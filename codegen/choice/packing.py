@@ -18,7 +18,7 @@ from pidsl.codegen.choice.cost import Backend, shape
 from pidsl.codegen.choice.envelope import Envelope, I, J, envelope_piece
 from pidsl.codegen.choice.parts import Part, interval_of, keys_of, positions_of
 from pidsl.codegen.choice.pieces import tile_piece, union_of
-from pidsl.codegen.plan.nodes import TilePiece
+from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Layout
 from pidsl.codegen.tiling.bands import Placed, place
 from pidsl.codegen.tiling.coordinates import coordinates
@@ -98,7 +98,7 @@ def bounded(part: Part, square: bool) -> Bounded | None:
 
 def packed_pieces(
     row: Sequence[Bounded], backend: Backend, square: bool, length: int
-) -> Iterator[TilePiece]:  # fmt: skip
+) -> Iterator[Piece]:  # fmt: skip
     """Parts that share no row: one by one, where each is a few large calls, else as one piece."""
     if backend.calls and len(row) <= backend.calls.parts:
         for x in row:

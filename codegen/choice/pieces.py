@@ -10,8 +10,8 @@ import islpy as isl
 from pidsl.codegen.choice.choose import Choice
 from pidsl.codegen.choice.cost import REFERENCE, Backend, Prices, Shape, best_tiles, shape
 from pidsl.codegen.choice.parts import Part
-from pidsl.codegen.plan.nodes import DiagonalPiece, Piece, TilePiece
-from pidsl.codegen.plan.walks import Diagonal, Grid, Layout
+from pidsl.codegen.plan.nodes import Piece
+from pidsl.codegen.plan.walks import Grid, Lag, Lags, Layout
 from pidsl.codegen.tiling.bands import Placed, interval, place
 from pidsl.codegen.tiling.coordinates import Coordinates, coordinates, mask_pred
 from pidsl.codegen.tiling.forms import predicate
@@ -32,14 +32,14 @@ def pieces(choices: Sequence[Choice], backend: Backend, square: bool, length: in
     out: list[Piece] = []
     for x in choices:
         if isinstance(x.layout, Grid):
-            assert x.boxes is not None
-            out.append(x.boxes.piece(x.part.relation, backend))
+            assert x.product is not None
+            out.append(x.product.piece(x.part.relation, backend))
         else:
             groups.setdefault(x.layout, []).append(x)
     grids = len(out)  # last, so that pieces whose tiles are plain views write first
     for layout, group in groups.items():
         if layout is None:
-            out.append(diagonal_piece(group, length))
+            out.append(lags_piece(group, backend, length))
             continue
         if len(group) <= MAX_PIECES:
             out += [tile_piece(x.part.relation, x.placed, x.shape, backend, length) for x in group]
@@ -60,7 +60,7 @@ def union_of(group: Sequence[Part]) -> isl.Map:
 
 def tile_piece(
     relation: isl.Map, placed: Placed, outline: Shape, backend: Backend, length: int
-) -> TilePiece:  # fmt: skip
+) -> Piece:  # fmt: skip
     """One piece in dense tiles: its mask, its tiles, and the loops of the forward and backward programs."""
     at, simple, calls = placed.at, placed.mask, backend.calls
     period = _period(simple) if calls else 1
@@ -74,27 +74,21 @@ def tile_piece(
             rows = max(rows, calls.alone)
         # without a mask, tiles are computed in one call however they lie
         split = not shifts or not _narrow(outline, rows, calls.split)
-    forward = sweep(placed, "keys", rows, cols, split=split)
-    back, keys = backend.grad_query.of(rows), backend.grad_key
-    return TilePiece(
-        layout=at.layout,
-        keep=mask_pred(at, simple),
-        forward=forward,
-        grad_query=forward if back == rows else sweep(placed, "keys", back, cols, split=split),
-        grad_key=None if keys is None else sweep(placed, "queries", keys.of(rows), cols, split=split),
-        relation=relation,
-        shifts=shifts,
-        reference=length,
+    return Piece(
+        (mask_pred(at, simple),),
+        *backend.walks(rows, lambda over, height: sweep(placed, over, height, cols, split=split)),
+        relation,
+        shifts,
+        length,
     )
 
 
-def masked_piece(relation: isl.Map, at: Coordinates, backend: Backend) -> TilePiece:
+def masked_piece(relation: isl.Map, at: Coordinates, backend: Backend) -> Piece:
     """Every tile, masked: right for any relation, and what is left when isl's limit strikes."""
     rows, cols = backend.prices.sizes[0]
     over_keys = every_tile(at, "keys", rows, cols)
-    return TilePiece(
-        layout=at.layout,
-        keep=mask_pred(at, at.points(relation)),
+    return Piece(
+        keep=(mask_pred(at, at.points(relation)),),
         forward=over_keys,
         grad_query=over_keys,
         grad_key=None if backend.grad_key is None else every_tile(at, "queries", rows, cols),
@@ -166,7 +160,7 @@ def _narrow(outline: Shape, rows: int, keys: int) -> bool:
     return programs == 0 or pairs / (programs * rows) <= keys
 
 
-def diagonal_piece(group: Sequence[Choice], length: int) -> DiagonalPiece:
+def lags_piece(group: Sequence[Choice], backend: Backend, length: int) -> Piece:
     """Isolated lags, each with the rows that have it."""
     by_lag: dict[int, isl.Set] = {}
     frame = frame_of(group[0].part.relation)
@@ -176,18 +170,22 @@ def diagonal_piece(group: Sequence[Choice], length: int) -> DiagonalPiece:
             rows = (x.part.relation & only).domain()
             by_lag[lag] = (by_lag[lag] | rows) if lag in by_lag else rows
     lags = ((lag, coalesced(rows)) for lag, rows in sorted(by_lag.items()) if not rows.is_empty())
-    diagonals = tuple(_diagonal(lag, rows, frame) for lag, rows in lags)
-    return DiagonalPiece(diagonals, union_of([x.part for x in group]), Layout(frame=frame), length)
+    found = tuple(_lag(lag, rows, frame) for lag, rows in lags)
+    layout = Layout(frame=frame)
+    over_keys = Lags(layout, "keys", found)
+    over_queries = None if backend.grad_key is None else Lags(layout, "queries", found)
+    relation = union_of([x.part for x in group])
+    return Piece((), over_keys, over_keys, over_queries, relation, reference=length)
 
 
-def _diagonal(lag: int, rows: isl.Set, frame: Frame) -> Diagonal:
+def _lag(lag: int, rows: isl.Set, frame: Frame) -> Lag:
     simple = rows.gist_params(frame.compared())
     found = interval(simple, "r")
     if found is not None:
         first = greatest([0, *(x.value.index() for x in found.lower)])
-        return Diagonal(lag, first, smallest([Var("n") - 1, *(x.value.index() for x in found.upper)]))
+        return Lag(lag, first, smallest([Var("n") - 1, *(x.value.index() for x in found.upper)]))
     keep = attended(rows, "r", "n", frame)
-    return Diagonal(lag, 0, Var("n") - 1, keep if keep is not None else Truth(True))
+    return Lag(lag, 0, Var("n") - 1, keep if keep is not None else Truth(True))
 
 
 def attended(points: isl.Set, name: str, length: str, frame: Frame = HOME, *, square: bool = False) -> Pred | None:

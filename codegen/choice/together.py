@@ -7,15 +7,15 @@ window(63) for heads 0-5, window(255) for heads 6-7
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from typing import get_args
 
 from pidsl.codegen.choice.cost import BACKENDS, CLOSE
 from pidsl.codegen.plan.heads import guarded, of_heads
-from pidsl.codegen.plan.nodes import DiagonalPiece, Piece, Plan, TilePiece
+from pidsl.codegen.plan.nodes import Piece, Plan
 from pidsl.codegen.plan.stages import stages
-from pidsl.codegen.plan.walks import Pass
+from pidsl.codegen.plan.walks import Lags, Pass, Runs
 from pidsl.language.expr import And, Or, Pred, Truth
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
@@ -31,7 +31,7 @@ def together(heads: Heads, lowered: Callable[[Term, Size | None], Plan]) -> Plan
         lowered: the plan of a pattern in tiles of a size, None for the cheapest.
     """
     own = {term: lowered(term, None) for term in heads.distinct}
-    sizes = {(x.forward.rows, x.forward.cols) for plan in own.values() for x in plan.tiles}
+    sizes = {(x.rows, x.cols) for plan in own.values() for x, _ in _tiled(plan)}
     found = []
     for size in sorted(sizes):
         plans = {term: lowered(term, size) for term in heads.distinct}
@@ -46,10 +46,15 @@ def together(heads: Heads, lowered: Callable[[Term, Size | None], Plan]) -> Plan
 def _cost(heads: Heads, plans: Mapping[Term, Plan]) -> float:
     """Of the pairs in tiles, at the length at which plans are compared."""
     return sum(
-        len(mine) * x.computed * BACKENDS[plans[term].backend].prices.pair_cost(x.forward.rows)
+        len(mine) * computed * BACKENDS[plans[term].backend].prices.pair_cost(x.rows)
         for term, mine in heads.distinct.items()
-        for x in plans[term].tiles
+        for x, computed in _tiled(plans[term])
     )
+
+
+def _tiled(plan: Plan) -> Iterator[tuple[Runs, int]]:
+    """The tiles of a plan's forward pass, and the pairs in them."""
+    return ((x.forward, x.computed) for x in plan.pieces if isinstance(x.forward, Runs))
 
 
 def _joined(heads: Heads, plans: Mapping[Term, Plan]) -> Plan | None:
@@ -58,7 +63,7 @@ def _joined(heads: Heads, plans: Mapping[Term, Plan]) -> Plan | None:
     for term, mine in heads.distinct.items():
         heads_of = of_heads(mine, len(heads))
         for piece in plans[term].pieces:
-            if not isinstance(piece, TilePiece | DiagonalPiece):
+            if not isinstance(piece.forward, Runs | Lags):
                 return None  # boxes and lists have kernels of their own
             only = guarded(piece, lambda test, own=heads_of: own if test is None else And(own, test))  # type: ignore[misc]
             assert only is not None

@@ -9,78 +9,117 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import cached_property
 from math import prod
 
 from pidsl.codegen.emit_triton.expr import index_source
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.emit_triton.masks import Mask, Side, side, to_index
-from pidsl.codegen.emit_triton.reach import Limits, Reach
-from pidsl.codegen.plan.nodes import GridPiece
-from pidsl.codegen.plan.walks import BoxSweep, Grid
-from pidsl.language.algebra import separated, settled
+from pidsl.codegen.emit_triton.masks import Side, to_index
+from pidsl.codegen.emit_triton.reach import Limits, Met
+from pidsl.codegen.emit_triton.walker import Tile, Walker
+from pidsl.codegen.plan.walks import Boxes, Grid
 from pidsl.language.expr import Index, Var, simplify, substitute, vars_in
-from pidsl.relation.frame import Frame
 
 
-def box_masks(number: int, piece: GridPiece, reach: Reach) -> list[Mask]:
-    """One device function per axis."""
-    found = []
-    for axis, given in enumerate(piece.keep):
-        keep = separated(settled(given), frozenset({"b"}))
-        reach.add(keep, limits=_limits(piece.layout, axis, piece.forward))
-        doc = f"The pairs of piece {number} on axis {axis} of its {piece.layout}."
-        found.append(Mask.of(f"_keep_{number}_{axis}", doc, keep))
-    return found
+class BoxesWalker(Walker[Boxes]):
+    """Boxes of the other dimension, from the first token of every axis to the last."""
 
+    def own(self, out: Lines, heads: str) -> None:
+        walk, grid, own = self.walk, self.walk.layout, self.owned
+        axes, strides = range(len(grid.lengths)), grid.strides
+        out.put(to_index(self.frame), "program = tl.program_id(0)")
+        block, counts = strides[0] * walk.own[0], box_counts(grid, walk.own)
+        stop = index_source(own.stop) if grid.tokens is None else f"tl.minimum({index_source(own.stop)}, {grid.tokens})"
+        out.put(f"boxes = tl.cdiv({stop}, {block})" + (f" - {own.first} // {block}" if own.first else ""))
+        inner = 1
+        for axis in reversed(axes[1:]):
+            before = f"program // {inner}" if inner > 1 else "program"
+            out.put(f"t_{axis} = {before} % {counts[axis]}")
+            inner *= counts[axis]
+        out.put(f"program = program // {inner}" if inner > 1 else "", "t_0 = (program % boxes).to(INDEX)")
+        if own.first:
+            out.put(f"t_0 += {own.first} // {block}")
+        out.put(f"head = (program // boxes % {heads}).to(tl.int32)")
+        out.put(f"batch = (program // boxes // {heads}).to(tl.int32)")
+        letter = "a" if self.over_keys else "b"
+        starts = [f"t_{axis}" + (f" * {size}" if size > 1 else "") for axis, size in enumerate(walk.own)]
+        _tokens(out, letter, own, grid, walk.own, starts, "own")
+        tests = [f"({letter}_{axis} < {grid.lengths[axis]})" for axis in axes if _ragged(grid, axis, walk.own[axis])]
+        out.put(f"exists = {' & '.join([*tests, *own.exists])}")
 
-def box_keep(masks: Sequence[Mask], rows: str, keys: str, inside: str) -> str:
-    """The pairs of a box, with the coordinates of queries and keys spread along these axes of a tile."""
-    parts = []
-    for axis, mask in enumerate(masks):
-        if not mask.everything:
-            parts.append(mask.call({"a": f"a_{axis}{rows}", "b": f"b_{axis}{keys}"}))
-    return " & ".join(parts) or inside
+    def tiles(self, out: Lines) -> Iterator[Tile]:
+        walk, grid, swept = self.walk, self.walk.layout, self.swept
+        what = "keys" if self.over_keys else "queries"
+        sizes = " x ".join(map(str, walk.swept))
+        out.put(f"# Piece {self.number}, {grid}: boxes of {sizes} {what}, from the first on every axis to the last.")
+        for axis, ((low, high), size) in enumerate(zip(self._ends, walk.swept, strict=True)):
+            lows = [index_source(low)]
+            highs = [] if high is None else [index_source(high)]
+            if axis == 0:
+                row = grid.strides[0]
+                end = f"({index_source(swept.stop)} - 1)"
+                highs.append(f"{end} // {row}" if row > 1 else end)
+                if swept.first:
+                    lows.append(f"{swept.first} // {row}" if row > 1 else swept.first)
+            out.put(
+                f"first_{axis} = {_folded('tl.maximum', lows)}",
+                f"last_{axis} = {_folded('tl.minimum', highs)}",
+                f"boxes_{axis} = tl.maximum(tl.cdiv(last_{axis} + 1 - first_{axis}, {size}), 0)",
+            )
+        axes = range(len(grid.lengths))
+        every = " * ".join(f"boxes_{axis}" for axis in axes)
+        with out.block(f"for x in range(0, {every}):"):
+            starts = []
+            for axis in axes:
+                inner = " * ".join(f"boxes_{later}" for later in axes[axis + 1 :])
+                index = f"x // ({inner})" if "*" in inner else f"x // {inner}" if inner else "x"
+                index += f" % boxes_{axis}" if axis else ""
+                size = walk.swept[axis]
+                starts.append(f"first_{axis} + {index}" + (f" * {size}" if size > 1 else ""))
+            letter = "b" if self.over_keys else "a"
+            _tokens(out, letter, swept, grid, walk.swept, starts, "y")
+            tests = [f"({letter}_{axis} <= last_{axis})" for axis in axes if walk.swept[axis] > 1]
+            out.put(f"inside = {' & '.join([*tests, *swept.exists])}")
+            yield Tile(self._keep())
 
+    def _keep(self) -> str:
+        """The pairs of a box, with the coordinates of queries and keys spread along the axes of a tile."""
+        rows, keys = self.spread
+        calls = (
+            mask.call({"a": f"a_{axis}{rows}", "b": f"b_{axis}{keys}"})
+            for axis, mask in enumerate(self.masks)
+            if not mask.everything
+        )
+        return " & ".join(calls) or self.all_that_exist
 
-def overhang(grid: Grid, *boxes: Sequence[int]) -> int:
-    """How far past the last token the tokens of boxes can lie, in positions."""
-    return sum(size * stride for box in boxes for size, stride in zip(box, grid.strides, strict=True))
+    def met(self) -> Iterator[Met]:
+        yield self.owned.stop, {}
+        for axis, ends in enumerate(self._ends):
+            limits = self.limits(axis)
+            yield from ((x, limits) for x in ends)
 
+    @property
+    def pad(self) -> int:
+        walk, strides = self.walk, self.walk.layout.strides
+        return sum(size * stride for box in (walk.own, walk.swept) for size, stride in zip(box, strides, strict=True))
 
-def _limits(grid: Grid, axis: int, sweep: BoxSweep) -> Limits:
-    """How large the coordinates and the box number of one axis get."""
-    size, length = max(sweep.own[axis], sweep.swept[axis]), grid.lengths[axis]
-    if length is None:
-        length, slope = 0, Fraction(2, grid.strides[axis])  # up to n + offset
-    else:
-        slope = Fraction(0)
-    coordinate = (length + 2 * size, slope)
-    return {"a": coordinate, "b": coordinate, f"t_{axis}": (length // sweep.own[axis] + 1, slope / sweep.own[axis])}
+    @cached_property
+    def _ends(self) -> list[tuple[Index, Index | None]]:
+        """The first and the last token of every axis, for box `t_0`, `t_1`, ..."""
+        return [
+            (_of_axis(low, axis), None if high is None else _of_axis(high, axis))
+            for axis, (low, high) in enumerate(zip(self.walk.first, self.walk.last, strict=True))
+        ]
 
-
-def own_box(out: Lines, grid: Grid, sweep: BoxSweep, heads: str, reach: Reach, frame: Frame) -> None:
-    """Which box, head and batch entry the program has, and the positions of its tokens."""
-    own = side(frame, rows=sweep.over == "keys")
-    axes, strides = range(len(grid.lengths)), grid.strides
-    out.put(to_index(frame), "program = tl.program_id(0)")
-    block, counts = strides[0] * sweep.own[0], box_counts(grid, sweep.own)
-    reach.add(own.stop, limits={})
-    stop = index_source(own.stop) if grid.tokens is None else f"tl.minimum({index_source(own.stop)}, {grid.tokens})"
-    out.put(f"boxes = tl.cdiv({stop}, {block})" + (f" - {own.first} // {block}" if own.first else ""))
-    inner = 1
-    for axis in reversed(axes[1:]):
-        before = f"program // {inner}" if inner > 1 else "program"
-        out.put(f"t_{axis} = {before} % {counts[axis]}")
-        inner *= counts[axis]
-    out.put(f"program = program // {inner}" if inner > 1 else "", "t_0 = (program % boxes).to(INDEX)")
-    if own.first:
-        out.put(f"t_0 += {own.first} // {block}")
-    out.put(f"head = (program // boxes % {heads}).to(tl.int32)", f"batch = (program // boxes // {heads}).to(tl.int32)")
-    letter = "a" if sweep.over == "keys" else "b"
-    starts = [f"t_{axis}" + (f" * {size}" if size > 1 else "") for axis, size in enumerate(sweep.own)]
-    _tokens(out, letter, own, grid, sweep.own, starts, "own")
-    tests = [f"({letter}_{axis} < {grid.lengths[axis]})" for axis in axes if _ragged(grid, axis, sweep.own[axis])]
-    out.put(f"exists = {' & '.join([*tests, *own.exists])}")
+    def limits(self, axis: int = 0) -> Limits:
+        grid, own = self.walk.layout, self.walk.own[axis]
+        size, length = max(own, self.walk.swept[axis]), grid.lengths[axis]
+        if length is None:
+            length, slope = 0, Fraction(2, grid.strides[axis])  # up to n + offset
+        else:
+            slope = Fraction(0)
+        coordinate = (length + 2 * size, slope)
+        return {"a": coordinate, "b": coordinate, f"t_{axis}": (length // own + 1, slope / own)}
 
 
 def box_counts(grid: Grid, own: Sequence[int]) -> tuple[int, ...]:
@@ -109,48 +148,6 @@ def _tokens(
         out.put(f"{letter}_{axis} = {start} + {inside}")
         sums.append(f"{letter}_{axis}" + (f" * {stride}" if stride > 1 else ""))
     out.put(f"{of.index} = {' + '.join(sums)}{of.less}")
-
-
-def box_loop(
-    out: Lines, number: int, grid: Grid, sweep: BoxSweep, reach: Reach, frame: Frame
-) -> Iterator[None]:  # fmt: skip
-    """Open a loop over the boxes visited; inside it, the coordinates, positions and which of them exist."""
-    keys = sweep.over == "keys"
-    swept = side(frame, rows=not keys)
-    what = "keys" if keys else "queries"
-    sizes = " x ".join(map(str, sweep.swept))
-    out.put(f"# Piece {number}, {grid}: boxes of {sizes} {what}, from the first on every axis to the last.")
-    for axis, (first, last, size) in enumerate(zip(sweep.first, sweep.last, sweep.swept, strict=True)):
-        low, high = (None if x is None else _of_axis(x, axis) for x in (first, last))
-        reach.add(low, high, limits=_limits(grid, axis, sweep))
-        lows = [index_source(low)] if low is not None else []
-        highs = [] if high is None else [index_source(high)]
-        if axis == 0:
-            row = grid.strides[0]
-            end = f"({index_source(swept.stop)} - 1)"
-            highs.append(f"{end} // {row}" if row > 1 else end)
-            if swept.first:
-                lows.append(f"{swept.first} // {row}" if row > 1 else swept.first)
-        out.put(
-            f"first_{axis} = {_folded('tl.maximum', lows)}",
-            f"last_{axis} = {_folded('tl.minimum', highs)}",
-            f"boxes_{axis} = tl.maximum(tl.cdiv(last_{axis} + 1 - first_{axis}, {size}), 0)",
-        )
-    axes = range(len(grid.lengths))
-    every = " * ".join(f"boxes_{axis}" for axis in axes)
-    with out.block(f"for x in range(0, {every}):"):
-        starts = []
-        for axis in axes:
-            inner = " * ".join(f"boxes_{later}" for later in axes[axis + 1 :])
-            index = f"x // ({inner})" if "*" in inner else f"x // {inner}" if inner else "x"
-            index += f" % boxes_{axis}" if axis else ""
-            size = sweep.swept[axis]
-            starts.append(f"first_{axis} + {index}" + (f" * {size}" if size > 1 else ""))
-        letter = "b" if keys else "a"
-        _tokens(out, letter, swept, grid, sweep.swept, starts, "y")
-        tests = [f"({letter}_{axis} <= last_{axis})" for axis in axes if sweep.swept[axis] > 1]
-        out.put(f"inside = {' & '.join([*tests, *swept.exists])}")
-        yield
 
 
 def _of_axis(e: Index, axis: int) -> Index:

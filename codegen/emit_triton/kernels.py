@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.lists import table_name
 from pidsl.codegen.emit_triton.logits import STATE, Logits
+from pidsl.codegen.emit_triton.reach import Met
 from pidsl.codegen.emit_triton.walks import Walks
-from pidsl.codegen.plan.nodes import DiagonalPiece, ListPiece, Plan
+from pidsl.codegen.plan.nodes import Plan
 from pidsl.codegen.plan.stages import Stage
+from pidsl.codegen.plan.walks import BlockList
 from pidsl.language.expr import Var
 
 _CONSTANTS = "D: tl.constexpr, D_PAD: tl.constexpr, V: tl.constexpr, V_PAD: tl.constexpr,"
@@ -31,15 +33,19 @@ class KernelWriter:
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.walks, self.logits = plan, Walks(plan), Logits(plan.score, plan.frame)
+
+    def met(self) -> Iterator[Met]:
+        """What the programs compute, and how large the variables in it get."""
+        yield from self.walks.met()
         if not self.logits.plain:  # positions, in all kernels
-            self.walks.reach.add(Var("r") + Var("offset"), plan.frame.key_at(Var("j")), limits={})
+            yield from ((x, {}) for x in (Var("r") + Var("offset"), self.plan.frame.key_at(Var("j"))))
 
     def forward(self, stage: Stage) -> str:
         """The kernel that absorbs the keys of the stage's pieces into out and lse."""
         out = Lines()
         pointers = "q, k, v, out, lse, running," if stage.resumes else "q, k, v, out, lse,"
         with self._kernel(out, stage, "out and lse", pointers, "q k v"):
-            self.walks.own(out, stage, "r", "a", "n", "heads")
+            self.walks.own(out, stage, "heads")
             out.put(
                 *self.walks.live("mine", "exists", "r"),
                 "query = _load_where(mine, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
@@ -52,14 +58,13 @@ class KernelWriter:
                 out.put("acc, top, total = _resume(exists, running + row_0 * V, lse + row_0, r, V, V_PAD)")
             else:
                 out.put(f"acc = tl.zeros([{stage.tile}, V_PAD], tl.float32)", *self.logits.nothing_seen(stage.tile))
-            for number, piece in stage.pieces:
+            for number, _ in stage.pieces:
                 out.put("")
-                if isinstance(piece, DiagonalPiece):
-                    for diagonal in self.walks.lags_of_rows(out, number, piece):
-                        out.put(*self.logits.absorb_lag(diagonal.lag))
-                else:
-                    for full in self.walks.key_loops(out, number, piece, "forward"):
-                        out.put(*self.logits.absorb(full))
+                for tile in self.walks.over_keys(out, number, stage.task):
+                    if tile.lag is None:
+                        out.put(*self.logits.absorb(tile.full))
+                    else:
+                        out.put(*self.logits.absorb_lag(tile.lag))
             out.put("", f"_finish(exists, out + row_0 * V, lse + row_0, r, {STATE}, V, V_PAD)")
         return str(out)
 
@@ -70,15 +75,13 @@ class KernelWriter:
         with self._kernel(out, stage, "dQ", pointers, "q k v go"):
             self._load_rows(out, stage)
             out.put(f"query_grad = tl.zeros([{stage.tile}, D_PAD], tl.float32)")
-            for number, piece in stage.pieces:
+            for number, _ in stage.pieces:
                 out.put("")
-                if isinstance(piece, DiagonalPiece):
-                    for diagonal in self.walks.lags_of_rows(out, number, piece):
-                        out.put(*self.logits.lag_slopes(diagonal.lag))
-                        out.put("query_grad += ds[:, None] * key.to(tl.float32)")
-                else:
-                    for full in self.walks.key_loops(out, number, piece, "grad_query"):
-                        out.put(*self.logits.query_grad(full))
+                for tile in self.walks.over_keys(out, number, stage.task):
+                    if tile.lag is None:
+                        out.put(*self.logits.query_grad(tile.full))
+                    else:
+                        out.put(*self.logits.lag_slopes(tile.lag), "query_grad += ds[:, None] * key.to(tl.float32)")
             out.put("", "query_grad *= scale")
             if stage.resumes:
                 out.put("query_grad += _load_where(exists, running_q + row_0 * D, r, D, 1, D, D_PAD)")
@@ -92,20 +95,19 @@ class KernelWriter:
         with self._kernel(out, stage, "Sums for the gradients of slopes and bias", pointers, "q k v go"):
             self._load_rows(out, stage)
             out.put(*self.logits.no_sums(stage.tile))
-            for number, piece in stage.pieces:
+            for number, _ in stage.pieces:
                 out.put("")
-                if isinstance(piece, DiagonalPiece):
-                    for diagonal in self.walks.lags_of_rows(out, number, piece):
-                        out.put(*self.logits.add_lag_to_sums(diagonal.lag))
-                else:
-                    for full in self.walks.key_loops(out, number, piece, "grad_query"):
-                        out.put(*self.logits.add_to_sums(full))
+                for tile in self.walks.over_keys(out, number, stage.task):
+                    if tile.lag is None:
+                        out.put(*self.logits.add_to_sums(tile.full))
+                    else:
+                        out.put(*self.logits.add_lag_to_sums(tile.lag))
             out.put("", *self.logits.store_sums())
         return str(out)
 
     def _load_rows(self, out: Lines, stage: Stage) -> None:
         """What a backward program that owns rows knows of them."""
-        self.walks.own(out, stage, "r", "a", "n", "heads")
+        self.walks.own(out, stage, "heads")
         out.put(
             *self.walks.live("mine", "exists", "r"),
             "query = _load_where(mine, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
@@ -123,7 +125,7 @@ class KernelWriter:
         pointers = "q, k, v, grad_out, lse2, pull, grad_k, grad_v,"
         pointers += " running_k, running_v," if stage.resumes else ""
         with self._kernel(out, stage, "dK and dV", pointers, "q k v go"):
-            self.walks.own(out, stage, "j", "b", "m", "(heads // group)")
+            self.walks.own(out, stage, "(heads // group)")
             if self.plan.of_heads:
                 out.put("first_head = head * group", "last_head = first_head + group - 1")
             out.put(
@@ -143,18 +145,17 @@ class KernelWriter:
                     "row_0 = (batch * heads + q_head).to(tl.int64) * n",
                     *self.logits.of_head("q_head"),
                 )
-                for number, piece in stage.pieces:
-                    if isinstance(piece, DiagonalPiece):
-                        for diagonal in self.walks.lags_of_keys(out, number, piece):
+                for number, _ in stage.pieces:
+                    for tile in self.walks.over_rows(out, number):
+                        if tile.lag is None:
+                            out.put(*self._rows("live"), *self.logits.key_grads(tile.keep, self.walks.careful))
+                        else:
                             out.put(
                                 *self._rows("ok"),
-                                *self.logits.lag_slopes(diagonal.lag, of_keys=True),
+                                *self.logits.lag_slopes(tile.lag, of_keys=True),
                                 "key_grad += ds[:, None] * query.to(tl.float32)",
                                 "value_grad += p[:, None] * grad.to(tl.float32)",
                             )
-                    else:
-                        for keep in self.walks.row_loops(out, number, piece):
-                            out.put(*self._rows("live"), *self.logits.key_grads(keep, self.walks.careful))
             out.put(
                 "",
                 "key_0 = (batch * (heads // group) + head).to(tl.int64) * m",
@@ -192,7 +193,7 @@ class KernelWriter:
         tables = (
             f" {table_name(number, by_keys=stage.owns == 'keys')},"
             for number, piece in stage.pieces
-            if isinstance(piece, ListPiece)
+            if isinstance(piece.layout, BlockList)
         )
         out.put(
             f"    {pointers}{''.join(tables)}",

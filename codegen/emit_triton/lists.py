@@ -8,12 +8,13 @@ the blocks that have any, where the entries of each begin, and the entries.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.emit_triton.masks import side, to_index
-from pidsl.codegen.plan.nodes import ListPiece
-from pidsl.codegen.plan.walks import BlockList
-from pidsl.relation.frame import Frame
+from pidsl.codegen.emit_triton.masks import to_index
+from pidsl.codegen.emit_triton.reach import Limits, Met
+from pidsl.codegen.emit_triton.walker import Tile, Walker
+from pidsl.codegen.plan.walks import BlockList, Listed
 
 
 def list_table(blocks: BlockList, *, by_keys: bool) -> tuple[int, list[int]]:
@@ -34,44 +35,55 @@ def table_name(number: int, *, by_keys: bool) -> str:
     return f"list_{number}_by_{'keys' if by_keys else 'queries'}"
 
 
-def own_block(
-    out: Lines, number: int, piece: ListPiece, tile: int, heads: str, frame: Frame, *, rows: bool
-) -> None:  # fmt: skip
-    """Which block, tile in it, head and batch entry the program has, and the positions of the tile."""
-    name, size = table_name(number, by_keys=not rows), piece.layout.size
-    count, _ = list_table(piece.layout, by_keys=not rows)
-    tiles = -(-size // tile)
-    own = side(frame, rows=rows)
-    out.put(
-        to_index(frame),
-        "program = tl.program_id(0)",
-        f"owner = program // {tiles} % {count}",
-        f"head = program // {tiles * count} % {heads}",
-        f"batch = program // {tiles * count} // {heads}",
-        f"block = tl.load({name} + owner).to(INDEX)",
-        f"begin = tl.load({name} + {count} + owner)",
-        f"end = tl.load({name} + {count} + owner + 1)",
-        f"own = program % {tiles} * {tile} + tl.arange(0, {tile})",
-        f"{own.index} = block * {size} + own{own.less}",
-    )
-    test = " & ".join(own.exists)
-    out.put(f"exists = (own < {size}) & {test}" if size % tile else f"exists = {test}")
+class ListedWalker(Walker[Listed]):
+    """Tiles of the blocks that are listed for the own one."""
 
+    @cached_property
+    def _table(self) -> tuple[str, int]:
+        """The name of the table, and how many blocks own something."""
+        by_keys = not self.over_keys
+        return table_name(self.number, by_keys=by_keys), list_table(self.walk.layout, by_keys=by_keys)[0]
 
-def list_loop(out: Lines, number: int, piece: ListPiece, frame: Frame, *, over_keys: bool) -> Iterator[None]:
-    """Open a loop over the tiles of the listed blocks; inside it, positions and which of them exist."""
-    name, size = table_name(number, by_keys=not over_keys), piece.layout.size
-    count, _ = list_table(piece.layout, by_keys=not over_keys)
-    tile = piece.cols if over_keys else piece.back_rows or piece.rows
-    tiles = -(-size // tile)
-    swept = side(frame, rows=not over_keys)
-    out.put(f"# Piece {number}, {piece.layout}: those listed for the own one.")
-    with out.block(f"for x in range(begin * {tiles}, end * {tiles}):"):
+    def own(self, out: Lines, heads: str) -> None:
+        (name, count), size, tile, own = self._table, self.walk.layout.size, self.walk.owned, self.owned
+        tiles = -(-size // tile)
         out.put(
-            f"other = tl.load({name} + {2 * count + 1} + x // {tiles}).to(INDEX)",
-            f"y = x % {tiles} * {tile} + tl.arange(0, {tile})",
-            f"{swept.index} = other * {size} + y{swept.less}",
+            to_index(self.frame),
+            "program = tl.program_id(0)",
+            f"owner = program // {tiles} % {count}",
+            f"head = program // {tiles * count} % {heads}",
+            f"batch = program // {tiles * count} // {heads}",
+            f"block = tl.load({name} + owner).to(INDEX)",
+            f"begin = tl.load({name} + {count} + owner)",
+            f"end = tl.load({name} + {count} + owner + 1)",
+            f"own = program % {tiles} * {tile} + tl.arange(0, {tile})",
+            f"{own.index} = block * {size} + own{own.less}",
         )
-        test = " & ".join(swept.exists)
-        out.put(f"inside = (y < {size}) & {test}" if size % tile else f"inside = {test}")
-        yield
+        test = " & ".join(own.exists)
+        out.put(f"exists = (own < {size}) & {test}" if size % tile else f"exists = {test}")
+
+    def tiles(self, out: Lines) -> Iterator[Tile]:
+        (name, count), size, tile, swept = self._table, self.walk.layout.size, self.walk.visited, self.swept
+        (keep,) = self.masks
+        tiles = -(-size // tile)
+        out.put(f"# Piece {self.number}, {self.walk.layout}: those listed for the own one.")
+        with out.block(f"for x in range(begin * {tiles}, end * {tiles}):"):
+            out.put(
+                f"other = tl.load({name} + {2 * count + 1} + x // {tiles}).to(INDEX)",
+                f"y = x % {tiles} * {tile} + tl.arange(0, {tile})",
+                f"{swept.index} = other * {size} + y{swept.less}",
+            )
+            test = " & ".join(swept.exists)
+            out.put(f"inside = (y < {size}) & {test}" if size % tile else f"inside = {test}")
+            rows, keys = self.spread
+            yield Tile(self.all_that_exist if keep.everything else keep.call({"r": f"r{rows}", "j": f"j{keys}"}))
+
+    def met(self) -> Iterator[Met]:
+        yield self.owned.stop, {}
+
+    def limits(self, axis: int = 0) -> Limits:
+        return {}
+
+    @property
+    def pad(self) -> int:
+        return 2 * self.walk.layout.size

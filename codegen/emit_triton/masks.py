@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 from pidsl.codegen.emit_triton.expr import pred_source
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.emit_triton.reach import Limits
-from pidsl.codegen.plan.walks import Layout, Sweep
-from pidsl.language.algebra import has_scalar
+from pidsl.codegen.plan.nodes import Piece
+from pidsl.codegen.plan.walks import Grid, Layout
+from pidsl.language.algebra import has_scalar, separated, settled
 from pidsl.language.expr import Add, Index, Mul, Pred, Truth, Var, simplify, vars_in
 from pidsl.relation.frame import Frame
 
@@ -64,19 +63,7 @@ def constant_classes(layout: Layout) -> dict[str, Index]:
     return {name: value for name, value in classes.items() if isinstance(value, int)}
 
 
-def limits_of(layout: Layout, sweep: Sweep) -> Limits:
-    """How large the variables of a sweep get, as (constant, slope in the longest of n, m and offsets)."""
-    owned = layout.query_step * sweep.rows if sweep.over == "keys" else layout.key_step * sweep.cols
-    return {
-        "c": (layout.query_step, 0),
-        "d": (layout.key_step, 0),
-        "a": (1024, Fraction(1, layout.query_step)),  # a tile that begins inside ends at most 1024 further on
-        "b": (1024, Fraction(1, layout.key_step)),
-        "t": (1, Fraction(1, owned)),
-    }
-
-
-def axes(layout: Layout, rows: str, keys: str) -> dict[str, str]:
+def positions(layout: Layout, rows: str, keys: str) -> dict[str, str]:
     """How a mask is handed the positions of a tile: as a column and a row, or the other way round."""
     a = "r" if layout.query_step == 1 else "a"
     b = "j" if layout.key_step == 1 else "b"
@@ -114,6 +101,19 @@ class Mask:
         with out.block(f"def {self.function}({', '.join(self.names)}):"):
             out.put(f'"""{self.doc}"""', f"return {pred_source(self.pred)}")
         return str(out)
+
+
+def keep_masks(number: int, piece: Piece) -> tuple[Mask, ...]:
+    """Which of the pairs visited are in a piece: one function, or one for each axis of its grid."""
+    layout = piece.layout
+    classes = constant_classes(layout) if isinstance(layout, Layout) else {}
+    found = []
+    for axis, given in enumerate(piece.keep):
+        name, doc = f"_keep_{number}", f"The pairs of piece {number}, {layout}."
+        if isinstance(layout, Grid):
+            name, doc = f"{name}_{axis}", f"The pairs of piece {number} on axis {axis} of its {layout}."
+        found.append(Mask.of(name, doc, separated(settled(given, classes), frozenset({"b", "j"}))))
+    return tuple(found)
 
 
 def load_mask(mask: str, preds: Iterable[Pred]) -> str:

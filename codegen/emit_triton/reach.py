@@ -1,12 +1,16 @@
-"""How large the integers of a Triton program can get, as a line in the longest of n, m and offsets."""
+"""How large the integers of a Triton program can get, as a line in the longest of n, m and offsets.
+
+A launch proves by it that 32-bit arithmetic is exact.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from math import ceil
 from typing import assert_never
 
+from pidsl.codegen.plan.walks import LARGEST_TILE, Runs
 from pidsl.language.expr import (
     Abs,
     Add,
@@ -29,81 +33,78 @@ from pidsl.language.expr import (
 
 Rational = int | Fraction  # an int where it is one: sums of those take a tenth of the time
 Limits = Mapping[str, tuple[int, Rational]]
+Met = tuple[Index | Pred | None, Limits]  # what a program computes; variables in it that stay below another line
 
 
-class Reach:
-    """How large the integers of a program can get: `constant + slope * longest` bounds every intermediate value.
+def limits_of(runs: Runs) -> Limits:
+    """How large the variables of some runs get, as (constant, slope in the longest of n, m and offsets)."""
+    layout = runs.layout
+    assert max(runs.rows, runs.cols) <= LARGEST_TILE, runs
+    owned = runs.owned * (layout.query_step if runs.over == "keys" else layout.key_step)
+    return {
+        "c": (layout.query_step, 0),
+        "d": (layout.key_step, 0),
+        "a": (LARGEST_TILE, _ratio(1, layout.query_step)),  # a tile that begins inside ends so much further on
+        "b": (LARGEST_TILE, _ratio(1, layout.key_step)),
+        "t": (1, _ratio(1, owned)),
+    }
 
-    `longest` bounds n, m and the offsets. The launch uses this to prove that 32-bit arithmetic is exact.
+
+def reach(met: Iterable[Met]) -> tuple[int, int]:
+    """`(constant, slope)`: every number on the way to what is met is at most `constant + slope * longest`.
+
+    Variables without a limit are at most `longest`, the largest of n, m and offsets.
     """
+    most: list[Rational] = [0, 1]
 
-    def __init__(self) -> None:
-        self._constant: Rational = 0
-        self._slope: Rational = 1
-
-    @property
-    def bound(self) -> tuple[int, int]:
-        """`(constant, slope)`, rounded up."""
-        return ceil(self._constant), ceil(self._slope)
-
-    def add(self, *roots: Index | Pred | None, limits: Limits) -> None:
-        """Take every number that computing `roots` meets into account.
-
-        Args:
-            roots: what a program computes.
-            limits: for variables that stay below `constant + slope * longest`, that pair; other variables stay
-                below `longest`.
-        """
-        for root in roots:
-            match root:
-                case Compare(_, x, y):
-                    self._visit(x, limits)
-                    self._visit(y, limits)
-                case And(x, y) | Or(x, y):
-                    self.add(x, y, limits=limits)
-                case Not(x):
-                    self.add(x, limits=limits)
-                case Truth() | None:
-                    pass
-                case _:
-                    self._visit(root, limits)
-
-    def _visit(self, e: Index, limits: Limits) -> tuple[Rational, Rational]:
-        constant, slope = self._size(e, limits)
-        if constant > self._constant:
-            self._constant = constant
-        if slope > self._slope:
-            self._slope = slope
-        return constant, slope
-
-    def _size(self, e: Index, limits: Limits) -> tuple[Rational, Rational]:
+    def size(e: Index, limits: Limits) -> tuple[Rational, Rational]:
         match e:
             case int():
-                return abs(e), 0
+                found: tuple[Rational, Rational] = abs(e), 0
             case Var(name) | Symbol(name):
-                return limits.get(name, (0, 1))
+                found = limits.get(name, (0, 1))
             case Abs(x):
-                return self._visit(x, limits)
+                found = size(x, limits)
             case Add(x, y) | Sub(x, y):
-                (c0, s0), (c1, s1) = self._visit(x, limits), self._visit(y, limits)
-                return c0 + c1, s0 + s1
+                (c0, s0), (c1, s1) = size(x, limits), size(y, limits)
+                found = c0 + c1, s0 + s1
             case Mul(x, int(y)) | Mul(int(y), x):
-                c0, s0 = self._visit(x, limits)
-                return _ratio(c0 * abs(y), 1), _ratio(s0 * abs(y), 1)
+                c0, s0 = size(x, limits)
+                found = _ratio(c0 * abs(y), 1), _ratio(s0 * abs(y), 1)
             case Mul(x, y):  # not linear: no length is proved to fit
-                self.add(x, y, limits=limits)
-                return 2**31, 0
+                size(x, limits), size(y, limits)
+                found = 2**31, 0
             case FloorDiv(x, int(y)):
-                c0, s0 = self._visit(x, limits)
-                return _ratio(c0, abs(y)) + 1, _ratio(s0, abs(y))
+                c0, s0 = size(x, limits)
+                found = _ratio(c0, abs(y)) + 1, _ratio(s0, abs(y))
             case Mod(x, int(y)):
-                self._visit(x, limits)
-                return abs(y), 0
+                size(x, limits)
+                found = abs(y), 0
             case FloorDiv(x, y) | Mod(x, y) | Min(x, y) | Max(x, y):
-                (c0, s0), (c1, s1) = self._visit(x, limits), self._visit(y, limits)
-                return max(c0, c1), max(s0, s1)
+                (c0, s0), (c1, s1) = size(x, limits), size(y, limits)
+                found = max(c0, c1), max(s0, s1)
             case _:
                 assert_never(e)
+        for k in (0, 1):
+            if found[k] > most[k]:
+                most[k] = found[k]
+        return found
+
+    for root, limits in met:
+        rest: list[Index | Pred | None] = [root]
+        while rest:
+            match rest.pop():
+                case Compare(_, x, y):
+                    size(x, limits), size(y, limits)
+                case And(p, q) | Or(p, q):
+                    rest += (p, q)
+                case Not(p):
+                    rest.append(p)
+                case Truth() | None:
+                    pass
+                case e:
+                    size(e, limits)
+    return ceil(most[0]), ceil(most[1])
 
 
 def _ratio(x: Rational, y: int) -> Rational:

@@ -18,9 +18,10 @@ from pidsl.codegen.emit_triton.boxes import box_counts
 from pidsl.codegen.emit_triton.kernels import KernelWriter
 from pidsl.codegen.emit_triton.lines import WIDTH
 from pidsl.codegen.emit_triton.lists import list_table, table_name
-from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Plan
+from pidsl.codegen.emit_triton.reach import reach
+from pidsl.codegen.plan.nodes import Plan
 from pidsl.codegen.plan.stages import Stage, stages
-from pidsl.codegen.plan.walks import BoxSweep
+from pidsl.codegen.plan.walks import BlockList, Boxes, Lags, Listed, Runs
 from pidsl.language.score import PLAIN
 
 
@@ -45,7 +46,7 @@ def triton_source(plan: Plan) -> str:
         *map(writer.grad_key, grad_key),
         *map(writer.grad_score, grad_score),
     ]
-    constant, slope = writer.walks.reach.bound
+    constant, slope = reach(writer.met())
     tables = "\n".join(
         [
             "# What to launch, in this order. `whole`: the kernel owns every row (key). Integers stay below",
@@ -65,17 +66,14 @@ def triton_source(plan: Plan) -> str:
 def _header(plan: Plan) -> str:
     lines = ["The pattern", "", *_wrap(repr(plan.term), "    "), "", "as Triton kernels, in these pieces:", ""]
     for number, piece in enumerate(plan.pieces):
-        if isinstance(piece, DiagonalPiece):
-            lags = ", ".join(str(diagonal.lag) for diagonal in piece.diagonals)
-            what = f"diagonals, lags {lags}"
-        elif isinstance(piece, ListPiece):
-            what = f"{piece.layout}; tiles of {piece.rows} rows x {piece.cols} keys"
-        elif isinstance(piece, GridPiece):
-            own, swept = (" x ".join(map(str, box)) for box in (piece.forward.own, piece.forward.swept))
-            what = f"{piece.layout}; boxes of {own} queries and {swept} keys"
-        else:
-            sweep = piece.forward
-            what = f"{piece.layout}; tiles of {sweep.rows} rows x {sweep.cols} keys"
+        match piece.forward:
+            case Runs(layout, _, rows, cols) | Listed(layout, _, rows, cols):
+                what = f"{layout}; tiles of {rows} rows x {cols} keys"
+            case Boxes(layout, _, own, swept):
+                sizes = (" x ".join(map(str, box)) for box in (own, swept))
+                what = "{}; boxes of {} queries and {} keys".format(layout, *sizes)
+            case Lags(lags=lags):
+                what = f"diagonals, lags {', '.join(str(x.lag) for x in lags)}"
         lines += _wrap(f"{number}  {what}", "    ", "       ")
     if not plan.pieces:
         lines.append("    (none: no row attends any key)")
@@ -108,7 +106,7 @@ def _lists(plan: Plan) -> Iterator[str]:
     """The tables of listed blocks, which kernels get as arguments."""
     entries = []
     for number, piece in enumerate(plan.pieces):
-        if isinstance(piece, ListPiece):
+        if isinstance(piece.layout, BlockList):
             for by_keys in (False, True):
                 _, table = list_table(piece.layout, by_keys=by_keys)
                 text = textwrap.fill(
@@ -123,15 +121,15 @@ def _lists(plan: Plan) -> Iterator[str]:
 def _boxes(stage: Stage) -> str:
     """What the launcher needs to count tiles: of a list their number; of a grid the positions of a box, the boxes
     beside it, and all tokens."""
-    if stage.listed is not None:
-        owners, _ = list_table(stage.listed.layout, by_keys=stage.owns == "keys")
-        return f', "listed": {owners * -(-stage.listed.layout.size // stage.tile)}'
-    if stage.grid is None:
-        return ""
-    grid, own = stage.grid.layout, stage.grid.walk(stage.task)
-    assert isinstance(own, BoxSweep)
-    beside = prod(box_counts(grid, own.own)[1:])
-    return f', "box": ({grid.strides[0] * own.own[0]}, {beside}, {grid.tokens})'
+    match stage.pieces[0][1].walk(stage.task):
+        case Listed(layout):
+            owners, _ = list_table(layout, by_keys=stage.owns == "keys")
+            return f', "listed": {owners * -(-layout.size // stage.tile)}'
+        case Boxes(grid, _, own):
+            beside = prod(box_counts(grid, own)[1:])
+            return f', "box": ({grid.strides[0] * own[0]}, {beside}, {grid.tokens})'
+        case Runs() | Lags():
+            return ""
 
 
 @cache

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
 from typing import TYPE_CHECKING
 
-from pidsl.codegen.plan.walks import BoxSweep, Sweep
+from pidsl.codegen.plan.walks import Boxes, Lags, Listed, Runs
 from pidsl.language.expr import show, show_pred
 from pidsl.language.score import PLAIN
 
 if TYPE_CHECKING:
-    from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Piece, Plan, TilePiece
+    from pidsl.codegen.plan.nodes import Piece, Plan
 
 MAX_REJECTED = 6  # alternatives printed; all of them are in `plan.rejected`
 
@@ -30,7 +29,9 @@ def _lines(plan: Plan) -> Iterator[str]:
     if not plan.pieces and plan.backend != "reference":
         yield "  nothing to compute: no query attends any key"
     for k, piece in enumerate(plan.pieces):
-        yield from piece.described(k)
+        title, *more = _piece(piece)
+        yield f"  piece {k}: {title}"
+        yield from (f"    {line}" for line in more)
     if plan.attended_keys is not None:
         yield f"  keys some query attends: {show_pred(plan.attended_keys)}"
     for other in plan.rejected[:MAX_REJECTED]:
@@ -39,39 +40,36 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield f"  and {len(plan.rejected) - MAX_REJECTED} more rejected alternatives"
 
 
-def tiles(k: int, piece: TilePiece) -> Iterator[str]:
-    """A piece in tiles: the loops of a tile of rows and, backward, of a tile of keys."""
-    forward = piece.forward
-    width = "exact key ranges" if forward.cols == 1 else f"{forward.cols} keys"
-    yield f"  piece {k}: {piece.layout}"
-    yield f"    tiles of {forward.rows} rows x {width}"
-    yield f"    {_pairs(piece)}"
-    yield f"    mask: {show_pred(piece.keep)}"
-    yield from _sweep(forward, "row tile t, keys")
-    if piece.grad_key is not None:
-        yield from _sweep(piece.grad_key, f"backward, key tile t ({piece.grad_key.cols} keys), rows")
-
-
-def boxes(k: int, piece: GridPiece) -> Iterator[str]:
-    """A piece in boxes of a grid, axis by axis."""
-    forward = piece.forward
-    own = " x ".join(map(str, forward.own))
-    width = "exact key ranges" if prod(forward.swept) == 1 else f"{' x '.join(map(str, forward.swept))} keys"
-    yield f"  piece {k}: {piece.layout}"
-    yield f"    boxes of {own} queries x {width}"
-    yield f"    {_pairs(piece)}"
-    for axis, keep in enumerate(piece.keep):
-        yield f"    mask of axis {axis}: {show_pred(keep)}"
-        yield f"      {_range(forward, axis, 'keys')}"
-        if piece.grad_key is not None:
-            yield f"      backward, {_range(piece.grad_key, axis, 'queries')}"
-
-
-def listed(k: int, piece: ListPiece) -> Iterator[str]:
-    """A piece of listed blocks."""
-    yield f"  piece {k}: {piece.layout}, in tiles of {piece.rows} rows x {piece.cols} keys"
-    yield f"    {_pairs(piece)}"
-    yield f"    mask: {show_pred(piece.keep)}"
+def _piece(piece: Piece) -> Iterator[str]:
+    match piece.forward:
+        case Runs(rows=rows, cols=cols):
+            yield str(piece.layout)
+            yield f"tiles of {rows} rows x {'exact key ranges' if cols == 1 else f'{cols} keys'}"
+            yield _pairs(piece)
+            yield f"mask: {show_pred(piece.keep[0])}"
+            yield from _runs(piece.forward, "row tile t, keys")
+            if isinstance(back := piece.grad_key, Runs):
+                yield from _runs(back, f"backward, key tile t ({back.cols} keys), rows")
+        case Boxes(own=own) as walk:
+            width = "exact key ranges" if walk.visited == 1 else f"{' x '.join(map(str, walk.swept))} keys"
+            yield str(piece.layout)
+            yield f"boxes of {' x '.join(map(str, own))} queries x {width}"
+            yield _pairs(piece)
+            for axis, keep in enumerate(piece.keep):
+                yield f"mask of axis {axis}: {show_pred(keep)}"
+                yield f"  {_range(walk, axis, 'keys')}"
+                if isinstance(back := piece.grad_key, Boxes):
+                    yield f"  backward, {_range(back, axis, 'queries')}"
+        case Listed(rows=rows, cols=cols):
+            yield f"{piece.layout}, in tiles of {rows} rows x {cols} keys"
+            yield _pairs(piece)
+            yield f"mask: {show_pred(piece.keep[0])}"
+        case Lags(lags=lags):
+            yield f"{len(lags)} diagonals, elementwise"
+            yield _pairs(piece)
+            for x in lags:
+                extra = f" if {show_pred(x.keep)}" if x.keep is not None else ""
+                yield f"lag {x.lag}: rows {show(x.first)} .. {show(x.last)}{extra}"
 
 
 def _pairs(piece: Piece) -> str:
@@ -83,21 +81,11 @@ def _pairs(piece: Piece) -> str:
     return f"{text} / attended {attended:,}{ratio} pairs"
 
 
-def _range(sweep: BoxSweep, axis: int, what: str) -> str:
-    last = sweep.last[axis]
-    return f"box t, {what}: {show(sweep.first[axis])} .. {'the end' if last is None else show(last)}"
+def _range(walk: Boxes, axis: int, what: str) -> str:
+    last = walk.last[axis]
+    return f"box t, {what}: {show(walk.first[axis])} .. {'the end' if last is None else show(last)}"
 
 
-def _sweep(sweep: Sweep, title: str) -> Iterator[str]:
-    yield f"    {title}:"
-    for run in sweep.runs:
-        yield f"      {run}"
-
-
-def diagonals(k: int, piece: DiagonalPiece) -> Iterator[str]:
-    """A piece of isolated lags."""
-    yield f"  piece {k}: {len(piece.diagonals)} diagonals, elementwise"
-    yield f"    {_pairs(piece)}"
-    for x in piece.diagonals:
-        extra = f" if {show_pred(x.keep)}" if x.keep is not None else ""
-        yield f"    lag {x.lag}: rows {show(x.first)} .. {show(x.last)}{extra}"
+def _runs(walk: Runs, title: str) -> Iterator[str]:
+    yield f"{title}:"
+    yield from (f"  {run}" for run in walk.runs)

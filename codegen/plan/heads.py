@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
 
-from pidsl.codegen.plan.nodes import DiagonalPiece, Piece, Plan, TilePiece
-from pidsl.codegen.plan.walks import Sweep
+from pidsl.codegen.plan.nodes import Piece, Plan
+from pidsl.codegen.plan.walks import Boxes, Lags, Listed, Runs, Walk
 from pidsl.language.algebra import settled
 from pidsl.language.expr import And, Compare, Or, Pred, Truth, Var
 from pidsl.language.heads import Heads
@@ -67,19 +67,21 @@ def of_group(pred: Pred) -> Pred:
 def guarded(piece: Piece, change: Callable[[Pred | None], Pred | None]) -> Piece | None:
     """A piece with the tests of its runs and lags changed; None where no test is left that can hold."""
 
-    def swept(sweep: Sweep) -> Sweep:
-        runs = (replace(x, guard=change(x.guard)) for x in sweep.runs)
-        return replace(sweep, runs=tuple(x for x in runs if x.guard != Truth(False)))
+    def tested(walk: Walk) -> Walk:
+        match walk:
+            case Runs(runs=runs):
+                changed = (replace(x, guard=change(x.guard)) for x in runs)
+                return replace(walk, runs=tuple(x for x in changed if x.guard != Truth(False)))
+            case Lags(lags=lags):
+                kept = (replace(x, keep=change(x.keep)) for x in lags)
+                return replace(walk, lags=tuple(x for x in kept if x.keep != Truth(False)))
+            case Boxes() | Listed():
+                raise TypeError(f"no test of heads in {walk}")
 
-    if isinstance(piece, DiagonalPiece):
-        lags = (replace(x, keep=change(x.keep)) for x in piece.diagonals)
-        kept = tuple(x for x in lags if x.keep != Truth(False))
-        return replace(piece, diagonals=kept) if kept else None
-    assert isinstance(piece, TilePiece), piece
-    forward, grad_query = swept(piece.forward), swept(piece.grad_query)
-    grad_key = None if piece.grad_key is None else swept(piece.grad_key)
-    found = replace(piece, forward=forward, grad_query=grad_query, grad_key=grad_key)
-    return found if any(x.runs for x in found.sweeps) else None
+    keys = None if piece.grad_key is None else tested(piece.grad_key)
+    found = replace(piece, forward=tested(piece.forward), grad_query=tested(piece.grad_query), grad_key=keys)
+    some = any(x.runs if isinstance(x, Runs) else isinstance(x, Lags) and x.lags for x in found.walks)
+    return found if some else None
 
 
 def share(plan: Plan, head: int) -> Plan:

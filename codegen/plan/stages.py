@@ -7,13 +7,10 @@ the same size. Stages run one after the other, and a later one goes on from what
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import NamedTuple
 
-from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Piece, Plan, TilePiece
-from pidsl.codegen.plan.walks import BoxSweep, Pass, Sweep
-
-LAG_TILE = 16  # rows (keys) per program of diagonals: with more, their many loads in flight spill
+from pidsl.codegen.plan.nodes import Piece, Plan
+from pidsl.codegen.plan.walks import Boxes, Lags, Listed, Pass, Runs, Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +40,9 @@ class Stage:
     pieces: tuple[tuple[int, Piece], ...]
 
     @property
-    def grid(self) -> GridPiece | None:
-        """The piece of a grid that has the kernel to itself."""
-        piece = self.pieces[0][1]
-        return piece if isinstance(piece, GridPiece) else None
-
-    @property
-    def listed(self) -> ListPiece | None:
-        """The list that has the kernel to itself."""
-        piece = self.pieces[0][1]
-        return piece if isinstance(piece, ListPiece) else None
-
-    @property
     def whole(self) -> bool:
         """Every row (key) of the problem belongs to a program."""
-        some = self.listed is not None or (self.grid is not None and self.grid.layout.tokens is not None)
-        return self.fixed is None and not some
+        return self.fixed is None and not _partly(self.pieces[0][1].walk(self.task))
 
     @property
     def classes(self) -> int:
@@ -73,15 +57,7 @@ def stages(plan: Plan, task: Pass) -> tuple[Stage, ...]:
     """
     groups: dict[_Group, list[tuple[int, Piece]]] = {}
     for number, piece in enumerate(plan.pieces):
-        if isinstance(piece, ListPiece):
-            group = _Group(True, 1, 0, piece.cols if task == "grad_key" else piece.rows, False, number)
-        elif isinstance(piece, GridPiece):
-            group = _Group(piece.layout.tokens is not None, 1, 0, _owned(piece.walk(task)), False, number)
-        else:
-            step, fixed = piece.layout.key_side if task == "grad_key" else piece.layout.query_side
-            tile = _owned(piece.walk(task)) if isinstance(piece, TilePiece) else LAG_TILE
-            group = _Group(fixed is not None, step, fixed or 0, tile, isinstance(piece, DiagonalPiece))
-        groups.setdefault(group, []).append((number, piece))
+        groups.setdefault(_group(number, piece, task), []).append((number, piece))
     # A stage that owns every row goes first, so that it can initialise, and another one goes last, so that it can
     # write the final dtype; stages with a fixed class come between them.
     order = sorted(groups, key=lambda group: group.partial)
@@ -91,13 +67,9 @@ def stages(plan: Plan, task: Pass) -> tuple[Stage, ...]:
     for group in order:
         side = "" if group.step == 1 else f"_mod_{group.step}"
         fixed_class = f"_{group.fixed}" if group.partial and group.alone is None else ""
-        kind = "_lags" if group.lags else ""
-        if group.alone is not None:
-            kind = "_boxes" if isinstance(plan.pieces[group.alone], GridPiece) else "_listed"
-        name = f"{task}{fixed_class}{side}{kind}"
+        name = f"{task}{fixed_class}{side}{group.kind}"
         if any(stage.name == name for stage in found):
             name += f"_by_{group.tile}" if group.alone is None else f"_{group.alone}"
-        swept = [_swept(piece, task) for _, piece in groups[group] if not isinstance(piece, DiagonalPiece)]
         found.append(
             Stage(
                 name=name,
@@ -106,7 +78,7 @@ def stages(plan: Plan, task: Pass) -> tuple[Stage, ...]:
                 step=group.step,
                 fixed=group.fixed if group.partial and group.alone is None else None,
                 tile=group.tile,
-                swept=max(swept, default=0),
+                swept=max(piece.walk(task).visited for _, piece in groups[group]),
                 resumes=bool(found) or group.partial,
                 pieces=tuple(groups[group]),
             )
@@ -117,27 +89,29 @@ def stages(plan: Plan, task: Pass) -> tuple[Stage, ...]:
 class _Group(NamedTuple):
     """What pieces must have in common to share a kernel.
 
-    Diagonals keep to themselves: their products are not tensor-core tiles, and the registers of both would spill.
+    Lags keep to themselves: their products are not tensor-core tiles, and the registers of both would spill.
     """
 
     partial: bool
     step: int
     fixed: int
     tile: int
-    lags: bool
+    kind: str
     alone: int | None = None  # number of a piece that has its kernel to itself
 
 
-def _owned(sweep: Sweep | BoxSweep) -> int:
-    if isinstance(sweep, BoxSweep):
-        return prod(sweep.own)
-    return sweep.rows if sweep.over == "keys" else sweep.cols
+def _group(number: int, piece: Piece, task: Pass) -> _Group:
+    walk = piece.walk(task)
+    match walk:
+        case Boxes():
+            return _Group(_partly(walk), 1, 0, walk.owned, "_boxes", number)
+        case Listed():
+            return _Group(True, 1, 0, walk.owned, "_listed", number)
+        case Runs(layout=layout) | Lags(layout=layout):
+            step, fixed = layout.key_side if task == "grad_key" else layout.query_side
+            return _Group(fixed is not None, step, fixed or 0, walk.owned, "_lags" if isinstance(walk, Lags) else "")
 
 
-def _swept(piece: TilePiece | GridPiece | ListPiece, task: Pass) -> int:
-    if isinstance(piece, ListPiece):
-        return (piece.back_rows or 0) if task == "grad_key" else piece.cols
-    sweep = piece.walk(task)
-    if isinstance(sweep, BoxSweep):
-        return prod(sweep.swept)
-    return sweep.cols if sweep.over == "keys" else sweep.rows
+def _partly(walk: Walk) -> bool:
+    """Its programs own some of the rows (keys) only, whatever classes there are."""
+    return isinstance(walk, Listed) or (isinstance(walk, Boxes) and walk.layout.tokens is not None)

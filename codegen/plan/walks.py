@@ -1,4 +1,4 @@
-"""How the pairs of a piece are numbered and visited: layouts, and the loops over tiles, boxes, lags and lists.
+"""How the pairs of a piece are numbered and visited: layouts, and walks over tiles, boxes, listed blocks and lags.
 
 Coordinates. Row `r` of q (0 <= r < n) stands at position `i = r + offset`; key `j` is row j of k and v (0 <= j < m),
 which stands at position j, or in a plan for moved keys (see `relation.frame`) at position j + key_offset. A layout
@@ -30,10 +30,14 @@ from math import prod
 from typing import Literal
 
 from pidsl.language.expr import FloorDiv, Index, Mod, Pred, Var, show, show_pred, simplify
+from pidsl.language.terms import Term
 from pidsl.relation.frame import HOME, Frame
 
 Over = Literal["keys", "queries"]
 Pass = Literal["forward", "grad_query", "grad_key"]
+
+SMALLEST_TILE, LARGEST_TILE = 16, 1024  # rows or keys of a tile of matrix products
+LAG_TILE = 16  # rows (keys) per program of lags: with more, their many loads in flight spill
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,48 +120,6 @@ class Layout:
         return ", ".join(parts) or "identity"
 
 
-IDENTITY = Layout()
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Tiles `first, first + step, ..., <= last` of the swept dimension, visited when `guard` holds (None: always).
-
-    `full` promises that every pair of such a tile whose row exists is in the piece (and its key exists), so the
-    loop needs no mask. The bounds are over n, m, offset, c, d, t. An empty run has first > last. `edge` says that the
-    mask of a tile may be like no other's, whatever `shifts` the piece has.
-    """
-
-    full: bool
-    first: Index
-    last: Index
-    step: int = 1
-    guard: Pred | None = None
-    edge: bool = False
-
-    def __str__(self) -> str:
-        kind = "full" if self.full else "masked"
-        stride = f", {self.step}" if self.step != 1 else ""
-        guard = f" if {show_pred(self.guard)}" if self.guard is not None else ""
-        if self.first == self.last:
-            return f"{kind} tile {show(self.first)}{guard}"
-        return f"{kind} tiles {show(self.first)} .. {show(self.last)}{stride}{guard}"
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """The loops of one program: it owns tile `t` of one dimension and visits tiles of the other.
-
-    `over="keys"`: t is a tile of `rows` rows, the runs are tiles of `cols` keys; `over="queries"`: t is a tile of
-    `cols` keys, the runs are tiles of `rows` rows. No tile is visited by two runs of a sweep.
-    """
-
-    over: Over
-    rows: int
-    cols: int
-    runs: tuple[Run, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Positions as tokens of a grid, numbered row by row: i = a_0 * strides[0] + a_1 * strides[1] + ... + a_last.
@@ -191,23 +153,122 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
-class BoxSweep:
-    """The loops of one program: it owns a box of one dimension and visits boxes of the other.
+class BlockList:
+    """Pairs of blocks of `size` tokens, one by one: sorted (query block, key block).
+
+    A piece holds those of their pairs that are in `within` and not in `other`, which other pieces hold.
+    """
+
+    size: int
+    blocks: tuple[tuple[int, int], ...]
+    within: Term
+    other: Term
+
+    def __str__(self) -> str:
+        return f"list of {len(self.blocks)} blocks of {self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tiles `first, first + step, ..., <= last` of the swept dimension, visited when `guard` holds (None: always).
+
+    `full` promises that every pair of such a tile whose row exists is in the piece (and its key exists), so the
+    loop needs no mask. The bounds are over n, m, offset, c, d, t. An empty run has first > last. `edge` says that the
+    mask of a tile may be like no other's, whatever `shifts` the piece has.
+    """
+
+    full: bool
+    first: Index
+    last: Index
+    step: int = 1
+    guard: Pred | None = None
+    edge: bool = False
+
+    def __str__(self) -> str:
+        kind = "full" if self.full else "masked"
+        stride = f", {self.step}" if self.step != 1 else ""
+        guard = f" if {show_pred(self.guard)}" if self.guard is not None else ""
+        if self.first == self.last:
+            return f"{kind} tile {show(self.first)}{guard}"
+        return f"{kind} tiles {show(self.first)} .. {show(self.last)}{stride}{guard}"
+
+
+class Tiled:
+    """A walk over tiles of `rows` rows and `cols` keys."""
+
+    __slots__ = ()
+    over: Over
+    rows: int
+    cols: int
+
+    @property
+    def owned(self) -> int:
+        """Positions of a program."""
+        return self.rows if self.over == "keys" else self.cols
+
+    @property
+    def visited(self) -> int:
+        """Positions of a tile of the other dimension."""
+        return self.cols if self.over == "keys" else self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Runs(Tiled):
+    """The loops of one program: it owns tile `t` of one dimension and visits tiles of the other.
+
+    `over="keys"`: t is a tile of `rows` rows, the runs are tiles of `cols` keys; `over="queries"`: t is a tile of
+    `cols` keys, the runs are tiles of `rows` rows. No tile is visited by two runs.
+    """
+
+    layout: Layout
+    over: Over
+    rows: int
+    cols: int
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """The loops of one program: it owns a box of a grid in one dimension and visits boxes of the other, all masked.
 
     `over="keys"`: box t (one index per axis) holds the queries t * own .. t * own + own - 1 of every axis, and the
     keys from `first` to `last` of every axis are visited in boxes of `swept`, as many as exist of them.
     `over="queries"`: the same the other way round. A `last` of None: to the end of the sequence.
     """
 
+    layout: Grid
     over: Over
     own: tuple[int, ...]
     swept: tuple[int, ...]
     first: tuple[Index, ...]
     last: tuple[Index | None, ...]
 
+    @property
+    def owned(self) -> int:
+        """Positions of a program."""
+        return prod(self.own)
+
+    @property
+    def visited(self) -> int:
+        """Positions of a box of the other dimension."""
+        return prod(self.swept)
+
 
 @dataclass(frozen=True, slots=True)
-class Diagonal:
+class Listed(Tiled):
+    """The loops of one program: it owns a tile of one block and visits tiles of the blocks listed for it, all masked.
+
+    `over` and the sizes of tiles are as in `Runs`.
+    """
+
+    layout: BlockList
+    over: Over
+    rows: int
+    cols: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
     """The pairs with one lag: row r meets the key at position r + offset - lag when `keep` (of row r) holds.
 
     `first <= r <= last` are the rows between which it can hold; `keep` is None when it holds for all of them.
@@ -220,11 +281,22 @@ class Diagonal:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockList:
-    """Pairs of blocks of `size` tokens, one by one: sorted (query block, key block)."""
+class Lags:
+    """Isolated lags, computed elementwise: rows of q against shifted rows of k. The layout is an identity."""
 
-    size: int
-    blocks: tuple[tuple[int, int], ...]
+    layout: Layout
+    over: Over
+    lags: tuple[Lag, ...]
 
-    def __str__(self) -> str:
-        return f"list of {len(self.blocks)} blocks of {self.size}"
+    @property
+    def owned(self) -> int:
+        """Positions of a program."""
+        return LAG_TILE
+
+    @property
+    def visited(self) -> int:
+        """No tiles of the other dimension: one key (row) per lag."""
+        return 0
+
+
+Walk = Runs | Boxes | Listed | Lags

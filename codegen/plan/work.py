@@ -6,20 +6,23 @@ relation, and on the axes of a grid or in listed blocks by the mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import islpy as isl
 import numpy as np
 
-from pidsl.codegen.plan.walks import BlockList, BoxSweep, Diagonal, Grid, Layout, Sweep
+from pidsl.codegen.plan.walks import BlockList, Boxes, Grid, Lag, Lags, Listed, Runs, Walk
 from pidsl.errors import TooHardError
 from pidsl.language.expr import And, Compare, Or, Pred, Var, evaluate, holds
 from pidsl.relation.counting import count_loops
 from pidsl.relation.isl import limited, read_set
 from pidsl.relation.loops import NoLoop, loops
+
+if TYPE_CHECKING:
+    from pidsl.codegen.plan.nodes import Piece
 
 OPERATIONS = 500_000  # of isl for the loops over the pairs of a piece
 LOOKED_AT = 1 << 26  # pairs whose mask is evaluated to count them,
@@ -27,13 +30,32 @@ CHUNK = 1 << 20  # and so many at a time
 
 
 @lru_cache(maxsize=256)
-def attended(relation: isl.Map, n: int) -> int | None:
-    """The pairs of a relation of rows and keys, n queries and n keys."""
-    try:
-        with limited("the pairs of a piece", OPERATIONS):
-            return _of_relation(relation, n)
-    except (TooHardError, NoLoop):
-        return None
+def computed(walk: Walk, n: int) -> int:
+    """Pairs that a walk computes, n queries and n keys."""
+    match walk:
+        case Runs():
+            return _in_runs(walk, n)
+        case Boxes(layout=grid):
+            return prod(_boxes_on_axis(walk, axis, n) for axis in range(len(grid.lengths)))
+        case Listed(layout=BlockList(size, blocks)):
+            return size**2 * sum(max(pair) * size < n for pair in blocks)
+        case Lags(lags=lags):  # the rows between the first and the last of each
+            env = _lengths_of(n)
+            return sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in lags)
+
+
+@lru_cache(maxsize=256)
+def attended(piece: Piece, n: int) -> int | None:
+    """Pairs that a piece attends, n queries and n keys."""
+    match piece.forward:
+        case Boxes(layout=grid):
+            return _on_axes(grid, piece.keep, n)
+        case Listed(layout=blocks):
+            return _in_blocks(blocks, piece.keep[0], n)
+        case Lags(lags=lags):
+            return sum(_on_lag(x, n) for x in lags)
+        case Runs():
+            return _of_relation(piece.relation, n)
 
 
 def _lengths_of(n: int) -> dict[str, Any]:
@@ -41,10 +63,10 @@ def _lengths_of(n: int) -> dict[str, Any]:
     return {"n": n, "m": n, "offset": 0, "key_offset": 0}
 
 
-@lru_cache(maxsize=256)
-def visited(layout: Layout, sweep: Sweep, n: int) -> int:
-    """Pairs in the tiles that a sweep visits, n queries and n keys."""
-    by_keys = sweep.over == "keys"
+def _in_runs(walk: Runs, n: int) -> int:
+    """Pairs in the tiles of all runs."""
+    layout = walk.layout
+    by_keys = walk.over == "keys"
     step = layout.query_step if by_keys else layout.key_step
     env = _lengths_of(n)
     if layout.linked:
@@ -53,7 +75,7 @@ def visited(layout: Layout, sweep: Sweep, n: int) -> int:
         own = np.array([evaluate(layout.row_class(), env)])
     else:
         own = np.array([evaluate(layout.own_key_class(), env)])
-    size = sweep.rows if by_keys else sweep.cols
+    size = walk.owned
     own = own[own < n]
     tiles = (n - own + step * size - 1) // (step * size)  # of each class
     which = np.repeat(own, tiles)
@@ -63,14 +85,14 @@ def visited(layout: Layout, sweep: Sweep, n: int) -> int:
         env["d"] = evaluate(layout.key_class_of(Var("c")), env)
     else:
         env["c"] = evaluate(layout.row_class_of(Var("d")), env)
-    heads = {x for run in sweep.runs for x in _heads(run.guard)}  # they have this piece, or do not: who has it, counts
-    return max(_in_runs(sweep, {**env, "q_head": head}, t) for head in heads | {0}) * sweep.rows * sweep.cols
+    heads = {x for run in walk.runs for x in _heads(run.guard)}  # they have this piece, or do not: who has it, counts
+    return max(_tiles(walk, {**env, "q_head": head}, t) for head in heads | {0}) * walk.rows * walk.cols
 
 
-def _in_runs(sweep: Sweep, env: dict[str, Any], t: Any) -> int:
+def _tiles(walk: Runs, env: dict[str, Any], t: Any) -> int:
     """Tiles visited from the own tiles t."""
     total = 0
-    for run in sweep.runs:
+    for run in walk.runs:
         first, last = (np.asarray(evaluate(x, env), dtype=np.int64) for x in (run.first, run.last))
         found = np.maximum((last - first) // run.step + 1, 0) * np.ones_like(t)
         if run.guard is not None:
@@ -88,18 +110,7 @@ def _heads(p: Pred | None) -> Iterator[int]:
             yield head
 
 
-def rows(diagonals: Sequence[Diagonal], n: int) -> int:
-    """Rows between the first and the last of all lags."""
-    env = _lengths_of(n)
-    return sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in diagonals)
-
-
-def on_lags(diagonals: Sequence[Diagonal], n: int) -> int:
-    """The pairs of all lags."""
-    return sum(_on_lag(x, n) for x in diagonals)
-
-
-def _on_lag(x: Diagonal, n: int) -> int:
+def _on_lag(x: Lag, n: int) -> int:
     """The rows of a lag."""
     env = _lengths_of(n)
     r = np.arange(evaluate(x.first, env), evaluate(x.last, env) + 1)
@@ -112,37 +123,35 @@ def _on_lag(x: Diagonal, n: int) -> int:
     return max((int(found.sum()) for found in kept), default=len(r))
 
 
-def listed(layout: BlockList, n: int) -> int:
-    """Pairs in the blocks that have both a query and a key."""
-    return layout.size**2 * sum(max(pair) * layout.size < n for pair in layout.blocks)
-
-
 def _lengths(grid: Grid, n: int) -> list[int]:
     """Coordinates of every axis that n tokens have."""
     found = (-(-n // stride) for stride in grid.strides)
     return [x if length is None else min(x, length) for x, length in zip(found, grid.lengths, strict=True)]
 
 
-def in_boxes(grid: Grid, sweep: BoxSweep, n: int) -> int:
-    """Pairs in the boxes that a sweep visits."""
-    return prod(_boxes_on_axis(grid, sweep, axis, n) for axis in range(len(sweep.own)))
-
-
-def _boxes_on_axis(grid: Grid, sweep: BoxSweep, axis: int, n: int) -> int:
+def _boxes_on_axis(walk: Boxes, axis: int, n: int) -> int:
     """Pairs of coordinates in the boxes of one axis; boxes of single tokens end with the grid."""
-    length = _lengths(grid, n)[axis]
-    own, swept = sweep.own[axis], sweep.swept[axis]
+    length = _lengths(walk.layout, n)[axis]
+    own, swept = walk.own[axis], walk.swept[axis]
     t = np.arange(-(-length // own))
-    first = np.maximum(evaluate(sweep.first[axis], {"t": t}) + 0 * t, 0)
-    end = sweep.last[axis]
+    first = np.maximum(evaluate(walk.first[axis], {"t": t}) + 0 * t, 0)
+    end = walk.last[axis]
     last = np.minimum(length - 1 if end is None else evaluate(end, {"t": t}) + 0 * t, length - 1)
     keys = np.maximum(-(-(last - first + 1) // swept), 0) * swept
     heights = np.minimum(own, length - t * own) if swept == 1 else np.full(t.shape, own)
     return int((heights * keys).sum())
 
 
-def _of_relation(relation: isl.Map, n: int) -> int:
-    """The pairs of a relation of rows and keys."""
+def _of_relation(relation: isl.Map, n: int) -> int | None:
+    """The pairs of a relation of rows and keys; None where isl does not tell in time."""
+    try:
+        with limited("the pairs of a piece", OPERATIONS):
+            return _pairs(relation, n)
+    except (TooHardError, NoLoop):
+        return None
+
+
+def _pairs(relation: isl.Map, n: int) -> int:
     points = relation.wrap().flatten()
     parameters = points.dim(isl.dim_type.param)
     for k in range(parameters):
@@ -156,8 +165,7 @@ def _of_relation(relation: isl.Map, n: int) -> int:
     return int(count_loops(tuple(found), {"r": np.arange(n)}).sum())
 
 
-@lru_cache(maxsize=256)
-def on_axes(grid: Grid, keeps: tuple[Pred, ...], n: int) -> int | None:
+def _on_axes(grid: Grid, keeps: tuple[Pred, ...], n: int) -> int | None:
     """The pairs of whole rows of a grid: the product over its axes."""
     total = 1
     lengths = _lengths(grid, n)
@@ -170,8 +178,7 @@ def on_axes(grid: Grid, keeps: tuple[Pred, ...], n: int) -> int | None:
     return total
 
 
-@lru_cache(maxsize=256)
-def in_blocks(layout: BlockList, keep: Pred, n: int) -> int | None:
+def _in_blocks(layout: BlockList, keep: Pred, n: int) -> int | None:
     """The pairs of listed blocks that the mask lets through."""
     size, inside = layout.size, np.arange(layout.size)
     found = np.array([pair for pair in layout.blocks if max(pair) * size < n], dtype=np.int64).reshape(-1, 2)

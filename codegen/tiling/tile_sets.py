@@ -15,7 +15,7 @@ from functools import reduce
 
 import islpy as isl
 
-from pidsl.codegen.plan.walks import Over, Run, Sweep
+from pidsl.codegen.plan.walks import Over, Run, Runs
 from pidsl.codegen.tiling.coordinates import Coordinates
 from pidsl.errors import TooHardError
 from pidsl.language.expr import (
@@ -45,13 +45,19 @@ TILE_LIMIT = (
 LOOP_LIMIT = 20_000  # and on loops over them before visiting their hull
 
 
-def general_sweep(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols: int, *, split: bool) -> Sweep:
+def general_sweep(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols: int, *, split: bool) -> Runs:
     """Loops over the tiles of one dimension for a given tile `t` of the other; see `tiles.sweep`."""
     try:
         with limited("the tiles of a piece", TILE_LIMIT):
             touched, full = _tile_sets(at, simple, rows, cols, split)
     except TooHardError:
-        return Sweep(over, rows, cols, tuple(_cut(at, over, rows, cols, False, _between(at, simple, over, rows, cols))))
+        return Runs(
+            at.layout,
+            over,
+            rows,
+            cols,
+            tuple(_cut(at, over, rows, cols, False, _between(at, simple, over, rows, cols))),
+        )
     first = touched.dim(isl.dim_type.param)
     context = at.parameter_set("t, top", "t >= 0 and top >= -1")
     exist = read_set(f"[{at.parameters}, t, top] -> {{ [x] : 0 <= x <= top }}")
@@ -64,13 +70,19 @@ def general_sweep(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols:
     found = _loops(lines(touched), lines(full), exist, context)
     if found is None:
         found = [(False, _between(at, simple, over, rows, cols))]
-    return Sweep(over, rows, cols, tuple(run for is_full, x in found for run in _cut(at, over, rows, cols, is_full, x)))
+    return Runs(
+        at.layout,
+        over,
+        rows,
+        cols,
+        tuple(run for is_full, x in found for run in _cut(at, over, rows, cols, is_full, x)),
+    )
 
 
-def every_tile(at: Coordinates, over: Over, rows: int, cols: int) -> Sweep:
+def every_tile(at: Coordinates, over: Over, rows: int, cols: int) -> Runs:
     """A loop over all tiles of the swept dimension, masked: right for any piece."""
     runs = _cut(at, over, rows, cols, False, Loop(0, Var("top")))
-    return Sweep(over, rows, cols, tuple(runs))
+    return Runs(at.layout, over, rows, cols, tuple(runs))
 
 
 def _tile_sets(at: Coordinates, simple: isl.Set, rows: int, cols: int, split: bool) -> tuple[isl.Set, isl.Set]:

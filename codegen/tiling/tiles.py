@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pidsl.codegen.plan.walks import Over, Run, Sweep
+from pidsl.codegen.plan.walks import Over, Run, Runs
 from pidsl.codegen.tiling.bands import Band, Bound, Placed, band
 from pidsl.codegen.tiling.coordinates import Coordinates
 from pidsl.codegen.tiling.forms import Form
@@ -30,7 +30,7 @@ from pidsl.language.expr import And, Index, Not, Pred, evaluate
 PROBE = 16384  # length at which a sweep without any full tile is taken to have none
 
 
-def sweep(placed: Placed, over: Over, rows: int, cols: int, *, split: bool = True) -> Sweep:
+def sweep(placed: Placed, over: Over, rows: int, cols: int, *, split: bool = True) -> Runs:
     """Loops over the tiles of one dimension for a given tile `t` of the other.
 
     Args:
@@ -45,7 +45,7 @@ def sweep(placed: Placed, over: Over, rows: int, cols: int, *, split: bool = Tru
     if found is None:
         return general_sweep(at, placed.mask, over, rows, cols, split=split)
     runs = _runs(at, found, over, rows, cols, split)
-    return Sweep(over, rows, cols, tuple(_plain(at, run) for run in runs))
+    return Runs(at.layout, over, rows, cols, tuple(_plain(at, run) for run in runs))
 
 
 def _runs(at: Coordinates, found: Band, over: Over, rows: int, cols: int, split: bool) -> list[Run]:

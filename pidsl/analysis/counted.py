@@ -22,18 +22,21 @@ from pidsl.errors import PidslError
 from pidsl.language.terms import (
     Blocked,
     Blocks,
+    Causal,
     Complement,
     Compose,
     Difference,
     Dilated,
+    Empty,
+    Full,
     Halo,
     Keys,
     Lags,
+    Leaf,
     Neighborhood,
     Pairs,
     Power,
     Queries,
-    Ring,
     Shift,
     Stride,
     SymmetricDifference,
@@ -163,10 +166,15 @@ def _ever(term: Term) -> tuple[Bools, bool]:
     return ever, exact
 
 
+# Words that look at i and j alone, and of which `_repeats` knows from where on they repeat.
+REPEATING = (
+    Full | Empty | Causal | Window | Stride | Lags | Keys | Queries | Blocks | Pairs | Neighborhood | Halo
+)  # fmt: skip
+
+
 def _span(term: Term) -> int | None:
     """So many tokens after j, whether i attends j has begun to repeat, and repeated; None: that is not told."""
-    parts = list(walk(term))
-    if any(isinstance(x, Where | Ring) or _from_the_end(x) for x in parts):
+    if not all(isinstance(x, REPEATING) and not _from_the_end(x) for x in walk(term) if isinstance(x, Leaf)):
         return None
     far, period = _repeats(term)
     return far + 2 * period
@@ -205,7 +213,7 @@ def _repeats(term: Term) -> tuple[int, int]:
 def _grows(term: Term) -> bool:
     """Whether a longer sequence never takes a pair away."""
     parts = list(walk(term))
-    if any(isinstance(x, Ring) or (isinstance(x, Where) and x.arity == 4) or _from_the_end(x) for x in parts):
+    if any(map(_at_lengths, parts)):
         return False
     less = any(isinstance(x, Complement | Difference | SymmetricDifference) for x in parts)
     return not (less and any(isinstance(x, Compose | Power) for x in parts))
@@ -220,9 +228,14 @@ def varies(subject: Subject) -> bool:
 
 def _by_length(term: Term) -> bool:
     """Whether what is attended depends on n by itself."""
-    return (
-        isinstance(term, Ring | Compose | Power) or (isinstance(term, Where) and term.arity == 4) or _from_the_end(term)
-    )
+    return isinstance(term, Compose | Power) or _at_lengths(term)
+
+
+def _at_lengths(term: Term) -> bool:
+    """Whether a word looks at n or m, or may do so: one that is not known here."""
+    if isinstance(term, Where):
+        return term.arity == 4
+    return isinstance(term, Leaf) and (not isinstance(term, REPEATING) or _from_the_end(term))
 
 
 def _from_the_end(term: Term) -> bool:

@@ -31,7 +31,7 @@ from pidsl.language.terms import (
     Union,
     require_concrete,
 )
-from pidsl.relation.counting import _period, count_loops
+from pidsl.relation.counting import count_loops, period_of
 from pidsl.relation.isl import disjoint, limited
 from pidsl.relation.loops import Loop
 
@@ -190,7 +190,7 @@ def _row_counter(part: isl.Set, own: Chambers) -> Callable[[dict[str, Ints]], In
 def _afford(own: Chambers, found: Sequence[Loop]) -> None:
     """Refuses counts of rows that would take long: a loop with a test of its own takes a step for each of a cycle."""
     lengths = own.starts[-1] + 3 * own.period
-    cycles = [1 if x.inside is None else (_period(x.inside) or lengths) // x.step + 1 for x in found]
+    cycles = [1 if x.inside is None else (period_of(x.inside) or lengths) // x.step + 1 for x in found]
     steps = sum(cycles) * lengths**2 // 2
     if steps > STEPS:
         raise TooHardError(f"{steps} steps of counting for a formula of period {own.period}", f"at most {STEPS}")

@@ -28,7 +28,7 @@ from pidsl.analysis.windows import Windows
 from pidsl.errors import TooHardError
 from pidsl.language import expr as e
 from pidsl.language.terms import Term, require_concrete
-from pidsl.relation.counting import _period
+from pidsl.relation.counting import period_of
 from pidsl.relation.isl import CONTEXT, affine, limited, read_set, region, scope
 from pidsl.relation.loops import VARIABLE, Loop
 
@@ -290,7 +290,7 @@ def _sizes(loop: Loop) -> list[tuple[e.Index, e.Pred | None]]:
     length = e.simplify(e.Sub(loop.last, loop.first))
     if loop.inside is None:
         return [(e.simplify(e.Add(e.FloorDiv(length, loop.step), 1)), loop.guard)]
-    period = _period(loop.inside)
+    period = period_of(loop.inside)
     cycle = CYCLE + 1 if period is None else period // gcd(period, loop.step)
     if cycle > CYCLE:
         raise TooHardError(f"a test in a loop over keys that repeats after {cycle} of them", f"at most {CYCLE}")

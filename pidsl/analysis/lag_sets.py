@@ -21,8 +21,6 @@ from pidsl.analysis import smt
 from pidsl.analysis.formulas import from_index
 from pidsl.errors import SymbolError, TooHardError
 from pidsl.language.terms import (
-    Blocked,
-    Blocks,
     Causal,
     Complement,
     Difference,
@@ -30,11 +28,7 @@ from pidsl.language.terms import (
     Empty,
     Full,
     Intersection,
-    Keys,
     Lags,
-    Power,
-    Queries,
-    Ring,
     Shift,
     Stride,
     SymmetricDifference,
@@ -44,7 +38,7 @@ from pidsl.language.terms import (
     Window,
     walk,
 )  # fmt: skip
-from pidsl.language.trees import Steps, run
+from pidsl.language.trees import Steps, own_values, run
 
 Condition: TypeAlias = sympy.Basic
 
@@ -96,19 +90,10 @@ def domain(term: Term) -> tuple[Condition, ...]:
     require_names(term.symbols, repr(term))
     found: dict[Condition, None] = {}
     for t in walk(term):
-        match t:
-            case Window(left, right):
-                wanted = [from_index(left) >= 0, from_index(right) >= 0]
-            case Stride(period, phase):
-                wanted = [from_index(period) >= 1]
-                if phase != 0:
-                    wanted += [from_index(phase) >= 0, from_index(phase) < from_index(period)]
-            case Ring(size) | Power(_, size):
-                wanted = [from_index(size) >= 0]
-            case Keys(_, _, step) | Queries(_, _, step) | Blocks(step) | Blocked(_, step) | Dilated(_, step):
-                wanted = [from_index(step) >= 1]
-            case _:
-                wanted = []
+        sizes = zip(own_values(t), t.LEAST, strict=False)
+        wanted = [from_index(size) >= least for size, least in sizes if least is not None]
+        if isinstance(t, Stride) and t.phase != 0:
+            wanted.append(from_index(t.phase) < from_index(t.period))
         found.update(dict.fromkeys(c for c in wanted if c != sympy.true))
     return tuple(found)
 

@@ -26,7 +26,7 @@ from pidsl.analysis.progressions import Ints, keys_counter, loops_of
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term, require_concrete
-from pidsl.relation.counting import _period, count_loops
+from pidsl.relation.counting import count_loops, period_of
 from pidsl.relation.isl import coalesced, disjoint, in_turn, limited, read_map, read_set
 
 t = symbol("t")
@@ -228,6 +228,6 @@ def _counted(keys: isl.Set, context: str, w: Ints, x: Ints) -> Ints:
         loops = loops_of(keys, context)
     except TooHardError:
         loops = None
-    if loops is not None and all(p.inside is None or (_period(p.inside) or 1 << 40) < 1 << 16 for p in loops):
+    if loops is not None and all(p.inside is None or (period_of(p.inside) or 1 << 40) < 1 << 16 for p in loops):
         return count_loops(loops, {"w": w, "x": x})
     return np.asarray(progressions_counter(keys, context)({"w": w, "x": x}))

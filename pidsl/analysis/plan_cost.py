@@ -98,10 +98,10 @@ def plan_cost(term: Term, n: int | None = None, head_dim: int = 64, times: int =
 @lru_cache(maxsize=256)
 def plan_of(term: Term, wide: bool) -> Plan:
     """The plan as `lower` makes it, or none: a query does not wait as long as a compilation may."""
-    from pidsl.codegen.lower import lower
+    from pidsl.codegen.lower import planned
 
     with limited(f"the plan of {term!r}", OPERATIONS):
-        plan = lower.__wrapped__(term, "triton", 256 if wide else 64)  # what is cut off here stays out of its cache
+        plan = planned(term, "triton", 256 if wide else 64)  # what is cut off here is not remembered
     if plan.notes:
         raise TooHardError(plan.notes[0], "a plan with loops of its own", repr(term))
     return plan

@@ -92,7 +92,8 @@ def gate(**branches: Term) -> Gate:
     if not branches:
         raise TermError("gate()", "at least one branch", hint="gate(local=window(63), skip=stride(256))")
     for name, term in branches.items():
-        if not name.isidentifier() or keyword.iskeyword(name) or name != unicodedata.normalize("NFKC", name):
+        same = name.isascii() or name == unicodedata.normalize("NFKC", name)  # as Python reads it
+        if not name.isidentifier() or keyword.iskeyword(name) or not same:
             raise TermError(f"branch name {name!r}", "an identifier that is not a Python keyword", where="gate(...)")
         if not isinstance(term, Algebra):
             given = f"{name} = {term!r} ({type(term).__name__})"

@@ -6,9 +6,9 @@ Each kind of term says which sizes it takes and how it is written; `made` is its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pidsl.errors import SymbolError, TermError
 from pidsl.language.expr import Expr, Index, Pred, show, substitute, substitute_pred, symbols_in
@@ -152,14 +152,40 @@ class Algebra(Questions, Refused, Tree):
         """
         return Dilated.made(_self(self), step)
 
+    # -- how a kind of term is made and written: a word and its sizes, unless it says otherwise ---------------------
+
+    LEAST: ClassVar[tuple[int | None, ...]] = ()  # what each size is at least, in the order of the fields; None: any
+    USUAL: ClassVar[tuple[int, ...]] = ()  # what the last sizes are when they are not written
+    OPEN: ClassVar[tuple[str, ...]] = ()  # sizes that may be None
+
     @classmethod
     def made(cls, *values: Any) -> Term:
         """A term of this kind, made of the values of its fields, which are checked."""
-        return cast("Term", cls(*values))
+        return cast("Term", cls.sized(values) if cls.LEAST else cls(*values))
+
+    @classmethod
+    def sized(cls, values: tuple[Any, ...]) -> Self:
+        """A term of this kind, made of terms and sizes."""
+        found = []
+        for name, least, value in zip(cls.__match_args__, cls.LEAST, values, strict=True):
+            free = name == "of" or (value is None and name in cls.OPEN)  # a term is checked where it is combined
+            found.append(value if free else size(value, name, lambda: cls.written(values), least=least))
+        return cls(*found)
+
+    @classmethod
+    def written(cls, values: Iterable[Any]) -> str:
+        """The word with these sizes; the last ones are left out where they are the usual ones."""
+        shown = list(values)
+        for usual in reversed(cls.USUAL):
+            if not isinstance(shown[-1], int) or shown[-1] != usual:
+                break
+            shown.pop()
+        return call(cls.__name__.lower(), *shown)
 
     def source(self, inside: Inside) -> Shown:
         """The precedence of the term's own operator and its source; `inside` has that of the terms in it."""
-        raise NotImplementedError(type(self))
+        sizes = own_values(self)
+        return ATOM, self.written(sizes) if sizes else type(self).__name__.lower()
 
     def __repr__(self) -> str:
         return show_term(self)
@@ -198,51 +224,62 @@ class Algebra(Questions, Refused, Tree):
         return substitute_term(_self(self), checked)
 
 
-class Operator(Algebra):
-    """Two terms with a sign between them."""
+# Kinds of terms share by assignment, with no classes between them and Algebra: where torch traces an object that it
+# holds for a constant, it fails at methods of bases beyond the first.
 
-    __slots__ = ()
-    SIGN: ClassVar[str]
-    LEVEL: ClassVar[int]
-    left: Term
-    right: Term
 
-    def source(self, inside: Inside) -> Shown:
+def _infix(level: int, sign: str) -> Any:
+    """How two terms with a sign between them are written."""
+
+    def source(self: Any, inside: Inside) -> Shown:
         parts = [self.left, self.right]
         if isinstance(self, Union | SymmetricDifference | Intersection) and WIDE < width(self) <= PARTS_IN_A_ROW:
             parts = parts_of(type(self), self)
         texts: list[str] = []
         for part in parts:
-            texts.append(inside(part, self.LEVEL + bool(texts)))
-        return self.LEVEL, f" {self.SIGN} ".join(texts)
+            texts.append(inside(part, level + bool(texts)))
+        return level, f" {sign} ".join(texts)
+
+    return source
+
+
+def _called(cls: type[Algebra], values: Iterable[Any]) -> str:
+    of, value = values
+    return f"{of!r}.{call(cls.__name__.lower(), value)}"
+
+
+def _method(self: Any, inside: Inside) -> Shown:
+    """How a term and a size are written: `of.shift(by)`."""
+    of, value = own_values(self)
+    return ATOM, f"{inside(of, ATOM)}.{call(type(self).__name__.lower(), value)}"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Union(Operator):
+class Union(Algebra):
     left: Term
     right: Term
-    SIGN, LEVEL = "|", OR
+    source = _infix(OR, "|")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Intersection(Operator):
+class Intersection(Algebra):
     left: Term
     right: Term
-    SIGN, LEVEL = "&", AND
+    source = _infix(AND, "&")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Difference(Operator):
+class Difference(Algebra):
     left: Term
     right: Term
-    SIGN, LEVEL = "-", MINUS
+    source = _infix(MINUS, "-")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class SymmetricDifference(Operator):
+class SymmetricDifference(Algebra):
     left: Term
     right: Term
-    SIGN, LEVEL = "^", XOR
+    source = _infix(XOR, "^")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -262,63 +299,51 @@ class Transpose(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Compose(Operator):
+class Compose(Algebra):
     """`left` after `right`: the last layer is `left`."""
 
     left: Term
     right: Term
-    SIGN, LEVEL = "@", AT
+    source = _infix(AT, "@")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Power(Algebra):
     of: Term
     layers: Index
+    LEAST = (None, 0)
 
     @classmethod
-    def made(cls, *values: Any) -> Term:
+    def written(cls, values: Iterable[Any]) -> str:
         of, layers = values
-        return cls(of, size(layers, "layers", lambda: f"{of!r} ** {layers!r}", least=0))
+        return f"{of!r} ** {layers!r}"
 
     def source(self, inside: Inside) -> Shown:
         return POWER, f"{inside(self.of, ATOM)} ** {show(self.layers, 6)}"
 
 
-class Method(Algebra):
-    """A term and a size: `of.shift(by)`."""
-
-    __slots__ = ()
-    LEAST: ClassVar[int | None] = 1  # what the size is at least; None: any integer
-
-    @classmethod
-    def made(cls, *values: Any) -> Term:
-        of, value = values
-        kind: Any = cls
-        (_, name), word = cls.__match_args__, cls.__name__.lower()
-        return kind(of, size(value, name, lambda: f"{of!r}.{word}({value!r})", least=cls.LEAST))
-
-    def source(self, inside: Inside) -> Shown:
-        of, value = own_values(self)
-        return ATOM, f"{inside(of, ATOM)}.{call(type(self).__name__.lower(), value)}"
-
-
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Shift(Method):
+class Shift(Algebra):
     of: Term
     by: Index
-    LEAST = None
+    LEAST = (None, None)
+    source, written = _method, classmethod(_called)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Blocked(Method):
+class Blocked(Algebra):
     of: Term
     size: Index
+    LEAST = (None, 1)
+    source, written = _method, classmethod(_called)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Dilated(Method):
+class Dilated(Algebra):
     of: Term
     step: Index
+    LEAST = (None, 1)
+    source, written = _method, classmethod(_called)
 
 
 def walk(term: Term) -> Iterator[Term]:

@@ -17,8 +17,8 @@ words are here, what combines them is in `pidsl.language.operators`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Literal, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 from pidsl.errors import TermError
 from pidsl.language.expr import Index, Pred, Truth, show_pred, vars_in, whole
@@ -40,81 +40,41 @@ from pidsl.language.operators import (
 )  # fmt: skip
 from pidsl.language.printing import ATOM, Inside, Shown, axes, call
 from pidsl.language.sizes import LIMIT, check_predicate, size
-from pidsl.language.trees import own_values
 
 __all__ = [
     "Algebra", "Blocked", "Blocks", "Causal", "Complement", "Compose", "Difference", "Dilated", "Empty", "Full", "Halo",
     "Intersection", "Keys", "Lags", "Leaf", "Neighborhood", "Pairs", "Power", "Queries", "Ring", "Shift", "Stride",
-    "SymmetricDifference", "Term", "Transpose", "Union", "Where", "Window", "Word", "require_concrete", "walk",
+    "SymmetricDifference", "Term", "Transpose", "Union", "Where", "Window", "require_concrete", "walk",
 ]  # fmt: skip
 
 
-class Word(Algebra):
-    """A word: its fields are its sizes in the order they are written, the last ones with defaults."""
-
-    __slots__ = ()
-    LEAST: ClassVar[tuple[int | None, ...]] = ()  # what each size is at least; None: any integer
-    OPEN: ClassVar[tuple[str, ...]] = ()  # sizes that may be None
-
-    @classmethod
-    def made(cls, *values: Any) -> Term:
-        return cast(Term, cls(*cls.sizes(values)))
-
-    @classmethod
-    def sizes(cls, values: tuple[Any, ...]) -> list[Any]:
-        """The values of the fields, checked."""
-        found = []
-        for name, least, value in zip(cls.__match_args__, cls.LEAST, values, strict=True):
-            free = value is None and name in cls.OPEN
-            found.append(None if free else size(value, name, lambda: cls.written(values), least=least))
-        return found
-
-    @classmethod
-    def written(cls, values: Iterable[Any]) -> str:
-        """The word with these sizes; the last ones are left out where they are the usual ones."""
-        shown = list(values)
-        for usual in reversed(_usual(cls)):
-            if not isinstance(shown[-1], int) or shown[-1] != usual:
-                break
-            shown.pop()
-        return call(cls.__name__.lower(), *shown)
-
-    def source(self, inside: Inside) -> Shown:
-        sizes = own_values(self)
-        return ATOM, self.written(sizes) if sizes else type(self).__name__.lower()
-
-
-def _usual(word: type[Any]) -> list[object]:
-    return [f.default for f in fields(word) if f.default is not MISSING]
-
-
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Full(Word):
+class Full(Algebra):
     pass
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Empty(Word):
+class Empty(Algebra):
     pass
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Causal(Word):
+class Causal(Algebra):
     pass
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Window(Word):
+class Window(Algebra):
     left: Index
-    right: Index = 0
-    LEAST = (0, 0)
+    right: Index
+    LEAST, USUAL = (0, 0), (0,)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Stride(Word):
+class Stride(Algebra):
     period: Index
-    phase: Index = 0
-    LEAST = (1, 0)
+    phase: Index
+    LEAST, USUAL = (1, 0), (0,)
 
     @classmethod
     def made(cls, *values: Any) -> Term:
@@ -122,7 +82,7 @@ class Stride(Word):
         if period is not None and phase is not None and period >= 1 and abs(phase) < LIMIT and not 0 <= phase < period:
             hint = f"phase={phase % period}, the same lags"
             raise TermError(f"phase = {phase}", f"0 <= phase < period = {period}", cls.written(values), hint)
-        return cls(*cls.sizes(values))
+        return cast(Term, cls.sized(values))
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -144,31 +104,31 @@ class Lags(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Ring(Word):
+class Ring(Algebra):
     radius: Index
     LEAST = (0,)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Keys(Word):
+class Keys(Algebra):
     start: Index
     stop: Index | None
-    step: Index = 1
-    LEAST = (None, None, 1)
+    step: Index
+    LEAST, USUAL = (None, None, 1), (1,)
     OPEN = ("stop",)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Queries(Word):
+class Queries(Algebra):
     start: Index
     stop: Index | None
-    step: Index = 1
-    LEAST = (None, None, 1)
+    step: Index
+    LEAST, USUAL = (None, None, 1), (1,)
     OPEN = ("stop",)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Blocks(Word):
+class Blocks(Algebra):
     size: Index
     LEAST = (1,)
 

@@ -363,10 +363,10 @@ class TracedIndex(Traced):
     def __ge__(self, other: Any) -> TracedPred:
         return self._compare(">=", other)
 
-    def __eq__(self, other: Any) -> TracedPred:  # type: ignore[override]
+    def __eq__(self, other: Any) -> Any:  # a TracedPred
         return self._compare("==", other)
 
-    def __ne__(self, other: Any) -> TracedPred:  # type: ignore[override]
+    def __ne__(self, other: Any) -> Any:  # a TracedPred
         return self._compare("!=", other)
 
 
@@ -407,8 +407,8 @@ class TracedPred(Traced):
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _arithmetic
     __lt__ = __le__ = __gt__ = __ge__ = _arithmetic
 
-    def __eq__(self, other: Any) -> TracedPred:  # type: ignore[override]
+    def __eq__(self, other: Any) -> Any:  # a TracedPred
         return ~(self ^ other)
 
-    def __ne__(self, other: Any) -> TracedPred:  # type: ignore[override]
+    def __ne__(self, other: Any) -> Any:  # a TracedPred
         return self ^ other

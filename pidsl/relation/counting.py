@@ -156,7 +156,7 @@ def _count_inside(part: Loop, first: Any, last: Any, env: Mapping[str, Any]) -> 
     """
     assert part.inside is not None
     total = np.maximum((last - first) // part.step + 1, 0)
-    period = _period(part.inside)
+    period = period_of(part.inside)
     cycle = int(total.max(initial=0)) if period is None else period // gcd(period, part.step)
     cycles, rest = total // max(cycle, 1), total % max(cycle, 1)
     found = np.zeros(len(first), dtype=first.dtype)
@@ -166,7 +166,7 @@ def _count_inside(part: Loop, first: Any, last: Any, env: Mapping[str, Any]) -> 
     return found
 
 
-def _period(p: Pred) -> int | None:
+def period_of(p: Pred) -> int | None:
     """After how many keys `p` repeats, whatever the query; None: perhaps never.
 
     `(x - i) % 6 >= 3 -> 6`, `x + 5 * ((i - x) // 5) >= i -> 5`, `x <= i -> None`.
@@ -175,9 +175,9 @@ def _period(p: Pred) -> int | None:
         case Truth():
             return 1
         case Not(a):
-            return _period(a)
+            return period_of(a)
         case And(a, b) | Or(a, b):
-            left, right = _period(a), _period(b)
+            left, right = period_of(a), period_of(b)
             return None if left is None or right is None else lcm(left, right)
         case Compare(_, a, b):
             found = _drift(Sub(a, b))

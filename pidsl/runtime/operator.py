@@ -7,9 +7,9 @@ A scale that changes between the calls of a graph comes as a tensor: torch fixes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NoReturn
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from pidsl.errors import BackendError
 from pidsl.language.score import PLAIN
 from pidsl.runtime.call.arguments import check_positions, check_scale, raise_faults
-from pidsl.runtime.call.call import Call, Positions, Saved
+from pidsl.runtime.call.call import NO_INPUTS, Call, Positions
 from pidsl.runtime.call.dtypes import accumulator
 from pidsl.runtime.call.logits import sink_gradient
 from pidsl.runtime.programs import Compiled, Program, is_wide, named, scored
@@ -49,7 +49,10 @@ def is_traced(*tensors: Tensor) -> bool:
     """Whether torch is recording a graph, or a tensor has a dispatch of its own (fake, distributed, meta)."""
     if torch.compiler.is_compiling():
         return True
-    return any(type(x) not in ORDINARY or x.device.type == "meta" for x in tensors)
+    for x in tensors:  # noqa: SIM110 (a generator would cost as much again)
+        if type(x) not in ORDINARY or x.is_meta:
+            return True
+    return False
 
 
 def recorded(scale: Any) -> Any:
@@ -82,23 +85,24 @@ def run_forward(program: Program, call: Call) -> tuple[Tensor, Tensor]:
 def run_backward(
     program: Program, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor | None, grad_lse: Tensor | None,
     learned: bool,
-) -> list[Tensor | None]:  # fmt: skip
+) -> tuple[Tensor | None, ...]:  # fmt: skip
     """The gradients of `call.tensors`; zeros where none can flow, None where none was asked for."""
-    (q, k, v, *given), call = call.tensors, call.prepared()
-    found: dict[str, Tensor] = {}
+    given, call = call, call.prepared()
+    q, k, *_ = call
     if q.numel() == 0 or k.numel() == 0 or (grad_out is None and grad_lse is None):
-        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        found |= {name: torch.zeros_like(x) for name, x in zip(call.names, given, strict=True)}
+        dq, dk, dv, *rest = (torch.zeros_like(x) for x in call.tensors)
+        found: Mapping[str, Tensor] = dict(zip(call.names, rest, strict=True))
         if "sinks" in found and grad_lse is not None:
-            found["sinks"] = sink_gradient(call.inputs["sinks"], lse, -grad_lse)
+            found = {**found, "sinks": sink_gradient(call.inputs["sinks"], lse, -grad_lse)}
     else:
         grad_out = torch.zeros_like(out) if grad_out is None else grad_out
         with _no_autocast(q):
-            dq, dk, dv, of_inputs = program.backward(call, out, lse, grad_out, grad_lse, learned)
-        found |= of_inputs
-    asked = {name: x for name, x in found.items() if learned or name not in LEARNED}
-    of_given = (asked[name].to(x.dtype) if name in asked else None for name, x in zip(call.names, given, strict=True))
-    return [dq, dk, dv, *of_given]
+            dq, dk, dv, found = program.backward(call, out, lse, grad_out, grad_lse, learned)
+    if not call.inputs:
+        return dq, dk, dv
+    asked = [name in found and (learned or name not in LEARNED) for name in call.names]
+    own = (found[x].to(given.inputs[x].dtype) if y else None for x, y in zip(call.names, asked, strict=True))
+    return dq, dk, dv, *own
 
 
 def owned(x: Tensor) -> Tensor:
@@ -115,8 +119,11 @@ def _empty_results(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 def _no_autocast(q: Tensor) -> AbstractContextManager[object]:
     """Programs choose their own precision; autocast would lower it a second time."""
     kind = q.device.type
-    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.autocast(kind, enabled=False) if on else nullcontext()
+    return torch.autocast(kind, enabled=False) if _has_autocast(kind) and torch.is_autocast_enabled(kind) else _AS_IT_IS
+
+
+_AS_IT_IS: AbstractContextManager[object] = nullcontext()
+_has_autocast = cache(torch.amp.is_autocast_available)
 
 
 _DENSE = (
@@ -192,7 +199,7 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> NoReturn:
-        _refuse_forward_mode(_subject(ctx.plan), _dense(ctx.plan))
+        _refuse_forward_mode(_subject(ctx.made.plan), _dense(ctx.made.plan))
 
 
 class _Attention(_Once):
@@ -201,9 +208,9 @@ class _Attention(_Once):
     @staticmethod
     def forward(ctx: Any, made: Compiled, call: Call, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         out, lse = run_forward(made.program, call)
-        ctx.plan = made.plan
+        ctx.made = made
         if True in ctx.needs_input_grad and not out.is_inference():
-            ctx.made, ctx.frame, ctx.changes = made, Saved.of(call), Changes(out, lse)
+            ctx.frame, ctx.changes = call.frame, Changes(out, lse)
             ctx.save_for_backward(*tensors, out.data, lse.data)
         ctx.set_materialize_grads(False)
         return out, lse
@@ -211,35 +218,38 @@ class _Attention(_Once):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
         *tensors, out, lse = ctx.saved_tensors
-        made, call, needed = ctx.made, ctx.frame.call(tensors), ctx.needs_input_grad[2:]
+        made, frame, needed = ctx.made, ctx.frame, ctx.needs_input_grad[2:]
+        call, learned = Call.framed(frame, tensors), _learned(frame[0], needed)
         try:
             if ctx.changes.happened:
                 with torch.no_grad():
                     out, lse = run_forward(made.program, call)
-            given = out, lse, grad_out, grad_lse
-            grads = _Gradients.apply(made, call, *given, _learned(call.names, needed), *tensors)  # type: ignore[no-untyped-call]
+            grads = _Gradients.apply(made, call, out, lse, grad_out, grad_lse, learned, *tensors)  # type: ignore[no-untyped-call]
         except RuntimeError as e:
             refuse_transform(e, made.plan, grad_out, grad_lse)
             raise
-        return None, None, *(g if n else None for g, n in zip(grads, needed, strict=True))
+        return (None, None, *[g if n else None for g, n in zip(grads, needed, strict=True)])
 
 
 class _Gradients(_Once):
     """`run_backward`, tied to its tensors so that asking for a second derivative is an error and never a zero."""
 
     @staticmethod
-    def forward(ctx: Any, made: Compiled, call: Call, *given: Any) -> tuple[Tensor | None, ...]:
-        ctx.plan = made.plan
-        return tuple(run_backward(made.program, call, *given[:5]))
+    def forward(
+        ctx: Any, made: Compiled, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor | None,
+        grad_lse: Tensor | None, learned: bool, *tensors: Tensor,
+    ) -> tuple[Tensor | None, ...]:  # fmt: skip
+        ctx.made = made
+        return run_backward(made.program, call, out, lse, grad_out, grad_lse, learned)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        _refuse_second(_subject(ctx.plan), _dense(ctx.plan))
+        _refuse_second(_subject(ctx.made.plan), _dense(ctx.made.plan))
 
 
 def _learned(names: Sequence[str], needed: Sequence[bool]) -> bool:
     """Whether gradients of slopes or bias are needed; `needed` are those of the tensors of a call."""
-    return any(n and name in LEARNED for name, n in zip(names, needed[3:], strict=True))
+    return bool(names) and any(n and name in LEARNED for name, n in zip(names, needed[3:], strict=True))
 
 
 # -- the same for torch.compile and torch.export -----------------------------------------------------------------
@@ -279,9 +289,9 @@ def _given(
         raise_faults(faults, where)
         scale = value or 0.0
     names = inputs[: len(tensors) - 3]
-    frame = Saved(scale, Positions(offset, key_offset), names, {"seed": seed} if "seed" in inputs else {})
+    frame = names, scale, Positions(offset, key_offset), {"seed": seed} if "seed" in inputs else NO_INPUTS
     wide = is_wide(program.rpartition("; ")[2], q.shape[3])
-    return _named(program, wide, key_offset != 0), frame.call(tensors)
+    return _named(program, wide, key_offset != 0), Call.framed(frame, tensors)
 
 
 @torch.library.custom_op("pidsl::attention", mutates_args=())

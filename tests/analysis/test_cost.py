@@ -22,8 +22,8 @@ from pidsl.analysis.formulas import n
 from pidsl.analysis.plan_cost import plan_cost, plan_of
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.codegen.lower import lower
-from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, TilePiece
-from pidsl.codegen.plan.walks import BoxSweep
+from pidsl.codegen.plan.nodes import Piece
+from pidsl.codegen.plan.walks import Boxes, Lags, Runs
 from pidsl.errors import ArgumentError, SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.expr import evaluate, holds
 from pidsl.language.terms import Term
@@ -182,7 +182,7 @@ def test_errors() -> None:
 # -- the plan ----------------------------------------------------------------------------------------------------------
 
 
-def boxes_one_by_one(piece: GridPiece, sweep: BoxSweep, tokens: int) -> int:
+def boxes_one_by_one(piece: Piece, sweep: Boxes, tokens: int) -> int:
     """Pairs in visited boxes, one box after the other; sizes on an axis multiply."""
     product = 1
     for axis, (length, inner) in enumerate(zip(piece.layout.lengths, piece.layout.strides, strict=True)):
@@ -203,15 +203,15 @@ def computed_one_by_one(term: Term, tokens: int) -> tuple[int, int, int]:
     totals = [0, 0, 0]
     for piece in plan_of(term, wide=False).pieces:
         env = {"n": tokens, "m": tokens, "offset": 0}
-        if isinstance(piece, DiagonalPiece):
-            rows = sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in piece.diagonals)
+        if isinstance(piece.forward, Lags):
+            rows = sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in piece.forward.lags)
             totals = [x + rows for x in totals]
             continue
-        if isinstance(piece, GridPiece):
+        if isinstance(piece.forward, Boxes):
             sweeps = (piece.forward, piece.grad_query, piece.grad_key)
             totals = [x + boxes_one_by_one(piece, sweep, tokens) for x, sweep in zip(totals, sweeps, strict=True)]
             continue
-        assert isinstance(piece, TilePiece)
+        assert isinstance(piece.forward, Runs)
         layout = piece.layout
         for at, sweep in enumerate((piece.forward, piece.grad_query, piece.grad_key)):
             by_keys = sweep.over == "keys"

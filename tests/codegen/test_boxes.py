@@ -14,13 +14,14 @@ import pidsl
 from pidsl import blocks, causal, halo, keys, neighborhood, queries, stride, where, window
 from pidsl.codegen.check import check_grid, check_plan
 from pidsl.codegen.choice import choose
-from pidsl.codegen.choice.boxes import Boxes
+from pidsl.codegen.choice.boxes import Product
 from pidsl.codegen.choice.cost import BACKENDS, Tiling
 from pidsl.codegen.choice.digits import products
 from pidsl.codegen.choice.grid_axes import axes_of
 from pidsl.codegen.choice.parts import parts
-from pidsl.codegen.lower import lower
-from pidsl.codegen.plan.nodes import GridPiece, Plan
+from pidsl.codegen.lower import lower, planned
+from pidsl.codegen.plan.nodes import Plan
+from pidsl.codegen.plan.walks import Boxes
 from pidsl.errors import PlanError
 from pidsl.language.expr import Truth
 from pidsl.language.recipe import Recipe
@@ -66,7 +67,7 @@ def test_random_grids(backend: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("term", GRIDS, ids=repr)
 def test_plans_are_proved(term: Term) -> None:
     assert_plan_sound(term)
-    assert all(isinstance(piece, GridPiece) for b in ("torch", "triton") for piece in lower(term, b).pieces)
+    assert all(isinstance(piece.forward, Boxes) for b in ("torch", "triton") for piece in lower(term, b).pieces)
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
@@ -74,14 +75,14 @@ def test_plans_are_proved(term: Term) -> None:
 def test_unions_keep_the_boxes(other: Term, backend: str) -> None:
     term = other | neighborhood((6, 5), 3)
     plan = lower(term, backend)
-    assert isinstance(plan.pieces[0], GridPiece)
+    assert isinstance(plan.pieces[0].forward, Boxes)
     check_plan(plan)
     q, k, v = (torch.randn(1, 2, n, 16) for n in (30, 33, 33))
     assert_matches_dense(term, Inputs(q, k, v, offset=0), backend=backend, tolerance=1e-4)  # type: ignore[arg-type]
 
 
 def broken(plan: Plan, change: str) -> Plan:
-    (piece,) = plan.grids
+    (piece,) = plan.walked(Boxes)
     forward = piece.forward
     match change:
         case "mask":
@@ -107,13 +108,13 @@ def test_checks_catch_wrong_boxes(change: str, message: str) -> None:
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_boxes_are_dense_where_tiles_are_not(backend: str) -> None:
     """8 x 8 tokens meet 14 x 14 keys, not all keys of 14 rows."""
-    (piece,) = lower(neighborhood((64, 64), 7), backend).grids
+    (piece,) = lower(neighborhood((64, 64), 7), backend).walked(Boxes)
     assert piece.computed / piece.attended < 6
     assert max(piece.forward.own) < 64
 
 
 def test_a_dilated_axis_is_split_into_its_classes() -> None:
-    found = Boxes(axes_of(neighborhood((64, 64), 7, dilation=4), split=True))
+    found = Product(axes_of(neighborhood((64, 64), 7, dilation=4), split=True))
     assert found.grid.lengths == (16, 4, 16, 4)
     sizes = found.cheapest(BACKENDS["torch"].prices)
     assert sizes.own[1] == sizes.own[3] == 1 and sizes.work.pairs < 4 * (64 * 7) ** 2
@@ -121,8 +122,8 @@ def test_a_dilated_axis_is_split_into_its_classes() -> None:
 
 def test_work_is_what_is_visited() -> None:
     term = neighborhood((20, 12), (7, 5))
-    found = Boxes(axes_of(term))
-    (piece,) = lower(term, "torch").grids
+    found = Product(axes_of(term))
+    (piece,) = lower(term, "torch").walked(Boxes)
     walk = pidsl.compile(term, "torch").form.made("torch", 64).program.module.PIECE_0
     visited = sum(s.tiles * s.height * s.width for s in walk.schedule(Sizes(240, 240, 0)).segments)
     assert found.work(piece.forward.own, piece.forward.swept).pairs == visited == piece.computed
@@ -178,8 +179,8 @@ def test_products_of_digits_are_their_part(term: Term, backend: str) -> None:
         for relation, axes in found:
             assert (union & relation).is_empty()
             union = union | relation
-            piece = Boxes(axes).piece(relation, BACKENDS[backend])
-            assert list(check_grid(piece)) == []
+            piece = Product(axes).piece(relation, BACKENDS[backend])
+            assert list(check_grid(piece, piece.layout)) == []
         lengths = read_set("[n, m, offset] -> { : n >= 1 and m >= 1 and offset >= 0 }")
         assert union.is_equal(part.relation.intersect_params(lengths))
 
@@ -193,7 +194,7 @@ def test_digits_run(backend: str, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "SPARSE", -1.0)
         patch.setattr(choose, "best_tiles", lambda *_: Tiling(float("inf"), 16, 16, 0))
-        plan = lower.__wrapped__(term, backend)
+        plan = planned(term, backend)
     form = Softmax(term, backend, None)  # type: ignore[arg-type]
     program = TorchProgram(plan) if backend == "torch" else TritonProgram(plan)
     form.programs = {(backend, False): Compiled(plan, program)}

@@ -18,7 +18,8 @@ from pidsl.codegen.check import check_plan
 from pidsl.codegen.choice.together import together
 from pidsl.codegen.lower import lower
 from pidsl.codegen.plan.heads import share
-from pidsl.codegen.plan.nodes import Plan, TilePiece
+from pidsl.codegen.plan.nodes import Plan
+from pidsl.codegen.plan.walks import Runs
 from pidsl.errors import ParseError, PlanError, TermError
 from pidsl.language.expr import Compare, Truth, Var
 from pidsl.language.parse import parse
@@ -72,9 +73,9 @@ def test_what_does_not_agree_keeps_its_launches() -> None:
     assert in_one(heads([(7, window(2)), (1, lags(0, 500, 501))])) is None  # diagonals have kernels of their own
     assert in_one(heads([(1, window(5)), (1, window(5) | lags(500))])) is not None  # as many launches as the second
     kernel = compile(heads([(1, window(5)), (1, stride(4) & causal)]), "triton")
-    assert len(kernel.plan.launches) == 2
+    assert len(kernel.plan.parts) == 2
     dropped = compile(NEAR, "triton", score(dropout=0.5))
-    assert len(dropped.plan.launches) == 3  # each launch has a seed of its own, on every backend
+    assert len(dropped.plan.parts) == 3  # each launch has a seed of its own, on every backend
 
 
 @st.composite
@@ -108,7 +109,7 @@ def test_a_plan_with_other_heads_is_refused() -> None:
     plan = in_one(NEAR)
     assert plan is not None
     first = plan.pieces[0]
-    assert isinstance(first, TilePiece)
+    assert isinstance(first.forward, Runs)
     everywhere = tuple(replace(run, guard=None) for run in first.forward.runs)
     wider = replace(first, forward=replace(first.forward, runs=everywhere))
     with pytest.raises(PlanError):
@@ -139,7 +140,7 @@ def test_keys_that_a_head_does_not_attend_may_hold_anything() -> None:
 def test_scores_of_all_heads() -> None:
     own = score(softcap=20.0, alibi=True, bias=(0, 7), sinks=True, temperature=True)
     kernel = compile(NEAR, "triton", own)
-    assert len(kernel.plan.launches) == 1
+    assert len(kernel.plan.parts) == 1
     given_ = [x.requires_grad_() for x in tensors(40, 40, heads=4, kv_heads=2)]
     parameters = {"slopes": torch.rand(4), "bias": torch.randn(4, 8), "sinks": torch.randn(4),
                   "temperature": 1 + torch.rand(4)}  # fmt: skip
@@ -172,5 +173,5 @@ def test_heads_are_read_back() -> None:
 def test_wide_heads_have_tiles_of_their_own() -> None:
     made = partial(lower, head_dim=256)
     plan = together(NEAR, lambda term, size: made(term, "triton", size=size))
-    assert plan is not None and {x.forward.rows for x in plan.tiles} == {64}
+    assert plan is not None and {x.forward.rows for x in plan.walked(Runs)} == {64}
     check_plan(plan)

@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from test_plan import moved
 
 import pidsl
 from pidsl import causal, keys, pairs, patterns, window
 from pidsl.codegen.check import check_plan
-from pidsl.codegen.choice.lists import SHORT, Listed, separate
+from pidsl.codegen.choice.lists import SHORT, separate
 from pidsl.codegen.lower import lower
-from pidsl.codegen.plan.nodes import ListPiece
+from pidsl.codegen.plan.walks import BlockList, Listed
 from pidsl.errors import PlanError
 from pidsl.language.expr import Truth
 from pidsl.language.terms import Empty, Pairs, Term
@@ -46,10 +47,10 @@ def listed(draw: st.DrawFn) -> Term:
     return term
 
 
-def meaning(found: Listed) -> Term:
+def meaning(found: BlockList) -> Term:
     """The term that was taken apart."""
-    blocks: Term = Pairs(found.blocks.blocks)
-    whole = blocks if found.blocks.size == 1 else blocks.blocked(found.blocks.size)
+    blocks: Term = Pairs(found.blocks)
+    whole = blocks if found.size == 1 else blocks.blocked(found.size)
     rest = whole & found.within
     return rest if isinstance(found.other, Empty) else found.other | rest
 
@@ -87,20 +88,20 @@ def test_with_a_score(backend: str) -> None:
 def test_bigbird_is_planned_at_any_length() -> None:
     """As a relation, 32768 tokens have 1530 random blocks, one part each."""
     plan = lower(patterns.bigbird(32768), "torch")
-    (piece,) = plan.lists
+    (piece,) = plan.walked(Listed)
     assert piece.layout.size == 64 and len(piece.layout.blocks) == 510 * 3
     assert_plan_sound(patterns.bigbird(32768))
 
 
 def test_checks_catch_wrong_lists() -> None:
     plan = lower(patterns.bigbird(300, block=16), "torch")
-    (piece,) = plan.lists
+    (piece,) = plan.walked(Listed)
     for wrong, message in (
-        (replace(piece, keep=Truth(True)), "mask of the list is wrong"),
-        (replace(piece, layout=replace(piece.layout, blocks=piece.layout.blocks[1:])), "not that of the term"),
-        (replace(piece, within=keys(0, 5)), "not that of the term"),
+        (replace(piece, keep=(Truth(True),)), "mask of the list is wrong"),
+        (moved(piece, replace(piece.layout, blocks=piece.layout.blocks[1:])), "not that of the term"),
+        (moved(piece, replace(piece.layout, within=keys(0, 5))), "not that of the term"),
     ):
-        rest = tuple(x for x in plan.pieces if not isinstance(x, ListPiece))
+        rest = tuple(x for x in plan.pieces if not isinstance(x.forward, Listed))
         with pytest.raises(PlanError, match=message):
             check_plan(replace(plan, pieces=(*rest, wrong)))
 

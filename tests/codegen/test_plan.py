@@ -16,8 +16,8 @@ from pidsl import blocks, causal, empty, full, keys, lags, pairs, queries, ring,
 from pidsl.codegen.check import check_plan
 from pidsl.codegen.choice.cost import BACKENDS
 from pidsl.codegen.lower import lower
-from pidsl.codegen.plan.nodes import DiagonalPiece, GridPiece, ListPiece, Plan, TilePiece
-from pidsl.codegen.plan.walks import BoxSweep, Diagonal, Layout, Run, Sweep
+from pidsl.codegen.plan.nodes import Piece, Plan
+from pidsl.codegen.plan.walks import Boxes, Lag, Lags, Layout, Listed, Run, Runs
 from pidsl.errors import PlanError, TooHardError
 from pidsl.language.expr import Add, Truth, Var, evaluate, holds
 from pidsl.language.terms import Ring, Term, walk
@@ -39,35 +39,42 @@ def visits(plan: Plan, n: int, m: int, offset: int, which: str, key_offset: int 
     count = np.zeros((n, m), dtype=np.int64)
     lengths = {"n": n, "m": m, "offset": offset, "key_offset": key_offset}
     for piece in plan.pieces:
-        if isinstance(piece, DiagonalPiece):
-            for x in piece.diagonals:
-                for r in range(evaluate(x.first, lengths), evaluate(x.last, lengths) + 1):
-                    if x.keep is None or holds(x.keep, {**lengths, "r": r}):
-                        j = r + offset - x.lag - key_offset
-                        assert j >= 0
-                        count[r, j] += 1
-            continue
-        if isinstance(piece, GridPiece):
-            _visit_grid(count, piece, getattr(piece, which), offset, key_offset)
-            continue
-        if isinstance(piece, ListPiece):
-            _visit_list(count, piece, lengths)
-            continue
-        layout, sweep = piece.layout, getattr(piece, which)
-        own_step = layout.query_step if sweep.over == "keys" else layout.key_step
-        for own_class in range(own_step if layout.linked else 1):
-            env: dict[str, Any] = dict(lengths)
-            if sweep.over == "keys":
-                env["c"] = own_class if layout.linked else evaluate(layout.row_class(), env)
-                env["d"] = evaluate(layout.key_class_of(env["c"]), env)
-            else:
-                env["d"] = own_class if layout.linked else evaluate(layout.own_key_class(), env)
-                env["c"] = evaluate(layout.row_class_of(env["d"]), env)
-            _visit_class(count, piece, sweep, env)
+        match getattr(piece, which):
+            case Lags(lags=lags):
+                _visit_lags(count, lags, lengths)
+            case Boxes() as walk:
+                _visit_grid(count, piece, walk, offset, key_offset)
+            case Listed():
+                _visit_list(count, piece, lengths)
+            case Runs() as walk:
+                _visit_runs(count, piece, walk, lengths)
     return count
 
 
-def _visit_grid(count: np.ndarray, piece: GridPiece, sweep: BoxSweep, offset: int, key_offset: int) -> None:
+def _visit_lags(count: np.ndarray, lags: tuple[Lag, ...], lengths: dict[str, int]) -> None:
+    for x in lags:
+        for r in range(evaluate(x.first, lengths), evaluate(x.last, lengths) + 1):
+            if x.keep is None or holds(x.keep, {**lengths, "r": r}):
+                j = r + lengths["offset"] - x.lag - lengths["key_offset"]
+                assert j >= 0
+                count[r, j] += 1
+
+
+def _visit_runs(count: np.ndarray, piece: Piece, walk: Runs, lengths: dict[str, int]) -> None:
+    layout = walk.layout
+    own_step = layout.query_step if walk.over == "keys" else layout.key_step
+    for own_class in range(own_step if layout.linked else 1):
+        env: dict[str, Any] = dict(lengths)
+        if walk.over == "keys":
+            env["c"] = own_class if layout.linked else evaluate(layout.row_class(), env)
+            env["d"] = evaluate(layout.key_class_of(env["c"]), env)
+        else:
+            env["d"] = own_class if layout.linked else evaluate(layout.own_key_class(), env)
+            env["c"] = evaluate(layout.row_class_of(env["d"]), env)
+        _visit_class(count, piece, walk, env)
+
+
+def _visit_grid(count: np.ndarray, piece: Piece, sweep: Boxes, offset: int, key_offset: int) -> None:
     """The pairs of a grid, one pair at a time: in a box that is visited, and kept by every axis."""
     n, m = count.shape
     tokens = piece.layout.tokens or n + m + offset + key_offset
@@ -86,15 +93,15 @@ def _visit_grid(count: np.ndarray, piece: GridPiece, sweep: BoxSweep, offset: in
             count[r, j] += bool(inside and kept)
 
 
-def _visit_list(count: np.ndarray, piece: ListPiece, lengths: dict[str, int]) -> None:
+def _visit_list(count: np.ndarray, piece: Piece, lengths: dict[str, int]) -> None:
     (n, m), size, offset, key_offset = count.shape, piece.layout.size, lengths["offset"], lengths["key_offset"]
     for row, key in piece.layout.blocks:
         for r in range(max(0, row * size - offset), min(n, (row + 1) * size - offset)):
             for j in range(max(0, key * size - key_offset), min(m, (key + 1) * size - key_offset)):
-                count[r, j] += bool(holds(piece.keep, {**lengths, "r": r, "j": j}))
+                count[r, j] += bool(holds(piece.keep[0], {**lengths, "r": r, "j": j}))
 
 
-def _visit_class(count: np.ndarray, piece: TilePiece, sweep: Sweep, env: dict[str, Any]) -> None:
+def _visit_class(count: np.ndarray, piece: Piece, sweep: Runs, env: dict[str, Any]) -> None:
     n, m = count.shape
     layout = piece.layout
     if sweep.over == "keys":
@@ -117,7 +124,7 @@ def _visit_class(count: np.ndarray, piece: TilePiece, sweep: Sweep, env: dict[st
                 a, r, b, j = a[r < n], r[r < n], b[j < m], j[j < m]
                 kept = np.ones((len(a), len(b)), dtype=np.bool_)
                 if not run.full:
-                    kept &= np.asarray(holds(piece.keep, {**env, "a": a[:, None], "b": b[None, :]}))
+                    kept &= np.asarray(holds(piece.keep[0], {**env, "a": a[:, None], "b": b[None, :]}))
                 count[np.ix_(r, j)] += kept
 
 
@@ -175,7 +182,7 @@ def assert_tells(plan: Plan, said: np.ndarray, attended: np.ndarray) -> None:
 
 def layouts(term: Term, backend: str = "triton") -> list[str]:
     pieces = lower(term, backend).pieces
-    return [f"{len(p.diagonals)} diagonals" if isinstance(p, DiagonalPiece) else str(p.layout) for p in pieces]
+    return [f"{len(p.forward.lags)} diagonals" if isinstance(p.forward, Lags) else str(p.layout) for p in pieces]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -205,15 +212,15 @@ def test_rejected_layouts_are_remembered_with_their_price() -> None:
 
 
 def test_full_tiles_are_found() -> None:
-    piece = next(lower(causal, "triton").tiles)
+    piece = first_tile(lower(causal, "triton"))
     assert any(run.full for run in piece.forward.runs) and any(not run.full for run in piece.forward.runs)
-    assert all(run.full for run in next(lower(full, "triton").tiles).grad_query.runs if run.first == 0)
+    assert all(run.full for run in first_tile(lower(full, "triton")).grad_query.runs if run.first == 0)
 
 
 def test_many_parts_become_one_masked_piece() -> None:
     term = pairs([(3 * k, (7 * k) % 50) for k in range(60)])
     (piece,) = lower(term, "torch").pieces
-    assert isinstance(piece, ListPiece)  # as a list it has no parts
+    assert isinstance(piece.forward, Listed)  # as a list it has no parts
     term = term ^ window(20)
     plan = lower(term, "torch")
     assert len(plan.pieces) == 1
@@ -226,8 +233,14 @@ def test_printed_plan() -> None:
     assert "mask: (offset + a >= b) & (b + 9 >= offset + a)" in text
 
 
-def first_tile(plan: Plan) -> TilePiece:
-    return next(plan.tiles)
+def first_tile(plan: Plan) -> Piece:
+    return next(plan.walked(Runs))
+
+
+def moved(piece: Piece, layout: Any) -> Piece:
+    """A piece with another layout in all its walks."""
+    walks = {x: getattr(piece, x) for x in ("forward", "grad_query", "grad_key")}
+    return replace(piece, **{x: walk and replace(walk, layout=layout) for x, walk in walks.items()})
 
 
 def with_runs(plan: Plan, which: str, runs: tuple[Run, ...]) -> Plan:
@@ -256,19 +269,20 @@ def test_checks_catch_wrong_masks_and_pieces() -> None:
     plan = lower(window(63) | stride(256) & causal, "triton")
     piece = first_tile(plan)
     with pytest.raises(PlanError, match="the mask is not the piece"):
-        check_plan(replace(plan, pieces=(replace(piece, keep=Truth(True)), *plan.pieces[1:])))
+        check_plan(replace(plan, pieces=(replace(piece, keep=(Truth(True),)), *plan.pieces[1:])))
     with pytest.raises(PlanError, match="overlap"):
         check_plan(replace(plan, pieces=(*plan.pieces, piece)))
     with pytest.raises(PlanError, match="union"):
         check_plan(replace(plan, pieces=plan.pieces[1:]))
     strided = plan.pieces[1]
     with pytest.raises(PlanError, match="outside the classes"):
-        check_plan(replace(plan, pieces=(piece, replace(strided, layout=Layout(256, 256, phase=3)))))
+        check_plan(replace(plan, pieces=(piece, moved(strided, Layout(256, 256, phase=3)))))
     with pytest.raises(PlanError, match="attended j"):
         check_plan(replace(plan, attended_keys=Truth(True)))
     plan = lower(lags(0, 5), "triton")
-    first, second = next(plan.diagonals).diagonals
-    wrong = replace(next(plan.diagonals), diagonals=(first, Diagonal(5, 0, second.last)))
+    piece = next(plan.walked(Lags))
+    first, second = piece.forward.lags
+    wrong = replace(piece, forward=replace(piece.forward, lags=(first, Lag(5, 0, second.last))))
     with pytest.raises(PlanError, match="diagonals are not the piece"):
         check_plan(replace(plan, pieces=(wrong,)))
 
@@ -276,3 +290,11 @@ def test_checks_catch_wrong_masks_and_pieces() -> None:
 def test_lowering_needs_numbers() -> None:
     with pytest.raises(pidsl.SymbolError, match="unbound symbol k"):
         lower(window(pidsl.symbols("k")), "torch")
+
+
+@pytest.mark.parametrize("rows", [8, 48, 2048])
+def test_tiles_that_kernels_have_not(rows: int) -> None:
+    plan = lower(causal, "triton")
+    piece = first_tile(plan)
+    with pytest.raises(PlanError, match="power of two from 16 to 1024"):
+        check_plan(replace(plan, pieces=(replace(piece, forward=replace(piece.forward, rows=rows)),)))

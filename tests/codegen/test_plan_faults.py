@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_plan import visits
+from test_plan import moved, visits
 from torch import Tensor
 
 from pidsl import causal, halo, keys, lags, neighborhood, pairs, queries, stride, where, window
@@ -49,12 +49,13 @@ UNREAD = {
     "other",
     "within",
 }  # by no program, or the truth
-RUN_BY_SOME = {"grad_key": "grad_query", "back_rows": "rows"}  # None where no program runs it
 
 
 def changed(name: str, value: Any) -> Iterator[Any]:
     """Other values of a field."""
     match value:
+        case None if name == "relation":  # of a list
+            return
         case _ if name == "relation":
             yield value.subtract(value.lexmin())
             yield value.reverse()
@@ -89,11 +90,13 @@ def changed(name: str, value: Any) -> Iterator[Any]:
 def planted(node: Any) -> Iterator[Any]:
     """Copies of a node of a plan with one fault each."""
     for field in fields(node):
-        if field.name in RUN_BY_SOME:
-            there = getattr(node, field.name) is not None
-            yield replace(node, **{field.name: None if there else getattr(node, RUN_BY_SOME[field.name])})
+        if field.name == "grad_key":  # None where no program runs it
+            there = node.grad_key is not None
+            yield replace(node, grad_key=None if there else replace(node.forward, over="queries"))
             if not there:
                 continue
+        if field.name == "forward":  # the layout of all walks
+            yield from (moved(node, layout) for layout in changed("layout", node.layout))
         if field.name not in UNREAD:
             for other in changed(field.name, getattr(node, field.name)):
                 if field.name == "relation" or other != getattr(node, field.name):

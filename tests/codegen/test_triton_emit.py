@@ -21,11 +21,11 @@ from triton.runtime import interpreter
 
 from pidsl import blocks, causal, empty, full, keys, lags, queries, ring, stride, where, window
 from pidsl.codegen.emit_triton.expr import index_source, pred_source
-from pidsl.codegen.emit_triton.reach import Reach
+from pidsl.codegen.emit_triton.reach import reach
 from pidsl.codegen.emit_triton.source import triton_source
 from pidsl.codegen.lower import lower
-from pidsl.codegen.plan.nodes import DiagonalPiece, Plan, TilePiece
-from pidsl.codegen.plan.walks import Diagonal, Layout, Run, Sweep
+from pidsl.codegen.plan.nodes import Piece, Plan
+from pidsl.codegen.plan.walks import Lag, Lags, Layout, Run, Runs
 from pidsl.errors import BackendError, SymbolError, TooHardError
 from pidsl.language.algebra import non_negative, separated
 from pidsl.language.expr import (
@@ -320,9 +320,9 @@ def test_runs_with_steps_and_guards() -> None:
             Run(False, 1, last(length, 16), 2, Not(late)),
         )
 
-    forward, grad_query = Sweep("keys", 32, 16, runs(M)), Sweep("keys", 16, 16, runs(M))
-    grad_key = Sweep("queries", 16, 16, runs(N))
-    piece = TilePiece(Layout(), keep, forward, grad_query, grad_key, None)
+    forward, grad_query = (Runs(Layout(), "keys", rows, 16, runs(M)) for rows in (32, 16))
+    grad_key = Runs(Layout(), "queries", 16, 16, runs(N))
+    piece = Piece((keep,), forward, grad_query, grad_key, None)
     made = TritonProgram(Plan(causal, "triton", (piece,), None, None, None))
     for n in (30, 50):
         check(causal, case(n, 45, offset=15), made)
@@ -333,9 +333,9 @@ def test_only_fixed_query_classes() -> None:
     """No stage owns every row: the launcher fills what no kernel writes."""
     term = queries(0, None, 4)
     layout = Layout(query_step=4, query_class=0)
-    over_keys = Sweep("keys", 16, 16, (Run(False, 0, last(M, 16)),))
-    over_queries = Sweep("queries", 16, 16, (Run(False, 0, last(N, 16)),))
-    piece = TilePiece(layout, Truth(True), over_keys, over_keys, over_queries, None)
+    over_keys = Runs(layout, "keys", 16, 16, (Run(False, 0, last(M, 16)),))
+    over_queries = Runs(layout, "queries", 16, 16, (Run(False, 0, last(N, 16)),))
+    piece = Piece((Truth(True),), over_keys, over_keys, over_queries, None)
     made = TritonProgram(Plan(term, "triton", (piece,), None, None, None))
     check(term, case(50), made)
     check(term, case(50, 20, offset=3, dtype=torch.bfloat16), made)
@@ -348,10 +348,10 @@ def test_many_diagonals_and_a_mask_on_one() -> None:
     r, offset = Var("r"), Var("offset")
     even = Compare("==", Mod(Add(r, offset), 2), 0)
     found = tuple(
-        Diagonal(x, Max(Sub(x, offset), 0), Min(Sub(N, 1), Sub(Add(M, x - 1), offset)), None if x else even)
-        for x in values
+        Lag(x, Max(Sub(x, offset), 0), Min(Sub(N, 1), Sub(Add(M, x - 1), offset)), None if x else even) for x in values
     )
-    plan = Plan(term, "triton", (DiagonalPiece(found, None),), None, None, None)
+    over_keys, over_queries = (Lags(Layout(), over, found) for over in ("keys", "queries"))
+    plan = Plan(term, "triton", (Piece((), over_keys, over_keys, over_queries, None),), None, None, None)
     check(term, case(60, 70, offset=33), TritonProgram(plan))
     assert len(triton_source(plan).splitlines()) < 600
 
@@ -433,9 +433,7 @@ def test_predicates() -> None:
 
 
 def test_reach_bounds_every_intermediate() -> None:
-    reach = Reach()
-    reach.add(Compare("<", FloorDiv(Sub(Mul(A, 100), 7), 50), N), limits={"a": (1, 0)})
-    assert reach.bound == (107, 1)
-    reach.add(Mul(A, B), limits={})
-    assert reach.bound[0] >= 2**31
-    assert math.isfinite(reach.bound[1])
+    divided = Compare("<", FloorDiv(Sub(Mul(A, 100), 7), 50), N)
+    assert reach([(divided, {"a": (1, 0)})]) == (107, 1)
+    constant, slope = reach([(divided, {"a": (1, 0)}), (Mul(A, B), {})])
+    assert constant >= 2**31 and math.isfinite(slope)

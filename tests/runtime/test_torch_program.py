@@ -18,10 +18,9 @@ from torch import Tensor
 
 from pidsl import keys, queries, testing
 from pidsl.codegen.emit_torch.source import class_parts, torch_source
-from pidsl.codegen.plan.nodes import DiagonalPiece, Piece, Plan, TilePiece
-from pidsl.codegen.plan.walks import Diagonal, Layout, Run, Sweep
-from pidsl.language.algebra import settled
-from pidsl.language.expr import And, Compare, FloorDiv, Max, Min, Mod, Not, Or, Pred, Truth, Var
+from pidsl.codegen.plan.nodes import Piece, Plan
+from pidsl.codegen.plan.walks import Lag, Lags, Layout, Run, Runs
+from pidsl.language.expr import And, Compare, FloorDiv, Max, Min, Mod, Not, Pred, Truth, Var
 from pidsl.language.terms import Term
 from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.dtypes import accumulator
@@ -54,10 +53,10 @@ def tiles(
     shifts: tuple[tuple[int, int], ...] = (),
     layout: Layout = Layout(),  # noqa: B008
     grad: tuple[int, list[Run]] | None = None,
-) -> TilePiece:
-    forward = Sweep("keys", rows, 1, tuple(runs))
-    grad_query = forward if grad is None else Sweep("keys", grad[0], 1, tuple(grad[1]))
-    return TilePiece(layout, keep, forward, grad_query, Sweep("queries", 1, rows, ()), None, shifts)
+) -> Piece:
+    forward = Runs(layout, "keys", rows, 1, tuple(runs))
+    grad_query = forward if grad is None else Runs(layout, "keys", grad[0], 1, tuple(grad[1]))
+    return Piece((keep,), forward, grad_query, None, None, shifts)
 
 
 def plan_of(
@@ -97,12 +96,12 @@ def window_keep(left: int, right: int = 0) -> Pred:
     return both(le(b - right, a + offset), le(a + offset - left, b))
 
 
-def window(left: int, right: int = 0, rows: int = 16, grad_rows: int | None = None) -> TilePiece:
+def window(left: int, right: int = 0, rows: int = 16, grad_rows: int | None = None) -> Piece:
     grad = None if grad_rows is None else (grad_rows, window_runs(grad_rows, left, right))
     return tiles(rows, window_runs(rows, left, right), window_keep(left, right), ((1, 1),), grad=grad)
 
 
-def split_window(left: int, rows: int) -> TilePiece:
+def split_window(left: int, rows: int) -> Piece:
     """Masked, full and masked runs; the full one may be empty."""
     top = Min(last_row(rows) + offset, m - 1)
     bottom = Max(t * rows + offset - left, 0)
@@ -117,7 +116,7 @@ def split_window(left: int, rows: int) -> TilePiece:
     return tiles(rows, runs, window_keep(left), ((1, 1),))
 
 
-def causal_stride(period: int, phase: int = 0, rows: int = 16, beyond: int = 0, mixed: bool = False) -> TilePiece:
+def causal_stride(period: int, phase: int = 0, rows: int = 16, beyond: int = 0, mixed: bool = False) -> Piece:
     """lag % period == phase and lag >= beyond; `mixed`: with a mask in which the class cannot be told apart."""
     if mixed:
         keep = le(beyond, a * period + c + offset - b * period - d)
@@ -136,11 +135,11 @@ def causal_runs(rows: int) -> list[Run]:
     ]
 
 
-def causal(rows: int = 32) -> TilePiece:
+def causal(rows: int = 32) -> Piece:
     return tiles(rows, causal_runs(rows), le(b, a + offset), ((1, 1),))
 
 
-def blocks(size: int, rows: int) -> TilePiece:
+def blocks(size: int, rows: int) -> Piece:
     i = a + offset
     low = FloorDiv(t * rows + offset, size) * size
     high = FloorDiv(last_row(rows) + offset, size) * size + (size - 1)
@@ -148,7 +147,7 @@ def blocks(size: int, rows: int) -> TilePiece:
     return tiles(rows, [Run(False, low, Min(high, m - 1))], keep, ((size, size),))
 
 
-def key_class(step: int, chosen: int, rows: int = 16) -> TilePiece:
+def key_class(step: int, chosen: int, rows: int = 16) -> Piece:
     """Causal, and only keys with j % step == chosen."""
     top = FloorDiv(last_row(rows) + offset - chosen, step)
     keys = FloorDiv(m - chosen + (step - 1), step)
@@ -156,7 +155,7 @@ def key_class(step: int, chosen: int, rows: int = 16) -> TilePiece:
     return tiles(rows, [Run(False, 0, Min(top, keys - 1))], keep, ((step, 1),), Layout(1, step, key_class=chosen))
 
 
-def query_class(step: int, chosen: int, left: int, rows: int = 16) -> TilePiece:
+def query_class(step: int, chosen: int, left: int, rows: int = 16) -> Piece:
     """Only positions with i % step == chosen, each with its window."""
     i = a * step + c + offset
     first = Max(t * (rows * step) + c + offset - left, 0)
@@ -165,13 +164,13 @@ def query_class(step: int, chosen: int, left: int, rows: int = 16) -> TilePiece:
     return tiles(rows, [Run(False, first, last)], keep, ((1, step),), Layout(step, 1, query_class=chosen))
 
 
-def diagonals(*values: int, keep: Pred | None = None) -> DiagonalPiece:
-    return DiagonalPiece(
-        tuple(Diagonal(x, Max(x - offset, 0), Min(n - 1, m - 1 + x - offset), keep) for x in values), None
-    )
+def diagonals(*values: int, keep: Pred | None = None) -> Piece:
+    found = (Lag(x, Max(x - offset, 0), Min(n - 1, m - 1 + x - offset), keep) for x in values)
+    walk = Lags(Layout(), "keys", tuple(found))
+    return Piece((), walk, walk, None, None)
 
 
-def irregular(rows: int = 8) -> TilePiece:
+def irregular(rows: int = 8) -> Piece:
     """Keys up to half the position, and of those every third sum: no translation leaves it alone."""
     i = a + offset
     keep = both(le(b * 2, i), Compare("!=", Mod(i * i + b, 3), 0))
@@ -483,14 +482,6 @@ def test_source_is_a_deterministic_program_without_lengths() -> None:
     assert source.startswith('"""Attention over')
     for text in ("PIECE_0 = Band(", "phase=0", ".over(PIECE_0, PIECE_1)", "shifts=((1, 1),)", "piece_1_alike"):
         assert text in source, text
-
-
-def test_fold_leaves_no_constant_under_an_operator() -> None:
-    p = Compare("<", Var("a"), 3)
-    assert settled(Not(Truth(True))) == Truth(False)
-    assert settled(And(Truth(True), Or(p, Compare("<", 4, 3)))) == p
-    assert settled(Or(p, Not(Truth(False)))) == Truth(True)
-    assert settled(And(p, Compare("<", 4, 3))) == Truth(False)
 
 
 def test_class_parts() -> None:

@@ -23,6 +23,7 @@ class Positions(NamedTuple):
 
 
 START = Positions()
+Frame = tuple[tuple[str, ...], Any, Positions, Inputs]  # names of tensors, scale, positions, the inputs that are none
 
 
 class Call(NamedTuple):
@@ -47,12 +48,29 @@ class Call(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """The inputs that are tensors, in the order of `tensors`."""
-        return tuple(sorted(name for name, x in self.inputs.items() if isinstance(x, Tensor)))
+        return tuple(sorted(x for x, y in self.inputs.items() if isinstance(y, Tensor))) if self.inputs else ()
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """q, k, v and the inputs that are tensors, by their names: what gradients are for."""
         return (*self[:3], *(self.inputs[name] for name in self.names)) if self.inputs else self[:3]
+
+    @property
+    def frame(self) -> Frame:
+        """The call without its tensors: what a backward pass keeps beside them."""
+        _, _, _, scale, positions, inputs = self
+        if not inputs:
+            return (), scale, positions, inputs
+        names = self.names
+        return names, scale, positions, {name: x for name, x in inputs.items() if name not in names}
+
+    @classmethod
+    def framed(cls, frame: Frame, tensors: Sequence[Tensor]) -> Call:
+        """The call of a frame with `tensors`."""
+        names, scale, positions, inputs = frame
+        if names:
+            inputs = {**inputs, **dict(zip(names, tensors[3:], strict=True))}
+        return cls(tensors[0], tensors[1], tensors[2], scale, positions, inputs)
 
     def prepared(self) -> Call:
         """With inputs in the form that programs take: contiguous, numbers in the dtype of sums, no history."""
@@ -66,32 +84,3 @@ class Call(NamedTuple):
             return (x.detach().to(dtype) if x.is_floating_point() else x).contiguous()
 
         return self._replace(inputs={name: fit(x) for name, x in self.inputs.items()})
-
-
-class Saved(NamedTuple):
-    """A call without its tensors: what a backward pass keeps beside them.
-
-    Args:
-        scale, positions: those of the call.
-        names: of the inputs that are tensors, in order.
-        numbers: the other inputs.
-    """
-
-    scale: Any
-    positions: Positions
-    names: tuple[str, ...]
-    numbers: Inputs
-
-    @classmethod
-    def of(cls, call: Call) -> Saved:
-        """What is left of a call."""
-        if not call.inputs:
-            return cls(call.scale, call.positions, (), NO_INPUTS)
-        names = call.names
-        return cls(call.scale, call.positions, names, {x: y for x, y in call.inputs.items() if x not in names})
-
-    def call(self, tensors: Sequence[Tensor]) -> Call:
-        """The call with these tensors, in the order of `Call.tensors`."""
-        q, k, v, *given = tensors
-        inputs = {**self.numbers, **dict(zip(self.names, given, strict=True))} if given or self.numbers else NO_INPUTS
-        return Call(q, k, v, self.scale, self.positions, inputs)

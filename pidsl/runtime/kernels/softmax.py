@@ -38,7 +38,7 @@ class Softmax(Form):
         self.term, self.backend = term, backend
         self.score = structure(score)
         self.inputs = () if score is None else score.parameters
-        self.pattern, self.score_text = repr(term), "" if self.score == PLAIN else repr(self.score)
+        self.pattern, self.score_text = repr(term), "" if self.score is PLAIN else repr(self.score)
         self.chosen, self.reason = chosen(backend)
         self._rings = (term,) if "ring" in self.pattern and rings(self.pattern) else ()
         self.programs: dict[tuple[str, bool, bool], Compiled] = {}

@@ -1,0 +1,56 @@
+"""The lines of a Triton kernel about isolated lags: every row meets one key per lag, and every key one row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pidsl.codegen.emit_triton.expr import index_source, pred_source
+from pidsl.codegen.emit_triton.lines import Lines
+from pidsl.codegen.emit_triton.masks import load_mask
+from pidsl.codegen.emit_triton.reach import Limits, Met
+from pidsl.codegen.emit_triton.runs import OfClasses
+from pidsl.codegen.emit_triton.walker import Tile
+from pidsl.codegen.plan.walks import Lag, Lags
+from pidsl.language.algebra import settled
+from pidsl.language.expr import Compare, Index, Pred, Truth, Var
+
+
+class LagsWalker(OfClasses[Lags]):
+    """Lags, one after the other, without a loop."""
+
+    def tiles(self, out: Lines) -> Iterator[Tile]:
+        own, other = ("row", "key") if self.over_keys else ("key", "row")
+        out.put(*self.gap)
+        out.put(f"# Piece {self.number}, {len(self.walk.lags)} diagonals: every {own} meets one {other} per lag.")
+        for x in self.walk.lags:
+            out.put(f"# Lag {x.lag}.")
+            if not self.over_keys:
+                out.put(f"r = {index_source(self._met_by(x))}")
+            tests = list(_tests(x))
+            out.put(f"ok = {load_mask(' & '.join(f'({pred_source(test)})' for test in tests), tests)}")
+            yield Tile(lag=x.lag, at=index_source(self._met_by(x)) if self.over_keys else "r")
+
+    def met(self) -> Iterator[Met]:
+        yield from super().met()
+        for x in self.walk.lags:
+            yield from ((e, {}) for e in (self._met_by(x), *_tests(x)))
+
+    def limits(self, axis: int = 0) -> Limits:
+        return {}
+
+    @property
+    def pad(self) -> int:
+        return self.walk.owned
+
+    def _met_by(self, x: Lag) -> Index:
+        """The key (row) that a row (key) meets."""
+        ahead = self.frame.ahead
+        return Var("r") + ahead - x.lag if self.over_keys else Var("j") - ahead + x.lag
+
+
+def _tests(x: Lag) -> Iterator[Pred]:
+    """Whether row r has the lag."""
+    yield Compare(">=", Var("r"), x.first)
+    yield Compare("<=", Var("r"), x.last)
+    if x.keep is not None and (keep := settled(x.keep)) != Truth(True):
+        yield keep

@@ -1,0 +1,170 @@
+"""The lines of a Triton kernel about runs of tiles: which tile of a class a program owns, and loops over others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TypeVar
+
+from pidsl.codegen.emit_triton.expr import index_source, pred_source
+from pidsl.codegen.emit_triton.lines import Lines
+from pidsl.codegen.emit_triton.masks import affine, constant_classes, positions, to_index
+from pidsl.codegen.emit_triton.reach import Limits, Met, limits_of
+from pidsl.codegen.emit_triton.walker import Tile, Walker
+from pidsl.codegen.plan.walks import Lags, Run, Runs
+from pidsl.language.algebra import plus_one, settled
+from pidsl.language.expr import Index, Truth, Var, show, substitute
+
+C = TypeVar("C", Runs, Lags)
+
+
+class OfClasses(Walker[C]):
+    """A walk whose programs own tiles of classes."""
+
+    @property
+    def gap(self) -> tuple[str, ...]:
+        """A line before the piece, which may share its kernel; of keys that are swept the pass has put one."""
+        return () if self.over_keys else ("",)
+
+    @property
+    def step(self) -> int:
+        """Between the positions of a program."""
+        return self.walk.layout.query_step if self.over_keys else self.walk.layout.key_step
+
+    @property
+    def fixed(self) -> Index:
+        """The class of the positions of a program, where it has no choice."""
+        return self.walk.layout.row_class() if self.over_keys else self.walk.layout.own_key_class()
+
+    def own(self, out: Lines, heads: str) -> None:
+        layout, step, tile, length = self.walk.layout, self.step, self.walk.owned, self.owned.length
+        name = "c" if self.over_keys else "d"
+        per_class = length if step == 1 else f"tl.cdiv({length}, {step})"
+        out.put(f"tiles = tl.cdiv({per_class}, {tile})", "program = tl.program_id(0)")
+        out.put("t = (program % tiles).to(INDEX)")
+        if layout.linked:
+            out.put(f"{name} = (program // tiles % {step}).to(INDEX)", f"program = program // {step}")
+        out.put(f"head = program // tiles % {heads}", f"batch = program // tiles // {heads}")
+        out.put(to_index(self.frame))
+        own_class: Index = Var(name) if layout.linked else class_line(out, name, self.fixed)
+        if step > 1:
+            start = show(affine(step * tile, Var("t"), own_class))
+            with out.block(f"if {start} >= {length}:  # the last tile of a short class"):
+                out.put("return")
+        if self.of_heads and self.over_keys:
+            out.put("q_head = head")
+        put_positions(out, self.over_keys, f"t * {tile} + tl.arange(0, {tile})", step, own_class)
+        out.put(f"exists = {self.owned.index} < {length}")
+
+    @property
+    def of_classes(self) -> Limits:
+        """How large classes get."""
+        return {"c": (self.walk.layout.query_step, 0), "d": (self.walk.layout.key_step, 0)}
+
+    def met(self) -> Iterator[Met]:
+        if not self.walk.layout.linked:
+            yield self.fixed, self.of_classes
+
+
+class RunsWalker(OfClasses[Runs]):
+    """Runs of tiles of the other dimension."""
+
+    def tiles(self, out: Lines) -> Iterator[Tile]:
+        walk, layout, rows = self.walk, self.walk.layout, not self.over_keys
+        out.put(*self.gap, f"# Piece {self.number}, {layout}.")
+        own_class = class_line(out, "c" if rows else "d", self._swept_class)
+        size, step = walk.visited, layout.query_step if rows else layout.key_step
+        exists = f"{self.swept.index} < {self.swept.length}"
+        (keep,) = self.masks
+        for full in self._loops(out):
+            put_positions(out, rows, f"tile * {size} + tl.arange(0, {size})", step, own_class)
+            if full or rows:
+                call = "" if full or keep.everything else keep.call(positions(layout, *self.spread))
+                yield Tile(call, full, exists)
+            else:
+                out.put(f"inside = {exists}")
+                yield Tile(self.all_that_exist if keep.everything else keep.call(positions(layout, *self.spread)))
+
+    def met(self) -> Iterator[Met]:
+        yield from super().met()
+        yield self._swept_class, self.of_classes
+        limits = self.limits()
+        yield from ((x, limits) for run in self._runs for x in (run.first, run.last, run.guard))
+
+    def limits(self, axis: int = 0) -> Limits:
+        return limits_of(self.walk)
+
+    @property
+    def pad(self) -> int:
+        layout, walk = self.walk.layout, self.walk
+        return max(layout.query_step * walk.rows, layout.key_step * walk.cols)
+
+    @property
+    def _swept_class(self) -> Index:
+        layout = self.walk.layout
+        return layout.key_class_of(Var("c")) if self.over_keys else layout.row_class_of(Var("d"))
+
+    @cached_property
+    def _runs(self) -> list[Run]:
+        """The runs, with the classes that are numbers put in."""
+        classes = constant_classes(self.walk.layout)
+        found = []
+        for x in self.walk.runs:
+            guard = None if x.guard is None else settled(x.guard, classes)
+            first, last = (substitute(e, classes) for e in (x.first, x.last))
+            found.append(Run(x.full, first, last, x.step, None if guard == Truth(True) else guard))
+        return found
+
+    def _loops(self, out: Lines) -> Iterator[bool]:
+        """Open a loop over the full tiles, then one over those with a mask; yield whether it is full.
+
+        Runs of a kind share a loop, because each loop fills and drains a software pipeline of its own.
+        """
+        for full in (True, False):
+            runs = [run for run in self._runs if run.full == full]
+            if runs:
+                out.put("# Full tiles: every row meets every key." if full else "# Tiles with a mask.")
+            if len(runs) == 1:
+                first, stop = _bounds(out, runs[0], "")
+                step = f", {runs[0].step}" if runs[0].step != 1 else ""
+                with out.block(f"for tile in range({first}, {stop}{step}):"):
+                    yield full
+            elif runs:
+                end, tile = "", ""
+                for number, run in enumerate(runs):
+                    first, stop = _bounds(out, run, f"_{number}")
+                    steps = f"{stop} - {first}" if run.step == 1 else f"tl.cdiv({stop} - {first}, {run.step})"
+                    x = f"(x - {end})" if end else "x"
+                    at = f"{first} + {x}" if run.step == 1 else f"{first} + {x} * {run.step}"
+                    tile = f"tl.where(x < {end}, {tile}, {at})" if end else at
+                    out.put(f"end_{number} = {end}{' + ' if end else ''}tl.maximum({steps}, 0)")
+                    end = f"end_{number}"
+                with out.block(f"for x in range(0, {end}):"):
+                    out.put(f"tile = {tile}")
+                    yield full
+
+
+def _bounds(out: Lines, run: Run, suffix: str) -> tuple[str, str]:
+    """Lines that compute where a run begins and stops; their names."""
+    first, stop = f"first{suffix}", f"stop{suffix}"
+    out.put(f"{first} = {index_source(run.first)}", f"{stop} = {index_source(plus_one(run.last))}")
+    if run.guard is not None:
+        out.put(f"{stop} = tl.where({pred_source(run.guard)}, {stop}, {first})")
+    return first, stop
+
+
+def class_line(out: Lines, name: str, value: Index) -> Index:
+    """`value` when it is a number; else a line that computes it, and its name."""
+    if isinstance(value, int):
+        return value
+    out.put(f"{name} = {index_source(value)}")
+    return Var(name)
+
+
+def put_positions(out: Lines, rows: bool, inside: str, step: int, own_class: Index) -> None:
+    """The rows (keys) of a tile; their indices inside the class have a name of their own where they differ."""
+    position, index = ("r", "a") if rows else ("j", "b")
+    if step == 1:
+        out.put(f"{position} = {inside}")
+    else:
+        out.put(f"{index} = {inside}", f"{position} = {show(affine(step, Var(index), own_class))}")
