@@ -222,12 +222,13 @@ def _dense(term: Term | Heads, given: Inputs, scale: float | None) -> tuple[Tens
     return p @ v, torch.logsumexp(scores, -1)
 
 
-def assert_plan_sound(term: Term, backends: Sequence[str] = ("torch", "triton")) -> None:
+def assert_plan_sound(term: Term, backends: Sequence[str] = ("torch", "triton"), *, moved: bool = False) -> None:
     """isl proves, for every n, m and offset at once, that the plans of a pattern compute its pairs, each once.
 
     Args:
         term: a pattern without unbound symbols.
         backends: whose plans.
+        moved: those of calls with a `key_offset`, for every value of it.
 
     Raises:
         PlanError: a property that does not hold, with the plan.
@@ -235,6 +236,7 @@ def assert_plan_sound(term: Term, backends: Sequence[str] = ("torch", "triton"))
     """
     from pidsl.codegen.check import check_plan
     from pidsl.codegen.lower import lower
+    from pidsl.relation.frame import Frame
 
     for backend in backends:
-        check_plan(lower(term, backend))
+        check_plan(lower(term, backend, frame=Frame(moved)))

@@ -1,4 +1,4 @@
-"""One program per term, backend and class of head dimension: lowered, emitted and kept.
+"""One program per term, backend, class of head dimension and frame of positions: lowered, emitted and kept.
 
 `PIDSL_SHOW=plan,source` prints each plan and each generated program to stderr when it is made; docs/settings.md has
 this and the other environment variables.
