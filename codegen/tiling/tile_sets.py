@@ -35,7 +35,7 @@ from pidsl.language.expr import (
     substitute,
     substitute_pred,
 )  # fmt: skip
-from pidsl.relation.isl import coalesced, limited, read_map, read_set
+from pidsl.relation.isl import Interval, coalesced, interval_of, limited, read_map, read_set
 from pidsl.relation.loops import Loop, NoLoop, loops
 
 FULL_LIMIT = 20_000  # isl operations spent on finding full tiles before giving them up
@@ -129,11 +129,9 @@ def _between(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols: int)
     pairs = simple & read_set(f"[{at.parameters}] -> {{ [a, b] : a >= 0 and b >= 0 and {at.known} }}")
     parameters = pairs.dim(isl.dim_type.param)
 
-    def ends(value: str) -> tuple[int | None, int | None]:
+    def ends(value: str) -> Interval:
         found = pairs.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [{value}] }}"))
-        found = found.project_out(isl.dim_type.param, 0, parameters)
-        least, most = found.dim_min_val(0), found.dim_max_val(0)
-        return int(least.to_python()) if least.is_int() else None, int(most.to_python()) if most.is_int() else None
+        return interval_of(found.project_out(isl.dim_type.param, 0, parameters))
 
     t = Var("t")
     key_0: Index = 0 if key == "0" else Sub(0, Var(key))  # the keys in steps from position 0 on, less their index
