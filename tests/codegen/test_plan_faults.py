@@ -23,6 +23,7 @@ from pidsl.codegen.plan.nodes import Plan
 from pidsl.errors import PlanError
 from pidsl.language.expr import Add, Sub, Truth
 from pidsl.language.terms import Term
+from pidsl.relation.frame import Frame
 from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.run_torch.program import TorchProgram
 
@@ -36,6 +37,7 @@ TERMS: list[tuple[Term, str]] = [
     (halo((2, 8), (1, 4), 1), "triton"),
     (pairs([(k, 3 * k % 8) for k in range(30)]).blocked(4) | window(2), "torch"),
 ]
+MOVED_TERMS = [TERMS[1], TERMS[2], TERMS[3], TERMS[6]]
 SIZES = [(9, 31, 22), (15, 12, 3), (100, 100, 0)]
 UNREAD = {
     "term",
@@ -107,17 +109,17 @@ def attention(mask: np.ndarray, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.softmax(scores, -1).masked_fill(~kept, 0.0) @ v
 
 
-def differs(plan: Plan, term: Term) -> str:
+def differs(plan: Plan, term: Term, key_offset: int) -> str:
     """What a plan computes otherwise than its term; empty: nothing."""
     for n, m, offset in SIZES:
-        expected = term.mask(n, m, offset)
+        expected = term.mask(n, m, offset, key_offset)
         for which in BACKENDS[plan.backend].passes:
-            if n < 50 and not (visits(plan, n, m, offset, which) == expected).all():
+            if n < 50 and not (visits(plan, n, m, offset, which, key_offset) == expected).all():
                 return f"{which} at {n, m, offset}"
         if plan.backend == "torch":
             generator = torch.Generator().manual_seed(n)
             q, k, v = (torch.randn(1, 1, x, 4, dtype=torch.float64, generator=generator) for x in (n, m, m))
-            call = Call(q, k, v, 0.5, Positions(offset))
+            call = Call(q, k, v, 0.5, Positions(offset, key_offset))
             out, lse = TorchProgram(plan).forward(call)
             q.requires_grad_(True)
             found = attention(expected, q, k, v)
@@ -130,9 +132,11 @@ def differs(plan: Plan, term: Term) -> str:
     return ""
 
 
-@pytest.mark.parametrize(("term", "backend"), TERMS, ids=str)
-def test_planted_faults_are_refused_or_harmless(term: Term, backend: str) -> None:
-    plan = lower(term, backend)
+@pytest.mark.parametrize(
+    ("term", "backend", "key_offset"), [*((*x, 0) for x in TERMS), *((*x, 4) for x in MOVED_TERMS)], ids=str
+)
+def test_planted_faults_are_refused_or_harmless(term: Term, backend: str, key_offset: int) -> None:
+    plan = lower(term, backend, frame=Frame(moved=key_offset > 0))
     check_plan(plan)
     refused = 0
     for wrong in planted(plan):
@@ -141,7 +145,7 @@ def test_planted_faults_are_refused_or_harmless(term: Term, backend: str) -> Non
         except PlanError:
             refused += 1
         else:
-            assert not differs(wrong, term), wrong
+            assert not differs(wrong, term, key_offset), wrong
     assert refused > 20
 
 
