@@ -27,7 +27,7 @@ from pidsl.errors import TooHardError
 from pidsl.language.algebra import greatest, smallest
 from pidsl.language.expr import Index, substitute, substitute_pred
 from pidsl.relation.frame import Frame, frame_of
-from pidsl.relation.isl import coalesced, convex_parts, limited, read_map, read_set
+from pidsl.relation.isl import coalesced, convex_parts, interval_of, limited, read_map, read_set
 
 MAX_AXES = 4
 MAX_VALUES = 16  # of a digit that is looked at value by value
@@ -204,5 +204,6 @@ def _range(pairs: isl.Set, position: int, length: int | None) -> tuple[int, int]
     """The least and the greatest coordinate on one side, where that is not the whole axis."""
     if length is None or pairs.is_empty():
         return None
-    least, most = (int(x.to_python()) for x in (pairs.dim_min_val(position), pairs.dim_max_val(position)))
+    least, most = interval_of(pairs, position)
+    assert least is not None and most is not None
     return None if (least, most) == (0, length - 1) else (least, most)

@@ -176,31 +176,21 @@ def _on_grid(term: Neighborhood | Halo) -> Envelope:
             keep = fold(And(keep, axis.keep(query, key)))
     return Envelope(
         keep,
-        lambda i: _least(axes, i, "first_key"), lambda i: _most(axes, i, "last_key"),
-        lambda j: _least(axes, j, "first_query"), lambda j: _most(axes, j, "last_query"),
+        lambda i: _end(axes, i, "first_key"), lambda i: _end(axes, i, "last_key"),
+        lambda j: _end(axes, j, "first_query"), lambda j: _end(axes, j, "last_query"),
         tokens, tokens,
     )  # fmt: skip
 
 
-def _least(axes: list[GridAxis], position: Index, side: str) -> Index:
+def _end(axes: list[GridAxis], position: Index, side: str) -> Index:
     """The bound on positions by the first axis that looks further than its own coordinate."""
     if not axes:
         return 0
     axis, inner = axes[0], prod(x.length or 1 for x in axes[1:])
     own = div(position, inner)
     if axis.own:
-        return plus(times(own, inner), _least(axes[1:], mod(position, inner), side))
-    return times(getattr(axis, side)(own, own), inner)
-
-
-def _most(axes: list[GridAxis], position: Index, side: str) -> Index:
-    if not axes:
-        return 0
-    axis, inner = axes[0], prod(x.length or 1 for x in axes[1:])
-    own = div(position, inner)
-    if axis.own:
-        return plus(times(own, inner), _most(axes[1:], mod(position, inner), side))
-    return plus(times(getattr(axis, side)(own, own), inner), inner - 1)
+        return plus(times(own, inner), _end(axes[1:], mod(position, inner), side))
+    return plus(times(getattr(axis, side)(own, own), inner), inner - 1 if side.startswith("last") else 0)
 
 
 def envelope_piece(

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from pidsl.codegen.choice.cost import Backend, shape
 from pidsl.codegen.choice.envelope import Envelope, I, J, envelope_piece
-from pidsl.codegen.choice.parts import Part, interval_of, keys_of, positions_of
+from pidsl.codegen.choice.parts import Part, keys_of, positions_of
 from pidsl.codegen.choice.pieces import tile_piece, union_of
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Layout
@@ -26,7 +26,7 @@ from pidsl.codegen.tiling.forms import constraints
 from pidsl.language.algebra import greatest, plus, smallest, times, total
 from pidsl.language.expr import And, Compare, Index, Max, Min, Pred, fold, simplify
 from pidsl.relation.frame import frame_of
-from pidsl.relation.isl import convex_parts
+from pidsl.relation.isl import convex_parts, interval_of
 
 MAX_ROWS = 4  # of parts; more are no packing, and one mask over all of them serves as well
 SLOPES = 6  # constraints on row and key together that the parts of a packing have at most

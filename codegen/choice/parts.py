@@ -16,15 +16,13 @@ import islpy as isl
 from pidsl.codegen.choice.cost import LONGEST, REFERENCE
 from pidsl.codegen.plan.walks import Layout
 from pidsl.relation.frame import frame_of
-from pidsl.relation.isl import coalesced
+from pidsl.relation.isl import Interval, coalesced, interval_of
 
 MAX_PARTS = 48  # more basic maps than this are computed as one masked piece
 MOST_PARTS = 2048  # unless they hardly overlap: then it is more than so many
 MANY = 12  # parts of a set of numbers
 MOST_MEETINGS = 1024  # pairs of parts that may overlap, there
 MAX_DIAGONALS = 32  # more lags than this are never computed one by one
-
-Ends = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +127,7 @@ def _many(found: Sequence[isl.Map]) -> list[Part]:
     return [part(x) for x in out if not x.is_empty()] if len(out) <= MOST_PARTS else []
 
 
-def _meet(a: Ends, b: Ends) -> bool:
+def _meet(a: Interval, b: Interval) -> bool:
     """Whether two intervals may have a number in common; None is no bound."""
     return all(x is None or y is None or x <= y for x, y in ((a[0], b[1]), (b[0], a[1])))
 
@@ -143,12 +141,6 @@ def keys_of(relation: isl.Map) -> isl.Set:
     """The positions of keys that occur."""
     frame = frame_of(relation)
     return _numbers(relation.range().apply(frame.map(f"[j] -> [{frame.key}]")) if frame.moved else relation.range())
-
-
-def interval_of(numbers: isl.Set) -> Ends:
-    """The least and the greatest of some integers; None is no bound."""
-    least, most = numbers.dim_min_val(0), numbers.dim_max_val(0)
-    return int(least.to_python()) if least.is_int() else None, int(most.to_python()) if most.is_int() else None
 
 
 def reference(found: Sequence[Part]) -> int:
@@ -190,13 +182,7 @@ def lag_facts(relation: isl.Map) -> Lags:
     found = lags_of(relation)
     if found.is_empty():
         return Lags(0, -1, 1, 0)
-    least, most = found.dim_min_val(0), found.dim_max_val(0)
-    low = int(least.to_python()) if least.is_int() else None
-    high = int(most.to_python()) if most.is_int() else None
-    if low is not None and low == high:
-        return Lags(low, high, 1, 0)
-    step, phase = _stride(found)
-    return Lags(low, high, step, phase)
+    return Lags(*interval_of(found), *_stride_of(found))
 
 
 def _layouts(relation: isl.Map, facts: Lags) -> list[Layout]:
@@ -230,11 +216,8 @@ def _numbers(points: isl.Set) -> isl.Set:
 def _stride_of(numbers: isl.Set) -> tuple[int, int]:
     """Step and class of a set of integers; a single number has step 1, being no progression."""
     step, phase = _stride(numbers)
-    if step > 1:
-        least, most = numbers.dim_min_val(0), numbers.dim_max_val(0)
-        if least.is_int() and most.is_int() and least.eq(most):
-            return 1, 0
-    return step, phase
+    least, most = interval_of(numbers) if step > 1 else (0, 1)
+    return (1, 0) if least is not None and least == most else (step, phase)
 
 
 def _stride(numbers: isl.Set) -> tuple[int, int]:

@@ -11,7 +11,8 @@ be negative), and of fixed classes `f` takes the place of the key offset likewis
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import islpy as isl
@@ -32,6 +33,7 @@ class Coordinates:
     known: str  # conditions on the parameters
     row: str  # r in terms of a
     key: str  # j in terms of b
+    behind: Mapping[str, Index] = field(compare=False)  # `e` and `f` in the variables of the plan
 
     def parameter_set(self, extra: str = "", more: str = "") -> isl.Set:
         """What is known of the parameters (and of further ones, with `more` conditions)."""
@@ -68,23 +70,23 @@ class Coordinates:
 
     def plain(self, e: Index) -> Index:
         """`e` in the variables of the plan."""
-        return substitute(e, self._steps_behind)
+        return substitute(e, self.behind) if self.behind else e
 
     def plain_pred(self, p: Pred) -> Pred:
         """`p` in the variables of the plan."""
-        return substitute_pred(p, self._steps_behind)
+        return substitute_pred(p, self.behind)
 
-    @property
-    def _steps_behind(self) -> dict[str, Index]:
-        layout = self.layout
-        if layout.identity:
-            return {}
-        if layout.linked:
-            return {"e": _steps("c", layout.frame.ahead, layout.phase or 0, layout.query_step)}
-        found = {"e": _steps("c", Var("offset"), layout.query_class or 0, layout.query_step)}
-        if layout.frame.moved:
-            found["f"] = _steps("d", Var("key_offset"), layout.key_class or 0, layout.key_step)
-        return found
+
+def _behind(layout: Layout) -> dict[str, Index]:
+    """`e` (and `f`) in the variables of the plan."""
+    if layout.identity:
+        return {}
+    if layout.linked:
+        return {"e": _steps("c", layout.frame.ahead, layout.phase or 0, layout.query_step)}
+    found = {"e": _steps("c", Var("offset"), layout.query_class or 0, layout.query_step)}
+    if layout.frame.moved:
+        found["f"] = _steps("d", Var("key_offset"), layout.key_class or 0, layout.key_step)
+    return found
 
 
 def _steps(own_class: str, offset: Index, residue: int, step: int) -> Index:
@@ -114,7 +116,7 @@ def coordinates(layout: Layout, square: bool = False) -> Coordinates:
         known += f" and n + {offset} = m" + (f" + {key_offset}" if moved else "")
     written = tuple((x, y) for x, y in (("offset", offset), ("key_offset", key_offset)) if x != y and y != "0")
     row, key = ("a", "b") if layout.identity else (f"{s} a + c", f"{t} b + d")
-    return Coordinates(layout, parameters, written, known, row, key)
+    return Coordinates(layout, parameters, written, known, row, key, _behind(layout))
 
 
 def mask(at: Coordinates, points: isl.Set) -> isl.Set:

@@ -35,7 +35,7 @@ from pidsl.language.expr import (
     substitute,
     substitute_pred,
 )  # fmt: skip
-from pidsl.relation.isl import coalesced, limited, read_map, read_set
+from pidsl.relation.isl import Interval, coalesced, interval_of, limited, read_map, read_set
 from pidsl.relation.loops import Loop, NoLoop, loops
 
 FULL_LIMIT = 20_000  # isl operations spent on finding full tiles before giving them up
@@ -127,44 +127,34 @@ def _between(at: Coordinates, simple: isl.Set, over: Over, rows: int, cols: int)
     """One loop over the tiles between the least and the greatest distance, and index, of a mask's pairs."""
     row, key = at.starts
     pairs = simple & read_set(f"[{at.parameters}] -> {{ [a, b] : a >= 0 and b >= 0 and {at.known} }}")
-    names = [str(pairs.get_dim_name(isl.dim_type.param, k)) for k in range(pairs.dim(isl.dim_type.param))]
+    parameters = pairs.dim(isl.dim_type.param)
 
-    def ends(value: str) -> tuple[int | None, int | None]:
+    def ends(value: str) -> Interval:
         found = pairs.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [{value}] }}"))
-        found = found.project_out(isl.dim_type.param, 0, len(names))
-        least, most = found.dim_min_val(0), found.dim_max_val(0)
-        return int(least.to_python()) if least.is_int() else None, int(most.to_python()) if most.is_int() else None
+        return interval_of(found.project_out(isl.dim_type.param, 0, parameters))
 
+    t = Var("t")
+    key_0: Index = 0 if key == "0" else Sub(0, Var(key))  # the keys in steps from position 0 on, less their index
+    ahead = simplify(Add(Var(row), key_0))
+    if over == "keys":  # the key is t * rows + ahead + distance
+        swept, behind, own, size = f"b + {key}", f"a + {row}", rows, cols
+        near: Index = Add(Mul(own, t), ahead)
+        zero = key_0
+    else:
+        swept, behind, own, size = f"a + {row}", f"b + {key}", cols, rows
+        near, zero = Sub(Mul(own, t), ahead), Sub(0, Var(row))
     try:
         with limited("the distances in a piece", TILE_LIMIT):
-            lag, index = ends(f"a + {row} - b - {key}"), ends(f"b + {key}" if over == "keys" else f"a + {row}")
+            distance, index = ends(f"{swept} - {behind.replace(' + ', ' - ')}"), ends(swept)
     except TooHardError:
-        lag = index = None, None
-    t = Var("t")
-    before: Index = 0 if key == "0" else Sub(0, Var(key))
-    back = simplify(Add(Var(row), before))
+        distance = index = None, None
     first: list[Index] = [0]
     last: list[Index] = [Var("top")]
-    if over == "keys":  # a + back - lag is the key
-        size = cols
-        if lag[1] is not None:
-            first.append(_tile(Add(Mul(rows, t), back), -lag[1], size))
-        if lag[0] is not None:
-            last.append(_tile(Add(Mul(rows, t), back), rows - 1 - lag[0], size))
-        if index[0] is not None:
-            first.append(_tile(before, index[0], size))
-        if index[1] is not None:
-            last.append(_tile(before, index[1], size))
-    else:  # b - back + lag is the row
-        size = rows
-        if lag[0] is not None:
-            first.append(_tile(Sub(Mul(cols, t), back), lag[0], size))
-        if lag[1] is not None:
-            last.append(_tile(Sub(Mul(cols, t), back), cols - 1 + lag[1], size))
-        if index[0] is not None:
-            first.append(_tile(Sub(0, Var(row)), index[0], size))
-        if index[1] is not None:
-            last.append(_tile(Sub(0, Var(row)), index[1], size))
+    for base, further, (least, most) in ((near, own - 1, distance), (zero, 0, index)):
+        if least is not None:
+            first.append(_tile(base, least, size))
+        if most is not None:
+            last.append(_tile(base, further + most, size))
     return Loop(reduce(lambda x, y: simplify(Max(x, y)), first), reduce(lambda x, y: simplify(Min(x, y)), last))
 
 

@@ -293,8 +293,10 @@ def depth_at(pattern: Pattern, n: int) -> Bound:
 
     A family's formula takes no time that grows with its sizes.
     """
+    if isinstance(pattern, Schedule):
+        return ask.depth(pattern, n)
     try:
-        found = reach_by_family(pattern, "depth")  # type: ignore[arg-type]
+        found = reach_by_family(pattern, "depth")
         found(n=n)
         return found
     except (NotByLag, PidslError):

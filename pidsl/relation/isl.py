@@ -42,6 +42,8 @@ Answer = TypeVar("Answer")
 Asked = ParamSpec("Asked")
 SetOrMap = TypeVar("SetOrMap", isl.Set, isl.Map)
 
+Interval = tuple[int | None, int | None]  # the least and the greatest; None is no bound
+
 CONTEXT = isl.Context()
 MAX_OPERATIONS = 2_000_000  # one to three seconds; of random terms of depth 5, 99 in 100 need less than half of it
 MANY = 256  # parts of a set
@@ -166,6 +168,13 @@ def disjoint(points: isl.Set) -> list[isl.BasicSet]:
     isl keeps some divisions as integers that merely exist, `i = 3 j + 5 e`: several of them may do for one point.
     """
     return convex_parts(points.compute_divs().make_disjoint())
+
+
+def interval_of(points: isl.Set, position: int = 0) -> Interval:
+    """The least and the greatest value of one dimension; None is no bound."""
+    ends = points.dim_min_val(position), points.dim_max_val(position)
+    least, most = (int(x.to_python()) if x.is_int() else None for x in ends)
+    return least, most
 
 
 def least(numbers: isl.Set) -> int:

@@ -104,10 +104,7 @@ class Band(Walk["BandSegment"]):
             packs = s.key_step > 1 and s.height >= PACKED_ROWS and given.keys[0].device.type == "cpu"
             grid = given.batch, given.kv_heads, given.group, s.classes, s.tiles
             for views in batches(grid, tiles, given.at_once(s.height, s.width)):
-                batch = BandBatch(given, views, mask, s.fresh)
-                if packs:
-                    batch.keys = [x.contiguous() for x in batch.keys]
-                yield batch
+                yield BandBatch(given, views, mask, s.fresh, packs)
 
 
 class BandBatch(Batch):
@@ -115,11 +112,12 @@ class BandBatch(Batch):
 
     __slots__ = ("places", "results", "where")
 
-    def __init__(self, given: Operands, views: list[Tensor], mask: Mask | None, fresh: bool) -> None:
+    def __init__(self, given: Operands, views: list[Tensor], mask: Mask | None, fresh: bool, packs: bool) -> None:
         results = len(given.rows)
         keys = results + len(given.results)
         sums = keys + len(given.keys)
-        super().__init__(given, views[:results], views[keys:sums], mask, fresh)
+        of_keys = [x.contiguous() for x in views[keys:sums]] if packs else views[keys:sums]
+        super().__init__(given, views[:results], of_keys, mask, fresh)
         self.results, places = views[results:keys], sums + len(given.sums)
         self.where, self.places = views[sums:places], views[places:]
 

@@ -103,6 +103,7 @@ class Pass(Operands):
                 else:
                     for batch in piece.batches(schedule, self):
                         self.take(batch, not started and batch.fresh)
+                        del batch  # its copies, before the next ones are made
                 started = True
             if not started:
                 self.clear()
