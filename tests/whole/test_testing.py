@@ -102,6 +102,6 @@ def test_plans_of_grids_are_sound(term: pidsl.Term) -> None:
 
 def test_an_unsound_plan_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     good = lowering.lower(window(9), "torch")
-    monkeypatch.setattr(lowering, "lower", lambda *_: replace(good, pieces=()))
+    monkeypatch.setattr(lowering, "lower", lambda *_, **__: replace(good, pieces=()))
     with pytest.raises(PlanError, match="union"):
         assert_plan_sound(window(9))
