@@ -1,5 +1,6 @@
 """What goes with what: every cell of the table is compiled and run, or refused with the reason of the table."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
@@ -57,20 +58,24 @@ def ways(a: str, b: str) -> list[Any]:
 
 
 def run(kernel: Any) -> None:
-    for one in kernel if isinstance(kernel, pidsl.runtime.kernels.layers.LayerKernels) else [kernel]:
-        named = {name: x for name, x in GIVEN.items() if name in one.takes and name not in one.parameters}
-        if one.score is None or "alpha" not in one.takes:
-            named = {name: x for name, x in named.items() if name not in ("slopes", "seed")}
-        named = {name: x for name, x in named.items() if name not in ("slopes", "seed")}
-        named |= {name: GIVEN[name] for name in one.parameters}
-        if getattr(one.form, "output_gate", None) is None:
-            named.pop("output_gate", None)
-        if not getattr(one.form, "affine", False):
-            named.pop("alpha", None), named.pop("beta", None)
+    """It says what it is, is its text, and gives finite numbers and gradients."""
+    assert isinstance(kernel, pidsl.Explained)
+    assert str(kernel.plan) and kernel.source() and kernel.explain()
+    assert pidsl.compile(pidsl.parse(repr(kernel))) is kernel
+    for one in kernel if isinstance(kernel, Sequence) else [kernel]:
+        named = {name: GIVEN[name] for name in one.parameters}
+        named |= {name: GIVEN[name] for name in ("weights", "output_gate", "alpha", "beta") if asks(one, name)}
         q, k, v = (x.requires_grad_() for x in tensors(9, 9))
         out = one(q, k, v, **named)
         assert out.isfinite().all()
         assert all(x.isfinite().all() for x in torch.autograd.grad(out.sum(), (q, k, v)))
+
+
+def asks(kernel: Any, name: str) -> bool:
+    recipe = kernel.recipe
+    if name == "weights":
+        return isinstance(recipe.of, pidsl.Gate)
+    return recipe.output_gate is not None if name == "output_gate" else recipe.affine
 
 
 @pytest.mark.parametrize(("a", "b"), list(combinations(PARTS, 2)))
