@@ -44,7 +44,9 @@ class BoxesWalker(Walker[Boxes]):
         letter = "a" if self.over_keys else "b"
         starts = [f"t_{axis}" + (f" * {size}" if size > 1 else "") for axis, size in enumerate(walk.own)]
         _tokens(out, letter, own, grid, walk.own, starts, "own")
-        tests = [f"({letter}_{axis} < {grid.lengths[axis]})" for axis in axes if _ragged(grid, axis, walk.own[axis])]
+        tests = [
+            f"({letter}_{axis} < {grid.lengths[axis]})" for axis in axes if (grid.lengths[axis] or 0) % walk.own[axis]
+        ]
         out.put(f"exists = {' & '.join([*tests, *own.exists])}")
 
     def tiles(self, out: Lines) -> Iterator[Tile]:
@@ -80,20 +82,10 @@ class BoxesWalker(Walker[Boxes]):
             _tokens(out, letter, swept, grid, walk.swept, starts, "y")
             tests = [f"({letter}_{axis} <= last_{axis})" for axis in axes if walk.swept[axis] > 1]
             out.put(f"inside = {' & '.join([*tests, *swept.exists])}")
-            yield Tile(self._keep())
-
-    def _keep(self) -> str:
-        """The pairs of a box, with the coordinates of queries and keys spread along the axes of a tile."""
-        rows, keys = self.spread
-        calls = (
-            mask.call({"a": f"a_{axis}{rows}", "b": f"b_{axis}{keys}"})
-            for axis, mask in enumerate(self.masks)
-            if not mask.everything
-        )
-        return " & ".join(calls) or self.all_that_exist
+            yield Tile(self.kept(*((f"a_{axis}", f"b_{axis}") for axis in axes)))
 
     def met(self) -> Iterator[Met]:
-        yield self.owned.stop, {}
+        yield from super().met()
         for axis, ends in enumerate(self._ends):
             limits = self.limits(axis)
             yield from ((x, limits) for x in ends)
@@ -125,11 +117,6 @@ class BoxesWalker(Walker[Boxes]):
 def box_counts(grid: Grid, own: Sequence[int]) -> tuple[int, ...]:
     """Boxes on each axis; 0 on a first axis that does not end."""
     return tuple(0 if x is None else -(-x // size) for x, size in zip(grid.lengths, own, strict=True))
-
-
-def _ragged(grid: Grid, axis: int, size: int) -> bool:
-    length = grid.lengths[axis]
-    return length is not None and length % size > 0
 
 
 def _tokens(

@@ -6,13 +6,14 @@ A kernel is a walk over pieces (`pidsl.codegen.emit_triton.walks`), and in it wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.lists import table_name
 from pidsl.codegen.emit_triton.logits import STATE, Logits
 from pidsl.codegen.emit_triton.reach import Met
+from pidsl.codegen.emit_triton.walker import Tile
 from pidsl.codegen.emit_triton.walks import Walks
 from pidsl.codegen.plan.nodes import Plan
 from pidsl.codegen.plan.stages import Stage
@@ -32,7 +33,7 @@ class KernelWriter:
     """
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.walks, self.logits = plan, Walks(plan), Logits(plan.score, plan.frame)
+        self.plan, self.walks, self.logits = plan, Walks(plan), Logits(plan.score, plan.frame, not plan.attended_exact)
 
     def met(self) -> Iterator[Met]:
         """What the programs compute, and how large the variables in it get."""
@@ -42,46 +43,22 @@ class KernelWriter:
 
     def forward(self, stage: Stage) -> str:
         """The kernel that absorbs the keys of the stage's pieces into out and lse."""
-        out = Lines()
-        pointers = "q, k, v, out, lse, running," if stage.resumes else "q, k, v, out, lse,"
-        with self._kernel(out, stage, "out and lse", pointers, "q k v"):
-            self.walks.own(out, stage, "heads")
-            out.put(
-                *self.walks.live("mine", "exists", "r"),
-                "query = _load_where(mine, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
-                "keys = _matrix(k, batch, head // group, k_b, k_h)",
-                "values = _matrix(v, batch, head // group, v_b, v_h)",
-                "row_0 = (batch * heads + head).to(tl.int64) * n",
-                *self.logits.of_rows(),
-            )
+        with self._kernel(stage, "out and lse", "q, k, v, out, lse,", "running,") as out:
+            self._own_rows(out, stage)
             if stage.resumes:
                 out.put("acc, top, total = _resume(exists, running + row_0 * V, lse + row_0, r, V, V_PAD)")
             else:
                 out.put(f"acc = tl.zeros([{stage.tile}, V_PAD], tl.float32)", *self.logits.nothing_seen(stage.tile))
-            for number, _ in stage.pieces:
-                out.put("")
-                for tile in self.walks.over_keys(out, number, stage.task):
-                    if tile.lag is None:
-                        out.put(*self.logits.absorb(tile.full))
-                    else:
-                        out.put(*self.logits.absorb_lag(tile.lag))
+            self._meet_keys(out, stage, self.logits.absorb)
             out.put("", f"_finish(exists, out + row_0 * V, lse + row_0, r, {STATE}, V, V_PAD)")
         return str(out)
 
     def grad_query(self, stage: Stage) -> str:
         """The kernel that sums the stage's part of dQ."""
-        out = Lines()
-        pointers = "q, k, v, grad_out, lse2, pull, grad_q," + (" running_q," if stage.resumes else "")
-        with self._kernel(out, stage, "dQ", pointers, "q k v go"):
-            self._load_rows(out, stage)
+        with self._kernel(stage, "dQ", "q, k, v, grad_out, lse2, pull, grad_q,", "running_q,") as out:
+            self._own_rows(out, stage, backward=True)
             out.put(f"query_grad = tl.zeros([{stage.tile}, D_PAD], tl.float32)")
-            for number, _ in stage.pieces:
-                out.put("")
-                for tile in self.walks.over_keys(out, number, stage.task):
-                    if tile.lag is None:
-                        out.put(*self.logits.query_grad(tile.full))
-                    else:
-                        out.put(*self.logits.lag_slopes(tile.lag), "query_grad += ds[:, None] * key.to(tl.float32)")
+            self._meet_keys(out, stage, self.logits.query_grad)
             out.put("", "query_grad *= scale")
             if stage.resumes:
                 out.put("query_grad += _load_where(exists, running_q + row_0 * D, r, D, 1, D, D_PAD)")
@@ -90,46 +67,47 @@ class KernelWriter:
 
     def grad_score(self, stage: Stage) -> str:
         """The kernel that sums, over the rows of each program, what slopes and bias get; torch adds the programs up."""
-        out = Lines()
         pointers = " ".join(["q, k, v, grad_out, lse2, pull,", *self.logits.sums])
-        with self._kernel(out, stage, "Sums for the gradients of slopes and bias", pointers, "q k v go"):
-            self._load_rows(out, stage)
+        with self._kernel(stage, "Sums for the gradients of slopes and bias", pointers) as out:
+            self._own_rows(out, stage, backward=True)
             out.put(*self.logits.no_sums(stage.tile))
-            for number, _ in stage.pieces:
-                out.put("")
-                for tile in self.walks.over_keys(out, number, stage.task):
-                    if tile.lag is None:
-                        out.put(*self.logits.add_to_sums(tile.full))
-                    else:
-                        out.put(*self.logits.add_lag_to_sums(tile.lag))
+            self._meet_keys(out, stage, self.logits.add_to_sums)
             out.put("", *self.logits.store_sums())
         return str(out)
 
-    def _load_rows(self, out: Lines, stage: Stage) -> None:
-        """What a backward program that owns rows knows of them."""
+    def _own_rows(self, out: Lines, stage: Stage, backward: bool = False) -> None:
+        """What a program that owns rows knows of them."""
         self.walks.own(out, stage, "heads")
         out.put(
-            *self.walks.live("mine", "exists", "r"),
+            self.walks.attended_rows.line("mine", "exists"),
             "query = _load_where(mine, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
-            "grad = _load_where(mine, _matrix(grad_out, batch, head, go_b, go_h), r, go_r, go_d, V, V_PAD)",
+        )
+        if backward:
+            out.put("grad = _load_where(mine, _matrix(grad_out, batch, head, go_b, go_h), r, go_r, go_d, V, V_PAD)")
+        out.put(
             "keys = _matrix(k, batch, head // group, k_b, k_h)",
             "values = _matrix(v, batch, head // group, v_b, v_h)",
             "row_0 = (batch * heads + head).to(tl.int64) * n",
-            *self._statistics("mine"),
+            *(self._statistics("mine") if backward else ()),
             *self.logits.of_rows(),
         )
 
+    def _meet_keys(self, out: Lines, stage: Stage, lines: Callable[[Tile], Iterator[str]]) -> None:
+        """The loops of a program that owns rows, with these lines for each tile."""
+        for number, _ in stage.pieces:
+            out.put("")
+            for tile in self.walks.over_keys(out, number, stage.task):
+                out.put(*lines(tile))
+
     def grad_key(self, stage: Stage) -> str:
         """The kernel that sums the stage's part of dK and dV over the heads of a group."""
-        out = Lines()
         pointers = "q, k, v, grad_out, lse2, pull, grad_k, grad_v,"
-        pointers += " running_k, running_v," if stage.resumes else ""
-        with self._kernel(out, stage, "dK and dV", pointers, "q k v go"):
+        with self._kernel(stage, "dK and dV", pointers, "running_k, running_v,") as out:
             self.walks.own(out, stage, "(heads // group)")
             if self.plan.of_heads:
                 out.put("first_head = head * group", "last_head = first_head + group - 1")
             out.put(
-                *self.walks.live_keys_of_group("mine", "exists"),
+                self.walks.attended_by_group.line("mine", "exists"),
                 "key = _load_where(mine, _matrix(k, batch, head, k_b, k_h), j, k_r, k_d, D, D_PAD)",
                 "value = _load_where(mine, _matrix(v, batch, head, v_b, v_h), j, v_r, v_d, V, V_PAD)",
                 *self.logits.of_keys(),
@@ -147,20 +125,14 @@ class KernelWriter:
                 )
                 for number, _ in stage.pieces:
                     for tile in self.walks.over_rows(out, number):
-                        if tile.lag is None:
-                            out.put(*self._rows("live"), *self.logits.key_grads(tile.keep, self.walks.careful))
-                        else:
-                            out.put(
-                                *self._rows("ok"),
-                                *self.logits.lag_slopes(tile.lag, of_keys=True),
-                                "key_grad += ds[:, None] * query.to(tl.float32)",
-                                "value_grad += p[:, None] * grad.to(tl.float32)",
-                            )
-            out.put(
-                "",
-                "key_0 = (batch * (heads // group) + head).to(tl.int64) * m",
-                "key_grad *= scale",
-            )
+                        ok = "live" if tile.lag is None else "ok"
+                        out.put(
+                            f"query = _load_where({ok}, queries, r, q_r, q_d, D, D_PAD)",
+                            f"grad = _load_where({ok}, grads, r, go_r, go_d, V, V_PAD)",
+                            *self._statistics(ok),
+                            *self.logits.key_grads(tile),
+                        )
+            out.put("", "key_0 = (batch * (heads // group) + head).to(tl.int64) * m", "key_grad *= scale")
             if stage.resumes:
                 out.put(
                     "key_grad += _load_where(exists, running_k + key_0 * D, j, D, 1, D, D_PAD)",
@@ -172,21 +144,21 @@ class KernelWriter:
             )
         return str(out)
 
-    def _rows(self, ok: str) -> Iterator[str]:
-        """The rows r that a program of keys meets, where `ok`."""
-        yield f"query = _load_where({ok}, queries, r, q_r, q_d, D, D_PAD)"
-        yield f"grad = _load_where({ok}, grads, r, go_r, go_d, V, V_PAD)"
-        yield from self._statistics(ok)
-
     def _statistics(self, ok: str) -> Iterator[str]:
         """What `row_statistics` found of the rows r."""
         yield f"row_lse2 = tl.load(lse2 + row_0 + r, mask={ok}, other={self.logits.no_lse})"
         yield f"row_pull = tl.load(pull + row_0 + r, mask={ok}, other=0.0)"
 
     @contextmanager
-    def _kernel(self, out: Lines, stage: Stage, what: str, pointers: str, strided: str) -> Iterator[None]:
-        """The head of a kernel, and a docstring that says `what` it makes; its body is put inside."""
-        strides = " ".join(f"{x}_b, {x}_h, {x}_r, {x}_d," for x in strided.split())
+    def _kernel(self, stage: Stage, what: str, pointers: str, running: str = "") -> Iterator[Lines]:
+        """The head of a kernel, and a docstring that says `what` it makes; its body is put inside.
+
+        `running` are further pointers of a stage that goes on from an earlier one.
+        """
+        out = Lines()
+        strided = ("q", "k", "v", "go")[: 3 if stage.task == "forward" else 4]
+        strides = " ".join(f"{x}_b, {x}_h, {x}_r, {x}_d," for x in strided)
+        pointers += f" {running}" if running and stage.resumes else ""
         fixed = ", ".join(f'"{name}"' for name in (*self.plan.frame.names, "heads", "group", *self.logits.numbers))
         out.put(f"@triton.jit(do_not_specialize=[{fixed}])")
         out.put(f"def {stage.name}(")
@@ -197,7 +169,7 @@ class KernelWriter:
         )
         out.put(
             f"    {pointers}{''.join(tables)}",
-            *([f"    {self.logits.inputs}"] if self.logits.inputs else []),
+            *([f"    {', '.join(self.plan.score.parameters)},"] if self.plan.score.parameters else []),
             f"    scale, {self.plan.frame.parameters}, heads, group,",
             f"    {strides}",
             f"    {_CONSTANTS}",
@@ -208,4 +180,4 @@ class KernelWriter:
         plural = "s" if len(stage.pieces) > 1 else ""
         with out.block("):  # fmt: skip"):
             out.put(f'"""{what} from piece{plural} {numbers}: one program owns {stage.tile} {whose} of one head."""')
-            yield
+            yield out

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pidsl.codegen.emit_triton.expr import index_source, pred_source
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.masks import load_mask
-from pidsl.codegen.emit_triton.reach import Limits, Met
+from pidsl.codegen.emit_triton.reach import Met
 from pidsl.codegen.emit_triton.runs import OfClasses
 from pidsl.codegen.emit_triton.walker import Tile
 from pidsl.codegen.plan.walks import Lag, Lags
@@ -34,9 +34,6 @@ class LagsWalker(OfClasses[Lags]):
         yield from super().met()
         for x in self.walk.lags:
             yield from ((e, {}) for e in (self._met_by(x), *_tests(x)))
-
-    def limits(self, axis: int = 0) -> Limits:
-        return {}
 
     @property
     def pad(self) -> int:

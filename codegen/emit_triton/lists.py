@@ -7,12 +7,13 @@ the blocks that have any, where the entries of each begin, and the entries.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import accumulate
 
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.masks import to_index
-from pidsl.codegen.emit_triton.reach import Limits, Met
 from pidsl.codegen.emit_triton.walker import Tile, Walker
 from pidsl.codegen.plan.walks import BlockList, Listed
 
@@ -20,14 +21,8 @@ from pidsl.codegen.plan.walks import BlockList, Listed
 def list_table(blocks: BlockList, *, by_keys: bool) -> tuple[int, list[int]]:
     """How many blocks own something, and the table: owners, begins (one more), entries."""
     pairs = sorted((j, i) if by_keys else (i, j) for i, j in blocks.blocks)
-    owners = sorted({own for own, _ in pairs})
-    count = dict.fromkeys(owners, 0)
-    for own, _ in pairs:
-        count[own] += 1
-    begins = [0]
-    for own in owners:
-        begins.append(begins[-1] + count[own])
-    return len(owners), [*owners, *begins, *(other for _, other in pairs)]
+    counts = Counter(own for own, _ in pairs)
+    return len(counts), [*counts, *accumulate(counts.values(), initial=0), *(other for _, other in pairs)]
 
 
 def table_name(number: int, *, by_keys: bool) -> str:
@@ -64,7 +59,6 @@ class ListedWalker(Walker[Listed]):
 
     def tiles(self, out: Lines) -> Iterator[Tile]:
         (name, count), size, tile, swept = self._table, self.walk.layout.size, self.walk.visited, self.swept
-        (keep,) = self.masks
         tiles = -(-size // tile)
         out.put(f"# Piece {self.number}, {self.walk.layout}: those listed for the own one.")
         with out.block(f"for x in range(begin * {tiles}, end * {tiles}):"):
@@ -75,14 +69,7 @@ class ListedWalker(Walker[Listed]):
             )
             test = " & ".join(swept.exists)
             out.put(f"inside = (y < {size}) & {test}" if size % tile else f"inside = {test}")
-            rows, keys = self.spread
-            yield Tile(self.all_that_exist if keep.everything else keep.call({"r": f"r{rows}", "j": f"j{keys}"}))
-
-    def met(self) -> Iterator[Met]:
-        yield self.owned.stop, {}
-
-    def limits(self, axis: int = 0) -> Limits:
-        return {}
+            yield Tile(self.kept(("r", "j")))
 
     @property
     def pad(self) -> int:

@@ -16,15 +16,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pidsl.codegen.emit_triton.lines import Lines
+from pidsl.codegen.emit_triton.walker import Tile
 from pidsl.language.score import PLAIN, Score, threshold
 from pidsl.relation.frame import Frame
 
 STATE = "acc, top, total"  # of the online softmax
 LOG2E = 1.4426950408889634
-_PAIRS = "tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)"
 _SCALE2 = f"scale2 = tl.maximum(scale * {LOG2E}, 1e-30)  # base 2; above 0 so that -inf stays -inf"
+
+
+class Pairs(NamedTuple):
+    """Those of a tile.
+
+    Args:
+        i, j: positions of queries and keys, as they lie in it.
+        row: how a number of each row lies in it.
+        kept: which take part; "" for all.
+        product: of queries (or their gradients) and keys (values).
+    """
+
+    i: str
+    j: str
+    row: str
+    kept: str
+    product: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +52,17 @@ class Logits:
     Args:
         score: what happens to them.
         frame: where keys stand.
+        careful: keys without weight may be NaN.
     """
 
     score: Score
     frame: Frame
+    careful: bool
 
     @property
     def plain(self) -> bool:
         """Nothing happens to them."""
         return self.score == PLAIN
-
-    @property
-    def inputs(self) -> str:
-        """Further arguments of every kernel."""
-        return " ".join(f"{name}," for name in self.score.parameters)
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -58,21 +73,6 @@ class Logits:
     def no_lse(self) -> str:
         """lse of rows that do not exist or attend nothing; with a score their weights are 0 whatever is added."""
         return "0.0" if self.plain else 'float("inf")'
-
-    @property
-    def _j(self) -> str:
-        """Positions of keys."""
-        return f"({self.frame.key})" if self.frame.moved else "j"
-
-    @property
-    def _rows(self) -> str:
-        """Positions of a tile [rows, keys]."""
-        return f"i[:, None], {self._j}[None, :]"
-
-    @property
-    def _keys(self) -> str:
-        """Positions of a tile [keys, rows]."""
-        return f"i[None, :], {self._j}[:, None]"
 
     @property
     def _of_pair(self) -> str:
@@ -157,130 +157,100 @@ class Logits:
             yield f'top = tl.full([{rows}], -float("inf"), tl.float32)'
             yield f"total = tl.zeros([{rows}], tl.float32)"
 
-    def absorb(self, full: bool) -> Iterator[str]:
-        """Online softmax over a tile of keys."""
+    def absorb(self, tile: Tile) -> Iterator[str]:
+        """Online softmax over the keys of a tile."""
+        lag = tile.lag is not None
         if self.plain:
-            absorb = "_absorb(" if full else "_absorb_where(keep, inside, "
-            yield f"{STATE} = {absorb}query, key, value, {STATE}, scale2, PRECISION)"
+            head = "_absorb_lag(ok, " if lag else "_absorb(" if tile.full else "_absorb_where(keep, inside, "
+            yield f"{STATE} = {head}query, key, value, {STATE}, scale2{'' if lag else ', PRECISION'})"
             return
-        yield from self._final("tl.dot(query, tl.trans(key), input_precision=PRECISION)", self._rows, "_")
-        if not full:
-            yield 'logits = tl.where(keep & inside[None, :], logits, -float("inf"))'
-        yield "p, fade, top = _softmax_step(logits, top)"
-        yield "total = total * fade + tl.sum(p, 1)"
-        yield from self._dropped(f"p *= _dropout(stream, {self._rows})")
-        yield "acc = tl.dot(p.to(value.dtype), value, acc * fade[:, None], input_precision=PRECISION)"
+        x = self._pairs(tile)
+        yield from self._final(x, "_")
+        if x.kept:
+            yield f'logits = tl.where({x.kept}, logits, -float("inf"))'
+        yield f"p, fade, top = {'_softmax_lag' if lag else '_softmax_step'}(logits, top)"
+        yield f"total = total * fade + {'p' if lag else 'tl.sum(p, 1)'}"
+        if self.score.dropout:
+            yield f"p *= _dropout(stream, {x.i}, {x.j})"
+        yield _added("acc", "p", "value", tile, "acc * fade[:, None]")
 
-    def absorb_lag(self, lag: int) -> Iterator[str]:
-        """Online softmax over the keys of a lag."""
-        if self.plain:
-            yield f"{STATE} = _absorb_lag(ok, query, key, value, {STATE}, scale2)"
-            return
-        at = f"i, {_minus(lag)}"
-        yield from self._final(_PAIRS, at, "_")
-        yield 'logits = tl.where(ok, logits, -float("inf"))'
-        yield "p, fade, top = _softmax_lag(logits, top)"
-        yield "total = total * fade + p"
-        yield from self._dropped(f"p *= _dropout(stream, {at})")
-        yield "acc = acc * fade[:, None] + p[:, None] * value.to(tl.float32)"
+    def _pairs(self, tile: Tile, of_keys: bool = False) -> Pairs:
+        j = f"({self.frame.key})" if self.frame.moved else "j"
+        if tile.lag is not None:
+            product = "tl.sum({0}.to(tl.float32) * {1}.to(tl.float32), 1)"
+            return Pairs("i", j if of_keys else f"i {_signed(-tile.lag)}", "", "ok", product)
+        if of_keys:
+            product = "tl.dot({1}, tl.trans({0}), input_precision=PRECISION)"
+            return Pairs("i[None, :]", f"{j}[:, None]", "[None, :]", tile.keep, product)
+        product = "tl.dot({0}, tl.trans({1}), input_precision=PRECISION)"
+        kept = "" if tile.full else "keep & inside[None, :]"
+        return Pairs("i[:, None]", f"{j}[None, :]", "[:, None]", kept, product)
 
-    # Gradients of q, k and v.
+    def _final(self, x: Pairs, rate: str = "rate") -> Iterator[str]:
+        """The final logits of some pairs, and their derivative by those before the score."""
+        yield f"logits = {x.product.format('query', 'key')} * scale2"
+        if self.score.softcap is not None:
+            yield f"logits, {rate} = _score(logits, {x.i}, {x.j}{self._of_pair})"
+        elif self._of_pair:
+            yield f"logits = _score(logits, {x.i}, {x.j}{self._of_pair})"
 
-    def query_grad(self, full: bool) -> Iterator[str]:
+    # Gradients.
+
+    def query_grad(self, tile: Tile) -> Iterator[str]:
         """What a tile of keys adds to dQ."""
-        if self.plain:
+        if self.plain and tile.lag is None:
             yield "p = _weights(query, key, row_lse2, scale2, PRECISION)"
-            yield from self._kept(full)
+            if not tile.full:
+                yield "p = tl.where(keep & inside[None, :], p, 0.0)"
             yield "query_grad = _add_query_grad(p, key, value, grad, row_pull, query_grad, PRECISION)"
-            return
-        yield from self._slopes(full)
-        yield from self._raw()
-        yield "query_grad = tl.dot(ds.to(key.dtype), key, query_grad, input_precision=PRECISION)"
+        else:
+            yield from self._slopes(tile)
+            yield _added("query_grad", "ds", "key", tile)
 
-    def key_grads(self, keep: str, careful: bool) -> Iterator[str]:
-        """What a tile of rows adds to dK and dV.
-
-        Args:
-            keep: the mask, empty for all pairs.
-            careful: keys without weight may be NaN.
-        """
-        careful = careful and bool(keep)
-        if self.plain:
+    def key_grads(self, tile: Tile) -> Iterator[str]:
+        """What a tile of rows adds to dK and dV."""
+        if self.plain and tile.lag is None:
             yield "p_t = _weights_t(query, key, row_lse2, scale2, PRECISION)"
-            if keep:
-                yield f"p_t = tl.where({keep}, p_t, 0.0)"
-            yield f"key_grad, value_grad = _add_key_grads{'_of' if careful else ''}("
+            if tile.keep:
+                yield f"p_t = tl.where({tile.keep}, p_t, 0.0)"
+            yield f"key_grad, value_grad = _add_key_grads{'_of' if self.careful and tile.keep else ''}("
             yield "    p_t, query, value, grad, row_pull, key_grad, value_grad, PRECISION"
             yield ")"
-            return
-        yield "i = r + offset"
-        yield from self._final("tl.dot(key, tl.trans(query), input_precision=PRECISION)", self._keys)
-        yield "p = tl.exp2(logits - row_lse2[None, :])"
-        if keep:
-            yield f"p = tl.where({keep}, p, 0.0)"
-        yield "dp = tl.dot(value, tl.trans(grad), input_precision=PRECISION)"
-        yield from self._dropped(f"drop = _dropout(stream, {self._keys})", "dp *= drop")
-        yield "ds = p * (dp - row_pull[None, :])"
-        yield from self._raw(of_keys=True)
-        if careful:
-            yield "ds = tl.where(p == 0.0, 0.0, ds)"
-        yield from self._dropped("p *= drop")
-        yield "key_grad = tl.dot(ds.to(query.dtype), query, key_grad, input_precision=PRECISION)"
-        yield "value_grad = tl.dot(p.to(grad.dtype), grad, value_grad, input_precision=PRECISION)"
+        else:
+            if not self.plain:
+                yield "i = r + offset"
+            yield from self._slopes(tile, of_keys=True)
+            yield _added("key_grad", "ds", "query", tile)
+            yield _added("value_grad", "p", "grad", tile)
 
-    def lag_slopes(self, lag: int, of_keys: bool = False) -> Iterator[str]:
-        """ds of the pairs of a lag, the gradient of their raw logits; for keys also p, as the values get it."""
-        if self.plain:
+    def _slopes(self, tile: Tile, of_keys: bool = False, final: bool = False) -> Iterator[str]:
+        """ds of a tile, the gradient of its raw logits or `final` ones; for keys also p, as the values get it.
+
+        Programs that own rows divide by the temperature at the end.
+        """
+        if self.plain:  # of a lag
             p = "p" if of_keys else "_"
             yield f"{p}, ds = _lag_slopes(ok, query, key, value, grad, row_lse2, row_pull, scale2)"
             return
-        yield from self._lag_slopes(lag, of_keys)
-        yield from self._raw(of_keys)
-
-    def _slopes(self, full: bool) -> Iterator[str]:
-        """ds of a tile, the gradient of its final logits."""
-        yield from self._final("tl.dot(query, tl.trans(key), input_precision=PRECISION)", self._rows)
-        yield "p = tl.exp2(logits - row_lse2[:, None])"
-        yield from self._kept(full)
-        yield "dp = tl.dot(grad, tl.trans(value), input_precision=PRECISION)"
-        yield from self._dropped(f"dp *= _dropout(stream, {self._rows})")
-        yield "ds = p * (dp - row_pull[:, None])"
-
-    def _lag_slopes(self, lag: int, of_keys: bool = False) -> Iterator[str]:
-        """ds of the pairs of a lag, the gradient of their final logits; for keys also p."""
-        at = f"r + offset, {self._j}" if of_keys else f"i, {_minus(lag)}"
-        yield from self._final(f"tl.where(ok, {_PAIRS}, 0.0)", at)  # what is not attended may be NaN
-        yield "p = tl.where(ok, tl.exp2(logits - row_lse2), 0.0)"
-        yield "dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)"
-        yield from self._dropped(f"drop = _dropout(stream, {at})", "dp *= drop")
-        yield "ds = tl.where(ok, p * (dp - row_pull), 0.0)"
-        if of_keys:
-            yield from self._dropped("p *= drop")
-
-    def _final(self, product: str, at: str, rate: str = "rate") -> Iterator[str]:
-        """The final logits of the pairs at positions `at`, and their derivative by those before the score."""
-        yield f"logits = {product} * scale2"
-        if self.score.softcap is not None:
-            yield f"logits, {rate} = _score(logits, {at}{self._of_pair})"
-        elif self._of_pair:
-            yield f"logits = _score(logits, {at}{self._of_pair})"
-
-    def _raw(self, of_keys: bool = False) -> Iterator[str]:
-        """ds of the logits before the score. Programs that own rows divide by the temperature at the end."""
-        if self.score.softcap is not None:
+        x = self._pairs(tile, of_keys)
+        yield from self._final(x)
+        yield f"p = tl.exp2(logits - row_lse2{x.row})"
+        if x.kept:
+            yield f"p = tl.where({x.kept}, p, 0.0)"
+        yield f"dp = {x.product.format('grad', 'value')}"
+        if self.score.dropout:
+            yield from (f"drop = _dropout(stream, {x.i}, {x.j})", "dp *= drop")
+        yield f"ds = p * (dp - row_pull{x.row})"
+        if self.score.softcap is not None and not final:
             yield "ds *= rate"
         if self.score.temperature and of_keys:
             yield "ds /= heat"
-
-    @staticmethod
-    def _kept(full: bool) -> Iterator[str]:
-        """The weights of a tile of keys, without those of the pairs that its mask drops."""
-        if not full:
-            yield "p = tl.where(keep & inside[None, :], p, 0.0)"
-
-    def _dropped(self, *lines: str) -> Iterator[str]:
-        if self.score.dropout:
-            yield from lines
+        if tile.lag is not None:
+            yield "ds = tl.where(ok, ds, 0.0)  # what is not attended may be NaN"
+        elif self.careful and of_keys and x.kept:
+            yield "ds = tl.where(p == 0.0, 0.0, ds)"
+        if self.score.dropout and of_keys:
+            yield "p *= drop"
 
     # Gradients of slopes and bias.
 
@@ -300,23 +270,16 @@ class Logits:
         if self.score.bias is not None:
             yield f"bias_sum = tl.zeros([{self._width}], tl.float32)"
 
-    def add_to_sums(self, full: bool) -> Iterator[str]:
+    def add_to_sums(self, tile: Tile) -> Iterator[str]:
         """What a tile of keys adds to the sums."""
-        yield from self._slopes(full)
-        yield from self._add_to_sums(
-            f"tl.sum(ds * tl.abs(i[:, None] - {self._j}[None, :]).to(tl.float32), 1)", self._rows
-        )
-
-    def add_lag_to_sums(self, lag: int) -> Iterator[str]:
-        """What the keys of a lag add to the sums."""
-        yield from self._lag_slopes(lag)
-        yield from self._add_to_sums(f"ds * {abs(lag)}", f"i, {_minus(lag)}")
-
-    def _add_to_sums(self, by_lag: str, at: str) -> Iterator[str]:
-        if self.score.alibi:
-            yield f"slope_sum -= {by_lag}"
+        yield from self._slopes(tile, final=True)
+        x = self._pairs(tile)
+        if self.score.alibi and tile.lag is None:
+            yield f"slope_sum -= tl.sum(ds * tl.abs({x.i} - {x.j}).to(tl.float32), 1)"
+        elif self.score.alibi:
+            yield f"slope_sum -= ds * {abs(tile.lag)}"
         if self.score.bias is not None:
-            yield f"bias_sum = _add_by_entry(bias_sum, ds, _entry({at}), {self._width})"
+            yield f"bias_sum = _add_by_entry(bias_sum, ds, _entry({x.i}, {x.j}), {self._width})"
 
     def store_sums(self) -> Iterator[str]:
         """Lines that store the sums of a program."""
@@ -328,9 +291,13 @@ class Logits:
             yield f"tl.store(sums + column, bias_sum, mask=column < {self.score.table})"
 
 
-def _minus(lag: int) -> str:
-    """The key position of a lag."""
-    return f"i {_signed(-lag)}"
+def _added(sums: str, weights: str, tile: str, of: Tile, before: str = "") -> str:
+    """A line that adds `weights` times the rows of a tile."""
+    if of.lag is None:
+        product = f"{weights}.to({tile}.dtype), {tile}, {before or sums}, input_precision=PRECISION"
+        return f"{sums} = tl.dot({product})"
+    product = f"{weights}[:, None] * {tile}.to(tl.float32)"
+    return f"{sums} = {before} + {product}" if before else f"{sums} += {product}"
 
 
 def _signed(number: int) -> str:

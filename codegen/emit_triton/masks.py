@@ -63,13 +63,6 @@ def constant_classes(layout: Layout) -> dict[str, Index]:
     return {name: value for name, value in classes.items() if isinstance(value, int)}
 
 
-def positions(layout: Layout, rows: str, keys: str) -> dict[str, str]:
-    """How a mask is handed the positions of a tile: as a column and a row, or the other way round."""
-    a = "r" if layout.query_step == 1 else "a"
-    b = "j" if layout.key_step == 1 else "b"
-    return {"a": a + rows, "b": b + keys, "r": "r" + rows, "j": "j" + keys}
-
-
 @dataclass(frozen=True, slots=True)
 class Mask:
     """A predicate as a device function of the variables that occur in it, in the order of `PLAN_VARS`."""
@@ -93,6 +86,13 @@ class Mask:
     def call(self, arguments: Mapping[str, str]) -> str:
         """A call, with the expressions in `arguments` for some of the variables."""
         return f"{self.function}({', '.join(arguments.get(name, name) for name in self.names)})"
+
+    def line(self, name: str, exists: str) -> str:
+        """`name`, of rows r or keys j: they exist, and the mask holds."""
+        if self.everything:
+            return f"{name} = {exists}"
+        both = f"({exists}) & {self.call({})}" if " " in exists else f"{exists} & {self.call({})}"
+        return f"{name} = {load_mask(both, [self.pred])}"
 
     def source(self) -> str:
         """The function."""

@@ -10,7 +10,6 @@ from fractions import Fraction
 from math import ceil
 from typing import assert_never
 
-from pidsl.codegen.plan.walks import LARGEST_TILE, Runs
 from pidsl.language.expr import (
     Abs,
     Add,
@@ -36,20 +35,6 @@ Limits = Mapping[str, tuple[int, Rational]]
 Met = tuple[Index | Pred | None, Limits]  # what a program computes; variables in it that stay below another line
 
 
-def limits_of(runs: Runs) -> Limits:
-    """How large the variables of some runs get, as (constant, slope in the longest of n, m and offsets)."""
-    layout = runs.layout
-    assert max(runs.rows, runs.cols) <= LARGEST_TILE, runs
-    owned = runs.owned * (layout.query_step if runs.over == "keys" else layout.key_step)
-    return {
-        "c": (layout.query_step, 0),
-        "d": (layout.key_step, 0),
-        "a": (LARGEST_TILE, _ratio(1, layout.query_step)),  # a tile that begins inside ends so much further on
-        "b": (LARGEST_TILE, _ratio(1, layout.key_step)),
-        "t": (1, _ratio(1, owned)),
-    }
-
-
 def reach(met: Iterable[Met]) -> tuple[int, int]:
     """`(constant, slope)`: every number on the way to what is met is at most `constant + slope * longest`.
 
@@ -57,32 +42,34 @@ def reach(met: Iterable[Met]) -> tuple[int, int]:
     """
     most: list[Rational] = [0, 1]
 
-    def size(e: Index, limits: Limits) -> tuple[Rational, Rational]:
+    def size(e: Index | Pred | None, limits: Limits) -> tuple[Rational, Rational]:
         match e:
             case int():
                 found: tuple[Rational, Rational] = abs(e), 0
             case Var(name) | Symbol(name):
                 found = limits.get(name, (0, 1))
-            case Abs(x):
+            case Abs(x) | Not(x):
                 found = size(x, limits)
             case Add(x, y) | Sub(x, y):
                 (c0, s0), (c1, s1) = size(x, limits), size(y, limits)
                 found = c0 + c1, s0 + s1
             case Mul(x, int(y)) | Mul(int(y), x):
                 c0, s0 = size(x, limits)
-                found = _ratio(c0 * abs(y), 1), _ratio(s0 * abs(y), 1)
+                found = ratio(c0 * abs(y), 1), ratio(s0 * abs(y), 1)
             case Mul(x, y):  # not linear: no length is proved to fit
                 size(x, limits), size(y, limits)
                 found = 2**31, 0
             case FloorDiv(x, int(y)):
                 c0, s0 = size(x, limits)
-                found = _ratio(c0, abs(y)) + 1, _ratio(s0, abs(y))
+                found = ratio(c0, abs(y)) + 1, ratio(s0, abs(y))
             case Mod(x, int(y)):
                 size(x, limits)
                 found = abs(y), 0
-            case FloorDiv(x, y) | Mod(x, y) | Min(x, y) | Max(x, y):
+            case FloorDiv(x, y) | Mod(x, y) | Min(x, y) | Max(x, y) | Compare(_, x, y) | And(x, y) | Or(x, y):
                 (c0, s0), (c1, s1) = size(x, limits), size(y, limits)
                 found = max(c0, c1), max(s0, s1)
+            case Truth() | None:
+                found = 0, 0
             case _:
                 assert_never(e)
         for k in (0, 1):
@@ -91,23 +78,12 @@ def reach(met: Iterable[Met]) -> tuple[int, int]:
         return found
 
     for root, limits in met:
-        rest: list[Index | Pred | None] = [root]
-        while rest:
-            match rest.pop():
-                case Compare(_, x, y):
-                    size(x, limits), size(y, limits)
-                case And(p, q) | Or(p, q):
-                    rest += (p, q)
-                case Not(p):
-                    rest.append(p)
-                case Truth() | None:
-                    pass
-                case e:
-                    size(e, limits)
+        size(root, limits)
     return ceil(most[0]), ceil(most[1])
 
 
-def _ratio(x: Rational, y: int) -> Rational:
+def ratio(x: Rational, y: int) -> Rational:
+    """x / y, exactly."""
     if isinstance(x, int) and x % y == 0:
         return x // y
     exact = Fraction(x, y)

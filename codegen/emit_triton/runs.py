@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from pidsl.codegen.emit_triton.expr import index_source, pred_source
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.emit_triton.masks import affine, constant_classes, positions, to_index
-from pidsl.codegen.emit_triton.reach import Limits, Met, limits_of
+from pidsl.codegen.emit_triton.masks import affine, constant_classes, to_index
+from pidsl.codegen.emit_triton.reach import Limits, Met, ratio
 from pidsl.codegen.emit_triton.walker import Tile, Walker
-from pidsl.codegen.plan.walks import Lags, Run, Runs
+from pidsl.codegen.plan.walks import LARGEST_TILE, Lags, Run, Runs
 from pidsl.language.algebra import plus_one, settled
 from pidsl.language.expr import Index, Truth, Var, show, substitute
 
@@ -74,16 +74,14 @@ class RunsWalker(OfClasses[Runs]):
         out.put(*self.gap, f"# Piece {self.number}, {layout}.")
         own_class = class_line(out, "c" if rows else "d", self._swept_class)
         size, step = walk.visited, layout.query_step if rows else layout.key_step
+        names = "r" if layout.query_step == 1 else "a", "j" if layout.key_step == 1 else "b"
         exists = f"{self.swept.index} < {self.swept.length}"
-        (keep,) = self.masks
         for full in self._loops(out):
             put_positions(out, rows, f"tile * {size} + tl.arange(0, {size})", step, own_class)
-            if full or rows:
-                call = "" if full or keep.everything else keep.call(positions(layout, *self.spread))
-                yield Tile(call, full, exists)
-            else:
+            if not (full or rows):
                 out.put(f"inside = {exists}")
-                yield Tile(self.all_that_exist if keep.everything else keep.call(positions(layout, *self.spread)))
+            every = full or (rows and self.masks[0].everything)
+            yield Tile("" if every else self.kept(names), full, exists if rows else "inside")
 
     def met(self) -> Iterator[Met]:
         yield from super().met()
@@ -92,7 +90,14 @@ class RunsWalker(OfClasses[Runs]):
         yield from ((x, limits) for run in self._runs for x in (run.first, run.last, run.guard))
 
     def limits(self, axis: int = 0) -> Limits:
-        return limits_of(self.walk)
+        walk, layout = self.walk, self.walk.layout
+        assert max(walk.rows, walk.cols) <= LARGEST_TILE, walk
+        return {
+            **self.of_classes,
+            "a": (LARGEST_TILE, ratio(1, layout.query_step)),  # a tile that begins inside ends so much further on
+            "b": (LARGEST_TILE, ratio(1, layout.key_step)),
+            "t": (1, ratio(1, walk.owned * self.step)),
+        }
 
     @property
     def pad(self) -> int:

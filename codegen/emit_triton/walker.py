@@ -33,7 +33,7 @@ class Tile(NamedTuple):
     full: bool = False
     exists: str = "inside"
     lag: int | None = None
-    at: str = ""
+    at: str = "j"
 
 
 class Walker(ABC, Generic[W]):
@@ -62,20 +62,25 @@ class Walker(ABC, Generic[W]):
     def tiles(self, out: Lines) -> Iterator[Tile]:
         """Open a loop over the tiles that the program meets; yield inside, where their positions are."""
 
-    @abstractmethod
     def met(self) -> Iterator[Met]:
         """What the program computes beside its masks, and how large the variables in it get."""
+        yield self.owned.stop, {}
 
-    @abstractmethod
     def limits(self, axis: int = 0) -> Limits:
         """How large the variables of a mask get."""
+        return {}
 
     @property
     @abstractmethod
     def pad(self) -> int:
         """How far past the end the rows and keys of a tile can lie."""
 
-    @property
-    def all_that_exist(self) -> str:
-        """A mask that keeps every pair of existing rows and keys."""
-        return "inside[None, :]" if self.over_keys else "live[None, :]"
+    def kept(self, *names: tuple[str, str]) -> str:
+        """The mask of a tile, whose rows and keys have these names in each of `masks`."""
+        rows, keys = self.spread
+        calls = (
+            mask.call({"a": a + rows, "b": b + keys, "r": a + rows, "j": b + keys})
+            for mask, (a, b) in zip(self.masks, names, strict=True)
+            if not mask.everything
+        )
+        return " & ".join(calls) or ("inside[None, :]" if self.over_keys else "live[None, :]")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from pidsl.codegen.emit_triton.boxes import BoxesWalker
 from pidsl.codegen.emit_triton.lags import LagsWalker
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.lists import ListedWalker
-from pidsl.codegen.emit_triton.masks import Mask, keep_masks, load_mask
+from pidsl.codegen.emit_triton.masks import Mask, keep_masks
 from pidsl.codegen.emit_triton.reach import Met
 from pidsl.codegen.emit_triton.runs import RunsWalker
 from pidsl.codegen.emit_triton.walker import Tile, Walker
@@ -23,7 +23,6 @@ from pidsl.language.expr import Pred, Truth
 WALKERS: dict[type, type[Walker[Any]]] = {
     Runs: RunsWalker, Boxes: BoxesWalker, Listed: ListedWalker, Lags: LagsWalker
 }  # fmt: skip
-PASSES: tuple[Pass, ...] = ("forward", "grad_query", "grad_key")
 
 
 class Walks:
@@ -31,6 +30,8 @@ class Walks:
 
     Attributes:
         careful: tiles ask their masks which keys are attended.
+        attended_rows, attended_keys, attended_by_group: rows that attend some key, and keys that some row attends, of
+            one query head or of a group of them.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -38,21 +39,20 @@ class Walks:
         self._keeps = [keep_masks(number, piece) for number, piece in enumerate(plan.pieces)]
         self._walkers: dict[tuple[int, Pass], Walker[Any]] = {}
         for number, piece in enumerate(plan.pieces):
-            for task in PASSES:
+            for task in get_args(Pass):
                 walk = piece.walk(task)
                 made = WALKERS[type(walk)](number, walk, self._keeps[number], plan.frame, plan.of_heads)
                 self._walkers[number, task] = made
         doc = "Keys that some row attends; the others are never read."
-        self._attended_keys = _attended("_key_attended", doc, plan.attended_keys)
-        self._attended_rows = _attended("_row_attended", "Rows that attend some key.", plan.attended_rows)
-        self._attended_by_group = self._attended_keys
+        self.attended_keys = self.attended_by_group = _attended("_key_attended", doc, plan.attended_keys)
+        self.attended_rows = _attended("_row_attended", "Rows that attend some key.", plan.attended_rows)
         if plan.of_heads and plan.attended_keys is not None:
             doc = "Keys that some head of a group attends."
-            self._attended_by_group = _attended("_key_attended_by", doc, of_group(plan.attended_keys))
+            self.attended_by_group = _attended("_key_attended_by", doc, of_group(plan.attended_keys))
 
     @property
     def _attended(self) -> tuple[Mask, ...]:
-        return tuple(dict.fromkeys((self._attended_keys, self._attended_by_group, self._attended_rows)))
+        return tuple(dict.fromkeys((self.attended_keys, self.attended_by_group, self.attended_rows)))
 
     def masks(self) -> Iterator[str]:
         """The functions that say which pairs, keys and rows there are."""
@@ -76,50 +76,30 @@ class Walks:
         """Which class, tile, head and batch entry the program has, and its positions."""
         self._walkers[stage.pieces[0][0], stage.task].own(out, heads)
 
-    def live(self, name: str, exists: str, position: str) -> Iterator[str]:
-        """A line that says which rows r exist and attend something, or which keys j exist and are attended."""
-        return _masked(name, exists, position, self._attended_rows if position == "r" else self._attended_keys)
-
-    def live_keys_of_group(self, name: str, exists: str) -> Iterator[str]:
-        """A line that says which keys j exist and are attended by some head of a group."""
-        return _masked(name, exists, "j", self._attended_by_group)
-
     def over_keys(self, out: Lines, number: int, task: Pass) -> Iterator[Tile]:
         """The tiles of a walk, with their keys and values loaded."""
         for tile in self._walkers[number, task].tiles(out):
-            if tile.full:
-                out.put("key = _load(keys, j, k_r, k_d, D, D_PAD)", "value = _load(values, j, v_r, v_d, V, V_PAD)")
-                yield tile
-                continue
-            ok, at = ("live", "j") if tile.lag is None else ("ok", tile.at)
+            load = "_load(" if tile.full else "_load_where(live, " if tile.lag is None else "_load_where(ok, "
             loads = (
-                f"key = _load_where({ok}, keys, {at}, k_r, k_d, D, D_PAD)",
-                f"value = _load_where({ok}, values, {at}, v_r, v_d, V, V_PAD)",
+                f"key = {load}keys, {tile.at}, k_r, k_d, D, D_PAD)",
+                f"value = {load}values, {tile.at}, v_r, v_d, V, V_PAD)",
             )
-            if tile.lag is not None:
+            if tile.full or tile.lag is not None:
                 out.put(*loads)
             elif self.careful:
                 out.put(f"keep = {tile.keep}", "live = inside & _met(keep & inside[None, :], exists)", *loads)
             else:
-                out.put(*self.live("live", "inside", "j"), *loads, f"keep = {tile.keep}")
+                out.put(self.attended_keys.line("live", "inside"), *loads, f"keep = {tile.keep}")
             yield tile
 
     def over_rows(self, out: Lines, number: int) -> Iterator[Tile]:
         """The tiles of rows of a walk, with those that are `live` told."""
         for tile in self._walkers[number, "grad_key"].tiles(out):
             if tile.lag is None:
-                out.put(*([f"live = {tile.exists}"] if tile.full else self.live("live", tile.exists, "r")))
+                live = f"live = {tile.exists}" if tile.full else self.attended_rows.line("live", tile.exists)
+                out.put(live)
             careful = tile.keep and self.careful
             yield tile._replace(keep=f"({tile.keep}) & live[None, :]") if careful else tile
-
-
-def _masked(name: str, exists: str, position: str, attended: Mask) -> Iterator[str]:
-    if attended.everything:
-        yield f"{name} = {exists}"
-    else:
-        call = attended.call({"r": position, "j": position})
-        both = f"({exists}) & {call}" if " " in exists else f"{exists} & {call}"
-        yield f"{name} = {load_mask(both, [attended.pred])}"
 
 
 def _attended(function: str, doc: str, given: Pred | None) -> Mask:
