@@ -1,45 +1,81 @@
 """One stage of a plan as one Triton kernel: forward, dQ, dK and dV, or the sums for slopes and bias.
 
-A kernel is a walk over pieces (`pidsl.codegen.emit_triton.walks`), and in it what happens to each tile
-(`pidsl.codegen.emit_triton.logits`).
+A kernel is a walk over pieces (`pidsl.codegen.emit_triton.walker`), the loads of what is attended, and what happens to
+each tile (`pidsl.codegen.emit_triton.logits`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, get_args
 
+from pidsl.codegen.emit_triton.boxes import BoxesWalker
+from pidsl.codegen.emit_triton.lags import LagsWalker
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.emit_triton.lists import table_name
+from pidsl.codegen.emit_triton.lists import ListedWalker, table_name
 from pidsl.codegen.emit_triton.logits import STATE, Logits
-from pidsl.codegen.emit_triton.reach import Met
-from pidsl.codegen.emit_triton.walker import Tile
-from pidsl.codegen.emit_triton.walks import Walks
+from pidsl.codegen.emit_triton.masks import Mask, keep_masks
+from pidsl.codegen.emit_triton.reach import Met, reach
+from pidsl.codegen.emit_triton.runs import RunsWalker
+from pidsl.codegen.emit_triton.walker import Tile, Walker
+from pidsl.codegen.plan.heads import of_group
 from pidsl.codegen.plan.nodes import Plan
 from pidsl.codegen.plan.stages import Stage
-from pidsl.codegen.plan.walks import BlockList
-from pidsl.language.expr import Var
+from pidsl.codegen.plan.walks import BlockList, Boxes, Lags, Listed, Pass, Runs
+from pidsl.language.algebra import settled
+from pidsl.language.expr import Pred, Truth, Var
 
-_CONSTANTS = "D: tl.constexpr, D_PAD: tl.constexpr, V: tl.constexpr, V_PAD: tl.constexpr,"
-_TUNING = "PRECISION: tl.constexpr, INDEX: tl.constexpr,"
+_WALKERS: dict[type, type[Walker[Any]]] = {
+    Runs: RunsWalker, Boxes: BoxesWalker, Listed: ListedWalker, Lags: LagsWalker
+}  # fmt: skip
 
 
 class KernelWriter:
     """Writes the kernels of a plan.
 
     Attributes:
-        walks: over its pieces.
         logits: what happens to a tile.
     """
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.walks, self.logits = plan, Walks(plan), Logits(plan.score, plan.frame, not plan.attended_exact)
+        self._plan = plan
+        self.logits = Logits(plan.score, plan.frame, careful=not plan.attended_exact)
+        self._keeps = [keep_masks(number, piece) for number, piece in enumerate(plan.pieces)]
+        self._walkers: dict[tuple[int, Pass], Walker[Any]] = {}
+        for number, piece in enumerate(plan.pieces):
+            for task in get_args(Pass):
+                walk = piece.walk(task)
+                made = _WALKERS[type(walk)](number, walk, self._keeps[number], plan.frame, plan.of_heads)
+                self._walkers[number, task] = made
+        doc = "Keys that some row attends; the others are never read."
+        self._keys = self._keys_of_group = _attended("_key_attended", doc, plan.attended_keys)
+        if plan.of_heads and plan.attended_keys is not None:
+            doc = "Keys that some head of a group attends."
+            self._keys_of_group = _attended("_key_attended_by", doc, of_group(plan.attended_keys))
+        self._rows = _attended("_row_attended", "Rows that attend some key.", plan.attended_rows)
+        self._attended = dict.fromkeys((self._keys, self._keys_of_group, self._rows))
 
-    def met(self) -> Iterator[Met]:
-        """What the programs compute, and how large the variables in it get."""
-        yield from self.walks.met()
+    def functions(self) -> Iterator[str]:
+        """The functions that say which pairs, keys and rows there are, and what happens to logits."""
+        kept = (mask for masks in self._keeps for mask in masks)
+        yield from (mask.source() for mask in (*kept, *self._attended) if not mask.everything)
+        yield from self.logits.functions()
+
+    def reach(self) -> tuple[int, int]:
+        """What bounds all integers of the programs: a constant, and a factor of the longest of n, m and offsets."""
+        constant, slope = reach(self._met())
+        # rows and keys of a tile can lie past the end
+        return constant + slope * max((walker.pad for walker in self._walkers.values()), default=0), slope
+
+    def _met(self) -> Iterator[Met]:
+        yield from ((mask.pred, {}) for mask in self._attended)
+        for (_, task), walker in self._walkers.items():
+            yield from walker.met()
+            if task == "forward":  # a mask is the same in all passes, and the tiles of no other pass are larger
+                yield from ((mask.pred, walker.limits(axis)) for axis, mask in enumerate(walker.masks))
         if not self.logits.plain:  # positions, in all kernels
-            yield from ((x, {}) for x in (Var("r") + Var("offset"), self.plan.frame.key_at(Var("j"))))
+            yield from ((x, {}) for x in (Var("r") + Var("offset"), self._plan.frame.key_at(Var("j"))))
 
     def forward(self, stage: Stage) -> str:
         """The kernel that absorbs the keys of the stage's pieces into out and lse."""
@@ -77,9 +113,9 @@ class KernelWriter:
 
     def _own_rows(self, out: Lines, stage: Stage, backward: bool = False) -> None:
         """What a program that owns rows knows of them."""
-        self.walks.own(out, stage, "heads")
+        self._own(out, stage, "heads")
         out.put(
-            self.walks.attended_rows.line("mine", "exists"),
+            self._rows.line("mine", "exists"),
             "query = _load_where(mine, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
         )
         if backward:
@@ -96,18 +132,29 @@ class KernelWriter:
         """The loops of a program that owns rows, with these lines for each tile."""
         for number, _ in stage.pieces:
             out.put("")
-            for tile in self.walks.over_keys(out, number, stage.task):
+            for tile in self._walkers[number, stage.task].tiles(out):
+                load = "_load(" if tile.full else "_load_where(live, " if tile.lag is None else "_load_where(ok, "
+                loads = (
+                    f"key = {load}keys, {tile.at}, k_r, k_d, D, D_PAD)",
+                    f"value = {load}values, {tile.at}, v_r, v_d, V, V_PAD)",
+                )
+                if tile.full or tile.lag is not None:
+                    out.put(*loads)
+                elif self.logits.careful:  # the mask says which keys are attended
+                    out.put(f"keep = {tile.keep}", "live = inside & _met(keep & inside[None, :], exists)", *loads)
+                else:
+                    out.put(self._keys.line("live", "inside"), *loads, f"keep = {tile.keep}")
                 out.put(*lines(tile))
 
     def grad_key(self, stage: Stage) -> str:
         """The kernel that sums the stage's part of dK and dV over the heads of a group."""
         pointers = "q, k, v, grad_out, lse2, pull, grad_k, grad_v,"
         with self._kernel(stage, "dK and dV", pointers, "running_k, running_v,") as out:
-            self.walks.own(out, stage, "(heads // group)")
-            if self.plan.of_heads:
+            self._own(out, stage, "(heads // group)")
+            if self._plan.of_heads:
                 out.put("first_head = head * group", "last_head = first_head + group - 1")
             out.put(
-                self.walks.attended_by_group.line("mine", "exists"),
+                self._keys_of_group.line("mine", "exists"),
                 "key = _load_where(mine, _matrix(k, batch, head, k_b, k_h), j, k_r, k_d, D, D_PAD)",
                 "value = _load_where(mine, _matrix(v, batch, head, v_b, v_h), j, v_r, v_d, V, V_PAD)",
                 *self.logits.of_keys(),
@@ -124,8 +171,10 @@ class KernelWriter:
                     *self.logits.of_head("q_head"),
                 )
                 for number, _ in stage.pieces:
-                    for tile in self.walks.over_rows(out, number):
+                    for tile in self._walkers[number, stage.task].tiles(out):
                         ok = "live" if tile.lag is None else "ok"
+                        if tile.lag is None:
+                            out.put(f"live = {tile.exists}" if tile.full else self._rows.line("live", tile.exists))
                         out.put(
                             f"query = _load_where({ok}, queries, r, q_r, q_d, D, D_PAD)",
                             f"grad = _load_where({ok}, grads, r, go_r, go_d, V, V_PAD)",
@@ -144,6 +193,10 @@ class KernelWriter:
             )
         return str(out)
 
+    def _own(self, out: Lines, stage: Stage, heads: str) -> None:
+        """Which class, tile, head and batch entry the program has, and its positions."""
+        self._walkers[stage.pieces[0][0], stage.task].own(out, heads)
+
     def _statistics(self, ok: str) -> Iterator[str]:
         """What `row_statistics` found of the rows r."""
         yield f"row_lse2 = tl.load(lse2 + row_0 + r, mask={ok}, other={self.logits.no_lse})"
@@ -159,7 +212,10 @@ class KernelWriter:
         strided = ("q", "k", "v", "go")[: 3 if stage.task == "forward" else 4]
         strides = " ".join(f"{x}_b, {x}_h, {x}_r, {x}_d," for x in strided)
         pointers += f" {running}" if running and stage.resumes else ""
-        fixed = ", ".join(f'"{name}"' for name in (*self.plan.frame.names, "heads", "group", *self.logits.numbers))
+        fixed = ", ".join(
+            f'"{name}"'
+            for name in (*self._plan.frame.names, "heads", "group", *("seed",) * bool(self._plan.score.dropout))
+        )
         out.put(f"@triton.jit(do_not_specialize=[{fixed}])")
         out.put(f"def {stage.name}(")
         tables = (
@@ -169,11 +225,11 @@ class KernelWriter:
         )
         out.put(
             f"    {pointers}{''.join(tables)}",
-            *([f"    {', '.join(self.plan.score.parameters)},"] if self.plan.score.parameters else []),
-            f"    scale, {self.plan.frame.parameters}, heads, group,",
+            *([f"    {', '.join(self._plan.score.parameters)},"] if self._plan.score.parameters else []),
+            f"    scale, {self._plan.frame.parameters}, heads, group,",
             f"    {strides}",
-            f"    {_CONSTANTS}",
-            f"    {_TUNING}",
+            "    D: tl.constexpr, D_PAD: tl.constexpr, V: tl.constexpr, V_PAD: tl.constexpr,",
+            "    PRECISION: tl.constexpr, INDEX: tl.constexpr,",
         )
         numbers = ", ".join(str(number) for number, _ in stage.pieces)
         whose = stage.owns if stage.step == 1 else f"{stage.owns} of one class mod {stage.step}"
@@ -181,3 +237,7 @@ class KernelWriter:
         with out.block("):  # fmt: skip"):
             out.put(f'"""{what} from piece{plural} {numbers}: one program owns {stage.tile} {whose} of one head."""')
             yield out
+
+
+def _attended(function: str, doc: str, given: Pred | None) -> Mask:
+    return Mask.of(function, doc, Truth(True) if given is None else settled(given))

@@ -186,19 +186,11 @@ def _softcap(logits, cap):
 
 
 @triton.jit
-def _softmax_step(logits, top):
-    """The weights of one more tile of keys by the new maximum of each row, and how much the earlier ones fade."""
-    new_top = tl.maximum(top, tl.max(logits, 1))
+def _softmax_step(highest, top):
+    """With further keys, of these highest logits: what is taken off logits, how earlier weights fade, the maximum."""
+    new_top = tl.maximum(top, highest)
     base = tl.where(new_top == -float("inf"), 0.0, new_top)  # -inf - -inf is NaN
-    return tl.exp2(logits - base[:, None]), tl.exp2(top - base), new_top
-
-
-@triton.jit
-def _softmax_lag(logits, top):
-    """`_softmax_step` with one more key per row."""
-    new_top = tl.maximum(top, logits)
-    base = tl.where(new_top == -float("inf"), 0.0, new_top)
-    return tl.exp2(logits - base), tl.exp2(top - base), new_top
+    return base, tl.exp2(top - base), new_top
 
 
 @triton.jit

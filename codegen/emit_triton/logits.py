@@ -65,11 +65,6 @@ class Logits:
         return self.score == PLAIN
 
     @property
-    def numbers(self) -> tuple[str, ...]:
-        """Further arguments of every kernel, for which it is not compiled again."""
-        return ("seed",) if self.score.dropout else ()
-
-    @property
     def no_lse(self) -> str:
         """lse of rows that do not exist or attend nothing; with a score their weights are 0 whatever is added."""
         return "0.0" if self.plain else 'float("inf")'
@@ -168,7 +163,8 @@ class Logits:
         yield from self._final(x, "_")
         if x.kept:
             yield f'logits = tl.where({x.kept}, logits, -float("inf"))'
-        yield f"p, fade, top = {'_softmax_lag' if lag else '_softmax_step'}(logits, top)"
+        yield f"base, fade, top = _softmax_step({'logits' if lag else 'tl.max(logits, 1)'}, top)"
+        yield f"p = tl.exp2(logits - base{x.row})"
         yield f"total = total * fade + {'p' if lag else 'tl.sum(p, 1)'}"
         if self.score.dropout:
             yield f"p *= _dropout(stream, {x.i}, {x.j})"
@@ -181,10 +177,14 @@ class Logits:
             return Pairs("i", j if of_keys else f"i {_signed(-tile.lag)}", "", "ok", product)
         if of_keys:
             product = "tl.dot({1}, tl.trans({0}), input_precision=PRECISION)"
-            return Pairs("i[None, :]", f"{j}[:, None]", "[None, :]", tile.keep, product)
+            return Pairs("i[None, :]", f"{j}[:, None]", "[None, :]", self._kept(tile), product)
         product = "tl.dot({0}, tl.trans({1}), input_precision=PRECISION)"
         kept = "" if tile.full else "keep & inside[None, :]"
         return Pairs("i[:, None]", f"{j}[None, :]", "[:, None]", kept, product)
+
+    def _kept(self, tile: Tile) -> str:
+        """Which pairs of a tile of rows take part; "" for all."""
+        return f"({tile.keep}) & live[None, :]" if tile.keep and self.careful else tile.keep
 
     def _final(self, x: Pairs, rate: str = "rate") -> Iterator[str]:
         """The final logits of some pairs, and their derivative by those before the score."""
@@ -212,7 +212,7 @@ class Logits:
         if self.plain and tile.lag is None:
             yield "p_t = _weights_t(query, key, row_lse2, scale2, PRECISION)"
             if tile.keep:
-                yield f"p_t = tl.where({tile.keep}, p_t, 0.0)"
+                yield f"p_t = tl.where({self._kept(tile)}, p_t, 0.0)"
             yield f"key_grad, value_grad = _add_key_grads{'_of' if self.careful and tile.keep else ''}("
             yield "    p_t, query, value, grad, row_pull, key_grad, value_grad, PRECISION"
             yield ")"
@@ -274,10 +274,9 @@ class Logits:
         """What a tile of keys adds to the sums."""
         yield from self._slopes(tile, final=True)
         x = self._pairs(tile)
-        if self.score.alibi and tile.lag is None:
-            yield f"slope_sum -= tl.sum(ds * tl.abs({x.i} - {x.j}).to(tl.float32), 1)"
-        elif self.score.alibi:
-            yield f"slope_sum -= ds * {abs(tile.lag)}"
+        if self.score.alibi:
+            wide = f"tl.sum(ds * tl.abs({x.i} - {x.j}).to(tl.float32), 1)"
+            yield f"slope_sum -= {wide if tile.lag is None else f'ds * {abs(tile.lag)}'}"
         if self.score.bias is not None:
             yield f"bias_sum = _add_by_entry(bias_sum, ds, _entry({x.i}, {x.j}), {self._width})"
 

@@ -18,7 +18,6 @@ from pidsl.codegen.emit_triton.boxes import box_counts
 from pidsl.codegen.emit_triton.kernels import KernelWriter
 from pidsl.codegen.emit_triton.lines import WIDTH
 from pidsl.codegen.emit_triton.lists import list_table, table_name
-from pidsl.codegen.emit_triton.reach import reach
 from pidsl.codegen.plan.nodes import Plan
 from pidsl.codegen.plan.stages import Stage, stages
 from pidsl.codegen.plan.walks import BlockList, Boxes, Lags, Listed, Runs
@@ -39,14 +38,13 @@ def triton_source(plan: Plan) -> str:
     grad_score: list[Stage] = []
     if writer.logits.sums:  # they visit what those of dQ visit
         grad_score = [replace(x, name=x.name.replace("grad_query", "grad_score")) for x in grad_query]
-    masks = [*writer.walks.masks(), *writer.logits.functions()]
+    masks = list(writer.functions())
     kernels = [
         *map(writer.forward, forward),
         *map(writer.grad_query, grad_query),
         *map(writer.grad_key, grad_key),
         *map(writer.grad_score, grad_score),
     ]
-    constant, slope = reach(writer.met())
     tables = "\n".join(
         [
             "# What to launch, in this order. `whole`: the kernel owns every row (key). Integers stay below",
@@ -56,7 +54,7 @@ def triton_source(plan: Plan) -> str:
             _table("GRAD_KEY", grad_key),
             *_lists(plan),
             *([_table("GRAD_SCORE", grad_score)] if grad_score else []),
-            f"REACH = ({constant + slope * writer.walks.pad}, {slope})",
+            f"REACH = {writer.reach()}",
         ]
     )
     parts = _device_functions("\n".join([*masks, *kernels]))
