@@ -36,3 +36,12 @@ class Lines:
 
     def __str__(self) -> str:
         return "\n".join(self._lines)
+
+
+def function(head: str, doc: str, *lines: str) -> str:
+    """A device function."""
+    out = Lines()
+    out.put("@triton.jit")
+    with out.block(f"def {head}:"):
+        out.put(f'"""{doc}"""', *lines)
+    return str(out)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pidsl.codegen.emit_triton.lines import Lines
+from pidsl.codegen.emit_triton.lines import function
 from pidsl.codegen.emit_triton.walker import Tile
 from pidsl.language.score import PLAIN, Score, threshold
 from pidsl.relation.frame import Frame
@@ -79,32 +79,25 @@ class Logits:
         score = self.score
         if score.bias is not None:
             low, high = score.bias
-            yield _function(
-                "_entry(i, j)",
-                f"Where the pair's lag is in the table of lags {low} .. {high}.",
-                [f"return tl.minimum(tl.maximum(i - j, {low}), {high}) {_signed(-low) if low else ''}"],
-            )
+            entry = f"tl.minimum(tl.maximum(i - j, {low}), {high}) {_signed(-low) if low else ''}"
+            doc = f"Where the pair's lag is in the table of lags {low} .. {high}."
+            yield function("_entry(i, j)", doc, f"return {entry}")
         if score.softcap is not None or self._of_pair:
             parts, rate = [], ""
+            doc = "The logits, base 2, of queries at i and keys at j after the score"
             if score.softcap is not None:
-                rate = ", rate"
+                rate, doc = ", rate", f"{doc}, and their derivative by those before"
                 parts.append(f"logits, rate = _softcap(logits, {score.softcap!r} * {LOG2E})")
             if score.alibi:
                 parts.append("logits -= slope * tl.abs(i - j).to(tl.float32)")
             if score.bias is not None:
                 parts.append(f"logits += tl.load(by_lag + _entry(i, j)) * {LOG2E}")
-            doc = "The logits, base 2, of queries at i and keys at j after the score"
-            doc += ", and their derivative by those before." if rate else "."
-            yield _function(f"_score(logits, i, j{self._of_pair})", doc, [*parts, f"return logits{rate}"])
-        if score.dropout:
-            yield _function(
-                "_dropout(stream, i, j)",
-                f"Factors of the weights: 0 with probability {score.dropout!r}, else 1 / (1 - {score.dropout!r}).",
-                [
-                    "bits = _mix(_mix(stream + i.to(tl.uint32)) + _mix(j.to(tl.uint32) + 0x9E3779B9))",
-                    f"return tl.where(bits >= {threshold(score.dropout)}, {1 / (1 - score.dropout)!r}, 0.0)",
-                ],
-            )
+            yield function(f"_score(logits, i, j{self._of_pair})", f"{doc}.", *parts, f"return logits{rate}")
+        if p := score.dropout:
+            doc = f"Factors of the weights: 0 with probability {p!r}, else 1 / (1 - {p!r})."
+            bits = "bits = _mix(_mix(stream + i.to(tl.uint32)) + _mix(j.to(tl.uint32) + 0x9E3779B9))"
+            kept = f"return tl.where(bits >= {threshold(p)}, {1 / (1 - p)!r}, 0.0)"
+            yield function("_dropout(stream, i, j)", doc, bits, kept)
 
     # What a program knows before its first tile.
 
@@ -302,11 +295,3 @@ def _added(sums: str, weights: str, tile: str, of: Tile, before: str = "") -> st
 def _signed(number: int) -> str:
     """`+ 3`, `- 3`."""
     return f"- {-number}" if number < 0 else f"+ {number}"
-
-
-def _function(head: str, doc: str, lines: list[str]) -> str:
-    out = Lines()
-    out.put("@triton.jit")
-    with out.block(f"def {head}:"):
-        out.put(f'"""{doc}"""', *lines)
-    return str(out)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pidsl.codegen.emit_triton.expr import pred_source
-from pidsl.codegen.emit_triton.lines import Lines
+from pidsl.codegen.emit_triton.lines import function
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Grid, Layout
 from pidsl.language.algebra import has_scalar, separated, settled
@@ -96,11 +96,7 @@ class Mask:
 
     def source(self) -> str:
         """The function."""
-        out = Lines()
-        out.put("@triton.jit")
-        with out.block(f"def {self.function}({', '.join(self.names)}):"):
-            out.put(f'"""{self.doc}"""', f"return {pred_source(self.pred)}")
-        return str(out)
+        return function(f"{self.function}({', '.join(self.names)})", self.doc, f"return {pred_source(self.pred)}")
 
 
 def keep_masks(number: int, piece: Piece) -> tuple[Mask, ...]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from math import prod
+from typing import get_args
 
 from pidsl.codegen.emit_triton.boxes import box_counts
 from pidsl.codegen.emit_triton.kernels import KernelWriter
@@ -20,7 +21,7 @@ from pidsl.codegen.emit_triton.lines import WIDTH
 from pidsl.codegen.emit_triton.lists import list_table, table_name
 from pidsl.codegen.plan.nodes import Plan
 from pidsl.codegen.plan.stages import Stage, stages
-from pidsl.codegen.plan.walks import BlockList, Boxes, Lags, Listed, Runs
+from pidsl.codegen.plan.walks import BlockList, Boxes, Lags, Listed, Pass, Runs
 from pidsl.language.score import PLAIN
 
 
@@ -32,33 +33,21 @@ def triton_source(plan: Plan) -> str:
     plan -> stages (pieces that share a kernel) -> kernels -> the device functions they call -> module.
     """
     writer = KernelWriter(plan)
-    forward = stages(plan, "forward")
-    grad_query = stages(plan, "grad_query")
-    grad_key = stages(plan, "grad_key")
-    grad_score: list[Stage] = []
+    passes = {task: (getattr(writer, task), stages(plan, task)) for task in get_args(Pass)}
     if writer.logits.sums:  # they visit what those of dQ visit
-        grad_score = [replace(x, name=x.name.replace("grad_query", "grad_score")) for x in grad_query]
+        rows = (replace(x, name=x.name.replace("grad_query", "grad_score")) for x in passes["grad_query"][1])
+        passes["grad_score"] = writer.grad_score, tuple(rows)
     masks = list(writer.functions())
-    kernels = [
-        *map(writer.forward, forward),
-        *map(writer.grad_query, grad_query),
-        *map(writer.grad_key, grad_key),
-        *map(writer.grad_score, grad_score),
+    kernels = [kernel(stage) for kernel, found in passes.values() for stage in found]
+    tables = [
+        "# What to launch, in this order. `whole`: the kernel owns every row (key). Integers stay below",
+        f"# REACH[0] + REACH[1] * max({plan.frame.parameters}).",
+        *(_table(task.upper(), found) for task, (_, found) in passes.items()),
+        *_lists(plan),
+        f"REACH = {writer.reach()}",
     ]
-    tables = "\n".join(
-        [
-            "# What to launch, in this order. `whole`: the kernel owns every row (key). Integers stay below",
-            f"# REACH[0] + REACH[1] * max({plan.frame.parameters}).",
-            _table("FORWARD", forward),
-            _table("GRAD_QUERY", grad_query),
-            _table("GRAD_KEY", grad_key),
-            *_lists(plan),
-            *([_table("GRAD_SCORE", grad_score)] if grad_score else []),
-            f"REACH = {writer.reach()}",
-        ]
-    )
     parts = _device_functions("\n".join([*masks, *kernels]))
-    return "\n\n\n".join([_header(plan), *parts, *masks, *kernels, tables]) + "\n"
+    return "\n\n\n".join([_header(plan), *parts, *masks, *kernels, "\n".join(tables)]) + "\n"
 
 
 def _header(plan: Plan) -> str:
@@ -72,7 +61,7 @@ def _header(plan: Plan) -> str:
                 what = "{}; boxes of {} queries and {} keys".format(layout, *sizes)
             case Lags(lags=lags):
                 what = f"diagonals, lags {', '.join(str(x.lag) for x in lags)}"
-        lines += _wrap(f"{number}  {what}", "    ", "       ")
+        lines += _wrap(f"{number}  {what}", "    ", "   ")
     if not plan.pieces:
         lines.append("    (none: no row attends any key)")
     for note in plan.notes:
@@ -85,35 +74,32 @@ def _header(plan: Plan) -> str:
     return f'"""{text}\n"""\n\nimport triton\nimport triton.language as tl'
 
 
-def _wrap(text: str, indent: str, later: str | None = None) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent if later is None else later)
+def _wrap(text: str, indent: str, later: str = "") -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent + later)
 
 
 def _table(name: str, rows: Sequence[Stage]) -> str:
-    if not rows:
-        return f"{name} = []"
     entries = [
         f'    {{"kernel": {stage.name}, "step": {stage.step}, "classes": {stage.classes}, '
         f'"tile": {stage.tile}, "swept": {stage.swept}, "whole": {stage.whole}{_boxes(stage)}}},'
         for stage in rows
     ]
-    return "\n".join([f"{name} = [", *entries, "]"])
+    return "\n".join([f"{name} = [", *entries, "]"]) if rows else f"{name} = []"
 
 
 def _lists(plan: Plan) -> Iterator[str]:
     """The tables of listed blocks, which kernels get as arguments."""
-    entries = []
-    for number, piece in enumerate(plan.pieces):
-        if isinstance(piece.layout, BlockList):
-            for by_keys in (False, True):
-                _, table = list_table(piece.layout, by_keys=by_keys)
-                text = textwrap.fill(
-                    ", ".join(map(str, table)), WIDTH, initial_indent="        ", subsequent_indent="        "
-                )
-                entries.append(f'    "{table_name(number, by_keys=by_keys)}": [\n{text},\n    ],')
-    if entries:
+    listed = [(number, x.layout) for number, x in enumerate(plan.pieces) if isinstance(x.layout, BlockList)]
+    if listed:
         yield "# Listed blocks: those that own some, where the entries of each begin, and the entries."
-        yield "\n".join(["LISTS = {", *entries, "}"])
+        yield "LISTS = {"
+        for number, blocks in listed:
+            for by_keys in (False, True):
+                _, table = list_table(blocks, by_keys=by_keys)
+                yield f'    "{table_name(number, by_keys=by_keys)}": ['
+                yield from _wrap(", ".join(map(str, table)) + ",", "        ")
+                yield "    ],"
+        yield "}"
 
 
 def _boxes(stage: Stage) -> str:
@@ -126,7 +112,7 @@ def _boxes(stage: Stage) -> str:
         case Boxes(grid, _, own):
             beside = prod(box_counts(grid, own)[1:])
             return f', "box": ({grid.strides[0] * own[0]}, {beside}, {grid.tokens})'
-        case Runs() | Lags():
+        case _:
             return ""
 
 
