@@ -14,7 +14,7 @@ from math import prod
 
 from pidsl.codegen.emit_triton.expr import index_source
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.emit_triton.masks import Side, to_index
+from pidsl.codegen.emit_triton.masks import Side
 from pidsl.codegen.emit_triton.reach import Limits, Met
 from pidsl.codegen.emit_triton.walker import Tile, Walker
 from pidsl.codegen.plan.walks import Boxes, Grid
@@ -27,7 +27,7 @@ class BoxesWalker(Walker[Boxes]):
     def own(self, out: Lines, heads: str) -> None:
         walk, grid, own = self.walk, self.walk.layout, self.owned
         axes, strides = range(len(grid.lengths)), grid.strides
-        out.put(to_index(self.frame), "program = tl.program_id(0)")
+        out.put(self.to_index, "program = tl.program_id(0)")
         block, counts = strides[0] * walk.own[0], box_counts(grid, walk.own)
         stop = index_source(own.stop) if grid.tokens is None else f"tl.minimum({index_source(own.stop)}, {grid.tokens})"
         out.put(f"boxes = tl.cdiv({stop}, {block})" + (f" - {own.first} // {block}" if own.first else ""))
@@ -41,13 +41,10 @@ class BoxesWalker(Walker[Boxes]):
             out.put(f"t_0 += {own.first} // {block}")
         out.put(f"head = (program // boxes % {heads}).to(tl.int32)")
         out.put(f"batch = (program // boxes // {heads}).to(tl.int32)")
-        letter = "a" if self.over_keys else "b"
         starts = [f"t_{axis}" + (f" * {size}" if size > 1 else "") for axis, size in enumerate(walk.own)]
-        _tokens(out, letter, own, grid, walk.own, starts, "own")
-        tests = [
-            f"({letter}_{axis} < {grid.lengths[axis]})" for axis in axes if (grid.lengths[axis] or 0) % walk.own[axis]
-        ]
-        out.put(f"exists = {' & '.join([*tests, *own.exists])}")
+        self._tokens(out, own, walk.own, starts, "own")
+        ragged = [axis for axis in axes if (grid.lengths[axis] or 0) % walk.own[axis]]
+        out.put(f"exists = {own.exist(*(f'({own.letter}_{axis} < {grid.lengths[axis]})' for axis in ragged))}")
 
     def tiles(self, out: Lines) -> Iterator[Tile]:
         walk, grid, swept = self.walk, self.walk.layout, self.swept
@@ -78,11 +75,24 @@ class BoxesWalker(Walker[Boxes]):
                 index += f" % boxes_{axis}" if axis else ""
                 size = walk.swept[axis]
                 starts.append(f"first_{axis} + {index}" + (f" * {size}" if size > 1 else ""))
-            letter = "b" if self.over_keys else "a"
-            _tokens(out, letter, swept, grid, walk.swept, starts, "y")
-            tests = [f"({letter}_{axis} <= last_{axis})" for axis in axes if walk.swept[axis] > 1]
-            out.put(f"inside = {' & '.join([*tests, *swept.exists])}")
+            self._tokens(out, swept, walk.swept, starts, "y")
+            tests = (f"({swept.letter}_{axis} <= last_{axis})" for axis in axes if walk.swept[axis] > 1)
+            out.put(f"inside = {swept.exist(*tests)}")
             yield Tile(self.kept(*((f"a_{axis}", f"b_{axis}") for axis in axes)))
+
+    def _tokens(self, out: Lines, side: Side, box: Sequence[int], starts: Sequence[str], x: str) -> None:
+        """The coordinates of the tokens of a box that starts there, and their rows."""
+        out.put(f"{x} = tl.arange(0, {prod(box)})")
+        sums = []
+        for axis, (size, start, stride) in enumerate(zip(box, starts, self.walk.layout.strides, strict=True)):
+            inner, token = prod(box[axis + 1 :]), f"{side.letter}_{axis}"
+            inside = f"{x} * 0"
+            if size > 1:
+                inside = f"{x} // {inner}" if inner > 1 else x
+                inside += f" % {size}" if axis > 0 and prod(box[:axis]) > 1 else ""
+            out.put(f"{token} = {start} + {inside}")
+            sums.append(f"{token} * {stride}" if stride > 1 else token)
+        out.put(f"{side.name} = {' + '.join(sums)}{side.less}")
 
     def met(self) -> Iterator[Met]:
         yield from super().met()
@@ -105,11 +115,8 @@ class BoxesWalker(Walker[Boxes]):
 
     def limits(self, axis: int = 0) -> Limits:
         grid, own = self.walk.layout, self.walk.own[axis]
-        size, length = max(own, self.walk.swept[axis]), grid.lengths[axis]
-        if length is None:
-            length, slope = 0, Fraction(2, grid.strides[axis])  # up to n + offset
-        else:
-            slope = Fraction(0)
+        size, length = max(own, self.walk.swept[axis]), grid.lengths[axis] or 0
+        slope = Fraction(0 if length else 2, grid.strides[axis])  # up to n + offset
         coordinate = (length + 2 * size, slope)
         return {"a": coordinate, "b": coordinate, f"t_{axis}": (length // own + 1, slope / own)}
 
@@ -119,30 +126,9 @@ def box_counts(grid: Grid, own: Sequence[int]) -> tuple[int, ...]:
     return tuple(0 if x is None else -(-x // size) for x, size in zip(grid.lengths, own, strict=True))
 
 
-def _tokens(
-    out: Lines, letter: str, of: Side, grid: Grid, box: Sequence[int], starts: Sequence[str], x: str
-) -> None:  # fmt: skip
-    """The coordinates of the tokens of a box that starts there, and their rows."""
-    out.put(f"{x} = tl.arange(0, {prod(box)})")
-    sums = []
-    for axis, (size, start, stride) in enumerate(zip(box, starts, grid.strides, strict=True)):
-        inner = prod(box[axis + 1 :])
-        if size == 1:
-            inside = f"{x} * 0"
-        else:
-            inside = f"{x} // {inner}" if inner > 1 else x
-            inside += f" % {size}" if axis > 0 and prod(box[:axis]) > 1 else ""
-        out.put(f"{letter}_{axis} = {start} + {inside}")
-        sums.append(f"{letter}_{axis}" + (f" * {stride}" if stride > 1 else ""))
-    out.put(f"{of.index} = {' + '.join(sums)}{of.less}")
-
-
 def _of_axis(e: Index, axis: int) -> Index:
     return simplify(substitute(e, {"t": Var(f"t_{axis}")})) if "t" in vars_in(e) else e
 
 
 def _folded(function: str, values: list[str]) -> str:
-    out = values[0]
-    for value in values[1:]:
-        out = f"{function}({out}, {value})"
-    return out
+    return values[0] if len(values) == 1 else f"{function}({', '.join(values)})"

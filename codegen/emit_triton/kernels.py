@@ -113,7 +113,7 @@ class KernelWriter:
 
     def _own_rows(self, out: Lines, stage: Stage, backward: bool = False) -> None:
         """What a program that owns rows knows of them."""
-        self._own(out, stage, "heads")
+        self._walkers[stage.pieces[0][0], stage.task].own(out, "heads")
         out.put(
             self._rows.line("mine", "exists"),
             "query = _load_where(mine, _matrix(q, batch, head, q_b, q_h), r, q_r, q_d, D, D_PAD)",
@@ -150,7 +150,7 @@ class KernelWriter:
         """The kernel that sums the stage's part of dK and dV over the heads of a group."""
         pointers = "q, k, v, grad_out, lse2, pull, grad_k, grad_v,"
         with self._kernel(stage, "dK and dV", pointers, "running_k, running_v,") as out:
-            self._own(out, stage, "(heads // group)")
+            self._walkers[stage.pieces[0][0], stage.task].own(out, "(heads // group)")
             if self._plan.of_heads:
                 out.put("first_head = head * group", "last_head = first_head + group - 1")
             out.put(
@@ -193,13 +193,10 @@ class KernelWriter:
             )
         return str(out)
 
-    def _own(self, out: Lines, stage: Stage, heads: str) -> None:
-        """Which class, tile, head and batch entry the program has, and its positions."""
-        self._walkers[stage.pieces[0][0], stage.task].own(out, heads)
-
     def _statistics(self, ok: str) -> Iterator[str]:
         """What `row_statistics` found of the rows r."""
-        yield f"row_lse2 = tl.load(lse2 + row_0 + r, mask={ok}, other={self.logits.no_lse})"
+        no_lse = "0.0" if self.logits.plain else 'float("inf")'  # weights are 0 whatever a score adds
+        yield f"row_lse2 = tl.load(lse2 + row_0 + r, mask={ok}, other={no_lse})"
         yield f"row_pull = tl.load(pull + row_0 + r, mask={ok}, other=0.0)"
 
     @contextmanager
@@ -240,4 +237,4 @@ class KernelWriter:
 
 
 def _attended(function: str, doc: str, given: Pred | None) -> Mask:
-    return Mask.of(function, doc, Truth(True) if given is None else settled(given))
+    return Mask(function, doc, Truth(True) if given is None else settled(given))

@@ -13,7 +13,6 @@ from functools import cached_property
 from itertools import accumulate
 
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.emit_triton.masks import to_index
 from pidsl.codegen.emit_triton.walker import Tile, Walker
 from pidsl.codegen.plan.walks import BlockList, Listed
 
@@ -43,7 +42,7 @@ class ListedWalker(Walker[Listed]):
         (name, count), size, tile, own = self._table, self.walk.layout.size, self.walk.owned, self.owned
         tiles = -(-size // tile)
         out.put(
-            to_index(self.frame),
+            self.to_index,
             "program = tl.program_id(0)",
             f"owner = program // {tiles} % {count}",
             f"head = program // {tiles * count} % {heads}",
@@ -52,10 +51,9 @@ class ListedWalker(Walker[Listed]):
             f"begin = tl.load({name} + {count} + owner)",
             f"end = tl.load({name} + {count} + owner + 1)",
             f"own = program % {tiles} * {tile} + tl.arange(0, {tile})",
-            f"{own.index} = block * {size} + own{own.less}",
+            f"{own.name} = block * {size} + own{own.less}",
         )
-        test = " & ".join(own.exists)
-        out.put(f"exists = (own < {size}) & {test}" if size % tile else f"exists = {test}")
+        out.put(f"exists = {own.exist(*[f'(own < {size})'] * (size % tile > 0))}")
 
     def tiles(self, out: Lines) -> Iterator[Tile]:
         (name, count), size, tile, swept = self._table, self.walk.layout.size, self.walk.visited, self.swept
@@ -65,10 +63,9 @@ class ListedWalker(Walker[Listed]):
             out.put(
                 f"other = tl.load({name} + {2 * count + 1} + x // {tiles}).to(INDEX)",
                 f"y = x % {tiles} * {tile} + tl.arange(0, {tile})",
-                f"{swept.index} = other * {size} + y{swept.less}",
+                f"{swept.name} = other * {size} + y{swept.less}",
             )
-            test = " & ".join(swept.exists)
-            out.put(f"inside = (y < {size}) & {test}" if size % tile else f"inside = {test}")
+            out.put(f"inside = {swept.exist(*[f'(y < {size})'] * (size % tile > 0))}")
             yield Tile(self.kept(("r", "j")))
 
     @property

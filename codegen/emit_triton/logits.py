@@ -36,6 +36,8 @@ class Pairs(NamedTuple):
         row: how a number of each row lies in it.
         kept: which take part; "" for all.
         product: of queries (or their gradients) and keys (values).
+        lag: of one key per row.
+        of_keys: in a program that owns keys.
     """
 
     i: str
@@ -43,6 +45,8 @@ class Pairs(NamedTuple):
     row: str
     kept: str
     product: str
+    lag: int | None
+    of_keys: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,6 @@ class Logits:
     def plain(self) -> bool:
         """Nothing happens to them."""
         return self.score == PLAIN
-
-    @property
-    def no_lse(self) -> str:
-        """lse of rows that do not exist or attend nothing; with a score their weights are 0 whatever is added."""
-        return "0.0" if self.plain else 'float("inf")'
 
     @property
     def _of_pair(self) -> str:
@@ -147,37 +146,38 @@ class Logits:
 
     def absorb(self, tile: Tile) -> Iterator[str]:
         """Online softmax over the keys of a tile."""
-        lag = tile.lag is not None
-        if self.plain:
-            head = "_absorb_lag(ok, " if lag else "_absorb(" if tile.full else "_absorb_where(keep, inside, "
-            yield f"{STATE} = {head}query, key, value, {STATE}, scale2{'' if lag else ', PRECISION'})"
-            return
         x = self._pairs(tile)
+        if self.plain:
+            if x.lag is not None:
+                yield f"{STATE} = _absorb_lag(ok, query, key, value, {STATE}, scale2)"
+            else:
+                absorb = "_absorb_where(keep, inside, " if x.kept else "_absorb("
+                yield f"{STATE} = {absorb}query, key, value, {STATE}, scale2, PRECISION)"
+            return
         yield from self._final(x, "_")
         if x.kept:
             yield f'logits = tl.where({x.kept}, logits, -float("inf"))'
-        yield f"base, fade, top = _softmax_step({'logits' if lag else 'tl.max(logits, 1)'}, top)"
+        highest, weight = ("tl.max(logits, 1)", "tl.sum(p, 1)") if x.lag is None else ("logits", "p")
+        yield f"base, fade, top = _softmax_step({highest}, top)"
         yield f"p = tl.exp2(logits - base{x.row})"
-        yield f"total = total * fade + {'p' if lag else 'tl.sum(p, 1)'}"
+        yield f"total = total * fade + {weight}"
         if self.score.dropout:
             yield f"p *= _dropout(stream, {x.i}, {x.j})"
-        yield _added("acc", "p", "value", tile, "acc * fade[:, None]")
+        yield "acc *= fade[:, None]"
+        yield _added(x, "acc", "p", "value")
 
     def _pairs(self, tile: Tile, of_keys: bool = False) -> Pairs:
-        j = f"({self.frame.key})" if self.frame.moved else "j"
-        if tile.lag is not None:
+        lag, j = tile.lag, f"({self.frame.key})" if self.frame.moved else "j"
+        if lag is not None:
             product = "tl.sum({0}.to(tl.float32) * {1}.to(tl.float32), 1)"
-            return Pairs("i", j if of_keys else f"i {_signed(-tile.lag)}", "", "ok", product)
+            return Pairs("i", j if of_keys else f"i {_signed(-lag)}", "", "ok", product, lag, of_keys)
         if of_keys:
             product = "tl.dot({1}, tl.trans({0}), input_precision=PRECISION)"
-            return Pairs("i[None, :]", f"{j}[:, None]", "[None, :]", self._kept(tile), product)
+            kept = f"({tile.keep}) & live[None, :]" if tile.keep and self.careful else tile.keep
+            return Pairs("i[None, :]", f"{j}[:, None]", "[None, :]", kept, product, lag, of_keys)
         product = "tl.dot({0}, tl.trans({1}), input_precision=PRECISION)"
         kept = "" if tile.full else "keep & inside[None, :]"
-        return Pairs("i[:, None]", f"{j}[None, :]", "[:, None]", kept, product)
-
-    def _kept(self, tile: Tile) -> str:
-        """Which pairs of a tile of rows take part; "" for all."""
-        return f"({tile.keep}) & live[None, :]" if tile.keep and self.careful else tile.keep
+        return Pairs("i[:, None]", f"{j}[None, :]", "[:, None]", kept, product, lag, of_keys)
 
     def _final(self, x: Pairs, rate: str = "rate") -> Iterator[str]:
         """The final logits of some pairs, and their derivative by those before the score."""
@@ -191,41 +191,42 @@ class Logits:
 
     def query_grad(self, tile: Tile) -> Iterator[str]:
         """What a tile of keys adds to dQ."""
-        if self.plain and tile.lag is None:
+        x = self._pairs(tile)
+        if self.plain and x.lag is None:
             yield "p = _weights(query, key, row_lse2, scale2, PRECISION)"
-            if not tile.full:
-                yield "p = tl.where(keep & inside[None, :], p, 0.0)"
+            if x.kept:
+                yield f"p = tl.where({x.kept}, p, 0.0)"
             yield "query_grad = _add_query_grad(p, key, value, grad, row_pull, query_grad, PRECISION)"
         else:
-            yield from self._slopes(tile)
-            yield _added("query_grad", "ds", "key", tile)
+            yield from self._slopes(x)
+            yield _added(x, "query_grad", "ds", "key")
 
     def key_grads(self, tile: Tile) -> Iterator[str]:
         """What a tile of rows adds to dK and dV."""
-        if self.plain and tile.lag is None:
+        x = self._pairs(tile, of_keys=True)
+        if self.plain and x.lag is None:
             yield "p_t = _weights_t(query, key, row_lse2, scale2, PRECISION)"
-            if tile.keep:
-                yield f"p_t = tl.where({self._kept(tile)}, p_t, 0.0)"
-            yield f"key_grad, value_grad = _add_key_grads{'_of' if self.careful and tile.keep else ''}("
+            if x.kept:
+                yield f"p_t = tl.where({x.kept}, p_t, 0.0)"
+            yield f"key_grad, value_grad = _add_key_grads{'_of' if self.careful and x.kept else ''}("
             yield "    p_t, query, value, grad, row_pull, key_grad, value_grad, PRECISION"
             yield ")"
         else:
             if not self.plain:
                 yield "i = r + offset"
-            yield from self._slopes(tile, of_keys=True)
-            yield _added("key_grad", "ds", "query", tile)
-            yield _added("value_grad", "p", "grad", tile)
+            yield from self._slopes(x)
+            yield _added(x, "key_grad", "ds", "query")
+            yield _added(x, "value_grad", "p", "grad")
 
-    def _slopes(self, tile: Tile, of_keys: bool = False, final: bool = False) -> Iterator[str]:
-        """ds of a tile, the gradient of its raw logits or `final` ones; for keys also p, as the values get it.
+    def _slopes(self, x: Pairs, final: bool = False) -> Iterator[str]:
+        """ds, the gradient of the raw logits or of the `final` ones; for keys also p, as the values get it.
 
         Programs that own rows divide by the temperature at the end.
         """
         if self.plain:  # of a lag
-            p = "p" if of_keys else "_"
+            p = "p" if x.of_keys else "_"
             yield f"{p}, ds = _lag_slopes(ok, query, key, value, grad, row_lse2, row_pull, scale2)"
             return
-        x = self._pairs(tile, of_keys)
         yield from self._final(x)
         yield f"p = tl.exp2(logits - row_lse2{x.row})"
         if x.kept:
@@ -236,13 +237,13 @@ class Logits:
         yield f"ds = p * (dp - row_pull{x.row})"
         if self.score.softcap is not None and not final:
             yield "ds *= rate"
-        if self.score.temperature and of_keys:
+        if self.score.temperature and x.of_keys:
             yield "ds /= heat"
-        if tile.lag is not None:
+        if x.lag is not None:
             yield "ds = tl.where(ok, ds, 0.0)  # what is not attended may be NaN"
-        elif self.careful and of_keys and x.kept:
+        elif self.careful and x.of_keys and x.kept:
             yield "ds = tl.where(p == 0.0, 0.0, ds)"
-        if self.score.dropout and of_keys:
+        if self.score.dropout and x.of_keys:
             yield "p *= drop"
 
     # Gradients of slopes and bias.
@@ -265,8 +266,8 @@ class Logits:
 
     def add_to_sums(self, tile: Tile) -> Iterator[str]:
         """What a tile of keys adds to the sums."""
-        yield from self._slopes(tile, final=True)
         x = self._pairs(tile)
+        yield from self._slopes(x, final=True)
         if self.score.alibi:
             wide = f"tl.sum(ds * tl.abs({x.i} - {x.j}).to(tl.float32), 1)"
             yield f"slope_sum -= {wide if tile.lag is None else f'ds * {abs(tile.lag)}'}"
@@ -283,13 +284,11 @@ class Logits:
             yield f"tl.store(sums + column, bias_sum, mask=column < {self.score.table})"
 
 
-def _added(sums: str, weights: str, tile: str, of: Tile, before: str = "") -> str:
+def _added(x: Pairs, sums: str, weights: str, tile: str) -> str:
     """A line that adds `weights` times the rows of a tile."""
-    if of.lag is None:
-        product = f"{weights}.to({tile}.dtype), {tile}, {before or sums}, input_precision=PRECISION"
-        return f"{sums} = tl.dot({product})"
-    product = f"{weights}[:, None] * {tile}.to(tl.float32)"
-    return f"{sums} = {before} + {product}" if before else f"{sums} += {product}"
+    if x.lag is None:
+        return f"{sums} = tl.dot({weights}.to({tile}.dtype), {tile}, {sums}, input_precision=PRECISION)"
+    return f"{sums} += {weights}[:, None] * {tile}.to(tl.float32)"
 
 
 def _signed(number: int) -> str:

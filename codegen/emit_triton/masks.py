@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pidsl.codegen.emit_triton.expr import pred_source
 from pidsl.codegen.emit_triton.lines import function
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Grid, Layout
 from pidsl.language.algebra import has_scalar, separated, settled
-from pidsl.language.expr import Add, Index, Mul, Pred, Truth, Var, simplify, vars_in
+from pidsl.language.expr import Index, Pred, Truth, Var, vars_in
 from pidsl.relation.frame import Frame
 
 PLAN_VARS = ("n", "m", "offset", "key_offset", "c", "d", "a", "b", "r", "j", "q_head", "first_head", "last_head")
 
 
-def to_index(frame: Frame) -> str:
-    """A line that brings the numbers of a call into the dtype of indices."""
-    return f"{frame.parameters} = {', '.join(f'{name}.to(INDEX)' for name in frame.names)}"
+class Side(NamedTuple):
+    """Rows of q, or of k and v: how many there are, where the first one stands, and the names in tiles."""
 
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """Rows of q, or of k and v: what their index is called, how many there are, and where the first one stands."""
-
-    index: str
     length: str
     first: str  # "" at position 0
+    name: str  # of the index
+    letter: str  # of the index inside its class, or of coordinates
+    of_class: str
 
     @property
     def less(self) -> str:
@@ -39,20 +35,15 @@ class Side:
         """The position behind the last one."""
         return Var(self.length) + Var(self.first) if self.first else Var(self.length)
 
-    @property
-    def exists(self) -> tuple[str, ...]:
-        """Tests of an index that a position gave."""
-        return (f"({self.index} >= 0)",) * bool(self.first) + (f"({self.index} < {self.length})",)
+    def exist(self, *tests: str) -> str:
+        """The tests, and those of an index that a position gave."""
+        first = [f"({self.name} >= 0)"] if self.first else []
+        return " & ".join([*tests, *first, f"({self.name} < {self.length})"])
 
 
 def side(frame: Frame, *, rows: bool) -> Side:
     """One of the two."""
-    return Side("r", "n", "offset") if rows else Side("j", "m", "key_offset" if frame.moved else "")
-
-
-def affine(step: int, index: Index, own_class: Index) -> Index:
-    """`step * index + class`, simplified."""
-    return simplify(Add(simplify(Mul(step, index)), own_class))
+    return Side("n", "offset", "r", "a", "c") if rows else Side("m", "key_offset" if frame.moved else "", "j", "b", "d")
 
 
 def constant_classes(layout: Layout) -> dict[str, Index]:
@@ -63,20 +54,13 @@ def constant_classes(layout: Layout) -> dict[str, Index]:
     return {name: value for name, value in classes.items() if isinstance(value, int)}
 
 
-@dataclass(frozen=True, slots=True)
 class Mask:
     """A predicate as a device function of the variables that occur in it, in the order of `PLAN_VARS`."""
 
-    function: str
-    doc: str
-    pred: Pred
-    names: tuple[str, ...]
-
-    @staticmethod
-    def of(function: str, doc: str, pred: Pred) -> Mask:
-        """The mask of a predicate: it is looked through here, once, and called from many loops."""
+    def __init__(self, function: str, doc: str, pred: Pred) -> None:
         used = vars_in(pred)
-        return Mask(function, doc, pred, tuple(name for name in PLAN_VARS if name in used))
+        self.function, self.doc, self.pred = function, doc, pred
+        self.names = tuple(name for name in PLAN_VARS if name in used)
 
     @property
     def everything(self) -> bool:
@@ -108,7 +92,7 @@ def keep_masks(number: int, piece: Piece) -> tuple[Mask, ...]:
         name, doc = f"_keep_{number}", f"The pairs of piece {number}, {layout}."
         if isinstance(layout, Grid):
             name, doc = f"{name}_{axis}", f"The pairs of piece {number} on axis {axis} of its {layout}."
-        found.append(Mask.of(name, doc, separated(settled(given, classes), frozenset({"b", "j"}))))
+        found.append(Mask(name, doc, separated(settled(given, classes), frozenset({"b", "j"}))))
     return tuple(found)
 
 

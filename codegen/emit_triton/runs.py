@@ -8,12 +8,12 @@ from typing import TypeVar
 
 from pidsl.codegen.emit_triton.expr import index_source, pred_source
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.emit_triton.masks import affine, constant_classes, to_index
+from pidsl.codegen.emit_triton.masks import Side, constant_classes
 from pidsl.codegen.emit_triton.reach import Limits, Met, ratio
 from pidsl.codegen.emit_triton.walker import Tile, Walker
 from pidsl.codegen.plan.walks import LARGEST_TILE, Lags, Run, Runs
 from pidsl.language.algebra import plus_one, settled
-from pidsl.language.expr import Index, Truth, Var, show, substitute
+from pidsl.language.expr import Add, Index, Mul, Truth, Var, show, simplify, substitute
 
 C = TypeVar("C", Runs, Lags)
 
@@ -26,35 +26,34 @@ class OfClasses(Walker[C]):
         """A line before the piece, which may share its kernel; of keys that are swept the pass has put one."""
         return () if self.over_keys else ("",)
 
-    @property
-    def step(self) -> int:
-        """Between the positions of a program."""
-        return self.walk.layout.query_step if self.over_keys else self.walk.layout.key_step
+    def step(self, side: Side) -> int:
+        """Between the positions of one class."""
+        return self.walk.layout.query_step if side.name == "r" else self.walk.layout.key_step
 
-    @property
-    def fixed(self) -> Index:
-        """The class of the positions of a program, where it has no choice."""
-        return self.walk.layout.row_class() if self.over_keys else self.walk.layout.own_key_class()
+    def class_of(self, side: Side) -> Index:
+        """The class of its positions, as that of the other side has it."""
+        layout = self.walk.layout
+        return layout.row_class_of(Var("d")) if side.name == "r" else layout.key_class_of(Var("c"))
 
     def own(self, out: Lines, heads: str) -> None:
-        layout, step, tile, length = self.walk.layout, self.step, self.walk.owned, self.owned.length
-        name = "c" if self.over_keys else "d"
+        layout, step, tile, length = self.walk.layout, self.step(self.owned), self.walk.owned, self.owned.length
+        name = self.owned.of_class
         per_class = length if step == 1 else f"tl.cdiv({length}, {step})"
         out.put(f"tiles = tl.cdiv({per_class}, {tile})", "program = tl.program_id(0)")
         out.put("t = (program % tiles).to(INDEX)")
         if layout.linked:
             out.put(f"{name} = (program // tiles % {step}).to(INDEX)", f"program = program // {step}")
         out.put(f"head = program // tiles % {heads}", f"batch = program // tiles // {heads}")
-        out.put(to_index(self.frame))
-        own_class: Index = Var(name) if layout.linked else class_line(out, name, self.fixed)
+        out.put(self.to_index)
+        own_class: Index = Var(name) if layout.linked else self.class_line(out, self.owned)
         if step > 1:
             start = show(affine(step * tile, Var("t"), own_class))
             with out.block(f"if {start} >= {length}:  # the last tile of a short class"):
                 out.put("return")
         if self.of_heads and self.over_keys:
             out.put("q_head = head")
-        put_positions(out, self.over_keys, f"t * {tile} + tl.arange(0, {tile})", step, own_class)
-        out.put(f"exists = {self.owned.index} < {length}")
+        self.put_positions(out, self.owned, f"t * {tile} + tl.arange(0, {tile})", own_class)
+        out.put(f"exists = {self.owned.name} < {length}")
 
     @property
     def of_classes(self) -> Limits:
@@ -63,7 +62,23 @@ class OfClasses(Walker[C]):
 
     def met(self) -> Iterator[Met]:
         if not self.walk.layout.linked:
-            yield self.fixed, self.of_classes
+            yield self.class_of(self.owned), self.of_classes
+
+    def class_line(self, out: Lines, side: Side) -> Index:
+        """The class of a side when it is a number; else a line that computes it, and its name."""
+        value = self.class_of(side)
+        if isinstance(value, int):
+            return value
+        out.put(f"{side.of_class} = {index_source(value)}")
+        return Var(side.of_class)
+
+    def put_positions(self, out: Lines, side: Side, inside: str, own_class: Index) -> None:
+        """The rows (keys) of a tile; their indices inside the class have a name of their own where they differ."""
+        step = self.step(side)
+        if step == 1:
+            out.put(f"{side.name} = {inside}")
+        else:
+            out.put(f"{side.letter} = {inside}", f"{side.name} = {show(affine(step, Var(side.letter), own_class))}")
 
 
 class RunsWalker(OfClasses[Runs]):
@@ -72,12 +87,11 @@ class RunsWalker(OfClasses[Runs]):
     def tiles(self, out: Lines) -> Iterator[Tile]:
         walk, layout, rows = self.walk, self.walk.layout, not self.over_keys
         out.put(*self.gap, f"# Piece {self.number}, {layout}.")
-        own_class = class_line(out, "c" if rows else "d", self._swept_class)
-        size, step = walk.visited, layout.query_step if rows else layout.key_step
+        own_class, size = self.class_line(out, self.swept), walk.visited
         names = "r" if layout.query_step == 1 else "a", "j" if layout.key_step == 1 else "b"
-        exists = f"{self.swept.index} < {self.swept.length}"
+        exists = f"{self.swept.name} < {self.swept.length}"
         for full in self._loops(out):
-            put_positions(out, rows, f"tile * {size} + tl.arange(0, {size})", step, own_class)
+            self.put_positions(out, self.swept, f"tile * {size} + tl.arange(0, {size})", own_class)
             if not (full or rows):
                 out.put(f"inside = {exists}")
             every = full or (rows and self.masks[0].everything)
@@ -85,7 +99,7 @@ class RunsWalker(OfClasses[Runs]):
 
     def met(self) -> Iterator[Met]:
         yield from super().met()
-        yield self._swept_class, self.of_classes
+        yield self.class_of(self.swept), self.of_classes
         limits = self.limits()
         yield from ((x, limits) for run in self._runs for x in (run.first, run.last, run.guard))
 
@@ -96,18 +110,13 @@ class RunsWalker(OfClasses[Runs]):
             **self.of_classes,
             "a": (LARGEST_TILE, ratio(1, layout.query_step)),  # a tile that begins inside ends so much further on
             "b": (LARGEST_TILE, ratio(1, layout.key_step)),
-            "t": (1, ratio(1, walk.owned * self.step)),
+            "t": (1, ratio(1, walk.owned * self.step(self.owned))),
         }
 
     @property
     def pad(self) -> int:
         layout, walk = self.walk.layout, self.walk
         return max(layout.query_step * walk.rows, layout.key_step * walk.cols)
-
-    @property
-    def _swept_class(self) -> Index:
-        layout = self.walk.layout
-        return layout.key_class_of(Var("c")) if self.over_keys else layout.row_class_of(Var("d"))
 
     @cached_property
     def _runs(self) -> list[Run]:
@@ -158,18 +167,6 @@ def _bounds(out: Lines, run: Run, suffix: str) -> tuple[str, str]:
     return first, stop
 
 
-def class_line(out: Lines, name: str, value: Index) -> Index:
-    """`value` when it is a number; else a line that computes it, and its name."""
-    if isinstance(value, int):
-        return value
-    out.put(f"{name} = {index_source(value)}")
-    return Var(name)
-
-
-def put_positions(out: Lines, rows: bool, inside: str, step: int, own_class: Index) -> None:
-    """The rows (keys) of a tile; their indices inside the class have a name of their own where they differ."""
-    position, index = ("r", "a") if rows else ("j", "b")
-    if step == 1:
-        out.put(f"{position} = {inside}")
-    else:
-        out.put(f"{index} = {inside}", f"{position} = {show(affine(step, Var(index), own_class))}")
+def affine(step: int, index: Index, own_class: Index) -> Index:
+    """`step * index + class`, simplified."""
+    return simplify(Add(simplify(Mul(step, index)), own_class))

@@ -54,6 +54,11 @@ class Walker(ABC, Generic[W]):
         # how rows and keys lie along the axes of a tile
         self.spread = ("[:, None]", "[None, :]") if self.over_keys else ("[None, :]", "[:, None]")
 
+    @property
+    def to_index(self) -> str:
+        """A line that brings the numbers of a call into the dtype of indices."""
+        return f"{self.frame.parameters} = {', '.join(f'{name}.to(INDEX)' for name in self.frame.names)}"
+
     @abstractmethod
     def own(self, out: Lines, heads: str) -> None:
         """Put which tile, head and batch entry the program has, its positions and which of them exist."""
