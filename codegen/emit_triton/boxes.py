@@ -33,15 +33,14 @@ class BoxesWalker(Walker[Boxes]):
         out.put(f"boxes = tl.cdiv({stop}, {block})" + (f" - {own.first} // {block}" if own.first else ""))
         inner = 1
         for axis in reversed(axes[1:]):
-            before = f"program // {inner}" if inner > 1 else "program"
-            out.put(f"t_{axis} = {before} % {counts[axis]}")
+            out.put(f"t_{axis} = {_by('program', '//', inner)} % {counts[axis]}")
             inner *= counts[axis]
         out.put(f"program = program // {inner}" if inner > 1 else "", "t_0 = (program % boxes).to(INDEX)")
         if own.first:
             out.put(f"t_0 += {own.first} // {block}")
         out.put(f"head = (program // boxes % {heads}).to(tl.int32)")
         out.put(f"batch = (program // boxes // {heads}).to(tl.int32)")
-        starts = [f"t_{axis}" + (f" * {size}" if size > 1 else "") for axis, size in enumerate(walk.own)]
+        starts = [_by(f"t_{axis}", "*", size) for axis, size in enumerate(walk.own)]
         self._tokens(out, own, walk.own, starts, "own")
         ragged = [axis for axis in axes if (grid.lengths[axis] or 0) % walk.own[axis]]
         out.put(f"exists = {own.exist(*(f'({own.letter}_{axis} < {grid.lengths[axis]})' for axis in ragged))}")
@@ -55,26 +54,21 @@ class BoxesWalker(Walker[Boxes]):
             lows = [index_source(low)]
             highs = [] if high is None else [index_source(high)]
             if axis == 0:
-                row = grid.strides[0]
-                end = f"({index_source(swept.stop)} - 1)"
-                highs.append(f"{end} // {row}" if row > 1 else end)
-                if swept.first:
-                    lows.append(f"{swept.first} // {row}" if row > 1 else swept.first)
+                highs.append(_by(f"({index_source(swept.stop)} - 1)", "//", grid.strides[0]))
+                lows += [_by(swept.first, "//", grid.strides[0])] if swept.first else []
             out.put(
                 f"first_{axis} = {_folded('tl.maximum', lows)}",
                 f"last_{axis} = {_folded('tl.minimum', highs)}",
                 f"boxes_{axis} = tl.maximum(tl.cdiv(last_{axis} + 1 - first_{axis}, {size}), 0)",
             )
         axes = range(len(grid.lengths))
-        every = " * ".join(f"boxes_{axis}" for axis in axes)
-        with out.block(f"for x in range(0, {every}):"):
+        with out.block(f"for x in range(0, {' * '.join(f'boxes_{axis}' for axis in axes)}):"):
             starts = []
             for axis in axes:
                 inner = " * ".join(f"boxes_{later}" for later in axes[axis + 1 :])
                 index = f"x // ({inner})" if "*" in inner else f"x // {inner}" if inner else "x"
                 index += f" % boxes_{axis}" if axis else ""
-                size = walk.swept[axis]
-                starts.append(f"first_{axis} + {index}" + (f" * {size}" if size > 1 else ""))
+                starts.append(_by(f"first_{axis} + {index}", "*", walk.swept[axis]))
             self._tokens(out, swept, walk.swept, starts, "y")
             tests = (f"({swept.letter}_{axis} <= last_{axis})" for axis in axes if walk.swept[axis] > 1)
             out.put(f"inside = {swept.exist(*tests)}")
@@ -88,17 +82,14 @@ class BoxesWalker(Walker[Boxes]):
             inner, token = prod(box[axis + 1 :]), f"{side.letter}_{axis}"
             inside = f"{x} * 0"
             if size > 1:
-                inside = f"{x} // {inner}" if inner > 1 else x
-                inside += f" % {size}" if axis > 0 and prod(box[:axis]) > 1 else ""
+                inside = _by(x, "//", inner) + (f" % {size}" if prod(box[:axis]) > 1 else "")
             out.put(f"{token} = {start} + {inside}")
-            sums.append(f"{token} * {stride}" if stride > 1 else token)
+            sums.append(_by(token, "*", stride))
         out.put(f"{side.name} = {' + '.join(sums)}{side.less}")
 
     def met(self) -> Iterator[Met]:
         yield from super().met()
-        for axis, ends in enumerate(self._ends):
-            limits = self.limits(axis)
-            yield from ((x, limits) for x in ends)
+        yield from ((x, self.limits(axis)) for axis, ends in enumerate(self._ends) for x in ends)
 
     @property
     def pad(self) -> int:
@@ -128,6 +119,10 @@ def box_counts(grid: Grid, own: Sequence[int]) -> tuple[int, ...]:
 
 def _of_axis(e: Index, axis: int) -> Index:
     return simplify(substitute(e, {"t": Var(f"t_{axis}")})) if "t" in vars_in(e) else e
+
+
+def _by(x: str, operator: str, by: int) -> str:
+    return f"{x} {operator} {by}" if by > 1 else x
 
 
 def _folded(function: str, values: list[str]) -> str:

@@ -38,15 +38,14 @@ def pred_source(p: Pred) -> str:
 
 
 def _division(e: FloorDiv | Mod) -> tuple[Operator | str, Index, Index] | None:
-    match e:
-        case FloorDiv(x, y) | Mod(x, y) if non_negative(x) and non_negative(y):
-            return None
-        case FloorDiv(x, int(y)) if _power_of_two(y):
-            return Operator(">>", SHIFT, ATOM, ATOM), x, y.bit_length() - 1
-        case Mod(x, int(y)) if _power_of_two(y):
-            return Operator("&", BITAND, ATOM, ATOM), x, y - 1
-        case _:
-            return "_floor_div" if isinstance(e, FloorDiv) else "_floor_mod", e.left, e.right
+    x, y, down = e.left, e.right, isinstance(e, FloorDiv)
+    if non_negative(x) and non_negative(y):
+        return None
+    if not isinstance(y, int) or y <= 0 or y & (y - 1):  # no power of two
+        return "_floor_div" if down else "_floor_mod", x, y
+    if down:
+        return Operator(">>", SHIFT, ATOM, ATOM), x, y.bit_length() - 1
+    return Operator("&", BITAND, ATOM, ATOM), x, y - 1
 
 
 def _symbol(name: str) -> str:
@@ -54,7 +53,3 @@ def _symbol(name: str) -> str:
 
 
 TRITON = Dialect({Abs: "tl.abs", Min: "tl.minimum", Max: "tl.maximum"}, _division, _symbol)
-
-
-def _power_of_two(x: int) -> bool:
-    return x > 0 and x & (x - 1) == 0

@@ -32,22 +32,19 @@ _WALKERS: dict[type, type[Walker[Any]]] = {
 
 
 class KernelWriter:
-    """Writes the kernels of a plan.
-
-    Attributes:
-        logits: what happens to a tile.
-    """
+    """Writes the kernels of a plan; `logits` says what happens to their tiles."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.logits = Logits(plan.score, plan.frame, careful=not plan.attended_exact)
-        self._keeps = [keep_masks(number, piece) for number, piece in enumerate(plan.pieces)]
+        self._kept: list[Mask] = []
         self._walkers: dict[tuple[int, Pass], Walker[Any]] = {}
         for number, piece in enumerate(plan.pieces):
+            kept = keep_masks(number, piece)
+            self._kept += kept
             for task in get_args(Pass):
                 walk = piece.walk(task)
-                made = _WALKERS[type(walk)](number, walk, self._keeps[number], plan.frame, plan.of_heads)
-                self._walkers[number, task] = made
+                self._walkers[number, task] = _WALKERS[type(walk)](number, walk, kept, plan.frame, plan.of_heads)
         doc = "Keys that some row attends; the others are never read."
         self._keys = self._keys_of_group = _attended("_key_attended", doc, plan.attended_keys)
         if plan.of_heads and plan.attended_keys is not None:
@@ -58,8 +55,7 @@ class KernelWriter:
 
     def functions(self) -> Iterator[str]:
         """The functions that say which pairs, keys and rows there are, and what happens to logits."""
-        kept = (mask for masks in self._keeps for mask in masks)
-        yield from (mask.source() for mask in (*kept, *self._attended) if not mask.everything)
+        yield from (mask.source() for mask in (*self._kept, *self._attended) if not mask.everything)
         yield from self.logits.functions()
 
     def reach(self) -> tuple[int, int]:
@@ -209,21 +205,17 @@ class KernelWriter:
         strided = ("q", "k", "v", "go")[: 3 if stage.task == "forward" else 4]
         strides = " ".join(f"{x}_b, {x}_h, {x}_r, {x}_d," for x in strided)
         pointers += f" {running}" if running and stage.resumes else ""
-        fixed = ", ".join(
-            f'"{name}"'
-            for name in (*self._plan.frame.names, "heads", "group", *("seed",) * bool(self._plan.score.dropout))
-        )
-        out.put(f"@triton.jit(do_not_specialize=[{fixed}])")
-        out.put(f"def {stage.name}(")
-        tables = (
-            f" {table_name(number, by_keys=stage.owns == 'keys')},"
-            for number, piece in stage.pieces
-            if isinstance(piece.layout, BlockList)
-        )
+        listed = (number for number, piece in stage.pieces if isinstance(piece.layout, BlockList))
+        pointers += "".join(f" {table_name(number, by_keys=stage.owns == 'keys')}," for number in listed)
+        frame, score = self._plan.frame, self._plan.score
+        fixed = (*frame.names, "heads", "group", *["seed"] * bool(score.dropout))
+        quoted = ", ".join(f'"{name}"' for name in fixed)
         out.put(
-            f"    {pointers}{''.join(tables)}",
-            *([f"    {', '.join(self._plan.score.parameters)},"] if self._plan.score.parameters else []),
-            f"    scale, {self._plan.frame.parameters}, heads, group,",
+            f"@triton.jit(do_not_specialize=[{quoted}])",
+            f"def {stage.name}(",
+            f"    {pointers}",
+            *([f"    {', '.join(score.parameters)},"] if score.parameters else []),
+            f"    scale, {frame.parameters}, heads, group,",
             f"    {strides}",
             "    D: tl.constexpr, D_PAD: tl.constexpr, V: tl.constexpr, V_PAD: tl.constexpr,",
             "    PRECISION: tl.constexpr, INDEX: tl.constexpr,",

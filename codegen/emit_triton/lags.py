@@ -24,11 +24,12 @@ class LagsWalker(OfClasses[Lags]):
         out.put(f"# Piece {self.number}, {len(self.walk.lags)} diagonals: every {own} meets one {other} per lag.")
         for x in self.walk.lags:
             out.put(f"# Lag {x.lag}.")
+            met = index_source(self._met_by(x))
             if not self.over_keys:
-                out.put(f"r = {index_source(self._met_by(x))}")
+                out.put(f"r = {met}")
             tests = list(_tests(x))
             out.put(f"ok = {load_mask(' & '.join(f'({pred_source(test)})' for test in tests), tests)}")
-            yield Tile(lag=x.lag, at=index_source(self._met_by(x)) if self.over_keys else "r")
+            yield Tile(lag=x.lag, at=met)
 
     def met(self) -> Iterator[Met]:
         yield from super().met()

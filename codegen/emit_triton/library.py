@@ -1,10 +1,10 @@
 """The device functions that generated programs are made of.
 
-`triton_source` copies the ones a program uses, text and all, into the program, which then stands on its own. A tile
-of keys is `[keys, D]`, a tile of rows `[rows, D]`; D and V are the head dims of q/k and of v, `D_PAD` and `V_PAD` the
-powers of two that hold them, and padded columns are zero. Rows and keys that a tile blanks are zero in every
-operand, so they add zero to every gradient. Logarithms and exponentials are base 2 here: `scale2` is
-the softmax scale times log2(e). A row that has met no key has `top = -inf` and `total = 0`.
+`triton_source` copies the ones a program uses, text and all, into the program, which then stands on its own; each
+calls only such as stand before it. A tile of keys is `[keys, D]`, a tile of rows `[rows, D]`; D and V are the head dims
+of q/k and of v, `D_PAD` and `V_PAD` the powers of two that hold them, and padded columns are zero. Rows and keys that a
+tile blanks are zero in every operand, so they add zero to every gradient. Logarithms and exponentials are base 2 here:
+`scale2` is the softmax scale times log2(e). A row that has met no key has `top = -inf` and `total = 0`.
 
 Keys that nobody attends are blanked. NaN in a key that some row of a tile with a mask attends stays in that row in the
 forward pass; in a value, and in the backward pass, it reaches the other rows of the tile, as in other fused kernels:

@@ -25,48 +25,38 @@ from pidsl.relation.frame import Frame
 
 STATE = "acc, top, total"  # of the online softmax
 LOG2E = 1.4426950408889634
-_SCALE2 = f"scale2 = tl.maximum(scale * {LOG2E}, 1e-30)  # base 2; above 0 so that -inf stays -inf"
 
 
 class Pairs(NamedTuple):
-    """Those of a tile.
+    """Those of a tile, and how they lie in it."""
 
-    Args:
-        i, j: positions of queries and keys, as they lie in it.
-        row: how a number of each row lies in it.
-        kept: which take part; "" for all.
-        product: of queries (or their gradients) and keys (values).
-        lag: of one key per row.
-        of_keys: in a program that owns keys.
-    """
-
-    i: str
-    j: str
-    row: str
-    kept: str
-    product: str
-    lag: int | None
-    of_keys: bool
+    i: str  # positions of the queries
+    j: str  # ... and of the keys
+    row: str  # spreads a number of each row over them
+    kept: str  # which take part; "" for all
+    product: str  # of queries (or their gradients) and keys (values)
+    lag: int | None  # of one key per row
+    of_keys: bool  # in a program that owns keys
 
 
 @dataclass(frozen=True, slots=True)
 class Logits:
-    """The lines of a kernel about logits and weights.
+    """The lines of a kernel about logits and weights."""
 
-    Args:
-        score: what happens to them.
-        frame: where keys stand.
-        careful: keys without weight may be NaN.
-    """
-
-    score: Score
-    frame: Frame
-    careful: bool
+    score: Score  # what happens to them
+    frame: Frame  # where keys stand
+    careful: bool  # keys without weight may be NaN
 
     @property
     def plain(self) -> bool:
         """Nothing happens to them."""
         return self.score == PLAIN
+
+    @property
+    def _scale2(self) -> str:
+        if self.plain:
+            return f"scale2 = tl.maximum(scale * {LOG2E}, 1e-30)  # base 2; above 0 so that -inf stays -inf"
+        return f"scale2 = scale * {LOG2E}"
 
     @property
     def _of_pair(self) -> str:
@@ -102,21 +92,17 @@ class Logits:
 
     def of_rows(self) -> Iterator[str]:
         """Numbers of the program that owns rows."""
-        if self.plain:
-            yield _SCALE2
-            return
         if self.score.temperature:
             yield "scale = scale / tl.load(temperature + head)"
-        yield f"scale2 = scale * {LOG2E}"
-        yield "i = r + offset"
+        yield self._scale2
+        if not self.plain:
+            yield "i = r + offset"
         yield from self._of_head("head")
 
     def of_keys(self) -> Iterator[str]:
         """Numbers of the program that owns keys."""
-        if self.plain:
-            yield _SCALE2
-        elif not self.score.temperature:
-            yield f"scale2 = scale * {LOG2E}"
+        if not self.score.temperature:
+            yield self._scale2
 
     def of_head(self, head: str) -> Iterator[str]:
         """Numbers of one query head in a program that owns keys."""

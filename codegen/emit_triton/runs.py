@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -12,8 +13,8 @@ from pidsl.codegen.emit_triton.masks import Side, constant_classes
 from pidsl.codegen.emit_triton.reach import Limits, Met, ratio
 from pidsl.codegen.emit_triton.walker import Tile, Walker
 from pidsl.codegen.plan.walks import LARGEST_TILE, Lags, Run, Runs
-from pidsl.language.algebra import plus_one, settled
-from pidsl.language.expr import Add, Index, Mul, Truth, Var, show, simplify, substitute
+from pidsl.language.algebra import plus, plus_one, settled, times
+from pidsl.language.expr import Index, Truth, Var, show, substitute
 
 C = TypeVar("C", Runs, Lags)
 
@@ -47,7 +48,7 @@ class OfClasses(Walker[C]):
         out.put(self.to_index)
         own_class: Index = Var(name) if layout.linked else self.class_line(out, self.owned)
         if step > 1:
-            start = show(affine(step * tile, Var("t"), own_class))
+            start = show(plus(times(Var("t"), step * tile), own_class))
             with out.block(f"if {start} >= {length}:  # the last tile of a short class"):
                 out.put("return")
         if self.of_heads and self.over_keys:
@@ -78,16 +79,17 @@ class OfClasses(Walker[C]):
         if step == 1:
             out.put(f"{side.name} = {inside}")
         else:
-            out.put(f"{side.letter} = {inside}", f"{side.name} = {show(affine(step, Var(side.letter), own_class))}")
+            position = plus(times(Var(side.letter), step), own_class)
+            out.put(f"{side.letter} = {inside}", f"{side.name} = {show(position)}")
 
 
 class RunsWalker(OfClasses[Runs]):
     """Runs of tiles of the other dimension."""
 
     def tiles(self, out: Lines) -> Iterator[Tile]:
-        walk, layout, rows = self.walk, self.walk.layout, not self.over_keys
+        layout, rows = self.walk.layout, not self.over_keys
         out.put(*self.gap, f"# Piece {self.number}, {layout}.")
-        own_class, size = self.class_line(out, self.swept), walk.visited
+        own_class, size = self.class_line(out, self.swept), self.walk.visited
         names = "r" if layout.query_step == 1 else "a", "j" if layout.key_step == 1 else "b"
         exists = f"{self.swept.name} < {self.swept.length}"
         for full in self._loops(out):
@@ -122,12 +124,15 @@ class RunsWalker(OfClasses[Runs]):
     def _runs(self) -> list[Run]:
         """The runs, with the classes that are numbers put in."""
         classes = constant_classes(self.walk.layout)
-        found = []
-        for x in self.walk.runs:
-            guard = None if x.guard is None else settled(x.guard, classes)
-            first, last = (substitute(e, classes) for e in (x.first, x.last))
-            found.append(Run(x.full, first, last, x.step, None if guard == Truth(True) else guard))
-        return found
+        return [
+            replace(
+                run,
+                first=substitute(run.first, classes),
+                last=substitute(run.last, classes),
+                guard=None if run.guard is None else settled(run.guard, classes),
+            )
+            for run in self.walk.runs
+        ]
 
     def _loops(self, out: Lines) -> Iterator[bool]:
         """Open a loop over the full tiles, then one over those with a mask; yield whether it is full.
@@ -162,11 +167,6 @@ def _bounds(out: Lines, run: Run, suffix: str) -> tuple[str, str]:
     """Lines that compute where a run begins and stops; their names."""
     first, stop = f"first{suffix}", f"stop{suffix}"
     out.put(f"{first} = {index_source(run.first)}", f"{stop} = {index_source(plus_one(run.last))}")
-    if run.guard is not None:
+    if run.guard not in (None, Truth(True)):
         out.put(f"{stop} = tl.where({pred_source(run.guard)}, {stop}, {first})")
     return first, stop
-
-
-def affine(step: int, index: Index, own_class: Index) -> Index:
-    """`step * index + class`, simplified."""
-    return simplify(Add(simplify(Mul(step, index)), own_class))

@@ -117,17 +117,17 @@ def _boxes(stage: Stage) -> str:
 
 
 @cache
-def _library() -> dict[str, tuple[str, frozenset[str]]]:
-    """Every device function of `triton_parts`: its text and the other ones it calls, in the order of the file."""
+def _library() -> dict[str, tuple[str, set[str]]]:
+    """Every device function of the library, in its order: the text, and the ones it calls, directly or not."""
     text = (files("pidsl.codegen.emit_triton") / "library.py").read_text(encoding="utf-8")
     lines = text.splitlines()
     functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
     names = {node.name for node in functions}
-    found = {}
+    found: dict[str, tuple[str, set[str]]] = {}
     for node in functions:
         start = node.decorator_list[0].lineno - 1
         used = {x.id for x in ast.walk(node) if isinstance(x, ast.Name)} & names - {node.name}
-        found[node.name] = ("\n".join(lines[start : node.end_lineno]), frozenset(used))
+        found[node.name] = "\n".join(lines[start : node.end_lineno]), used.union(*(found[x][1] for x in used))
     return found
 
 
@@ -135,11 +135,6 @@ def _device_functions(source: str) -> list[str]:
     """The device functions that `source` calls, directly or not; `row_statistics` is launched by itself."""
     library = _library()
     # a search in the text: a syntax tree takes longer than the plan
-    wanted = ["row_statistics", *(name for name in library if f"{name}(" in source)]
-    needed: set[str] = set()
-    while wanted:
-        name = wanted.pop()
-        if name not in needed:
-            needed.add(name)
-            wanted += library[name][1]
+    called = {"row_statistics", *(name for name in library if f"{name}(" in source)}
+    needed = called.union(*(library[name][1] for name in called))
     return [text for name, (text, _) in library.items() if name in needed]

@@ -20,20 +20,13 @@ W = TypeVar("W", bound=Walk)
 
 
 class Tile(NamedTuple):
-    """A tile of the other dimension, inside its loop.
+    """A tile of the other dimension, inside its loop."""
 
-    Args:
-        keep: the mask of its pairs; "" where all that exist are kept.
-        full: every pair is kept, and swept keys exist.
-        exists: which of its rows (keys) exist.
-        lag: of the one key (row) that each row (key) of the program meets, `at` there where `ok`.
-    """
-
-    keep: str = ""
-    full: bool = False
-    exists: str = "inside"
-    lag: int | None = None
-    at: str = "j"
+    keep: str = ""  # the mask of its pairs; "" where all that exist are kept
+    full: bool = False  # every pair is kept, and swept keys exist
+    exists: str = "inside"  # which of its rows (keys) exist
+    lag: int | None = None  # of the one key (row) that each row (key) of the program meets,
+    at: str = "j"  # which stands there, where `ok`
 
 
 class Walker(ABC, Generic[W]):
@@ -51,8 +44,6 @@ class Walker(ABC, Generic[W]):
         self.number, self.walk, self.masks, self.frame, self.of_heads = number, walk, masks, frame, of_heads
         self.over_keys = walk.over == "keys"  # programs own rows and meet keys
         self.owned, self.swept = side(frame, rows=self.over_keys), side(frame, rows=not self.over_keys)
-        # how rows and keys lie along the axes of a tile
-        self.spread = ("[:, None]", "[None, :]") if self.over_keys else ("[None, :]", "[:, None]")
 
     @property
     def to_index(self) -> str:
@@ -82,7 +73,7 @@ class Walker(ABC, Generic[W]):
 
     def kept(self, *names: tuple[str, str]) -> str:
         """The mask of a tile, whose rows and keys have these names in each of `masks`."""
-        rows, keys = self.spread
+        rows, keys = ("[:, None]", "[None, :]") if self.over_keys else ("[None, :]", "[:, None]")
         calls = (
             mask.call({"a": a + rows, "b": b + keys, "r": a + rows, "j": b + keys})
             for mask, (a, b) in zip(self.masks, names, strict=True)
