@@ -61,8 +61,7 @@ class KernelWriter:
     def reach(self) -> tuple[int, int]:
         """What bounds all integers of the programs: a constant, and a factor of the longest of n, m and offsets."""
         constant, slope = reach(self._met())
-        # rows and keys of a tile can lie past the end
-        return constant + slope * max((walker.pad for walker in self._walkers.values()), default=0), slope
+        return constant + slope * max((x.pad for x in self._walkers.values()), default=0), slope  # past the end too
 
     def _met(self) -> Iterator[Met]:
         yield from ((mask.pred, {}) for mask in self._attended)

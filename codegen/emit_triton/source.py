@@ -37,8 +37,7 @@ def triton_source(plan: Plan) -> str:
     if writer.logits.sums:  # they visit what those of dQ visit
         rows = (replace(x, name=x.name.replace("grad_query", "grad_score")) for x in passes["grad_query"][1])
         passes["grad_score"] = writer.grad_score, tuple(rows)
-    masks = list(writer.functions())
-    kernels = [kernel(stage) for kernel, found in passes.values() for stage in found]
+    made = [*writer.functions(), *(kernel(stage) for kernel, found in passes.values() for stage in found)]
     tables = [
         "# What to launch, in this order. `whole`: the kernel owns every row (key). Integers stay below",
         f"# REACH[0] + REACH[1] * max({plan.frame.parameters}).",
@@ -46,8 +45,8 @@ def triton_source(plan: Plan) -> str:
         *_lists(plan),
         f"REACH = {writer.reach()}",
     ]
-    parts = _device_functions("\n".join([*masks, *kernels]))
-    return "\n\n\n".join([_header(plan), *parts, *masks, *kernels, "\n".join(tables)]) + "\n"
+    parts = _device_functions("\n".join(made))
+    return "\n\n\n".join([_header(plan), *parts, *made, "\n".join(tables)]) + "\n"
 
 
 def _header(plan: Plan) -> str:
