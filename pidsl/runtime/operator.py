@@ -7,7 +7,7 @@ A scale that changes between the calls of a graph comes as a tensor: torch fixes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
 from typing import Any, NoReturn
@@ -21,28 +21,28 @@ from pidsl.runtime.call.arguments import check_positions, check_scale, raise_fau
 from pidsl.runtime.call.call import NO_INPUTS, Call, Positions
 from pidsl.runtime.call.dtypes import accumulator
 from pidsl.runtime.call.logits import sink_gradient
-from pidsl.runtime.programs import Compiled, Program, is_wide, named, scored
+from pidsl.runtime.programs import Compiled, Program, Programs, is_wide, named, scored
 
 ORDINARY = (Tensor, torch.nn.Parameter)
 LEARNED = ("slopes", "bias")  # inputs whose gradients take work of their own
 
 
-def attended(made: Callable[[], Compiled], pattern: str, score: str, backend: str, call: Call) -> tuple[Tensor, Tensor]:
-    """(out, lse) of a program on a checked call; where torch records a graph, as the op that names the program.
-
-    Args:
-        made: the program, for eager calls.
-        pattern, score: the texts that name it for traced ones; no score is "".
-        backend: "triton", "torch" or "reference".
-        call: what to compute.
-    """
+def attended(programs: Programs, backend: str, call: Call) -> tuple[Tensor, Tensor]:
+    """(out, lse) of a checked call on a backend; where torch records a graph, as the op that names the program."""
+    if len(call.inputs) != len(programs.inputs):  # those of the forms around it are none of the program's
+        call = call._replace(inputs={name: call.inputs[name] for name in programs.inputs})
     tensors = call.tensors
-    if not is_traced(*tensors):
-        return _attend(made(), call, tensors)
-    q, k, v, *inputs = tensors
-    numbers = [*call.positions, call.inputs.get("seed", 0)]
-    factor, scale = (call.scale, 0.0) if isinstance(call.scale, Tensor) else (None, call.scale)
-    return attention(q, k, v, inputs, factor, _text(pattern, score, backend), scale, numbers)
+    if is_traced(*tensors):
+        q, k, v, *inputs = tensors
+        numbers = [*call.positions, call.inputs.get("seed", 0)]
+        factor, scale = (call.scale, 0.0) if isinstance(call.scale, Tensor) else (None, call.scale)
+        return attention(q, k, v, inputs, factor, programs.text + backend, scale, numbers)
+    made = programs.made(backend, is_wide(backend, call.q.shape[3]), call.positions.key_offset != 0)
+    try:
+        return _Attention.apply(made, call, *tensors)  # type: ignore[no-untyped-call]
+    except RuntimeError as e:
+        refuse_transform(e, made.plan)
+        raise
 
 
 def is_traced(*tensors: Tensor) -> bool:
@@ -60,14 +60,6 @@ def recorded(scale: Any) -> Any:
     from torch.fx.experimental.symbolic_shapes import has_static_value
 
     return scale if has_static_value(scale) else torch.ones((), dtype=torch.float64, device="cpu") * scale
-
-
-def _attend(made: Compiled, call: Call, tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    try:
-        return _Attention.apply(made, call, *tensors)  # type: ignore[no-untyped-call]
-    except RuntimeError as e:
-        refuse_transform(e, made.plan)
-        raise
 
 
 def run_forward(program: Program, call: Call) -> tuple[Tensor, Tensor]:
@@ -255,22 +247,11 @@ def _learned(names: Sequence[str], needed: Sequence[bool]) -> bool:
 # -- the same for torch.compile and torch.export -----------------------------------------------------------------
 
 
-def _text(pattern: str, score: str, backend: str) -> str:
-    """What names a program in a graph: no pattern and no score holds a semicolon."""
-    return f"{pattern}; {score}; {backend}"
-
-
 @lru_cache(maxsize=1024)
 def _inputs(program: str) -> tuple[str, ...]:
     """The inputs of a program: those that are tensors, in the order of their names, then the seed."""
     asked = scored(program.split("; ")[1]).parameters
     return (*sorted(name for name in asked if name != "seed"), *(name for name in asked if name == "seed"))
-
-
-@lru_cache(maxsize=1024)
-def _named(program: str, wide: bool, moved: bool) -> Program:
-    pattern, score, backend = program.split("; ")
-    return named(pattern, score, backend, wide, moved).program
 
 
 def _given(
@@ -290,8 +271,9 @@ def _given(
         scale = value or 0.0
     names = inputs[: len(tensors) - 3]
     frame = names, scale, Positions(offset, key_offset), {"seed": seed} if "seed" in inputs else NO_INPUTS
-    wide = is_wide(program.rpartition("; ")[2], q.shape[3])
-    return _named(program, wide, key_offset != 0), Call.framed(frame, tensors)
+    made = named(program, is_wide(program.rpartition("; ")[2], q.shape[3]), key_offset != 0)
+    assert made is not None, program
+    return made.program, Call.framed(frame, tensors)
 
 
 @torch.library.custom_op("pidsl::attention", mutates_args=())

@@ -24,8 +24,8 @@ from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.keywords import refuse
 from pidsl.runtime.call.parameters import PARTS, check_parameters
 from pidsl.runtime.kernels.form import Form
-from pidsl.runtime.kernels.softmax import chosen
 from pidsl.runtime.operator import recorded
+from pidsl.runtime.programs import preferred
 
 
 class Kernel:
@@ -49,7 +49,7 @@ class Kernel:
         self.recipe, self.form = recipe, form
         self.term, self.score = recipe.of, recipe.score
         self.backend: Backend = recipe.backend
-        self.chosen, self.reason = chosen(recipe.backend)
+        self.chosen, self.reason = preferred(recipe.backend)
         self.parameters = () if recipe.score is None else recipe.score.parameters
         self.rings = form.rings
         self.takes = frozenset((*PARTS, *form.inputs) if form.scored else form.inputs)
