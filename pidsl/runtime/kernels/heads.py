@@ -106,7 +106,7 @@ class ByHead(Form):
             return Plans(f"1 launch for {len(self.heads)} query heads", ((title, self._together.made("triton").plan),))
         return super().plan
 
-    def source(self, head_dim: int) -> str:
+    def source(self, head_dim: int = 64) -> str:
         """The generated program of all heads; or of each distinct pattern, one section each, under its query heads."""
         if self._whole[wide := is_wide("triton", head_dim)]:
             source: str = self._together.made("triton", wide).program.source

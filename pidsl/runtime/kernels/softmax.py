@@ -54,7 +54,7 @@ class Softmax(Form):
             return plan
         return replace(plan, notes=(f"auto: {self.chosen}, {self.reason}", *plan.notes))
 
-    def source(self, head_dim: int) -> str:
+    def source(self, head_dim: int = 64) -> str:
         """The text of the generated program."""
         return self.made(self.chosen, head_dim).program.source
 

@@ -50,7 +50,6 @@ class Merge(Form):
         return _check_given(usable, [None] * len(levels) if given is None else given, levels, call.positions)
 
     def attend(self, call: Call, backend: str) -> tuple[Tensor, Tensor]:
-        """(out, lse) of a checked call."""
         exact, levels = self.parts["exact"].form, self.summaries.levels
         given = call.inputs.get("summaries") or [None] * len(levels)
         results = [exact.attend(call, backend)]

@@ -153,7 +153,7 @@ def _launches(source: str, dtype: torch.dtype, head_dim: int, value_dim: int) ->
     program = TritonProgram(None, source)
     forward, _, lse = program.forward_launches(call)
     out = torch.empty(2, 4, _LENGTH, value_dim, dtype=dtype, device="meta")
-    backward, _ = program.backward_launches(call, out, lse, out, lse, learned=True)
+    backward, *_ = program.backward_launches(call, out, lse, out, lse, learned=True)
     return forward + backward
 
 
