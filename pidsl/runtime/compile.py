@@ -108,7 +108,9 @@ def _kept(recipe: Recipe) -> Any:
 def _built(recipe: Recipe) -> Any:
     of = recipe.of
     if isinstance(of, Schedule):
-        return LayerKernels(recipe, [_like(recipe, layer) for layer in of])
+        own: dict[str, Any] = {"output_gate": recipe.output_gate, "affine": recipe.affine}
+        kernels: Any = [compile(layer, recipe.backend, recipe.score, **own) for layer in of]
+        return LayerKernels(recipe, kernels)
     return Kernel(recipe, _form(recipe))
 
 
@@ -131,10 +133,6 @@ def _form(recipe: Recipe) -> Form:
                 parts[f"members {x}"] = compile(level.members, backend)
         return Merge(of, parts)
     return Softmax(of, backend, score)
-
-
-def _like(recipe: Recipe, of: Any) -> Any:
-    return compile(of, recipe.backend, recipe.score, output_gate=recipe.output_gate, affine=recipe.affine)
 
 
 def _pickled(kernel: Any) -> tuple[Any, ...]:

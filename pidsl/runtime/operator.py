@@ -21,7 +21,7 @@ from pidsl.runtime.call.arguments import check_positions, check_scale, raise_fau
 from pidsl.runtime.call.call import NO_INPUTS, Call, Positions
 from pidsl.runtime.call.dtypes import accumulator
 from pidsl.runtime.call.logits import sink_gradient
-from pidsl.runtime.programs import Compiled, Program, Programs, is_wide, named, scored
+from pidsl.runtime.programs import Program, Programs, is_wide, named, scored
 
 ORDINARY = (Tensor, torch.nn.Parameter)
 LEARNED = ("slopes", "bias")  # inputs whose gradients take work of their own
@@ -198,8 +198,8 @@ class _Attention(_Once):
     """`run_forward`, differentiable once in the tensors of the call, which autograd must see one by one."""
 
     @staticmethod
-    def forward(ctx: Any, made: Compiled, call: Call, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        out, lse = run_forward(made.program, call)
+    def forward(ctx: Any, made: Program, call: Call, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        out, lse = run_forward(made, call)
         ctx.made = made
         if True in ctx.needs_input_grad and not out.is_inference():
             ctx.frame, ctx.changes = call.frame, Changes(out, lse)
@@ -215,7 +215,7 @@ class _Attention(_Once):
         try:
             if ctx.changes.happened:
                 with torch.no_grad():
-                    out, lse = run_forward(made.program, call)
+                    out, lse = run_forward(made, call)
             grads = _Gradients.apply(made, call, out, lse, grad_out, grad_lse, learned, *tensors)  # type: ignore[no-untyped-call]
         except RuntimeError as e:
             refuse_transform(e, made.plan, grad_out, grad_lse)
@@ -228,11 +228,11 @@ class _Gradients(_Once):
 
     @staticmethod
     def forward(
-        ctx: Any, made: Compiled, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor | None,
+        ctx: Any, made: Program, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor | None,
         grad_lse: Tensor | None, learned: bool, *tensors: Tensor,
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
         ctx.made = made
-        return run_backward(made.program, call, out, lse, grad_out, grad_lse, learned)
+        return run_backward(made, call, out, lse, grad_out, grad_lse, learned)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -273,7 +273,7 @@ def _given(
     frame = names, scale, Positions(offset, key_offset), {"seed": seed} if "seed" in inputs else NO_INPUTS
     made = named(program, is_wide(program.rpartition("; ")[2], q.shape[3]), key_offset != 0)
     assert made is not None, program
-    return made.program, Call.framed(frame, tensors)
+    return made, Call.framed(frame, tensors)
 
 
 @torch.library.custom_op("pidsl::attention", mutates_args=())

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -50,6 +50,8 @@ for word in (parse, where):  # they read source and signatures, which torch cann
 class Program(Protocol):
     """What a backend makes of a plan and its score. Sizes are positive here: empty calls never reach a program."""
 
+    plan: Any  # what it computes; None of a program made of its text
+
     @property
     def source(self) -> str:
         """The text of the generated program."""
@@ -70,14 +72,6 @@ class Program(Protocol):
             grad_out, grad_lse: the gradients of its results; None is zero.
             learned: whether those of slopes and bias are wanted.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """A plan and its program."""
-
-    plan: Plan
-    program: Program
 
 
 def structure(score: Score | None) -> Score:
@@ -102,7 +96,7 @@ class Programs:
     """The programs of a pattern, or of heads that run together, under one score.
 
     Args:
-        of: what to attend to, without symbols.
+        term: what to attend to, without symbols.
         score: what happens to the logits.
 
     Attributes:
@@ -110,17 +104,17 @@ class Programs:
         text: what names them in a graph, with a backend after it: no pattern and no score holds a semicolon.
     """
 
-    def __init__(self, of: Term | Heads, score: Score | None) -> None:
-        self.of, self.score = of, structure(score)
+    def __init__(self, term: Term | Heads, score: Score | None) -> None:
+        self.term, self.score = term, structure(score)
         self.inputs = () if score is None else score.parameters
-        self.text = f"{of!r}; {'' if self.score is PLAIN else repr(self.score)}; "
-        self.kept: dict[tuple[str, bool, bool], Compiled | None] = {}
+        self.text = f"{term!r}; {'' if self.score is PLAIN else repr(self.score)}; "
+        self.kept: dict[tuple[str, bool, bool], Program | None] = {}
 
     def made(self, backend: str, wide: bool = False, moved: bool = False) -> Any:
         """See `compiled`, which is asked once: looking for a term costs more."""
         key = backend, wide, moved
         if key not in self.kept:  # another thread may write the same entry: it is the same object
-            self.kept[key] = compiled(self.of, backend, wide, self.score, moved)
+            self.kept[key] = compiled(self.term, backend, wide, self.score, moved)
         return self.kept[key]
 
     def exist(self, backend: str, wide: bool = False, moved: bool = False) -> bool:
@@ -130,7 +124,7 @@ class Programs:
         return self.made(backend, wide, moved) is not None
 
 
-def compiled(of: Term | Heads, backend: str, wide: bool, score: Score = PLAIN, moved: bool = False) -> Compiled | None:
+def compiled(of: Term | Heads, backend: str, wide: bool, score: Score = PLAIN, moved: bool = False) -> Program | None:
     """The program, made on first use; None for heads whose layouts do not agree. Safe to call from several threads.
 
     Args:
@@ -150,17 +144,16 @@ def compiled(of: Term | Heads, backend: str, wide: bool, score: Score = PLAIN, m
 
 
 @lru_cache(maxsize=KEPT)
-def _compiled(of: Term | Heads, backend: str, head_dim: int, score: Score, moved: bool) -> Compiled | None:
+def _compiled(of: Term | Heads, backend: str, head_dim: int, score: Score, moved: bool) -> Program | None:
     plan = _planned(of, backend, head_dim, moved)
     if plan is None:
         return None
-    plan = replace(plan, score=score)
-    made = Compiled(plan, _program(plan))
+    made = _program(replace(plan, score=score))
     show = os.environ.get("PIDSL_SHOW", "").replace(" ", "").split(",")
     if "plan" in show:
-        print(plan, file=sys.stderr)
+        print(made.plan, file=sys.stderr)
     if "source" in show:
-        print(made.program.source, file=sys.stderr)
+        print(made.source, file=sys.stderr)
     return made
 
 
@@ -194,12 +187,11 @@ def _program(plan: Plan) -> Program:
         case _:
             from pidsl.runtime.run_dense.reference import ReferenceProgram
 
-            assert not isinstance(plan.term, Heads)
-            return ReferenceProgram(plan.term, plan.score)
+            return ReferenceProgram(plan)
 
 
 @lru_cache(maxsize=2 * KEPT)
-def named(program: str, wide: bool, moved: bool) -> Compiled | None:
+def named(program: str, wide: bool, moved: bool) -> Program | None:
     """The program that a text names: "pattern; score; backend"."""
     pattern, score, backend = program.split("; ")
     return compiled(parse(pattern), backend, wide, scored(score), moved)

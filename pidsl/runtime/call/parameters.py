@@ -24,15 +24,15 @@ def check_parameters(
         score: what the kernel was compiled with.
         wanted: its parameters; torch would fix the numbers of a score in a graph that it traces if they were asked.
         tensors: the usable ones of q, k, v.
-        given: by name, None where nothing was given.
+        given: by name, others too; None is nothing.
     """
     faults = []
-    for name, value in given.items():
+    for name in PARTS:
+        value = given.get(name)
         if value is None:
             if name in wanted:
-                faults.append(
-                    Fault(name, "nothing", f"{_shape(name, score)}, for {score!r}", f"kernel(..., {name}=...)")
-                )
+                expected = f"{_shape(name, score)}, for {score!r}"
+                faults.append(Fault(name, "nothing", expected, f"kernel(..., {name}=...)"))
         elif name not in wanted:
             kernel = "a kernel without a score" if score is None else f"nothing: the kernel has {score!r}"
             hint = f"pidsl.compile(term, score=pidsl.score({PARTS[name]}))"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from types import SimpleNamespace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from pidsl.language.heads import Heads
@@ -73,7 +72,7 @@ class ByHead(Form):
         try:
             heads = split(q, parts.queries), split(k, parts.keys), split(v, parts.keys)
         except RuntimeError as e:
-            refuse_transform(e, SimpleNamespace(term=self.heads, score=self._together.score))
+            refuse_transform(e, self._together)
             raise
         launches = zip(kernels, *heads, self._split_inputs(call.inputs, parts), strict=True)
         results = [
@@ -84,16 +83,14 @@ class ByHead(Form):
 
     def _split_inputs(self, inputs: Mapping[str, Any], parts: Shares) -> list[dict[str, Any]]:
         """The inputs of each launch: rows of those that are by head, and a seed for each."""
-        found: list[dict[str, Any]] = [{} for _ in self._mine]
+        found: list[dict[str, Any]] = [dict(inputs) for _ in self._mine]
         for name, x in inputs.items():
-            if x is None:
-                continue
-            if name == "seed":
-                each: list[Any] = [launch_seed(x, mine[0]) for mine in self._mine]
-            elif isinstance(x, torch.Tensor) and name in SCORE_INPUTS:
+            if name == "seed" and x is not None:
+                each: Iterable[Any] = [launch_seed(x, mine[0]) for mine in self._mine]
+            elif name in SCORE_INPUTS and x is not None:
                 each = [own[0] for own in split(x[None], parts.queries)]
             else:
-                each = [x] * len(found)
+                continue
             for own, mine in zip(found, each, strict=True):
                 own[name] = mine
         return found
@@ -108,10 +105,9 @@ class ByHead(Form):
 
     def source(self, head_dim: int = 64) -> str:
         """The generated program of all heads; or of each distinct pattern, one section each, under its query heads."""
-        if self._whole[wide := is_wide("triton", head_dim)]:
-            source: str = self._together.made("triton", wide).program.source
-            return source
-        return super().source(head_dim)
+        if not self._whole[wide := is_wide("triton", head_dim)]:
+            return super().source(head_dim)
+        return str(self._together.made("triton", wide).source)
 
     def explain(self) -> str:
         """How many launches there are, and the explanation of each under its query heads."""
@@ -129,11 +125,6 @@ def launch_seed(seed: int, first: int) -> int:
 
 def _named(heads: tuple[int, ...]) -> str:
     """`heads 0-2, 5`."""
-    spans: list[list[int]] = []
-    for head in heads:
-        if spans and head == spans[-1][1] + 1:
-            spans[-1][1] = head
-        else:
-            spans.append([head, head])
-    shown = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    runs = [[head for _, head in run] for _, run in groupby(enumerate(heads), lambda x: x[1] - x[0])]
+    shown = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
     return f"head {shown}" if len(heads) == 1 else f"heads {shown}"

@@ -157,8 +157,7 @@ class Kernel:
         if factor is None:
             factor = 1.0 if faults else 1.0 / math.sqrt(q.shape[3])
         if inputs or self.parameters:
-            given = {name: inputs.get(name) for name in PARTS}
-            faults += check_parameters(self.score, self.parameters, usable, given)
+            faults += check_parameters(self.score, self.parameters, usable, inputs)
         call = Call(q, k, v, factor, positions, inputs)
         return backend, call, [*faults, *self.form.faults(call, usable, not faults)]
 
@@ -166,12 +165,8 @@ class Kernel:
         """`auto` leaves to torch what the Triton programs do not take."""
         if self.backend != "auto" or self.chosen != "triton":
             return self.chosen
-        fits = (
-            isinstance(q, Tensor) and isinstance(v, Tensor) and q.device.type == "cuda" and q.dtype in DTYPES["triton"]
-        )
-        if fits and all(x.dim() == 4 and head_dim_fits(x.shape[3], "triton") for x in (q, v)):
-            return "triton"
-        return "torch"
+        fits = all(isinstance(x, Tensor) and x.dim() == 4 and head_dim_fits(x.shape[3], "triton") for x in (q, v))
+        return "triton" if fits and q.device.type == "cuda" and q.dtype in DTYPES["triton"] else "torch"
 
     @property
     def kernels(self) -> Mapping[str, Kernel]:

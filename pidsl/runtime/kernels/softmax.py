@@ -13,7 +13,7 @@ from pidsl.language.terms import Term
 from pidsl.runtime.call.call import Call
 from pidsl.runtime.kernels.form import Form
 from pidsl.runtime.operator import attended
-from pidsl.runtime.programs import Compiled, Programs, is_wide, preferred, rings
+from pidsl.runtime.programs import Program, Programs, is_wide, preferred, rings
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -41,22 +41,22 @@ class Softmax(Form):
     def attend(self, call: Call, backend: str) -> tuple[Tensor, Tensor]:
         return attended(self.programs, backend, call)
 
-    def made(self, backend: str, head_dim: int) -> Compiled:
+    def made(self, backend: str, head_dim: int) -> Program:
         """The program for a backend and head dimension."""
-        made: Compiled = self.programs.made(backend, is_wide(backend, head_dim))
+        made: Program = self.programs.made(backend, is_wide(backend, head_dim))
         return made
 
     @property
     def plan(self) -> Plan:
         """The plan of the program; on Triton, for head dimensions up to 128."""
-        plan = self.made(self.chosen, 64).plan
+        plan: Plan = self.made(self.chosen, 64).plan
         if self.backend != "auto":
             return plan
         return replace(plan, notes=(f"auto: {self.chosen}, {self.reason}", *plan.notes))
 
     def source(self, head_dim: int = 64) -> str:
         """The text of the generated program."""
-        return self.made(self.chosen, head_dim).program.source
+        return self.made(self.chosen, head_dim).source
 
     def explain(self) -> str:
         """The pattern, the backend and why, the plan, and what the cost model rejected."""

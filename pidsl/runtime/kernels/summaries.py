@@ -116,11 +116,6 @@ def _check_given(
             heads = k.shape[1] if bar.shape[1] == k.shape[1] else q.shape[1]
             want = [q.shape[0], heads, count, width]
             if list(bar.shape) != want:
-                faults.append(
-                    Fault(
-                        where,
-                        f"shape {list(bar.shape)}",
-                        f"{want}: {count} spans over {m + positions.key_offset} tokens",
-                    )
-                )
+                expected = f"{want}: {count} spans over {m + positions.key_offset} tokens"
+                faults.append(Fault(where, f"shape {list(bar.shape)}", expected))
     return faults

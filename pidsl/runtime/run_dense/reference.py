@@ -15,18 +15,21 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pidsl.language.score import PLAIN, Score
-from pidsl.language.terms import Term
+from pidsl.language.heads import Heads
+from pidsl.language.score import PLAIN
 from pidsl.relation.oracle import table
 from pidsl.runtime.call.call import Call, Gradients, Positions
 from pidsl.runtime.call.dropout import kept
 from pidsl.runtime.call.dtypes import accumulator
+
+if TYPE_CHECKING:
+    from pidsl.codegen.plan.nodes import Plan
 
 SCORES_AT_ONCE = 1 << 24  # elements of the score matrix that one chunk of rows may have
 
@@ -35,18 +38,18 @@ class ReferenceProgram:
     """Dense attention for one term and one score; see `pidsl.runtime.programs.Program` for the calls.
 
     Args:
-        term: the pattern, without symbols.
-        score: what happens to its logits.
+        plan: what to compute: its term and its score.
     """
 
-    def __init__(self, term: Term, score: Score) -> None:
-        self.term, self.score = term, score
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.score = plan, plan.score
 
     @property
     def source(self) -> str:
         """This module: the reference reads the mask from the oracle, nothing is generated."""
         scored = "" if self.score == PLAIN else f"# {self.score!r}\n"
-        return f"# pattern: {self.term!r}, dense under its mask\n{scored}{inspect.getsource(sys.modules[__name__])}"
+        text = inspect.getsource(sys.modules[__name__])
+        return f"# pattern: {self.plan.term!r}, dense under its mask\n{scored}{text}"
 
     def forward(self, call: Call) -> tuple[Tensor, Tensor]:
         """out [B, Hq, n, Dv] in q's dtype and lse [B, Hq, n] in float32 (float64 for float64)."""
@@ -82,13 +85,15 @@ class ReferenceProgram:
 
     def _chunks(self, call: Call) -> Iterator[tuple[slice, Tensor]]:
         """Slices of rows, each with its mask [rows, m]."""
+        term = self.plan.term
+        assert not isinstance(term, Heads)
         batch, heads, n, _ = call.q.shape
         m, (offset, key_offset) = call.k.shape[2], call.positions
         height = max(1, SCORES_AT_ONCE // max(1, batch * heads * m))
         for start in range(0, n, height):
             stop = min(start + height, n)
             i, j = range(offset + start, offset + stop), range(key_offset, key_offset + m)
-            mask = table(self.term, i, j, offset + n, j.stop)
+            mask = table(term, i, j, offset + n, j.stop)
             yield slice(start, stop), torch.from_numpy(np.ascontiguousarray(mask)).to(call.q.device)
 
     def _attention(self, call: Call, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -47,10 +47,9 @@ class Stage:
 
     def programs(self, length: int, first: int) -> int:
         """How many programs serve one head, whose positions are so many from the first one on."""
-        return self.classes * self.tiles(length, first)
+        return self.classes * self._tiles(length, first)
 
-    def tiles(self, length: int, first: int) -> int:
-        """How many tiles of one class own something of so many positions from the first one on."""
+    def _tiles(self, length: int, first: int) -> int:
         if self.listed is not None:
             return self.listed
         if self.box is None:

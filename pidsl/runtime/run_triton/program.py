@@ -44,7 +44,8 @@ class TritonProgram:
 
             assert plan is not None
             source = triton_source(plan)
-        self.plan, self.source = plan, source
+        self.plan: Any = plan
+        self.source = source
         self.path = cache.write(source)
         self._module = cache.load(self.path, source)
         self._tables: dict[tuple[str, torch.device], Tensor] = {}
