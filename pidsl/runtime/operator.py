@@ -18,7 +18,7 @@ from torch import Tensor
 from pidsl.errors import BackendError
 from pidsl.language.score import PLAIN
 from pidsl.runtime.call.arguments import check_positions, check_scale, raise_faults
-from pidsl.runtime.call.call import NO_INPUTS, Call, Positions
+from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.dtypes import accumulator
 from pidsl.runtime.call.logits import sink_gradient
 from pidsl.runtime.programs import Program, Programs, is_wide, named, scored
@@ -104,8 +104,7 @@ def owned(x: Tensor) -> Tensor:
 
 
 def _empty_results(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    out = torch.empty((*q.shape[:3], v.shape[3]), dtype=q.dtype, device=q.device)
-    return out, torch.empty(q.shape[:3], dtype=accumulator(q.dtype), device=q.device)
+    return q.new_empty((*q.shape[:3], v.shape[3])), q.new_empty(q.shape[:3], dtype=accumulator(q.dtype))
 
 
 def _no_autocast(q: Tensor) -> AbstractContextManager[object]:
@@ -126,17 +125,18 @@ _DENSE = (
 
 def refuse_transform(error: RuntimeError, plan: Any, *grads: Tensor | None) -> None:
     """Raise for an error that a transform of torch.func, a vmap or forward mode is to blame for."""
+    subject, instead = _told(plan)
     if isinstance(error, NotImplementedError) and "jvp" in str(error):
-        _refuse_forward_mode(_subject(plan), _dense(plan))
+        _refuse_forward_mode(subject, instead)
     # torch.autograd.grad has a vmap of its own, which is no transform of torch.func
     batched = any(x is not None and torch._C._functorch.is_legacy_batchedtensor(x) for x in grads)
     if isinstance(error, BackendError) or not (batched or torch._C._are_functorch_transforms_active()):
         return
     raise BackendError(
-        f"{_subject(plan)} inside a transform of torch.func, or batched gradients",
+        f"{subject} inside a transform of torch.func, or batched gradients",
         "a plain call, differentiated by torch.autograd",
         hint="for grad, vjp and jacrev: torch.autograd.grad, or torch.autograd.functional.jacobian without vectorize; "
-        f"for vmap: one more factor of the batch, x.flatten(0, 1); for any of them: {_dense(plan)}",
+        f"for vmap: one more factor of the batch, x.flatten(0, 1); for any of them: {instead}",
     ) from error
 
 
@@ -145,25 +145,20 @@ def _refuse_forward_mode(subject: str, instead: str) -> NoReturn:
 
 
 def _refuse_second(subject: str, instead: str) -> NoReturn:
-    raise BackendError(
-        f"a derivative of the gradient of {subject}", "first derivatives only", hint=f"for second ones: {instead}"
-    )
+    given = f"a derivative of the gradient of {subject}"
+    raise BackendError(given, "first derivatives only", hint=f"for second ones: {instead}")
+
+
+def _told(plan: Any) -> tuple[str, str]:
+    """How errors call the kernel of a plan, and what does without it."""
+    formula = "the formula of docs/score.md over all pairs, under the mask torch.tensor(term.mask(n, m, offset))"
+    return f"the kernel of {plan.term!r}", _DENSE if plan.score == PLAIN else formula
 
 
 def check_mode(program: str) -> None:
     """Raise where tangents would be dropped: torch hands a custom op on without them."""
     if torch.autograd.forward_ad._current_level >= 0:
         _refuse_forward_mode(f"the kernel of {program.split('; ')[0]}", _DENSE)
-
-
-def _subject(plan: Any) -> str:
-    return f"the kernel of {plan.term!r}"
-
-
-def _dense(plan: Any) -> str:
-    if plan.score == PLAIN:
-        return _DENSE
-    return "the formula of docs/score.md over all pairs, under the mask torch.tensor(term.mask(n, m, offset))"
 
 
 class Changes:
@@ -191,7 +186,7 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> NoReturn:
-        _refuse_forward_mode(_subject(ctx.made.plan), _dense(ctx.made.plan))
+        _refuse_forward_mode(*_told(ctx.made.plan))
 
 
 class _Attention(_Once):
@@ -236,12 +231,12 @@ class _Gradients(_Once):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        _refuse_second(_subject(ctx.made.plan), _dense(ctx.made.plan))
+        _refuse_second(*_told(ctx.made.plan))
 
 
 def _learned(names: Sequence[str], needed: Sequence[bool]) -> bool:
     """Whether gradients of slopes or bias are needed; `needed` are those of the tensors of a call."""
-    return bool(names) and any(n and name in LEARNED for name, n in zip(names, needed[3:], strict=True))
+    return any(n and name in LEARNED for name, n in zip(names, needed[3:], strict=False)) if names else False
 
 
 # -- the same for torch.compile and torch.export -----------------------------------------------------------------
@@ -251,7 +246,7 @@ def _learned(names: Sequence[str], needed: Sequence[bool]) -> bool:
 def _inputs(program: str) -> tuple[str, ...]:
     """The inputs of a program: those that are tensors, in the order of their names, then the seed."""
     asked = scored(program.split("; ")[1]).parameters
-    return (*sorted(name for name in asked if name != "seed"), *(name for name in asked if name == "seed"))
+    return tuple(sorted(asked, key=lambda name: (name == "seed", name)))
 
 
 def _given(
@@ -262,18 +257,18 @@ def _given(
     The numbers that were data when a graph was traced have not been looked at yet.
     """
     where = "pidsl.attention(q, k, v, ...)"
-    q, (offset, key_offset, seed), inputs = tensors[0], numbers, _inputs(program)
+    q, k, v, *inputs = tensors
+    offset, key_offset, seed = numbers
     raise_faults(check_positions("offset", offset, q.shape[2]), where)
-    raise_faults(check_positions("key_offset", key_offset, tensors[1].shape[2]), where)
+    raise_faults(check_positions("key_offset", key_offset, k.shape[2]), where)
     if factor is not None:
         faults, value = check_scale(float(factor))
         raise_faults(faults, where)
         scale = value or 0.0
-    names = inputs[: len(tensors) - 3]
-    frame = names, scale, Positions(offset, key_offset), {"seed": seed} if "seed" in inputs else NO_INPUTS
     made = named(program, is_wide(program.rpartition("; ")[2], q.shape[3]), key_offset != 0)
     assert made is not None, program
-    return made, Call.framed(frame, tensors)
+    given = dict(zip(_inputs(program), (*inputs, seed), strict=False))  # a seed is the last, where one is asked for
+    return made, Call(q, k, v, scale, Positions(offset, key_offset), given)
 
 
 @torch.library.custom_op("pidsl::attention", mutates_args=())
@@ -297,9 +292,8 @@ def attention(
 
 @attention.register_fake
 def _attention_shapes(
-    q: Tensor, k: Tensor, v: Tensor, inputs: list[Tensor], factor: Tensor | None, program: str, scale: float,
-    numbers: list[int],
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    q: Tensor, k: Tensor, v: Tensor, inputs: Any, factor: Any, program: str, *numbers: Any
+) -> tuple[Tensor, Tensor]:
     check_mode(program)
     return _empty_results(q, v)
 
@@ -326,9 +320,15 @@ def attention_backward(
 
 @attention_backward.register_fake
 def _gradient_shapes(
-    tensors: list[Tensor], results: list[Tensor], grads: list[Tensor | None], factor: Tensor | None, program: str,
-    scale: float, numbers: list[int], learned: bool,
-) -> list[Tensor]:  # fmt: skip
+    tensors: list[Tensor],
+    results: Any,
+    grads: Any,
+    factor: Any,
+    program: str,
+    scale: float,
+    numbers: Any,
+    learned: bool,
+) -> list[Tensor]:
     names = ("q", "k", "v", *_inputs(program))
     return [
         x.new_empty(0) if name in LEARNED and not learned else torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -346,7 +346,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _gradients(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
     factor, *tensors, out, lse = ctx.saved_tensors
     program, needed = ctx.rest[0], (*ctx.needs_input_grad[:3], *ctx.needs_input_grad[3])
-    learned = _learned(_inputs(program)[: len(tensors) - 3], needed)
+    learned = _learned(_inputs(program), needed)
     found = attention_backward(tensors, [out, lse], [grad_out, grad_lse], factor, *ctx.rest, learned)
     grads = [grad if n else None for grad, n in zip(found, needed, strict=True)]
     return *grads[:3], grads[3:], None, None, None, None

@@ -146,17 +146,12 @@ def check_kind(tensors: Mapping[str, Tensor], dtypes: Sequence[torch.dtype], bac
 def check_shapes(tensors: Mapping[str, Tensor]) -> list[Fault]:
     """Faults of sizes that two tensors should share. Sizes are compared pair by pair, whichever pairs there are."""
     faults: list[Fault] = []
-
-    def same(a: str, b: str, axis: int, what: str) -> None:
+    first = "q" if "q" in tensors else "k"
+    pairs = [("q", "k", 0, "batch"), (first, "v", 0, "batch"), ("q", "k", 3, "head_dim")]
+    for a, b, axis, what in (*pairs, ("k", "v", 1, "kv_heads"), ("k", "v", 2, "keys")):
         if a in tensors and b in tensors and tensors[a].shape[axis] != tensors[b].shape[axis]:
             got = f"{what} {tensors[b].shape[axis]} in shape {_shape(tensors[b])}"
             faults.append(Fault(b, got, f"{tensors[a].shape[axis]}, as in {a} {_shape(tensors[a])}"))
-
-    same("q", "k", 0, "batch")
-    same("q" if "q" in tensors else "k", "v", 0, "batch")
-    same("q", "k", 3, "head_dim")
-    same("k", "v", 1, "kv_heads")
-    same("k", "v", 2, "keys")
     shared = "k" if "k" in tensors else "v"
     if "q" in tensors and shared in tensors:
         heads, kv_heads = tensors["q"].shape[1], tensors[shared].shape[1]
@@ -171,9 +166,8 @@ def check_dims(tensors: Mapping[str, Tensor], backend: str) -> list[Fault]:
     """Faults of the head dimension (of q and k) and of the value dimension."""
     faults = []
     for name, what in (("q", "head_dim"), ("v", "value_dim")):
-        if name not in tensors or head_dim_fits(tensors[name].shape[3], backend):
+        if name not in tensors or head_dim_fits(size := tensors[name].shape[3], backend):
             continue
-        size = tensors[name].shape[3]
         if backend == "triton":
             expected = f"a multiple of 8 from 8 to {LARGEST_HEAD_DIM} (backend 'triton')"
             hint = 'pad with zeros (and pass scale=), or compile(..., backend="torch")'
@@ -208,11 +202,6 @@ def check_weights(tensors: Mapping[str, Tensor], weights: Any, names: Sequence[s
         expected = f"{list(want)}: [batch, heads, queries] of q, and branches {', '.join(names)}"
         faults.append(Fault("weights", f"shape {_shape(weights)}", expected, f"weights.expand({list(want)})"))
     return faults
-
-
-def check_flag(name: str, value: object) -> list[Fault]:
-    """Faults of a switch."""
-    return [] if isinstance(value, bool) else [Fault(name, type(value).__name__, "True or False")]
 
 
 def check_scale(scale: Any) -> tuple[list[Fault], Any]:

@@ -14,7 +14,6 @@ from pidsl.runtime.call.arguments import (
     DTYPES,
     Fault,
     check_attention,
-    check_flag,
     check_position,
     check_scale,
     head_dim_fits,
@@ -100,7 +99,7 @@ class Kernel:
         q, k, v, inputs = self._cast(q, k, v, inputs)
         backend, call, faults = self._checked(q, k, v, scale, offset, key_offset, inputs)
         if type(return_lse) is not bool:
-            faults += check_flag("return_lse", return_lse)
+            faults.append(Fault("return_lse", type(return_lse).__name__, "True or False"))
         raise_faults(faults, self._where)
         out, lse = self.form.attend(call, backend)
         return (out, lse) if return_lse else out
