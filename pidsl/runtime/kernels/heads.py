@@ -10,10 +10,9 @@ from torch import Tensor
 
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
-from pidsl.runtime.call.arguments import Fault
+from pidsl.runtime.call.arguments import PARTS, Fault
 from pidsl.runtime.call.call import Call
 from pidsl.runtime.call.dropout import mix
-from pidsl.runtime.call.parameters import PARTS as SCORE_INPUTS
 from pidsl.runtime.kernels.form import Form, Plans
 from pidsl.runtime.kernels.shares import Shares, join, shares, split
 from pidsl.runtime.operator import attended, refuse_transform
@@ -87,7 +86,7 @@ class ByHead(Form):
         for name, x in inputs.items():
             if name == "seed" and x is not None:
                 each: Iterable[Any] = [launch_seed(x, mine[0]) for mine in self._mine]
-            elif name in SCORE_INPUTS and x is not None:
+            elif name in PARTS and x is not None:
                 each = [own[0] for own in split(x[None], parts.queries)]
             else:
                 continue

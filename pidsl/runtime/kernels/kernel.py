@@ -12,8 +12,10 @@ from torch import Tensor
 from pidsl.language.recipe import Backend, Recipe
 from pidsl.runtime.call.arguments import (
     DTYPES,
+    PARTS,
     Fault,
     check_attention,
+    check_parameters,
     check_position,
     check_scale,
     head_dim_fits,
@@ -21,7 +23,6 @@ from pidsl.runtime.call.arguments import (
 )
 from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.keywords import refuse
-from pidsl.runtime.call.parameters import PARTS, check_parameters
 from pidsl.runtime.kernels.form import Form
 from pidsl.runtime.operator import recorded
 from pidsl.runtime.programs import preferred
