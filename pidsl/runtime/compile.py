@@ -100,11 +100,6 @@ def compile(
     return _kept(recipe)
 
 
-@lru_cache(maxsize=512)
-def _kept(recipe: Recipe) -> Any:
-    return _built(recipe)
-
-
 def _built(recipe: Recipe) -> Any:
     of = recipe.of
     if isinstance(of, Schedule):
@@ -112,6 +107,9 @@ def _built(recipe: Recipe) -> Any:
         kernels: Any = [compile(layer, recipe.backend, recipe.score, **own) for layer in of]
         return LayerKernels(recipe, kernels)
     return Kernel(recipe, _form(recipe))
+
+
+_kept = lru_cache(maxsize=512)(_built)
 
 
 def _form(recipe: Recipe) -> Form:

@@ -7,7 +7,7 @@ A scale that changes between the calls of a graph comes as a tensor: torch fixes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
 from typing import Any, NoReturn
@@ -83,9 +83,9 @@ def run_backward(
     q, k, *_ = call
     if q.numel() == 0 or k.numel() == 0 or (grad_out is None and grad_lse is None):
         dq, dk, dv, *rest = (torch.zeros_like(x) for x in call.tensors)
-        found: Mapping[str, Tensor] = dict(zip(call.names, rest, strict=True))
+        found: Any = dict(zip(call.names, rest, strict=True))
         if "sinks" in found and grad_lse is not None:
-            found = {**found, "sinks": sink_gradient(call.inputs["sinks"], lse, -grad_lse)}
+            found["sinks"] = sink_gradient(call.inputs["sinks"], lse, -grad_lse)
     else:
         grad_out = torch.zeros_like(out) if grad_out is None else grad_out
         with _no_autocast(q):

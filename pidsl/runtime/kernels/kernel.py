@@ -10,17 +10,8 @@ import torch
 from torch import Tensor
 
 from pidsl.language.recipe import Backend, Recipe
-from pidsl.runtime.call.arguments import (
-    DTYPES,
-    PARTS,
-    Fault,
-    check_attention,
-    check_parameters,
-    check_position,
-    check_scale,
-    head_dim_fits,
-    raise_faults,
-)
+from pidsl.runtime.call import arguments
+from pidsl.runtime.call.arguments import DTYPES, PARTS, Fault, head_dim_fits
 from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.keywords import refuse
 from pidsl.runtime.kernels.form import Form
@@ -97,11 +88,11 @@ class Kernel:
         """
         if more or (inputs and not self.takes.issuperset(inputs)):
             inputs = self._named(more, inputs)
-        q, k, v, inputs = self._cast(q, k, v, inputs)
-        backend, call, faults = self._checked(q, k, v, scale, offset, key_offset, inputs)
+        given = self._cast(Call(q, k, v, scale, Positions(offset, key_offset), inputs))
+        backend, call, faults = self._checked(given)
         if type(return_lse) is not bool:
             faults.append(Fault("return_lse", type(return_lse).__name__, "True or False"))
-        raise_faults(faults, self._where)
+        arguments.raise_faults(faults, self._where)
         out, lse = self.form.attend(call, backend)
         return (out, lse) if return_lse else out
 
@@ -116,15 +107,13 @@ class Kernel:
             refuse(self.__call__, self._where, more, unknown, takes)
         return inputs
 
-    def _cast(
-        self, q: Tensor, k: Tensor, v: Tensor, inputs: dict[str, Any]
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+    def _cast(self, call: Call) -> Call:
         """The tensors as `torch.autocast` would hand them to scaled_dot_product_attention; unchanged outside it."""
-        if not isinstance(q, Tensor):
-            return q, k, v, inputs
-        kind = q.device.type
+        if not isinstance(call.q, Tensor):
+            return call
+        kind = call.q.device.type
         if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-            return q, k, v, inputs
+            return call
         dtype = torch.get_autocast_dtype(kind)
 
         def cast(x: Any) -> Any:
@@ -133,20 +122,18 @@ class Kernel:
             floating = isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64
             return x.to(dtype) if floating and x.device.type == kind else x
 
-        named = {name: cast(x) if name in self.form.cast else x for name, x in inputs.items()}
-        return cast(q), cast(k), cast(v), named
+        inputs = {name: cast(x) if name in self.form.cast else x for name, x in call.inputs.items()}
+        return Call(cast(call.q), cast(call.k), cast(call.v), call.scale, call.positions, inputs)
 
-    def _checked(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: object, offset: object, key_offset: object,
-        inputs: Mapping[str, Any],
-    ) -> tuple[str, Call, list[Fault]]:  # fmt: skip
+    def _checked(self, given: Call) -> tuple[str, Call, list[Fault]]:
         """The backend and what to run, if there are no faults; and the faults."""
+        q, k, v, scale, (offset, key_offset), inputs = given
         backend = self._backend_for(q, v)
-        scale_faults, factor = check_scale(scale)
-        offset_faults, first = check_position("offset", offset)
-        key_faults, first_key = check_position("key_offset", key_offset)
+        scale_faults, factor = arguments.check_scale(scale)
+        offset_faults, first = arguments.check_position("offset", offset)
+        key_faults, first_key = arguments.check_position("key_offset", key_offset)
         positions = Positions(first, first_key)
-        faults, usable = check_attention(self.rings, backend, q, k, v, positions)
+        faults, usable = arguments.check_attention(self.rings, backend, q, k, v, positions)
         faults = [*faults, *scale_faults, *offset_faults, *key_faults]
         if self.score is not None and self.score.scale is not None:
             if factor is not None:
@@ -157,7 +144,7 @@ class Kernel:
         if factor is None:
             factor = 1.0 if faults else 1.0 / math.sqrt(q.shape[3])
         if inputs or self.parameters:
-            faults += check_parameters(self.score, self.parameters, usable, inputs)
+            faults += arguments.check_parameters(self.score, self.parameters, usable, inputs)
         call = Call(q, k, v, factor, positions, inputs)
         return backend, call, [*faults, *self.form.faults(call, usable, not faults)]
 

@@ -104,7 +104,8 @@ def _put(parts: tuple[Runs, ...], results: tuple[Tensor, ...]) -> Tensor:
 def _placed(parts: tuple[Runs, ...], results: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
     """The heads of each run, and what the results have for them."""
     for runs, result in zip(parts, results, strict=True):
-        yield from zip(map(_slice, runs), result.split([count for _, count, _ in runs], 1), strict=True)
+        mine = [result] if len(runs) == 1 else result.split([count for _, count, _ in runs], 1)
+        yield from zip(map(_slice, runs), mine, strict=True)
 
 
 class _Split(torch.autograd.Function):

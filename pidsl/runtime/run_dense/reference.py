@@ -65,23 +65,20 @@ class ReferenceProgram:
         self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool
     ) -> Gradients:
         """The gradients of q, k, v and the inputs; `out`, `lse` and `learned` are not used."""
-        given = {"q": call.q, "k": call.k, "v": call.v}
-        given |= {name: x for name, x in call.inputs.items() if isinstance(x, Tensor)}
-        total = {name: torch.zeros(x.shape, dtype=_precise(call.q), device=x.device) for name, x in given.items()}
+        precise, given = _precise(call.q), call.tensors
+        total = [torch.zeros(x.shape, dtype=precise, device=x.device) for x in given]
         for rows, mask in self._chunks(call):
             with _autograd():
-                leaves = {name: x.detach().to(_precise(call.q)).requires_grad_() for name, x in given.items()}
-                inputs = {name: leaves.get(name, x) for name, x in call.inputs.items()}
-                exact = call._replace(q=leaves["q"], k=leaves["k"], v=leaves["v"], inputs=inputs)
-                part, part_lse = self._attention(_rows(exact, rows), mask)
+                leaves = [x.detach().to(precise).requires_grad_() for x in given]
+                part, part_lse = self._attention(_rows(Call.framed(call.frame, leaves), rows), mask)
                 seeds = [torch.where(mask.any(1)[:, None], grad_out[:, :, rows].to(part.dtype), 0.0)]
                 lost = part_lse == -torch.inf  # a row without keys
                 seeds.append(torch.where(lost, 0.0, 0.0 if grad_lse is None else grad_lse[:, :, rows].to(part.dtype)))
-                grads = torch.autograd.grad([part, part_lse], list(leaves.values()), seeds, materialize_grads=True)
-            for name, grad in zip(leaves, grads, strict=True):
-                total[name] += grad
-        dq, dk, dv, *_ = found = [grad.to(given[name].dtype) for name, grad in total.items()]
-        return dq, dk, dv, dict(zip(list(given)[3:], found[3:], strict=True))
+                grads = torch.autograd.grad([part, part_lse], leaves, seeds, materialize_grads=True)
+            for sums, grad in zip(total, grads, strict=True):
+                sums += grad
+        dq, dk, dv, *found = (sums.to(x.dtype) for sums, x in zip(total, given, strict=True))
+        return dq, dk, dv, dict(zip(call.names, found, strict=True))
 
     def _chunks(self, call: Call) -> Iterator[tuple[slice, Tensor]]:
         """Slices of rows, each with its mask [rows, m]."""

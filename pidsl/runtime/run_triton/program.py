@@ -5,7 +5,7 @@ The source is written to a cache folder first, see `pidsl.runtime.run_triton.cac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,14 +48,10 @@ class TritonProgram:
         self.source = source
         self.path = cache.write(source)
         self._module = cache.load(self.path, source)
-        self._tables: dict[tuple[str, torch.device], Tensor] = {}
+        self._tables: dict[tuple[str, torch.device], Tensor] = {}  # of lists, on devices
 
     def forward(self, call: Call) -> tuple[Tensor, Tensor]:
-        """Attention output, contiguous, and natural-log lse.
-
-        Raises:
-            BackendError: the tensors are not on a GPU (and Triton is not in interpreter mode).
-        """
+        """Attention output, contiguous, and natural-log lse."""
         dtype, call = call.q.dtype, self._readable(call)
         with on(call.q):
             launches, out, lse = self.forward_launches(call)
@@ -66,11 +62,7 @@ class TritonProgram:
     def backward(
         self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool
     ) -> Gradients:
-        """Gradients of q, k, v and the inputs; the same bits on every run.
-
-        Raises:
-            BackendError: the tensors are not on a GPU (and Triton is not in interpreter mode).
-        """
+        """Gradients of q, k, v and the inputs; the same bits on every run."""
         given, call = call, self._readable(call)
         q, inputs = call.q, call.inputs
         out, grad_out = out.to(q.dtype), grad_out.to(q.dtype)
@@ -162,7 +154,11 @@ class TritonProgram:
         return self._interpreted and q.dtype == torch.bfloat16
 
     def _readable(self, call: Call) -> Call:
-        """The call with a scale and a dtype that the kernels read."""
+        """The call with a scale and a dtype that the kernels read.
+
+        Raises:
+            BackendError: the tensors are not on a GPU (and Triton is not in interpreter mode).
+        """
         self._check_device(call.q)
         if call.scale < 0:  # the kernels take the maximum of a row before they scale it
             call = call._replace(q=-call.q, scale=-call.scale)
@@ -196,16 +192,12 @@ class TritonProgram:
             key = seed_key(inputs["seed"])
             arguments["seed"] = key - 2**32 if key >= 2**31 else key
         for name, table in getattr(self._module, "LISTS", {}).items():
-            arguments[name] = self._table(name, table, q.device)
+            if (name, q.device) not in self._tables:
+                self._tables[name, q.device] = torch.tensor(table, dtype=torch.int32, device=q.device)
+            arguments[name] = self._tables[name, q.device]
         for name, x in {"q": q, "k": k, "v": v, **others}.items():
             arguments |= {f"{name}_{axis}": x.stride(i) for i, axis in enumerate("bhrd")}
         return arguments
-
-    def _table(self, name: str, table: Sequence[int], device: torch.device) -> Tensor:
-        """The table of a list on the device, made once."""
-        if (name, device) not in self._tables:
-            self._tables[name, device] = torch.tensor(table, dtype=torch.int32, device=device)
-        return self._tables[name, device]
 
     def _fits_int32(self, longest: int) -> bool:
         """Whether every position and bound is below 2^31."""
