@@ -252,10 +252,7 @@ def _inputs(program: str) -> tuple[str, ...]:
 def _given(
     tensors: Sequence[Tensor], factor: Tensor | None, program: str, scale: float, numbers: Sequence[int]
 ) -> tuple[Program, Call]:
-    """The program of an op and its call.
-
-    The numbers that were data when a graph was traced have not been looked at yet.
-    """
+    """The program of an op and its call: numbers that were data when a graph was traced are looked at now."""
     where = "pidsl.attention(q, k, v, ...)"
     q, k, v, *inputs = tensors
     offset, key_offset, seed = numbers
@@ -291,9 +288,7 @@ def attention(
 
 
 @attention.register_fake
-def _attention_shapes(
-    q: Tensor, k: Tensor, v: Tensor, inputs: Any, factor: Any, program: str, *numbers: Any
-) -> tuple[Tensor, Tensor]:
+def _attention_shapes(q: Tensor, k: Tensor, v: Tensor, inputs: Any, factor: Any, program: str, *rest: Any) -> Any:
     check_mode(program)
     return _empty_results(q, v)
 
@@ -319,16 +314,8 @@ def attention_backward(
 
 
 @attention_backward.register_fake
-def _gradient_shapes(
-    tensors: list[Tensor],
-    results: Any,
-    grads: Any,
-    factor: Any,
-    program: str,
-    scale: float,
-    numbers: Any,
-    learned: bool,
-) -> list[Tensor]:
+def _gradient_shapes(tensors: list[Tensor], *others: Any) -> list[Tensor]:
+    _, _, _, program, *_, learned = others
     names = ("q", "k", "v", *_inputs(program))
     return [
         x.new_empty(0) if name in LEARNED and not learned else torch.empty(x.shape, dtype=x.dtype, device=x.device)

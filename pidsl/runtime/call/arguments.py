@@ -19,13 +19,14 @@ from pidsl.relation.oracle import check_square
 from pidsl.runtime.call.call import Positions
 
 HALVES = (torch.float32, torch.float16, torch.bfloat16)
-DTYPES: Mapping[str, tuple[torch.dtype, ...]] = {
-    "triton": HALVES,
-    "torch": (*HALVES, torch.float64),
-    "reference": (*HALVES, torch.float64),
-}
+WIDE = (*HALVES, torch.float64)
+DTYPES: Mapping[str, tuple[torch.dtype, ...]] = {"triton": HALVES, "torch": WIDE, "reference": WIDE}
 LARGEST_HEAD_DIM = 256  # of the Triton programs, which keep whole rows in registers
 POSITIONS = 2**31  # positions are int32 inside a kernel
+SHAPES = {
+    "q": "[batch, heads, queries, head_dim]", "k": "[batch, kv_heads, keys, head_dim]",
+    "v": "[batch, kv_heads, keys, value_dim]",
+}  # fmt: skip
 PARTS = {  # of a score, that a call is given: how each is asked for
     "slopes": "alibi=True", "bias": "bias=(low, high)", "sinks": "sinks=True", "temperature": "temperature=True",
     "seed": "dropout=0.1",
@@ -51,12 +52,7 @@ class Fault:
 
 
 def raise_faults(faults: Sequence[Fault], call: str) -> None:
-    """Raise one `ArgumentError` that names every fault; nothing when there is none.
-
-    Args:
-        faults: what was found.
-        call: the call they were found in, for the message.
-    """
+    """Raise one `ArgumentError` that names every fault and the call; nothing when there is none."""
     match faults:
         case []:
             return
@@ -69,25 +65,18 @@ def raise_faults(faults: Sequence[Fault], call: str) -> None:
 def check_attention(
     rings: Sequence[Term], backend: str, q: Tensor, k: Tensor, v: Tensor, positions: Positions
 ) -> tuple[list[Fault], dict[str, Tensor]]:
-    """Faults of the tensors of one call.
+    """Faults of the tensors and the positions of one call, and those of q, k and v that have four dimensions.
 
     Args:
         rings: patterns that hold a ring and so restrict the lengths.
         backend: "triton", "torch" or "reference": they differ in dtypes and head dimensions.
-        q: queries [B, Hq, n, D].
-        k: keys [B, Hkv, m, D].
-        v: values [B, Hkv, m, Dv].
-        positions: where the rows stand, already checked.
-
-    Returns:
-        The faults, and those of the tensors that are [*, *, *, *] and can be compared with others.
+        q, k, v: as given.
+        positions: where the rows stand, each checked for itself.
     """
     faults: list[Fault] = []
-    shapes = {"q": "[batch, heads, queries, head_dim]", "k": "[batch, kv_heads, keys, head_dim]"}
-    shapes["v"] = "[batch, kv_heads, keys, value_dim]"
     usable: dict[str, Tensor] = {}
-    for name, value in (("q", q), ("k", k), ("v", v)):
-        if fault := check_form(name, value, shapes[name]):
+    for value, (name, shape) in zip((q, k, v), SHAPES.items(), strict=True):
+        if fault := check_form(name, value, shape):
             faults.append(fault)
         else:
             usable[name] = value
@@ -188,13 +177,7 @@ def head_dim_fits(size: int, backend: str) -> bool:
 
 
 def check_weights(tensors: Mapping[str, Tensor], weights: Any, names: Sequence[str]) -> list[Fault]:
-    """Faults of the weights of a gate: [B, Hq, n, branches], of q's dtype and device; nothing is broadcast.
-
-    Args:
-        tensors: the usable ones of q, k, v.
-        weights: what was given as weights.
-        names: names of the branches, in order.
-    """
+    """Faults of the weights of branches: [B, Hq, n, branches], of q's dtype and device; nothing is broadcast."""
     shape = f"[batch, heads, queries, {len(names)}] (branches {', '.join(names)})"
     if fault := check_form("weights", weights, shape):
         return [fault]

@@ -22,10 +22,6 @@ from pidsl.runtime.programs import preferred
 class Kernel:
     """A compiled pattern. Made by `compile`; immutable, safe to call from several threads, picklable.
 
-    Args:
-        recipe: what it was compiled from.
-        form: how the results of programs become its own.
-
     Attributes:
         recipe: what it was compiled from.
         term: the pattern, gate, heads or summaries.

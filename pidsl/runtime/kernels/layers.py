@@ -23,10 +23,6 @@ class LayerKernels(Sections, Sequence[Kernel]):
     >>> len(kernels), kernels[0] is kernels[2]
     (3, True)
 
-    Args:
-        recipe: what they were compiled from.
-        kernels: of each layer.
-
     Attributes:
         recipe: what they were compiled from.
         schedule: the pattern, or heads, of each layer.

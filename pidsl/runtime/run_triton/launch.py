@@ -97,10 +97,9 @@ def chain(stages: Sequence[Stage], shape: tuple[int, ...], like: Tensor) -> list
     """
     if not stages:
         return [like.new_zeros(shape)]
-    if len(stages) == 1:
-        only = like.new_empty(shape) if stages[0].whole else like.new_zeros(shape)
-        return [only, only]
     make = like.new_empty if stages[0].whole else like.new_zeros
+    if len(stages) == 1:
+        return [make(shape)] * 2
     between = make(shape, dtype=torch.float32)
     last = like.new_empty(shape) if stages[-1].whole and like.dtype != torch.float32 else between
     return [between] * len(stages) + [last]
