@@ -211,9 +211,8 @@ def check_parameters(
                 expected = f"{_wanted(name, score)}, for {score!r}"
                 faults.append(Fault(name, "nothing", expected, f"kernel(..., {name}=...)"))
         elif name not in wanted:
-            kernel = "a kernel without a score" if score is None else f"nothing: the kernel has {score!r}"
-            hint = f"pidsl.compile(term, score=pidsl.score({PARTS[name]}))"
-            faults.append(Fault(name, "a value", kernel, hint))
+            expected = "a kernel without a score" if score is None else f"nothing: the kernel has {score!r}"
+            faults.append(Fault(name, "a value", expected, f"pidsl.compile(term, score=pidsl.score({PARTS[name]}))"))
         elif name == "seed":
             if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or not 0 <= value < 2**63:
                 faults.append(Fault(name, f"{value!r} ({type(value).__name__})", "an integer, 0 <= seed < 2 ** 63"))

@@ -67,13 +67,9 @@ class KernelReport:
 
 
 def compile_ahead(
-    plan: Plan | str,
-    target: str = "cuda:90",
-    dtype: torch.dtype = torch.bfloat16,
-    head_dim: int = 64,
-    value_dim: int | None = None,
-    options: dict[str, int] | None = None,
-) -> list[KernelReport]:
+    plan: Plan | str, target: str = "cuda:90", dtype: torch.dtype = torch.bfloat16, head_dim: int = 64,
+    value_dim: int | None = None, options: dict[str, int] | None = None,
+) -> list[KernelReport]:  # fmt: skip
     """Compile every kernel of a plan, or of a generated source, for `target`.
 
     Args:
@@ -125,13 +121,11 @@ def _launches(source: str, kind: str, head_dim: int, value_dim: int) -> list[Lau
     dtype = getattr(torch, kind)
     by_head = torch.empty(4, dtype=torch.float32, device="meta")
     inputs = dict.fromkeys(("slopes", "sinks", "temperature"), by_head)  # a plain program asks for none of them
-    q = torch.empty(2, 4, _LENGTH, head_dim, dtype=dtype, device="meta")
-    k = torch.empty(2, 2, _LENGTH, head_dim, dtype=dtype, device="meta")
-    v = torch.empty(2, 2, _LENGTH, value_dim, dtype=dtype, device="meta")
+    shapes = ((4, head_dim), (2, head_dim), (2, value_dim), (4, value_dim))
+    q, k, v, out = (torch.empty(2, heads, _LENGTH, width, dtype=dtype, device="meta") for heads, width in shapes)
     call = Call(q, k, v, 0.125, inputs={**inputs, "bias": by_head[:, None], "seed": 0})
     program = TritonProgram(None, source)
     forward, _, lse = program.forward_launches(call)
-    out = torch.empty(2, 4, _LENGTH, value_dim, dtype=dtype, device="meta")
     backward, *_ = program.backward_launches(call, out, lse, out, lse, learned=True)
     return forward + backward
 
@@ -189,12 +183,8 @@ def _machine_code(cubin: bytes) -> dict[str, Any]:
         usage, sass = cuobjdump("-res-usage"), cuobjdump("-sass")
     registers = [int(x) for x in re.findall(r"REG:(\d+)", usage)]
     code = [(int(at, 16), opcode, rest) for at, opcode, rest in _OPCODE.findall(sass)]
-    jumps = [
-        (int(found[1], 16), at)
-        for at, opcode, rest in code
-        if opcode.startswith("BRA") and (found := re.search(r"0x([0-9a-f]+)", rest))
-    ]
-    loops = sorted((start, end) for start, end in jumps if start < end)
+    branches = [(re.search(r"0x([0-9a-f]+)", rest), at) for at, opcode, rest in code if opcode.startswith("BRA")]
+    loops = sorted((start, end) for found, end in branches if found and (start := int(found[1], 16)) < end)
     inner = [x for x in loops if not any(x != y and x[0] <= y[0] and y[1] <= x[1] for y in loops)]
 
     def count(start: int, end: int, *opcodes: str) -> int:

@@ -168,12 +168,9 @@ class TritonProgram:
 
     def _check_device(self, q: Tensor) -> None:
         if q.device.type == "cpu" and not self._interpreted:
-            raise BackendError(
-                "a Triton kernel called with tensors on the CPU",
-                "tensors on a GPU",
-                hint='backend="torch" runs on any device; TRITON_INTERPRET=1 before the first import of triton '
-                "interprets the kernels, slowly",
-            )
+            hint = 'backend="torch" runs on any device; TRITON_INTERPRET=1 before the first import of triton '
+            hint += "interprets the kernels, slowly"
+            raise BackendError("a Triton kernel called with tensors on the CPU", "tensors on a GPU", hint=hint)
 
     def _shared_arguments(self, call: Call, others: Mapping[str, Tensor]) -> dict[str, Any]:
         """The arguments that do not differ from stage to stage, by the names the kernels have for them."""
