@@ -100,16 +100,16 @@ def compile(
     return _kept(recipe)
 
 
-@lru_cache(maxsize=512)
-def _kept(recipe: Recipe) -> Any:
-    return _built(recipe)
-
-
 def _built(recipe: Recipe) -> Any:
     of = recipe.of
     if isinstance(of, Schedule):
-        return LayerKernels(recipe, [_like(recipe, layer) for layer in of])
+        own: dict[str, Any] = {"output_gate": recipe.output_gate, "affine": recipe.affine}
+        kernels: Any = [compile(layer, recipe.backend, recipe.score, **own) for layer in of]
+        return LayerKernels(recipe, kernels)
     return Kernel(recipe, _form(recipe))
+
+
+_kept = lru_cache(maxsize=512)(_built)
 
 
 def _form(recipe: Recipe) -> Form:
@@ -131,10 +131,6 @@ def _form(recipe: Recipe) -> Form:
                 parts[f"members {x}"] = compile(level.members, backend)
         return Merge(of, parts)
     return Softmax(of, backend, score)
-
-
-def _like(recipe: Recipe, of: Any) -> Any:
-    return compile(of, recipe.backend, recipe.score, output_gate=recipe.output_gate, affine=recipe.affine)
 
 
 def _pickled(kernel: Any) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ A scale that changes between the calls of a graph comes as a tensor: torch fixes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
 from typing import Any, NoReturn
@@ -18,31 +18,31 @@ from torch import Tensor
 from pidsl.errors import BackendError
 from pidsl.language.score import PLAIN
 from pidsl.runtime.call.arguments import check_positions, check_scale, raise_faults
-from pidsl.runtime.call.call import NO_INPUTS, Call, Positions
+from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.dtypes import accumulator
 from pidsl.runtime.call.logits import sink_gradient
-from pidsl.runtime.programs import Compiled, Program, is_wide, named, scored
+from pidsl.runtime.programs import Program, Programs, is_wide, named, scored
 
 ORDINARY = (Tensor, torch.nn.Parameter)
 LEARNED = ("slopes", "bias")  # inputs whose gradients take work of their own
 
 
-def attended(made: Callable[[], Compiled], pattern: str, score: str, backend: str, call: Call) -> tuple[Tensor, Tensor]:
-    """(out, lse) of a program on a checked call; where torch records a graph, as the op that names the program.
-
-    Args:
-        made: the program, for eager calls.
-        pattern, score: the texts that name it for traced ones; no score is "".
-        backend: "triton", "torch" or "reference".
-        call: what to compute.
-    """
+def attended(programs: Programs, backend: str, call: Call) -> tuple[Tensor, Tensor]:
+    """(out, lse) of a checked call on a backend; where torch records a graph, as the op that names the program."""
+    if len(call.inputs) != len(programs.inputs):  # those of the forms around it are none of the program's
+        call = call._replace(inputs={name: call.inputs[name] for name in programs.inputs})
     tensors = call.tensors
-    if not is_traced(*tensors):
-        return _attend(made(), call, tensors)
-    q, k, v, *inputs = tensors
-    numbers = [*call.positions, call.inputs.get("seed", 0)]
-    factor, scale = (call.scale, 0.0) if isinstance(call.scale, Tensor) else (None, call.scale)
-    return attention(q, k, v, inputs, factor, _text(pattern, score, backend), scale, numbers)
+    if is_traced(*tensors):
+        q, k, v, *inputs = tensors
+        numbers = [*call.positions, call.inputs.get("seed", 0)]
+        factor, scale = (call.scale, 0.0) if isinstance(call.scale, Tensor) else (None, call.scale)
+        return attention(q, k, v, inputs, factor, programs.text + backend, scale, numbers)
+    made = programs.made(backend, is_wide(backend, call.q.shape[3]), call.positions.key_offset != 0)
+    try:
+        return _Attention.apply(made, call, *tensors)  # type: ignore[no-untyped-call]
+    except RuntimeError as e:
+        refuse_transform(e, made.plan)
+        raise
 
 
 def is_traced(*tensors: Tensor) -> bool:
@@ -60,14 +60,6 @@ def recorded(scale: Any) -> Any:
     from torch.fx.experimental.symbolic_shapes import has_static_value
 
     return scale if has_static_value(scale) else torch.ones((), dtype=torch.float64, device="cpu") * scale
-
-
-def _attend(made: Compiled, call: Call, tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    try:
-        return _Attention.apply(made, call, *tensors)  # type: ignore[no-untyped-call]
-    except RuntimeError as e:
-        refuse_transform(e, made.plan)
-        raise
 
 
 def run_forward(program: Program, call: Call) -> tuple[Tensor, Tensor]:
@@ -91,9 +83,9 @@ def run_backward(
     q, k, *_ = call
     if q.numel() == 0 or k.numel() == 0 or (grad_out is None and grad_lse is None):
         dq, dk, dv, *rest = (torch.zeros_like(x) for x in call.tensors)
-        found: Mapping[str, Tensor] = dict(zip(call.names, rest, strict=True))
+        found: Any = dict(zip(call.names, rest, strict=True))
         if "sinks" in found and grad_lse is not None:
-            found = {**found, "sinks": sink_gradient(call.inputs["sinks"], lse, -grad_lse)}
+            found["sinks"] = sink_gradient(call.inputs["sinks"], lse, -grad_lse)
     else:
         grad_out = torch.zeros_like(out) if grad_out is None else grad_out
         with _no_autocast(q):
@@ -112,8 +104,7 @@ def owned(x: Tensor) -> Tensor:
 
 
 def _empty_results(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    out = torch.empty((*q.shape[:3], v.shape[3]), dtype=q.dtype, device=q.device)
-    return out, torch.empty(q.shape[:3], dtype=accumulator(q.dtype), device=q.device)
+    return q.new_empty((*q.shape[:3], v.shape[3])), q.new_empty(q.shape[:3], dtype=accumulator(q.dtype))
 
 
 def _no_autocast(q: Tensor) -> AbstractContextManager[object]:
@@ -134,17 +125,18 @@ _DENSE = (
 
 def refuse_transform(error: RuntimeError, plan: Any, *grads: Tensor | None) -> None:
     """Raise for an error that a transform of torch.func, a vmap or forward mode is to blame for."""
+    subject, instead = _told(plan)
     if isinstance(error, NotImplementedError) and "jvp" in str(error):
-        _refuse_forward_mode(_subject(plan), _dense(plan))
+        _refuse_forward_mode(subject, instead)
     # torch.autograd.grad has a vmap of its own, which is no transform of torch.func
     batched = any(x is not None and torch._C._functorch.is_legacy_batchedtensor(x) for x in grads)
     if isinstance(error, BackendError) or not (batched or torch._C._are_functorch_transforms_active()):
         return
     raise BackendError(
-        f"{_subject(plan)} inside a transform of torch.func, or batched gradients",
+        f"{subject} inside a transform of torch.func, or batched gradients",
         "a plain call, differentiated by torch.autograd",
         hint="for grad, vjp and jacrev: torch.autograd.grad, or torch.autograd.functional.jacobian without vectorize; "
-        f"for vmap: one more factor of the batch, x.flatten(0, 1); for any of them: {_dense(plan)}",
+        f"for vmap: one more factor of the batch, x.flatten(0, 1); for any of them: {instead}",
     ) from error
 
 
@@ -153,25 +145,20 @@ def _refuse_forward_mode(subject: str, instead: str) -> NoReturn:
 
 
 def _refuse_second(subject: str, instead: str) -> NoReturn:
-    raise BackendError(
-        f"a derivative of the gradient of {subject}", "first derivatives only", hint=f"for second ones: {instead}"
-    )
+    given = f"a derivative of the gradient of {subject}"
+    raise BackendError(given, "first derivatives only", hint=f"for second ones: {instead}")
+
+
+def _told(plan: Any) -> tuple[str, str]:
+    """How errors call the kernel of a plan, and what does without it."""
+    formula = "the formula of docs/score.md over all pairs, under the mask torch.tensor(term.mask(n, m, offset))"
+    return f"the kernel of {plan.term!r}", _DENSE if plan.score == PLAIN else formula
 
 
 def check_mode(program: str) -> None:
     """Raise where tangents would be dropped: torch hands a custom op on without them."""
     if torch.autograd.forward_ad._current_level >= 0:
         _refuse_forward_mode(f"the kernel of {program.split('; ')[0]}", _DENSE)
-
-
-def _subject(plan: Any) -> str:
-    return f"the kernel of {plan.term!r}"
-
-
-def _dense(plan: Any) -> str:
-    if plan.score == PLAIN:
-        return _DENSE
-    return "the formula of docs/score.md over all pairs, under the mask torch.tensor(term.mask(n, m, offset))"
 
 
 class Changes:
@@ -199,15 +186,15 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> NoReturn:
-        _refuse_forward_mode(_subject(ctx.made.plan), _dense(ctx.made.plan))
+        _refuse_forward_mode(*_told(ctx.made.plan))
 
 
 class _Attention(_Once):
     """`run_forward`, differentiable once in the tensors of the call, which autograd must see one by one."""
 
     @staticmethod
-    def forward(ctx: Any, made: Compiled, call: Call, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        out, lse = run_forward(made.program, call)
+    def forward(ctx: Any, made: Program, call: Call, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        out, lse = run_forward(made, call)
         ctx.made = made
         if True in ctx.needs_input_grad and not out.is_inference():
             ctx.frame, ctx.changes = call.frame, Changes(out, lse)
@@ -223,7 +210,7 @@ class _Attention(_Once):
         try:
             if ctx.changes.happened:
                 with torch.no_grad():
-                    out, lse = run_forward(made.program, call)
+                    out, lse = run_forward(made, call)
             grads = _Gradients.apply(made, call, out, lse, grad_out, grad_lse, learned, *tensors)  # type: ignore[no-untyped-call]
         except RuntimeError as e:
             refuse_transform(e, made.plan, grad_out, grad_lse)
@@ -236,62 +223,49 @@ class _Gradients(_Once):
 
     @staticmethod
     def forward(
-        ctx: Any, made: Compiled, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor | None,
+        ctx: Any, made: Program, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor | None,
         grad_lse: Tensor | None, learned: bool, *tensors: Tensor,
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
         ctx.made = made
-        return run_backward(made.program, call, out, lse, grad_out, grad_lse, learned)
+        return run_backward(made, call, out, lse, grad_out, grad_lse, learned)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        _refuse_second(_subject(ctx.made.plan), _dense(ctx.made.plan))
+        _refuse_second(*_told(ctx.made.plan))
 
 
 def _learned(names: Sequence[str], needed: Sequence[bool]) -> bool:
     """Whether gradients of slopes or bias are needed; `needed` are those of the tensors of a call."""
-    return bool(names) and any(n and name in LEARNED for name, n in zip(names, needed[3:], strict=True))
+    return any(n and name in LEARNED for name, n in zip(names, needed[3:], strict=False)) if names else False
 
 
 # -- the same for torch.compile and torch.export -----------------------------------------------------------------
-
-
-def _text(pattern: str, score: str, backend: str) -> str:
-    """What names a program in a graph: no pattern and no score holds a semicolon."""
-    return f"{pattern}; {score}; {backend}"
 
 
 @lru_cache(maxsize=1024)
 def _inputs(program: str) -> tuple[str, ...]:
     """The inputs of a program: those that are tensors, in the order of their names, then the seed."""
     asked = scored(program.split("; ")[1]).parameters
-    return (*sorted(name for name in asked if name != "seed"), *(name for name in asked if name == "seed"))
-
-
-@lru_cache(maxsize=1024)
-def _named(program: str, wide: bool, moved: bool) -> Program:
-    pattern, score, backend = program.split("; ")
-    return named(pattern, score, backend, wide, moved).program
+    return tuple(sorted(asked, key=lambda name: (name == "seed", name)))
 
 
 def _given(
     tensors: Sequence[Tensor], factor: Tensor | None, program: str, scale: float, numbers: Sequence[int]
 ) -> tuple[Program, Call]:
-    """The program of an op and its call.
-
-    The numbers that were data when a graph was traced have not been looked at yet.
-    """
+    """The program of an op and its call: numbers that were data when a graph was traced are looked at now."""
     where = "pidsl.attention(q, k, v, ...)"
-    q, (offset, key_offset, seed), inputs = tensors[0], numbers, _inputs(program)
+    q, k, v, *inputs = tensors
+    offset, key_offset, seed = numbers
     raise_faults(check_positions("offset", offset, q.shape[2]), where)
-    raise_faults(check_positions("key_offset", key_offset, tensors[1].shape[2]), where)
+    raise_faults(check_positions("key_offset", key_offset, k.shape[2]), where)
     if factor is not None:
         faults, value = check_scale(float(factor))
         raise_faults(faults, where)
         scale = value or 0.0
-    names = inputs[: len(tensors) - 3]
-    frame = names, scale, Positions(offset, key_offset), {"seed": seed} if "seed" in inputs else NO_INPUTS
-    wide = is_wide(program.rpartition("; ")[2], q.shape[3])
-    return _named(program, wide, key_offset != 0), Call.framed(frame, tensors)
+    made = named(program, is_wide(program.rpartition("; ")[2], q.shape[3]), key_offset != 0)
+    assert made is not None, program
+    given = dict(zip(_inputs(program), (*inputs, seed), strict=False))  # a seed is the last, where one is asked for
+    return made, Call(q, k, v, scale, Positions(offset, key_offset), given)
 
 
 @torch.library.custom_op("pidsl::attention", mutates_args=())
@@ -314,10 +288,7 @@ def attention(
 
 
 @attention.register_fake
-def _attention_shapes(
-    q: Tensor, k: Tensor, v: Tensor, inputs: list[Tensor], factor: Tensor | None, program: str, scale: float,
-    numbers: list[int],
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _attention_shapes(q: Tensor, k: Tensor, v: Tensor, inputs: Any, factor: Any, program: str, *rest: Any) -> Any:
     check_mode(program)
     return _empty_results(q, v)
 
@@ -343,10 +314,8 @@ def attention_backward(
 
 
 @attention_backward.register_fake
-def _gradient_shapes(
-    tensors: list[Tensor], results: list[Tensor], grads: list[Tensor | None], factor: Tensor | None, program: str,
-    scale: float, numbers: list[int], learned: bool,
-) -> list[Tensor]:  # fmt: skip
+def _gradient_shapes(tensors: list[Tensor], *others: Any) -> list[Tensor]:
+    _, _, _, program, *_, learned = others
     names = ("q", "k", "v", *_inputs(program))
     return [
         x.new_empty(0) if name in LEARNED and not learned else torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -364,7 +333,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _gradients(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
     factor, *tensors, out, lse = ctx.saved_tensors
     program, needed = ctx.rest[0], (*ctx.needs_input_grad[:3], *ctx.needs_input_grad[3])
-    learned = _learned(_inputs(program)[: len(tensors) - 3], needed)
+    learned = _learned(_inputs(program), needed)
     found = attention_backward(tensors, [out, lse], [grad_out, grad_lse], factor, *ctx.rest, learned)
     grads = [grad if n else None for grad, n in zip(found, needed, strict=True)]
     return *grads[:3], grads[3:], None, None, None, None

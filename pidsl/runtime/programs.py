@@ -10,8 +10,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -51,6 +50,8 @@ for word in (parse, where):  # they read source and signatures, which torch cann
 class Program(Protocol):
     """What a backend makes of a plan and its score. Sizes are positive here: empty calls never reach a program."""
 
+    plan: Any  # what it computes; None of a program made of its text
+
     @property
     def source(self) -> str:
         """The text of the generated program."""
@@ -73,14 +74,6 @@ class Program(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """A plan and its program."""
-
-    plan: Plan
-    program: Program
-
-
 def structure(score: Score | None) -> Score:
     """What decides which program it is: the score without its scale, which every call brings; `PLAIN` for nothing."""
     if score is None:  # what torch traces, should find no numbers here
@@ -99,118 +92,118 @@ def is_wide(backend: str, head_dim: int) -> bool:
     return backend == "triton" and head_dim > WIDE_HEAD_DIM
 
 
-def compiled(term: Term, backend: str, wide: bool, score: Score = PLAIN, moved: bool = False) -> Compiled:
-    """The program for `term`, made on first use. Safe to call from several threads.
+class Programs:
+    """The programs of a pattern, or of heads that run together, under one score.
 
     Args:
-        term: the pattern, without symbols.
+        term: what to attend to, without symbols.
+        score: what happens to the logits.
+
+    Attributes:
+        inputs: what the programs are given beside q, k and v.
+        text: what names them in a graph, with a backend after it: no pattern and no score holds a semicolon.
+    """
+
+    def __init__(self, term: Term | Heads, score: Score | None) -> None:
+        self.term, self.score = term, structure(score)
+        self.inputs = () if score is None else score.parameters
+        self.text = f"{term!r}; {'' if self.score is PLAIN else repr(self.score)}; "
+        self.kept: dict[tuple[str, bool, bool], Program | None] = {}
+
+    def made(self, backend: str, wide: bool = False, moved: bool = False) -> Any:
+        """See `compiled`, which is asked once: looking for a term costs more."""
+        key = backend, wide, moved
+        if key not in self.kept:  # another thread may write the same entry: it is the same object
+            self.kept[key] = compiled(self.term, backend, wide, self.score, moved)
+        return self.kept[key]
+
+    def exist(self, backend: str, wide: bool = False, moved: bool = False) -> bool:
+        """Whether there is a program, made now; whatever cannot be compiled fails here."""
+        if torch.compiler.is_compiling():
+            return prepared(self.text + backend, wide, moved)
+        return self.made(backend, wide, moved) is not None
+
+
+def compiled(of: Term | Heads, backend: str, wide: bool, score: Score = PLAIN, moved: bool = False) -> Program | None:
+    """The program, made on first use; None for heads whose layouts do not agree. Safe to call from several threads.
+
+    Args:
+        of: a pattern without symbols, or heads, which a Triton program may serve in one launch of each pass.
         backend: "triton", "torch" or "reference".
         wide: the class of the head dimension, see `is_wide`.
-        score: what happens to the logits, see `structure`.
+        score: what happens to the logits, see `structure`. Heads with dropout have a seed for each launch, so no
+            program serves all of them.
         moved: for calls whose keys start at a position other than 0.
     """
-    with _alone():
-        return _compiled(term, backend, 256 if wide else 64, score, moved and backend != "reference")
+    if isinstance(of, Heads) and (len(of.distinct) == 1 or score.dropout):
+        return None
+    from pidsl.relation.isl import alone  # what one thread does at a time
 
-
-def _alone() -> AbstractContextManager[Any]:
-    """The lock of everything that one thread does at a time; isl is imported with it."""
-    from pidsl.relation.isl import alone
-
-    return alone
+    with alone:
+        return _compiled(of, backend, 256 if wide else 64, score, moved and backend != "reference")
 
 
 @lru_cache(maxsize=KEPT)
-def _compiled(term: Term, backend: str, head_dim: int, score: Score, moved: bool) -> Compiled:
-    if backend == "reference":
-        from pidsl.codegen.plan.nodes import Plan
-
-        note = "dense scores under the oracle's mask, in chunks of rows: O(n * m) time, for judging other backends"
-        return _made(Plan(term, backend, (), None, None, None, notes=(note,)), score)
-
-    from pidsl.codegen.lower import lower
-    from pidsl.relation.frame import Frame
-
-    return _made(lower(term, backend, head_dim, frame=Frame(moved)), score)
-
-
-def _made(plan: Plan, score: Score) -> Compiled:
-    """The program of a plan, on the plan's backend."""
-    plan = replace(plan, score=score)
-    made: Program
-    match plan.backend:
-        case "triton":
-            from pidsl.runtime.run_triton.program import TritonProgram
-
-            made = TritonProgram(plan)
-        case "torch":
-            from pidsl.runtime.run_torch.program import TorchProgram
-
-            made = TorchProgram(plan)
-        case _:
-            from pidsl.runtime.run_dense.reference import ReferenceProgram
-
-            assert not isinstance(plan.term, Heads)
-            made = ReferenceProgram(plan.term, score)
-    return _shown(Compiled(plan, made))
-
-
-def _shown(made: Compiled) -> Compiled:
-    """What `PIDSL_SHOW` asks for, printed."""
+def _compiled(of: Term | Heads, backend: str, head_dim: int, score: Score, moved: bool) -> Program | None:
+    plan = _planned(of, backend, head_dim, moved)
+    if plan is None:
+        return None
+    made = _program(replace(plan, score=score))
     show = os.environ.get("PIDSL_SHOW", "").replace(" ", "").split(",")
     if "plan" in show:
         print(made.plan, file=sys.stderr)
     if "source" in show:
-        print(made.program.source, file=sys.stderr)
+        print(made.source, file=sys.stderr)
     return made
 
 
-def together(heads: Heads, wide: bool, score: Score = PLAIN, moved: bool = False) -> Compiled | None:
-    """The Triton program that serves all heads in one launch of each pass, where their layouts agree; else None.
+def _planned(of: Term | Heads, backend: str, head_dim: int, moved: bool) -> Plan | None:
+    if backend == "reference":
+        from pidsl.codegen.plan.nodes import Plan
 
-    Args:
-        heads: the pattern of each query head, without symbols.
-        wide: the class of the head dimension, see `is_wide`.
-        score: what happens to the logits. One with dropout has no such program: each launch has a seed of its own.
-        moved: for calls whose keys start at a position other than 0.
-    """
-    if len(heads.distinct) == 1 or score.dropout:
-        return None
-    with _alone():
-        return _together(heads, 256 if wide else 64, score, moved)
+        note = "dense scores under the oracle's mask, in chunks of rows: O(n * m) time, for judging other backends"
+        return Plan(of, backend, (), None, None, None, notes=(note,))
 
-
-@lru_cache(maxsize=KEPT)
-def _together(heads: Heads, head_dim: int, score: Score, moved: bool) -> Compiled | None:
     from pidsl.codegen.choice.together import together
     from pidsl.codegen.lower import lower
     from pidsl.relation.frame import Frame
 
-    plan = together(heads, lambda term, size: lower(term, "triton", head_dim, size, Frame(moved)))
-    return None if plan is None else _made(plan, score)
+    if isinstance(of, Heads):
+        return together(of, lambda term, size: lower(term, backend, head_dim, size, Frame(moved)))
+    return lower(of, backend, head_dim, frame=Frame(moved))
 
 
-def named(pattern: str, score: str, backend: str, wide: bool, moved: bool = False) -> Compiled:
-    """The program for a pattern, or for heads that run together, and a score, by their texts."""
-    made = _by_text(pattern, score, backend, wide, moved)
-    assert made is not None, pattern
-    return made
+def _program(plan: Plan) -> Program:
+    """The program of a plan, on the plan's backend."""
+    match plan.backend:
+        case "triton":
+            from pidsl.runtime.run_triton.program import TritonProgram
+
+            return TritonProgram(plan)
+        case "torch":
+            from pidsl.runtime.run_torch.program import TorchProgram
+
+            return TorchProgram(plan)
+        case _:
+            from pidsl.runtime.run_dense.reference import ReferenceProgram
+
+            return ReferenceProgram(plan)
+
+
+@lru_cache(maxsize=2 * KEPT)
+def named(program: str, wide: bool, moved: bool) -> Program | None:
+    """The program that a text names: "pattern; score; backend"."""
+    pattern, score, backend = program.split("; ")
+    return compiled(parse(pattern), backend, wide, scored(score), moved)
 
 
 @untraced
-def prepared(pattern: str, score: str, backend: str, wide: bool = False, moved: bool = False) -> bool:
-    """Whether there is a program for a pattern, or for heads together, made now; None of it is traced by torch.
+def prepared(program: str, wide: bool, moved: bool) -> bool:
+    """Whether there is a program that a text names, made now. None of it is traced by torch.
 
     A term that is built inside a function that torch traces is no object of Python yet: it comes as its text.
     """
-    return _by_text(pattern, score, backend, wide, moved) is not None
-
-
-def _by_text(pattern: str, score: str, backend: str, wide: bool, moved: bool) -> Compiled | None:
-    found, asked = parse(pattern), scored(score)
-    if isinstance(found, Heads):
-        return together(found, wide, asked, moved)
-    return compiled(found, backend, wide, asked, moved)
+    return named(program, wide, moved) is not None
 
 
 @untraced
@@ -226,8 +219,10 @@ def triton_installed() -> bool:
 
 
 @untraced
-def preferred() -> tuple[str, str]:
-    """What `auto` stands for on this machine, and why."""
+def preferred(backend: str) -> tuple[str, str]:
+    """What a backend, `auto` too, stands for on this machine, and why."""
+    if backend != "auto":
+        return backend, "asked for"
     if not torch.cuda.is_available():
         return "torch", "no GPU found"
     if not triton_installed():

@@ -30,7 +30,6 @@ from pidsl.relation.build import rows_relation
 from pidsl.relation.isl import read_set
 from pidsl.runtime.kernels.kernel import Kernel
 from pidsl.runtime.kernels.softmax import Softmax
-from pidsl.runtime.programs import Compiled
 from pidsl.runtime.run_torch.program import TorchProgram
 from pidsl.runtime.run_torch.walks import Sizes
 from pidsl.runtime.run_triton.ahead import compile_ahead
@@ -124,7 +123,7 @@ def test_work_is_what_is_visited() -> None:
     term = neighborhood((20, 12), (7, 5))
     found = Product(axes_of(term))
     (piece,) = lower(term, "torch").walked(Boxes)
-    walk = pidsl.compile(term, "torch").form.made("torch", 64).program.module.PIECE_0
+    walk = pidsl.compile(term, "torch").form.made("torch", 64).module.PIECE_0
     visited = sum(s.tiles * s.height * s.width for s in walk.schedule(Sizes(240, 240, 0)).segments)
     assert found.work(piece.forward.own, piece.forward.swept).pairs == visited == piece.computed
     assert piece.attended == term.pairs(240)
@@ -197,6 +196,6 @@ def test_digits_run(backend: str, data: st.DataObject) -> None:
         plan = planned(term, backend)
     form = Softmax(term, backend, None)  # type: ignore[arg-type]
     program = TorchProgram(plan) if backend == "torch" else TritonProgram(plan)
-    form.programs = {(backend, False): Compiled(plan, program)}
+    form.programs.kept = {(backend, False, False): program}
     given_ = data.draw(inputs(shapes(30, head_dims=(16,)), dtypes=("float32",)))
     assert_matches_dense(Kernel(Recipe(term, backend), form), given_, tolerance=1e-4)

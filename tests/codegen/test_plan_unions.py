@@ -171,7 +171,7 @@ def kept_pairs(module: Any) -> int:
 )
 def test_kept_masks_grow_with_the_lengths_only(term: Term) -> None:
     kernel = pidsl.compile(term, backend="torch")
-    module = kernel.form.made("torch", 64).program.module
+    module = kernel.form.made("torch", 64).module
     for n in (1024, 2048, 4096):
         q = torch.randn(1, 1, n, 8)
         kernel(q, q, q)
@@ -184,7 +184,7 @@ def test_masks_of_all_kernels_together_are_bounded(monkeypatch: pytest.MonkeyPat
     kernels = [pidsl.compile(where(lambda i, j: (i * 3 + j * p) % 7 < 3), backend="torch") for p in (2, 4, 5)]  # noqa: B023
     q = torch.randn(1, 1, 300, 8)
     first = [kernel(q, q, q) for kernel in kernels]
-    total = sum(4 * kept_pairs(kernel.form.made("torch", 64).program.module) for kernel in kernels)
+    total = sum(4 * kept_pairs(kernel.form.made("torch", 64).module) for kernel in kernels)
     assert total <= 200_000
     assert all(torch.equal(kernel(q, q, q), x) for kernel, x in zip(kernels, first, strict=True))
 

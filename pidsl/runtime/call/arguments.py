@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -13,18 +13,24 @@ import torch
 from torch import Tensor
 
 from pidsl.errors import ArgumentError, SizeError
+from pidsl.language.score import Score
 from pidsl.language.terms import Term
 from pidsl.relation.oracle import check_square
 from pidsl.runtime.call.call import Positions
 
 HALVES = (torch.float32, torch.float16, torch.bfloat16)
-DTYPES: Mapping[str, tuple[torch.dtype, ...]] = {
-    "triton": HALVES,
-    "torch": (*HALVES, torch.float64),
-    "reference": (*HALVES, torch.float64),
-}
+WIDE = (*HALVES, torch.float64)
+DTYPES: Mapping[str, tuple[torch.dtype, ...]] = {"triton": HALVES, "torch": WIDE, "reference": WIDE}
 LARGEST_HEAD_DIM = 256  # of the Triton programs, which keep whole rows in registers
 POSITIONS = 2**31  # positions are int32 inside a kernel
+SHAPES = {
+    "q": "[batch, heads, queries, head_dim]", "k": "[batch, kv_heads, keys, head_dim]",
+    "v": "[batch, kv_heads, keys, value_dim]",
+}  # fmt: skip
+PARTS = {  # of a score, that a call is given: how each is asked for
+    "slopes": "alibi=True", "bias": "bias=(low, high)", "sinks": "sinks=True", "temperature": "temperature=True",
+    "seed": "dropout=0.1",
+}  # fmt: skip
 _LEARNED_SCALE = (
     "scale.item() for a constant; for a learned one "
     "pidsl.compile(term, score=pidsl.score(scale=1.0, temperature=True)), "
@@ -46,12 +52,7 @@ class Fault:
 
 
 def raise_faults(faults: Sequence[Fault], call: str) -> None:
-    """Raise one `ArgumentError` that names every fault; nothing when there is none.
-
-    Args:
-        faults: what was found.
-        call: the call they were found in, for the message.
-    """
+    """Raise one `ArgumentError` that names every fault and the call; nothing when there is none."""
     match faults:
         case []:
             return
@@ -64,25 +65,18 @@ def raise_faults(faults: Sequence[Fault], call: str) -> None:
 def check_attention(
     rings: Sequence[Term], backend: str, q: Tensor, k: Tensor, v: Tensor, positions: Positions
 ) -> tuple[list[Fault], dict[str, Tensor]]:
-    """Faults of the tensors of one call.
+    """Faults of the tensors and the positions of one call, and those of q, k and v that have four dimensions.
 
     Args:
         rings: patterns that hold a ring and so restrict the lengths.
         backend: "triton", "torch" or "reference": they differ in dtypes and head dimensions.
-        q: queries [B, Hq, n, D].
-        k: keys [B, Hkv, m, D].
-        v: values [B, Hkv, m, Dv].
-        positions: where the rows stand, already checked.
-
-    Returns:
-        The faults, and those of the tensors that are [*, *, *, *] and can be compared with others.
+        q, k, v: as given.
+        positions: where the rows stand, each checked for itself.
     """
     faults: list[Fault] = []
-    shapes = {"q": "[batch, heads, queries, head_dim]", "k": "[batch, kv_heads, keys, head_dim]"}
-    shapes["v"] = "[batch, kv_heads, keys, value_dim]"
     usable: dict[str, Tensor] = {}
-    for name, value in (("q", q), ("k", k), ("v", v)):
-        if fault := check_form(name, value, shapes[name]):
+    for value, (name, shape) in zip((q, k, v), SHAPES.items(), strict=True):
+        if fault := check_form(name, value, shape):
             faults.append(fault)
         else:
             usable[name] = value
@@ -146,17 +140,12 @@ def check_kind(tensors: Mapping[str, Tensor], dtypes: Sequence[torch.dtype], bac
 def check_shapes(tensors: Mapping[str, Tensor]) -> list[Fault]:
     """Faults of sizes that two tensors should share. Sizes are compared pair by pair, whichever pairs there are."""
     faults: list[Fault] = []
-
-    def same(a: str, b: str, axis: int, what: str) -> None:
+    first = "q" if "q" in tensors else "k"
+    pairs = [("q", "k", 0, "batch"), (first, "v", 0, "batch"), ("q", "k", 3, "head_dim")]
+    for a, b, axis, what in (*pairs, ("k", "v", 1, "kv_heads"), ("k", "v", 2, "keys")):
         if a in tensors and b in tensors and tensors[a].shape[axis] != tensors[b].shape[axis]:
             got = f"{what} {tensors[b].shape[axis]} in shape {_shape(tensors[b])}"
             faults.append(Fault(b, got, f"{tensors[a].shape[axis]}, as in {a} {_shape(tensors[a])}"))
-
-    same("q", "k", 0, "batch")
-    same("q" if "q" in tensors else "k", "v", 0, "batch")
-    same("q", "k", 3, "head_dim")
-    same("k", "v", 1, "kv_heads")
-    same("k", "v", 2, "keys")
     shared = "k" if "k" in tensors else "v"
     if "q" in tensors and shared in tensors:
         heads, kv_heads = tensors["q"].shape[1], tensors[shared].shape[1]
@@ -171,9 +160,8 @@ def check_dims(tensors: Mapping[str, Tensor], backend: str) -> list[Fault]:
     """Faults of the head dimension (of q and k) and of the value dimension."""
     faults = []
     for name, what in (("q", "head_dim"), ("v", "value_dim")):
-        if name not in tensors or head_dim_fits(tensors[name].shape[3], backend):
+        if name not in tensors or head_dim_fits(size := tensors[name].shape[3], backend):
             continue
-        size = tensors[name].shape[3]
         if backend == "triton":
             expected = f"a multiple of 8 from 8 to {LARGEST_HEAD_DIM} (backend 'triton')"
             hint = 'pad with zeros (and pass scale=), or compile(..., backend="torch")'
@@ -189,13 +177,7 @@ def head_dim_fits(size: int, backend: str) -> bool:
 
 
 def check_weights(tensors: Mapping[str, Tensor], weights: Any, names: Sequence[str]) -> list[Fault]:
-    """Faults of the weights of a gate: [B, Hq, n, branches], of q's dtype and device; nothing is broadcast.
-
-    Args:
-        tensors: the usable ones of q, k, v.
-        weights: what was given as weights.
-        names: names of the branches, in order.
-    """
+    """Faults of the weights of branches: [B, Hq, n, branches], of q's dtype and device; nothing is broadcast."""
     shape = f"[batch, heads, queries, {len(names)}] (branches {', '.join(names)})"
     if fault := check_form("weights", weights, shape):
         return [fault]
@@ -210,9 +192,57 @@ def check_weights(tensors: Mapping[str, Tensor], weights: Any, names: Sequence[s
     return faults
 
 
-def check_flag(name: str, value: object) -> list[Fault]:
-    """Faults of a switch."""
-    return [] if isinstance(value, bool) else [Fault(name, type(value).__name__, "True or False")]
+def check_parameters(
+    score: Score | None, wanted: Collection[str], tensors: Mapping[str, Tensor], given: Mapping[str, Any]
+) -> list[Fault]:
+    """Faults of the parameters of a call: missing, superfluous, or of another shape, dtype or device than asked for.
+
+    Args:
+        score: what the kernel was compiled with.
+        wanted: its parameters; torch would fix the numbers of a score in a graph that it traces if they were asked.
+        tensors: the usable ones of q, k, v.
+        given: by name, others too; None is nothing.
+    """
+    faults = []
+    for name in PARTS:
+        value = given.get(name)
+        if value is None:
+            if name in wanted:
+                expected = f"{_wanted(name, score)}, for {score!r}"
+                faults.append(Fault(name, "nothing", expected, f"kernel(..., {name}=...)"))
+        elif name not in wanted:
+            expected = "a kernel without a score" if score is None else f"nothing: the kernel has {score!r}"
+            faults.append(Fault(name, "a value", expected, f"pidsl.compile(term, score=pidsl.score({PARTS[name]}))"))
+        elif name == "seed":
+            if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or not 0 <= value < 2**63:
+                faults.append(Fault(name, f"{value!r} ({type(value).__name__})", "an integer, 0 <= seed < 2 ** 63"))
+        else:
+            faults += _check_parameter(name, value, score, tensors.get("q"))
+    return faults
+
+
+def _check_parameter(name: str, value: object, score: Score | None, q: Tensor | None) -> list[Fault]:
+    expected = _wanted(name, score)
+    if fault := check_tensor(name, value, f"a torch.Tensor {expected}"):
+        return [fault]
+    assert isinstance(value, Tensor)
+    faults = []
+    if not value.is_floating_point():
+        faults.append(Fault(name, f"dtype {value.dtype}", "a floating dtype", f"{name}.float()"))
+    if q is None:
+        return faults
+    if value.device != q.device:
+        faults.append(Fault(name, f"device {value.device}", f"{q.device}, the device of q", f"{name}.to(q.device)"))
+    want = [q.shape[1]] if name != "bias" or score is None else [q.shape[1], score.table]
+    if list(value.shape) != want:
+        faults.append(Fault(name, f"shape {list(value.shape)}", f"{want}: {expected}"))
+    return faults
+
+
+def _wanted(name: str, score: Score | None) -> str:
+    if name == "seed":
+        return "an integer"
+    return f"[heads, {score.table}]" if name == "bias" and score is not None else "[heads]"
 
 
 def check_scale(scale: Any) -> tuple[list[Fault], Any]:

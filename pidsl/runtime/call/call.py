@@ -58,11 +58,10 @@ class Call(NamedTuple):
     @property
     def frame(self) -> Frame:
         """The call without its tensors: what a backward pass keeps beside them."""
-        _, _, _, scale, positions, inputs = self
-        if not inputs:
-            return (), scale, positions, inputs
-        names = self.names
-        return names, scale, positions, {name: x for name, x in inputs.items() if name not in names}
+        names, rest = self.names, self.inputs
+        if rest:
+            rest = {name: x for name, x in rest.items() if name not in names}
+        return names, self.scale, self.positions, rest
 
     @classmethod
     def framed(cls, frame: Frame, tensors: Sequence[Tensor]) -> Call:

@@ -60,7 +60,35 @@ class Plans:
         return "\n".join(lines).lstrip("\n")
 
 
-class Form:
+class Sections:
+    """What is said of several programs, each under a title.
+
+    Attributes:
+        what: a line about all of them.
+    """
+
+    what = ""
+
+    def titled(self) -> Iterable[tuple[str, Kernel]]:
+        """Their kernels under titles."""
+        raise NotImplementedError
+
+    @property
+    def plan(self) -> Plan | Plans:
+        """The plan of each, under its title."""
+        return Plans(self.what, tuple((title, part.plan) for title, part in self.titled()))
+
+    def source(self, head_dim: int = 64) -> str:
+        """The generated programs, one section each, under their titles."""
+        return "\n\n".join(f"# {title}\n{part.source(head_dim)}" for title, part in self.titled())
+
+    def explain(self) -> str:
+        """The explanation of each, under its title."""
+        sections = [f"{title}\n{part.explain()}" for title, part in self.titled()]
+        return "\n\n".join([self.what, *sections] if self.what else sections)
+
+
+class Form(Sections):
     """A node of the expression; the base of all five.
 
     Attributes:
@@ -69,14 +97,12 @@ class Form:
         positional: the one of them that may be given by position.
         call: how it is called, for messages.
         parts: the kernels of its parts.
-        what: a line about all of them.
     """
 
     inputs: tuple[str, ...] = ()
     cast: tuple[str, ...] = ()
     positional = ""
     call = "kernel(q, k, v)"
-    what = ""
     parts: Mapping[Any, Kernel] = {}
 
     @property
@@ -98,19 +124,4 @@ class Form:
         raise NotImplementedError
 
     def titled(self) -> Iterable[tuple[str, Kernel]]:
-        """Its parts under titles."""
         return ((str(name), part) for name, part in self.parts.items())
-
-    @property
-    def plan(self) -> Plan | Plans:
-        """The plans of its parts."""
-        return Plans(self.what, tuple((title, part.plan) for title, part in self.titled()))
-
-    def source(self, head_dim: int) -> str:
-        """The generated programs of its parts, one after the other, under their titles."""
-        return "\n\n".join(f"# {title}\n{part.source(head_dim)}" for title, part in self.titled())
-
-    def explain(self) -> str:
-        """The explanation of each part, under its title."""
-        sections = [f"{title}\n{part.explain()}" for title, part in self.titled()]
-        return "\n\n".join([self.what, *sections] if self.what else sections)

@@ -41,7 +41,6 @@ class Blend(Form):
         return check_weights(usable, call.inputs.get("weights"), self.gate.names)
 
     def attend(self, call: Call, backend: str) -> tuple[Tensor, Tensor]:
-        """(out, lse) of a checked call."""
         weights, out, lses = call.inputs["weights"], None, []
         call = call._replace(inputs={name: x for name, x in call.inputs.items() if name != "weights"})
         for b, kernel in enumerate(self.parts.values()):

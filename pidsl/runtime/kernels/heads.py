@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from types import SimpleNamespace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
-from pidsl.runtime.call.arguments import Fault
+from pidsl.runtime.call.arguments import PARTS, Fault
 from pidsl.runtime.call.call import Call
 from pidsl.runtime.call.dropout import mix
-from pidsl.runtime.call.parameters import PARTS as SCORE_INPUTS
 from pidsl.runtime.kernels.form import Form, Plans
 from pidsl.runtime.kernels.shares import Shares, join, shares, split
-from pidsl.runtime.kernels.softmax import Softmax
 from pidsl.runtime.operator import attended, refuse_transform
-from pidsl.runtime.programs import Compiled, is_wide, prepared, together
+from pidsl.runtime.programs import Programs, is_wide
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -42,18 +39,15 @@ class ByHead(Form):
     """
 
     def __init__(self, heads: Heads, kernels: Mapping[Term, Kernel]) -> None:
-        self.heads = heads
+        self.heads, self.parts = heads, kernels
         self._mine = tuple(heads.distinct.values())
-        self.parts = kernels
-        count = _counted(len(self.parts), "launch", "launches")
-        self.what = f"{count} for {_counted(len(heads), 'query head', 'query heads')}"
+        launches, count = len(kernels), len(heads)
+        self.what = f"{launches} launch{'es' * (launches > 1)} for {count} query head{'s' * (count > 1)}"
         groups = (group for group in range(1, len(heads) + 1) if len(heads) % group == 0)
         self._shares = {group: shares(self._mine, group) for group in groups}  # by query heads on each key head
-        first = next(iter(kernels.values())).form
-        assert isinstance(first, Softmax)
-        self._first, self._pattern = first, repr(heads)
-        self._programs: dict[tuple[bool, bool], Compiled | None] = {}
-        self._whole = {wide: first.chosen == "triton" and self._exists(wide) for wide in (False, True)}
+        first = next(iter(kernels.values()))
+        self._together = together = Programs(heads, first.score)
+        self._whole = {wide: first.chosen == "triton" and together.exist("triton", wide) for wide in (False, True)}
 
     def titled(self) -> Iterable[tuple[str, Kernel]]:
         return zip(map(_named, self._mine), self.parts.values(), strict=True)
@@ -65,21 +59,19 @@ class ByHead(Form):
         return [Fault("q", f"{call.q.shape[1]} heads", f"{len(self.heads)} = {counts}, as declared")]
 
     def attend(self, call: Call, backend: str) -> tuple[Tensor, Tensor]:
-        """(out, lse) of a checked call."""
         kernels = list(self.parts.values())
         if len(kernels) == 1:
             return kernels[0].form.attend(call, backend)
         q, k, v = call.q, call.k, call.v
         wide, key_offset = is_wide("triton", q.shape[3]), call.positions.key_offset
         moved = type(key_offset) is not int or key_offset != 0
-        if backend == "triton" and self._whole[wide] and (not moved or self._exists(wide, moved)):
-            own = self._first.own(call)
-            return attended(lambda: self._made(wide, moved), self._pattern, self._first.score_text, backend, own)
+        if backend == "triton" and self._whole[wide] and (not moved or self._together.exist("triton", wide, moved)):
+            return attended(self._together, backend, call)
         parts = self._shares[q.shape[1] // k.shape[1]]
         try:
             heads = split(q, parts.queries), split(k, parts.keys), split(v, parts.keys)
         except RuntimeError as e:
-            refuse_transform(e, SimpleNamespace(term=self.heads, score=self._first.score))
+            refuse_transform(e, self._together)
             raise
         launches = zip(kernels, *heads, self._split_inputs(call.inputs, parts), strict=True)
         results = [
@@ -88,30 +80,16 @@ class ByHead(Form):
         ]
         return join(parts.queries, *(out for out, _ in results)), join(parts.queries, *(lse for _, lse in results))
 
-    def _exists(self, wide: bool, moved: bool = False) -> bool:
-        if torch.compiler.is_compiling():
-            return prepared(self._pattern, self._first.score_text, "triton", wide, moved)
-        return self._made(wide, moved) is not None
-
-    def _made(self, wide: bool, moved: bool = False) -> Any:
-        """The Triton program of all heads; None where their layouts do not agree."""
-        key = wide, moved
-        if key not in self._programs:
-            self._programs[key] = together(self.heads, wide, self._first.score, moved)
-        return self._programs[key]
-
     def _split_inputs(self, inputs: Mapping[str, Any], parts: Shares) -> list[dict[str, Any]]:
         """The inputs of each launch: rows of those that are by head, and a seed for each."""
-        found: list[dict[str, Any]] = [{} for _ in self._mine]
+        found: list[dict[str, Any]] = [dict(inputs) for _ in self._mine]
         for name, x in inputs.items():
-            if x is None:
-                continue
-            if name == "seed":
-                each: list[Any] = [launch_seed(x, mine[0]) for mine in self._mine]
-            elif isinstance(x, torch.Tensor) and name in SCORE_INPUTS:
+            if name == "seed" and x is not None:
+                each: Iterable[Any] = [launch_seed(x, mine[0]) for mine in self._mine]
+            elif name in PARTS and x is not None:
                 each = [own[0] for own in split(x[None], parts.queries)]
             else:
-                each = [x] * len(found)
+                continue
             for own, mine in zip(found, each, strict=True):
                 own[name] = mine
         return found
@@ -121,15 +99,14 @@ class ByHead(Form):
         """What is launched for which query heads, and the plan of each launch."""
         if self._whole[False]:
             title = _named(tuple(range(len(self.heads))))
-            return Plans(f"1 launch for {len(self.heads)} query heads", ((title, self._made(False).plan),))
+            return Plans(f"1 launch for {len(self.heads)} query heads", ((title, self._together.made("triton").plan),))
         return super().plan
 
-    def source(self, head_dim: int) -> str:
+    def source(self, head_dim: int = 64) -> str:
         """The generated program of all heads; or of each distinct pattern, one section each, under its query heads."""
-        if self._whole[wide := is_wide("triton", head_dim)]:
-            source: str = self._made(wide).program.source
-            return source
-        return super().source(head_dim)
+        if not self._whole[wide := is_wide("triton", head_dim)]:
+            return super().source(head_dim)
+        return str(self._together.made("triton", wide).source)
 
     def explain(self) -> str:
         """How many launches there are, and the explanation of each under its query heads."""
@@ -147,15 +124,6 @@ def launch_seed(seed: int, first: int) -> int:
 
 def _named(heads: tuple[int, ...]) -> str:
     """`heads 0-2, 5`."""
-    spans: list[list[int]] = []
-    for head in heads:
-        if spans and head == spans[-1][1] + 1:
-            spans[-1][1] = head
-        else:
-            spans.append([head, head])
-    shown = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    runs = [[head for _, head in run] for _, run in groupby(enumerate(heads), lambda x: x[1] - x[0])]
+    shown = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
     return f"head {shown}" if len(heads) == 1 else f"heads {shown}"
-
-
-def _counted(count: int, one: str, several: str = "") -> str:
-    return f"{count} {one}" if count == 1 else f"{count} {several or one + 's'}"

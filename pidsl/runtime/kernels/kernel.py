@@ -10,30 +10,17 @@ import torch
 from torch import Tensor
 
 from pidsl.language.recipe import Backend, Recipe
-from pidsl.runtime.call.arguments import (
-    DTYPES,
-    Fault,
-    check_attention,
-    check_flag,
-    check_position,
-    check_scale,
-    head_dim_fits,
-    raise_faults,
-)
+from pidsl.runtime.call import arguments
+from pidsl.runtime.call.arguments import DTYPES, PARTS, Fault, head_dim_fits
 from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.keywords import refuse
-from pidsl.runtime.call.parameters import PARTS, check_parameters
 from pidsl.runtime.kernels.form import Form
-from pidsl.runtime.kernels.softmax import chosen
 from pidsl.runtime.operator import recorded
+from pidsl.runtime.programs import preferred
 
 
 class Kernel:
     """A compiled pattern. Made by `compile`; immutable, safe to call from several threads, picklable.
-
-    Args:
-        recipe: what it was compiled from.
-        form: how the results of programs become its own.
 
     Attributes:
         recipe: what it was compiled from.
@@ -49,7 +36,7 @@ class Kernel:
         self.recipe, self.form = recipe, form
         self.term, self.score = recipe.of, recipe.score
         self.backend: Backend = recipe.backend
-        self.chosen, self.reason = chosen(recipe.backend)
+        self.chosen, self.reason = preferred(recipe.backend)
         self.parameters = () if recipe.score is None else recipe.score.parameters
         self.rings = form.rings
         self.takes = frozenset((*PARTS, *form.inputs) if form.scored else form.inputs)
@@ -97,11 +84,11 @@ class Kernel:
         """
         if more or (inputs and not self.takes.issuperset(inputs)):
             inputs = self._named(more, inputs)
-        q, k, v, inputs = self._cast(q, k, v, inputs)
-        backend, call, faults = self._checked(q, k, v, scale, offset, key_offset, inputs)
+        given = self._cast(Call(q, k, v, scale, Positions(offset, key_offset), inputs))
+        backend, call, faults = self._checked(given)
         if type(return_lse) is not bool:
-            faults += check_flag("return_lse", return_lse)
-        raise_faults(faults, self._where)
+            faults.append(Fault("return_lse", type(return_lse).__name__, "True or False"))
+        arguments.raise_faults(faults, self._where)
         out, lse = self.form.attend(call, backend)
         return (out, lse) if return_lse else out
 
@@ -116,15 +103,13 @@ class Kernel:
             refuse(self.__call__, self._where, more, unknown, takes)
         return inputs
 
-    def _cast(
-        self, q: Tensor, k: Tensor, v: Tensor, inputs: dict[str, Any]
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+    def _cast(self, call: Call) -> Call:
         """The tensors as `torch.autocast` would hand them to scaled_dot_product_attention; unchanged outside it."""
-        if not isinstance(q, Tensor):
-            return q, k, v, inputs
-        kind = q.device.type
+        if not isinstance(call.q, Tensor):
+            return call
+        kind = call.q.device.type
         if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-            return q, k, v, inputs
+            return call
         dtype = torch.get_autocast_dtype(kind)
 
         def cast(x: Any) -> Any:
@@ -133,20 +118,18 @@ class Kernel:
             floating = isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64
             return x.to(dtype) if floating and x.device.type == kind else x
 
-        named = {name: cast(x) if name in self.form.cast else x for name, x in inputs.items()}
-        return cast(q), cast(k), cast(v), named
+        inputs = {name: cast(x) if name in self.form.cast else x for name, x in call.inputs.items()}
+        return Call(cast(call.q), cast(call.k), cast(call.v), call.scale, call.positions, inputs)
 
-    def _checked(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: object, offset: object, key_offset: object,
-        inputs: Mapping[str, Any],
-    ) -> tuple[str, Call, list[Fault]]:  # fmt: skip
+    def _checked(self, given: Call) -> tuple[str, Call, list[Fault]]:
         """The backend and what to run, if there are no faults; and the faults."""
+        q, k, v, scale, (offset, key_offset), inputs = given
         backend = self._backend_for(q, v)
-        scale_faults, factor = check_scale(scale)
-        offset_faults, first = check_position("offset", offset)
-        key_faults, first_key = check_position("key_offset", key_offset)
+        scale_faults, factor = arguments.check_scale(scale)
+        offset_faults, first = arguments.check_position("offset", offset)
+        key_faults, first_key = arguments.check_position("key_offset", key_offset)
         positions = Positions(first, first_key)
-        faults, usable = check_attention(self.rings, backend, q, k, v, positions)
+        faults, usable = arguments.check_attention(self.rings, backend, q, k, v, positions)
         faults = [*faults, *scale_faults, *offset_faults, *key_faults]
         if self.score is not None and self.score.scale is not None:
             if factor is not None:
@@ -157,8 +140,7 @@ class Kernel:
         if factor is None:
             factor = 1.0 if faults else 1.0 / math.sqrt(q.shape[3])
         if inputs or self.parameters:
-            given = {name: inputs.get(name) for name in PARTS}
-            faults += check_parameters(self.score, self.parameters, usable, given)
+            faults += arguments.check_parameters(self.score, self.parameters, usable, inputs)
         call = Call(q, k, v, factor, positions, inputs)
         return backend, call, [*faults, *self.form.faults(call, usable, not faults)]
 
@@ -166,12 +148,8 @@ class Kernel:
         """`auto` leaves to torch what the Triton programs do not take."""
         if self.backend != "auto" or self.chosen != "triton":
             return self.chosen
-        fits = (
-            isinstance(q, Tensor) and isinstance(v, Tensor) and q.device.type == "cuda" and q.dtype in DTYPES["triton"]
-        )
-        if fits and all(x.dim() == 4 and head_dim_fits(x.shape[3], "triton") for x in (q, v)):
-            return "triton"
-        return "torch"
+        fits = all(isinstance(x, Tensor) and x.dim() == 4 and head_dim_fits(x.shape[3], "triton") for x in (q, v))
+        return "triton" if fits and q.device.type == "cuda" and q.dtype in DTYPES["triton"] else "torch"
 
     @property
     def kernels(self) -> Mapping[str, Kernel]:

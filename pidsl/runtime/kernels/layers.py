@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Never, NoReturn, overload
 
 from pidsl.errors import KeywordError
 from pidsl.language.recipe import Recipe
-from pidsl.runtime.kernels.form import Plans
+from pidsl.runtime.kernels.form import Sections
 from pidsl.runtime.kernels.kernel import Kernel
 
 
-class LayerKernels(Sequence[Kernel]):
+class LayerKernels(Sections, Sequence[Kernel]):
     """A compiled schedule: the kernel of each layer. Made by `compile`; immutable, picklable.
 
     Layers with equal patterns share one kernel.
@@ -22,10 +22,6 @@ class LayerKernels(Sequence[Kernel]):
     pidsl.compile(causal, backend='reference')
     >>> len(kernels), kernels[0] is kernels[2]
     (3, True)
-
-    Args:
-        recipe: what they were compiled from.
-        kernels: of each layer.
 
     Attributes:
         recipe: what they were compiled from.
@@ -66,22 +62,9 @@ class LayerKernels(Sequence[Kernel]):
             found[kernel] = (*found.get(kernel, ()), layer)
         return found
 
-    @property
-    def plan(self) -> Plans:
-        """The plan of each distinct kernel, under its layers."""
-        return Plans("", tuple((_named(x), kernel.plan) for kernel, x in self.distinct.items()))
-
-    def source(self, head_dim: int = 64) -> str:
-        """The generated program of each distinct kernel, one section each, under its layers."""
-        return "\n\n".join(f"# {_named(x)}\n{kernel.source(head_dim)}" for kernel, x in self.distinct.items())
-
-    def explain(self) -> str:
-        """The explanation of each distinct kernel, under its layers."""
-        return "\n\n".join(f"{_named(x)}\n{kernel.explain()}" for kernel, x in self.distinct.items())
+    def titled(self) -> Iterable[tuple[str, Kernel]]:
+        """Each distinct kernel, under its layers."""
+        return ((f"layer{'s' * (len(x) > 1)} {', '.join(map(str, x))}", kernel) for kernel, x in self.distinct.items())
 
     def __repr__(self) -> str:
         return f"pidsl.{self.recipe!r}"
-
-
-def _named(layers: tuple[int, ...]) -> str:
-    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"

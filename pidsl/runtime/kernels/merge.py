@@ -59,9 +59,8 @@ def _faults(results: object) -> list[Fault]:
             faults += [fault for fault in wrong if fault]
             continue
         if lse.shape != out.shape[:-1]:
-            faults.append(
-                Fault(f"lse of result {x}", f"shape {list(lse.shape)}", f"{list(out.shape[:-1])}, as its out")
-            )
+            expected = f"{list(out.shape[:-1])}, as its out"
+            faults.append(Fault(f"lse of result {x}", f"shape {list(lse.shape)}", expected))
         judge = out if judge is None else judge
         for what in ("shape", "dtype", "device"):
             got, fits = (str(getattr(t, what)).removeprefix("torch.Size") for t in (out, judge))
@@ -71,11 +70,7 @@ def _faults(results: object) -> list[Fault]:
 
 
 def merged(results: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """`merge` of results that fit each other.
-
-    `lse = log sum over sets s of exp(lse_s)`, `out = sum over s of exp(lse_s - lse) out_s`; 0 and -inf for rows that
-    have no key in any set.
-    """
+    """`merge` of results that fit each other."""
     if len(results) == 1:
         return results[0]
     lses = torch.stack([lse for _, lse in results], -1)

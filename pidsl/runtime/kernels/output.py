@@ -52,7 +52,6 @@ class Weighed(Form):
         self.call = self._kernel.call
 
     def attend(self, call: Call, backend: str) -> tuple[Tensor, Tensor]:
-        """(out, lse) of a checked call; lse is that of the kernel."""
         out, lse = self._kernel.attend(call, backend)
         if self._plain is not None:
             out = self._weighed(out, call, backend, self._plain)
@@ -104,7 +103,7 @@ class Weighed(Form):
         """The plan of the kernel: what is done to its output is not planned."""
         return self._kernel.plan
 
-    def source(self, head_dim: int) -> str:
+    def source(self, head_dim: int = 64) -> str:
         """The generated program of the kernel; what is done to its output is not generated."""
         return self._kernel.source(head_dim)
 

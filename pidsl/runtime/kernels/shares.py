@@ -11,7 +11,7 @@ a share of evenly spaced heads is a view, everything else is copied together:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import Any
@@ -96,12 +96,16 @@ def _take(x: Tensor, runs: Runs) -> Tensor:
 def _put(parts: tuple[Runs, ...], results: tuple[Tensor, ...]) -> Tensor:
     first = results[0]
     whole = first.new_empty((first.shape[0], sum(x.shape[1] for x in results), *first.shape[2:]))
-    for runs, result in zip(parts, results, strict=True):
-        start = 0
-        for run in runs:
-            whole[:, _slice(run)] = result[:, start : start + run[1]]
-            start += run[1]
+    for where, mine in _placed(parts, results):
+        whole[:, where] = mine
     return whole
+
+
+def _placed(parts: tuple[Runs, ...], results: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+    """The heads of each run, and what the results have for them."""
+    for runs, result in zip(parts, results, strict=True):
+        mine = [result] if len(runs) == 1 else result.split([count for _, count, _ in runs], 1)
+        yield from zip(map(_slice, runs), mine, strict=True)
 
 
 class _Split(torch.autograd.Function):
@@ -115,11 +119,8 @@ class _Split(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         total = grads[0].new_zeros(ctx.shape)
-        for runs, grad in zip(ctx.parts, grads, strict=True):
-            start = 0
-            for run in runs:
-                total[:, _slice(run)] += grad[:, start : start + run[1]]
-                start += run[1]
+        for where, mine in _placed(ctx.parts, grads):
+            total[:, where] += mine
         return total, None
 
 

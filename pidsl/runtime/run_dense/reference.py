@@ -15,18 +15,21 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pidsl.language.score import PLAIN, Score
-from pidsl.language.terms import Term
+from pidsl.language.heads import Heads
+from pidsl.language.score import PLAIN
 from pidsl.relation.oracle import table
 from pidsl.runtime.call.call import Call, Gradients, Positions
 from pidsl.runtime.call.dropout import kept
 from pidsl.runtime.call.dtypes import accumulator
+
+if TYPE_CHECKING:
+    from pidsl.codegen.plan.nodes import Plan
 
 SCORES_AT_ONCE = 1 << 24  # elements of the score matrix that one chunk of rows may have
 
@@ -35,18 +38,18 @@ class ReferenceProgram:
     """Dense attention for one term and one score; see `pidsl.runtime.programs.Program` for the calls.
 
     Args:
-        term: the pattern, without symbols.
-        score: what happens to its logits.
+        plan: what to compute: its term and its score.
     """
 
-    def __init__(self, term: Term, score: Score) -> None:
-        self.term, self.score = term, score
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.score = plan, plan.score
 
     @property
     def source(self) -> str:
         """This module: the reference reads the mask from the oracle, nothing is generated."""
         scored = "" if self.score == PLAIN else f"# {self.score!r}\n"
-        return f"# pattern: {self.term!r}, dense under its mask\n{scored}{inspect.getsource(sys.modules[__name__])}"
+        text = inspect.getsource(sys.modules[__name__])
+        return f"# pattern: {self.plan.term!r}, dense under its mask\n{scored}{text}"
 
     def forward(self, call: Call) -> tuple[Tensor, Tensor]:
         """out [B, Hq, n, Dv] in q's dtype and lse [B, Hq, n] in float32 (float64 for float64)."""
@@ -62,33 +65,32 @@ class ReferenceProgram:
         self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool
     ) -> Gradients:
         """The gradients of q, k, v and the inputs; `out`, `lse` and `learned` are not used."""
-        given = {"q": call.q, "k": call.k, "v": call.v}
-        given |= {name: x for name, x in call.inputs.items() if isinstance(x, Tensor)}
-        total = {name: torch.zeros(x.shape, dtype=_precise(call.q), device=x.device) for name, x in given.items()}
+        precise, given = _precise(call.q), call.tensors
+        total = [torch.zeros(x.shape, dtype=precise, device=x.device) for x in given]
         for rows, mask in self._chunks(call):
             with _autograd():
-                leaves = {name: x.detach().to(_precise(call.q)).requires_grad_() for name, x in given.items()}
-                inputs = {name: leaves.get(name, x) for name, x in call.inputs.items()}
-                exact = call._replace(q=leaves["q"], k=leaves["k"], v=leaves["v"], inputs=inputs)
-                part, part_lse = self._attention(_rows(exact, rows), mask)
+                leaves = [x.detach().to(precise).requires_grad_() for x in given]
+                part, part_lse = self._attention(_rows(Call.framed(call.frame, leaves), rows), mask)
                 seeds = [torch.where(mask.any(1)[:, None], grad_out[:, :, rows].to(part.dtype), 0.0)]
                 lost = part_lse == -torch.inf  # a row without keys
                 seeds.append(torch.where(lost, 0.0, 0.0 if grad_lse is None else grad_lse[:, :, rows].to(part.dtype)))
-                grads = torch.autograd.grad([part, part_lse], list(leaves.values()), seeds, materialize_grads=True)
-            for name, grad in zip(leaves, grads, strict=True):
-                total[name] += grad
-        dq, dk, dv, *_ = found = [grad.to(given[name].dtype) for name, grad in total.items()]
-        return dq, dk, dv, dict(zip(list(given)[3:], found[3:], strict=True))
+                grads = torch.autograd.grad([part, part_lse], leaves, seeds, materialize_grads=True)
+            for sums, grad in zip(total, grads, strict=True):
+                sums += grad
+        dq, dk, dv, *found = (sums.to(x.dtype) for sums, x in zip(total, given, strict=True))
+        return dq, dk, dv, dict(zip(call.names, found, strict=True))
 
     def _chunks(self, call: Call) -> Iterator[tuple[slice, Tensor]]:
         """Slices of rows, each with its mask [rows, m]."""
+        term = self.plan.term
+        assert not isinstance(term, Heads)
         batch, heads, n, _ = call.q.shape
         m, (offset, key_offset) = call.k.shape[2], call.positions
         height = max(1, SCORES_AT_ONCE // max(1, batch * heads * m))
         for start in range(0, n, height):
             stop = min(start + height, n)
             i, j = range(offset + start, offset + stop), range(key_offset, key_offset + m)
-            mask = table(self.term, i, j, offset + n, j.stop)
+            mask = table(term, i, j, offset + n, j.stop)
             yield slice(start, stop), torch.from_numpy(np.ascontiguousarray(mask)).to(call.q.device)
 
     def _attention(self, call: Call, mask: Tensor) -> tuple[Tensor, Tensor]:

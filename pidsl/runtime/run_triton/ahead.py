@@ -67,13 +67,9 @@ class KernelReport:
 
 
 def compile_ahead(
-    plan: Plan | str,
-    target: str = "cuda:90",
-    dtype: torch.dtype = torch.bfloat16,
-    head_dim: int = 64,
-    value_dim: int | None = None,
-    options: dict[str, int] | None = None,
-) -> list[KernelReport]:
+    plan: Plan | str, target: str = "cuda:90", dtype: torch.dtype = torch.bfloat16, head_dim: int = 64,
+    value_dim: int | None = None, options: dict[str, int] | None = None,
+) -> list[KernelReport]:  # fmt: skip
     """Compile every kernel of a plan, or of a generated source, for `target`.
 
     Args:
@@ -90,70 +86,47 @@ def compile_ahead(
     Raises:
         BackendError: a kernel does not compile; the message is the compiler's.
     """
-    if isinstance(plan, str):
-        source = plan
-    else:
+    if not isinstance(plan, str):
         from pidsl.codegen.emit_triton.source import triton_source
 
-        source = triton_source(plan)
-    request = {
-        "source": source,
-        "target": target,
-        "dtype": str(dtype).removeprefix("torch."),
-        "head_dim": head_dim,
-        "value_dim": head_dim if value_dim is None else value_dim,
-        "options": options or {},
-        "precision": torch.get_float32_matmul_precision(),
-    }
+        plan = triton_source(plan)
+    request = [
+        [plan, str(dtype).removeprefix("torch."), head_dim, head_dim if value_dim is None else value_dim],
+        [target, options or {}], torch.get_float32_matmul_precision(),
+    ]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        [sys.executable, "-c", "from pidsl.runtime.run_triton.ahead import _compile_request; _compile_request()"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
+    command = [sys.executable, "-c", f"from {__name__} import _compile_request; _compile_request()"]
+    text = json.dumps(request)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        raise BackendError(
-            f"a kernel does not compile for {target}", "a program for that target", where=done.stderr.strip()[-4000:]
-        )
+        failure = done.stderr.strip()[-4000:]
+        raise BackendError(f"a kernel does not compile for {target}", "a program for that target", where=failure)
     reports = json.loads(done.stdout.splitlines()[-1])
-    return [
-        KernelReport(**(report | {"loops": tuple(LoopReport(**loop) for loop in report["loops"])}))
-        for report in reports
-    ]
+    return [KernelReport(**(x | {"loops": tuple(LoopReport(**loop) for loop in x["loops"])})) for x in reports]
 
 
 def _compile_request() -> None:
     """The compiling process: a request on stdin, reports on the last line of stdout."""
-    request = json.load(sys.stdin)
-    torch.set_float32_matmul_precision(request["precision"])
-    reports = [
-        asdict(_compile(launch, request["target"], request["options"]))
-        for launch in _launches(
-            request["source"], getattr(torch, request["dtype"]), request["head_dim"], request["value_dim"]
-        )
-    ]
-    print(json.dumps(reports))
+    program, compiler, precision = json.load(sys.stdin)
+    torch.set_float32_matmul_precision(precision)
+    print(json.dumps([asdict(_compile(launch, *compiler)) for launch in _launches(*program)]))
 
 
-def _launches(source: str, dtype: torch.dtype, head_dim: int, value_dim: int) -> list[Launch]:
+def _launches(source: str, kind: str, head_dim: int, value_dim: int) -> list[Launch]:
     """The launches of forward and backward on contiguous tensors, 4 query heads on 2 key heads."""
     from pidsl.runtime.call.call import Call
     from pidsl.runtime.run_triton.program import TritonProgram
 
+    dtype = getattr(torch, kind)
     by_head = torch.empty(4, dtype=torch.float32, device="meta")
     inputs = dict.fromkeys(("slopes", "sinks", "temperature"), by_head)  # a plain program asks for none of them
-    q = torch.empty(2, 4, _LENGTH, head_dim, dtype=dtype, device="meta")
-    k = torch.empty(2, 2, _LENGTH, head_dim, dtype=dtype, device="meta")
-    v = torch.empty(2, 2, _LENGTH, value_dim, dtype=dtype, device="meta")
+    shapes = ((4, head_dim), (2, head_dim), (2, value_dim), (4, value_dim))
+    q, k, v, out = (torch.empty(2, heads, _LENGTH, width, dtype=dtype, device="meta") for heads, width in shapes)
     call = Call(q, k, v, 0.125, inputs={**inputs, "bias": by_head[:, None], "seed": 0})
     program = TritonProgram(None, source)
     forward, _, lse = program.forward_launches(call)
-    out = torch.empty(2, 4, _LENGTH, value_dim, dtype=dtype, device="meta")
-    backward, _ = program.backward_launches(call, out, lse, out, lse, learned=True)
+    backward, *_ = program.backward_launches(call, out, lse, out, lse, learned=True)
     return forward + backward
 
 
@@ -173,17 +146,11 @@ def _compile(launch: Launch, target: str, options: dict[str, int]) -> KernelRepo
             constants[(number,)] = value
         if divisible:
             hints[(number,)] = [["tt.divisibility", 16]]
-    made = triton.compile(
-        ASTSource(launch.kernel, signature, constants, hints), target=gpu, options={**launch.options, **options}
-    )
+    source = ASTSource(launch.kernel, signature, constants, hints)
+    made = triton.compile(source, target=gpu, options={**launch.options, **options})
     facts = _machine_code(made.asm["cubin"]) if backend == "cuda" else {}
-    return KernelReport(
-        name=launch.kernel.__name__,
-        warps=made.metadata.num_warps,
-        stages=made.metadata.num_stages,
-        shared_bytes=made.metadata.shared,
-        **facts,
-    )
+    known = made.metadata
+    return KernelReport(launch.kernel.__name__, known.num_warps, known.num_stages, known.shared, **facts)
 
 
 def _specialised(value: Any, *, constant: bool, fixed: bool) -> tuple[str, bool]:
@@ -216,30 +183,19 @@ def _machine_code(cubin: bytes) -> dict[str, Any]:
         usage, sass = cuobjdump("-res-usage"), cuobjdump("-sass")
     registers = [int(x) for x in re.findall(r"REG:(\d+)", usage)]
     code = [(int(at, 16), opcode, rest) for at, opcode, rest in _OPCODE.findall(sass)]
-    jumps = [
-        (int(found[1], 16), at)
-        for at, opcode, rest in code
-        if opcode.startswith("BRA") and (found := re.search(r"0x([0-9a-f]+)", rest))
-    ]
-    loops = sorted((start, end) for start, end in jumps if start < end)
+    branches = [(re.search(r"0x([0-9a-f]+)", rest), at) for at, opcode, rest in code if opcode.startswith("BRA")]
+    loops = sorted((start, end) for found, end in branches if found and (start := int(found[1], 16)) < end)
     inner = [x for x in loops if not any(x != y and x[0] <= y[0] and y[1] <= x[1] for y in loops)]
 
     def count(start: int, end: int, *opcodes: str) -> int:
         return sum(start <= at <= end and opcode.startswith(opcodes) for at, opcode, _ in code)
 
-    everything = (0, code[-1][0])
+    def costs(start: int, end: int) -> dict[str, int]:
+        kinds = {"hgmma": ("HGMMA",), "hmma": ("HMMA",), "spills": ("LDL", "STL")}
+        return {name: count(start, end, *opcodes) for name, opcodes in kinds.items()}
+
     return {
         "registers": max(registers),
-        "spills": count(*everything, "LDL", "STL"),
-        "hgmma": count(*everything, "HGMMA"),
-        "hmma": count(*everything, "HMMA"),
-        "loops": tuple(
-            LoopReport(
-                instructions=count(*loop, ""),
-                hgmma=count(*loop, "HGMMA"),
-                hmma=count(*loop, "HMMA"),
-                spills=count(*loop, "LDL", "STL"),
-            )
-            for loop in inner
-        ),
+        "loops": tuple(LoopReport(instructions=count(*loop, ""), **costs(*loop)) for loop in inner),
+        **costs(0, code[-1][0]),
     }

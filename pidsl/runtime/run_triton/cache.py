@@ -39,15 +39,11 @@ def limit() -> float:
         BackendError: `PIDSL_CACHE_MB` is no number.
     """
     given = os.environ.get("PIDSL_CACHE_MB") or MEGABYTES
-    try:
-        found = float(given)
-    except ValueError:
-        found = -1.0
-    if not found >= 0:
-        raise BackendError(
-            f"PIDSL_CACHE_MB = {given!r}", "a number of megabytes, at least 0", hint="PIDSL_CACHE_MB=256"
-        )
-    return found * 1e6
+    with suppress(ValueError):
+        if (found := float(given)) >= 0:
+            return found * 1e6
+    expected, hint = "a number of megabytes, at least 0", "PIDSL_CACHE_MB=256"
+    raise BackendError(f"PIDSL_CACHE_MB = {given!r}", expected, hint=hint)
 
 
 def write(source: str) -> Path:
@@ -71,11 +67,8 @@ def write(source: str) -> Path:
         os.replace(temporary, path)
         _shrink(home, path, most)
     except OSError as error:
-        raise BackendError(
-            f"the cache folder {home} cannot be written: {error.strerror}",
-            "a folder for generated programs",
-            hint="set PIDSL_CACHE to one",
-        ) from error
+        given, hint = f"the cache folder {home} cannot be written: {error.strerror}", "set PIDSL_CACHE to one"
+        raise BackendError(given, "a folder for generated programs", hint=hint) from error
     return path
 
 

@@ -47,10 +47,9 @@ class Stage:
 
     def programs(self, length: int, first: int) -> int:
         """How many programs serve one head, whose positions are so many from the first one on."""
-        return self.classes * self.tiles(length, first)
+        return self.classes * self._tiles(length, first)
 
-    def tiles(self, length: int, first: int) -> int:
-        """How many tiles of one class own something of so many positions from the first one on."""
+    def _tiles(self, length: int, first: int) -> int:
         if self.listed is not None:
             return self.listed
         if self.box is None:
@@ -98,10 +97,9 @@ def chain(stages: Sequence[Stage], shape: tuple[int, ...], like: Tensor) -> list
     """
     if not stages:
         return [like.new_zeros(shape)]
-    if len(stages) == 1:
-        only = like.new_empty(shape) if stages[0].whole else like.new_zeros(shape)
-        return [only, only]
     make = like.new_empty if stages[0].whole else like.new_zeros
+    if len(stages) == 1:
+        return [make(shape)] * 2
     between = make(shape, dtype=torch.float32)
     last = like.new_empty(shape) if stages[-1].whole and like.dtype != torch.float32 else between
     return [between] * len(stages) + [last]

@@ -5,8 +5,8 @@ The source is written to a cache folder first, see `pidsl.runtime.run_triton.cac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -27,22 +27,6 @@ _INT32 = 2**31
 _STATISTICS_ROWS = 32  # rows per program of the generated `row_statistics`
 
 
-class Results(NamedTuple):
-    """The tensors that hold the gradients once a backward pass has run, some of them in float32.
-
-    Args:
-        dq, dk, dv: of q, k and v.
-        slopes: [B, Hq, programs] for each kernel that sums what slopes get.
-        bias: [B, Hq, programs, table], the same for the bias.
-    """
-
-    dq: Tensor
-    dk: Tensor
-    dv: Tensor
-    slopes: Sequence[Tensor] = ()
-    bias: Sequence[Tensor] = ()
-
-
 class TritonProgram:
     """The kernels of a plan, ready to call; see `pidsl.runtime.programs.Program`.
 
@@ -58,67 +42,45 @@ class TritonProgram:
         if source is None:
             from pidsl.codegen.emit_triton.source import triton_source
 
-            if plan is None:
-                raise TypeError("TritonProgram needs a plan or a source")
+            assert plan is not None
             source = triton_source(plan)
-        self.plan = plan
+        self.plan: Any = plan
         self.source = source
         self.path = cache.write(source)
         self._module = cache.load(self.path, source)
-        self._tables: dict[tuple[str, torch.device], Tensor] = {}
+        self._tables: dict[tuple[str, torch.device], Tensor] = {}  # of lists, on devices
 
     def forward(self, call: Call) -> tuple[Tensor, Tensor]:
-        """Attention output, contiguous, and natural-log lse.
-
-        Raises:
-            BackendError: the tensors are not on a GPU (and Triton is not in interpreter mode).
-        """
-        q, k, v, scale, *_ = call
-        self._check_device(q)
-        if scale < 0:  # the kernels take the maximum of a row before they scale it
-            return self.forward(call._replace(q=-q, scale=-scale))
-        if self._misread(q):
-            out, lse = self.forward(call._replace(q=q.float(), k=k.float(), v=v.float()))
-            return out.to(q.dtype), lse
-        with on(q):
+        """Attention output, contiguous, and natural-log lse."""
+        dtype, call = call.q.dtype, self._readable(call)
+        with on(call.q):
             launches, out, lse = self.forward_launches(call)
             for launch in launches:
                 launch.run()
-            return out.to(q.dtype), lse
+            return out.to(dtype), lse
 
     def backward(
         self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool
     ) -> Gradients:
-        """Gradients of q, k, v and the inputs; the same bits on every run.
-
-        Raises:
-            BackendError: the tensors are not on a GPU (and Triton is not in interpreter mode).
-        """
-        q, k, v, scale, _, inputs = call
-        self._check_device(q)
-        if scale < 0:
-            turned = call._replace(q=-q, scale=-scale)
-            dq, dk, dv, rest = self.backward(turned, out, lse, grad_out, grad_lse, learned)
-            return -dq, dk, dv, rest
-        if self._misread(q):
-            wide = call._replace(q=q.float(), k=k.float(), v=v.float())
-            dq, dk, dv, rest = self.backward(wide, out.float(), lse, grad_out.float(), grad_lse, learned)
-            return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), rest
+        """Gradients of q, k, v and the inputs; the same bits on every run."""
+        given, call = call, self._readable(call)
+        q, inputs = call.q, call.inputs
+        out, grad_out = out.to(q.dtype), grad_out.to(q.dtype)
         with on(q):
-            launches, found = self.backward_launches(call, out, lse, grad_out, grad_lse, learned)
+            launches, found, sums = self.backward_launches(call, out, lse, grad_out, grad_lse, learned)
             for launch in launches:
                 launch.run()
-            dq, dk, dv = (x.to(own.dtype) for x, own in zip((found.dq, found.dk, found.dv), (q, k, v), strict=True))
+            dq, dk, dv = (x.to(own.dtype) for x, own in zip(found, given, strict=False))
             of_inputs = {
-                name: sum((x.sum((0, 2)) for x in sums), torch.zeros_like(inputs[name]))  # in a fixed order
-                for name, sums in (("slopes", found.slopes), ("bias", found.bias))
+                name: sum((x.sum((0, 2)) for x in parts), torch.zeros_like(inputs[name]))  # in a fixed order
+                for name, parts in sums.items()
                 if learned and name in inputs
             }
             if "sinks" in inputs:
                 of_inputs["sinks"] = sink_gradient(inputs["sinks"], lse, row_pull(out, grad_out, grad_lse))
             if "temperature" in inputs:
                 of_inputs["temperature"] = temperature_gradient(inputs["temperature"], q, dq)
-            return dq, dk, dv, of_inputs
+            return dq if given.scale == call.scale else -dq, dk, dv, of_inputs
 
     def forward_launches(self, call: Call) -> tuple[list[Launch], Tensor, Tensor]:
         """What `forward` launches, and the (out, lse) that hold the result afterwards; `out` may be float32."""
@@ -140,8 +102,12 @@ class TritonProgram:
 
     def backward_launches(
         self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool
-    ) -> tuple[list[Launch], Results]:
-        """What `backward` launches, and what holds the gradients afterwards."""
+    ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor], dict[str, list[Tensor]]]:
+        """What `backward` launches, and what holds the results afterwards.
+
+        Those are the gradients of q, k and v, some of them in float32; and for each kernel that sums what slopes and
+        bias get, [B, Hq, programs] and [B, Hq, programs, table].
+        """
         q, k, v, _, (offset, key_offset), _ = call
         shared = self._shared_arguments(call, {"go": grad_out, "out": out})
         shared |= {
@@ -163,18 +129,18 @@ class TritonProgram:
         stages = self._stages("GRAD_KEY")
         grad_k, grad_v = chain(stages, tuple(k.shape), k), chain(stages, tuple(v.shape), v)
         for i, stage in enumerate(stages):
-            arguments = {**shared, "running_k": grad_k[i], "grad_k": grad_k[i + 1]}
-            arguments |= {"running_v": grad_v[i], "grad_v": grad_v[i + 1]}
+            before = {"running_k": grad_k[i], "running_v": grad_v[i]}
+            arguments = {**shared, **before, "grad_k": grad_k[i + 1], "grad_v": grad_v[i + 1]}
             launches.append(self._launch(stage, k, arguments, key_offset))
-        slopes, bias = [], []
+        sums: dict[str, list[Tensor]] = {"slopes": [], "bias": []}
         for stage in self._stages("GRAD_SCORE") if learned else ():
-            programs = stage.programs(q.shape[2], offset)
+            shape = (*q.shape[:2], stage.programs(q.shape[2], offset))
             table = call.inputs["bias"].shape[1] if "bias" in call.inputs else 0
-            slopes.append(q.new_zeros((*q.shape[:2], programs), dtype=torch.float32))  # those without rows write none
-            bias.append(q.new_zeros((*q.shape[:2], programs, table), dtype=torch.float32))
-            arguments = {**shared, "slope_sums": slopes[-1], "bias_sums": bias[-1]}
+            sums["slopes"].append(q.new_zeros(shape, dtype=torch.float32))  # those without rows write none
+            sums["bias"].append(q.new_zeros((*shape, table), dtype=torch.float32))
+            arguments = {**shared, "slope_sums": sums["slopes"][-1], "bias_sums": sums["bias"][-1]}
             launches.append(self._launch(stage, q, arguments, offset))
-        return launches, Results(grad_q[-1], grad_k[-1], grad_v[-1], slopes, bias)
+        return launches, (grad_q[-1], grad_k[-1], grad_v[-1]), sums
 
     def _stages(self, table: str) -> list[Stage]:
         return [Stage(**row) for row in getattr(self._module, table, ())]
@@ -187,24 +153,33 @@ class TritonProgram:
         """Triton's interpreter keeps bfloat16 as integers, and `tl.dot` multiplies those."""
         return self._interpreted and q.dtype == torch.bfloat16
 
+    def _readable(self, call: Call) -> Call:
+        """The call with a scale and a dtype that the kernels read.
+
+        Raises:
+            BackendError: the tensors are not on a GPU (and Triton is not in interpreter mode).
+        """
+        self._check_device(call.q)
+        if call.scale < 0:  # the kernels take the maximum of a row before they scale it
+            call = call._replace(q=-call.q, scale=-call.scale)
+        if self._misread(call.q):
+            call = call._replace(q=call.q.float(), k=call.k.float(), v=call.v.float())
+        return call
+
     def _check_device(self, q: Tensor) -> None:
         if q.device.type == "cpu" and not self._interpreted:
-            raise BackendError(
-                "a Triton kernel called with tensors on the CPU",
-                "tensors on a GPU",
-                hint='backend="torch" runs on any device; TRITON_INTERPRET=1 before the first import of triton '
-                "interprets the kernels, slowly",
-            )
+            hint = 'backend="torch" runs on any device; TRITON_INTERPRET=1 before the first import of triton '
+            hint += "interprets the kernels, slowly"
+            raise BackendError("a Triton kernel called with tensors on the CPU", "tensors on a GPU", hint=hint)
 
     def _shared_arguments(self, call: Call, others: Mapping[str, Tensor]) -> dict[str, Any]:
         """The arguments that do not differ from stage to stage, by the names the kernels have for them."""
         q, k, v, scale, (offset, key_offset), inputs = call
-        head_dim, value_dim = q.shape[3], v.shape[3]
+        n, m, head_dim, value_dim = q.shape[2], k.shape[2], q.shape[3], v.shape[3]
         rounded = torch.get_float32_matmul_precision() != "highest" and torch.version.hip is None
-        n, m = q.shape[2], k.shape[2]
         arguments: dict[str, Any] = {
             "q": q, "k": k, "v": v, "scale": float(scale), "n": n, "m": m, "offset": offset,
-            "key_offset": key_offset,            "heads": q.shape[1], "group": q.shape[1] // max(k.shape[1], 1),
+            "key_offset": key_offset, "heads": q.shape[1], "group": q.shape[1] // max(k.shape[1], 1),
             "D": head_dim, "D_PAD": pad(head_dim), "V": value_dim, "V_PAD": pad(value_dim),
             "PRECISION": "tf32" if rounded and q.dtype == torch.float32 else "ieee",
             "INDEX": tl.int32 if self._fits_int32(max(n, m, offset, key_offset)) else tl.int64,
@@ -214,16 +189,12 @@ class TritonProgram:
             key = seed_key(inputs["seed"])
             arguments["seed"] = key - 2**32 if key >= 2**31 else key
         for name, table in getattr(self._module, "LISTS", {}).items():
-            arguments[name] = self._table(name, table, q.device)
+            if (name, q.device) not in self._tables:
+                self._tables[name, q.device] = torch.tensor(table, dtype=torch.int32, device=q.device)
+            arguments[name] = self._tables[name, q.device]
         for name, x in {"q": q, "k": k, "v": v, **others}.items():
             arguments |= {f"{name}_{axis}": x.stride(i) for i, axis in enumerate("bhrd")}
         return arguments
-
-    def _table(self, name: str, table: Sequence[int], device: torch.device) -> Tensor:
-        """The table of a list on the device, made once."""
-        if (name, device) not in self._tables:
-            self._tables[name, device] = torch.tensor(table, dtype=torch.int32, device=device)
-        return self._tables[name, device]
 
     def _fits_int32(self, longest: int) -> bool:
         """Whether every position and bound is below 2^31."""
@@ -244,11 +215,8 @@ class TritonProgram:
         The first of the positions is `first`.
         """
         options = launch_options(
-            stage,
-            values["D_PAD"] + values["V_PAD"],
-            owner.element_size(),
+            stage, values["D_PAD"] + values["V_PAD"], owner.element_size(), limit=shared_limit(owner),
             tensor_cores=owner.dtype != torch.float32 or values["PRECISION"] == "tf32",
-            limit=shared_limit(owner),
-        )
+        )  # fmt: skip
         grid = owner.shape[0] * owner.shape[1] * stage.programs(owner.shape[2], first)
         return Launch(stage.kernel, grid, self._arguments(stage.kernel, values), options)
