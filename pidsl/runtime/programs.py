@@ -228,3 +228,9 @@ def preferred(backend: str) -> tuple[str, str]:
     if not triton_installed():
         return "torch", "a GPU, but triton is not installed"
     return "triton", "a GPU; CPU tensors, float64 and head dimensions that triton does not take run on torch"
+
+
+@untraced
+def casts(kind: str) -> bool:
+    """Whether torch has an autocast for a kind of device, which torch 2.11 cannot trace."""
+    return torch.amp.is_autocast_available(kind)
