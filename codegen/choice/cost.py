@@ -243,7 +243,7 @@ def _intervals(placed: Placed, env: dict[str, Any]) -> Iterator[tuple[Any, Any, 
     line = line.set_dim_name(isl.dim_type.param, line.dim(isl.dim_type.param) - 1, "a")
     try:
         with limited("the keys of one row of a part", 20_000):
-            parts = loops(line, at.parameter_set("a", f"a >= 0 and {at.row} < n"))
+            parts = loops(line, at.set(f": a >= 0 and {at.row} < n", ", a"))
     except (TooHardError, NoLoop):
         parts = [Loop(0, FloorDiv(Sub(Var("m"), 1), at.layout.key_step))]
     for x in parts:

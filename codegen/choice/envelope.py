@@ -32,8 +32,7 @@ from pidsl.codegen.choice.cost import (
 from pidsl.codegen.choice.grid_axes import GridAxis, axes_of
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Over, Run, Runs
-from pidsl.codegen.tiling.coordinates import Coordinates
-from pidsl.codegen.tiling.tile_sets import last_tile
+from pidsl.codegen.tiling.coordinates import Coordinates, Tiles
 from pidsl.language.algebra import div, greatest, mod, plus, smallest, times
 from pidsl.language.expr import (
     Add,
@@ -233,10 +232,11 @@ def _sweep(found: Envelope, at: Coordinates, over: Over, rows: int, cols: int) -
         return div(simplify(Sub(position, back)), size)
 
     low: Index = 0 if first is None else greatest([0, tile(first(near))])
-    top = last_tile(at, over, size)
+    tiles = Tiles(at, over, rows, cols)
+    top = tiles.last
     high = top if last is None else smallest([top, tile(last(far))])
     guard = None if end is None else Compare("<", own, end)
-    return Runs(at.layout, over, rows, cols, (Run(False, low, high, 1, guard),))
+    return tiles.walk([Run(False, low, high, 1, guard)])
 
 
 def _outline(found: Envelope, dense: bool) -> Shape:

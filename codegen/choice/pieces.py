@@ -13,14 +13,14 @@ from pidsl.codegen.choice.parts import Part
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Grid, Lag, Lags, Layout
 from pidsl.codegen.tiling.bands import Placed, interval, place
-from pidsl.codegen.tiling.coordinates import Coordinates, coordinates, mask_pred
+from pidsl.codegen.tiling.coordinates import Coordinates, Tiles, coordinates, mask_pred
 from pidsl.codegen.tiling.forms import predicate
 from pidsl.codegen.tiling.tile_sets import every_tile
 from pidsl.codegen.tiling.tiles import sweep
 from pidsl.language.algebra import greatest, smallest
 from pidsl.language.expr import Pred, Truth, Var
 from pidsl.relation.frame import HOME, Frame, frame_of
-from pidsl.relation.isl import coalesced, convex_parts, read_map
+from pidsl.relation.isl import coalesced, convex_parts
 
 MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
 MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
@@ -86,15 +86,10 @@ def tile_piece(
 def masked_piece(relation: isl.Map, at: Coordinates, backend: Backend) -> Piece:
     """Every tile, masked: right for any relation, and what is left when isl's limit strikes."""
     rows, cols = backend.prices.sizes[0]
-    over_keys = every_tile(at, "keys", rows, cols)
-    return Piece(
-        keep=(mask_pred(at, at.points(relation)),),
-        forward=over_keys,
-        grad_query=over_keys,
-        grad_key=None if backend.grad_key is None else every_tile(at, "queries", rows, cols),
-        relation=relation,
-        reference=REFERENCE,
-    )
+    over_keys = every_tile(Tiles(at, "keys", rows, cols))
+    over_queries = None if backend.grad_key is None else every_tile(Tiles(at, "queries", rows, cols))
+    keep = mask_pred(at, at.points(relation))
+    return Piece((keep,), over_keys, over_keys, over_queries, relation, reference=REFERENCE)
 
 
 def _whole_periods(period: int, prices: Prices) -> list[int]:
@@ -127,7 +122,7 @@ def _shifts(placed: Placed, rows: int, period: int) -> tuple[tuple[int, int], ..
     out = []
     inside = placed.mask if placed.keys is None else without_ends(placed.mask)
     for da, db in ((along, along * s // t), (still, 0)):
-        moved = inside.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [a + {da}, b + {db}] }}"))
+        moved = inside.apply(at.map(f"[a, b] -> [a + {da}, b + {db}]"))
         if moved.is_equal(inside):
             out.append((da, db))
     return tuple(out)
