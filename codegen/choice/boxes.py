@@ -11,7 +11,6 @@ are not attended, large ones use the machine well.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
 from math import prod
 from typing import Any
@@ -19,48 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pidsl.codegen.choice.cost import LONGEST, REFERENCE, Backend, Prices, Rows, cheapest
+from pidsl.codegen.choice.cost import LONGEST, REFERENCE, Backend, Box, Prices, Rows, Tiling, Work, cheapest
 from pidsl.codegen.choice.grid_axes import GridAxis
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Boxes, Grid, Over
+from pidsl.codegen.plan.work import on_axis
 from pidsl.language.algebra import greatest, plus, smallest, times
-from pidsl.language.expr import Index, Sub, Var, evaluate, holds, simplify
+from pidsl.language.expr import Index, Var, holds
 
 LIKELY = 3  # boxes of so many queries that are looked at with every box of keys: those that meet fewest keys
 SAMPLE = 512  # queries of an axis looked at to count the pairs attended
 A, B, T = Var("a"), Var("b"), Var("t")
-
-Box = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What boxes of one size compute in a grid of the reference length."""
-
-    pairs: int
-    boxes: int  # boxes of keys visited
-    keys: int  # keys in them
-    programs: int  # boxes of queries
-
-    def cost(self, prices: Prices, rows: int) -> float:
-        """In the nanoseconds of the cost model."""
-        inside = self.pairs * prices.pair_cost(rows) + self.keys * prices.gather
-        return inside + self.boxes * prices.tile + self.programs * (prices.call + rows * prices.row)
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Boxes of queries and of keys, and what they cost."""
-
-    cost: float
-    own: Box
-    swept: Box
-    work: Work
-
-    @property
-    def pairs(self) -> int:
-        """Pairs computed."""
-        return self.work.pairs
 
 
 class Product:
@@ -74,23 +42,24 @@ class Product:
     def __init__(self, axes: Sequence[GridAxis], length: int = REFERENCE) -> None:
         self.axes, self.length = tuple(axes), length
         self.grid = Grid(tuple(x.length for x in axes))
-        self._cheapest: dict[int, tuple[Prices, Sizes]] = {}
+        self._cheapest: dict[int, tuple[Prices, Tiling]] = {}
         self._spans = cache(self._find_span)
 
     def piece(self, relation: Any, backend: Backend) -> Piece:
         """The cheapest piece of a backend, and the loops of its programs."""
         found, keys = self.cheapest(backend.prices), backend.grad_key
         own, swept = found.own, found.swept
+        over_queries = None if keys is None else self.sweep("queries", swept, self._cut(own, keys))
         return Piece(
-            keep=tuple(x.keep(A, B) for x in self.axes),
-            forward=self.sweep("keys", own, swept),
-            grad_query=self.sweep("keys", self._cut(own, backend.grad_query), swept),
-            grad_key=None if keys is None else self.sweep("queries", swept, self._cut(own, keys)),
-            relation=relation,
+            tuple(x.keep(A, B) for x in self.axes),
+            self.sweep("keys", own, swept),
+            self.sweep("keys", self._cut(own, backend.grad_query), swept),
+            over_queries,
+            relation,
             reference=self._reference(),
         )
 
-    def cheapest(self, prices: Prices) -> Sizes:
+    def cheapest(self, prices: Prices) -> Tiling:
         """The sizes of boxes of queries and of keys that cost least."""
         known = self._cheapest.get(id(prices))
         if known is None:
@@ -102,7 +71,7 @@ class Product:
         """About how many pairs are attended at the reference length."""
         return prod(map(self._attended, range(len(self.axes))))
 
-    def _find_cheapest(self, prices: Prices) -> Sizes:
+    def _find_cheapest(self, prices: Prices) -> Tiling:
         found = []
         for rows, cols in prices.sizes:
             exact = (1,) * len(self.axes)
@@ -110,14 +79,14 @@ class Product:
             for swept in self._boxes(cols):
                 for own in own_boxes[:LIKELY]:
                     work = self.work(own, swept)
-                    found.append(Sizes(work.cost(prices, rows), own, swept, work))
-        return cheapest(sorted(found, key=lambda x: (x.cost, x.own, x.swept)), self.attended)
+                    found.append(Tiling(work.cost(prices, rows), own, swept, work))
+        return cheapest(found, self.attended)
 
     def work(self, own: Box, swept: Box) -> Work:
         """What boxes of these sizes compute; boxes of single keys stand for exact ranges."""
         spans = [self._spans(k, h, w) for k, (h, w) in enumerate(zip(own, swept, strict=True))]
         pairs, boxes, keys, programs = (prod(x) for x in zip(*spans, strict=True))
-        return Work(pairs, 0 if prod(swept) == 1 else boxes, keys, programs)
+        return Work(pairs, 0 if prod(swept) == 1 else boxes, programs, keys)
 
     def sweep(self, over: Over, own: Box, swept: Box) -> Boxes:
         """The loops of a box, from the bounds of its first and its last token."""
@@ -168,14 +137,7 @@ class Product:
     def _find_span(self, k: int, own: int, swept: int) -> tuple[int, int, int, int]:
         """Pairs, boxes of keys, keys in them and boxes of queries of one axis."""
         length = self._length(k)
-        t = np.arange(-(-length // own))
-        low, end = _ends(self.axes[k], "keys", own)
-        first = evaluate(low, {"t": t}) + 0 * t
-        last = np.minimum(length - 1 if end is None else evaluate(end, {"t": t}), length - 1) + 0 * t
-        boxes = np.maximum(-(-(last - first + 1) // swept), 0)
-        heights = np.minimum(own, length - t * own) if swept == 1 else np.full(t.shape, own)
-        keys = boxes * swept
-        return int((heights * keys).sum()), int(boxes.sum()), int(keys.sum()), int((boxes > 0).sum())
+        return on_axis(*_ends(self.axes[k], "keys", own), length, own, swept)
 
     def _attended(self, k: int) -> int:
         """Pairs attended on one axis."""
@@ -189,13 +151,13 @@ class Product:
 
 def _ends(axis: GridAxis, over: Over, size: int) -> tuple[Index, Index | None]:
     """What the box t of so many tokens of an axis visits: the first and the last of it."""
-    low, high = (axis.first_key, axis.last_key) if over == "keys" else (axis.first_query, axis.last_query)
-    own = axis.queries if over == "keys" else axis.keys
+    met, own = (axis.attends, axis.queries) if over == "keys" else (axis.attended_by, axis.keys)
     near, far = times(T, size), plus(times(T, size), size - 1)
-    starts, ends = [0, low(near, far)], [] if high is None else [high(near, far)]
+    low, high = met(near, far)
+    starts: list[Index] = [0] if low is None else [0, low]
+    ends: list[Index] = [] if high is None else [high]
     if axis.length is not None:
         ends.append(axis.length - 1)
         if own is not None and size < axis.length:  # boxes outside begin behind the end
-            before, behind = simplify(Sub(own[0], far)), plus(near, -own[1])
-            starts += [times(x, axis.length) for x in (before, behind)]
+            starts += [times(x, axis.length) for x in (own[0] - far, plus(near, -own[1]))]
     return greatest(starts), smallest(ends) if ends else None

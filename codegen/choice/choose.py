@@ -67,7 +67,8 @@ def _options(x: Part, prices: Prices, square: bool, length: int) -> list[_Option
         placed = place(x.relation, coordinates(layout, square))
         outline = shape(placed, length)
         size = best_tiles(outline, prices)
-        tiles = f"tiles of {size.rows} rows" + (f" x {size.cols} keys" if size.cols > 1 else "")
+        (rows,), (cols,) = size.own, size.swept
+        tiles = f"tiles of {rows} rows" + (f" x {cols} keys" if cols > 1 else "")
         choice = Choice(x, layout, placed, outline)
         options.append(_Option(size.cost, rank, f"{x.lags}: {layout}, {tiles}", (choice,)))
     if lags is not None:

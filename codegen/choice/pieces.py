@@ -65,12 +65,12 @@ def tile_piece(
     at, simple, calls = placed.at, placed.mask, backend.calls
     period = _period(simple) if calls else 1
     size = best_tiles(outline, backend.prices, [(r, 1) for r in _whole_periods(period, backend.prices)])
-    rows, cols = size.rows, size.cols
+    (rows,), (cols,) = size.own, size.swept
     shifts: tuple[tuple[int, int], ...] = ()
     split = True
     if calls:
         shifts = _shifts(placed, rows, period)
-        if not shifts and outline.computed(rows, 1)[2] > calls.few:
+        if not shifts and outline.computed(rows, 1).programs > calls.few:
             rows = max(rows, calls.alone)
         # without a mask, tiles are computed in one call however they lie
         split = not shifts or not _narrow(outline, rows, calls.split)
@@ -151,8 +151,8 @@ def without_ends(simple: isl.Set) -> isl.Set:
 
 def _narrow(outline: Shape, rows: int, keys: int) -> bool:
     """Whether one masked call over all touched keys is cheaper than unmasked and masked calls and their merge."""
-    pairs, _, programs = outline.computed(rows, 1)
-    return programs == 0 or pairs / (programs * rows) <= keys
+    work = outline.computed(rows, 1)
+    return work.programs == 0 or work.pairs / (work.programs * rows) <= keys
 
 
 def lags_piece(group: Sequence[Choice], backend: Backend, length: int) -> Piece:

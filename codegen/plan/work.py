@@ -16,7 +16,7 @@ import numpy as np
 
 from pidsl.codegen.plan.walks import BlockList, Boxes, Grid, Lag, Lags, Listed, Runs, Walk
 from pidsl.errors import TooHardError
-from pidsl.language.expr import And, Compare, Or, Pred, Var, evaluate, holds
+from pidsl.language.expr import And, Compare, Index, Or, Pred, Var, evaluate, holds
 from pidsl.relation.counting import count_loops
 from pidsl.relation.isl import limited, read_set
 from pidsl.relation.loops import NoLoop, loops
@@ -35,8 +35,8 @@ def computed(walk: Walk, n: int) -> int:
     match walk:
         case Runs():
             return _in_runs(walk, n)
-        case Boxes(layout=grid):
-            return prod(_boxes_on_axis(walk, axis, n) for axis in range(len(grid.lengths)))
+        case Boxes(grid, _, own, swept, first, last):
+            return prod(on_axis(*axis)[0] for axis in zip(first, last, _lengths(grid, n), own, swept, strict=True))
         case Listed(layout=BlockList(size, blocks)):
             return size**2 * sum(max(pair) * size < n for pair in blocks)
         case Lags(lags=lags):  # the rows between the first and the last of each
@@ -129,17 +129,15 @@ def _lengths(grid: Grid, n: int) -> list[int]:
     return [x if length is None else min(x, length) for x, length in zip(found, grid.lengths, strict=True)]
 
 
-def _boxes_on_axis(walk: Boxes, axis: int, n: int) -> int:
-    """Pairs of coordinates in the boxes of one axis; boxes of single tokens end with the grid."""
-    length = _lengths(walk.layout, n)[axis]
-    own, swept = walk.own[axis], walk.swept[axis]
+def on_axis(first: Index, last: Index | None, length: int, own: int, swept: int) -> tuple[int, int, int, int]:
+    """Pairs, boxes of keys, keys in them and boxes of queries of one axis; boxes of single tokens end with the grid."""
     t = np.arange(-(-length // own))
-    first = np.maximum(evaluate(walk.first[axis], {"t": t}) + 0 * t, 0)
-    end = walk.last[axis]
-    last = np.minimum(length - 1 if end is None else evaluate(end, {"t": t}) + 0 * t, length - 1)
-    keys = np.maximum(-(-(last - first + 1) // swept), 0) * swept
+    low = np.maximum(evaluate(first, {"t": t}), 0 * t)
+    high = np.minimum(length - 1 if last is None else evaluate(last, {"t": t}), length - 1 + 0 * t)
+    boxes = np.maximum(-(-(high - low + 1) // swept), 0)
     heights = np.minimum(own, length - t * own) if swept == 1 else np.full(t.shape, own)
-    return int((heights * keys).sum())
+    keys = boxes * swept
+    return int((heights * keys).sum()), int(boxes.sum()), int(keys.sum()), int((boxes > 0).sum())
 
 
 def _of_relation(relation: isl.Map, n: int) -> int | None:

@@ -19,21 +19,7 @@ from typing import Literal
 import islpy as isl
 
 from pidsl.language.algebra import any_of
-from pidsl.language.expr import (
-    Add,
-    And,
-    Compare,
-    FloorDiv,
-    Index,
-    Mod,
-    Mul,
-    Pred,
-    Sub,
-    Truth,
-    Var,
-    fold,
-    simplify,
-)  # fmt: skip
+from pidsl.language.expr import Add, And, Compare, FloorDiv, Index, Mod, Mul, Pred, Sub, Truth, Var, fold, simplify
 from pidsl.relation.isl import convex_parts
 
 _dim = isl.dim_type

@@ -15,7 +15,7 @@ from pidsl import blocks, causal, halo, keys, neighborhood, queries, stride, whe
 from pidsl.codegen.check import check_grid, check_plan
 from pidsl.codegen.choice import choose
 from pidsl.codegen.choice.boxes import Product
-from pidsl.codegen.choice.cost import BACKENDS, Tiling
+from pidsl.codegen.choice.cost import BACKENDS, Tiling, Work
 from pidsl.codegen.choice.digits import products
 from pidsl.codegen.choice.grid_axes import axes_of
 from pidsl.codegen.choice.parts import parts
@@ -193,7 +193,7 @@ def test_digits_run(backend: str, data: st.DataObject) -> None:
     term = data.draw(in_digits())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "SPARSE", -1.0)
-        patch.setattr(choose, "best_tiles", lambda *_: Tiling(float("inf"), 16, 16, 0))
+        patch.setattr(choose, "best_tiles", lambda *_: Tiling(float("inf"), (16,), (16,), Work(0, 0, 0)))
         plan = planned(term, backend)
     form = Softmax(term, backend, None)  # type: ignore[arg-type]
     program = TorchProgram(plan) if backend == "torch" else TritonProgram(plan)
