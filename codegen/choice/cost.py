@@ -212,7 +212,7 @@ def grouped(ends: Ends, times: int) -> Ends:
 def shape(placed: Placed, length: int = REFERENCE) -> Shape:
     """The shape of a part in a layout at n = m = length; a part without a band is priced by its hull, or as dense."""
     layout = placed.at.layout
-    classes = layout.query_classes
+    classes = layout.query_step if layout.linked else 1
     sample = np.unique(np.linspace(0, classes - 1, min(classes, CLASSES)).astype(np.int64))[:, None]
     rows = -(-length // layout.query_step)
     a = np.arange(rows)[None, :]

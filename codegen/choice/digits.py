@@ -21,7 +21,7 @@ from pidsl.codegen.choice.cost import LONGEST
 from pidsl.codegen.choice.grid_axes import Ends, GridAxis, Met
 from pidsl.codegen.plan.walks import Grid, Over
 from pidsl.codegen.tiling.bands import Bound, band
-from pidsl.codegen.tiling.forms import predicate
+from pidsl.codegen.tiling.forms import Floor, atoms_of, predicate
 from pidsl.errors import TooHardError
 from pidsl.language.algebra import greatest, smallest
 from pidsl.language.expr import Index, substitute, substitute_pred
@@ -55,21 +55,14 @@ def products(relation: isl.Map, longest: int = LONGEST) -> list[tuple[isl.Map, l
 
 def digits(relation: isl.Map) -> list[int]:
     """What the digits count, the largest first: divisors of each other in the divisions of a relation."""
-    found: set[int] = set()
-    for part in convex_parts(relation.wrap()):
-        local = part.get_local_space()
-        sizes: list[int] = []
-        for k in range(part.dim(_dim.div)):
-            division = local.get_div(k)
-            scale = division.get_denominator_val()
-            size = int(scale.to_python())
-            for y, inner in enumerate(sizes):  # floor((floor(i / 64) + ...) / 8) counts 512 tokens
-                factor = abs(int((division.get_coefficient_val(_dim.div, y) * scale).to_python()))
-                if factor and size * inner % factor == 0:
-                    size = size * inner // factor
-                    break
-            sizes.append(size)
-        found.update(sizes)
+
+    def counted(x: Floor) -> int:
+        """floor((floor(i / 64) + ...) / 8) counts 512 tokens"""
+        inner = ((x.by * counted(y), abs(factor)) for y, factor in x.of.terms.items() if isinstance(y, Floor))
+        return next((size // factor for size, factor in inner if size % factor == 0), x.by)
+
+    convex = convex_parts(relation.wrap())
+    found = {counted(x) for part in convex for x in atoms_of(part, ("r", "j")) if isinstance(x, Floor)}
     strides = sorted(found - {1}, reverse=True)
     chain = all(large % small == 0 for large, small in pairwise(strides))
     return [*strides, 1] if strides and chain and len(strides) < MAX_AXES else []

@@ -184,7 +184,7 @@ def _sweep(found: Envelope, at: Coordinates, over: Over, rows: int, cols: int) -
     else:
         met, end, start, back = found.attended_by, found.keys, of_keys, of_rows
     near = plus(times(Var("t"), tiles.owned), start)
-    first, last = (None if x is None else div(x - back, tiles.size) for x in met(near, plus(near, tiles.owned - 1)))
+    first, last = (None if x is None else div(x - back, tiles.visited) for x in met(near, plus(near, tiles.owned - 1)))
     low = 0 if first is None else greatest([0, first])
     high = tiles.last if last is None else smallest([tiles.last, last])
     guard = None if end is None else Compare("<", near, end)

@@ -17,7 +17,7 @@ from itertools import accumulate, pairwise
 from pidsl.codegen.choice.cost import Backend, shape
 from pidsl.codegen.choice.envelope import Envelope, I, J, envelope_piece
 from pidsl.codegen.choice.grid_axes import Ends
-from pidsl.codegen.choice.parts import Part, keys_of, positions_of
+from pidsl.codegen.choice.parts import Part, occurring
 from pidsl.codegen.choice.pieces import tile_piece, union_of
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Layout
@@ -76,12 +76,11 @@ def bounded(part: Part, square: bool) -> Bounded | None:
     """A part as numbers; None where it goes on for ever, depends on lengths or has divisions."""
     if part.lags.step > 1:  # residue classes know better
         return None
-    (first, last), (low, high) = (interval_of(x(part.relation)) for x in (positions_of, keys_of))
+    frame = frame_of(part.relation)
+    (first, last), (low, high) = (interval_of(occurring(part.relation, x)) for x in (frame.query, frame.key))
     if first is None or last is None or low is None or high is None:
         return None
-    frame = frame_of(part.relation)
-    at = coordinates(Layout(frame=frame), square)
-    placed = place(part.relation, at)
+    placed = place(part.relation, coordinates(Layout(frame=frame), square))
     convex = convex_parts(placed.mask)
     if len(convex) != 1:
         return None
@@ -96,11 +95,11 @@ def bounded(part: Part, square: bool) -> Bounded | None:
     return Bounded(part, placed, (first, last), (low, high), slopes)
 
 
-def packed_pieces(row: Sequence[Bounded], backend: Backend, square: bool, length: int) -> Iterator[Piece]:
+def packed_pieces(row: Sequence[Bounded], backend: Backend, length: int) -> Iterator[Piece]:
     """Parts that share no row: one by one, where each is a few large calls, else as one piece."""
     if backend.calls and len(row) <= backend.calls.parts:
         for x in row:
-            yield tile_piece(x.part.relation, x.placed, shape(x.placed, length), backend, length)
+            yield tile_piece(x.placed, shape(x.placed, length), backend, length)
         return
     relation = union_of([x.part for x in row])
     yield envelope_piece(packed(row), relation, row[0].placed.at, backend, dense=True)

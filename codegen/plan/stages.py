@@ -108,7 +108,8 @@ def _group(number: int, piece: Piece, task: Pass) -> _Group:
         case Listed():
             return _Group(True, 1, 0, walk.owned, "_listed", number)
         case Runs(layout=layout) | Lags(layout=layout):
-            step, fixed = layout.key_side if task == "grad_key" else layout.query_side
+            queries, keys = (layout.query_step, layout.query_class), (layout.key_step, layout.key_class)
+            step, fixed = keys if task == "grad_key" else queries
             return _Group(fixed is not None, step, fixed or 0, walk.owned, "_lags" if isinstance(walk, Lags) else "")
 
 

@@ -7,6 +7,7 @@ relation, and on the axes of a grid or in listed blocks by the mask.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -114,13 +115,10 @@ def _on_lag(x: Lag, n: int) -> int:
     """The rows of a lag."""
     env = _lengths_of(n)
     r = np.arange(evaluate(x.first, env), evaluate(x.last, env) + 1)
-    heads = {0, *_heads(x.keep)}
-    kept = (
-        (np.asarray(holds(x.keep, {**env, "r": r, "q_head": h})) & (r >= 0) for h in heads)
-        if x.keep is not None
-        else ()
-    )
-    return max((int(found.sum()) for found in kept), default=len(r))
+    if x.keep is None:
+        return len(r)
+    kept = (np.asarray(holds(x.keep, {**env, "r": r, "q_head": h})) & (r >= 0) for h in {0, *_heads(x.keep)})
+    return max(int(found.sum()) for found in kept)
 
 
 def _lengths(grid: Grid, n: int) -> list[int]:
@@ -142,11 +140,9 @@ def on_axis(first: Index, last: Index | None, length: int, own: int, swept: int)
 
 def _of_relation(relation: isl.Map, n: int) -> int | None:
     """The pairs of a relation of rows and keys; None where isl does not tell in time."""
-    try:
-        with limited("the pairs of a piece", OPERATIONS):
-            return _pairs(relation, n)
-    except (TooHardError, NoLoop):
-        return None
+    with suppress(TooHardError, NoLoop), limited("the pairs of a piece", OPERATIONS):
+        return _pairs(relation, n)
+    return None
 
 
 def _pairs(relation: isl.Map, n: int) -> int:

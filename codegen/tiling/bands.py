@@ -49,6 +49,7 @@ class Placed:
     """A part of the relation in a layout: its pairs and its mask as sets of (a, b), and the keys of each row."""
 
     at: Coordinates
+    relation: isl.Map
     points: isl.Set
     mask: isl.Set
     keys: Band | None
@@ -58,7 +59,7 @@ def place(relation: isl.Map, at: Coordinates) -> Placed:
     """`relation` in the coordinates of a layout."""
     points = at.points(relation)
     simple = mask(at, points)
-    return Placed(at, points, simple, band(simple, "keys"))
+    return Placed(at, relation, points, simple, band(simple, "keys"))
 
 
 def band(simple: isl.Set, over: Over) -> Band | None:

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import islpy as isl
 
-from pidsl.codegen.plan.walks import Layout, Over, Run, Runs
+from pidsl.codegen.plan.walks import Layout, Over, Run, Runs, Tiled
 from pidsl.codegen.tiling.forms import predicate
 from pidsl.language.expr import Index, Pred, Var, substitute, substitute_pred
 from pidsl.relation.isl import coalesced, read_map, read_set
@@ -64,14 +64,6 @@ class Coordinates:
         """All (a, b), for rows and keys without end."""
         return self.set("[a, b] : a >= 0 and b >= 0")
 
-    @property
-    def starts(self) -> tuple[str, str]:
-        """By which parameters index 0 of rows and of keys lies ahead, in steps of the layout."""
-        moved = self.layout.frame.moved
-        if self.layout.identity:
-            return "offset", "key_offset" if moved else "0"
-        return "e", "f" if moved and not self.layout.linked else "0"
-
     def plain(self, e: Index) -> Index:
         """`e` in the variables of the plan."""
         return substitute(e, self.behind) if self.behind else e
@@ -82,7 +74,7 @@ class Coordinates:
 
 
 @dataclass(frozen=True, slots=True)
-class Tiles:
+class Tiles(Tiled):
     """Tiles of a layout: a program owns tile `t` of one dimension and visits those of the other (see `Runs`)."""
 
     at: Coordinates
@@ -91,29 +83,23 @@ class Tiles:
     cols: int
 
     @property
-    def owned(self) -> int:
-        """Positions of a program."""
-        return self.rows if self.over == "keys" else self.cols
-
-    @property
-    def size(self) -> int:
-        """Positions of a tile of the swept dimension."""
-        return self.cols if self.over == "keys" else self.rows
-
-    @property
     def last(self) -> Index:
         """Index of the last swept tile that exists; -1 when the class is empty."""
         layout = self.at.layout
         length, own_class, step = ("m", "d", layout.key_step) if self.over == "keys" else ("n", "c", layout.query_step)
         top = Var(length) - 1
-        return (top if step == 1 else top - Var(own_class)) // (step * self.size)
+        return (top if step == 1 else top - Var(own_class)) // (step * self.visited)
 
     @property
     def whole(self) -> Index:
         """How many tiles of keys of a class are complete."""
         step = self.at.layout.key_step
         length = Var("m") if step == 1 else Var("m") - Var("d") + (step - 1)
-        return length // (step * self.size)
+        return length // (step * self.visited)
+
+    def every(self) -> Runs:
+        """A loop over all tiles of the swept dimension, masked: right for any piece."""
+        return self.walk([Run(False, 0, self.last)])
 
     def walk(self, runs: Iterable[Run]) -> Runs:
         """A walk of these runs, in the variables of the plan."""

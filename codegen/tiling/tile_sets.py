@@ -41,11 +41,6 @@ def general_sweep(tiles: Tiles, simple: isl.Set, *, split: bool) -> Runs:
     return tiles.walk(run for is_full, x in found for run in _cut(tiles, is_full, x))
 
 
-def every_tile(tiles: Tiles) -> Runs:
-    """A loop over all tiles of the swept dimension, masked: right for any piece."""
-    return tiles.walk(_cut(tiles, False, Loop(0, Var("top"))))
-
-
 def _tile_sets(tiles: Tiles, simple: isl.Set, split: bool) -> tuple[isl.Set, isl.Set]:
     """`{ [t, x] }`: touched and full tiles of a mask, for rows and keys without end."""
     at, rows, cols = tiles.at, tiles.rows, tiles.cols
@@ -95,8 +90,11 @@ def _loops(tiles: Tiles, touched: isl.Set, full: isl.Set) -> list[tuple[bool, Lo
 
 def _between(tiles: Tiles, simple: isl.Set) -> Loop:
     """One loop over the tiles between the least and the greatest distance, and index, of a mask's pairs."""
-    at = tiles.at
-    row, key = at.starts
+    at, layout = tiles.at, tiles.at.layout
+    # by which parameters index 0 of rows and of keys lies ahead, in steps of the layout
+    row, key = ("offset", "key_offset") if layout.identity else ("e", "0" if layout.linked else "f")
+    if not layout.frame.moved:
+        key = "0"
     pairs = simple & at.quadrant
     parameters = pairs.dim(isl.dim_type.param)
 
@@ -120,9 +118,9 @@ def _between(tiles: Tiles, simple: isl.Set) -> Loop:
     last: list[Index] = [Var("top")]
     for base, further, (least, most) in ((near, tiles.owned - 1, distance), (zero, 0, index)):
         if least is not None:
-            first.append((base + least) // tiles.size)
+            first.append((base + least) // tiles.visited)
         if most is not None:
-            last.append((base + (further + most)) // tiles.size)
+            last.append((base + (further + most)) // tiles.visited)
     return Loop(greatest(first), smallest(last))
 
 

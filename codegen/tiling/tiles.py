@@ -48,7 +48,7 @@ def sweep(placed: Placed, over: Over, rows: int, cols: int, *, split: bool = Tru
 
 
 def _runs(swept: Tiles, found: Band, split: bool) -> list[Run]:
-    own, size = "a" if swept.over == "keys" else "b", swept.size
+    own, size = "a" if swept.over == "keys" else "b", swept.visited
     near, far = Form(0, {"t": swept.owned}), Form(swept.owned - 1, {"t": swept.owned})
     end = swept.last
 

@@ -114,15 +114,15 @@ def test_boxes_are_dense_where_tiles_are_not(backend: str) -> None:
 
 
 def test_a_dilated_axis_is_split_into_its_classes() -> None:
-    found = Product(axes_of(neighborhood((64, 64), 7, dilation=4), split=True))
+    found = Product(axes_of(neighborhood((64, 64), 7, dilation=4), split=True), BACKENDS["torch"])
     assert found.grid.lengths == (16, 4, 16, 4)
-    sizes = found.cheapest(BACKENDS["torch"].prices)
+    sizes = found.cheapest
     assert sizes.own[1] == sizes.own[3] == 1 and sizes.work.pairs < 4 * (64 * 7) ** 2
 
 
 def test_work_is_what_is_visited() -> None:
     term = neighborhood((20, 12), (7, 5))
-    found = Product(axes_of(term))
+    found = Product(axes_of(term), BACKENDS["torch"])
     (piece,) = lower(term, "torch").walked(Boxes)
     walk = pidsl.compile(term, "torch").form.made("torch", 64).program.module.PIECE_0
     visited = sum(s.tiles * s.height * s.width for s in walk.schedule(Sizes(240, 240, 0)).segments)
@@ -179,7 +179,7 @@ def test_products_of_digits_are_their_part(term: Term, backend: str) -> None:
         for relation, axes in found:
             assert (union & relation).is_empty()
             union = union | relation
-            piece = Product(axes).piece(relation, BACKENDS[backend])
+            piece = Product(axes, BACKENDS[backend]).piece(relation)
             assert list(check_grid(piece, piece.layout)) == []
         lengths = read_set("[n, m, offset] -> { : n >= 1 and m >= 1 and offset >= 0 }")
         assert union.is_equal(part.relation.intersect_params(lengths))
