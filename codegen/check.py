@@ -46,7 +46,8 @@ from pidsl.codegen.plan.walks import (
 )
 from pidsl.codegen.tiling.coordinates import Coordinates, coordinates, mask
 from pidsl.errors import PlanError
-from pidsl.language.expr import And, Compare, Mod, Pred, Sub, Var, substitute_pred
+from pidsl.language.algebra import both
+from pidsl.language.expr import And, Compare, Var, substitute_pred
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
 from pidsl.relation.build import needs_square, rows_relation
@@ -83,9 +84,7 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
         unlisted = next((x.layout.other for x in plan.pieces if isinstance(x.layout, BlockList)), term)
         whole = rows_relation(unlisted, plan.frame)
         faults += list(check_pieces(plan, whole)) + list(check_attended(plan, whole, needs_square(term)))
-        faults += [
-            f"piece {k}: {x}" for k, piece in enumerate(plan.pieces) for x in check_piece(piece, term, plan.frame)
-        ]
+        faults += [f"piece {k}: {x}" for k, y in enumerate(plan.pieces) for x in check_piece(y, term, plan.frame)]
     if faults:
         raise _wrong(plan, faults)
 
@@ -213,8 +212,13 @@ def check_walk(piece: Piece, walk: Walk, term: Term) -> Iterator[str]:
         case Runs(layout):
             yield from check_runs(piece, walk, coordinates(layout, needs_square(term)))
         case Boxes(grid):
-            for axis, (length, keep) in enumerate(zip(grid.lengths, piece.keep, strict=True)):
-                if not _box_covers(walk, axis, length, keep):
+            axes = zip(grid.lengths, piece.keep, walk.own, walk.first, walk.last, strict=True)
+            for axis, (length, keep, size, first, last) in enumerate(axes):
+                own, swept = ("a", Var("b")) if walk.over == "keys" else ("b", Var("a"))
+                end = "" if length is None else f"and a < {length} and b < {length}"
+                space = f"{{ [a, b, t] : a >= 0 and b >= 0 {end} and {size} t <= {own} < {size} t + {size} }}"
+                visited = both(None if last is None else Compare("<=", swept, last), Compare("<=", first, swept))
+                if not (read_set(space) & region(keep, scope(space))).is_subset(region(visited, scope(space))):
                     yield f"a pair on axis {axis} is not visited"
         case Lags():
             yield from check_lags(piece.relation, walk)
@@ -334,29 +338,15 @@ def check_grid(piece: Piece, grid: Grid) -> Iterator[str]:
         yield "the axes of the grid are not the piece"
 
 
-def _box_covers(walk: Boxes, axis: int, length: int | None, keep: Pred) -> bool:
-    end = "" if length is None else f"and a < {length} and b < {length}"
-    own, size = ("a" if walk.over == "keys" else "b"), walk.own[axis]
-    space = f"{{ [a, b, t] : a >= 0 and b >= 0 {end} and {size} t <= {own} < {size} t + {size} }}"
-    swept = Var("b" if walk.over == "keys" else "a")
-    visited: Pred = Compare("<=", walk.first[axis], swept)
-    if (last := walk.last[axis]) is not None:
-        visited = And(visited, Compare("<=", swept, last))
-    names = scope(space)
-    return (read_set(space) & region(keep, names)).is_subset(region(visited, names))
-
-
 def _kept(piece: Piece, at: Coordinates) -> isl.Set:
     return coalesced(region(piece.keep[0], _names(at, "a, b")) & at.exists)
 
 
 def _visited(run: Run, at: Coordinates) -> isl.Set:
     x = Var("x")
-    inside: Pred = And(Compare("<=", run.first, x), Compare("<=", x, run.last))
+    inside = both(run.guard, And(Compare("<=", run.first, x), Compare("<=", x, run.last)))
     if run.step != 1:
-        inside = And(inside, Compare("==", Mod(Sub(x, run.first), run.step), 0))
-    if run.guard is not None:
-        inside = And(inside, run.guard)
+        inside = And(inside, Compare("==", (x - run.first) % run.step, 0))
     return region(inside, _names(at, "t, x"))
 
 

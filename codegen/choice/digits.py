@@ -12,6 +12,7 @@ and those with equal relations are taken together. isl verifies that the product
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import reduce
 from itertools import pairwise
 
@@ -43,14 +44,10 @@ def products(relation: isl.Map, longest: int = LONGEST) -> list[tuple[isl.Map, l
         relation: `[n, m, offset] -> { [r] -> [j] }`.
         longest: no row of the grid holds more tokens: a call fills its rows up.
     """
-    try:
-        with limited("the digits of a part", OPERATIONS):
-            strides = digits(relation)
-            if not strides or strides[0] > longest:
-                return None
-            return _products(relation, strides)
-    except TooHardError:
-        return None
+    with suppress(TooHardError), limited("the digits of a part", OPERATIONS):
+        strides = digits(relation)
+        return _products(relation, strides) if strides and strides[0] <= longest else None
+    return None
 
 
 def digits(relation: isl.Map) -> list[int]:

@@ -47,6 +47,7 @@ class Envelope:
     attended_by: Met = anywhere
     queries: int | None = None  # positions from here on attend nothing
     keys: int | None = None  # and are attended by nobody
+    dense: bool = False  # nearly all pairs between the ends are attended
 
     @property
     def transposed(self) -> Envelope:
@@ -155,17 +156,9 @@ def _ends(axes: Sequence[GridAxis], sides: Sequence[Met], near: Index, far: Inde
     return times(low, inner), plus(times(high, inner), inner - 1)
 
 
-def envelope_piece(found: Envelope, relation: Any, at: Coordinates, backend: Backend, *, dense: bool = False) -> Piece:
-    """The whole relation in masked tiles within its envelope; layout: identity.
-
-    Args:
-        found: the envelope, `dense` when the relation is about all of it.
-        relation: the pairs.
-        at: the identity.
-        backend: whose tiles.
-        dense: see `found`.
-    """
-    size = best_tiles(_outline(found, dense), backend.prices)
+def envelope_piece(found: Envelope, relation: Any, at: Coordinates, backend: Backend) -> Piece:
+    """The whole relation in masked tiles within its envelope; layout: identity."""
+    size = best_tiles(_outline(found), backend.prices)
     (rows,), (cols,) = size.own, size.swept
     if backend.calls:  # no two tiles have the same mask
         rows = max(rows, backend.calls.alone)
@@ -175,27 +168,23 @@ def envelope_piece(found: Envelope, relation: Any, at: Coordinates, backend: Bac
 
 
 def _sweep(found: Envelope, at: Coordinates, over: Over, rows: int, cols: int) -> Runs:
-    tiles, frame = Tiles(at, over, rows, cols), at.layout.frame
-    of_rows, of_keys = Var("offset"), frame.key_at(0)  # the positions of row 0 and key 0
-    start: Index
-    back: Index
-    if over == "keys":
-        met, end, start, back = found.attends, found.queries, of_rows, of_keys
-    else:
-        met, end, start, back = found.attended_by, found.keys, of_keys, of_rows
-    near = plus(times(Var("t"), tiles.owned), start)
-    first, last = (None if x is None else div(x - back, tiles.visited) for x in met(near, plus(near, tiles.owned - 1)))
+    tiles = Tiles(at, over, rows, cols)
+    met, end = (found.attends, found.queries) if over == "keys" else (found.attended_by, found.keys)
+    zeros: tuple[Index, Index] = Var("offset"), at.layout.frame.key_at(0)  # the positions of row 0 and key 0
+    own, visited = zeros if over == "keys" else zeros[::-1]
+    near = plus(times(Var("t"), tiles.owned), own)
+    ends = met(near, plus(near, tiles.owned - 1))
+    first, last = (None if x is None else div(x - visited, tiles.visited) for x in ends)
     low = 0 if first is None else greatest([0, first])
     high = tiles.last if last is None else smallest([tiles.last, last])
     guard = None if end is None else Compare("<", near, end)
     return tiles.walk([Run(False, low, high, 1, guard)])
 
 
-def _outline(found: Envelope, dense: bool) -> Shape:
+def _outline(found: Envelope) -> Shape:
     """The intervals at the reference length; attended pairs are counted in as many rows as the sample allows."""
     count = REFERENCE if found.queries is None else min(REFERENCE, found.queries)
     i = np.arange(REFERENCE)
-
     low, high = found.attends(I, I)
     first = np.maximum(0 if low is None else evaluate(low, {"i": i}), 0 * i)
     last = np.minimum(REFERENCE - 1 if high is None else evaluate(high, {"i": i}), REFERENCE - 1 + 0 * i)
@@ -203,7 +192,7 @@ def _outline(found: Envelope, dense: bool) -> Shape:
     spread = int((last - first)[inside].sum())
     ends = np.where(inside, first, NEVER)[None], np.where(inside, last, -1)[None]
     rows = np.flatnonzero(inside)
-    if dense:
+    if found.dense:
         return Shape((ends,), (grouped(ends, GRAIN),), spread + len(rows), spread, 1.0)
     rows = rows[:: max(1, -(-spread // SAMPLE))]
     each = [int(np.sum(holds(found.keep, {"i": int(r), "j": np.arange(first[r], last[r] + 1)}))) for r in rows[:4096]]

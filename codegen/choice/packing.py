@@ -58,11 +58,9 @@ def packings(found: Sequence[Part], square: bool) -> tuple[list[list[Bounded]], 
     others = [x for x, here in known if here is None]
     for here in sorted((here for _, here in known if here is not None), key=lambda x: x.rows):
         fitting = (row for row in rows if row[-1].rows[1] < here.rows[0] and _slopes([*row, here]) <= SLOPES)
-        row = next(fitting, None)
-        if row is None:
-            rows.append([here])
-        else:
-            row.append(here)
+        if (row := next(fitting, None)) is None:
+            rows.append(row := [])
+        row.append(here)
     if len(rows) > MAX_ROWS:
         return [], list(found)
     return [row for row in rows if len(row) > 1], [*others, *(row[0].part for row in rows if len(row) == 1)]
@@ -102,7 +100,7 @@ def packed_pieces(row: Sequence[Bounded], backend: Backend, length: int) -> Iter
             yield tile_piece(x.placed, shape(x.placed, length), backend, length)
         return
     relation = union_of([x.part for x in row])
-    yield envelope_piece(packed(row), relation, row[0].placed.at, backend, dense=True)
+    yield envelope_piece(packed(row), relation, row[0].placed.at, backend)
 
 
 def packed(row: Sequence[Bounded]) -> Envelope:
@@ -133,7 +131,7 @@ def packed(row: Sequence[Bounded]) -> Envelope:
         low = greatest([_steps(near, after, starts), *(plus(near, -x) for x in ahead)])
         return low, smallest([_steps(far, first, ends), *(plus(far, x) for x in behind)])
 
-    return Envelope(fold(keep), attends, attended_by, max(ends) + 1, max(highs) + 1)
+    return Envelope(fold(keep), attends, attended_by, max(ends) + 1, max(highs) + 1, dense=True)
 
 
 def _steps(x: Index, starts: Sequence[int], values: Sequence[int]) -> Index:

@@ -69,8 +69,7 @@ def parts(relation: isl.Map) -> list[Part]:
     for x in found:
         rest = x if done is None else coalesced(x - done)
         done = x if done is None else coalesced(done | x)
-        for b in coalesced(rest.make_disjoint()).get_basic_maps():
-            out.append(isl.Map.from_basic_map(b))
+        out += map(isl.Map.from_basic_map, coalesced(rest.make_disjoint()).get_basic_maps())
     if len(out) > 2 * MAX_PARTS or not _disjoint(out):
         return [part(relation)]
     return [y for x in out for y in _near_and_far(part(x))]
@@ -120,7 +119,7 @@ def _many(found: Sequence[isl.Map]) -> list[Part]:
         rest = found[k]
         for y in others:
             rest = rest - found[y]
-        out += [isl.Map.from_basic_map(b) for b in (rest.make_disjoint() if others else rest).get_basic_maps()]
+        out += map(isl.Map.from_basic_map, (rest.make_disjoint() if others else rest).get_basic_maps())
     return [part(x) for x in out if not x.is_empty()] if len(out) <= MOST_PARTS else []
 
 

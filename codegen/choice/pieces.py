@@ -123,13 +123,10 @@ def without_ends(simple: isl.Set) -> isl.Set:
     kept = isl.BasicSet.universe(parts[0].get_space())
     divisions = parts[0].dim(isl.dim_type.div)
     for x in parts[0].get_constraints():
-        rows, keys = (x.involves_dims(isl.dim_type.set, k, 1) for k in (0, 1))
-        if x.involves_dims(isl.dim_type.div, 0, divisions):
-            if not (rows and keys):  # of a bound with divisions the sweep may say less
-                return simple
+        if all(x.involves_dims(isl.dim_type.set, k, 1) for k in (0, 1)):
             kept = kept.add_constraint(x)
-        elif rows and keys:
-            kept = kept.add_constraint(x)
+        elif x.involves_dims(isl.dim_type.div, 0, divisions):  # of a bound with divisions the sweep may say less
+            return simple
     return isl.Set.from_basic_set(kept)
 
 
@@ -139,8 +136,7 @@ def lags_piece(group: Sequence[Choice], backend: Backend, length: int) -> Piece:
     frame = frame_of(group[0].part.relation)
     for x in group:
         for lag in x.part.lags.values() or ():
-            only = frame.map(f"[r] -> [j] : {frame.key} = r + offset - {lag}")
-            rows = (x.part.relation & only).domain()
+            rows = (x.part.relation & frame.map(f"[r] -> [j] : {frame.lag} = {lag}")).domain()
             by_lag[lag] = (by_lag[lag] | rows) if lag in by_lag else rows
     lags = ((lag, coalesced(rows)) for lag, rows in sorted(by_lag.items()) if not rows.is_empty())
     found = tuple(_lag(lag, rows, frame) for lag, rows in lags)

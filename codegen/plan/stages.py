@@ -66,23 +66,14 @@ def stages(plan: Plan, task: Pass) -> tuple[Stage, ...]:
     found: list[Stage] = []
     for group in order:
         side = "" if group.step == 1 else f"_mod_{group.step}"
-        fixed_class = f"_{group.fixed}" if group.partial and group.alone is None else ""
-        name = f"{task}{fixed_class}{side}{group.kind}"
+        fixed = group.fixed if group.partial and group.alone is None else None
+        name = f"{task}{'' if fixed is None else f'_{fixed}'}{side}{group.kind}"
         if any(stage.name == name for stage in found):
             name += f"_by_{group.tile}" if group.alone is None else f"_{group.alone}"
-        found.append(
-            Stage(
-                name=name,
-                task=task,
-                owns="keys" if task == "grad_key" else "rows",
-                step=group.step,
-                fixed=group.fixed if group.partial and group.alone is None else None,
-                tile=group.tile,
-                swept=max(piece.walk(task).visited for _, piece in groups[group]),
-                resumes=bool(found) or group.partial,
-                pieces=tuple(groups[group]),
-            )
-        )
+        owns = "keys" if task == "grad_key" else "rows"
+        swept = max(piece.walk(task).visited for _, piece in groups[group])
+        resumes = bool(found) or group.partial
+        found.append(Stage(name, task, owns, group.step, fixed, group.tile, swept, resumes, tuple(groups[group])))
     return tuple(found)
 
 

@@ -70,22 +70,15 @@ def _in_runs(walk: Runs, n: int) -> int:
     by_keys = walk.over == "keys"
     step = layout.query_step if by_keys else layout.key_step
     env = _lengths_of(n)
-    if layout.linked:
-        own = np.arange(min(step, n))
-    elif by_keys:
-        own = np.array([evaluate(layout.row_class(), env)])
-    else:
-        own = np.array([evaluate(layout.own_key_class(), env)])
-    size = walk.owned
+    fixed = layout.row_class() if by_keys else layout.own_key_class()
+    own = np.arange(min(step, n)) if layout.linked else np.array([evaluate(fixed, env)])
     own = own[own < n]
-    tiles = (n - own + step * size - 1) // (step * size)  # of each class
+    tiles = -((own - n) // (step * walk.owned))  # of each class
     which = np.repeat(own, tiles)
     t = np.arange(len(which)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
-    env |= {"t": t, "c": which} if by_keys else {"t": t, "d": which}
-    if by_keys:
-        env["d"] = evaluate(layout.key_class_of(Var("c")), env)
-    else:
-        env["c"] = evaluate(layout.row_class_of(Var("d")), env)
+    mine, other = ("c", "d") if by_keys else ("d", "c")
+    env |= {"t": t, mine: which}
+    env[other] = evaluate(layout.key_class_of(Var("c")) if by_keys else layout.row_class_of(Var("d")), env)
     heads = {x for run in walk.runs for x in _heads(run.guard)}  # they have this piece, or do not: who has it, counts
     return max(_tiles(walk, {**env, "q_head": head}, t) for head in heads | {0}) * walk.rows * walk.cols
 

@@ -16,7 +16,8 @@ import islpy as isl
 from pidsl.codegen.plan.walks import Over
 from pidsl.codegen.tiling.coordinates import Coordinates, mask
 from pidsl.codegen.tiling.forms import Form, constraints
-from pidsl.language.expr import And, Pred
+from pidsl.language.algebra import both
+from pidsl.language.expr import Pred
 from pidsl.relation.isl import convex_parts
 
 
@@ -78,10 +79,8 @@ def _band(points: isl.Set, names: Sequence[str], own: str, swept: str) -> Band |
     parts = convex_parts(points)
     if len(parts) != 1:
         return None
-    lower: list[Bound] = []
-    upper: list[Bound] = []
-    first: list[Form] = []
-    last: list[Form] = []
+    lower, upper = list[Bound](), list[Bound]()
+    first, last = list[Form](), list[Form]()
     guard: Pred | None = None
     exact = True
     for given in constraints(parts[0], names):
@@ -97,8 +96,7 @@ def _band(points: isl.Set, names: Sequence[str], own: str, swept: str) -> Band |
         elif u:
             (first if u > 0 else last).append(form.bound(own))
         else:
-            test = form.compare(">=")
-            guard = test if guard is None else And(guard, test)
+            guard = both(guard, form.compare(">="))
     return Band(tuple(lower), tuple(upper), tuple(first), tuple(last), guard, exact)
 
 

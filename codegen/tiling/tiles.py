@@ -25,7 +25,7 @@ from pidsl.codegen.tiling.coordinates import Tiles
 from pidsl.codegen.tiling.forms import Form
 from pidsl.codegen.tiling.tile_sets import general_sweep
 from pidsl.language.algebra import both, greatest, smallest
-from pidsl.language.expr import And, Index, Not, Pred, evaluate
+from pidsl.language.expr import Index, Not, Pred, evaluate
 
 PROBE = 16384  # length at which a sweep without any full tile is taken to have none
 
@@ -67,12 +67,9 @@ def _runs(swept: Tiles, found: Band, split: bool) -> list[Run]:
     for x in found.last:
         guard = both(guard, x.plus(near, -1).compare(">="))
         within = both(within, x.plus(far, -1).compare(">="))
-    if within is None:
-        everything = [Run(False, first, last, 1, guard)]
-    else:
-        assert guard is not None
-        edges = Run(False, first, last, 1, And(guard, Not(within)), edge=True)
-        everything = [Run(False, first, last, 1, within if found.guard is None else And(found.guard, within)), edges]
+    everything = [Run(False, first, last, 1, found.guard if within is None else both(found.guard, within))]
+    if within is not None:
+        everything.append(Run(False, first, last, 1, both(guard, Not(within)), edge=True))
     if not split or not found.exact or found.guard is not None:
         return everything
     # tiles in which no row of the own tile misses a key
