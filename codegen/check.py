@@ -248,9 +248,8 @@ def check_lags(pairs: isl.Map, walk: Lags) -> Iterator[str]:
     names, lengths = _scope(frame, "r"), frame.compared()
     relation = pairs.intersect_params(lengths)
     for x in walk.lags:
-        rows = region(And(Compare("<=", x.first, Var("r")), Compare("<=", Var("r"), x.last)), names)
-        if x.keep is not None:
-            rows = rows & region(x.keep, names)
+        between = And(Compare("<=", x.first, Var("r")), Compare("<=", Var("r"), x.last))
+        rows = region(both(x.keep, between), names)
         lag = frame.map(f"[r] -> [j] : {frame.lag} = {x.lag}")
         if not lag.intersect_domain(rows).intersect_params(lengths).is_equal(relation & lag):
             yield f"the rows of lag {x.lag}: the diagonals are not the piece"

@@ -135,7 +135,6 @@ def _axis(pairs: isl.Set, length: int | None) -> GridAxis:
     keep = predicate(simple, ("a", "b"))
     return GridAxis(
         length,
-        bool(pairs.is_subset(read_set("{ [a, b] : a = b }"))),
         lambda q, k: substitute_pred(keep, {"a": q, "b": k}),
         _met(simple, pairs, "keys", length),
         _met(simple, pairs, "queries", length),

@@ -29,12 +29,12 @@ class GridAxis:
     """
 
     length: int | None  # None: as far as the sequence goes
-    own: bool  # every token attends itself only
     keep: Callable[[Index, Index], Pred]
     attends: Met
     attended_by: Met
     queries: tuple[int, int] | None = None
     keys: tuple[int, int] | None = None
+    own: bool = False  # every token attends itself only, as is known of words
 
 
 def axes_of(term: Neighborhood | Halo, *, split: bool = False) -> list[GridAxis]:
@@ -117,7 +117,7 @@ def window_axis(length: int, window: int, stride: int, step: int, causal: bool, 
         last = greatest([plus(s, before - leader + stride - 1), times(plus(s, 1 - edge), longest)])
         return first, smallest([length - 1, plus(times(last, step), step - 1)])
 
-    return GridAxis(length, length == 1 or window == 1, keep, attends, attended_by)
+    return GridAxis(length, keep, attends, attended_by, own=length == 1 or window == 1)
 
 
 def halo_axis(length: int, block: int, halo: int) -> GridAxis:
@@ -137,4 +137,4 @@ def halo_axis(length: int, block: int, halo: int) -> GridAxis:
         first = greatest([0, own(greatest([0, plus(near, -halo)]))])
         return first, smallest([length - 1, plus(own(plus(far, halo)), block - 1)])
 
-    return GridAxis(length, length == 1 or (block == 1 and halo == 0), keep, attends, attended_by)
+    return GridAxis(length, keep, attends, attended_by, own=length == 1 or (block == 1 and halo == 0))

@@ -10,7 +10,8 @@ of the touched tiles, then those between the least and the greatest distance of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import islpy as isl
@@ -37,7 +38,8 @@ def general_sweep(tiles: Tiles, simple: isl.Set, *, split: bool) -> Runs:
         found = None
     else:
         found = _loops(tiles, touched, full)
-    found = found or [(False, _between(tiles, simple))]
+    if found is None:
+        found = [(False, _between(tiles, simple))]
     return tiles.walk(run for is_full, x in found for run in _cut(tiles, is_full, x))
 
 
@@ -48,15 +50,11 @@ def _tile_sets(tiles: Tiles, simple: isl.Set, split: bool) -> tuple[isl.Set, isl
     to_tile = at.map(f"[a, b] -> [t, x] : {inside}")
     pairs = simple & at.quadrant
     touched = coalesced(pairs.apply(to_tile))
-    nothing = touched - touched
-    if not split:
-        return touched, nothing
-    try:
-        with limited("the full tiles of a piece", FULL_LIMIT):
+    if split:
+        with suppress(TooHardError), limited("the full tiles of a piece", FULL_LIMIT):
             missing = coalesced((at.quadrant - pairs).apply(to_tile))
             return touched, coalesced(touched - missing)
-    except TooHardError:
-        return touched, nothing
+    return touched, touched - touched
 
 
 def _loops(tiles: Tiles, touched: isl.Set, full: isl.Set) -> list[tuple[bool, Loop]] | None:
@@ -72,19 +70,12 @@ def _loops(tiles: Tiles, touched: isl.Set, full: isl.Set) -> list[tuple[bool, Lo
         return coalesced(line & exist)
 
     touched, full = lines(touched), lines(full)
-    try:
-        with limited("the loops over the tiles of a piece", LOOP_LIMIT):
-            rest = coalesced(touched - full)
-            return [(True, x) for x in _scan(full, context)] + [(False, x) for x in _scan(rest, context)]
-    except (NoLoop, TooHardError):
-        pass
-    supersets: tuple[Callable[[isl.Set], isl.Set], ...] = (isl.Set.copy, _hull)
-    for superset in supersets:
-        try:
-            with limited("the loops over the touched tiles of a piece", LOOP_LIMIT):
-                return [(False, x) for x in _scan(superset(touched) & exist, context)]
-        except (NoLoop, TooHardError):
-            continue
+    with suppress(NoLoop, TooHardError), limited("the loops over the tiles of a piece", LOOP_LIMIT):
+        rest = coalesced(touched - full)
+        return [(True, x) for x in _scan(full, context)] + [(False, x) for x in _scan(rest, context)]
+    for hull in (False, True):
+        with suppress(NoLoop, TooHardError), limited("the loops over the touched tiles of a piece", LOOP_LIMIT):
+            return [(False, x) for x in _scan((_hull(touched) if hull else touched) & exist, context)]
     return None
 
 
