@@ -27,7 +27,7 @@ import islpy as isl
 
 from pidsl.codegen.choice.cost import BACKENDS
 from pidsl.codegen.choice.lists import separate
-from pidsl.codegen.choice.parts import lags_of
+from pidsl.codegen.choice.parts import occurring
 from pidsl.codegen.choice.pieces import without_ends
 from pidsl.codegen.plan.heads import share
 from pidsl.codegen.plan.nodes import Piece, Plan
@@ -46,12 +46,13 @@ from pidsl.codegen.plan.walks import (
 )
 from pidsl.codegen.tiling.coordinates import Coordinates, coordinates, mask
 from pidsl.errors import PlanError
-from pidsl.language.expr import Add, And, Compare, Index, Mod, Mul, Pred, Sub, Var, substitute_pred
+from pidsl.language.algebra import both
+from pidsl.language.expr import And, Compare, Var, substitute_pred
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
 from pidsl.relation.build import needs_square, rows_relation
 from pidsl.relation.frame import Frame, frame_of
-from pidsl.relation.isl import affine, coalesced, limited, read_map, read_set, region, scope
+from pidsl.relation.isl import affine, coalesced, limited, read_set, region, scope
 
 OPERATIONS = 20_000_000  # about ten seconds
 
@@ -79,9 +80,11 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
     faults = [f"piece {k}: {x}" for k, piece in enumerate(plan.pieces) for x in check_fields(piece, plan)]
     if faults:  # the other checks read plans of the right shape only
         raise _wrong(plan, faults)
-    with limited(f"the checks of the plan of {plan.term!r}", operations):
-        faults += list(check_pieces(plan)) + list(check_attended(plan))
-        faults += [f"piece {k}: {x}" for k, piece in enumerate(plan.pieces) for x in check_piece(piece, plan)]
+    with limited(f"the checks of the plan of {term!r}", operations):
+        unlisted = next((x.layout.other for x in plan.pieces if isinstance(x.layout, BlockList)), term)
+        whole = rows_relation(unlisted, plan.frame)
+        faults += list(check_pieces(plan, whole)) + list(check_attended(plan, whole, needs_square(term)))
+        faults += [f"piece {k}: {x}" for k, y in enumerate(plan.pieces) for x in check_piece(y, term, plan.frame)]
     if faults:
         raise _wrong(plan, faults)
 
@@ -150,12 +153,10 @@ def _layout_fields(layout: Layout) -> Iterator[str]:
         yield "a class that its step does not have"
 
 
-def check_pieces(plan: Plan) -> Iterator[str]:
+def check_pieces(plan: Plan, whole: isl.Map) -> Iterator[str]:
     """Disjoint, and together the relation of the term, or of what is not listed in it."""
-    assert not isinstance(plan.term, Heads)
     if len(list(plan.walked(Listed))) > 1:
         yield "a list twice"
-    whole = _whole(plan)
     if not plan.relation.is_equal(whole):
         yield "the relation of the plan is not that of its term"
     pieces = [(x, piece) for x, piece in enumerate(plan.pieces) if not isinstance(piece.layout, BlockList)]
@@ -170,29 +171,19 @@ def check_pieces(plan: Plan) -> Iterator[str]:
         yield "the union of the pieces is not the relation"
 
 
-def _whole(plan: Plan) -> isl.Map:
-    """The relation of the term, or of what is not listed in it."""
-    assert not isinstance(plan.term, Heads)
-    return rows_relation(
-        next((x.layout.other for x in plan.pieces if isinstance(x.layout, BlockList)), plan.term), plan.frame
-    )
-
-
-def check_attended(plan: Plan) -> Iterator[str]:
+def check_attended(plan: Plan, whole: isl.Map, square: bool) -> Iterator[str]:
     """The emitted conditions say which keys and rows occur."""
-    assert not isinstance(plan.term, Heads)
-    relation, frame = _whole(plan), plan.frame
+    frame = plan.frame
     # diagonals load no key that they do not attend, so a plan of nothing else need not say which keys occur
     tiled = not all(isinstance(x.forward, Lags) for x in plan.pieces)
     for pred, points, name, length in (
-        (plan.attended_keys, relation.range(), "j", "m"),
-        (plan.attended_rows, relation.domain(), "r", "n"),
+        (plan.attended_keys, whole.range(), "j", "m"),
+        (plan.attended_rows, whole.domain(), "r", "n"),
     ):
         if pred is None and (not plan.attended_exact or (name == "j" and not tiled)):
             continue
-        exist = frame.set(f"[{name}] : 0 <= {name} < {length} and {frame.known}")
-        if needs_square(plan.term):
-            exist = exist.intersect_params(frame.set(f": {frame.square}"))
+        known = f"{frame.known} and {frame.square}" if square else frame.known
+        exist = frame.set(f"[{name}] : 0 <= {name} < {length} and {known}")
         said = exist if pred is None else region(pred, _scope(frame, name)) & exist
         if any(plan.walked(Listed)) and not exist.is_subset(said):
             yield f"the condition on attended {name} leaves out what is listed"
@@ -200,20 +191,19 @@ def check_attended(plan: Plan) -> Iterator[str]:
             yield f"the condition on attended {name} is wrong"
 
 
-def check_piece(piece: Piece, plan: Plan) -> Iterator[str]:
+def check_piece(piece: Piece, term: Term, frame: Frame) -> Iterator[str]:
     """The mask of a piece is its pairs, and every pass visits them."""
-    assert not isinstance(plan.term, Heads)
     match piece.forward:
         case Runs(layout):
-            at = coordinates(layout, needs_square(plan.term))
+            at = coordinates(layout, needs_square(term))
             yield from check_mask(piece, at)
             yield from check_shifts(piece, at)
         case Boxes(grid):
             yield from check_grid(piece, grid)
         case Listed(blocks):
-            yield from check_list(piece, blocks, plan.term, plan.frame)
+            yield from check_list(piece, blocks, term, frame)
     for walk in dict.fromkeys(piece.walks):
-        yield from (f"over {walk.over}: {x}" for x in check_walk(piece, walk, plan.term))
+        yield from (f"over {walk.over}: {x}" for x in check_walk(piece, walk, term))
 
 
 def check_walk(piece: Piece, walk: Walk, term: Term) -> Iterator[str]:
@@ -222,8 +212,13 @@ def check_walk(piece: Piece, walk: Walk, term: Term) -> Iterator[str]:
         case Runs(layout):
             yield from check_runs(piece, walk, coordinates(layout, needs_square(term)))
         case Boxes(grid):
-            for axis, (length, keep) in enumerate(zip(grid.lengths, piece.keep, strict=True)):
-                if not _box_covers(walk, axis, length, keep):
+            axes = zip(grid.lengths, piece.keep, walk.own, walk.first, walk.last, strict=True)
+            for axis, (length, keep, size, first, last) in enumerate(axes):
+                own, swept = ("a", Var("b")) if walk.over == "keys" else ("b", Var("a"))
+                end = "" if length is None else f"and a < {length} and b < {length}"
+                space = f"{{ [a, b, t] : a >= 0 and b >= 0 {end} and {size} t <= {own} < {size} t + {size} }}"
+                visited = both(None if last is None else Compare("<=", swept, last), Compare("<=", first, swept))
+                if not (read_set(space) & region(keep, scope(space))).is_subset(region(visited, scope(space))):
                     yield f"a pair on axis {axis} is not visited"
         case Lags():
             yield from check_lags(piece.relation, walk)
@@ -235,16 +230,14 @@ def check_mask(piece: Piece, at: Coordinates) -> Iterator[str]:
     if not kept.is_equal(at.points(piece.relation)):
         yield "the mask is not the piece"
     layout, frame = at.layout, at.layout.frame
-    kept_classes = [
-        f"({position} - {of_class}) mod {step} = 0"
-        for position, of_class, step in (
-            (frame.lag, layout.phase, layout.query_step),
-            ("r + offset", layout.query_class, layout.query_step),
-            (frame.key, layout.key_class, layout.key_step),
-        )
-        if of_class is not None
-    ]
-    classes = frame.map("[r] -> [j]" + (f" : {' and '.join(kept_classes)}" if kept_classes else ""))
+    classes = frame.map("[r] -> [j]")
+    for position, of_class, step in (
+        (frame.lag, layout.phase, layout.query_step),
+        (frame.query, layout.query_class, layout.query_step),
+        (frame.key, layout.key_class, layout.key_step),
+    ):
+        if of_class is not None:
+            classes = classes & frame.map(f"[r] -> [j] : ({position} - {of_class}) mod {step} = 0")
     if not piece.relation.intersect_params(frame.compared()).is_subset(classes):
         yield "a pair of the piece lies outside the classes of its layout"
 
@@ -255,9 +248,8 @@ def check_lags(pairs: isl.Map, walk: Lags) -> Iterator[str]:
     names, lengths = _scope(frame, "r"), frame.compared()
     relation = pairs.intersect_params(lengths)
     for x in walk.lags:
-        rows = region(And(Compare("<=", x.first, Var("r")), Compare("<=", Var("r"), x.last)), names)
-        if x.keep is not None:
-            rows = rows & region(x.keep, names)
+        between = And(Compare("<=", x.first, Var("r")), Compare("<=", Var("r"), x.last))
+        rows = region(both(x.keep, between), names)
         lag = frame.map(f"[r] -> [j] : {frame.lag} = {x.lag}")
         if not lag.intersect_domain(rows).intersect_params(lengths).is_equal(relation & lag):
             yield f"the rows of lag {x.lag}: the diagonals are not the piece"
@@ -265,7 +257,7 @@ def check_lags(pairs: isl.Map, walk: Lags) -> Iterator[str]:
     if len(set(lags)) < len(lags):
         yield "a lag twice"
     known = read_set("{ " + "; ".join(f"[{lag}]" for lag in lags) + " }")
-    if not lags_of(pairs).is_subset(known):
+    if not occurring(pairs, frame.lag).is_subset(known):
         yield "a lag is missing: the diagonals are not the piece"
 
 
@@ -274,12 +266,10 @@ def check_runs(piece: Piece, walk: Runs, at: Coordinates) -> Iterator[str]:
     own, moved = ("a", "b") if walk.over == "keys" else ("b", "a")
     size, moved_size = walk.owned, walk.visited
     own_tile = f"{size} t <= {own} < {size} t + {size}"
-    tiles = f"{own_tile} and {moved_size} x <= {moved} < {moved_size} x + {moved_size}"
-    to_tile = read_map(f"[{at.parameters}] -> {{ [a, b] -> [t, x] : {tiles} }}")
+    to_tile = at.map(f"[a, b] -> [t, x] : {own_tile} and {moved_size} x <= {moved} < {moved_size} x + {moved_size}")
     exist = at.exists
     own_exists = f"{at.row} < n" if walk.over == "keys" else f"{at.key} < m"
-    has_rows = f"exists a, b: {own} = {size} t and {own_exists}"
-    programs = read_set(f"[{at.parameters}] -> {{ [t, x] : t >= 0 and {at.known} and {has_rows} }}")
+    programs = at.set(f"[t, x] : t >= 0 and (exists a, b: {own} = {size} t and {own_exists})")
     visited = [_visited(run, at) & programs for run in walk.runs]
     in_range = exist.apply(to_tile)
     union = programs - programs
@@ -293,8 +283,7 @@ def check_runs(piece: Piece, walk: Runs, at: Coordinates) -> Iterator[str]:
     if not pairs.apply(to_tile).is_subset(union):
         yield "an attended pair is not visited"
     # rows beyond n may hang over a full tile (they are never stored), keys beyond m may not when keys are swept
-    row_exists = read_set(f"[{at.parameters}] -> {{ [a, b] : a >= 0 and b >= 0 and {at.row} < n and {at.known} }}")
-    must = row_exists if walk.over == "keys" else exist
+    must = at.set(f"[a, b] : a >= 0 and b >= 0 and {at.row} < n") if walk.over == "keys" else exist
     for k, (run, tile) in enumerate(zip(walk.runs, visited, strict=True)):
         if run.full and not (must & tile.apply(to_tile.reverse())).is_subset(pairs):
             yield f"run {k} is not full"
@@ -313,15 +302,12 @@ def check_shifts(piece: Piece, at: Coordinates) -> Iterator[str]:
     for walk in (x for x in dict.fromkeys(piece.walks) if isinstance(x, Runs) and x.over == "keys"):
         rows, cols = walk.rows, walk.cols
         tiles = f"{rows} t <= a < {rows} t + {rows} and {cols} x <= b < {cols} x + {cols}"
-        pairs = read_map(f"[{at.parameters}] -> {{ [t, x] -> [a, b] : {tiles} }}")
+        pairs = at.map(f"[t, x] -> [a, b] : {tiles}")
         for run in walk.runs:
             if not run.full and not run.edge:
                 here = here | (_visited(run, at).apply(pairs) & at.exists)
     for still in (simple, without_ends(simple)):
-        moved = (
-            still.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [a + {da}, b + {db}] }}"))
-            for da, db in piece.shifts
-        )
+        moved = (still.apply(at.map(f"[a, b] -> [a + {da}, b + {db}]")) for da, db in piece.shifts)
         if (still & here).is_equal(kept & here) and all(x.is_equal(still) for x in moved):
             return
     yield "tiles that are called alike have different masks"
@@ -340,7 +326,7 @@ def check_list(piece: Piece, listed: BlockList, term: Term, frame: Frame) -> Ite
 def check_grid(piece: Piece, grid: Grid) -> Iterator[str]:
     """A pair is in the piece when every axis keeps it."""
     frame = frame_of(piece.relation)
-    i, j = Add(Var("r"), Var("offset")), frame.key_at(Var("j"))
+    i, j = Var("r") + Var("offset"), frame.key_at(Var("j"))
     said = frame.existing()
     if grid.tokens is not None:
         said = said & frame.set(f"[r, j] : r + offset < {grid.tokens} and {frame.key} < {grid.tokens}")
@@ -351,29 +337,15 @@ def check_grid(piece: Piece, grid: Grid) -> Iterator[str]:
         yield "the axes of the grid are not the piece"
 
 
-def _box_covers(walk: Boxes, axis: int, length: int | None, keep: Pred) -> bool:
-    end = "" if length is None else f"and a < {length} and b < {length}"
-    own, size = ("a" if walk.over == "keys" else "b"), walk.own[axis]
-    space = f"{{ [a, b, t] : a >= 0 and b >= 0 {end} and {size} t <= {own} < {size} t + {size} }}"
-    swept = Var("b" if walk.over == "keys" else "a")
-    visited: Pred = Compare("<=", walk.first[axis], swept)
-    if (last := walk.last[axis]) is not None:
-        visited = And(visited, Compare("<=", swept, last))
-    names = scope(space)
-    return (read_set(space) & region(keep, names)).is_subset(region(visited, names))
-
-
 def _kept(piece: Piece, at: Coordinates) -> isl.Set:
     return coalesced(region(piece.keep[0], _names(at, "a, b")) & at.exists)
 
 
 def _visited(run: Run, at: Coordinates) -> isl.Set:
     x = Var("x")
-    inside: Pred = And(Compare("<=", run.first, x), Compare("<=", x, run.last))
+    inside = both(run.guard, And(Compare("<=", run.first, x), Compare("<=", x, run.last)))
     if run.step != 1:
-        inside = And(inside, Compare("==", Mod(Sub(x, run.first), run.step), 0))
-    if run.guard is not None:
-        inside = And(inside, run.guard)
+        inside = And(inside, Compare("==", (x - run.first) % run.step, 0))
     return region(inside, _names(at, "t, x"))
 
 
@@ -381,14 +353,10 @@ def _names(at: Coordinates, dims: str) -> dict[str, isl.PwAff]:
     """What the plan's variables are: dimensions, parameters, and the offset by its definition."""
     names, layout = scope(f"[{at.parameters}] -> {{ [{dims}] }}"), at.layout
     if "offset" not in names:
-        behind: Index = Mul(layout.query_step, Var("e"))
-        residue: Index = layout.query_class or 0
-        if layout.linked:
-            residue = layout.frame.key_at(Add(Var("d"), layout.phase or 0))
-        names["offset"] = affine(Sub(Add(behind, residue), Var("c")), names)
+        residue = layout.frame.key_at(Var("d") + layout.phase) if layout.phase is not None else layout.query_class or 0
+        names["offset"] = affine(layout.query_step * Var("e") + residue - Var("c"), names)
     if layout.frame.moved and "key_offset" not in names:
-        steps = Mul(layout.key_step, Var("f"))
-        names["key_offset"] = affine(Sub(Add(steps, layout.key_class or 0), Var("d")), names)
+        names["key_offset"] = affine(layout.key_step * Var("f") + (layout.key_class or 0) - Var("d"), names)
     return names
 
 

@@ -20,11 +20,11 @@ from pidsl.codegen.choice.lists import list_piece, separate
 from pidsl.codegen.choice.packing import packed_pieces, packings
 from pidsl.codegen.choice.parts import MAX_PARTS, part, parts, reference
 from pidsl.codegen.choice.pieces import MAX_PIECES, attended, masked_piece, pieces, union_of
-from pidsl.codegen.plan.nodes import Alternative, Piece, Plan
+from pidsl.codegen.plan.nodes import Piece, Plan
 from pidsl.codegen.plan.walks import Lags, Layout
 from pidsl.codegen.tiling.coordinates import coordinates
 from pidsl.errors import TooHardError
-from pidsl.language.expr import Add, Compare, Var
+from pidsl.language.expr import Compare, Var
 from pidsl.language.terms import Halo, Neighborhood, Term, Union, require_concrete
 from pidsl.relation.build import needs_square, rows_relation
 from pidsl.relation.frame import HOME, Frame, frame_of
@@ -68,15 +68,15 @@ def planned(
             rows, others = packings(found, square) if len(found) > MAX_PIECES else ([], found)
             if len(others) > MAX_PARTS:  # no packing: one mask over all of them
                 others = [part(union_of(others))]
-            choices, rejected = choose_layouts(others, whose.prices, square, length)
-            made = pieces(choices, whose, square, length)
-            made = (*(x for row in rows for x in packed_pieces(row, whose, square, length)), *made)
-            return replace(_plan(term, backend, made, relation, rejected), reference=length)
+            choices, rejected = choose_layouts(others, whose, square, length)
+            packed = (x for row in rows for x in packed_pieces(row, whose, length))
+            plan = _plan(term, backend, (*packed, *pieces(choices, whose, square, length)), relation)
+            return replace(plan, rejected=tuple(rejected), reference=length)
     except TooHardError:
         with limited(f"the mask of {term!r}", OPERATIONS):
             everything = masked_piece(relation, coordinates(Layout(frame=frame), square), whose)
-            plan = _plan(term, backend, (everything,), relation, [])
-            return replace(plan, notes=("isl's limit struck while planning: every tile is computed, with a mask",))
+            notes = ("isl's limit struck while planning: every tile is computed, with a mask",)
+            return replace(_plan(term, backend, (everything,), relation), notes=notes)
 
 
 lower = lru_cache(maxsize=512)(planned)
@@ -84,12 +84,10 @@ lower = lru_cache(maxsize=512)(planned)
 
 def _with_list(term: Term, piece: Piece, plan: Plan) -> Plan:
     """The plan of all other pairs, and the list."""
-    keys, rows = plan.attended_keys, plan.attended_rows
-    if keys is not None or rows is not None:  # the list may attend more
-        return replace(
-            plan, term=term, pieces=(*plan.pieces, piece), attended_keys=None, attended_rows=None, attended_exact=False
-        )
-    return replace(plan, term=term, pieces=(*plan.pieces, piece))
+    plan = replace(plan, term=term, pieces=(*plan.pieces, piece))
+    if plan.attended_keys is None and plan.attended_rows is None:
+        return plan
+    return replace(plan, attended_keys=None, attended_rows=None, attended_exact=False)  # the list may attend more
 
 
 def _on_grids(term: Term, backend: Backend, own: Envelope, relation: isl.Map) -> Plan:
@@ -99,7 +97,7 @@ def _on_grids(term: Term, backend: Backend, own: Envelope, relation: isl.Map) ->
     """
     frame = frame_of(relation)
     keys = None if own.keys is None else Compare("<", frame.key_at(Var("j")), own.keys)
-    rows = None if own.queries is None else Compare("<", Add(Var("r"), Var("offset")), own.queries)
+    rows = None if own.queries is None else Compare("<", Var("r") + Var("offset"), own.queries)
     at = coordinates(Layout(frame=frame), needs_square(term))
     found: list[Piece] = []
     notes: tuple[str, ...] = ()
@@ -108,16 +106,14 @@ def _on_grids(term: Term, backend: Backend, own: Envelope, relation: isl.Map) ->
         rest = word if done is None else word - done
         done = word if done is None else done | word
         if rest == word and isinstance(word, Neighborhood | Halo):
-            found.append(Product(axes_of(word, split=True)).piece(rows_relation(word, frame), backend))
+            found.append(Product(axes_of(word, split=True), backend).piece(rows_relation(word, frame)))
             continue
         within = envelope(rest)
         assert within is not None, rest  # as the whole has one
         found.append(envelope_piece(within, rows_relation(rest, frame), at, backend))
         notes = ("parts that are no boxes of a grid have one mask each, within bounds read off the term",)
-    return Plan(
-        term, backend.name, tuple(found), keys, rows, relation,
-        notes=notes, attended_exact=False, reference=REFERENCE, frame=frame,
-    )  # fmt: skip
+    plan = Plan(term, backend.name, tuple(found), keys, rows, relation, reference=REFERENCE, frame=frame)
+    return replace(plan, notes=notes, attended_exact=False)
 
 
 def _union(term: Term) -> Iterator[Term]:
@@ -129,7 +125,7 @@ def _union(term: Term) -> Iterator[Term]:
         yield term
 
 
-def _plan(term: Term, backend: str, found: tuple[Piece, ...], relation: isl.Map, rejected: list[Alternative]) -> Plan:
+def _plan(term: Term, backend: str, found: tuple[Piece, ...], relation: isl.Map) -> Plan:
     # diagonals load only the keys they attend, so they never need unattended keys blanked
     tiled = not all(isinstance(piece.forward, Lags) for piece in found)
     square, frame = needs_square(term), frame_of(relation)
@@ -141,15 +137,5 @@ def _plan(term: Term, backend: str, found: tuple[Piece, ...], relation: isl.Map,
             rows = attended(relation.domain(), "r", "n", frame, square=square)
     except TooHardError:
         exact = False
-    return Plan(
-        term=term,
-        backend=backend,
-        pieces=found,
-        attended_keys=keys,
-        attended_rows=rows,
-        relation=relation,
-        rejected=tuple(rejected),
-        attended_exact=exact,
-        reference=REFERENCE,
-        frame=frame,
-    )
+    plan = Plan(term, backend, found, keys, rows, relation, reference=REFERENCE, frame=frame)
+    return replace(plan, attended_exact=exact)

@@ -10,8 +10,7 @@ are not attended, large ones use the machine well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache, cached_property
 from math import prod
 from typing import Any
@@ -19,48 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pidsl.codegen.choice.cost import LONGEST, REFERENCE, Backend, Prices, Rows, cheapest
+from pidsl.codegen.choice.cost import LONGEST, REFERENCE, Backend, Box, Rows, Tiling, Work, cheapest
 from pidsl.codegen.choice.grid_axes import GridAxis
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Boxes, Grid, Over
+from pidsl.codegen.plan.work import on_axis
 from pidsl.language.algebra import greatest, plus, smallest, times
-from pidsl.language.expr import Index, Sub, Var, evaluate, holds, simplify
+from pidsl.language.expr import Index, Var, holds
 
 LIKELY = 3  # boxes of so many queries that are looked at with every box of keys: those that meet fewest keys
 SAMPLE = 512  # queries of an axis looked at to count the pairs attended
 A, B, T = Var("a"), Var("b"), Var("t")
-
-Box = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What boxes of one size compute in a grid of the reference length."""
-
-    pairs: int
-    boxes: int  # boxes of keys visited
-    keys: int  # keys in them
-    programs: int  # boxes of queries
-
-    def cost(self, prices: Prices, rows: int) -> float:
-        """In the nanoseconds of the cost model."""
-        inside = self.pairs * prices.pair_cost(rows) + self.keys * prices.gather
-        return inside + self.boxes * prices.tile + self.programs * (prices.call + rows * prices.row)
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Boxes of queries and of keys, and what they cost."""
-
-    cost: float
-    own: Box
-    swept: Box
-    work: Work
-
-    @property
-    def pairs(self) -> int:
-        """Pairs computed."""
-        return self.work.pairs
 
 
 class Product:
@@ -68,79 +36,61 @@ class Product:
 
     Args:
         axes: the axes of the grid, the slowest first.
+        backend: whose prices.
         length: tokens at which costs are compared, of a grid that does not end.
     """
 
-    def __init__(self, axes: Sequence[GridAxis], length: int = REFERENCE) -> None:
-        self.axes, self.length = tuple(axes), length
+    def __init__(self, axes: Sequence[GridAxis], backend: Backend, length: int = REFERENCE) -> None:
+        self.axes, self.backend, self.length = tuple(axes), backend, length
         self.grid = Grid(tuple(x.length for x in axes))
-        self._cheapest: dict[int, tuple[Prices, Sizes]] = {}
-        self._spans = cache(self._find_span)
+        self._span = cache(self._find_span)
 
-    def piece(self, relation: Any, backend: Backend) -> Piece:
-        """The cheapest piece of a backend, and the loops of its programs."""
-        found, keys = self.cheapest(backend.prices), backend.grad_key
-        own, swept = found.own, found.swept
+    def piece(self, relation: Any) -> Piece:
+        """The cheapest piece of the backend, and the loops of its programs."""
+        own, swept, keys = self.cheapest.own, self.cheapest.swept, self.backend.grad_key
+        over_queries = None if keys is None else self.sweep("queries", swept, self._cut(own, keys))
         return Piece(
-            keep=tuple(x.keep(A, B) for x in self.axes),
-            forward=self.sweep("keys", own, swept),
-            grad_query=self.sweep("keys", self._cut(own, backend.grad_query), swept),
-            grad_key=None if keys is None else self.sweep("queries", swept, self._cut(own, keys)),
-            relation=relation,
+            tuple(x.keep(A, B) for x in self.axes),
+            self.sweep("keys", own, swept),
+            self.sweep("keys", self._cut(own, self.backend.grad_query), swept),
+            over_queries,
+            relation,
             reference=self._reference(),
         )
 
-    def cheapest(self, prices: Prices) -> Sizes:
-        """The sizes of boxes of queries and of keys that cost least."""
-        known = self._cheapest.get(id(prices))
-        if known is None:
-            known = self._cheapest[id(prices)] = prices, self._find_cheapest(prices)
-        return known[1]
-
     @cached_property
-    def attended(self) -> int:
-        """About how many pairs are attended at the reference length."""
-        return prod(map(self._attended, range(len(self.axes))))
-
-    def _find_cheapest(self, prices: Prices) -> Sizes:
-        found = []
+    def cheapest(self) -> Tiling:
+        """The sizes of boxes of queries and of keys that cost least."""
+        prices, found = self.backend.prices, []
         for rows, cols in prices.sizes:
             exact = (1,) * len(self.axes)
             own_boxes = sorted(self._boxes(rows), key=lambda own: (self.work(own, exact).pairs, own))
             for swept in self._boxes(cols):
                 for own in own_boxes[:LIKELY]:
                     work = self.work(own, swept)
-                    found.append(Sizes(work.cost(prices, rows), own, swept, work))
-        return cheapest(sorted(found, key=lambda x: (x.cost, x.own, x.swept)), self.attended)
+                    found.append(Tiling(work.cost(prices, rows), own, swept, work))
+        return cheapest(found, prod(map(self._attended, range(len(self.axes)))))
 
     def work(self, own: Box, swept: Box) -> Work:
         """What boxes of these sizes compute; boxes of single keys stand for exact ranges."""
-        spans = [self._spans(k, h, w) for k, (h, w) in enumerate(zip(own, swept, strict=True))]
+        spans = [self._span(k, h, w) for k, (h, w) in enumerate(zip(own, swept, strict=True))]
         pairs, boxes, keys, programs = (prod(x) for x in zip(*spans, strict=True))
-        return Work(pairs, 0 if prod(swept) == 1 else boxes, keys, programs)
+        return Work(pairs, 0 if prod(swept) == 1 else boxes, programs, keys)
 
     def sweep(self, over: Over, own: Box, swept: Box) -> Boxes:
         """The loops of a box, from the bounds of its first and its last token."""
         ends = [_ends(axis, over, size) for axis, size in zip(self.axes, own, strict=True)]
         return Boxes(self.grid, over, own, swept, tuple(x for x, _ in ends), tuple(x for _, x in ends))
 
-    def _boxes(self, size: int) -> Iterator[Box]:
+    def _boxes(self, size: int) -> list[Box]:
         """Boxes of so many tokens: none longer than its axis needs, but the first, which may hang over."""
         limits = [1 << ((x.length or self.length) - 1).bit_length() for x in self.axes]
         limits[0] = max(limits[0], -(-size // prod(limits[1:])))
-
-        def fill(k: int, rest: int) -> Iterator[Box]:
-            if k == len(limits):
-                if rest == 1:
-                    yield ()
-                return
-            h = 1
-            while h <= min(rest, limits[k]):
-                if rest % h == 0:
-                    yield from ((h, *more) for more in fill(k + 1, rest // h))
-                h *= 2
-
-        yield from fill(0, size)
+        found: list[Box] = [()]
+        for limit in limits:
+            heights = [1 << k for k in range(min(limit, size).bit_length())]
+            found = [(*box, h) for box in found for h in heights if size % (prod(box) * h) == 0]
+        return [box for box in found if prod(box) == size]
 
     def _reference(self) -> int:
         """The tokens of the grid, or whole rows of about as many as costs are compared at."""
@@ -167,35 +117,25 @@ class Product:
 
     def _find_span(self, k: int, own: int, swept: int) -> tuple[int, int, int, int]:
         """Pairs, boxes of keys, keys in them and boxes of queries of one axis."""
-        length = self._length(k)
-        t = np.arange(-(-length // own))
-        low, end = _ends(self.axes[k], "keys", own)
-        first = evaluate(low, {"t": t}) + 0 * t
-        last = np.minimum(length - 1 if end is None else evaluate(end, {"t": t}), length - 1) + 0 * t
-        boxes = np.maximum(-(-(last - first + 1) // swept), 0)
-        heights = np.minimum(own, length - t * own) if swept == 1 else np.full(t.shape, own)
-        keys = boxes * swept
-        return int((heights * keys).sum()), int(boxes.sum()), int(keys.sum()), int((boxes > 0).sum())
+        return on_axis(*_ends(self.axes[k], "keys", own), self._length(k), own, swept)
 
     def _attended(self, k: int) -> int:
         """Pairs attended on one axis."""
         length = self._length(k)
         rows: NDArray[np.int64] = np.unique(np.linspace(0, length - 1, min(length, SAMPLE)).astype(np.int64))
-        kept = np.broadcast_to(
-            holds(self.axes[k].keep(A, B), {"a": rows[:, None], "b": np.arange(length)[None, :]}), (len(rows), length)
-        )
-        return round(int(kept.sum()) * length / len(rows))
+        kept = holds(self.axes[k].keep(A, B), {"a": rows[:, None], "b": np.arange(length)[None, :]})
+        return round(int(np.broadcast_to(kept, (len(rows), length)).sum()) * length / len(rows))
 
 
 def _ends(axis: GridAxis, over: Over, size: int) -> tuple[Index, Index | None]:
     """What the box t of so many tokens of an axis visits: the first and the last of it."""
-    low, high = (axis.first_key, axis.last_key) if over == "keys" else (axis.first_query, axis.last_query)
-    own = axis.queries if over == "keys" else axis.keys
+    met, own = (axis.attends, axis.queries) if over == "keys" else (axis.attended_by, axis.keys)
     near, far = times(T, size), plus(times(T, size), size - 1)
-    starts, ends = [0, low(near, far)], [] if high is None else [high(near, far)]
+    low, high = met(near, far)
+    starts: list[Index] = [0] if low is None else [0, low]
+    ends: list[Index] = [] if high is None else [high]
     if axis.length is not None:
         ends.append(axis.length - 1)
         if own is not None and size < axis.length:  # boxes outside begin behind the end
-            before, behind = simplify(Sub(own[0], far)), plus(near, -own[1])
-            starts += [times(x, axis.length) for x in (before, behind)]
+            starts += [times(x, axis.length) for x in (own[0] - far, plus(near, -own[1]))]
     return greatest(starts), smallest(ends) if ends else None

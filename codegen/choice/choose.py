@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from pidsl.codegen.choice.boxes import Product
-from pidsl.codegen.choice.cost import Prices, Shape, best_tiles, shape
+from pidsl.codegen.choice.cost import Backend, Shape, best_tiles, shape
 from pidsl.codegen.choice.digits import products
 from pidsl.codegen.choice.parts import Part
 from pidsl.codegen.plan.nodes import Alternative
@@ -30,13 +30,13 @@ class Choice:
 
 
 def choose_layouts(
-    found: Sequence[Part], prices: Prices, square: bool, length: int
+    found: Sequence[Part], backend: Backend, square: bool, length: int
 ) -> tuple[list[Choice], list[Alternative]]:
     """The cheapest layout of each part (identity first, diagonals, then the others), and what was rejected."""
     choices: list[Choice] = []
     rejected: list[Alternative] = []
     for x in found:
-        best, *others = _options(x, prices, square, length)
+        best, *others = _options(x, backend, square, length)
         choices += best.choices
         rejected += [Alternative(other.what, other.cost / max(best.cost, 1.0)) for other in others]
     choices.sort(key=lambda c: (str(c.layout) not in ("None", "identity"), c.layout is None, str(c.layout)))
@@ -53,9 +53,9 @@ class _Option:
     choices: tuple[Choice, ...] = field(compare=False)
 
 
-def _options(x: Part, prices: Prices, square: bool, length: int) -> list[_Option]:
+def _options(x: Part, backend: Backend, square: bool, length: int) -> list[_Option]:
     """The ways to compute a part, the cheapest first."""
-    lags = x.lags.values()
+    prices, lags = backend.prices, x.lags.values()
     options: list[_Option] = []
     for rank, layout in reversed(list(enumerate(x.layouts))):
         if options and layout.identity and lags is None:  # the identity comes last, and seldom has a chance here
@@ -67,7 +67,8 @@ def _options(x: Part, prices: Prices, square: bool, length: int) -> list[_Option
         placed = place(x.relation, coordinates(layout, square))
         outline = shape(placed, length)
         size = best_tiles(outline, prices)
-        tiles = f"tiles of {size.rows} rows" + (f" x {size.cols} keys" if size.cols > 1 else "")
+        (rows,), (cols,) = size.own, size.swept
+        tiles = f"tiles of {rows} rows" + (f" x {cols} keys" if cols > 1 else "")
         choice = Choice(x, layout, placed, outline)
         options.append(_Option(size.cost, rank, f"{x.lags}: {layout}, {tiles}", (choice,)))
     if lags is not None:
@@ -76,16 +77,16 @@ def _options(x: Part, prices: Prices, square: bool, length: int) -> list[_Option
         options.append(_Option(cost, len(options), f"{x.lags}: {len(lags)} diagonals", (replace(plain, layout=None),)))
     best = min(options)
     if best.cost > SPARSE * best.choices[0].shape.attended * prices.pair:
-        options += _in_digits(x, best.choices[0], prices, length, len(options))
+        options += _in_digits(x, best.choices[0], backend, length, len(options))
     return sorted(options)
 
 
-def _in_digits(x: Part, plain: Choice, prices: Prices, length: int, rank: int) -> list[_Option]:
+def _in_digits(x: Part, plain: Choice, backend: Backend, length: int, rank: int) -> list[_Option]:
     """The part as products of digits, in boxes, where it falls into such."""
-    found = [(relation, Product(axes, length)) for relation, axes in products(x.relation, length) or ()]
+    found = [(relation, Product(axes, backend, length)) for relation, axes in products(x.relation, length) or ()]
     if not found:
         return []
-    cost = sum(product.cheapest(prices).cost for _, product in found)
+    cost = sum(product.cheapest.cost for _, product in found)
     grids = ", ".join(dict.fromkeys(str(product.grid) for _, product in found))
     choices = tuple(
         replace(plain, part=replace(x, relation=relation), layout=product.grid, product=product)

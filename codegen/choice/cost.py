@@ -7,10 +7,10 @@ are in nanoseconds per head at head dim 64; only their ratios matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import islpy as isl
 import numpy as np
@@ -148,6 +148,34 @@ BACKENDS = {x.name: x for x in (TRITON, TORCH)}
 Ends = tuple[NDArray[np.int64], NDArray[np.int64]]  # first and last key [classes, rows]; NEVER and -1 where none is
 
 
+Box = tuple[int, ...]  # tokens on every axis
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What tiles or boxes of one size compute at the reference length."""
+
+    pairs: int
+    tiles: int  # of keys, visited
+    programs: int  # tiles of queries with any work
+    keys: int = 0  # in boxes, which gather them
+
+    def cost(self, prices: Prices, rows: int) -> float:
+        """In nanoseconds."""
+        inside = self.pairs * prices.pair_cost(rows) + self.keys * prices.gather
+        return inside + self.tiles * prices.tile + self.programs * (prices.call + rows * prices.row)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Tiling:
+    """Tiles or boxes of queries and of keys, and what they cost."""
+
+    cost: float
+    own: Box
+    swept: Box
+    work: Work = field(compare=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Key intervals per row at the reference length, of the sampled classes of one layout."""
@@ -158,19 +186,17 @@ class Shape:
     spread: int  # keys from the first to the last of each row, those of other classes too: at least that many in tiles
     weight: float  # classes there are / classes sampled
 
-    def computed(self, rows: int, cols: int) -> tuple[int, int, int]:
-        """Pairs computed with tiles of this size, key tiles visited, and row tiles with any work."""
-        pairs = tiles = programs = 0
+    def computed(self, rows: int, cols: int) -> Work:
+        """What tiles of this size compute."""
+        tiles = programs = 0
         known, times = (self.rows, rows) if rows % GRAIN else (self.grains, rows // GRAIN)
         for ends in known:
             first, last = grouped(ends, times)
             used = first <= last
-            visited = int((last // cols - first // cols + 1)[used].sum())
-            tiles += visited
-            pairs += visited * rows * cols
+            tiles += int((last // cols - first // cols + 1)[used].sum())
             programs += int(used.sum())
         w = self.weight
-        return int(pairs * w), int(tiles * w), int(programs * w)
+        return Work(int(tiles * rows * cols * w), int(tiles * w), int(programs * w))
 
 
 def grouped(ends: Ends, times: int) -> Ends:
@@ -186,7 +212,7 @@ def grouped(ends: Ends, times: int) -> Ends:
 def shape(placed: Placed, length: int = REFERENCE) -> Shape:
     """The shape of a part in a layout at n = m = length; a part without a band is priced by its hull, or as dense."""
     layout = placed.at.layout
-    classes = layout.query_classes
+    classes = layout.query_step if layout.linked else 1
     sample = np.unique(np.linspace(0, classes - 1, min(classes, CLASSES)).astype(np.int64))[:, None]
     rows = -(-length // layout.query_step)
     a = np.arange(rows)[None, :]
@@ -243,7 +269,7 @@ def _intervals(placed: Placed, env: dict[str, Any]) -> Iterator[tuple[Any, Any, 
     line = line.set_dim_name(isl.dim_type.param, line.dim(isl.dim_type.param) - 1, "a")
     try:
         with limited("the keys of one row of a part", 20_000):
-            parts = loops(line, at.parameter_set("a", f"a >= 0 and {at.row} < n"))
+            parts = loops(line, at.set(f": a >= 0 and {at.row} < n", ", a"))
     except (TooHardError, NoLoop):
         parts = [Loop(0, FloorDiv(Sub(Var("m"), 1), at.layout.key_step))]
     for x in parts:
@@ -251,44 +277,17 @@ def _intervals(placed: Placed, env: dict[str, Any]) -> Iterator[tuple[Any, Any, 
         yield value(x.first), value(x.last), valid
 
 
-class Priced(Protocol):
-    """A size of tiles with what it costs and the pairs it computes."""
-
-    @property
-    def cost(self) -> float: ...
-
-    @property
-    def pairs(self) -> int: ...
-
-
-Size = TypeVar("Size", bound=Priced)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Tiling:
-    """Tiles of one size, and what they cost."""
-
-    cost: float  # nanoseconds
-    rows: int
-    cols: int
-    pairs: int
-
-
 def best_tiles(found: Shape, prices: Prices, others: Sequence[tuple[int, int]] = ()) -> Tiling:
     """The tile size of a backend, or of `others`, in which a part is computed."""
-    out = []
-    for rows, cols in (*prices.sizes, *others):
-        pairs, tiles, programs = found.computed(rows, cols)
-        inside = pairs * prices.pair_cost(rows) + tiles * prices.tile
-        out.append(Tiling(inside + programs * (prices.call + rows * prices.row), rows, cols, pairs))
-    return cheapest(sorted(out), found.attended)
+    works = ((rows, cols, found.computed(rows, cols)) for rows, cols in (*prices.sizes, *others))
+    return cheapest([Tiling(x.cost(prices, rows), (rows,), (cols,), x) for rows, cols, x in works], found.attended)
 
 
-def cheapest(sizes: Sequence[Size], attended: int) -> Size:
-    """The first of `sizes`, the cheapest first; where it wastes more than half its pairs, the first that does not.
+def cheapest(sizes: Iterable[Tiling], attended: int) -> Tiling:
+    """The cheapest of some sizes; where it wastes more than half its pairs, the first that does not.
 
     One that costs clearly more is not taken for that. At larger head dims than the model's, pairs weigh more.
     """
-    best = sizes[0]
-    lean = (x for x in sizes if x.cost <= CLOSE * best.cost and x.pairs <= WASTE * attended)
+    best, *others = sorted(sizes)
+    lean = (x for x in (best, *others) if x.cost <= CLOSE * best.cost and x.work.pairs <= WASTE * attended)
     return next(lean, best)

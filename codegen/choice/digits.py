@@ -11,18 +11,18 @@ and those with equal relations are taken together. isl verifies that the product
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import reduce
 from itertools import pairwise
 
 import islpy as isl
 
 from pidsl.codegen.choice.cost import LONGEST
-from pidsl.codegen.choice.grid_axes import Bound, GridAxis
+from pidsl.codegen.choice.grid_axes import Ends, GridAxis, Met
 from pidsl.codegen.plan.walks import Grid, Over
-from pidsl.codegen.tiling.bands import Bound as BandBound
-from pidsl.codegen.tiling.bands import band
-from pidsl.codegen.tiling.forms import predicate
+from pidsl.codegen.tiling.bands import Bound, band
+from pidsl.codegen.tiling.forms import Floor, atoms_of, predicate
 from pidsl.errors import TooHardError
 from pidsl.language.algebra import greatest, smallest
 from pidsl.language.expr import Index, substitute, substitute_pred
@@ -44,33 +44,22 @@ def products(relation: isl.Map, longest: int = LONGEST) -> list[tuple[isl.Map, l
         relation: `[n, m, offset] -> { [r] -> [j] }`.
         longest: no row of the grid holds more tokens: a call fills its rows up.
     """
-    try:
-        with limited("the digits of a part", OPERATIONS):
-            strides = digits(relation)
-            if not strides or strides[0] > longest:
-                return None
-            return _products(relation, strides)
-    except TooHardError:
-        return None
+    with suppress(TooHardError), limited("the digits of a part", OPERATIONS):
+        strides = digits(relation)
+        return _products(relation, strides) if strides and strides[0] <= longest else None
+    return None
 
 
 def digits(relation: isl.Map) -> list[int]:
     """What the digits count, the largest first: divisors of each other in the divisions of a relation."""
-    found: set[int] = set()
-    for part in convex_parts(relation.wrap()):
-        local = part.get_local_space()
-        sizes: list[int] = []
-        for k in range(part.dim(_dim.div)):
-            division = local.get_div(k)
-            scale = division.get_denominator_val()
-            size = int(scale.to_python())
-            for y, inner in enumerate(sizes):  # floor((floor(i / 64) + ...) / 8) counts 512 tokens
-                factor = abs(int((division.get_coefficient_val(_dim.div, y) * scale).to_python()))
-                if factor and size * inner % factor == 0:
-                    size = size * inner // factor
-                    break
-            sizes.append(size)
-        found.update(sizes)
+
+    def counted(x: Floor) -> int:
+        """floor((floor(i / 64) + ...) / 8) counts 512 tokens"""
+        inner = ((x.by * counted(y), abs(factor)) for y, factor in x.of.terms.items() if isinstance(y, Floor))
+        return next((size // factor for size, factor in inner if size % factor == 0), x.by)
+
+    convex = convex_parts(relation.wrap())
+    found = {counted(x) for part in convex for x in atoms_of(part, ("r", "j")) if isinstance(x, Floor)}
     strides = sorted(found - {1}, reverse=True)
     chain = all(large % small == 0 for large, small in pairwise(strides))
     return [*strides, 1] if strides and chain and len(strides) < MAX_AXES else []
@@ -88,12 +77,10 @@ def _products(relation: isl.Map, strides: list[int]) -> list[tuple[isl.Map, list
         return None  # it depends on the lengths
     out = []
     for part in _split(every, grid):
-        axes = _axes(part, grid)
-        if axes is None:
-            return None
         back = (part.align_params(pairs.get_space()) & inside).apply(to_digits.reverse())
+        axes = [_axis(coalesced(part.apply(x)), length) for x, length in zip(_to_axes(grid), grid.lengths, strict=True)]
         out.append((coalesced(back.unwrap()), axes))
-    return out
+    return out or None
 
 
 def _to_digits(grid: Grid, frame: Frame) -> isl.Map:
@@ -108,7 +95,7 @@ def _to_digits(grid: Grid, frame: Frame) -> isl.Map:
 
 
 def _split(every: isl.Set, grid: Grid) -> list[isl.Set]:
-    """Products whose disjoint union it is; itself where none are found."""
+    """Products whose disjoint union it is; none where none are found."""
     if _is_product(every, grid):
         return [every]
     for axis, length in enumerate(grid.lengths):
@@ -127,77 +114,51 @@ def _split(every: isl.Set, grid: Grid) -> list[isl.Set]:
         parts = [coalesced(pairs) for rest, pairs in groups if not rest.is_empty()]
         if len(parts) <= MAX_PRODUCTS and all(_is_product(x, grid) for x in parts):
             return parts
-    return [every]
+    return []
 
 
 def _is_product(every: isl.Set, grid: Grid) -> bool:
-    return bool(reduce(isl.Set.intersect, (_lifted(x, k, grid) for k, x in enumerate(_on_axes(every, grid)))) <= every)
+    lifted = (coalesced(every.apply(x)).apply(x.reverse()) for x in _to_axes(grid))
+    return bool(reduce(isl.Set.intersect, lifted) <= every)
 
 
-def _on_axes(every: isl.Set, grid: Grid) -> Iterator[isl.Set]:
-    """`{ [a, b] }` of every axis."""
+def _to_axes(grid: Grid) -> Iterator[isl.Map]:
+    """`{ [a0, ..., b0, ...] -> [a, b] }` of every axis."""
     count = len(grid.lengths)
-    for axis in range(count):
-        names = [f"{x}{k}" for x in "ab" for k in range(count)]
-        pick = read_map(f"{{ [{', '.join(names)}] -> [a, b] : a = a{axis} and b = b{axis} }}")
-        yield coalesced(every.apply(pick))
+    names = ", ".join(f"{x}{k}" for x in "ab" for k in range(count))
+    return (read_map(f"{{ [{names}] -> [a, b] : a = a{axis} and b = b{axis} }}") for axis in range(count))
 
 
-def _lifted(on_axis: isl.Set, axis: int, grid: Grid) -> isl.Set:
-    names = [f"{x}{k}" for x in "ab" for k in range(len(grid.lengths))]
-    back = read_map(f"{{ [a, b] -> [{', '.join(names)}] : a = a{axis} and b = b{axis} }}")
-    return on_axis.apply(back)
-
-
-def _axes(every: isl.Set, grid: Grid) -> list[GridAxis] | None:
-    """The axes of a product; None when it is none, or when the bounds of its first axis are not known."""
-    if not _is_product(every, grid):
-        return None
-    out = []
-    for pairs, length in zip(_on_axes(every, grid), grid.lengths, strict=True):
-        axis = _axis(pairs, length)
-        if axis is None:
-            return None
-        out.append(axis)
-    return out
-
-
-def _axis(pairs: isl.Set, length: int | None) -> GridAxis | None:
+def _axis(pairs: isl.Set, length: int | None) -> GridAxis:
     end = "" if length is None else f"and a < {length} and b < {length}"
     simple = coalesced(pairs.gist(read_set(f"{{ [a, b] : a >= 0 and b >= 0 {end} }}")))
     keep = predicate(simple, ("a", "b"))
-    first_key, last_key = _bounds(simple, pairs, "keys", length)
-    first_query, last_query = _bounds(simple, pairs, "queries", length)
-    if first_key is None or first_query is None:
-        return None
     return GridAxis(
-        length, bool(pairs.is_subset(read_set("{ [a, b] : a = b }"))),
+        length,
         lambda q, k: substitute_pred(keep, {"a": q, "b": k}),
-        first_key, last_key, first_query, last_query,
-        queries=_range(pairs, 0, length), keys=_range(pairs, 1, length),
-    )  # fmt: skip
+        _met(simple, pairs, "keys", length),
+        _met(simple, pairs, "queries", length),
+        queries=_range(pairs, 0, length),
+        keys=_range(pairs, 1, length),
+    )
 
 
-def _bounds(simple: isl.Set, pairs: isl.Set, over: Over, length: int | None) -> tuple[Bound | None, Bound | None]:
+def _met(simple: isl.Set, pairs: isl.Set, over: Over, length: int | None) -> Met:
     """The first and the last of what neighbouring tokens meet; a superset where the set is no band."""
     found = band(simple, over)
     own, swept = ("a", 1) if over == "keys" else ("b", 0)
     if found is None:
-        known = _range(pairs, swept, length)
-        low, high = known if known is not None else (0, None if length is None else length - 1)
-        return (lambda near, far: low), None if high is None else (lambda near, far: high)
-    return _corner(found.lower, own, least=True), _corner(found.upper, own, least=False) if found.upper else None
+        known: Ends = _range(pairs, swept, length) or (0, None if length is None else length - 1)
+        return lambda near, far: known
 
+    def at_corner(x: Bound, near: Index, far: Index) -> Index:
+        return substitute(x.value.index(), {own: near if x.slope > 0 else far})
 
-def _corner(bounds: Sequence[BandBound], own: str, *, least: bool) -> Bound:
-    def bound(near: Index, far: Index) -> Index:
-        values = []
-        for x in bounds:
-            corner = near if (x.slope > 0) == least else far
-            values.append(substitute(x.value.index(), {own: corner}))
-        return (greatest if least else smallest)([0, *values] if least else values)
+    def met(near: Index, far: Index) -> Ends:
+        last = [at_corner(x, far, near) for x in found.upper]
+        return greatest([0, *(at_corner(x, near, far) for x in found.lower)]), smallest(last) if last else None
 
-    return bound
+    return met
 
 
 def _range(pairs: isl.Set, position: int, length: int | None) -> tuple[int, int] | None:

@@ -13,37 +13,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pidsl.language.algebra import div, greatest, mod, plus, smallest, times
-from pidsl.language.expr import (
-    And,
-    Compare,
-    Index,
-    Not,
-    Or,
-    Pred,
-    Truth,
-)  # fmt: skip
+from pidsl.language.expr import And, Compare, Index, Not, Or, Pred, Truth
 from pidsl.language.terms import Halo, Neighborhood
 
-Bound = Callable[[Index, Index], Index]  # of the first and the last of neighbouring tokens
+Ends = tuple[Index | None, Index | None]  # the first and the last; None is no bound
+Met = Callable[[Index, Index], Ends]  # what neighbouring tokens meet on the other side, from the first and last of them
 
 
 @dataclass(frozen=True, slots=True)
 class GridAxis:
-    """One axis over coordinates, and bounds on what neighbouring tokens attend or are attended by; None is no bound.
+    """One axis over coordinates, and between which ends lies what neighbouring tokens attend and are attended by.
 
     `queries` and `keys` are the least and the greatest coordinate that occurs in a pair, where that is not the whole
     axis.
     """
 
     length: int | None  # None: as far as the sequence goes
-    own: bool  # every token attends itself only
     keep: Callable[[Index, Index], Pred]
-    first_key: Bound
-    last_key: Bound | None
-    first_query: Bound
-    last_query: Bound | None
+    attends: Met
+    attended_by: Met
     queries: tuple[int, int] | None = None
     keys: tuple[int, int] | None = None
+    own: bool = False  # every token attends itself only, as is known of words
 
 
 def axes_of(term: Neighborhood | Halo, *, split: bool = False) -> list[GridAxis]:
@@ -83,7 +74,7 @@ def window_axis(length: int, window: int, stride: int, step: int, causal: bool, 
         """First key of the window of token t in a class of `count`, if it is not negative."""
         return smallest([plus(group(t), leader - before), count - window if inward else count - 1 - before])
 
-    def near(q: Index, k: Index) -> Pred:
+    def keep(q: Index, k: Index) -> Pred:
         if step == 1:
             return within(q, k, length)
         same = Compare("==", mod(q, step), mod(k, step))
@@ -103,40 +94,30 @@ def window_axis(length: int, window: int, stride: int, step: int, causal: bool, 
             first = greatest([0, first])
         return And(Compare("<=", first, s), Compare("<=", s, plus(first, window - 1)))
 
-    def first_key(q: Index) -> Index:
-        return times(greatest([0, start(div(q, step), shortest)]), step)
-
-    def last_key(q: Index) -> Index:
-        t = div(q, step)
+    def attends(near: Index, far: Index) -> Ends:
+        low = times(greatest([0, start(div(near, step), shortest)]), step)
         if causal:
-            return smallest([length - 1, q])
-        last = plus(group(t), leader + after)
+            return low, smallest([length - 1, far])
+        last = plus(group(div(far, step)), leader + after)
         if inward:
             last = greatest([window - 1, last])
-        return smallest([length - 1, plus(times(last, step), step - 1)])
+        return low, smallest([length - 1, plus(times(last, step), step - 1)])
 
-    def first_query(k: Index) -> Index:
-        if causal:
-            return k
-        s = div(k, step)
-        first = plus(s, -after - leader)
-        if inward:  # the first keys are attended from the start on: 0 while s < window, and no bound then
-            first = smallest([first, times(plus(s, 1 - window), longest)])
-        return times(greatest([0, first]), step)
-
-    def last_query(k: Index) -> Index:
-        s = div(k, step)
-        last = plus(s, before - leader + stride - 1)
+    def attended_by(near: Index, far: Index) -> Ends:
+        first = near
+        if not causal:
+            s = div(near, step)
+            first = plus(s, -after - leader)
+            if inward:  # the first keys are attended from the start on: 0 while s < window, and no bound then
+                first = smallest([first, times(plus(s, 1 - window), longest)])
+            first = times(greatest([0, first]), step)
+        s = div(far, step)
         # the last keys are attended to the end
         edge = shortest - window if inward else shortest - 1 - before
-        last = greatest([last, times(plus(s, 1 - edge), longest)])
-        return smallest([length - 1, plus(times(last, step), step - 1)])
+        last = greatest([plus(s, before - leader + stride - 1), times(plus(s, 1 - edge), longest)])
+        return first, smallest([length - 1, plus(times(last, step), step - 1)])
 
-    alone = length == 1 or window == 1
-    return GridAxis(
-        length, alone, near,
-        lambda q, _: first_key(q), lambda _, q: last_key(q), lambda k, _: first_query(k), lambda _, k: last_query(k),
-    )  # fmt: skip
+    return GridAxis(length, keep, attends, attended_by, own=length == 1 or window == 1)
 
 
 def halo_axis(length: int, block: int, halo: int) -> GridAxis:
@@ -145,14 +126,15 @@ def halo_axis(length: int, block: int, halo: int) -> GridAxis:
     def own(y: Index) -> Index:
         return times(div(y, block), block)
 
-    def near(q: Index, k: Index) -> Pred:
+    def keep(q: Index, k: Index) -> Pred:
         low, high = plus(own(q), -halo), plus(own(q), block - 1 + halo)
         return And(Compare("<=", low, k), Compare("<=", k, high))
 
-    return GridAxis(
-        length, length == 1 or (block == 1 and halo == 0), near,
-        lambda q, _: greatest([0, plus(own(q), -halo)]),
-        lambda _, q: smallest([length - 1, plus(own(q), block - 1 + halo)]),
-        lambda k, _: greatest([0, own(greatest([0, plus(k, -halo)]))]),
-        lambda _, k: smallest([length - 1, plus(own(plus(k, halo)), block - 1)]),
-    )  # fmt: skip
+    def attends(near: Index, far: Index) -> Ends:
+        return greatest([0, plus(own(near), -halo)]), smallest([length - 1, plus(own(far), block - 1 + halo)])
+
+    def attended_by(near: Index, far: Index) -> Ends:
+        first = greatest([0, own(greatest([0, plus(near, -halo)]))])
+        return first, smallest([length - 1, plus(own(plus(far, halo)), block - 1)])
+
+    return GridAxis(length, keep, attends, attended_by, own=length == 1 or (block == 1 and halo == 0))

@@ -15,18 +15,7 @@ from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import BlockList, Listed
 from pidsl.codegen.tiling.forms import predicate
 from pidsl.language.expr import And, Not, Pred, fold
-from pidsl.language.terms import (
-    Blocked,
-    Difference,
-    Empty,
-    Full,
-    Intersection,
-    Pairs,
-    Term,
-    Transpose,
-    Union,
-    walk,
-)  # fmt: skip
+from pidsl.language.terms import Blocked, Difference, Empty, Full, Intersection, Pairs, Term, Transpose, Union, walk
 from pidsl.relation.build import rows_relation
 from pidsl.relation.frame import HOME, Frame
 from pidsl.relation.isl import coalesced, limited
@@ -65,9 +54,7 @@ def _separate(term: Term) -> tuple[Term, list[_List]] | None:
             return Empty(), [(Full(), 1, values)]
         case Union(a, b):
             x, y = _separate(a), _separate(b)
-            if x is None or y is None:
-                return None
-            return _either(x[0], y[0]), x[1] + y[1]
+            return x and y and (_either(x[0], y[0]), x[1] + y[1])
         case Intersection(a, b):
             x, y = _separate(a), _separate(b)
             if x is None or y is None or (x[1] and y[1]):
@@ -75,21 +62,14 @@ def _separate(term: Term) -> tuple[Term, list[_List]] | None:
             (other, lists), (kept, _) = (x, y) if x[1] else (y, x)
             return _both(other, kept), [(_both(within, kept), size, pairs) for within, size, pairs in lists]
         case Difference(a, b):
-            x, y = _separate(a), _separate(b)
-            if x is None or y is None or y[1]:
-                return None
-            return x[0] - b, [(within - b, size, pairs) for within, size, pairs in x[1]]
+            x = None if any(isinstance(t, Pairs) for t in walk(b)) else _separate(a)
+            return x and (x[0] - b, [(within - b, size, pairs) for within, size, pairs in x[1]])
         case Blocked(a, int(step)):
             x = _separate(a)
-            if x is None:
-                return None
-            lists = [(_blocked(within, step), size * step, pairs) for within, size, pairs in x[1]]
-            return _blocked(x[0], step), lists
+            return x and (_blocked(x[0], step), [(_blocked(within, step), size * step, y) for within, size, y in x[1]])
         case Transpose(a):
             x = _separate(a)
-            if x is None:
-                return None
-            return x[0].T, [(within.T, size, tuple((j, i) for i, j in pairs)) for within, size, pairs in x[1]]
+            return x and (x[0].T, [(within.T, size, tuple((j, i) for i, j in pairs)) for within, size, pairs in x[1]])
         case _:
             return None
 
@@ -113,14 +93,9 @@ def list_piece(listed: BlockList, backend: Backend, frame: Frame = HOME) -> Piec
     sizes = backend.prices.sizes
     rows, cols = max([x for x in sizes if max(x) <= listed.size] or [min(sizes)])
     over_keys, back = Listed(listed, "keys", rows, cols), backend.grad_key
-    return Piece(
-        keep=(keep,),
-        forward=over_keys,
-        grad_query=over_keys,
-        grad_key=None if back is None else Listed(listed, "queries", back.of(rows), cols),
-        relation=None,
-        reference=(1 + max(map(max, listed.blocks), default=0)) * listed.size,  # the least with every block
-    )
+    over_queries = None if back is None else Listed(listed, "queries", back.of(rows), cols)
+    longest = (1 + max(map(max, listed.blocks), default=0)) * listed.size  # the least length with every block
+    return Piece((keep,), over_keys, over_keys, over_queries, None, reference=longest)
 
 
 def _pred(term: Term, frame: Frame) -> Pred:

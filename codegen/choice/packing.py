@@ -10,13 +10,14 @@ steps, and so are the bounds of its keys. Such a piece has one mask and one loop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from pidsl.codegen.choice.cost import Backend, shape
 from pidsl.codegen.choice.envelope import Envelope, I, J, envelope_piece
-from pidsl.codegen.choice.parts import Part, keys_of, positions_of
+from pidsl.codegen.choice.grid_axes import Ends
+from pidsl.codegen.choice.parts import Part, occurring
 from pidsl.codegen.choice.pieces import tile_piece, union_of
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Layout
@@ -46,9 +47,8 @@ class Bounded:
 
     def constant(self, slope: Slope) -> int:
         """The constant of a constraint; of one it does not have: the least with which it holds for all of it."""
-        found = self.slopes.get(slope)
-        return -sum(min(x * end for end in ends) for x, ends in zip(slope, (self.rows, self.keys), strict=True)) \
-            if found is None else found  # fmt: skip
+        least = (min(x * end for end in ends) for x, ends in zip(slope, (self.rows, self.keys), strict=True))
+        return self.slopes[slope] if slope in self.slopes else -sum(least)
 
 
 def packings(found: Sequence[Part], square: bool) -> tuple[list[list[Bounded]], list[Part]]:
@@ -58,11 +58,9 @@ def packings(found: Sequence[Part], square: bool) -> tuple[list[list[Bounded]], 
     others = [x for x, here in known if here is None]
     for here in sorted((here for _, here in known if here is not None), key=lambda x: x.rows):
         fitting = (row for row in rows if row[-1].rows[1] < here.rows[0] and _slopes([*row, here]) <= SLOPES)
-        row = next(fitting, None)
-        if row is None:
-            rows.append([here])
-        else:
-            row.append(here)
+        if (row := next(fitting, None)) is None:
+            rows.append(row := [])
+        row.append(here)
     if len(rows) > MAX_ROWS:
         return [], list(found)
     return [row for row in rows if len(row) > 1], [*others, *(row[0].part for row in rows if len(row) == 1)]
@@ -76,12 +74,11 @@ def bounded(part: Part, square: bool) -> Bounded | None:
     """A part as numbers; None where it goes on for ever, depends on lengths or has divisions."""
     if part.lags.step > 1:  # residue classes know better
         return None
-    (first, last), (low, high) = (interval_of(x(part.relation)) for x in (positions_of, keys_of))
+    frame = frame_of(part.relation)
+    (first, last), (low, high) = (interval_of(occurring(part.relation, x)) for x in (frame.query, frame.key))
     if first is None or last is None or low is None or high is None:
         return None
-    frame = frame_of(part.relation)
-    at = coordinates(Layout(frame=frame), square)
-    placed = place(part.relation, at)
+    placed = place(part.relation, coordinates(Layout(frame=frame), square))
     convex = convex_parts(placed.mask)
     if len(convex) != 1:
         return None
@@ -96,18 +93,14 @@ def bounded(part: Part, square: bool) -> Bounded | None:
     return Bounded(part, placed, (first, last), (low, high), slopes)
 
 
-def packed_pieces(
-    row: Sequence[Bounded], backend: Backend, square: bool, length: int
-) -> Iterator[Piece]:  # fmt: skip
+def packed_pieces(row: Sequence[Bounded], backend: Backend, length: int) -> Iterator[Piece]:
     """Parts that share no row: one by one, where each is a few large calls, else as one piece."""
     if backend.calls and len(row) <= backend.calls.parts:
         for x in row:
-            yield tile_piece(x.part.relation, x.placed, shape(x.placed, length), backend, length)
+            yield tile_piece(x.placed, shape(x.placed, length), backend, length)
         return
     relation = union_of([x.part for x in row])
-    yield envelope_piece(
-        packed(row), relation, coordinates(Layout(frame=frame_of(relation)), square), backend, dense=True
-    )
+    yield envelope_piece(packed(row), relation, row[0].placed.at, backend)
 
 
 def packed(row: Sequence[Bounded]) -> Envelope:
@@ -117,41 +110,28 @@ def packed(row: Sequence[Bounded]) -> Envelope:
     keep: Pred = And(Compare(">=", I, starts[0]), Compare("<=", I, _steps(I, starts, ends)))
     keep = And(keep, Compare(">=", J, _steps(I, starts, lows)))
     keep = And(keep, Compare("<=", J, _steps(I, starts, highs)))
-    first, last = list(_falling(lows)), list(_rising(highs))  # bounds that never fall from one part to the next
-    low: list[Callable[[Index], Index]] = [lambda i: _steps(i, starts, first)]
-    high: list[Callable[[Index], Index]] = [lambda i: _steps(i, starts, last)]
-    back: list[Callable[[Index], Index]] = [lambda j: _steps(j, [0, *(x + 1 for x in last[:-1])], starts)]
-    ahead: list[Callable[[Index], Index]] = [lambda j: _steps(j, first, ends)]
+    first = [-x for x in accumulate((-x for x in reversed(lows)), max)][
+        ::-1
+    ]  # bounds that never fall from one part to the next
+    last = list(accumulate(highs, max))
+    most: dict[Slope, int] = {}  # i - j + most >= 0 for all parts, or j - i + most >= 0
     for slope in dict.fromkeys(slope for x in row for slope in x.slopes):
         constants = [x.constant(slope) for x in row]
         line = total([times(I, slope[0]), times(J, slope[1]), _steps(I, starts, constants)])
         keep = And(keep, Compare(">=", line, 0))
-        most = max(constants)  # i - j + most >= 0 for all parts, or j - i + most >= 0
-        if slope == (1, -1):
-            high.append(lambda i, c=most: plus(i, c))  # type: ignore[misc]
-            back.append(lambda j, c=most: plus(j, -c))  # type: ignore[misc]
-        elif slope == (-1, 1):
-            low.append(lambda i, c=most: plus(i, -c))  # type: ignore[misc]
-            ahead.append(lambda j, c=most: plus(j, c))  # type: ignore[misc]
-    return Envelope(
-        fold(keep),
-        lambda i: greatest([x(i) for x in low]), lambda i: smallest([x(i) for x in high]),
-        lambda j: greatest([x(j) for x in back]), lambda j: smallest([x(j) for x in ahead]),
-        max(ends) + 1, max(highs) + 1,
-    )  # fmt: skip
+        most[slope] = max(constants)
+    ahead, behind = ([most[x]] if x in most else [] for x in ((1, -1), (-1, 1)))
 
+    def attends(near: Index, far: Index) -> Ends:
+        low = greatest([_steps(near, starts, first), *(plus(near, -x) for x in behind)])
+        return low, smallest([_steps(far, starts, last), *(plus(far, x) for x in ahead)])
 
-def _falling(values: Sequence[int]) -> Iterator[int]:
-    """The least of each value and those behind it."""
-    return reversed(list(_rising([-x for x in reversed(values)], -1)))
+    def attended_by(near: Index, far: Index) -> Ends:
+        after = [0, *(x + 1 for x in last[:-1])]
+        low = greatest([_steps(near, after, starts), *(plus(near, -x) for x in ahead)])
+        return low, smallest([_steps(far, first, ends), *(plus(far, x) for x in behind)])
 
-
-def _rising(values: Sequence[int], sign: int = 1) -> Iterator[int]:
-    """The greatest of each value and those before it, times a sign."""
-    most = values[0]
-    for x in values:
-        most = max(most, x)
-        yield sign * most
+    return Envelope(fold(keep), attends, attended_by, max(ends) + 1, max(highs) + 1, dense=True)
 
 
 def _steps(x: Index, starts: Sequence[int], values: Sequence[int]) -> Index:

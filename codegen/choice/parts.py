@@ -69,8 +69,7 @@ def parts(relation: isl.Map) -> list[Part]:
     for x in found:
         rest = x if done is None else coalesced(x - done)
         done = x if done is None else coalesced(done | x)
-        for b in coalesced(rest.make_disjoint()).get_basic_maps():
-            out.append(isl.Map.from_basic_map(b))
+        out += map(isl.Map.from_basic_map, coalesced(rest.make_disjoint()).get_basic_maps())
     if len(out) > 2 * MAX_PARTS or not _disjoint(out):
         return [part(relation)]
     return [y for x in out for y in _near_and_far(part(x))]
@@ -83,20 +82,16 @@ def _near_and_far(x: Part) -> list[Part]:
         cuts = (
             (frame.lag, layout.query_step if layout.linked else 1),
             (frame.key, 1 if layout.linked else layout.key_step),
-            ("r + offset", 1 if layout.linked else layout.query_step),
+            (frame.query, 1 if layout.linked else layout.query_step),
         )
         for value, step in cuts:
             if step > LONGEST:
                 ranges = (f"-{step} < {value} < {step}", f"{value} >= {step}", f"{value} <= -{step}")
                 found = (coalesced(x.relation & frame.map(f"[r] -> [j] : {where}")) for where in ranges)
-                return [_in_identity(part(y)) for y in found if not y.is_empty()]
+                cut = [part(y) for y in found if not y.is_empty()]  # without layouts that most sequences do not have
+                kept = [tuple(z for z in y.layouts if max(z.query_step, z.key_step) <= LONGEST) for y in cut]
+                return [replace(y, layouts=layouts) for y, layouts in zip(cut, kept, strict=True)]
     return [x]
-
-
-def _in_identity(x: Part) -> Part:
-    """Without layouts whose classes most sequences do not have."""
-    kept = (y for y in x.layouts if max(y.query_step, y.key_step) <= LONGEST)
-    return replace(x, layouts=tuple(kept))
 
 
 def _many(found: Sequence[isl.Map]) -> list[Part]:
@@ -108,8 +103,9 @@ def _many(found: Sequence[isl.Map]) -> list[Part]:
         return []
     facts = [lag_facts(x) for x in found]
     order = sorted(range(len(found)), key=lambda k: _order(facts[k]))
+    frame = frame_of(found[0])
     boxes = [
-        [interval_of(positions_of(x)), interval_of(keys_of(x)), (own.least, own.most)]
+        [*(interval_of(occurring(x, value)) for value in (frame.query, frame.key)), (own.least, own.most)]
         for x, own in zip(found, facts, strict=True)
     ]
     near = [
@@ -123,7 +119,7 @@ def _many(found: Sequence[isl.Map]) -> list[Part]:
         rest = found[k]
         for y in others:
             rest = rest - found[y]
-        out += [isl.Map.from_basic_map(b) for b in (rest.make_disjoint() if others else rest).get_basic_maps()]
+        out += map(isl.Map.from_basic_map, (rest.make_disjoint() if others else rest).get_basic_maps())
     return [part(x) for x in out if not x.is_empty()] if len(out) <= MOST_PARTS else []
 
 
@@ -132,15 +128,10 @@ def _meet(a: Interval, b: Interval) -> bool:
     return all(x is None or y is None or x <= y for x, y in ((a[0], b[1]), (b[0], a[1])))
 
 
-def positions_of(relation: isl.Map) -> isl.Set:
-    """The positions of queries that occur."""
-    return _numbers(relation.domain().apply(frame_of(relation).map("[r] -> [r + offset]")))
-
-
-def keys_of(relation: isl.Map) -> isl.Set:
-    """The positions of keys that occur."""
-    frame = frame_of(relation)
-    return _numbers(relation.range().apply(frame.map(f"[j] -> [{frame.key}]")) if frame.moved else relation.range())
+def occurring(relation: isl.Map, value: str) -> isl.Set:
+    """The values of r and j that occur for some parameters, such as the frame's positions and lags."""
+    found = relation.wrap().apply(frame_of(relation).map(f"[[r] -> [j]] -> [{value}]"))
+    return coalesced(found.project_out(isl.dim_type.param, 0, found.dim(isl.dim_type.param)))
 
 
 def reference(found: Sequence[Part]) -> int:
@@ -171,15 +162,9 @@ def _disjoint(maps: list[isl.Map]) -> bool:
     return True
 
 
-def lags_of(relation: isl.Map) -> isl.Set:
-    """The lags that occur."""
-    frame = frame_of(relation)
-    return _numbers(relation.wrap().apply(frame.map(f"[[r] -> [j]] -> [{frame.lag}]")))
-
-
 def lag_facts(relation: isl.Map) -> Lags:
     """Range, step and phase of the lags."""
-    found = lags_of(relation)
+    found = occurring(relation, frame_of(relation).lag)
     if found.is_empty():
         return Lags(0, -1, 1, 0)
     return Lags(*interval_of(found), *_stride_of(found))
@@ -190,27 +175,13 @@ def _layouts(relation: isl.Map, facts: Lags) -> list[Layout]:
     out = [Layout(frame=frame)]
     if facts.step > 1:
         out.append(Layout(facts.step, facts.step, phase=facts.phase, frame=frame))
-    positions, keys = positions_of(relation), keys_of(relation)
+    positions, keys = (occurring(relation, x) for x in (frame.query, frame.key))
     if positions.is_empty() or keys.is_empty():
         return out
-    query_step, query_class = _stride_of(positions)
-    key_step, key_class = _stride_of(keys)
-    if query_step > 1 or key_step > 1:
-        out.append(
-            Layout(
-                query_step,
-                key_step,
-                query_class=query_class if query_step > 1 else None,
-                key_class=key_class if key_step > 1 else None,
-                frame=frame,
-            )
-        )
+    (s, query_class), (t, key_class) = _stride_of(positions), _stride_of(keys)
+    if s > 1 or t > 1:
+        out.append(Layout(s, t, None, query_class if s > 1 else None, key_class if t > 1 else None, frame))
     return out
-
-
-def _numbers(points: isl.Set) -> isl.Set:
-    """The integers that occur for some parameters."""
-    return coalesced(points.project_out(isl.dim_type.param, 0, points.dim(isl.dim_type.param)))
 
 
 def _stride_of(numbers: isl.Set) -> tuple[int, int]:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import gcd, lcm
 
 import islpy as isl
 
 from pidsl.codegen.choice.choose import Choice
-from pidsl.codegen.choice.cost import REFERENCE, Backend, Prices, Shape, best_tiles, shape
+from pidsl.codegen.choice.cost import REFERENCE, Backend, Shape, best_tiles, shape
 from pidsl.codegen.choice.parts import Part
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Grid, Lag, Lags, Layout
 from pidsl.codegen.tiling.bands import Placed, interval, place
-from pidsl.codegen.tiling.coordinates import Coordinates, coordinates, mask_pred
-from pidsl.codegen.tiling.forms import predicate
-from pidsl.codegen.tiling.tile_sets import every_tile
+from pidsl.codegen.tiling.coordinates import Coordinates, Tiles, coordinates, mask_pred
+from pidsl.codegen.tiling.forms import Floor, atoms_of, predicate
 from pidsl.codegen.tiling.tiles import sweep
 from pidsl.language.algebra import greatest, smallest
 from pidsl.language.expr import Pred, Truth, Var
 from pidsl.relation.frame import HOME, Frame, frame_of
-from pidsl.relation.isl import coalesced, convex_parts, read_map
+from pidsl.relation.isl import coalesced, convex_parts
 
 MAX_SHIFT = 4096  # longest translation looked for when batching equal masks
 MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mask and one set of loops
@@ -28,26 +28,22 @@ MAX_PIECES = 12  # tile pieces of one layout; more parts than this share one mas
 
 def pieces(choices: Sequence[Choice], backend: Backend, square: bool, length: int) -> tuple[Piece, ...]:
     """One piece per part; the isolated lags together, and parts of one layout together when they are many."""
-    groups: dict[Layout | None, list[Choice]] = {}
-    out: list[Piece] = []
+    groups: dict[Layout | Grid | None, list[Choice]] = {}
     for x in choices:
-        if isinstance(x.layout, Grid):
-            assert x.product is not None
-            out.append(x.product.piece(x.part.relation, backend))
-        else:
-            groups.setdefault(x.layout, []).append(x)
-    grids = len(out)  # last, so that pieces whose tiles are plain views write first
+        groups.setdefault(x.layout, []).append(x)
+    tiled: list[Piece] = []
+    boxes: list[Piece] = []  # last, so that pieces whose tiles are plain views write first
     for layout, group in groups.items():
         if layout is None:
-            out.append(lags_piece(group, backend, length))
-            continue
-        if len(group) <= MAX_PIECES:
-            out += [tile_piece(x.part.relation, x.placed, x.shape, backend, length) for x in group]
+            tiled.append(lags_piece(group, backend, length))
+        elif isinstance(layout, Grid):
+            boxes += [x.product.piece(x.part.relation) for x in group if x.product]
+        elif len(group) <= MAX_PIECES:
+            tiled += [tile_piece(x.placed, x.shape, backend, length) for x in group]
         else:
-            relation = union_of([x.part for x in group])
-            placed = place(relation, coordinates(layout, square))
-            out.append(tile_piece(relation, placed, shape(placed, length), backend, length))
-    return (*out[grids:], *out[:grids])
+            placed = place(union_of([x.part for x in group]), coordinates(layout, square))
+            tiled.append(tile_piece(placed, shape(placed, length), backend, length))
+    return (*tiled, *boxes)
 
 
 def union_of(group: Sequence[Part]) -> isl.Map:
@@ -58,61 +54,44 @@ def union_of(group: Sequence[Part]) -> isl.Map:
     return coalesced(relation)
 
 
-def tile_piece(
-    relation: isl.Map, placed: Placed, outline: Shape, backend: Backend, length: int
-) -> Piece:  # fmt: skip
+def tile_piece(placed: Placed, outline: Shape, backend: Backend, length: int) -> Piece:
     """One piece in dense tiles: its mask, its tiles, and the loops of the forward and backward programs."""
-    at, simple, calls = placed.at, placed.mask, backend.calls
-    period = _period(simple) if calls else 1
-    size = best_tiles(outline, backend.prices, [(r, 1) for r in _whole_periods(period, backend.prices)])
-    rows, cols = size.rows, size.cols
+    calls = backend.calls
+    period = _period(placed.mask) if calls else 1
+    # rows that are whole periods of the mask, near the offered sizes: all tiles then have the same mask
+    whole = {(max(1, round(r / period)) * period, 1) for r, _ in backend.prices.sizes} if period > 1 else ()
+    size = best_tiles(outline, backend.prices, sorted(whole))
+    (rows,), (cols,) = size.own, size.swept
     shifts: tuple[tuple[int, int], ...] = ()
     split = True
     if calls:
         shifts = _shifts(placed, rows, period)
-        if not shifts and outline.computed(rows, 1)[2] > calls.few:
+        if not shifts and outline.computed(rows, 1).programs > calls.few:
             rows = max(rows, calls.alone)
-        # without a mask, tiles are computed in one call however they lie
-        split = not shifts or not _narrow(outline, rows, calls.split)
-    return Piece(
-        (mask_pred(at, simple),),
-        *backend.walks(rows, lambda over, height: sweep(placed, over, height, cols, split=split)),
-        relation,
-        shifts,
-        length,
-    )
+        # without a mask, tiles are computed in one call however they lie; one masked call over all touched keys is
+        # cheaper than unmasked and masked calls and their merge where those are few
+        work = outline.computed(rows, 1)
+        split = not shifts or work.pairs > work.programs * rows * calls.split
+    walks = backend.walks(rows, lambda over, height: sweep(placed, over, height, cols, split=split))
+    return Piece((mask_pred(placed.at, placed.mask),), *walks, placed.relation, shifts, length)
 
 
 def masked_piece(relation: isl.Map, at: Coordinates, backend: Backend) -> Piece:
     """Every tile, masked: right for any relation, and what is left when isl's limit strikes."""
     rows, cols = backend.prices.sizes[0]
-    over_keys = every_tile(at, "keys", rows, cols)
-    return Piece(
-        keep=(mask_pred(at, at.points(relation)),),
-        forward=over_keys,
-        grad_query=over_keys,
-        grad_key=None if backend.grad_key is None else every_tile(at, "queries", rows, cols),
-        relation=relation,
-        reference=REFERENCE,
-    )
-
-
-def _whole_periods(period: int, prices: Prices) -> list[int]:
-    """Row counts that are whole periods of the mask, near the offered sizes: all tiles then have the same mask."""
-    if period <= 1 or period > MAX_SHIFT:
-        return []
-    return sorted({max(1, round(r / period)) * period for r, _ in prices.sizes})
+    over_keys = Tiles(at, "keys", rows, cols).every()
+    over_queries = None if backend.grad_key is None else Tiles(at, "queries", rows, cols).every()
+    keep = mask_pred(at, at.points(relation))
+    return Piece((keep,), over_keys, over_keys, over_queries, relation, reference=REFERENCE)
 
 
 def _period(points: isl.Set) -> int:
     """A translation length under which the divisions in the mask repeat; 1 when there are none, or it is too long."""
     period = 1
-    for b in convex_parts(points):
-        local = b.get_local_space()
-        for k in range(b.dim(isl.dim_type.div)):
-            period = lcm(period, int(local.get_div(k).get_denominator_val().to_python()))
-            if period > MAX_SHIFT:
-                return 1
+    for x in (x for part in convex_parts(points) for x in atoms_of(part, ("a", "b")) if isinstance(x, Floor)):
+        period = lcm(period, x.by)
+        if period > MAX_SHIFT:
+            return 1
     return period
 
 
@@ -127,7 +106,7 @@ def _shifts(placed: Placed, rows: int, period: int) -> tuple[tuple[int, int], ..
     out = []
     inside = placed.mask if placed.keys is None else without_ends(placed.mask)
     for da, db in ((along, along * s // t), (still, 0)):
-        moved = inside.apply(read_map(f"[{at.parameters}] -> {{ [a, b] -> [a + {da}, b + {db}] }}"))
+        moved = inside.apply(at.map(f"[a, b] -> [a + {da}, b + {db}]"))
         if moved.is_equal(inside):
             out.append((da, db))
     return tuple(out)
@@ -144,20 +123,11 @@ def without_ends(simple: isl.Set) -> isl.Set:
     kept = isl.BasicSet.universe(parts[0].get_space())
     divisions = parts[0].dim(isl.dim_type.div)
     for x in parts[0].get_constraints():
-        rows, keys = (x.involves_dims(isl.dim_type.set, k, 1) for k in (0, 1))
-        if x.involves_dims(isl.dim_type.div, 0, divisions):
-            if not (rows and keys):  # of a bound with divisions the sweep may say less
-                return simple
+        if all(x.involves_dims(isl.dim_type.set, k, 1) for k in (0, 1)):
             kept = kept.add_constraint(x)
-        elif rows and keys:
-            kept = kept.add_constraint(x)
+        elif x.involves_dims(isl.dim_type.div, 0, divisions):  # of a bound with divisions the sweep may say less
+            return simple
     return isl.Set.from_basic_set(kept)
-
-
-def _narrow(outline: Shape, rows: int, keys: int) -> bool:
-    """Whether one masked call over all touched keys is cheaper than unmasked and masked calls and their merge."""
-    pairs, _, programs = outline.computed(rows, 1)
-    return programs == 0 or pairs / (programs * rows) <= keys
 
 
 def lags_piece(group: Sequence[Choice], backend: Backend, length: int) -> Piece:
@@ -166,16 +136,13 @@ def lags_piece(group: Sequence[Choice], backend: Backend, length: int) -> Piece:
     frame = frame_of(group[0].part.relation)
     for x in group:
         for lag in x.part.lags.values() or ():
-            only = frame.map(f"[r] -> [j] : {frame.key} = r + offset - {lag}")
-            rows = (x.part.relation & only).domain()
+            rows = (x.part.relation & frame.map(f"[r] -> [j] : {frame.lag} = {lag}")).domain()
             by_lag[lag] = (by_lag[lag] | rows) if lag in by_lag else rows
     lags = ((lag, coalesced(rows)) for lag, rows in sorted(by_lag.items()) if not rows.is_empty())
     found = tuple(_lag(lag, rows, frame) for lag, rows in lags)
-    layout = Layout(frame=frame)
-    over_keys = Lags(layout, "keys", found)
-    over_queries = None if backend.grad_key is None else Lags(layout, "queries", found)
-    relation = union_of([x.part for x in group])
-    return Piece((), over_keys, over_keys, over_queries, relation, reference=length)
+    over_keys = Lags(Layout(frame=frame), "keys", found)
+    over_queries = None if backend.grad_key is None else replace(over_keys, over="queries")
+    return Piece((), over_keys, over_keys, over_queries, union_of([x.part for x in group]), reference=length)
 
 
 def _lag(lag: int, rows: isl.Set, frame: Frame) -> Lag:

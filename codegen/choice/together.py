@@ -69,18 +69,14 @@ def _joined(heads: Heads, plans: Mapping[Term, Plan]) -> Plan | None:
             assert only is not None
             pieces.append(only)
     first = next(iter(plans.values()))
+    keys = _each(heads, {term: plan.attended_keys for term, plan in plans.items()})
+    rows = _each(heads, {term: plan.attended_rows for term, plan in plans.items()})
+    notes = tuple(dict.fromkeys(note for plan in plans.values() for note in plan.notes))
+    exact = all(plan.attended_exact for plan in plans.values())
     whole = Plan(
-        term=heads,
-        backend=first.backend,
-        pieces=tuple(pieces),
-        attended_keys=_each(heads, {term: plan.attended_keys for term, plan in plans.items()}),
-        attended_rows=_each(heads, {term: plan.attended_rows for term, plan in plans.items()}),
-        relation=None,
-        notes=tuple(dict.fromkeys(note for plan in plans.values() for note in plan.notes)),
-        attended_exact=all(plan.attended_exact for plan in plans.values()),
-        reference=first.reference,
-        frame=first.frame,
-    )
+        heads, first.backend, tuple(pieces), keys, rows, None, notes,
+        attended_exact=exact, reference=first.reference, frame=first.frame,
+    )  # fmt: skip
     for task in get_args(Pass):
         if len(stages(whole, task)) > max(len(stages(plan, task)) for plan in plans.values()):
             return None  # their layouts differ

@@ -86,9 +86,7 @@ class Plan:
     relation: Any = field(repr=False, compare=False)  # the whole, islpy.Map [n, m, offset] -> { [r] -> [j] }
     notes: tuple[str, ...] = ()
     rejected: tuple[Alternative, ...] = ()
-    attended_exact: bool = (
-        True  # else `attended_keys` and `attended_rows` hold for what is attended, and maybe for more
-    )
+    attended_exact: bool = True  # else `attended_keys` and `attended_rows` may hold for more than what is attended
     reference: int = 0  # the length at which costs were compared
     score: Score = PLAIN  # what happens to the logits; that of plain attention is empty
     frame: Frame = HOME

@@ -66,23 +66,14 @@ def stages(plan: Plan, task: Pass) -> tuple[Stage, ...]:
     found: list[Stage] = []
     for group in order:
         side = "" if group.step == 1 else f"_mod_{group.step}"
-        fixed_class = f"_{group.fixed}" if group.partial and group.alone is None else ""
-        name = f"{task}{fixed_class}{side}{group.kind}"
+        fixed = group.fixed if group.partial and group.alone is None else None
+        name = f"{task}{'' if fixed is None else f'_{fixed}'}{side}{group.kind}"
         if any(stage.name == name for stage in found):
             name += f"_by_{group.tile}" if group.alone is None else f"_{group.alone}"
-        found.append(
-            Stage(
-                name=name,
-                task=task,
-                owns="keys" if task == "grad_key" else "rows",
-                step=group.step,
-                fixed=group.fixed if group.partial and group.alone is None else None,
-                tile=group.tile,
-                swept=max(piece.walk(task).visited for _, piece in groups[group]),
-                resumes=bool(found) or group.partial,
-                pieces=tuple(groups[group]),
-            )
-        )
+        owns = "keys" if task == "grad_key" else "rows"
+        swept = max(piece.walk(task).visited for _, piece in groups[group])
+        resumes = bool(found) or group.partial
+        found.append(Stage(name, task, owns, group.step, fixed, group.tile, swept, resumes, tuple(groups[group])))
     return tuple(found)
 
 
@@ -108,7 +99,8 @@ def _group(number: int, piece: Piece, task: Pass) -> _Group:
         case Listed():
             return _Group(True, 1, 0, walk.owned, "_listed", number)
         case Runs(layout=layout) | Lags(layout=layout):
-            step, fixed = layout.key_side if task == "grad_key" else layout.query_side
+            queries, keys = (layout.query_step, layout.query_class), (layout.key_step, layout.key_class)
+            step, fixed = keys if task == "grad_key" else queries
             return _Group(fixed is not None, step, fixed or 0, walk.owned, "_lags" if isinstance(walk, Lags) else "")
 
 

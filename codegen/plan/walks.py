@@ -71,21 +71,6 @@ class Layout:
         """Every row class is visited, each with the one key class that its phase picks."""
         return self.phase is not None
 
-    @property
-    def query_side(self) -> tuple[int, int | None]:
-        """Pieces with equal query sides can share a kernel that owns tiles of rows."""
-        return self.query_step, self.query_class
-
-    @property
-    def key_side(self) -> tuple[int, int | None]:
-        """Pieces with equal key sides can share a kernel that owns tiles of keys."""
-        return self.key_step, self.key_class
-
-    @property
-    def query_classes(self) -> int:
-        """How many row classes a sweep over keys has programs for."""
-        return self.query_step if self.linked else 1
-
     def row_class(self) -> Index:
         """c for a layout that is not linked."""
         if self.query_class is None:

@@ -7,6 +7,7 @@ relation, and on the axes of a grid or in listed blocks by the mask.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from pidsl.codegen.plan.walks import BlockList, Boxes, Grid, Lag, Lags, Listed, Runs, Walk
 from pidsl.errors import TooHardError
-from pidsl.language.expr import And, Compare, Or, Pred, Var, evaluate, holds
+from pidsl.language.expr import And, Compare, Index, Or, Pred, Var, evaluate, holds
 from pidsl.relation.counting import count_loops
 from pidsl.relation.isl import limited, read_set
 from pidsl.relation.loops import NoLoop, loops
@@ -35,8 +36,8 @@ def computed(walk: Walk, n: int) -> int:
     match walk:
         case Runs():
             return _in_runs(walk, n)
-        case Boxes(layout=grid):
-            return prod(_boxes_on_axis(walk, axis, n) for axis in range(len(grid.lengths)))
+        case Boxes(grid, _, own, swept, first, last):
+            return prod(on_axis(*axis)[0] for axis in zip(first, last, _lengths(grid, n), own, swept, strict=True))
         case Listed(layout=BlockList(size, blocks)):
             return size**2 * sum(max(pair) * size < n for pair in blocks)
         case Lags(lags=lags):  # the rows between the first and the last of each
@@ -69,22 +70,15 @@ def _in_runs(walk: Runs, n: int) -> int:
     by_keys = walk.over == "keys"
     step = layout.query_step if by_keys else layout.key_step
     env = _lengths_of(n)
-    if layout.linked:
-        own = np.arange(min(step, n))
-    elif by_keys:
-        own = np.array([evaluate(layout.row_class(), env)])
-    else:
-        own = np.array([evaluate(layout.own_key_class(), env)])
-    size = walk.owned
+    fixed = layout.row_class() if by_keys else layout.own_key_class()
+    own = np.arange(min(step, n)) if layout.linked else np.array([evaluate(fixed, env)])
     own = own[own < n]
-    tiles = (n - own + step * size - 1) // (step * size)  # of each class
+    tiles = -((own - n) // (step * walk.owned))  # of each class
     which = np.repeat(own, tiles)
     t = np.arange(len(which)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
-    env |= {"t": t, "c": which} if by_keys else {"t": t, "d": which}
-    if by_keys:
-        env["d"] = evaluate(layout.key_class_of(Var("c")), env)
-    else:
-        env["c"] = evaluate(layout.row_class_of(Var("d")), env)
+    mine, other = ("c", "d") if by_keys else ("d", "c")
+    env |= {"t": t, mine: which}
+    env[other] = evaluate(layout.key_class_of(Var("c")) if by_keys else layout.row_class_of(Var("d")), env)
     heads = {x for run in walk.runs for x in _heads(run.guard)}  # they have this piece, or do not: who has it, counts
     return max(_tiles(walk, {**env, "q_head": head}, t) for head in heads | {0}) * walk.rows * walk.cols
 
@@ -114,13 +108,10 @@ def _on_lag(x: Lag, n: int) -> int:
     """The rows of a lag."""
     env = _lengths_of(n)
     r = np.arange(evaluate(x.first, env), evaluate(x.last, env) + 1)
-    heads = {0, *_heads(x.keep)}
-    kept = (
-        (np.asarray(holds(x.keep, {**env, "r": r, "q_head": h})) & (r >= 0) for h in heads)
-        if x.keep is not None
-        else ()
-    )
-    return max((int(found.sum()) for found in kept), default=len(r))
+    if x.keep is None:
+        return len(r)
+    kept = (np.asarray(holds(x.keep, {**env, "r": r, "q_head": h})) & (r >= 0) for h in {0, *_heads(x.keep)})
+    return max(int(found.sum()) for found in kept)
 
 
 def _lengths(grid: Grid, n: int) -> list[int]:
@@ -129,26 +120,22 @@ def _lengths(grid: Grid, n: int) -> list[int]:
     return [x if length is None else min(x, length) for x, length in zip(found, grid.lengths, strict=True)]
 
 
-def _boxes_on_axis(walk: Boxes, axis: int, n: int) -> int:
-    """Pairs of coordinates in the boxes of one axis; boxes of single tokens end with the grid."""
-    length = _lengths(walk.layout, n)[axis]
-    own, swept = walk.own[axis], walk.swept[axis]
+def on_axis(first: Index, last: Index | None, length: int, own: int, swept: int) -> tuple[int, int, int, int]:
+    """Pairs, boxes of keys, keys in them and boxes of queries of one axis; boxes of single tokens end with the grid."""
     t = np.arange(-(-length // own))
-    first = np.maximum(evaluate(walk.first[axis], {"t": t}) + 0 * t, 0)
-    end = walk.last[axis]
-    last = np.minimum(length - 1 if end is None else evaluate(end, {"t": t}) + 0 * t, length - 1)
-    keys = np.maximum(-(-(last - first + 1) // swept), 0) * swept
+    low = np.maximum(evaluate(first, {"t": t}), 0 * t)
+    high = np.minimum(length - 1 if last is None else evaluate(last, {"t": t}), length - 1 + 0 * t)
+    boxes = np.maximum(-(-(high - low + 1) // swept), 0)
     heights = np.minimum(own, length - t * own) if swept == 1 else np.full(t.shape, own)
-    return int((heights * keys).sum())
+    keys = boxes * swept
+    return int((heights * keys).sum()), int(boxes.sum()), int(keys.sum()), int((boxes > 0).sum())
 
 
 def _of_relation(relation: isl.Map, n: int) -> int | None:
     """The pairs of a relation of rows and keys; None where isl does not tell in time."""
-    try:
-        with limited("the pairs of a piece", OPERATIONS):
-            return _pairs(relation, n)
-    except (TooHardError, NoLoop):
-        return None
+    with suppress(TooHardError, NoLoop), limited("the pairs of a piece", OPERATIONS):
+        return _pairs(relation, n)
+    return None
 
 
 def _pairs(relation: isl.Map, n: int) -> int:

@@ -16,7 +16,8 @@ import islpy as isl
 from pidsl.codegen.plan.walks import Over
 from pidsl.codegen.tiling.coordinates import Coordinates, mask
 from pidsl.codegen.tiling.forms import Form, constraints
-from pidsl.language.expr import And, Pred
+from pidsl.language.algebra import both
+from pidsl.language.expr import Pred
 from pidsl.relation.isl import convex_parts
 
 
@@ -49,6 +50,7 @@ class Placed:
     """A part of the relation in a layout: its pairs and its mask as sets of (a, b), and the keys of each row."""
 
     at: Coordinates
+    relation: isl.Map
     points: isl.Set
     mask: isl.Set
     keys: Band | None
@@ -58,7 +60,7 @@ def place(relation: isl.Map, at: Coordinates) -> Placed:
     """`relation` in the coordinates of a layout."""
     points = at.points(relation)
     simple = mask(at, points)
-    return Placed(at, points, simple, band(simple, "keys"))
+    return Placed(at, relation, points, simple, band(simple, "keys"))
 
 
 def band(simple: isl.Set, over: Over) -> Band | None:
@@ -77,10 +79,8 @@ def _band(points: isl.Set, names: Sequence[str], own: str, swept: str) -> Band |
     parts = convex_parts(points)
     if len(parts) != 1:
         return None
-    lower: list[Bound] = []
-    upper: list[Bound] = []
-    first: list[Form] = []
-    last: list[Form] = []
+    lower, upper = list[Bound](), list[Bound]()
+    first, last = list[Form](), list[Form]()
     guard: Pred | None = None
     exact = True
     for given in constraints(parts[0], names):
@@ -96,8 +96,7 @@ def _band(points: isl.Set, names: Sequence[str], own: str, swept: str) -> Band |
         elif u:
             (first if u > 0 else last).append(form.bound(own))
         else:
-            test = form.compare(">=")
-            guard = test if guard is None else And(guard, test)
+            guard = both(guard, form.compare(">="))
     return Band(tuple(lower), tuple(upper), tuple(first), tuple(last), guard, exact)
 
 

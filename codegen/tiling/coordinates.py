@@ -11,15 +11,15 @@ be negative), and of fixed classes `f` takes the place of the key offset likewis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import islpy as isl
 
-from pidsl.codegen.plan.walks import Layout
+from pidsl.codegen.plan.walks import Layout, Over, Run, Runs, Tiled
 from pidsl.codegen.tiling.forms import predicate
-from pidsl.language.expr import Add, FloorDiv, Index, Pred, Sub, Var, simplify, substitute, substitute_pred
+from pidsl.language.expr import Index, Pred, Var, substitute, substitute_pred
 from pidsl.relation.isl import coalesced, read_map, read_set
 
 
@@ -35,38 +35,34 @@ class Coordinates:
     key: str  # j in terms of b
     behind: Mapping[str, Index] = field(compare=False)  # `e` and `f` in the variables of the plan
 
-    def parameter_set(self, extra: str = "", more: str = "") -> isl.Set:
-        """What is known of the parameters (and of further ones, with `more` conditions)."""
-        names = self.parameters + (f", {extra}" if extra else "")
-        return read_set(f"[{names}] -> {{ : {self.known}{' and ' + more if more else ''} }}")
+    def set(self, text: str, extra: str = "") -> isl.Set:
+        """A set with these parameters (and `extra` ones), of what stands between its braces, where they are known."""
+        return read_set(f"[{self.parameters}{extra}] -> {{ {text} and {self.known} }}")
+
+    def map(self, text: str) -> isl.Map:
+        """A map with these parameters: `[a, b] -> [t, x] : ...`."""
+        return read_map(f"[{self.parameters}] -> {{ {text} }}")
 
     def points(self, relation: isl.Map) -> isl.Set:
         """`[parameters] -> { [a, b] }`: the pairs of `relation` that lie in the layout's classes."""
-        to_pair = read_map(
-            f"[{self.parameters}] -> {{ [[r] -> [j]] -> [a, b] : r = {self.row} and j = {self.key} and {self.known} }}"
-        )
+        to_pair = self.map(f"[[r] -> [j]] -> [a, b] : r = {self.row} and j = {self.key} and {self.known}")
         found = relation.wrap()
         for name, value in self.written:
             here = read_set(f"[{name}, {self.parameters}] -> {{ : {name} = {value} }}")
             found = found.intersect_params(here)
-            position = found.find_dim_by_name(isl.dim_type.param, name)
-            found = found.project_out(isl.dim_type.param, position, 1)
+            found = found.project_out(isl.dim_type.param, found.find_dim_by_name(isl.dim_type.param, name), 1)
         names = read_set(f"[{self.parameters}] -> {{ : }}").get_space()
         return coalesced(found.apply(to_pair).align_params(names))
 
     @property
     def exists(self) -> isl.Set:
         """The (a, b) whose row and key exist."""
-        inside = f"a >= 0 and b >= 0 and {self.row} < n and {self.key} < m"
-        return read_set(f"[{self.parameters}] -> {{ [a, b] : {inside} and {self.known} }}")
+        return self.set(f"[a, b] : a >= 0 and b >= 0 and {self.row} < n and {self.key} < m")
 
     @property
-    def starts(self) -> tuple[str, str]:
-        """By which parameters index 0 of rows and of keys lies ahead, in steps of the layout."""
-        moved = self.layout.frame.moved
-        if self.layout.identity:
-            return "offset", "key_offset" if moved else "0"
-        return "e", "f" if moved and not self.layout.linked else "0"
+    def quadrant(self) -> isl.Set:
+        """All (a, b), for rows and keys without end."""
+        return self.set("[a, b] : a >= 0 and b >= 0")
 
     def plain(self, e: Index) -> Index:
         """`e` in the variables of the plan."""
@@ -75,6 +71,44 @@ class Coordinates:
     def plain_pred(self, p: Pred) -> Pred:
         """`p` in the variables of the plan."""
         return substitute_pred(p, self.behind)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles(Tiled):
+    """Tiles of a layout: a program owns tile `t` of one dimension and visits those of the other (see `Runs`)."""
+
+    at: Coordinates
+    over: Over
+    rows: int
+    cols: int
+
+    @property
+    def last(self) -> Index:
+        """Index of the last swept tile that exists; -1 when the class is empty."""
+        layout = self.at.layout
+        length, own_class, step = ("m", "d", layout.key_step) if self.over == "keys" else ("n", "c", layout.query_step)
+        top = Var(length) - 1
+        return (top if step == 1 else top - Var(own_class)) // (step * self.visited)
+
+    @property
+    def whole(self) -> Index:
+        """How many tiles of keys of a class are complete."""
+        step = self.at.layout.key_step
+        length = Var("m") if step == 1 else Var("m") - Var("d") + (step - 1)
+        return length // (step * self.visited)
+
+    def every(self) -> Runs:
+        """A loop over all tiles of the swept dimension, masked: right for any piece."""
+        return self.walk([Run(False, 0, self.last)])
+
+    def walk(self, runs: Iterable[Run]) -> Runs:
+        """A walk of these runs, in the variables of the plan."""
+        plain = self.at.plain
+        found = (
+            replace(x, first=plain(x.first), last=plain(x.last), guard=x.guard and self.at.plain_pred(x.guard))
+            for x in runs
+        )
+        return Runs(self.at.layout, self.over, self.rows, self.cols, tuple(found))
 
 
 def _behind(layout: Layout) -> dict[str, Index]:
@@ -91,7 +125,7 @@ def _behind(layout: Layout) -> dict[str, Index]:
 
 def _steps(own_class: str, offset: Index, residue: int, step: int) -> Index:
     """Whole steps from the residue to the first row (key) of a class."""
-    return offset if step == 1 else FloorDiv(simplify(Sub(Add(Var(own_class), offset), residue)), step)
+    return offset if step == 1 else (Var(own_class) + offset - residue) // step
 
 
 @lru_cache(maxsize=512)

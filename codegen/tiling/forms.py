@@ -19,21 +19,7 @@ from typing import Literal
 import islpy as isl
 
 from pidsl.language.algebra import any_of
-from pidsl.language.expr import (
-    Add,
-    And,
-    Compare,
-    FloorDiv,
-    Index,
-    Mod,
-    Mul,
-    Pred,
-    Sub,
-    Truth,
-    Var,
-    fold,
-    simplify,
-)  # fmt: skip
+from pidsl.language.expr import Add, And, Compare, FloorDiv, Index, Mod, Mul, Pred, Sub, Truth, Var, fold, simplify
 from pidsl.relation.isl import convex_parts
 
 _dim = isl.dim_type
@@ -254,8 +240,8 @@ def predicate(points: isl.Set, names: Sequence[str]) -> Pred:
     return any_of(alternatives)
 
 
-def _forms(convex: isl.BasicSet, names: Iterable[str]) -> Iterator[tuple[bool, Form]]:
-    """Forms that are 0 (True) or at least 0 (False) in a basic set."""
+def atoms_of(convex: isl.BasicSet, names: Iterable[str]) -> list[Atom]:
+    """What the constraints of one of the `convex_parts` are sums of: parameters, dimensions and its divisions."""
     atoms: list[Atom] = [str(convex.get_dim_name(_dim.param, k)) for k in range(convex.dim(_dim.param))]
     atoms += names
     local = convex.get_local_space()
@@ -267,6 +253,12 @@ def _forms(convex: isl.BasicSet, names: Iterable[str]) -> Iterator[tuple[bool, F
         numerators += [division.get_coefficient_val(_dim.in_, x) for x in range(convex.dim(_dim.set))]
         numerators += [division.get_coefficient_val(_dim.div, x) for x in range(k)]
         atoms.append(Floor(_form([int((x * scale).to_python()) for x in numerators], atoms), int(scale.to_python())))
+    return atoms
+
+
+def _forms(convex: isl.BasicSet, names: Iterable[str]) -> Iterator[tuple[bool, Form]]:
+    """Forms that are 0 (True) or at least 0 (False) in a basic set."""
+    atoms = atoms_of(convex, names)
     order = _dim.cst, _dim.param, _dim.set, _dim.div
     yield from ((True, _form(row, atoms)) for row in _rows(convex.equalities_matrix(*order)))
     yield from ((False, _form(row, atoms)) for row in _rows(convex.inequalities_matrix(*order)))

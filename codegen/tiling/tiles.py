@@ -21,11 +21,11 @@ import numpy as np
 
 from pidsl.codegen.plan.walks import Over, Run, Runs
 from pidsl.codegen.tiling.bands import Band, Bound, Placed, band
-from pidsl.codegen.tiling.coordinates import Coordinates
+from pidsl.codegen.tiling.coordinates import Tiles
 from pidsl.codegen.tiling.forms import Form
-from pidsl.codegen.tiling.tile_sets import general_sweep, last_tile, whole_tiles
+from pidsl.codegen.tiling.tile_sets import general_sweep
 from pidsl.language.algebra import both, greatest, smallest
-from pidsl.language.expr import And, Index, Not, Pred, evaluate
+from pidsl.language.expr import Index, Not, Pred, evaluate
 
 PROBE = 16384  # length at which a sweep without any full tile is taken to have none
 
@@ -40,19 +40,17 @@ def sweep(placed: Placed, over: Over, rows: int, cols: int, *, split: bool = Tru
         cols: keys of a tile.
         split: whether to look for full tiles; without, every run has a mask.
     """
-    at = placed.at
+    tiles = Tiles(placed.at, over, rows, cols)
     found = placed.keys if over == "keys" else band(placed.mask, over)
     if found is None:
-        return general_sweep(at, placed.mask, over, rows, cols, split=split)
-    runs = _runs(at, found, over, rows, cols, split)
-    return Runs(at.layout, over, rows, cols, tuple(_plain(at, run) for run in runs))
+        return general_sweep(tiles, placed.mask, split=split)
+    return tiles.walk(_runs(tiles, found, split))
 
 
-def _runs(at: Coordinates, found: Band, over: Over, rows: int, cols: int, split: bool) -> list[Run]:
-    own, own_size, size = ("a", rows, cols) if over == "keys" else ("b", cols, rows)
-    near = Form(0, {"t": own_size})
-    far = Form(own_size - 1, {"t": own_size})
-    end = last_tile(at, over, size)
+def _runs(swept: Tiles, found: Band, split: bool) -> list[Run]:
+    own, size = "a" if swept.over == "keys" else "b", swept.visited
+    near, far = Form(0, {"t": swept.owned}), Form(swept.owned - 1, {"t": swept.owned})
+    end = swept.last
 
     def tiles(bounds: Sequence[Bound], *, least: bool, plus: int = 0) -> list[Form]:
         corners = (b.value.put(own, near if (b.slope > 0) == least else far) for b in bounds)
@@ -69,20 +67,17 @@ def _runs(at: Coordinates, found: Band, over: Over, rows: int, cols: int, split:
     for x in found.last:
         guard = both(guard, x.plus(near, -1).compare(">="))
         within = both(within, x.plus(far, -1).compare(">="))
-    if within is None:
-        everything = [Run(False, first, last, 1, guard)]
-    else:
-        assert guard is not None
-        edges = Run(False, first, last, 1, And(guard, Not(within)), edge=True)
-        everything = [Run(False, first, last, 1, within if found.guard is None else And(found.guard, within)), edges]
+    everything = [Run(False, first, last, 1, found.guard if within is None else both(found.guard, within))]
+    if within is not None:
+        everything.append(Run(False, first, last, 1, both(guard, Not(within)), edge=True))
     if not split or not found.exact or found.guard is not None:
         return everything
     # tiles in which no row of the own tile misses a key
-    whole = end if over == "queries" else whole_tiles(at, size) - 1
+    whole = end if swept.over == "queries" else swept.whole - 1
     inner_first = greatest([0, *(x.index() for x in tiles(found.lower, least=False, plus=size - 1))])
     before = (Form(x.constant - 1, x.terms) for x in tiles(found.upper, least=True, plus=1))
     inner_last = smallest([whole, *(x.index() for x in before)])
-    if not _ever(at, over, own_size, inner_first, inner_last):
+    if not _ever(swept, inner_first, inner_last):
         return everything
     runs = [Run(True, inner_first, inner_last, 1, within)]
     if inner_first != first:
@@ -92,16 +87,11 @@ def _runs(at: Coordinates, found: Band, over: Over, rows: int, cols: int, split:
     return [*runs, *everything[1:]]
 
 
-def _ever(at: Coordinates, over: Over, own_size: int, first: Index, last: Index) -> bool:
+def _ever(swept: Tiles, first: Index, last: Index) -> bool:
     """Whether the loop first .. last is ever entered at the probe length (if not, dropping it costs nothing there)."""
-    layout = at.layout
-    step = layout.query_step if over == "keys" else layout.key_step
-    tiles = np.arange(max(1, -(-PROBE // (step * own_size))))
+    at, layout = swept.at, swept.at.layout
+    step = layout.query_step if swept.over == "keys" else layout.key_step
+    tiles = np.arange(max(1, -(-PROBE // (step * swept.owned))))
     env: dict[str, Any] = {"n": PROBE, "m": PROBE, "offset": 0, "key_offset": 0, "t": tiles, "c": 0}
     env["d"] = evaluate(layout.key_class_of(0), env)
     return bool(np.any(np.asarray(evaluate(at.plain(first), env)) <= np.asarray(evaluate(at.plain(last), env))))
-
-
-def _plain(at: Coordinates, run: Run) -> Run:
-    guard = None if run.guard is None else at.plain_pred(run.guard)
-    return Run(run.full, at.plain(run.first), at.plain(run.last), run.step, guard, run.edge)

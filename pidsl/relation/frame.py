@@ -45,6 +45,11 @@ class Frame:
         return "n + offset = m + key_offset" if self.moved else "n + offset = m"
 
     @property
+    def query(self) -> str:
+        """The position of row r."""
+        return "r + offset"
+
+    @property
     def key(self) -> str:
         """The position of key j."""
         return "j + key_offset" if self.moved else "j"

@@ -15,7 +15,7 @@ from pidsl import blocks, causal, halo, keys, neighborhood, queries, stride, whe
 from pidsl.codegen.check import check_grid, check_plan
 from pidsl.codegen.choice import choose
 from pidsl.codegen.choice.boxes import Product
-from pidsl.codegen.choice.cost import BACKENDS, Tiling
+from pidsl.codegen.choice.cost import BACKENDS, Tiling, Work
 from pidsl.codegen.choice.digits import products
 from pidsl.codegen.choice.grid_axes import axes_of
 from pidsl.codegen.choice.parts import parts
@@ -113,15 +113,15 @@ def test_boxes_are_dense_where_tiles_are_not(backend: str) -> None:
 
 
 def test_a_dilated_axis_is_split_into_its_classes() -> None:
-    found = Product(axes_of(neighborhood((64, 64), 7, dilation=4), split=True))
+    found = Product(axes_of(neighborhood((64, 64), 7, dilation=4), split=True), BACKENDS["torch"])
     assert found.grid.lengths == (16, 4, 16, 4)
-    sizes = found.cheapest(BACKENDS["torch"].prices)
+    sizes = found.cheapest
     assert sizes.own[1] == sizes.own[3] == 1 and sizes.work.pairs < 4 * (64 * 7) ** 2
 
 
 def test_work_is_what_is_visited() -> None:
     term = neighborhood((20, 12), (7, 5))
-    found = Product(axes_of(term))
+    found = Product(axes_of(term), BACKENDS["torch"])
     (piece,) = lower(term, "torch").walked(Boxes)
     walk = pidsl.compile(term, "torch").form.made("torch", 64).module.PIECE_0
     visited = sum(s.tiles * s.height * s.width for s in walk.schedule(Sizes(240, 240, 0)).segments)
@@ -178,7 +178,7 @@ def test_products_of_digits_are_their_part(term: Term, backend: str) -> None:
         for relation, axes in found:
             assert (union & relation).is_empty()
             union = union | relation
-            piece = Product(axes).piece(relation, BACKENDS[backend])
+            piece = Product(axes, BACKENDS[backend]).piece(relation)
             assert list(check_grid(piece, piece.layout)) == []
         lengths = read_set("[n, m, offset] -> { : n >= 1 and m >= 1 and offset >= 0 }")
         assert union.is_equal(part.relation.intersect_params(lengths))
@@ -192,7 +192,7 @@ def test_digits_run(backend: str, data: st.DataObject) -> None:
     term = data.draw(in_digits())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "SPARSE", -1.0)
-        patch.setattr(choose, "best_tiles", lambda *_: Tiling(float("inf"), 16, 16, 0))
+        patch.setattr(choose, "best_tiles", lambda *_: Tiling(float("inf"), (16,), (16,), Work(0, 0, 0)))
         plan = planned(term, backend)
     form = Softmax(term, backend, None)  # type: ignore[arg-type]
     program = TorchProgram(plan) if backend == "torch" else TritonProgram(plan)
