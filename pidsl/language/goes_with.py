@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import combinations
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pidsl.errors import TermError
@@ -56,7 +55,7 @@ REFUSED: Mapping[frozenset[str], Refusal] = {
 }
 
 
-def check_together(parts: Iterable[str], given: str, where: str = "") -> None:
+def check_together(parts: Sequence[str], given: str, where: str = "") -> None:
     """Raise for two parts that do not go together.
 
     Args:
@@ -67,9 +66,10 @@ def check_together(parts: Iterable[str], given: str, where: str = "") -> None:
     Raises:
         TermError: a pair of them is refused.
     """
-    for pair in combinations(parts, 2):
-        if refusal := REFUSED.get(frozenset(pair)):
-            raise TermError(given, f"{pair[0]} or {pair[1]}, one of the two: {refusal.why}", where, refusal.hint)
+    for k, a in enumerate(parts):
+        for b in parts[k + 1 :]:
+            if refusal := REFUSED.get(frozenset((a, b))):
+                raise TermError(given, f"{a} or {b}, one of the two: {refusal.why}", where, refusal.hint)
 
 
 def check_inside(outer: str, value: object, given: str, where: str) -> None:

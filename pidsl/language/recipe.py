@@ -10,7 +10,6 @@ kernel holds, and what a configuration file may say.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -70,18 +69,16 @@ class Recipe:
             _check_output_gate(self.output_gate, where)
         check_together(self.parts(), f"{self!r}")
 
-    def parts(self) -> Iterator[str]:
+    def parts(self) -> list[str]:
         """What it is made of, by the names of `pidsl.language.goes_with.PARTS`."""
-        if isinstance(self.of, Composed):
-            yield self.of.part
+        found = [self.of.part] if isinstance(self.of, Composed) else []
         if self.score is not None:
-            yield "score"
-            if self.score.dropout:
-                yield "dropout"
+            found += ["score", "dropout"] if self.score.dropout else ["score"]
         if self.output_gate is not None:
-            yield "output gate"
+            found.append("output gate")
         if self.affine:
-            yield "affine weights"
+            found.append("affine weights")
+        return found
 
     def __repr__(self) -> str:
         scored = "" if self.score is None else f", score={self.score!r}"
