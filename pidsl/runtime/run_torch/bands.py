@@ -8,7 +8,7 @@ are views: nothing is copied but windows whose keys lie far apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -16,29 +16,10 @@ from math import gcd
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from pidsl.runtime.call.logits import Place
-from pidsl.runtime.run_torch.key_sums import KeySums
-from pidsl.runtime.run_torch.views import Tiles, batches
-from pidsl.runtime.run_torch.walks import (
-    LARGEST_MASK,
-    Batch,
-    Bools,
-    Bound,
-    Change,
-    Ints,
-    Mask,
-    Operands,
-    Schedule,
-    Segment,
-    Sizes,
-    Walk,
-)
-
-PACKED_ROWS = 128  # tiles this tall read each key often enough that gathering spread keys first pays
+from pidsl.runtime.run_torch.tiles import Side, TileSegment, TileWalk
+from pidsl.runtime.run_torch.walks import LARGEST_MASK, Bools, Bound, Ints, Sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +38,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Band(Walk["BandSegment"]):
+class Band(TileWalk[TileSegment]):
     """One sweep over keys, as a generated program states it.
 
     Args:
@@ -83,122 +64,9 @@ class Band(Walk["BandSegment"]):
     key_class: int = 0
     alike: Bound | None = None
 
-    def cut(self, sizes: Sizes) -> Iterator[BandSegment]:
+    def cut(self, sizes: Sizes) -> Iterator[TileSegment]:
         """Batches of equal tiles that together visit every run once; those of one tile in the order of the runs."""
         return _segments(self, sizes)
-
-    def written(self, segments: Sequence[BandSegment], sizes: Sizes) -> int:
-        """Rows of the tiles that are the first on theirs."""
-        return sum(s.classes * s.tiles * s.height for s in segments if s.fresh)
-
-    def batches(self, schedule: Schedule[BandSegment], given: Operands) -> Iterator[Batch]:
-        """Views of the tiles."""
-        for s in schedule.segments:
-            mask = s.mask(given.rows[0])
-            tiles = [s.of_rows(x, given.group) for x in given.rows + given.results]
-            tiles += [s.of_keys(x) for x in given.keys]
-            tiles += s.of_sums(given.sums)
-            if given.places is not None:
-                tiles += s.places(given.places, given)
-            # windows of keys that lie apart are copied: at strides of many KiB they share few cache sets
-            packs = s.key_step > 1 and s.height >= PACKED_ROWS and given.keys[0].device.type == "cpu"
-            grid = given.batch, given.kv_heads, given.group, s.classes, s.tiles
-            for views in batches(grid, tiles, given.at_once(s.height, s.width)):
-                yield BandBatch(given, views, mask, s.fresh, packs)
-
-
-class BandBatch(Batch):
-    """Views of some tiles of a segment: of rows, results, keys, sums and places, in this order."""
-
-    __slots__ = ("places", "results", "where")
-
-    def __init__(self, given: Operands, views: list[Tensor], mask: Mask | None, fresh: bool, packs: bool) -> None:
-        results = len(given.rows)
-        keys = results + len(given.results)
-        sums = keys + len(given.keys)
-        of_keys = [x.contiguous() for x in views[keys:sums]] if packs else views[keys:sums]
-        super().__init__(given, views[:results], of_keys, mask, fresh)
-        self.results, places = views[results:keys], sums + len(given.sums)
-        self.where, self.places = views[sums:places], views[places:]
-
-    def place(self) -> Place:
-        """Positions and heads of the pairs, each distinct one once."""
-        views = self.places
-        for axis in (0, 1):
-            views = [x if x.stride(axis) else x.narrow(axis, 0, 1) for x in views]
-        return Place(*views)
-
-    def put(self, values: Sequence[Tensor], change: Change) -> None:
-        change(self.results, values)
-
-    def add(self, grads: Sequence[Tensor]) -> None:
-        for x, where, grad in zip(self.given.sums, self.where, grads, strict=True):
-            x.add(where, grad)
-
-
-@dataclass(slots=True, eq=False)
-class BandSegment(Segment):
-    """Tiles (class, tile) of equal shape in one arithmetic progression.
-
-    Row x of tile (class, tile) is row `row + class + tile * row_tile + x * row_step` of q; column y is row
-    `key + class + tile * key_tile + y * key_step` of k.
-    """
-
-    row: int
-    row_tile: int
-    row_step: int
-    key: int
-    key_tile: int
-    key_step: int
-    classes: int
-    tiles: int
-    height: int
-    width: int
-    fresh: bool  # no earlier segment of the band touches these rows
-    pairs: Callable[[], Bools]  # what `keep` of the band says about the first tile
-
-    def keep(self) -> Bools:
-        return self.pairs()
-
-    def of_rows(self, x: Tensor, group: int) -> Tiles:
-        """x `[B, Hq, n]` or `[B, Hq, n, D]` by row tiles."""
-        b, h, r = x.stride()[:3]
-        outer = (b, h * group, h, r, r * self.row_tile)
-        offset = int(x.storage_offset()) + r * self.row
-        if x.ndim == 3:
-            return Tiles(x, offset, outer, (self.height,), (r * self.row_step,))
-        return Tiles(x, offset, outer, (self.height, x.shape[3]), (r * self.row_step, 1))
-
-    def of_keys(self, x: Tensor) -> Tiles:
-        """x `[B, Hkv, m, D]` by windows of keys, shared by the query heads of a group."""
-        b, h, j, d = x.stride()
-        outer = (b, h, 0, j, j * self.key_tile)
-        return Tiles(x, int(x.storage_offset()) + j * self.key, outer, (self.width, x.shape[3]), (j * self.key_step, d))
-
-    def of_sums(self, sums: tuple[KeySums, ...]) -> list[Tiles]:
-        """What windows of keys add to, see `KeySums.add`."""
-        if all(x.whole is not None for x in sums):
-            return [self.of_keys(x.whole) for x in sums if x.whole is not None]
-        numbers = sums[0].numbers(self.key_rows(sums[0].like.device))
-        b, h, c, t, j = numbers.stride()
-        numbered = Tiles(numbers, 0, (b, h, 0, c, t), (self.width,), (j,))
-        return [numbered if x.whole is None else self.of_keys(x.whole) for x in sums]
-
-    def places(self, places: tuple[Tensor, Tensor, Tensor], given: Operands) -> list[Tiles]:
-        """What `BandBatch.place` reads."""
-        i, head, stream = places
-        j, group = self.key_rows(i.device) + given.sizes.key_offset, given.group
-        return [
-            Tiles(i, self.row, (0, 0, 0, 1, self.row_tile), (self.height, 1), (self.row_step, 0)),
-            Tiles(j, 0, (0, 0, 0, *j.stride()[:2]), (1, self.width), (0, 1)),
-            Tiles(head, 0, (0, group, 1, 0, 0), (1, 1), (0, 0)),
-            Tiles(stream, 0, (given.heads, group, 1, 0, 0), (1, 1), (0, 0)),
-        ]
-
-    def key_rows(self, device: torch.device) -> Tensor:
-        """`[classes, tiles, width]`: the keys of every window."""
-        classes, tiles, width = (torch.arange(x, device=device) for x in (self.classes, self.tiles, self.width))
-        return self.key + classes[:, None, None] + self.key_tile * tiles[:, None] + self.key_step * width
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +108,7 @@ class _Swept(NamedTuple):
     heights: Ints  # rows
 
 
-def _segments(band: Band, sizes: Sizes) -> Iterator[BandSegment]:
+def _segments(band: Band, sizes: Sizes) -> Iterator[TileSegment]:
     n, m, *_ = sizes
     classes, keys = _classes(band, sizes)
     if not len(classes) or m == 0:
@@ -324,7 +192,7 @@ def _progressions(swept: _Swept, rows: int, lattice: Lattice | None) -> list[Int
 
 def _lowered(
     band: Band, run: Run, names: dict[str, Any], cs: range, ts: Ints, swept: _Swept, fresh: bool
-) -> Iterator[BandSegment]:
+) -> Iterator[TileSegment]:
     """The segment of classes `cs` and tiles `ts`, cut into lower ones where its mask would be too large."""
     c, t, stride = cs.start, int(ts[0]), int(ts[1] - ts[0]) if len(ts) > 1 else 1
     first, width, height = (int(x[c, t]) for x in swept)
@@ -335,21 +203,19 @@ def _lowered(
     b = range(first, first + run.step * width, run.step)
     for x in range(t * band.rows, t * band.rows + height, lower):
         a = range(x, min(x + lower, t * band.rows + height))
-        yield BandSegment(
+        yield TileSegment(
             visited=len(cs) * len(ts) * width,
             masked=len(a) * width if masked else 0,
-            row=int(names["c"][c, 0]) + band.query_step * x,
-            row_tile=band.query_step * band.rows * stride,
-            row_step=band.query_step,
-            key=int(d) + band.key_step * first,
-            key_tile=band.key_step * step,
-            key_step=band.key_step * run.step,
-            classes=len(cs),
-            tiles=len(ts),
-            height=len(a),
-            width=width,
+            keep=partial(_pairs, band.keep, known, a, b) if masked else None,
+            counts=(len(cs), len(ts)),
+            rows=Side(
+                int(names["c"][c, 0]) + band.query_step * x,
+                (1, band.query_step * band.rows * stride),
+                (len(a),),
+                (band.query_step,),
+            ),
+            keys=Side(int(d) + band.key_step * first, (1, band.key_step * step), (width,), (band.key_step * run.step,)),
             fresh=fresh,
-            pairs=partial(_pairs, band.keep, known, a, b),
         )
 
 

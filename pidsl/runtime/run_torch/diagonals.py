@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pidsl.runtime.call.logits import NOWHERE, Place
+from pidsl.runtime.run_torch.tiles import distinct
 from pidsl.runtime.run_torch.walks import Bound, Operands, Schedule, Segment, Sizes, Walk
 
 CHUNK_ELEMENTS = 1 << 22  # elements of q in one chunk: 16 MiB in float32; each chunk is many barriers for the threads
@@ -30,7 +31,7 @@ class Lag:
     keep: Bound | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Stretch(Segment):
     """Rows [start, stop) of one lag; they meet the keys that start at `key`, where `kept` (None: everywhere)."""
 
@@ -45,7 +46,7 @@ class Stretch(Segment):
         low, high = max(start, self.start), min(stop, self.stop)
         if low >= high:
             return None
-        part = Stretch(high - low, 0, self.of, low, high, self.key + low - self.start)
+        part = Stretch(visited=high - low, of=self.of, start=low, stop=high, key=self.key + low - self.start)
         if self.of.keep is not None:
             found = self.of.keep(**sizes.names, r=np.arange(low, high, dtype=np.int64))
             values = np.array(np.broadcast_to(found, (high - low,)))
@@ -68,7 +69,7 @@ class DiagonalSet(Walk[Stretch]):
             low = max(0, int(d.first(**sizes.names)), -key)
             high = min(sizes.n, int(d.last(**sizes.names)) + 1, sizes.m - key)
             if low < high:
-                yield Stretch(high - low, 0, d, low, high, low + key)
+                yield Stretch(visited=high - low, of=d, start=low, stop=high, key=low + key)
 
 
 class Chunk:
@@ -135,13 +136,10 @@ class Chunk:
 
     def place(self) -> Place:
         """Positions and heads of the pairs, as `[lags, B, Hkv, rows]`."""
-        given = self.given
-        if given.places is None:
+        if self.given.places is None:
             return NOWHERE
-        i, head, stream = given.places
-        i, head = i[self.start : self.stop], head[self.member :: given.group, None]
+        i, head, stream = (distinct(self.rows(x), range(3)) for x in self.given.places)
         lags = torch.tensor([s.of.lag for s in self.stretches], device=i.device)
-        stream = stream.view(given.batch, given.heads, 1)[:, self.member :: given.group]
         return Place(i, i - lags[:, None, None, None], head, stream)
 
 

@@ -31,7 +31,8 @@ from pidsl.runtime.run_torch import diagonals, tile_ops
 from pidsl.runtime.run_torch.diagonals import DiagonalSet
 from pidsl.runtime.run_torch.key_sums import KeySums
 from pidsl.runtime.run_torch.tile_ops import Logits, Rows
-from pidsl.runtime.run_torch.walks import Batch, Operands, Schedule, Sizes, Walk, write
+from pidsl.runtime.run_torch.tiles import Batch, TileWalk
+from pidsl.runtime.run_torch.walks import Operands, Schedule, Sizes
 
 # Elements of q, k or scores in one call. Every call is a barrier for all threads, so few large ones suffer least from
 # other work on the machine; the gradients of overlapping windows are folded after each call, and gain from the caches.
@@ -41,6 +42,7 @@ DENSE_LOGITS = 1 << 25  # logits in one call of the dense operations,
 SCORED_LOGITS = 1 << 21  # and where a score is added to them: several tensors of that size are alive at a time
 MANY = 4  # all keys are brought into form at once where tiles hold at least 1 / MANY of their number
 _LANES = 16  # padded head sizes are multiples of this
+Piece = DiagonalSet | TileWalk[Any]
 
 
 def prepare(x: Tensor, columns: int) -> Tensor:
@@ -83,9 +85,11 @@ class Pass(Operands):
         self.places = None
         if self.score.placed:
             i, head, stream = (torch.arange(x, device=q.device) for x in (n, self.heads, self.batch * self.heads))
-            self.places = i + positions.offset, head, stream
+            shape = self.batch, self.heads, n
+            i, head, stream = i + positions.offset, head[:, None], stream.view(*shape[:2], 1)
+            self.places = i.expand(shape), head.expand(shape), stream.expand(shape)
 
-    def compute(self, pieces: tuple[Walk[Any], ...]) -> None:
+    def compute(self, pieces: tuple[Piece, ...]) -> None:
         """Go through the pieces."""
         schedules = [piece.schedule(self.sizes) for piece in pieces]
         self.many = self.sizes.m <= MANY * sum(x.visited for x in schedules)
@@ -93,7 +97,6 @@ class Pass(Operands):
             self.keys = tuple(prepare(x, self.columns) for x in self.keys)
         while True:
             self.start()
-            self.invented = []
             started = False
             for piece, schedule in zip(pieces, schedules, strict=True):
                 if not started and schedule.written < self.sizes.n:  # most patterns start with a piece that writes all
@@ -107,7 +110,7 @@ class Pass(Operands):
                 started = True
             if not started:
                 self.clear()
-            if self.exact or all(tile_ops.finite(x) for x in (self.results[0], *self.invented)):
+            if self.exact or tile_ops.finite(self.results[0]):
                 return
             self.exact = True
 
@@ -168,7 +171,7 @@ class Forward(Pass):
 
     def take(self, batch: Batch, fresh: bool) -> None:
         """Attention of tiles."""
-        batch.put(self.attend(batch), write if fresh else tile_ops.merge)
+        batch.put(self.attend(batch), tile_ops.write if fresh else tile_ops.merge)
 
     def attend(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """By the flash operation if that can do it."""
@@ -185,7 +188,7 @@ class Forward(Pass):
         """Attention along lags."""
         diagonals.forward(schedule, self, started)
 
-    def over(self, *pieces: Walk[Any]) -> tuple[Tensor, Tensor]:
+    def over(self, *pieces: Piece) -> tuple[Tensor, Tensor]:
         """out `[B, Hq, n, Dv]` in q's dtype; lse `[B, Hq, n]` in float32 (float64 for float64)."""
         self.compute(pieces)
         out, lse = self.results
@@ -241,7 +244,7 @@ class Backward(Pass):
     def take(self, batch: Batch, fresh: bool) -> None:
         """What tiles add to the gradients."""
         dq, *of_keys = self.gradients(batch)
-        batch.put((dq,), write if fresh else tile_ops.add)
+        batch.put((dq,), tile_ops.write if fresh else tile_ops.add)
         batch.add(of_keys)
 
     def gradients(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -260,7 +263,7 @@ class Backward(Pass):
         """What pairs along lags add."""
         diagonals.backward(schedule, self, self.learned)
 
-    def over(self, *pieces: Walk[Any]) -> Gradients:
+    def over(self, *pieces: Piece) -> Gradients:
         """dq, dk and dv, shaped and typed like q, k and v, and by name the gradients of the inputs."""
         self.compute(pieces)
         temperature, sinks = self.inputs.get("temperature"), self.inputs.get("sinks")
