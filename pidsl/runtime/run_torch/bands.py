@@ -206,7 +206,7 @@ def _lowered(
         yield TileSegment(
             visited=len(cs) * len(ts) * width,
             masked=len(a) * width if masked else 0,
-            keep=partial(_pairs, band.keep, known, a, b) if masked else None,
+            pairs=partial(_pairs, band.keep, known, a, b) if masked else None,
             counts=(len(cs), len(ts)),
             rows=Side(
                 int(names["c"][c, 0]) + band.query_step * x,

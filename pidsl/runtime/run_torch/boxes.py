@@ -111,7 +111,7 @@ def _segment(groups: tuple[Group, ...], strides: tuple[int, ...], sizes: Sizes, 
     return TileSegment(
         visited=prod(counts) * prod(widths),
         masked=prod(heights) * prod(widths) if masked else 0,
-        keep=partial(_keep, groups) if masked else None,
+        pairs=partial(_keep, groups) if masked else None,
         counts=counts,
         rows=side(rows, sizes.offset, row_steps, heights),
         keys=side(keys, sizes.key_offset, key_steps, widths),

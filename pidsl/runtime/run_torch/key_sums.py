@@ -28,7 +28,8 @@ class KeySums:
         """Add tiles `[x, y, keys, columns]`.
 
         Args:
-            where: the rows as a view of `whole` with `grid` dimensions of tiles, or their numbers.
+            where: the rows as a view of `whole` with `grid` dimensions of tiles; or, of all heads, `[B, Hkv, ...]`;
+                without `whole`, their numbers.
             grads: what they get.
             grid: as said.
         """
@@ -36,9 +37,8 @@ class KeySums:
             self.parts.append((where.reshape(-1), grads.reshape(-1, self.columns)))
         elif where.is_floating_point():
             add_windows(where, grads.view(where.shape), grid)
-        else:  # those of the first head; all have the same
-            numbers = where.reshape(self.whole.shape[0] * self.whole.shape[1], -1)[0]
-            add_rows(self.whole, 2, numbers, grads.reshape(*self.whole.shape[:2], -1, self.columns))
+        else:
+            add_rows(self.whole, 2, where[0, 0].reshape(-1), grads.reshape(*self.whole.shape[:2], -1, self.columns))
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `[B, Hkv, start:stop, columns]`, to add to in place."""

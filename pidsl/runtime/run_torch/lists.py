@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pidsl.runtime.run_torch.tiles import Batch, Side, TileSegment, TileWalk
-from pidsl.runtime.run_torch.views import Tiles
 from pidsl.runtime.run_torch.walks import LARGEST_MASK, Bools, Bound, Ints, Operands, Schedule, Sizes
 
 
@@ -32,6 +30,7 @@ class ListSegment(TileSegment):
     sizes: Sizes
     blocks: Ints
     others: Ints
+    known: dict[torch.device, list[Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
     def of(walk: Listed, sizes: Sizes, blocks: Ints, others: Ints) -> ListSegment:
@@ -39,15 +38,16 @@ class ListSegment(TileSegment):
         (tiles, each), size = others.shape, walk.size
         visited = tiles * each * size
         rows, keys = (Side(0, (x,), (x,), (1,)) for x in (size, each * size))
-        segment = ListSegment(
+        return ListSegment(
             visited=visited, masked=visited * size, counts=(tiles,), rows=rows, keys=keys, fresh=True, copied=True,
             walk=walk, sizes=sizes, blocks=blocks, others=others,
         )  # fmt: skip
-        segment.keep = partial(_keep, segment)
-        return segment
 
     def parts(self, limit: int) -> Iterator[ListSegment]:
         """The same in segments of at most so many blocks of queries."""
+        if self.tiles <= limit:
+            yield self
+            return
         for x in range(0, self.tiles, limit):
             some = slice(x, x + limit)
             part = ListSegment.of(self.walk, self.sizes, self.blocks[some], self.others[some])
@@ -60,41 +60,47 @@ class ListSegment(TileSegment):
         keys = self.others[:, :, None] * self.walk.size + inside - key_offset
         return self.blocks[:, None] * self.walk.size + inside - offset, keys.reshape(self.tiles, -1)
 
-    def key_rows(self, device: torch.device) -> Tensor:
-        return torch.from_numpy(np.clip(self.numbers()[1], 0, self.sizes.m - 1)).to(device)
+    def index(self, device: torch.device) -> list[Tensor]:
+        """The same numbers, of the nearest ones instead of those that do not exist, and which of the rows do."""
+        if device not in self.known:
+            (rows, keys), (n, m, *_) = self.numbers(), self.sizes
+            there = np.flatnonzero((rows >= 0) & (rows < n))
+            found = np.clip(rows, 0, n - 1).ravel(), np.clip(keys, 0, m - 1), there
+            self.known[device] = [torch.from_numpy(x).to(device) for x in found]
+        return self.known[device]
 
-    def sums(self, given: Operands) -> Iterator[Tiles]:
+    def key_rows(self, device: torch.device) -> Tensor:
+        return self.index(device)[1]
+
+    def sums(self, given: Operands) -> list[Tensor]:
         """Numbers of keys, of which several may be one."""
-        return (self.numbered(x.numbers(self.key_rows(x.like.device))) for x in given.sums)
+        keys = self.key_rows(given.rows[0].device)
+        return [x.numbers(keys) if x.whole is None else keys.expand(*x.like.shape[:2], -1, -1) for x in given.sums]
 
     def batches(self, given: Operands) -> Iterator[Batch]:
         """Gathers rows and keys, and writes the results back."""
-        rows, device = self.numbers()[0].ravel(), given.rows[0].device
-        some = np.flatnonzero((rows >= 0) & (rows < self.sizes.n))
-        there = None if len(some) == len(rows) else torch.from_numpy(some).to(device)
-        index, keys = torch.from_numpy(np.clip(rows, 0, self.sizes.n - 1)).to(device), self.key_rows(device).view(-1)
+        rows, keys, there = self.index(given.rows[0].device)
         part = copy(given)
-        part.rows, part.results = (tuple(x.index_select(2, index) for x in xs) for xs in (given.rows, given.results))
-        part.keys = tuple(x.index_select(2, keys) for x in given.keys)
+        part.rows, part.results = (tuple(x.index_select(2, rows) for x in xs) for xs in (given.rows, given.results))
+        part.keys = tuple(x.index_select(2, keys.view(-1)) for x in given.keys)
         if given.places is not None:
             i, head, stream = given.places
-            part.places = i[0, 0, index].expand(*i.shape[:2], -1), head, stream
+            part.places = i[0, 0, rows].expand(*i.shape[:2], -1), head, stream
         yield from TileSegment.batches(self, part)
         for x, y in zip(given.results, part.results, strict=True):
-            if there is None:
-                x.index_copy_(2, index, y)
+            if len(there) == len(rows):
+                x.index_copy_(2, rows, y)
             else:
-                x.index_copy_(2, index[there], y.index_select(2, there))
+                x.index_copy_(2, rows[there], y.index_select(2, there))
 
-
-def _keep(segment: ListSegment) -> Bools:
-    """The pairs to keep, `[1, blocks, queries, keys]`."""
-    rows, keys = segment.numbers()
-    r, j, sizes = rows[:, :, None], keys[:, None, :], segment.sizes
-    kept: Any = (j >= 0) & (j < sizes.m) & (r >= 0) & (r < sizes.n)
-    if segment.walk.keep is not None:
-        kept = kept & segment.walk.keep(**sizes.names, r=r, j=j)
-    return np.array(np.broadcast_to(kept, (segment.tiles, segment.height, segment.width)))[None]
+    def keep(self) -> Bools:
+        """The pairs to keep, `[1, blocks, queries, keys]`."""
+        rows, keys = self.numbers()
+        r, j = rows[:, :, None], keys[:, None, :]
+        kept: Any = (j >= 0) & (j < self.sizes.m) & (r >= 0) & (r < self.sizes.n)
+        if self.walk.keep is not None:
+            kept = kept & self.walk.keep(**self.sizes.names, r=r, j=j)
+        return np.array(np.broadcast_to(kept, (self.tiles, self.height, self.width)))[None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ group lie above each other, so that their keys are copied once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple, TypeVar
 
@@ -17,9 +16,11 @@ import torch
 from torch import Tensor
 
 from pidsl.runtime.call.logits import Place
-from pidsl.runtime.run_torch.views import Tiles, batches
+from pidsl.runtime.run_torch.views import Tiles, View, batches
 from pidsl.runtime.run_torch.walks import Mask, Operands, Schedule, Segment, Sizes, Walk
 
+KNOWN_BATCHES = 16  # so many batches of a segment are remembered as views,
+KNOWN_LAYOUTS = 4  # for tensors that lie in so many ways
 PACKED_ROWS = 128  # tiles this tall read each key often enough that gathering spread keys first pays
 Change = Callable[[Sequence[Tensor], Sequence[Tensor]], None]  # of results by values, in place
 
@@ -49,6 +50,7 @@ class TileSegment(Segment):
     keys: Side
     fresh: bool
     copied: bool = False
+    layouts: dict[Hashable, list[list[View]]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def tiles(self) -> int:
@@ -72,55 +74,59 @@ class TileSegment(Segment):
         steps, inside = [r * s for s in side.steps], [r * s for s in side.inside]
         start = int(x.storage_offset()) + r * side.start
         if self.copied:
-            shape = members, *side.sizes, *x.shape[3:]
-            return Tiles(x, start, (b, h * members, *steps), shape, (own, *inside, *rest))
-        return Tiles(x, start, (b, h * members, own, *steps), (*side.sizes, *x.shape[3:]), (*inside, *rest))
+            return Tiles(start, (b, h * members, *steps), (members, *side.sizes, *x.shape[3:]), (own, *inside, *rest))
+        return Tiles(start, (b, h * members, own, *steps), (*side.sizes, *x.shape[3:]), (*inside, *rest))
 
-    def numbered(self, x: Tensor) -> Tiles:
-        """Something `[B, Hkv, *counts, *sizes]` about every key of every tile, by tiles."""
-        s, axes = x.stride(), 2 + len(self.counts)
-        member = (0,) * (not self.copied), (1,) * self.copied, (0,) * self.copied
-        return Tiles(x, 0, (*s[:2], *member[0], *s[2:axes]), (*member[1], *x.shape[axes:]), (*member[2], *s[axes:]))
+    def of_keys(self, x: Tensor) -> Tiles:
+        """Keys `[B, Hkv, m, D]`, or numbers `[B, Hkv, *counts, *sizes]` of every key of every tile, by tiles."""
+        if x.is_floating_point():
+            return self.view(x, self.keys, 1)
+        axes, (b, h, *s) = len(self.counts), x.stride()
+        if self.copied:
+            return Tiles(0, (b, h, *s[:axes]), (1, *self.keys.sizes), (0, *s[axes:]))
+        return Tiles(0, (b, h, 0, *s[:axes]), self.keys.sizes, tuple(s[axes:]))
 
     def key_rows(self, device: torch.device) -> Tensor:
         """`[*counts, *sizes]`: the keys of every tile."""
         start, steps, sizes, inside = self.keys
         total = torch.tensor(start, device=device)
         for size, step in zip((*self.counts, *sizes), (*steps, *inside), strict=True):
-            total = total[..., None] + step * torch.arange(size, device=device)
+            total = total[..., None] if size == 1 else total[..., None] + step * torch.arange(size, device=device)
         return total
+
+    def sums(self, given: Operands) -> list[Tensor]:
+        """What the gradients of keys are added to, see `KeySums.add`."""
+        return [x.numbers(self.key_rows(x.like.device)) if x.whole is None else x.whole for x in given.sums]
 
     def batches(self, given: Operands) -> Iterator[Batch]:
         """As many tiles at a time as one call takes."""
         mask = self.mask(given.rows[0], given.group if self.copied else 1)
-        tiles = [self.view(x, self.rows, given.group) for x in given.rows + given.results]
-        tiles += [self.view(x, self.keys, 1) for x in given.keys]
-        tiles += self.sums(given)
+        of_rows, of_keys = [*given.rows, *given.results], [*given.keys, *self.sums(given)]
         if given.places is not None:
-            tiles += [self.view(x, self.rows, given.group) for x in given.places]
             j = self.key_rows(given.places[0].device) + given.sizes.key_offset
-            tiles.append(self.numbered(j.expand(given.batch, given.kv_heads, *j.shape)))
-        members = () if self.copied else (given.group,)
-        grid = given.batch, given.kv_heads, *members, *self.counts
-        height = given.group * self.height if self.copied else self.height
-        for views in batches(grid, tiles, given.at_once(height, self.width), self.copied):
-            yield Batch(self, given, views, mask)
-
-    def sums(self, given: Operands) -> Iterator[Tiles]:
-        """What the gradients of keys are added to, see `KeySums.add`."""
-        for x in given.sums:
-            if x.whole is None:
-                yield self.numbered(x.numbers(self.key_rows(x.like.device)))
-            else:
-                yield self.view(x.whole, self.keys, 1)
+            of_rows += given.places
+            of_keys.append(j.expand(given.batch, given.kv_heads, *j.shape))
+        members = given.group if self.copied else 1
+        limit, tensors = given.at_once(members * self.height, self.width), of_rows + of_keys
+        key = limit, tuple([(x.shape, x.stride(), x.storage_offset()) for x in tensors])
+        layout: Iterable[list[View]] | None = self.layouts.get(key)
+        if layout is None:
+            tiles = [self.view(x, self.rows, given.group) for x in of_rows] + [self.of_keys(x) for x in of_keys]
+            grid = given.batch, given.kv_heads, given.group // members, *self.counts
+            layout = batches(grid[:2] + grid[3:] if self.copied else grid, tiles, limit, self.copied)
+            if prod(grid) <= KNOWN_BATCHES * limit:
+                if len(self.layouts) == KNOWN_LAYOUTS:
+                    self.layouts.clear()
+                layout = self.layouts[key] = list(layout)
+        for views in layout:
+            yield Batch(self, given, [x.as_strided(*y) for x, y in zip(tensors, views, strict=True)], mask)
 
     def flat(self, x: Tensor) -> Tensor:
         """Views of copied tiles as `[x, y, rows, ...]`."""
-        if not self.copied:
-            return x
         axes = 2 + len(self.counts)
         end = axes + 1 + len(self.rows.sizes)
-        return x.reshape(prod(x.shape[:2]), prod(x.shape[2:axes]), prod(x.shape[axes:end]), *x.shape[end:])
+        shape = x.shape
+        return x.reshape(shape[0] * shape[1], prod(shape[2:axes]), prod(shape[axes:end]), *shape[end:])
 
 
 class Batch:
@@ -129,7 +135,7 @@ class Batch:
     Args:
         segment: which.
         given: what the pass says.
-        views: of rows, results, keys, sums and places, in this order.
+        views: of rows, results, places of rows, keys, sums and places of keys, in this order.
         mask: the pairs to keep.
 
     Attributes:
@@ -141,26 +147,39 @@ class Batch:
 
     __slots__ = ("_places", "_results", "_segment", "_where", "fresh", "given", "keys", "mask", "rows")
 
-    def __init__(self, segment: TileSegment, given: Operands, views: Sequence[Tensor], mask: Mask | None) -> None:
+    def __init__(self, segment: TileSegment, given: Operands, views: list[Tensor], mask: Mask | None) -> None:
         self._segment, self.given, self.mask, self.fresh = segment, given, mask, segment.fresh
-        found = iter(views)
-        rows, self._results, keys, self._where, self._places = (
-            list(islice(found, len(x))) for x in (given.rows, given.results, given.keys, given.sums, "ihsj")
+        results = len(given.rows)
+        places = results + len(given.results)
+        first = places if given.places is None else places + len(given.places)
+        sums = first + len(given.keys)
+        end = sums + len(given.sums)
+        self.rows, self.keys = views[:results], views[first:sums]
+        self._results, self._where, self._places = (
+            views[results:places],
+            views[sums:end],
+            views[places:first] + views[end:],
         )
-        self.rows, self.keys = [segment.flat(x) for x in rows], [segment.flat(x) for x in keys]
-        # windows of keys that lie apart are copied: at strides of many KiB they share few cache sets
-        if segment.keys.inside[-1] > 1 and segment.height >= PACKED_ROWS and keys[0].device.type == "cpu":
+        if segment.copied:
+            self.rows, self.keys = [segment.flat(x) for x in self.rows], [segment.flat(x) for x in self.keys]
+        elif segment.keys.inside[0] > 1 and segment.height >= PACKED_ROWS and self.keys[0].device.type == "cpu":
+            # windows of keys that lie apart: at strides of many KiB they share few cache sets
             self.keys = [x.contiguous() for x in self.keys]
 
     def place(self) -> Place:
         """Where the pairs are, for a pass with `places`; each distinct value once."""
-        axes = range(2 + len(self._segment.counts) if self._segment.copied else 3)
-        i, head, stream, j = (self._segment.flat(distinct(x, axes)) for x in self._places)
+        if self._segment.copied:
+            axes = range(2 + len(self._segment.counts))
+            i, head, stream, j = (self._segment.flat(distinct(x, axes)) for x in self._places)
+        else:
+            i, head, stream, j = (distinct(x, range(3)) for x in self._places)
         return Place(i[..., None], j[..., None, :], head[..., None], stream[..., None])
 
     def put(self, values: Sequence[Tensor], change: Change) -> None:
         """Change the results of the rows, in place."""
-        change(self._results, [y.reshape(x.shape) for x, y in zip(self._results, values, strict=True)])
+        if self._segment.copied:
+            values = [y.reshape(x.shape) for x, y in zip(self._results, values, strict=True)]
+        change(self._results, values)
 
     def add(self, grads: Sequence[Tensor]) -> None:
         """Add `[x, y, keys, D]` to the sums of the keys, in a fixed order."""

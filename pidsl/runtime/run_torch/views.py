@@ -20,18 +20,19 @@ class Tiles(NamedTuple):
     """A tensor seen as a grid of equal tiles: element (g, x) lies at `offset + g . outer + x . strides`.
 
     Args:
-        base: the tensor whose storage is read or written.
         offset: where the first tile starts, in elements from the start of the storage.
         outer: one stride per grid dimension, in elements.
         shape: the shape of one tile.
         strides: the strides inside one tile.
     """
 
-    base: Tensor
     offset: int
     outer: tuple[int, ...]
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+
+
+View = tuple[tuple[int, ...], tuple[int, ...], int]  # sizes, strides and offset of a view
 
 
 def merge_grid(counts: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
@@ -56,7 +57,7 @@ def merge_grid(counts: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple
     return merged, steps
 
 
-def batches(counts: Sequence[int], tiles: Sequence[Tiles], limit: int, whole: bool = False) -> Iterator[list[Tensor]]:
+def batches(counts: Sequence[int], tiles: Sequence[Tiles], limit: int, whole: bool = False) -> Iterator[list[View]]:
     """For each batch of at most `limit` tiles, every tensor as `[x, y, *tile]`; or as `[*grid, *tile]` (whole)."""
     if 0 in counts:
         return
@@ -76,8 +77,8 @@ def batches(counts: Sequence[int], tiles: Sequence[Tiles], limit: int, whole: bo
     for start in product(*(range(0, count, size) for count, size in zip(grid, piece, strict=True))):
         size = [min(piece[axis], grid[axis] - start[axis]) for axis in axes]
         yield [
-            base.as_strided((*size, *shape), (*[s[axis] for axis in axes], *strides), sum(map(mul, start, s), offset))
-            for (base, offset, _, shape, strides), s in zip(tiles, steps, strict=True)
+            ((*size, *shape), (*[s[axis] for axis in axes], *strides), sum(map(mul, start, s), offset))
+            for (offset, _, shape, strides), s in zip(tiles, steps, strict=True)
         ]
 
 
@@ -100,9 +101,9 @@ def add_windows(target: Tensor, grads: Tensor, grid: int = 2) -> None:
             keys, row = target.shape[inside], target.stride(inside)
             if keys > 1 and stride % row == 0 and (step := stride // row) < keys:
                 cut, size, step = (axis, count, 1) if count * step < keys else (inside, keys, step)
-                cuts.append([(cut, slice(x, min(x + step, size))) for x in range(0, size, step)])
+                cuts.append([(cut, x, min(step, size - x)) for x in range(0, size, step)])
     for part in product(*cuts):
-        where = [slice(None)] * target.ndim
-        for axis, some in part:
-            where[axis] = some
-        target[tuple(where)].add_(grads[tuple(where)])
+        some, given = target, grads
+        for where in part:
+            some, given = some.narrow(*where), given.narrow(*where)
+        some.add_(given)

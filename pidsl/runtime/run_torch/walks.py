@@ -117,15 +117,20 @@ class Segment:
     Args:
         visited: keys in all tiles.
         masked: elements of the mask, 0 where there is none.
-        keep: makes the mask: the pairs to keep of every tile, `[..., rows, keys]`.
+        pairs: those to keep of every tile, `[..., rows, keys]`; None when all are kept.
     """
 
     visited: int
     masked: int = 0
-    keep: Callable[[], Bools] | None = None
+    pairs: Callable[[], Bools] | None = None
     masks: Masks = field(default_factory=Masks, init=False, repr=False)
     remember: bool = field(default=False, init=False)  # keep the masks between calls
     name: Hashable = field(default=None, init=False)  # among segments that share their masks
+
+    def keep(self) -> Bools:
+        """The pairs to keep."""
+        assert self.pairs is not None
+        return self.pairs()
 
     def mask(self, x: Tensor, members: int = 1) -> Mask | None:
         """The mask of every tile, on the device and in the dtype of x; None when all pairs are kept.
@@ -134,7 +139,7 @@ class Segment:
             x: a tensor.
             members: query heads whose rows lie above each other in a tile.
         """
-        if self.keep is None:
+        if not self.masked:
             return None
         key = self.name, x.dtype, x.device, members
         mask = self.masks.get(key, MISSING)
@@ -208,7 +213,7 @@ class Operands:
     columns: int  # of everything
     scale: float
     score: TileScore
-    places: tuple[Tensor, Tensor, Tensor] | None  # [B, Hq, n] position, head, stream; where asked for
+    places: tuple[Tensor, Tensor, Tensor] | None  # [B, Hq, n] position, head and stream, where asked for
     rows: tuple[Tensor, ...]  # read, [B, Hq, n, ...]: q; and in the backward pass out, grad_out and lse
     keys: tuple[Tensor, ...]  # read, [B, Hkv, m, D]: k and v
     results: tuple[Tensor, ...]  # changed, [B, Hq, n, ...]: out and lse, or dq
