@@ -124,7 +124,7 @@ def _runs(name: str, piece: Piece) -> Iterator[str]:
         if piece.shifts:
             arguments.append(f"shifts={piece.shifts!r}")
         if parts := list(dict.fromkeys(class_parts(keep))):
-            yield _alike(f"{name}_alike", parts)
+            yield _function(f"{name}_alike", tuple(parts), "classes with equal values keep the same pairs")
             arguments.append(f"alike={name}_alike")
     for band, walk in walks.items():
         assert isinstance(walk, Runs) and walk.over == "keys" and walk.cols == 1, walk
@@ -221,32 +221,18 @@ def _passes(plan: Plan) -> str:
     )
 
 
-def _function(name: str, value: Index | Pred, comment: str = "") -> str:
+def _function(name: str, value: Index | Pred | tuple[Index | Pred, ...], comment: str = "") -> str:
     """`def name(<the variables of value>, **_): return value`."""
-    used = vars_in(value)
-    arguments = [v for v in ORDER if v in used]
-    head = f"def {name}({', '.join([*arguments, '**_'])}):"
+    values = value if isinstance(value, tuple) else (value,)
+    used = frozenset[str]().union(*map(vars_in, values))
+    head = f"def {name}({', '.join([*(v for v in ORDER if v in used), '**_'])}):"
     comment = f"{INDENT}# {comment}\n" if comment else ""
-    return f"{head}\n{comment}{INDENT}return {_show(value)}"
-
-
-def _alike(name: str, parts: list[Index | Pred]) -> str:
-    used = frozenset[str]().union(*(vars_in(part) for part in parts))
-    arguments = [v for v in ORDER if v in used]
-    values = ", ".join(_show(part) for part in parts)
-    return (
-        f"def {name}({', '.join([*arguments, '**_'])}):\n"
-        f"{INDENT}# classes with equal values keep the same pairs\n"
-        f"{INDENT}return ({values},)"
-    )
+    shown = ", ".join(map(_show, values))
+    return f"{head}\n{comment}{INDENT}return {f'({shown},)' if isinstance(value, tuple) else shown}"
 
 
 def _show(value: Index | Pred) -> str:
-    match value:
-        case Compare() | And() | Or() | Not() | Truth():
-            return show_pred(value)
-        case _:
-            return show(value)
+    return show_pred(value) if isinstance(value, Compare | And | Or | Not | Truth) else show(value)
 
 
 def class_parts(e: Index | Pred) -> Iterator[Index | Pred]:

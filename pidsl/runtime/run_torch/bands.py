@@ -201,20 +201,17 @@ def _lowered(
     lower = max(1, min(height, LARGEST_MASK // width)) if masked else height
     d, known = names["d"][c, 0], {x: y for x, y in names.items() if x != "t"} | {x: names[x][c, 0] for x in ("c", "d")}
     b = range(first, first + run.step * width, run.step)
+    keys = Side(int(d) + band.key_step * first, (1, band.key_step * step), (width,), (band.key_step * run.step,))
     for x in range(t * band.rows, t * band.rows + height, lower):
         a = range(x, min(x + lower, t * band.rows + height))
+        row, row_step = int(names["c"][c, 0]) + band.query_step * x, band.query_step * band.rows * stride
         yield TileSegment(
             visited=len(cs) * len(ts) * width,
             masked=len(a) * width if masked else 0,
             pairs=partial(_pairs, band.keep, known, a, b) if masked else None,
             counts=(len(cs), len(ts)),
-            rows=Side(
-                int(names["c"][c, 0]) + band.query_step * x,
-                (1, band.query_step * band.rows * stride),
-                (len(a),),
-                (band.query_step,),
-            ),
-            keys=Side(int(d) + band.key_step * first, (1, band.key_step * step), (width,), (band.key_step * run.step,)),
+            rows=Side(row, (1, row_step), (len(a),), (band.query_step,)),
+            keys=keys,
             fresh=fresh,
         )
 

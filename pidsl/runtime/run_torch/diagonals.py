@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pidsl.runtime.call.logits import NOWHERE, Place
+from pidsl.runtime.run_torch.tile_ops import seen
 from pidsl.runtime.run_torch.tiles import distinct
 from pidsl.runtime.run_torch.walks import Bound, Operands, Schedule, Segment, Sizes, Walk
 
@@ -72,23 +73,20 @@ class DiagonalSet(Walk[Stretch]):
                 yield Stretch(visited=high - low, of=d, start=low, stop=high, key=low + key)
 
 
+@dataclass(slots=True, eq=False)
 class Chunk:
     """Rows [start, stop) of one query head of every group, shaped like the keys, and the lags that they have.
 
-    Args:
-        given: what the pass says. Where it is `exact`, rows that do not have a lag are kept out of every product with
-            it; else NaN marks that there was any.
-        member: of the groups.
-        rows: start and stop.
-        stretches: the lags.
-        room: for products, `[B, Hkv, rows, columns]`.
+    Where the pass is `exact`, rows that do not have a lag are kept out of every product with it; else NaN marks that
+    there was any.
     """
 
-    def __init__(
-        self, given: Operands, member: int, rows: tuple[int, int], stretches: list[Stretch], room: Tensor
-    ) -> None:  # fmt: skip
-        self.given, self.member, self.stretches = given, member, stretches
-        (self.start, self.stop), self.room = rows, room
+    given: Operands
+    member: int  # of the groups
+    start: int
+    stop: int
+    stretches: list[Stretch]
+    room: Tensor  # for products, [B, Hkv, rows, columns]
 
     def rows(self, x: Tensor, s: Stretch | None = None) -> Tensor:
         """x `[B, Hq, n, ...]` in the rows of the chunk, or in those of a stretch."""
@@ -153,7 +151,7 @@ def chunks(schedule: Schedule[Stretch], given: Operands) -> Iterator[Chunk]:
         found = [part for s in schedule.segments if (part := s.within(start, stop, given.sizes)) is not None]
         if found:
             for member in range(given.group):
-                yield Chunk(given, member, (start, stop), found, room)
+                yield Chunk(given, member, start, stop, found, room)
 
 
 def forward(schedule: Schedule[Stretch], given: Operands, started: bool) -> None:
@@ -161,34 +159,24 @@ def forward(schedule: Schedule[Stretch], given: Operands, started: bool) -> None
     for chunk in chunks(schedule, given):
         place = chunk.place()
         out, lse = (chunk.rows(x) for x in given.results)
-        weights = _absorb(chunk.logits(place)[0], out, lse, started)
-        for p, s in zip(given.score.dropped(weights, place), chunk.stretches, strict=True):
+        scores = chunk.logits(place)[0]
+        total = torch.logsumexp(scores, 0)
+        if started:
+            total = torch.logaddexp(total, lse)
+        finite = seen(total)
+        if started:
+            out.mul_((lse - finite).exp_().unsqueeze(-1))
+        lse.copy_(total)
+        weights = given.score.dropped(scores.sub_(finite).exp_(), place)
+        for p, s in zip(weights, chunk.stretches, strict=True):
             v = chunk.only(chunk.keys(given.keys[1], s), s)
             chunk.here(out, s).addcmul_(v, chunk.here(p, s).unsqueeze(-1))
 
 
-def _absorb(scores: Tensor, out: Tensor, lse: Tensor, started: bool) -> Tensor:
-    """The weights of scores `[lags, ...]`; lse gets them, and out fades, in place."""
-    total = torch.logsumexp(scores, 0)
-    if started:
-        total = torch.logaddexp(total, lse)
-    finite = torch.where(total == -torch.inf, torch.inf, total)
-    if started:
-        out.mul_((lse - finite).exp_().unsqueeze(-1))
-    lse.copy_(total)
-    return scores.sub_(finite).exp_()
-
-
-def backward(schedule: Schedule[Stretch], given: Operands, learned: bool) -> None:
-    """Add the diagonals' part to the gradients, in place; lse is +inf for rows that saw no key.
-
-    Args:
-        schedule: the lags.
-        given: what the pass says; its rows are those of `pidsl.runtime.run_torch.tile_ops.Rows`.
-        learned: let the score learn from the gradients of the logits.
-    """
-    _, out, grad_out, lse = given.rows
-    score, v = given.score, given.keys[1]
+def backward(schedule: Schedule[Stretch], given: Operands, started: bool) -> None:
+    """Add the diagonals' part to the gradients, in place; rows are as `pidsl.runtime.run_torch.tile_ops.Rows` says."""
+    q, out, grad_out, lse = given.rows
+    (k, v), (dk, dv), score = given.keys, given.sums, given.score
     for chunk in chunks(schedule, given):
         place = chunk.place()
         logits, slope = chunk.logits(place)
@@ -199,29 +187,16 @@ def backward(schedule: Schedule[Stretch], given: Operands, learned: bool) -> Non
         for x, s in zip(ds, chunk.stretches, strict=True):
             chunk.dots(chunk.rows(grad_out, s), chunk.keys(v, s), chunk.here(x, s))
         ds = score.dropped(ds, place).sub_(delta).mul_(p)
-        if learned:
-            score.learn(_pairs(chunk, ds), place)
+        if given.learned:
+            there = torch.zeros_like(ds)  # else NaN may be where there is no pair
+            for x, y, s in zip(there, ds, chunk.stretches, strict=True):
+                chunk.here(x, s).copy_(chunk.only(chunk.here(y, s), s))
+            score.learn(there, place)
         if slope is not None:
             ds.mul_(slope)
         ds.mul_(given.scale)
         for x, y, s in zip(ds, score.dropped(p, place), chunk.stretches, strict=True):
-            _spread(chunk, s, chunk.here(x, s), chunk.here(y, s))
-
-
-def _spread(chunk: Chunk, s: Stretch, ds: Tensor, p: Tensor) -> None:
-    """Add what a stretch with weights p and gradients ds of its logits, `[B, Hkv, rows]`, adds to dq, dk and dv."""
-    given = chunk.given
-    ds, p = (chunk.only(x, s).unsqueeze(-1) for x in (ds, p))
-    q, grad_out, dq = (chunk.rows(x, s) for x in (given.rows[0], given.rows[2], given.results[0]))
-    dk, dv = (x.rows(s.key, s.key + s.stop - s.start) for x in given.sums)
-    dq.addcmul_(chunk.only(chunk.keys(given.keys[0], s), s), ds)
-    dk.addcmul_(chunk.only(q, s), ds)
-    dv.addcmul_(chunk.only(grad_out, s), p)
-
-
-def _pairs(chunk: Chunk, ds: Tensor) -> Tensor:
-    """ds of a chunk, 0 where there is no pair: NaN may be there."""
-    found = torch.zeros_like(ds)
-    for x, y, s in zip(found, ds, chunk.stretches, strict=True):
-        chunk.here(x, s).copy_(chunk.only(chunk.here(y, s), s))
-    return found
+            of_q, of_v = (chunk.only(chunk.here(z, s), s).unsqueeze(-1) for z in (x, y))
+            chunk.rows(given.results[0], s).addcmul_(chunk.only(chunk.keys(k, s), s), of_q)
+            dk.rows(s.key, s.key + s.stop - s.start).addcmul_(chunk.only(chunk.rows(q, s), s), of_q)
+            dv.rows(s.key, s.key + s.stop - s.start).addcmul_(chunk.only(chunk.rows(grad_out, s), s), of_v)

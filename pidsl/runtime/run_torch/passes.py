@@ -10,6 +10,7 @@ where the tiles meet few of them, each tile is brought into form on its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,14 +65,18 @@ class Pass(Operands):
     Args:
         call: what to compute with.
         score: what happens to the logits.
-        columns: of everything.
         elements: of q or k in one call.
+        more: columns beside those of v.
     """
 
-    def __init__(self, call: Call, score: Score, columns: int, elements: int) -> None:
+    lags: Callable[[Schedule[Any], Operands, bool], None]  # take in isolated lags; True: rows may hold something
+
+    def __init__(self, call: Call, score: Score, elements: int, more: int = 0) -> None:
         q, k, v, self.scale, positions, self.inputs = call
         self.batch, self.heads, n, self.dim = q.shape
-        self.kv_heads, m = k.shape[1], k.shape[2]
+        _, self.kv_heads, m, self.value_dim = v.shape
+        widest = max(self.dim, self.value_dim + more)
+        columns = self.dim if self.dim == self.value_dim + more else -(-widest // _LANES) * _LANES
         self.group = self.heads // self.kv_heads
         self.sizes = Sizes(n, m, *positions)
         self.columns, self.elements = columns, elements
@@ -102,7 +107,7 @@ class Pass(Operands):
                 if not started and schedule.written < self.sizes.n:  # most patterns start with a piece that writes all
                     self.clear()
                 if isinstance(piece, DiagonalSet):
-                    self.lags(schedule, started)
+                    self.lags(schedule, self, started)
                 else:
                     for batch in piece.batches(schedule, self):
                         self.take(batch, not started and batch.fresh)
@@ -123,10 +128,6 @@ class Pass(Operands):
 
     def take(self, batch: Batch, fresh: bool) -> None:
         """Take in the pairs of a batch; `fresh`: its rows hold nothing yet."""
-        raise NotImplementedError
-
-    def lags(self, schedule: Schedule[Any], started: bool) -> None:
-        """Take in isolated lags; `started`: rows may hold something."""
         raise NotImplementedError
 
     def fit(self, x: Tensor) -> Tensor:
@@ -155,13 +156,13 @@ class Forward(Pass):
         score: what happens to the logits.
     """
 
+    lags = staticmethod(diagonals.forward)
+
     def __init__(self, call: Call, score: Score = PLAIN) -> None:
-        dim, self.value_dim = call.q.shape[3], call.v.shape[3]
-        columns = dim if dim == self.value_dim else _round_up(max(dim, self.value_dim))
-        super().__init__(call, score, columns, FORWARD_ELEMENTS)
+        super().__init__(call, score, FORWARD_ELEMENTS)
         shape = (self.batch, self.heads, self.sizes.n)
         self.rows = (self.q,)
-        self.results = self.q.new_empty((*shape, columns)), self.q.new_empty(shape)
+        self.results = self.q.new_empty((*shape, self.columns)), self.q.new_empty(shape)
 
     def clear(self) -> None:
         """No key seen."""
@@ -184,10 +185,6 @@ class Forward(Pass):
                 return out, lse
         return tile_ops.attend_dense(q, k, v, logits)
 
-    def lags(self, schedule: Schedule[Any], started: bool) -> None:
-        """Attention along lags."""
-        diagonals.forward(schedule, self, started)
-
     def over(self, *pieces: Piece) -> tuple[Tensor, Tensor]:
         """out `[B, Hq, n, Dv]` in q's dtype; lse `[B, Hq, n]` in float32 (float64 for float64)."""
         self.compute(pieces)
@@ -209,24 +206,21 @@ class Backward(Pass):
         score: as given to `Forward`.
     """
 
+    lags = staticmethod(diagonals.backward)
+
     def __init__(
         self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool = False,
         score: Score = PLAIN,
     ) -> None:  # fmt: skip
-        dim, value_dim = call.q.shape[3], call.v.shape[3]
-        if grad_lse is not None:
-            columns = _round_up(max(dim, value_dim + 1))
-        else:
-            columns = dim if dim == value_dim else _round_up(max(dim, value_dim))
-        super().__init__(call, score, columns, BACKWARD_ELEMENTS)
+        super().__init__(call, score, BACKWARD_ELEMENTS, 0 if grad_lse is None else 1)
         self.given = call.q, out, lse, grad_out, grad_lse
         self.learned = learned and (score.alibi or score.bias is not None)
-        out, grad_out = prepare(out, columns), prepare(grad_out, columns)
+        out, grad_out = prepare(out, self.columns), prepare(grad_out, self.columns)
         if grad_lse is not None:
             # d lse/d score = P, so grad_lse adds P * grad_lse to dS = P * (dO V' - rowsum(dO * O)):
             # one more column with V = 0, O = -1 and dO = grad_lse says the same.
-            out[..., value_dim] = -1.0
-            grad_out[..., value_dim] = torch.where(lse == -torch.inf, 0.0, grad_lse.to(lse.dtype))
+            out[..., self.value_dim] = -1.0
+            grad_out[..., self.value_dim] = torch.where(lse == -torch.inf, 0.0, grad_lse.to(lse.dtype))
         self.rows = Rows(self.q, out, grad_out, tile_ops.seen(lse))
         self.results = (self.q.new_empty(self.q.shape),)
 
@@ -259,10 +253,6 @@ class Backward(Pass):
                 return found
         return tile_ops.attend_dense_backward(rows, k, v, logits, self.learned)
 
-    def lags(self, schedule: Schedule[Any], started: bool) -> None:
-        """What pairs along lags add."""
-        diagonals.backward(schedule, self, self.learned)
-
     def over(self, *pieces: Piece) -> Gradients:
         """dq, dk and dv, shaped and typed like q, k and v, and by name the gradients of the inputs."""
         self.compute(pieces)
@@ -277,7 +267,3 @@ class Backward(Pass):
             found["temperature"] = temperature_gradient(temperature, q, dq)
         dk, dv = (x.result() for x in self.sums)
         return dq.to(self.dtype), dk, dv, {name: x for name, x in found.items() if x is not None}
-
-
-def _round_up(columns: int) -> int:
-    return -(-columns // _LANES) * _LANES

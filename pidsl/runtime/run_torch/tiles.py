@@ -70,21 +70,22 @@ class TileSegment(Segment):
     def view(self, x: Tensor, side: Side, members: int) -> Tiles:
         """x `[B, heads, rows, ...]` by tiles, `members` heads for each key head."""
         (b, h, r), rest = x.stride()[:3], x.stride()[3:]
-        own = h if members > 1 else 0  # from member to member: a dimension of the grid, or of the tiles
-        steps, inside = [r * s for s in side.steps], [r * s for s in side.inside]
-        start = int(x.storage_offset()) + r * side.start
-        if self.copied:
-            return Tiles(start, (b, h * members, *steps), (members, *side.sizes, *x.shape[3:]), (own, *inside, *rest))
-        return Tiles(start, (b, h * members, own, *steps), (*side.sizes, *x.shape[3:]), (*inside, *rest))
+        outer = b, h * members, h if members > 1 else 0, *[r * s for s in side.steps]
+        start, inside = int(x.storage_offset()) + r * side.start, [r * s for s in side.inside]
+        return self.lifted(Tiles(start, outer, (*side.sizes, *x.shape[3:]), (*inside, *rest)), members)
 
     def of_keys(self, x: Tensor) -> Tiles:
         """Keys `[B, Hkv, m, D]`, or numbers `[B, Hkv, *counts, *sizes]` of every key of every tile, by tiles."""
         if x.is_floating_point():
             return self.view(x, self.keys, 1)
         axes, (b, h, *s) = len(self.counts), x.stride()
-        if self.copied:
-            return Tiles(0, (b, h, *s[:axes]), (1, *self.keys.sizes), (0, *s[axes:]))
-        return Tiles(0, (b, h, 0, *s[:axes]), self.keys.sizes, tuple(s[axes:]))
+        return self.lifted(Tiles(0, (b, h, 0, *s[:axes]), self.keys.sizes, tuple(s[axes:])), 1)
+
+    def lifted(self, x: Tiles, members: int) -> Tiles:
+        """With the members of a group as the first dimension of tiles that are copied, and not one of the grid."""
+        if not self.copied:
+            return x
+        return Tiles(x.offset, x.outer[:2] + x.outer[3:], (members, *x.shape), (x.outer[2], *x.strides))
 
     def key_rows(self, device: torch.device) -> Tensor:
         """`[*counts, *sizes]`: the keys of every tile."""
@@ -155,11 +156,8 @@ class Batch:
         sums = first + len(given.keys)
         end = sums + len(given.sums)
         self.rows, self.keys = views[:results], views[first:sums]
-        self._results, self._where, self._places = (
-            views[results:places],
-            views[sums:end],
-            views[places:first] + views[end:],
-        )
+        self._results, self._where = views[results:places], views[sums:end]
+        self._places = views[places:first] + views[end:]
         if segment.copied:
             self.rows, self.keys = [segment.flat(x) for x in self.rows], [segment.flat(x) for x in self.keys]
         elif segment.keys.inside[0] > 1 and segment.height >= PACKED_ROWS and self.keys[0].device.type == "cpu":

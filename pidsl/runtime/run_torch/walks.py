@@ -128,7 +128,7 @@ class Segment:
     name: Hashable = field(default=None, init=False)  # among segments that share their masks
 
     def keep(self) -> Bools:
-        """The pairs to keep."""
+        """The pairs to keep of every tile."""
         assert self.pairs is not None
         return self.pairs()
 
@@ -199,7 +199,7 @@ class Walk(Generic[S]):
         return 0
 
 
-# -- what a pass gives them -----------------------------------------------------------------------------------------------------
+# -- what a pass gives them -------------------------------------------------------------------------------------
 
 
 class Operands:
@@ -218,6 +218,7 @@ class Operands:
     keys: tuple[Tensor, ...]  # read, [B, Hkv, m, D]: k and v
     results: tuple[Tensor, ...]  # changed, [B, Hq, n, ...]: out and lse, or dq
     sums: tuple[KeySums, ...] = ()  # changed, shaped like the keys: dk and dv
+    learned: bool = False  # the score learns from the gradients of the logits
     exact: bool  # what is not finite has been met: rows that do not exist must be masked, too
 
     def fit(self, x: Tensor) -> Tensor:
