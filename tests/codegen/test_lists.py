@@ -85,6 +85,20 @@ def test_with_a_score(backend: str) -> None:
     torch.testing.assert_close(kernel(q, k, v, slopes=slopes), exact(q, k, v, slopes=slopes), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("offset", [0, 3, 6, 11])
+def test_rows_beside_the_listed_blocks_see_nothing(offset: int) -> None:
+    """Listed blocks hold more rows than there are: others must still be found empty."""
+    k = v = torch.randn(1, 1, 24, 8)
+    term, q = pairs([(0, 1), (2, 0), (3, 3)]).blocked(4), torch.randn(1, 1, 2, 8)
+    torch.use_deterministic_algorithms(True)  # what is not written is NaN
+    try:
+        out, lse = pidsl.compile(term, "torch")(q, k, v, offset=offset, return_lse=True)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    want = pidsl.compile(term, "reference")(q, k, v, offset=offset, return_lse=True)
+    torch.testing.assert_close((out, lse), want)
+
+
 def test_bigbird_is_planned_at_any_length() -> None:
     """As a relation, 32768 tokens have 1530 random blocks, one part each."""
     plan = lower(patterns.bigbird(32768), "torch")

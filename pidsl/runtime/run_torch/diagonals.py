@@ -154,17 +154,17 @@ def chunks(schedule: Schedule[Stretch], given: Operands) -> Iterator[Chunk]:
                 yield Chunk(given, member, start, stop, found, room)
 
 
-def forward(schedule: Schedule[Stretch], given: Operands, started: bool) -> None:
-    """Fold the diagonals into (out, lse), in place; `started`: they may already hold other keys."""
+def forward(schedule: Schedule[Stretch], given: Operands) -> None:
+    """Fold the diagonals into (out, lse), in place."""
     for chunk in chunks(schedule, given):
         place = chunk.place()
         out, lse = (chunk.rows(x) for x in given.results)
         scores = chunk.logits(place)[0]
         total = torch.logsumexp(scores, 0)
-        if started:
+        if given.started:
             total = torch.logaddexp(total, lse)
         finite = seen(total)
-        if started:
+        if given.started:
             out.mul_((lse - finite).exp_().unsqueeze(-1))
         lse.copy_(total)
         weights = given.score.dropped(scores.sub_(finite).exp_(), place)
@@ -173,7 +173,7 @@ def forward(schedule: Schedule[Stretch], given: Operands, started: bool) -> None
             chunk.here(out, s).addcmul_(v, chunk.here(p, s).unsqueeze(-1))
 
 
-def backward(schedule: Schedule[Stretch], given: Operands, started: bool) -> None:
+def backward(schedule: Schedule[Stretch], given: Operands) -> None:
     """Add the diagonals' part to the gradients, in place; rows are as `pidsl.runtime.run_torch.tile_ops.Rows` says."""
     q, out, grad_out, lse = given.rows
     (k, v), (dk, dv), score = given.keys, given.sums, given.score

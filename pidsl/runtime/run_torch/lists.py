@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,7 +81,11 @@ class ListSegment(TileSegment):
         """Gathers rows and keys, and writes the results back."""
         rows, keys, there = self.index(given.rows[0].device)
         part = copy(given)
-        part.rows, part.results = (tuple(x.index_select(2, rows) for x in xs) for xs in (given.rows, given.results))
+        part.rows = tuple(x.index_select(2, rows) for x in given.rows)
+        part.results = tuple(
+            x.index_select(2, rows) if given.started else x.new_empty((*x.shape[:2], len(rows), *x.shape[3:]))
+            for x in given.results
+        )
         part.keys = tuple(x.index_select(2, keys.view(-1)) for x in given.keys)
         if given.places is not None:
             i, head, stream = given.places
@@ -130,6 +134,10 @@ class Listed(TileWalk[ListSegment]):
             rows = [row for row, keys in by_row.items() if len(keys) == each]
             keys = np.array([by_row[row] for row in rows], dtype=np.int64)
             yield ListSegment.of(self, sizes, np.array(rows, dtype=np.int64), keys)
+
+    def written(self, segments: Sequence[ListSegment], sizes: Sizes) -> int:
+        """None for sure: blocks may hold rows that do not exist."""
+        return 0
 
     def batches(self, schedule: Schedule[ListSegment], given: Operands) -> Iterator[Batch]:
         """As many blocks at a time as one call takes, with all heads of the keys."""

@@ -69,7 +69,7 @@ class Pass(Operands):
         more: columns beside those of v.
     """
 
-    lags: Callable[[Schedule[Any], Operands, bool], None]  # take in isolated lags; True: rows may hold something
+    lags: Callable[[Schedule[Any], Operands], None]  # take in isolated lags
 
     def __init__(self, call: Call, score: Score, elements: int, more: int = 0) -> None:
         q, k, v, self.scale, positions, self.inputs = call
@@ -102,18 +102,20 @@ class Pass(Operands):
             self.keys = tuple(prepare(x, self.columns) for x in self.keys)
         while True:
             self.start()
-            started = False
+            self.started = False
             for piece, schedule in zip(pieces, schedules, strict=True):
-                if not started and schedule.written < self.sizes.n:  # most patterns start with a piece that writes all
+                if (
+                    not self.started and schedule.written < self.sizes.n
+                ):  # most patterns start with a piece that writes all
                     self.clear()
                 if isinstance(piece, DiagonalSet):
-                    self.lags(schedule, self, started)
+                    self.lags(schedule, self)
                 else:
                     for batch in piece.batches(schedule, self):
-                        self.take(batch, not started and batch.fresh)
+                        self.take(batch)
                         del batch  # its copies, before the next ones are made
-                started = True
-            if not started:
+                self.started = True
+            if not self.started:
                 self.clear()
             if self.exact or tile_ops.finite(self.results[0]):
                 return
@@ -126,8 +128,8 @@ class Pass(Operands):
         """The results before any key is seen, in every row."""
         raise NotImplementedError
 
-    def take(self, batch: Batch, fresh: bool) -> None:
-        """Take in the pairs of a batch; `fresh`: its rows hold nothing yet."""
+    def take(self, batch: Batch) -> None:
+        """Take in the pairs of a batch."""
         raise NotImplementedError
 
     def fit(self, x: Tensor) -> Tensor:
@@ -170,9 +172,9 @@ class Forward(Pass):
         out.zero_()
         lse.fill_(-torch.inf)
 
-    def take(self, batch: Batch, fresh: bool) -> None:
+    def take(self, batch: Batch) -> None:
         """Attention of tiles."""
-        batch.put(self.attend(batch), tile_ops.write if fresh else tile_ops.merge)
+        batch.put(self.attend(batch), tile_ops.write if batch.fresh else tile_ops.merge)
 
     def attend(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """By the flash operation if that can do it."""
@@ -235,10 +237,10 @@ class Backward(Pass):
         """No gradient yet."""
         self.results[0].zero_()
 
-    def take(self, batch: Batch, fresh: bool) -> None:
+    def take(self, batch: Batch) -> None:
         """What tiles add to the gradients."""
         dq, *of_keys = self.gradients(batch)
-        batch.put((dq,), tile_ops.write if fresh else tile_ops.add)
+        batch.put((dq,), tile_ops.write if batch.fresh else tile_ops.add)
         batch.add(of_keys)
 
     def gradients(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

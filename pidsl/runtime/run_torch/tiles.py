@@ -131,25 +131,20 @@ class TileSegment(Segment):
 
 
 class Batch:
-    """Some tiles of a segment.
-
-    Args:
-        segment: which.
-        given: what the pass says.
-        views: of rows, results, places of rows, keys, sums and places of keys, in this order.
-        mask: the pairs to keep.
+    """Some tiles of a segment: views of rows, results, places of rows, keys, sums and places of keys, in this order.
 
     Attributes:
         rows: what the pass reads of its rows, `[x, y, queries, ...]`.
         keys: of its keys, `[x, y, keys, D]`.
         mask: the pairs to keep; None for all.
-        fresh: no earlier batch of this walk changes these rows.
+        fresh: its rows hold nothing yet.
     """
 
     __slots__ = ("_places", "_results", "_segment", "_where", "fresh", "given", "keys", "mask", "rows")
 
     def __init__(self, segment: TileSegment, given: Operands, views: list[Tensor], mask: Mask | None) -> None:
-        self._segment, self.given, self.mask, self.fresh = segment, given, mask, segment.fresh
+        self._segment, self.given, self.mask = segment, given, mask
+        self.fresh = segment.fresh and not given.started
         results = len(given.rows)
         places = results + len(given.results)
         first = places if given.places is None else places + len(given.places)

@@ -17,19 +17,12 @@ from torch import Tensor
 
 
 class Tiles(NamedTuple):
-    """A tensor seen as a grid of equal tiles: element (g, x) lies at `offset + g . outer + x . strides`.
+    """A tensor seen as a grid of equal tiles: element (g, x) lies at `offset + g . outer + x . strides`."""
 
-    Args:
-        offset: where the first tile starts, in elements from the start of the storage.
-        outer: one stride per grid dimension, in elements.
-        shape: the shape of one tile.
-        strides: the strides inside one tile.
-    """
-
-    offset: int
-    outer: tuple[int, ...]
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    offset: int  # of the first tile, in elements from the start of the storage
+    outer: tuple[int, ...]  # a stride for every dimension of the grid
+    shape: tuple[int, ...]  # of a tile
+    strides: tuple[int, ...]  # in it
 
 
 View = tuple[tuple[int, ...], tuple[int, ...], int]  # sizes, strides and offset of a view

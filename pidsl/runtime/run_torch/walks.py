@@ -218,6 +218,7 @@ class Operands:
     keys: tuple[Tensor, ...]  # read, [B, Hkv, m, D]: k and v
     results: tuple[Tensor, ...]  # changed, [B, Hq, n, ...]: out and lse, or dq
     sums: tuple[KeySums, ...] = ()  # changed, shaped like the keys: dk and dv
+    started: bool  # the results may hold something in any row
     learned: bool = False  # the score learns from the gradients of the logits
     exact: bool  # what is not finite has been met: rows that do not exist must be masked, too
 
