@@ -21,18 +21,7 @@ from typing import NamedTuple
 from pidsl.codegen.plan.nodes import Piece, Plan
 from pidsl.codegen.plan.walks import Boxes, Lag, Lags, Layout, Listed, Run, Runs
 from pidsl.language.algebra import settled
-from pidsl.language.expr import (
-    And,
-    Compare,
-    Index,
-    Not,
-    Or,
-    Pred,
-    Truth,
-    show,
-    show_pred,
-    vars_in,
-)
+from pidsl.language.expr import And, Compare, Index, Not, Or, Pred, Truth, show, show_pred, vars_in
 from pidsl.language.score import PLAIN, Score
 
 INDENT = "    "
