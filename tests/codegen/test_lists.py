@@ -80,7 +80,7 @@ def test_random_lists(backend: str, data: st.DataObject) -> None:
 def test_with_a_score(backend: str) -> None:
     term = patterns.bigbird(56, block=4, random=2)
     kernel = pidsl.compile(term, backend, score=pidsl.score(softcap=5.0, alibi=True))  # type: ignore[call-overload]
-    (q, k, v), slopes = (torch.randn(1, 2, 50, 16) for _ in range(3)), torch.rand(2)
+    (q, k, v), slopes = (torch.randn(2, 2, 50, 16) for _ in range(3)), torch.rand(2)
     exact = pidsl.compile(term, "reference", score=pidsl.score(softcap=5.0, alibi=True))
     torch.testing.assert_close(kernel(q, k, v, slopes=slopes), exact(q, k, v, slopes=slopes), atol=1e-4, rtol=1e-4)
 

@@ -136,7 +136,7 @@ class Chunk:
         """Positions and heads of the pairs, as `[lags, B, Hkv, rows]`."""
         if self.given.places is None:
             return NOWHERE
-        i, head, stream = (distinct(self.rows(x), range(3)) for x in self.given.places)
+        i, head, stream = (distinct(self.rows(x), ((0,), (1,), (2,))) for x in self.given.places)
         lags = torch.tensor([s.of.lag for s in self.stretches], device=i.device)
         return Place(i, i - lags[:, None, None, None], head, stream)
 

@@ -162,10 +162,10 @@ class Batch:
     def place(self) -> Place:
         """Where the pairs are, for a pass with `places`; each distinct value once."""
         if self._segment.copied:
-            axes = range(2 + len(self._segment.counts))
+            axes = range(2), range(2, 2 + len(self._segment.counts))
             i, head, stream, j = (self._segment.flat(distinct(x, axes)) for x in self._places)
         else:
-            i, head, stream, j = (distinct(x, range(3)) for x in self._places)
+            i, head, stream, j = (distinct(x, ((0,), (1,), (2,))) for x in self._places)
         return Place(i[..., None], j[..., None, :], head[..., None], stream[..., None])
 
     def put(self, values: Sequence[Tensor], change: Change) -> None:
@@ -180,10 +180,12 @@ class Batch:
             x.add(where, grad, len(self._segment.counts) + 2 if self._segment.copied else 2)
 
 
-def distinct(x: Tensor, axes: Sequence[int]) -> Tensor:
-    """x with one element along those of the axes that repeat it."""
-    for axis in axes:
-        x = x if x.stride(axis) else x.narrow(axis, 0, 1)
+def distinct(x: Tensor, groups: Iterable[Sequence[int]]) -> Tensor:
+    """x with one element along the axes of every group along all of which it repeats."""
+    for axes in groups:
+        if not any(x.stride(axis) for axis in axes):
+            for axis in axes:
+                x = x.narrow(axis, 0, 1)
     return x
 
 
