@@ -104,8 +104,7 @@ def _runs(name: str, piece: Piece) -> Iterator[str]:
         if piece.shifts:
             arguments.append(f"shifts={piece.shifts!r}")
         if parts := list(dict.fromkeys(class_parts(keep))):
-            values = f"({', '.join(map(_show, parts))},)"
-            yield _returning(f"{name}_alike", parts, values, "classes with equal values keep the same pairs")
+            yield _function(f"{name}_alike", tuple(parts), "classes with equal values keep the same pairs")
             arguments.append(f"alike={name}_alike")
     for band, walk in walks.items():
         assert isinstance(walk, Runs) and walk.over == "keys" and walk.cols == 1, walk
@@ -196,16 +195,14 @@ def _passes(plan: Plan) -> str:
     )
 
 
-def _function(name: str, value: Index | Pred, comment: str = "") -> str:
+def _function(name: str, value: Index | Pred | tuple[Index | Pred, ...], comment: str = "") -> str:
     """`def name(<the variables of value>, **_): return value`."""
-    return _returning(name, [value], _show(value), comment)
-
-
-def _returning(name: str, parts: list[Index | Pred], text: str, comment: str) -> str:
-    used = frozenset[str]().union(*map(vars_in, parts))
+    values = value if isinstance(value, tuple) else (value,)
+    used = frozenset[str]().union(*map(vars_in, values))
     head = f"def {name}({', '.join([*(v for v in ORDER if v in used), '**_'])}):"
     comment = f"{INDENT}# {comment}\n" if comment else ""
-    return f"{head}\n{comment}{INDENT}return {text}"
+    shown = ", ".join(map(_show, values))
+    return f"{head}\n{comment}{INDENT}return {f'({shown},)' if isinstance(value, tuple) else shown}"
 
 
 def _show(value: Index | Pred) -> str:

@@ -80,9 +80,23 @@ def test_random_lists(backend: str, data: st.DataObject) -> None:
 def test_with_a_score(backend: str) -> None:
     term = patterns.bigbird(56, block=4, random=2)
     kernel = pidsl.compile(term, backend, score=pidsl.score(softcap=5.0, alibi=True))  # type: ignore[call-overload]
-    (q, k, v), slopes = (torch.randn(1, 2, 50, 16) for _ in range(3)), torch.rand(2)
+    (q, k, v), slopes = (torch.randn(2, 2, 50, 16) for _ in range(3)), torch.rand(2)
     exact = pidsl.compile(term, "reference", score=pidsl.score(softcap=5.0, alibi=True))
     torch.testing.assert_close(kernel(q, k, v, slopes=slopes), exact(q, k, v, slopes=slopes), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("offset", [0, 3, 6, 11])
+def test_rows_beside_the_listed_blocks_see_nothing(offset: int) -> None:
+    """Listed blocks hold more rows than there are: others must still be found empty."""
+    k = v = torch.randn(1, 1, 24, 8)
+    term, q = pairs([(0, 1), (2, 0), (3, 3)]).blocked(4), torch.randn(1, 1, 2, 8)
+    torch.use_deterministic_algorithms(True)  # what is not written is NaN
+    try:
+        out, lse = pidsl.compile(term, "torch")(q, k, v, offset=offset, return_lse=True)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    want = pidsl.compile(term, "reference")(q, k, v, offset=offset, return_lse=True)
+    torch.testing.assert_close((out, lse), want)
 
 
 def test_bigbird_is_planned_at_any_length() -> None:

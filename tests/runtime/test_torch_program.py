@@ -26,6 +26,7 @@ from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.dtypes import accumulator
 from pidsl.runtime.run_torch import bands, passes, tile_ops, walks
 from pidsl.runtime.run_torch import diagonals as diagonal_ops
+from pidsl.runtime.run_torch import tiles as equal_tiles
 from pidsl.runtime.run_torch.bands import Band, Lattice
 from pidsl.runtime.run_torch.program import TorchProgram
 from pidsl.runtime.run_torch.views import add_windows, merge_grid
@@ -368,7 +369,7 @@ def test_small_calls_say_the_same(case: Case, program: TorchProgram, monkeypatch
     """Every limit that cuts work into pieces, so low that it cuts here."""
     monkeypatch.setattr(passes, "FORWARD_ELEMENTS", 1000)
     monkeypatch.setattr(passes, "BACKWARD_ELEMENTS", 1000)
-    monkeypatch.setattr(bands, "PACKED_ROWS", 2)
+    monkeypatch.setattr(equal_tiles, "PACKED_ROWS", 2)
     monkeypatch.setattr(diagonal_ops, "CHUNK_ELEMENTS", 700)
     monkeypatch.setattr(bands, "LARGEST_MASK", 100)
     monkeypatch.setattr(walks, "KEPT_MASKS", 400)
@@ -425,12 +426,12 @@ def test_equal_tiles_are_one_batch() -> None:
     short, long = (band("window").schedule(Sizes(length, length, 0)).segments for length in (1600, 16_000))
     assert len(short) == len(long) <= 4
     assert max(s.tiles for s in long) >= 16_000 // 16 - 2
-    assert sum(s.classes * s.tiles * s.height for s in long) == 16_000
+    assert sum(s.tiles * s.height for s in long) == 16_000
 
 
 def test_equal_classes_are_one_batch() -> None:
     segments = band("stride").schedule(Sizes(7 * 16, 7 * 16, 0)).segments
-    assert [(s.classes, s.tiles, s.height, s.width) for s in segments] == [(7, 1, 16, 16)]
+    assert [(s.counts, s.height, s.width) for s in segments] == [((7, 1), 16, 16)]
 
 
 def test_masks_too_large_to_keep_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from pidsl.runtime.call.logits import NOWHERE, Place
+from pidsl.runtime.run_torch.tile_ops import seen
+from pidsl.runtime.run_torch.tiles import distinct
 from pidsl.runtime.run_torch.walks import Bound, Operands, Schedule, Segment, Sizes, Walk
 
 CHUNK_ELEMENTS = 1 << 22  # elements of q in one chunk: 16 MiB in float32; each chunk is many barriers for the threads
@@ -30,7 +32,7 @@ class Lag:
     keep: Bound | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Stretch(Segment):
     """Rows [start, stop) of one lag; they meet the keys that start at `key`, where `kept` (None: everywhere)."""
 
@@ -45,7 +47,7 @@ class Stretch(Segment):
         low, high = max(start, self.start), min(stop, self.stop)
         if low >= high:
             return None
-        part = Stretch(high - low, 0, self.of, low, high, self.key + low - self.start)
+        part = Stretch(visited=high - low, of=self.of, start=low, stop=high, key=self.key + low - self.start)
         if self.of.keep is not None:
             found = self.of.keep(**sizes.names, r=np.arange(low, high, dtype=np.int64))
             values = np.array(np.broadcast_to(found, (high - low,)))
@@ -68,26 +70,23 @@ class DiagonalSet(Walk[Stretch]):
             low = max(0, int(d.first(**sizes.names)), -key)
             high = min(sizes.n, int(d.last(**sizes.names)) + 1, sizes.m - key)
             if low < high:
-                yield Stretch(high - low, 0, d, low, high, low + key)
+                yield Stretch(visited=high - low, of=d, start=low, stop=high, key=low + key)
 
 
+@dataclass(slots=True, eq=False)
 class Chunk:
     """Rows [start, stop) of one query head of every group, shaped like the keys, and the lags that they have.
 
-    Args:
-        given: what the pass says. Where it is `exact`, rows that do not have a lag are kept out of every product with
-            it; else NaN marks that there was any.
-        member: of the groups.
-        rows: start and stop.
-        stretches: the lags.
-        room: for products, `[B, Hkv, rows, columns]`.
+    Where the pass is `exact`, rows that do not have a lag are kept out of every product with it; else NaN marks that
+    there was any.
     """
 
-    def __init__(
-        self, given: Operands, member: int, rows: tuple[int, int], stretches: list[Stretch], room: Tensor
-    ) -> None:  # fmt: skip
-        self.given, self.member, self.stretches = given, member, stretches
-        (self.start, self.stop), self.room = rows, room
+    given: Operands
+    member: int  # of the groups
+    start: int
+    stop: int
+    stretches: list[Stretch]
+    room: Tensor  # for products, [B, Hkv, rows, columns]
 
     def rows(self, x: Tensor, s: Stretch | None = None) -> Tensor:
         """x `[B, Hq, n, ...]` in the rows of the chunk, or in those of a stretch."""
@@ -135,13 +134,10 @@ class Chunk:
 
     def place(self) -> Place:
         """Positions and heads of the pairs, as `[lags, B, Hkv, rows]`."""
-        given = self.given
-        if given.places is None:
+        if self.given.places is None:
             return NOWHERE
-        i, head, stream = given.places
-        i, head = i[self.start : self.stop], head[self.member :: given.group, None]
+        i, head, stream = (distinct(self.rows(x), ((0,), (1,), (2,))) for x in self.given.places)
         lags = torch.tensor([s.of.lag for s in self.stretches], device=i.device)
-        stream = stream.view(given.batch, given.heads, 1)[:, self.member :: given.group]
         return Place(i, i - lags[:, None, None, None], head, stream)
 
 
@@ -155,42 +151,32 @@ def chunks(schedule: Schedule[Stretch], given: Operands) -> Iterator[Chunk]:
         found = [part for s in schedule.segments if (part := s.within(start, stop, given.sizes)) is not None]
         if found:
             for member in range(given.group):
-                yield Chunk(given, member, (start, stop), found, room)
+                yield Chunk(given, member, start, stop, found, room)
 
 
-def forward(schedule: Schedule[Stretch], given: Operands, started: bool) -> None:
-    """Fold the diagonals into (out, lse), in place; `started`: they may already hold other keys."""
+def forward(schedule: Schedule[Stretch], given: Operands) -> None:
+    """Fold the diagonals into (out, lse), in place."""
     for chunk in chunks(schedule, given):
         place = chunk.place()
         out, lse = (chunk.rows(x) for x in given.results)
-        weights = _absorb(chunk.logits(place)[0], out, lse, started)
-        for p, s in zip(given.score.dropped(weights, place), chunk.stretches, strict=True):
+        scores = chunk.logits(place)[0]
+        total = torch.logsumexp(scores, 0)
+        if given.started:
+            total = torch.logaddexp(total, lse)
+        finite = seen(total)
+        if given.started:
+            out.mul_((lse - finite).exp_().unsqueeze(-1))
+        lse.copy_(total)
+        weights = given.score.dropped(scores.sub_(finite).exp_(), place)
+        for p, s in zip(weights, chunk.stretches, strict=True):
             v = chunk.only(chunk.keys(given.keys[1], s), s)
             chunk.here(out, s).addcmul_(v, chunk.here(p, s).unsqueeze(-1))
 
 
-def _absorb(scores: Tensor, out: Tensor, lse: Tensor, started: bool) -> Tensor:
-    """The weights of scores `[lags, ...]`; lse gets them, and out fades, in place."""
-    total = torch.logsumexp(scores, 0)
-    if started:
-        total = torch.logaddexp(total, lse)
-    finite = torch.where(total == -torch.inf, torch.inf, total)
-    if started:
-        out.mul_((lse - finite).exp_().unsqueeze(-1))
-    lse.copy_(total)
-    return scores.sub_(finite).exp_()
-
-
-def backward(schedule: Schedule[Stretch], given: Operands, learned: bool) -> None:
-    """Add the diagonals' part to the gradients, in place; lse is +inf for rows that saw no key.
-
-    Args:
-        schedule: the lags.
-        given: what the pass says; its rows are those of `pidsl.runtime.run_torch.tile_ops.Rows`.
-        learned: let the score learn from the gradients of the logits.
-    """
-    _, out, grad_out, lse = given.rows
-    score, v = given.score, given.keys[1]
+def backward(schedule: Schedule[Stretch], given: Operands) -> None:
+    """Add the diagonals' part to the gradients, in place; rows are as `pidsl.runtime.run_torch.tile_ops.Rows` says."""
+    q, out, grad_out, lse = given.rows
+    (k, v), (dk, dv), score = given.keys, given.sums, given.score
     for chunk in chunks(schedule, given):
         place = chunk.place()
         logits, slope = chunk.logits(place)
@@ -201,29 +187,16 @@ def backward(schedule: Schedule[Stretch], given: Operands, learned: bool) -> Non
         for x, s in zip(ds, chunk.stretches, strict=True):
             chunk.dots(chunk.rows(grad_out, s), chunk.keys(v, s), chunk.here(x, s))
         ds = score.dropped(ds, place).sub_(delta).mul_(p)
-        if learned:
-            score.learn(_pairs(chunk, ds), place)
+        if given.learned:
+            there = torch.zeros_like(ds)  # else NaN may be where there is no pair
+            for x, y, s in zip(there, ds, chunk.stretches, strict=True):
+                chunk.here(x, s).copy_(chunk.only(chunk.here(y, s), s))
+            score.learn(there, place)
         if slope is not None:
             ds.mul_(slope)
         ds.mul_(given.scale)
         for x, y, s in zip(ds, score.dropped(p, place), chunk.stretches, strict=True):
-            _spread(chunk, s, chunk.here(x, s), chunk.here(y, s))
-
-
-def _spread(chunk: Chunk, s: Stretch, ds: Tensor, p: Tensor) -> None:
-    """Add what a stretch with weights p and gradients ds of its logits, `[B, Hkv, rows]`, adds to dq, dk and dv."""
-    given = chunk.given
-    ds, p = (chunk.only(x, s).unsqueeze(-1) for x in (ds, p))
-    q, grad_out, dq = (chunk.rows(x, s) for x in (given.rows[0], given.rows[2], given.results[0]))
-    dk, dv = (x.rows(s.key, s.key + s.stop - s.start) for x in given.sums)
-    dq.addcmul_(chunk.only(chunk.keys(given.keys[0], s), s), ds)
-    dk.addcmul_(chunk.only(q, s), ds)
-    dv.addcmul_(chunk.only(grad_out, s), p)
-
-
-def _pairs(chunk: Chunk, ds: Tensor) -> Tensor:
-    """ds of a chunk, 0 where there is no pair: NaN may be there."""
-    found = torch.zeros_like(ds)
-    for x, y, s in zip(found, ds, chunk.stretches, strict=True):
-        chunk.here(x, s).copy_(chunk.only(chunk.here(y, s), s))
-    return found
+            of_q, of_v = (chunk.only(chunk.here(z, s), s).unsqueeze(-1) for z in (x, y))
+            chunk.rows(given.results[0], s).addcmul_(chunk.only(chunk.keys(k, s), s), of_q)
+            dk.rows(s.key, s.key + s.stop - s.start).addcmul_(chunk.only(chunk.rows(q, s), s), of_q)
+            dv.rows(s.key, s.key + s.stop - s.start).addcmul_(chunk.only(chunk.rows(grad_out, s), s), of_v)

@@ -24,17 +24,21 @@ class KeySums:
         self.whole = like.new_zeros((*like.shape[:3], columns), dtype=dtype) if every else None
         self.parts: list[tuple[Tensor, Tensor]] = []  # numbers of rows among [B, Hkv, m], and what they get
 
-    def add(self, where: Tensor, grads: Tensor) -> None:
+    def add(self, where: Tensor, grads: Tensor, grid: int = 2) -> None:
         """Add tiles `[x, y, keys, columns]`.
 
         Args:
-            where: the rows as a view of `whole`, or their numbers `[x, y, keys]`.
+            where: the rows as a view of `whole` with `grid` dimensions of tiles; or, of all heads, `[B, Hkv, ...]`;
+                without `whole`, their numbers.
             grads: what they get.
+            grid: as said.
         """
         if self.whole is None:
             self.parts.append((where.reshape(-1), grads.reshape(-1, self.columns)))
+        elif where.is_floating_point():
+            add_windows(where, grads.view(where.shape), grid)
         else:
-            add_windows(where, grads)
+            add_rows(self.whole, 2, where[0, 0].reshape(-1), grads.reshape(*self.whole.shape[:2], -1, self.columns))
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `[B, Hkv, start:stop, columns]`, to add to in place."""
@@ -62,9 +66,14 @@ class KeySums:
             found, place = torch.cat([x for x, _ in self.parts]).unique(return_inverse=True)
             sums = total.new_zeros((len(found), self.columns), dtype=self.dtype)
             grads = torch.cat([x for _, x in self.parts])
-            if sums.device.type == "cpu":
-                sums.index_add_(0, place, grads)
-            else:  # sorted there, and not by the chance of who comes first
-                sums.index_put_((place,), grads, accumulate=True)
+            add_rows(sums, 0, place, grads)
             total.view(-1, width)[found] = sums[:, :width].to(total.dtype)
         return total
+
+
+def add_rows(sums: Tensor, axis: int, numbers: Tensor, grads: Tensor) -> None:
+    """Add to some rows along an axis, in a fixed order."""
+    if sums.device.type == "cpu":
+        sums.index_add_(axis, numbers, grads)
+    else:  # sorted there, and not by the chance of who comes first
+        sums.transpose(0, axis).index_put_((numbers,), grads.transpose(0, axis), accumulate=True)

@@ -10,6 +10,7 @@ where the tiles meet few of them, each tile is brought into form on its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,19 +20,13 @@ from torch.nn.functional import pad
 from pidsl.language.score import PLAIN, Score
 from pidsl.runtime.call.call import Call, Gradients
 from pidsl.runtime.call.dtypes import accumulator
-from pidsl.runtime.call.logits import (
-    NOWHERE,
-    TileScore,
-    add_sinks,
-    row_pull,
-    sink_gradient,
-    temperature_gradient,
-)
+from pidsl.runtime.call.logits import NOWHERE, TileScore, add_sinks, row_pull, sink_gradient, temperature_gradient
 from pidsl.runtime.run_torch import diagonals, tile_ops
 from pidsl.runtime.run_torch.diagonals import DiagonalSet
 from pidsl.runtime.run_torch.key_sums import KeySums
 from pidsl.runtime.run_torch.tile_ops import Logits, Rows
-from pidsl.runtime.run_torch.walks import Batch, Operands, Schedule, Sizes, Walk, write
+from pidsl.runtime.run_torch.tiles import Batch, TileWalk
+from pidsl.runtime.run_torch.walks import Operands, Schedule, Sizes
 
 # Elements of q, k or scores in one call. Every call is a barrier for all threads, so few large ones suffer least from
 # other work on the machine; the gradients of overlapping windows are folded after each call, and gain from the caches.
@@ -41,6 +36,7 @@ DENSE_LOGITS = 1 << 25  # logits in one call of the dense operations,
 SCORED_LOGITS = 1 << 21  # and where a score is added to them: several tensors of that size are alive at a time
 MANY = 4  # all keys are brought into form at once where tiles hold at least 1 / MANY of their number
 _LANES = 16  # padded head sizes are multiples of this
+Piece = DiagonalSet | TileWalk[Any]
 
 
 def prepare(x: Tensor, columns: int) -> Tensor:
@@ -62,14 +58,18 @@ class Pass(Operands):
     Args:
         call: what to compute with.
         score: what happens to the logits.
-        columns: of everything.
         elements: of q or k in one call.
+        more: columns beside those of v.
     """
 
-    def __init__(self, call: Call, score: Score, columns: int, elements: int) -> None:
+    lags: Callable[[Schedule[Any], Operands], None]  # take in isolated lags
+
+    def __init__(self, call: Call, score: Score, elements: int, more: int = 0) -> None:
         q, k, v, self.scale, positions, self.inputs = call
         self.batch, self.heads, n, self.dim = q.shape
-        self.kv_heads, m = k.shape[1], k.shape[2]
+        _, self.kv_heads, m, self.value_dim = v.shape
+        widest = max(self.dim, self.value_dim + more)
+        columns = self.dim if self.dim == self.value_dim + more else -(-widest // _LANES) * _LANES
         self.group = self.heads // self.kv_heads
         self.sizes = Sizes(n, m, *positions)
         self.columns, self.elements = columns, elements
@@ -83,9 +83,11 @@ class Pass(Operands):
         self.places = None
         if self.score.placed:
             i, head, stream = (torch.arange(x, device=q.device) for x in (n, self.heads, self.batch * self.heads))
-            self.places = i + positions.offset, head, stream
+            shape = self.batch, self.heads, n
+            i, head, stream = i + positions.offset, head[:, None], stream.view(*shape[:2], 1)
+            self.places = i.expand(shape), head.expand(shape), stream.expand(shape)
 
-    def compute(self, pieces: tuple[Walk[Any], ...]) -> None:
+    def compute(self, pieces: tuple[Piece, ...]) -> None:
         """Go through the pieces."""
         schedules = [piece.schedule(self.sizes) for piece in pieces]
         self.many = self.sizes.m <= MANY * sum(x.visited for x in schedules)
@@ -93,21 +95,22 @@ class Pass(Operands):
             self.keys = tuple(prepare(x, self.columns) for x in self.keys)
         while True:
             self.start()
-            self.invented = []
-            started = False
+            self.started = False
             for piece, schedule in zip(pieces, schedules, strict=True):
-                if not started and schedule.written < self.sizes.n:  # most patterns start with a piece that writes all
+                if (
+                    not self.started and schedule.written < self.sizes.n
+                ):  # most patterns start with a piece that writes all
                     self.clear()
                 if isinstance(piece, DiagonalSet):
-                    self.lags(schedule, started)
+                    self.lags(schedule, self)
                 else:
                     for batch in piece.batches(schedule, self):
-                        self.take(batch, not started and batch.fresh)
+                        self.take(batch)
                         del batch  # its copies, before the next ones are made
-                started = True
-            if not started:
+                self.started = True
+            if not self.started:
                 self.clear()
-            if self.exact or all(tile_ops.finite(x) for x in (self.results[0], *self.invented)):
+            if self.exact or tile_ops.finite(self.results[0]):
                 return
             self.exact = True
 
@@ -118,12 +121,8 @@ class Pass(Operands):
         """The results before any key is seen, in every row."""
         raise NotImplementedError
 
-    def take(self, batch: Batch, fresh: bool) -> None:
-        """Take in the pairs of a batch; `fresh`: its rows hold nothing yet."""
-        raise NotImplementedError
-
-    def lags(self, schedule: Schedule[Any], started: bool) -> None:
-        """Take in isolated lags; `started`: rows may hold something."""
+    def take(self, batch: Batch) -> None:
+        """Take in the pairs of a batch."""
         raise NotImplementedError
 
     def fit(self, x: Tensor) -> Tensor:
@@ -152,13 +151,13 @@ class Forward(Pass):
         score: what happens to the logits.
     """
 
+    lags = staticmethod(diagonals.forward)
+
     def __init__(self, call: Call, score: Score = PLAIN) -> None:
-        dim, self.value_dim = call.q.shape[3], call.v.shape[3]
-        columns = dim if dim == self.value_dim else _round_up(max(dim, self.value_dim))
-        super().__init__(call, score, columns, FORWARD_ELEMENTS)
+        super().__init__(call, score, FORWARD_ELEMENTS)
         shape = (self.batch, self.heads, self.sizes.n)
         self.rows = (self.q,)
-        self.results = self.q.new_empty((*shape, columns)), self.q.new_empty(shape)
+        self.results = self.q.new_empty((*shape, self.columns)), self.q.new_empty(shape)
 
     def clear(self) -> None:
         """No key seen."""
@@ -166,9 +165,9 @@ class Forward(Pass):
         out.zero_()
         lse.fill_(-torch.inf)
 
-    def take(self, batch: Batch, fresh: bool) -> None:
+    def take(self, batch: Batch) -> None:
         """Attention of tiles."""
-        batch.put(self.attend(batch), write if fresh else tile_ops.merge)
+        batch.put(self.attend(batch), tile_ops.write if batch.fresh else tile_ops.merge)
 
     def attend(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """By the flash operation if that can do it."""
@@ -181,11 +180,7 @@ class Forward(Pass):
                 return out, lse
         return tile_ops.attend_dense(q, k, v, logits)
 
-    def lags(self, schedule: Schedule[Any], started: bool) -> None:
-        """Attention along lags."""
-        diagonals.forward(schedule, self, started)
-
-    def over(self, *pieces: Walk[Any]) -> tuple[Tensor, Tensor]:
+    def over(self, *pieces: Piece) -> tuple[Tensor, Tensor]:
         """out `[B, Hq, n, Dv]` in q's dtype; lse `[B, Hq, n]` in float32 (float64 for float64)."""
         self.compute(pieces)
         out, lse = self.results
@@ -206,24 +201,21 @@ class Backward(Pass):
         score: as given to `Forward`.
     """
 
+    lags = staticmethod(diagonals.backward)
+
     def __init__(
         self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool = False,
         score: Score = PLAIN,
     ) -> None:  # fmt: skip
-        dim, value_dim = call.q.shape[3], call.v.shape[3]
-        if grad_lse is not None:
-            columns = _round_up(max(dim, value_dim + 1))
-        else:
-            columns = dim if dim == value_dim else _round_up(max(dim, value_dim))
-        super().__init__(call, score, columns, BACKWARD_ELEMENTS)
+        super().__init__(call, score, BACKWARD_ELEMENTS, 0 if grad_lse is None else 1)
         self.given = call.q, out, lse, grad_out, grad_lse
         self.learned = learned and (score.alibi or score.bias is not None)
-        out, grad_out = prepare(out, columns), prepare(grad_out, columns)
+        out, grad_out = prepare(out, self.columns), prepare(grad_out, self.columns)
         if grad_lse is not None:
             # d lse/d score = P, so grad_lse adds P * grad_lse to dS = P * (dO V' - rowsum(dO * O)):
             # one more column with V = 0, O = -1 and dO = grad_lse says the same.
-            out[..., value_dim] = -1.0
-            grad_out[..., value_dim] = torch.where(lse == -torch.inf, 0.0, grad_lse.to(lse.dtype))
+            out[..., self.value_dim] = -1.0
+            grad_out[..., self.value_dim] = torch.where(lse == -torch.inf, 0.0, grad_lse.to(lse.dtype))
         self.rows = Rows(self.q, out, grad_out, tile_ops.seen(lse))
         self.results = (self.q.new_empty(self.q.shape),)
 
@@ -238,10 +230,10 @@ class Backward(Pass):
         """No gradient yet."""
         self.results[0].zero_()
 
-    def take(self, batch: Batch, fresh: bool) -> None:
+    def take(self, batch: Batch) -> None:
         """What tiles add to the gradients."""
         dq, *of_keys = self.gradients(batch)
-        batch.put((dq,), write if fresh else tile_ops.add)
+        batch.put((dq,), tile_ops.write if batch.fresh else tile_ops.add)
         batch.add(of_keys)
 
     def gradients(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -256,11 +248,7 @@ class Backward(Pass):
                 return found
         return tile_ops.attend_dense_backward(rows, k, v, logits, self.learned)
 
-    def lags(self, schedule: Schedule[Any], started: bool) -> None:
-        """What pairs along lags add."""
-        diagonals.backward(schedule, self, self.learned)
-
-    def over(self, *pieces: Walk[Any]) -> Gradients:
+    def over(self, *pieces: Piece) -> Gradients:
         """dq, dk and dv, shaped and typed like q, k and v, and by name the gradients of the inputs."""
         self.compute(pieces)
         temperature, sinks = self.inputs.get("temperature"), self.inputs.get("sinks")
@@ -274,7 +262,3 @@ class Backward(Pass):
             found["temperature"] = temperature_gradient(temperature, q, dq)
         dk, dv = (x.result() for x in self.sums)
         return dq.to(self.dtype), dk, dv, {name: x for name, x in found.items() if x is not None}
-
-
-def _round_up(columns: int) -> int:
-    return -(-columns // _LANES) * _LANES

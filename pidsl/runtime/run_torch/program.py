@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import linecache
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 from torch import Tensor
 
-from pidsl.runtime.call.call import Call, Gradients
+from pidsl.runtime.call.call import Gradients
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -26,6 +27,7 @@ class TorchProgram:
         plan: the plan.
         source: the program's text.
         module: the loaded program.
+        forward, backward: its passes.
     """
 
     def __init__(self, plan: Plan, source: str | None = None) -> None:
@@ -34,16 +36,8 @@ class TorchProgram:
         self.plan = plan
         self.source = torch_source(plan) if source is None else source
         self.module = _load(self.source)
-
-    def forward(self, call: Call) -> tuple[Tensor, Tensor]:
-        """Attention."""
-        return self.module.forward(call)
-
-    def backward(
-        self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool
-    ) -> Gradients:
-        """Gradients of q, k, v and the inputs."""
-        return self.module.backward(call, out, lse, grad_out, grad_lse, learned)
+        self.forward: Callable[..., tuple[Tensor, Tensor]] = self.module.forward
+        self.backward: Callable[..., Gradients] = self.module.backward
 
 
 def _load(source: str) -> ModuleType:

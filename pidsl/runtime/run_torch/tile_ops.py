@@ -170,6 +170,12 @@ def finite(x: Tensor) -> bool:
     return math.isfinite(x.sum().item())
 
 
+def write(results: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Give rows that hold nothing their first values."""
+    for x, y in zip(results, values, strict=True):
+        x.copy_(y)
+
+
 def merge(results: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     """Fold attention over further keys, (more, more_lse), into (out, lse), in place.
 

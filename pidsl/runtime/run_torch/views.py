@@ -17,21 +17,15 @@ from torch import Tensor
 
 
 class Tiles(NamedTuple):
-    """A tensor seen as a grid of equal tiles: element (g, x) lies at `offset + g . outer + x . strides`.
+    """A tensor seen as a grid of equal tiles: element (g, x) lies at `offset + g . outer + x . strides`."""
 
-    Args:
-        base: the tensor whose storage is read or written.
-        offset: where the first tile starts, in elements from the start of the storage.
-        outer: one stride per grid dimension, in elements.
-        shape: the shape of one tile.
-        strides: the strides inside one tile.
-    """
+    offset: int  # of the first tile, in elements from the start of the storage
+    outer: tuple[int, ...]  # a stride for every dimension of the grid
+    shape: tuple[int, ...]  # of a tile
+    strides: tuple[int, ...]  # in it
 
-    base: Tensor
-    offset: int
-    outer: tuple[int, ...]
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+
+View = tuple[tuple[int, ...], tuple[int, ...], int]  # sizes, strides and offset of a view
 
 
 def merge_grid(counts: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
@@ -56,51 +50,53 @@ def merge_grid(counts: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple
     return merged, steps
 
 
-def batches(counts: Sequence[int], tiles: Sequence[Tiles], limit: int) -> Iterator[list[Tensor]]:
-    """For each batch of at most `limit` tiles, every tensor as `[x, y, *tile]`, x * y tiles at a time."""
+def batches(counts: Sequence[int], tiles: Sequence[Tiles], limit: int, whole: bool = False) -> Iterator[list[View]]:
+    """For each batch of at most `limit` tiles, every tensor as `[x, y, *tile]`; or as `[*grid, *tile]` (whole)."""
     if 0 in counts:
         return
-    grid, steps = merge_grid(counts, [t.outer for t in tiles])
+    grid, steps = list(counts), [list(t.outer) for t in tiles]
+    if not whole:
+        grid, steps = merge_grid(grid, steps)
     while len(grid) < 2:
         grid.insert(0, 1)
         for s in steps:
             s.insert(0, 0)
-    by_size = sorted(range(len(grid)), key=lambda axis: grid[axis])
-    x, y = sorted(by_size[-2:])
-    small, large = by_size[-2:]
-    piece = dict.fromkeys(range(len(grid)), 1)
-    piece[small] = min(grid[small], limit)
-    piece[large] = min(grid[large], max(1, limit // piece[small]))
-    for start in product(*(range(0, count, piece[axis]) for axis, count in enumerate(grid))):
-        size = (min(piece[x], grid[x] - start[x]), min(piece[y], grid[y] - start[y]))
+    by_size = sorted(range(len(grid)), key=grid.__getitem__)
+    axes = sorted(by_size if whole else by_size[-2:])
+    piece = [1] * len(grid)
+    for axis in by_size[-len(axes) :]:
+        piece[axis] = max(1, min(grid[axis], limit))
+        limit //= piece[axis]
+    for start in product(*(range(0, count, size) for count, size in zip(grid, piece, strict=True))):
+        size = [min(piece[axis], grid[axis] - start[axis]) for axis in axes]
         yield [
-            base.as_strided(size + shape, (s[x], s[y], *strides), sum(map(mul, start, s), offset))
-            for (base, offset, _, shape, strides), s in zip(tiles, steps, strict=True)
+            ((*size, *shape), (*[s[axis] for axis in axes], *strides), sum(map(mul, start, s), offset))
+            for (offset, _, shape, strides), s in zip(tiles, steps, strict=True)
         ]
 
 
-def add_windows(target: Tensor, grads: Tensor) -> None:
-    """`target += grads` for `[x, y, keys, D]` views whose tiles may overlap or coincide, in a fixed order.
+def add_windows(target: Tensor, grads: Tensor, grid: int = 2) -> None:
+    """`target += grads` for `[*grid, *tile, D]` views whose tiles may overlap or coincide, in a fixed order.
 
     A dimension of stride 0 is summed. Where windows overlap, they are cut into slices as long as the step from one
-    window to the next: equal slices of all windows never overlap, so each is one plain addition.
+    window to the next: equal slices of all windows never overlap, so each is one plain addition. Fewer windows than
+    slices are taken one by one.
     """
-    keys, row = target.shape[2], target.stride(2)
-    step = keys
-    overlapping = -1
-    for axis in (0, 1):
+    cuts = []
+    for axis in range(grid):
         count, stride = target.shape[axis], target.stride(axis)
         if count == 1:
             continue
         if stride == 0:
-            grads = grads.sum(axis, keepdim=True)
-            target = target.narrow(axis, 0, 1)
-        elif stride % row == 0 and stride // row < keys:
-            step, overlapping = stride // row, axis
-    if overlapping >= 0 and target.shape[overlapping] * step < keys:
-        for window in range(target.shape[overlapping]):
-            target.narrow(overlapping, window, 1).add_(grads.narrow(overlapping, window, 1))
-        return
-    for start in range(0, keys, step):
-        stop = min(start + step, keys)
-        target[:, :, start:stop].add_(grads[:, :, start:stop])
+            grads, target = grads.sum(axis, keepdim=True), target.narrow(axis, 0, 1)
+            continue
+        for inside in range(grid, target.ndim - 1):
+            keys, row = target.shape[inside], target.stride(inside)
+            if keys > 1 and stride % row == 0 and (step := stride // row) < keys:
+                cut, size, step = (axis, count, 1) if count * step < keys else (inside, keys, step)
+                cuts.append([(cut, x, min(step, size - x)) for x in range(0, size, step)])
+    for part in product(*cuts):
+        some, given = target, grads
+        for where in part:
+            some, given = some.narrow(*where), given.narrow(*where)
+        some.add_(given)

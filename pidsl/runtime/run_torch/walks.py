@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pidsl.runtime.call.logits import Place, TileScore
+from pidsl.runtime.call.logits import TileScore
 from pidsl.runtime.run_torch.key_sums import KeySums
 
 Bound = Callable[..., Any]  # a function of a generated program, over the names that it asks for
@@ -110,23 +110,27 @@ def mask_of(keep: Bools, dtype: torch.dtype, device: torch.device) -> Mask | Non
 # -- schedules ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Segment:
     """Equal tiles of a schedule, and their mask.
 
     Args:
         visited: keys in all tiles.
         masked: elements of the mask, 0 where there is none.
+        pairs: those to keep of every tile, `[..., rows, keys]`; None when all are kept.
     """
 
     visited: int
-    masked: int
+    masked: int = 0
+    pairs: Callable[[], Bools] | None = None
     masks: Masks = field(default_factory=Masks, init=False, repr=False)
     remember: bool = field(default=False, init=False)  # keep the masks between calls
+    name: Hashable = field(default=None, init=False)  # among segments that share their masks
 
     def keep(self) -> Bools:
-        """The pairs to keep of every tile, `[..., rows, keys]`."""
-        raise NotImplementedError
+        """The pairs to keep of every tile."""
+        assert self.pairs is not None
+        return self.pairs()
 
     def mask(self, x: Tensor, members: int = 1) -> Mask | None:
         """The mask of every tile, on the device and in the dtype of x; None when all pairs are kept.
@@ -137,7 +141,7 @@ class Segment:
         """
         if not self.masked:
             return None
-        key = x.dtype, x.device, members
+        key = self.name, x.dtype, x.device, members
         mask = self.masks.get(key, MISSING)
         if mask is MISSING:
             keep = self.keep()
@@ -194,12 +198,8 @@ class Walk(Generic[S]):
         """How many rows batches that are `fresh` write."""
         return 0
 
-    def batches(self, schedule: Schedule[S], given: Operands) -> Iterator[Batch]:
-        """The tiles of a schedule, as many at a time as one call takes."""
-        raise NotImplementedError
 
-
-# -- batches -----------------------------------------------------------------------------------------------------
+# -- what a pass gives them -------------------------------------------------------------------------------------
 
 
 class Operands:
@@ -213,13 +213,14 @@ class Operands:
     columns: int  # of everything
     scale: float
     score: TileScore
-    places: tuple[Tensor, Tensor, Tensor] | None  # positions of rows, heads and streams, where the score asks for them
+    places: tuple[Tensor, Tensor, Tensor] | None  # [B, Hq, n] position, head and stream, where asked for
     rows: tuple[Tensor, ...]  # read, [B, Hq, n, ...]: q; and in the backward pass out, grad_out and lse
     keys: tuple[Tensor, ...]  # read, [B, Hkv, m, D]: k and v
     results: tuple[Tensor, ...]  # changed, [B, Hq, n, ...]: out and lse, or dq
     sums: tuple[KeySums, ...] = ()  # changed, shaped like the keys: dk and dv
+    started: bool  # the results may hold something in any row
+    learned: bool = False  # the score learns from the gradients of the logits
     exact: bool  # what is not finite has been met: rows that do not exist must be masked, too
-    invented: list[Tensor]  # the first result of rows that do not exist: where not finite, these have reached keys
 
     def fit(self, x: Tensor) -> Tensor:
         """Keys or values in the form of the rows."""
@@ -227,43 +228,4 @@ class Operands:
 
     def at_once(self, height: int, width: int) -> int:
         """How many tiles of so many rows and keys one call takes."""
-        raise NotImplementedError
-
-
-Change = Callable[[Sequence[Tensor], Sequence[Tensor]], None]  # of results by values, in place
-
-
-def write(results: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """The change of rows that nothing has been written to."""
-    for x, y in zip(results, values, strict=True):
-        x.copy_(y)
-
-
-class Batch:
-    """Equal tiles of a segment.
-
-    Attributes:
-        rows: what the pass reads of its rows, `[x, y, queries, ...]`.
-        keys: of its keys, `[x, y, keys, D]`.
-        mask: the pairs to keep; None for all.
-        fresh: no earlier batch of this walk changes these rows.
-    """
-
-    __slots__ = ("fresh", "given", "keys", "mask", "rows")
-
-    def __init__(
-        self, given: Operands, rows: Sequence[Tensor], keys: Sequence[Tensor], mask: Mask | None, fresh: bool
-    ) -> None:
-        self.given, self.rows, self.keys, self.mask, self.fresh = given, rows, keys, mask, fresh
-
-    def place(self) -> Place:
-        """Where the pairs are, for a pass with `places`."""
-        raise NotImplementedError
-
-    def put(self, values: Sequence[Tensor], change: Change) -> None:
-        """Change the results of the rows, in place."""
-        raise NotImplementedError
-
-    def add(self, grads: Sequence[Tensor]) -> None:
-        """Add `[x, y, keys, D]` to the sums of the keys, in a fixed order."""
         raise NotImplementedError
