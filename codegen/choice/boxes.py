@@ -49,13 +49,14 @@ class Product:
         """The cheapest piece of the backend, and the loops of its programs."""
         own, swept, keys = self.cheapest.own, self.cheapest.swept, self.backend.grad_key
         over_queries = None if keys is None else self.sweep("queries", swept, self._cut(own, keys))
+        tokens, whole = self.grid.tokens, self.length // self.grid.strides[0] * self.grid.strides[0]
         return Piece(
             tuple(x.keep(A, B) for x in self.axes),
             self.sweep("keys", own, swept),
             self.sweep("keys", self._cut(own, self.backend.grad_query), swept),
             over_queries,
             relation,
-            reference=self._reference(),
+            reference=tokens if tokens is not None and tokens <= LONGEST else whole or self.length,
         )
 
     @cached_property
@@ -91,13 +92,6 @@ class Product:
             heights = [1 << k for k in range(min(limit, size).bit_length())]
             found = [(*box, h) for box in found for h in heights if size % (prod(box) * h) == 0]
         return [box for box in found if prod(box) == size]
-
-    def _reference(self) -> int:
-        """The tokens of the grid, or whole rows of about as many as costs are compared at."""
-        tokens, stride = self.grid.tokens, self.grid.strides[0]
-        if tokens is not None and tokens <= LONGEST:
-            return tokens
-        return self.length // stride * stride or self.length
 
     @staticmethod
     def _cut(box: Box, rows: Rows) -> Box:

@@ -49,11 +49,6 @@ class Envelope:
     keys: int | None = None  # and are attended by nobody
     dense: bool = False  # nearly all pairs between the ends are attended
 
-    @property
-    def transposed(self) -> Envelope:
-        keep = substitute_pred(self.keep, {"i": J, "j": I})
-        return Envelope(keep, self.attended_by, self.attends, self.keys, self.queries)
-
 
 def on_grids(term: terms.Term) -> bool:
     """Whether a term speaks of a grid with more than one axis."""
@@ -96,7 +91,10 @@ def envelope(term: terms.Term) -> Envelope | None:
             return kept and cut and replace(kept, keep=And(kept.keep, Not(cut.keep)))
         case terms.Transpose(a):
             found = envelope(a)
-            return found and found.transposed
+            if found is None:
+                return None
+            turned = substitute_pred(found.keep, {"i": J, "j": I})
+            return Envelope(turned, found.attended_by, found.attends, found.keys, found.queries)
         case _:
             return None
 

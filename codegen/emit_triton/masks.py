@@ -50,7 +50,7 @@ def constant_classes(layout: Layout) -> dict[str, Index]:
     """Classes that are numbers: `{c: 0, d: 0}` for the identity."""
     if layout.linked:
         return {}
-    classes = {"c": layout.row_class(), "d": layout.own_key_class()}
+    classes = {"c": layout.row_class_of(), "d": layout.key_class_of()}
     return {name: value for name, value in classes.items() if isinstance(value, int)}
 
 

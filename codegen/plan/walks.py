@@ -71,29 +71,19 @@ class Layout:
         """Every row class is visited, each with the one key class that its phase picks."""
         return self.phase is not None
 
-    def row_class(self) -> Index:
-        """c for a layout that is not linked."""
-        if self.query_class is None:
-            return 0
-        return (self.query_class - Var("offset")) % self.query_step
-
-    def own_key_class(self) -> Index:
-        """d for a layout that is not linked."""
+    def key_class_of(self, row_class: Index = 0) -> Index:
+        """d, the class of the keys met by rows of class `row_class`, which only a linked layout asks."""
+        if self.phase is not None:
+            return (row_class + self.frame.ahead - self.phase) % self.key_step
         if self.key_class is None or not self.frame.moved:
             return self.key_class or 0
         return (self.key_class - Var("key_offset")) % self.key_step
 
-    def key_class_of(self, row_class: Index) -> Index:
-        """d, the class of the keys met by rows of class `row_class`."""
-        if self.phase is None:
-            return self.own_key_class()
-        return (row_class + self.frame.ahead - self.phase) % self.key_step
-
-    def row_class_of(self, key_class: Index) -> Index:
-        """c, the class of the rows that meet keys of class `key_class`."""
-        if self.phase is None:
-            return self.row_class()
-        return (key_class - self.frame.ahead + self.phase) % self.query_step
+    def row_class_of(self, key_class: Index = 0) -> Index:
+        """c, the class of the rows that meet keys of class `key_class`, which only a linked layout asks."""
+        if self.phase is not None:
+            return (key_class - self.frame.ahead + self.phase) % self.query_step
+        return 0 if self.query_class is None else (self.query_class - Var("offset")) % self.query_step
 
     def __str__(self) -> str:
         if self.linked:

@@ -70,7 +70,7 @@ def _in_runs(walk: Runs, n: int) -> int:
     by_keys = walk.over == "keys"
     step = layout.query_step if by_keys else layout.key_step
     env = _lengths_of(n)
-    fixed = layout.row_class() if by_keys else layout.own_key_class()
+    fixed = layout.row_class_of() if by_keys else layout.key_class_of()
     own = np.arange(min(step, n)) if layout.linked else np.array([evaluate(fixed, env)])
     own = own[own < n]
     tiles = -((own - n) // (step * walk.owned))  # of each class

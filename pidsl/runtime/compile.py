@@ -133,9 +133,5 @@ def _form(recipe: Recipe) -> Form:
     return Softmax(of, backend, score)
 
 
-def _pickled(kernel: Any) -> tuple[Any, ...]:
-    return compile, (kernel.recipe,)
-
-
 for kind in (Kernel, LayerKernels):  # a pickled kernel is its recipe
-    copyreg.pickle(kind, _pickled)
+    copyreg.pickle(kind, lambda kernel: (compile, (kernel.recipe,)))  # type: ignore[attr-defined]

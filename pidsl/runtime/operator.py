@@ -19,8 +19,8 @@ from pidsl.errors import BackendError
 from pidsl.language.score import PLAIN
 from pidsl.runtime.call.arguments import check_positions, check_scale, raise_faults
 from pidsl.runtime.call.call import Call, Positions
-from pidsl.runtime.call.dtypes import accumulator
 from pidsl.runtime.call.logits import sink_gradient
+from pidsl.runtime.call.sums import accumulator
 from pidsl.runtime.programs import Program, Programs, is_wide, named, scored
 
 ORDINARY = (Tensor, torch.nn.Parameter)

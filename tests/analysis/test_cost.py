@@ -220,7 +220,7 @@ def computed_one_by_one(term: Term, tokens: int) -> tuple[int, int, int]:
                 if by_keys:
                     other = evaluate(layout.key_class_of(own), env)
                     names = {"c": own, "d": other}
-                    skip = not layout.linked and own != evaluate(layout.row_class(), env)
+                    skip = not layout.linked and own != evaluate(layout.row_class_of(), env)
                 else:
                     other = evaluate(layout.row_class_of(own), env)
                     names = {"c": other, "d": own}

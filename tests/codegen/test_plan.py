@@ -66,10 +66,10 @@ def _visit_runs(count: np.ndarray, piece: Piece, walk: Runs, lengths: dict[str, 
     for own_class in range(own_step if layout.linked else 1):
         env: dict[str, Any] = dict(lengths)
         if walk.over == "keys":
-            env["c"] = own_class if layout.linked else evaluate(layout.row_class(), env)
+            env["c"] = own_class if layout.linked else evaluate(layout.row_class_of(), env)
             env["d"] = evaluate(layout.key_class_of(env["c"]), env)
         else:
-            env["d"] = own_class if layout.linked else evaluate(layout.own_key_class(), env)
+            env["d"] = own_class if layout.linked else evaluate(layout.key_class_of(), env)
             env["c"] = evaluate(layout.row_class_of(env["d"]), env)
         _visit_class(count, piece, walk, env)
 

@@ -263,7 +263,7 @@ def test_wrong_calls() -> None:
         ({"output_gate": logits.double()}, "output_gate: torch.float64\n  expected: torch.float32, the dtype of q"),
         ({"output_gate": [0.0]}, "output_gate: list"),
         ({"output_gate": logits, "alpha": torch.ones(3)}, "alpha: shape [3]\n  expected: [] or [2] or [1, 2, 9]"),
-        ({"output_gate": logits, "alpha": torch.ones(2).long()}, "alpha: torch.int64\n  expected: a floating dtype"),
+        ({"output_gate": logits, "alpha": torch.ones(2).long()}, "alpha: dtype int64\n  expected: a floating dtype"),
         ({"output_gate": logits, "beta": "1"}, "beta: str\n  expected: a number or a torch.Tensor"),
         ({"output_gate": logits, "beta": torch.ones(2, device="meta")}, "beta: device meta\n  expected: cpu"),
     ]

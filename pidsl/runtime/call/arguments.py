@@ -217,25 +217,24 @@ def check_parameters(
             if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or not 0 <= value < 2**63:
                 faults.append(Fault(name, f"{value!r} ({type(value).__name__})", "an integer, 0 <= seed < 2 ** 63"))
         else:
-            faults += _check_parameter(name, value, score, tensors.get("q"))
+            q, table = tensors.get("q"), [score.table] if name == "bias" and score is not None else []
+            shapes = [] if q is None else [[q.shape[1], *table]]
+            faults += check_numbers(name, value, q, shapes, _wanted(name, score))
     return faults
 
 
-def _check_parameter(name: str, value: object, score: Score | None, q: Tensor | None) -> list[Fault]:
-    expected = _wanted(name, score)
-    if fault := check_tensor(name, value, f"a torch.Tensor {expected}"):
+def check_numbers(name: str, value: object, q: Tensor | None, shapes: list[list[int]], said: str) -> list[Fault]:
+    """Faults of a tensor of floating numbers on q's device, of one of some shapes; `said`: these in words."""
+    if fault := check_tensor(name, value, f"a torch.Tensor {said}"):
         return [fault]
     assert isinstance(value, Tensor)
     faults = []
     if not value.is_floating_point():
-        faults.append(Fault(name, f"dtype {value.dtype}", "a floating dtype", f"{name}.float()"))
-    if q is None:
-        return faults
-    if value.device != q.device:
+        faults.append(Fault(name, f"dtype {_dtype(value.dtype)}", "a floating dtype", f"{name}.float()"))
+    if q is not None and value.device != q.device:
         faults.append(Fault(name, f"device {value.device}", f"{q.device}, the device of q", f"{name}.to(q.device)"))
-    want = [q.shape[1]] if name != "bias" or score is None else [q.shape[1], score.table]
-    if list(value.shape) != want:
-        faults.append(Fault(name, f"shape {list(value.shape)}", f"{want}: {expected}"))
+    if q is not None and list(value.shape) not in shapes:
+        faults.append(Fault(name, f"shape {list(value.shape)}", f"{' or '.join(map(str, shapes))}: {said}"))
     return faults
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from pidsl.runtime.call.dtypes import accumulator
+from pidsl.runtime.call.sums import accumulator
 
 Inputs = Mapping[str, Any]  # by name, those the program asks for: tensors (slopes, bias, ...) and numbers (seed)
 NO_INPUTS: Inputs = MappingProxyType({})

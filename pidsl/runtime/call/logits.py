@@ -19,6 +19,7 @@ from torch import Tensor
 from pidsl.language.score import Score
 from pidsl.runtime.call.call import Inputs
 from pidsl.runtime.call.dropout import kept
+from pidsl.runtime.call.sums import add_rows
 
 
 class Place(NamedTuple):
@@ -97,24 +98,15 @@ class TileScore:
         """Add what the gradients `ds` of the final logits say about slopes and bias, in a fixed order."""
         if self.grad_slopes is not None:
             by_row = -(ds * (place.i - place.j).abs()).sum(-1)
-            _add(self.grad_slopes, place.head[..., 0].expand(by_row.shape), by_row)
+            add_rows(self.grad_slopes, 0, place.head[..., 0].expand(by_row.shape).reshape(-1), by_row.view(-1))
         if self.grad_bias is not None:
             entries = self._entries(place) + place.head * self.grad_bias.shape[1]
-            _add(self.grad_bias.view(-1), entries.expand(ds.shape), ds)
+            add_rows(self.grad_bias.view(-1), 0, entries.expand(ds.shape).reshape(-1), ds.reshape(-1))
 
     def _entries(self, place: Place) -> Tensor:
         assert self.score.bias is not None
         low, high = self.score.bias
         return (place.i - place.j).clamp(low, high) - low
-
-
-def _add(sums: Tensor, index: Tensor, values: Tensor) -> None:
-    """sums[index] += values, the same bits every time: on a GPU `index_put_` sorts, `index_add_` races."""
-    index, values = index.reshape(-1), values.reshape(-1)
-    if sums.device.type == "cpu":
-        sums.index_add_(0, index, values)
-    else:
-        sums.index_put_((index,), values, accumulate=True)
 
 
 def add_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> None:

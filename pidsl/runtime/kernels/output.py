@@ -10,7 +10,7 @@ The affine weights come first. The log-sum-exp stays that of the softmax.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from pidsl.language.recipe import OutputGate
-from pidsl.runtime.call.arguments import Fault, check_tensor, tensor_hint
+from pidsl.runtime.call.arguments import Fault, check_numbers, tensor_hint
 from pidsl.runtime.call.call import Call
-from pidsl.runtime.call.dtypes import accumulator
+from pidsl.runtime.call.sums import accumulator
 from pidsl.runtime.kernels.form import Form
 
 if TYPE_CHECKING:
@@ -83,13 +83,14 @@ class Weighed(Form):
             faults.append(Fault("output_gate", "logits", "None", 'compile(..., output_gate="head")'))
         elif gate is not None:
             shape = [*q.shape[:3], v.shape[3]] if self.output_gate == "element" else [*q.shape[:3]]
-            faults += _check("output_gate", gate, q, [shape])
+            faults += check_numbers("output_gate", gate, q, [shape], f"one per {self.output_gate}")
             if not faults and gate.dtype != q.dtype:
                 faults.append(Fault("output_gate", f"{gate.dtype}", f"{q.dtype}, the dtype of q"))
         for name, usual in (("alpha", 1), ("beta", 0)):
             value = call.inputs.get(name, usual)
             if isinstance(value, Tensor) and self.affine:
-                faults += _check(name, value, q, [[], [q.shape[1]], [*q.shape[:3]]])
+                said = "one, one per head, or one per row"
+                faults += check_numbers(name, value, q, [[], [q.shape[1]], [*q.shape[:3]]], said)
             elif not isinstance(value, NUMBERS) or isinstance(value, bool):
                 faults.append(Fault(name, type(value).__name__, "a number or a torch.Tensor", tensor_hint(name, value)))
             elif not self.affine and (isinstance(value, Tensor) or value != usual):
@@ -115,23 +116,6 @@ class Weighed(Form):
         if self.output_gate is not None:
             done.append(f"output   times the sigmoid of a gate, one number per {self.output_gate}")
         return "\n".join([*done, self._kernel.explain()])
-
-
-def _check(name: str, value: Tensor, q: Tensor, shapes: Sequence[list[int]]) -> list[Fault]:
-    if fault := check_tensor(name, value, "" if isinstance(value, Tensor) else f"a torch.Tensor {_either(shapes)}"):
-        return [fault]
-    faults = []
-    if not any(value.dim() == len(x) and all(a == b for a, b in zip(value.shape, x, strict=True)) for x in shapes):
-        faults.append(Fault(name, f"shape {list(value.shape)}", _either(shapes)))
-    if not value.is_floating_point():
-        faults.append(Fault(name, f"{value.dtype}", "a floating dtype", f"{name}.float()"))
-    if value.device != q.device:
-        faults.append(Fault(name, f"device {value.device}", f"{q.device}, the device of q", f"{name}.to(q.device)"))
-    return faults
-
-
-def _either(shapes: Sequence[list[int]]) -> str:
-    return " or ".join(map(str, shapes))
 
 
 def _spread(value: Tensor | float, dtype: torch.dtype) -> Any:

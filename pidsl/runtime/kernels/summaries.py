@@ -13,7 +13,7 @@ from pidsl.language.summaries import Spans, Summaries
 from pidsl.language.terms import Term
 from pidsl.runtime.call.arguments import Fault, check_form, check_kind
 from pidsl.runtime.call.call import Call, Positions
-from pidsl.runtime.call.dtypes import accumulator
+from pidsl.runtime.call.sums import accumulator
 from pidsl.runtime.kernels.form import Form
 from pidsl.runtime.kernels.merge import merged
 

@@ -26,7 +26,7 @@ from pidsl.language.score import PLAIN
 from pidsl.relation.oracle import table
 from pidsl.runtime.call.call import Call, Gradients, Positions
 from pidsl.runtime.call.dropout import kept
-from pidsl.runtime.call.dtypes import accumulator
+from pidsl.runtime.call.sums import accumulator
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan

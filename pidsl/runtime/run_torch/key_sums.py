@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pidsl.runtime.call.sums import add_rows
 from pidsl.runtime.run_torch.views import add_windows
 
 
@@ -69,11 +70,3 @@ class KeySums:
             add_rows(sums, 0, place, grads)
             total.view(-1, width)[found] = sums[:, :width].to(total.dtype)
         return total
-
-
-def add_rows(sums: Tensor, axis: int, numbers: Tensor, grads: Tensor) -> None:
-    """Add to some rows along an axis, in a fixed order."""
-    if sums.device.type == "cpu":
-        sums.index_add_(axis, numbers, grads)
-    else:  # sorted there, and not by the chance of who comes first
-        sums.transpose(0, axis).index_put_((numbers,), grads.transpose(0, axis), accumulate=True)

@@ -19,8 +19,8 @@ from torch.nn.functional import pad
 
 from pidsl.language.score import PLAIN, Score
 from pidsl.runtime.call.call import Call, Gradients
-from pidsl.runtime.call.dtypes import accumulator
 from pidsl.runtime.call.logits import NOWHERE, TileScore, add_sinks, row_pull, sink_gradient, temperature_gradient
+from pidsl.runtime.call.sums import accumulator
 from pidsl.runtime.run_torch import diagonals, tile_ops
 from pidsl.runtime.run_torch.diagonals import DiagonalSet
 from pidsl.runtime.run_torch.key_sums import KeySums

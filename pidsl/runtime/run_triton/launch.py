@@ -47,13 +47,10 @@ class Stage:
 
     def programs(self, length: int, first: int) -> int:
         """How many programs serve one head, whose positions are so many from the first one on."""
-        return self.classes * self._tiles(length, first)
-
-    def _tiles(self, length: int, first: int) -> int:
         if self.listed is not None:
             return self.listed
         if self.box is None:
-            return int(triton.cdiv(triton.cdiv(length, self.step), self.tile))
+            return self.classes * int(triton.cdiv(triton.cdiv(length, self.step), self.tile))
         size, beside, tokens = self.box
         end = first + length if tokens is None else min(first + length, tokens)
         return max(0, -(-end // size) - first // size) * beside
