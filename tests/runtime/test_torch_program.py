@@ -23,7 +23,7 @@ from pidsl.codegen.plan.walks import Lag, Lags, Layout, Run, Runs
 from pidsl.language.expr import And, Compare, FloorDiv, Max, Min, Mod, Not, Pred, Truth, Var
 from pidsl.language.terms import Term
 from pidsl.runtime.call.call import Call, Positions
-from pidsl.runtime.call.dtypes import accumulator
+from pidsl.runtime.call.sums import accumulator
 from pidsl.runtime.run_torch import bands, passes, tile_ops, walks
 from pidsl.runtime.run_torch import diagonals as diagonal_ops
 from pidsl.runtime.run_torch import tiles as equal_tiles
