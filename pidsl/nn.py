@@ -19,7 +19,7 @@ from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Lags, Term
 from pidsl.runtime.call.arguments import check_kind, check_tensor, raise_faults
 from pidsl.runtime.call.keywords import refuse
-from pidsl.runtime.programs import casts
+from pidsl.runtime.programs import autocasts
 
 if TYPE_CHECKING:
     from pidsl.language.recipe import Backend, OutputGate
@@ -94,8 +94,7 @@ class Attention(nn.Module):
             raise ArgumentError(f"x: shape {list(x.shape)}", expected, name, hint)
         if type(self.qkv) is nn.Linear:  # another one, quantised for instance, has rules of its own
             weight, kind = self.qkv.weight, x.device.type
-            cast = casts(kind) and torch.is_autocast_enabled(kind)
-            if x.device != weight.device or (x.dtype != weight.dtype and not cast):
+            if x.device != weight.device or (x.dtype != weight.dtype and not autocasts(kind)):
                 raise_faults(check_kind({"layer.qkv.weight": weight, "x": x}, (weight.dtype,), ""), name)
 
     def mixed(self, x: Tensor) -> Tensor:

@@ -101,11 +101,9 @@ def compile(
 
 
 def _built(recipe: Recipe) -> Any:
-    of = recipe.of
-    if isinstance(of, Schedule):
-        own: dict[str, Any] = {"output_gate": recipe.output_gate, "affine": recipe.affine}
-        kernels: Any = [compile(layer, recipe.backend, recipe.score, **own) for layer in of]
-        return LayerKernels(recipe, kernels)
+    if isinstance(recipe.of, Schedule):
+        options = recipe.backend, recipe.score, recipe.output_gate, recipe.affine
+        return LayerKernels(recipe, [compile(Recipe(layer, *options)) for layer in recipe.of])
     return Kernel(recipe, _form(recipe))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import torch
@@ -21,7 +21,7 @@ from pidsl.runtime.call.arguments import check_positions, check_scale, raise_fau
 from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.logits import sink_gradient
 from pidsl.runtime.call.sums import accumulator
-from pidsl.runtime.programs import Program, Programs, is_wide, named, scored
+from pidsl.runtime.programs import Program, Programs, autocasts, is_wide, named, scored
 
 ORDINARY = (Tensor, torch.nn.Parameter)
 LEARNED = ("slopes", "bias")  # inputs whose gradients take work of their own
@@ -37,7 +37,7 @@ def attended(programs: Programs, backend: str, call: Call) -> tuple[Tensor, Tens
         numbers = [*call.positions, call.inputs.get("seed", 0)]
         factor, scale = (call.scale, 0.0) if isinstance(call.scale, Tensor) else (None, call.scale)
         return attention(q, k, v, inputs, factor, programs.text + backend, scale, numbers)
-    made = programs.made(backend, is_wide(backend, call.q.shape[3]), call.positions.key_offset != 0)
+    made = programs.made(backend, is_wide(backend, call.q.shape[3]), call.positions.moved)
     try:
         return _Attention.apply(made, call, *tensors)  # type: ignore[no-untyped-call]
     except RuntimeError as e:
@@ -110,13 +110,10 @@ def _empty_results(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 def _no_autocast(q: Tensor) -> AbstractContextManager[object]:
     """Programs choose their own precision; autocast would lower it a second time."""
     kind = q.device.type
-    return torch.autocast(kind, enabled=False) if _has_autocast(kind) and torch.is_autocast_enabled(kind) else _AS_IT_IS
+    return torch.autocast(kind, enabled=False) if autocasts(kind) else _AS_IT_IS
 
 
 _AS_IT_IS: AbstractContextManager[object] = nullcontext()
-_has_autocast = cache(torch.amp.is_autocast_available)
-
-
 _DENSE = (
     "torch's scaled_dot_product_attention(q, k, v, attn_mask=torch.tensor(term.mask(n, m, offset))) inside "
     "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"
@@ -197,7 +194,7 @@ class _Attention(_Once):
         out, lse = run_forward(made, call)
         ctx.made = made
         if True in ctx.needs_input_grad and not out.is_inference():
-            ctx.frame, ctx.changes = call.frame, Changes(out, lse)
+            ctx.rest, ctx.changes = call.rest, Changes(out, lse)
             ctx.save_for_backward(*tensors, out.data, lse.data)
         ctx.set_materialize_grads(False)
         return out, lse
@@ -205,8 +202,8 @@ class _Attention(_Once):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
         *tensors, out, lse = ctx.saved_tensors
-        made, frame, needed = ctx.made, ctx.frame, ctx.needs_input_grad[2:]
-        call, learned = Call.framed(frame, tensors), _learned(frame[0], needed)
+        made, rest, needed = ctx.made, ctx.rest, ctx.needs_input_grad[2:]
+        call, learned = Call.resumed(rest, tensors), _learned(rest[0], needed)
         try:
             if ctx.changes.happened:
                 with torch.no_grad():
@@ -262,10 +259,11 @@ def _given(
         faults, value = check_scale(float(factor))
         raise_faults(faults, where)
         scale = value or 0.0
-    made = named(program, is_wide(program.rpartition("; ")[2], q.shape[3]), key_offset != 0)
+    positions = Positions(offset, key_offset)
+    made = named(program, is_wide(program.rpartition("; ")[2], q.shape[3]), positions.moved)
     assert made is not None, program
     given = dict(zip(_inputs(program), (*inputs, seed), strict=False))  # a seed is the last, where one is asked for
-    return made, Call(q, k, v, scale, Positions(offset, key_offset), given)
+    return made, Call(q, k, v, scale, positions, given)
 
 
 @torch.library.custom_op("pidsl::attention", mutates_args=())

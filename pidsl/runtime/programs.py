@@ -231,6 +231,11 @@ def preferred(backend: str) -> tuple[str, str]:
 
 
 @untraced
-def casts(kind: str) -> bool:
+def _has_autocast(kind: str) -> bool:
     """Whether torch has an autocast for a kind of device, which torch 2.11 cannot trace."""
     return torch.amp.is_autocast_available(kind)
+
+
+def autocasts(kind: str) -> bool:
+    """Whether calls on a kind of device are inside `torch.autocast`."""
+    return _has_autocast(kind) and torch.is_autocast_enabled(kind)

@@ -86,7 +86,7 @@ def check_attention(
     offset, key_offset = positions
     if "q" in usable:
         faults += check_positions("offset", offset, usable["q"].shape[2])
-    if "k" in usable and (type(key_offset) is not int or key_offset):  # nothing is asked of a symbol for nothing
+    if "k" in usable and positions.moved:
         faults += check_positions("key_offset", key_offset, usable["k"].shape[2])
     for term in rings if "q" in usable and "k" in usable else ():
         try:

@@ -21,9 +21,14 @@ class Positions(NamedTuple):
     offset: int = 0
     key_offset: int = 0
 
+    @property
+    def moved(self) -> bool:
+        """Whether keys may start elsewhere than at position 0; of a symbol of torch's nothing is asked."""
+        return type(self.key_offset) is not int or self.key_offset != 0
+
 
 START = Positions()
-Frame = tuple[tuple[str, ...], Any, Positions, Inputs]  # names of tensors, scale, positions, the inputs that are none
+Rest = tuple[tuple[str, ...], Any, Positions, Inputs]  # names of tensors, scale, positions, the inputs that are none
 
 
 class Call(NamedTuple):
@@ -56,17 +61,15 @@ class Call(NamedTuple):
         return (*self[:3], *(self.inputs[name] for name in self.names)) if self.inputs else self[:3]
 
     @property
-    def frame(self) -> Frame:
+    def rest(self) -> Rest:
         """The call without its tensors: what a backward pass keeps beside them."""
-        names, rest = self.names, self.inputs
-        if rest:
-            rest = {name: x for name, x in rest.items() if name not in names}
-        return names, self.scale, self.positions, rest
+        names = self.names
+        return names, self.scale, self.positions, {x: y for x, y in self.inputs.items() if x not in names}
 
     @classmethod
-    def framed(cls, frame: Frame, tensors: Sequence[Tensor]) -> Call:
-        """The call of a frame with `tensors`."""
-        names, scale, positions, inputs = frame
+    def resumed(cls, rest: Rest, tensors: Sequence[Tensor]) -> Call:
+        """The call with `tensors` and such a rest."""
+        names, scale, positions, inputs = rest
         if names:
             inputs = {**inputs, **dict(zip(names, tensors[3:], strict=True))}
         return cls(tensors[0], tensors[1], tensors[2], scale, positions, inputs)

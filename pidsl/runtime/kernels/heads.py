@@ -62,9 +62,8 @@ class ByHead(Form):
         kernels = list(self.parts.values())
         if len(kernels) == 1:
             return kernels[0].form.attend(call, backend)
-        q, k, v = call.q, call.k, call.v
-        wide, key_offset = is_wide("triton", q.shape[3]), call.positions.key_offset
-        moved = type(key_offset) is not int or key_offset != 0
+        q, k, v = call[:3]
+        wide, moved = is_wide("triton", q.shape[3]), call.positions.moved
         if backend == "triton" and self._whole[wide] and (not moved or self._together.exist("triton", wide, moved)):
             return attended(self._together, backend, call)
         parts = self._shares[q.shape[1] // k.shape[1]]

@@ -16,7 +16,7 @@ from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.keywords import refuse
 from pidsl.runtime.kernels.form import Form
 from pidsl.runtime.operator import recorded
-from pidsl.runtime.programs import casts, preferred
+from pidsl.runtime.programs import autocasts, preferred
 
 
 class Kernel:
@@ -108,7 +108,7 @@ class Kernel:
         if not isinstance(call.q, Tensor):
             return call
         kind = call.q.device.type
-        if not (casts(kind) and torch.is_autocast_enabled(kind)):
+        if not autocasts(kind):
             return call
         dtype = torch.get_autocast_dtype(kind)
 

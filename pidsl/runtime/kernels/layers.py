@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Never, NoReturn, overload
 
 from pidsl.errors import KeywordError
@@ -50,9 +50,6 @@ class LayerKernels(Sections, Sequence[Kernel]):
     def __getitem__(self, layer: slice) -> tuple[Kernel, ...]: ...
     def __getitem__(self, layer: int | slice) -> Kernel | tuple[Kernel, ...]:
         return self._kernels[layer]
-
-    def __iter__(self) -> Iterator[Kernel]:
-        return iter(self._kernels)
 
     @property
     def distinct(self) -> dict[Kernel, tuple[int, ...]]:

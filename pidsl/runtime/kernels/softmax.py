@@ -43,8 +43,7 @@ class Softmax(Form):
 
     def made(self, backend: str, head_dim: int) -> Program:
         """The program for a backend and head dimension."""
-        made: Program = self.programs.made(backend, is_wide(backend, head_dim))
-        return made
+        return self.programs.made(backend, is_wide(backend, head_dim))
 
     @property
     def plan(self) -> Plan:

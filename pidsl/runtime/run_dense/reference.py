@@ -11,7 +11,6 @@ would spread NaN from them. Rows are computed in chunks; each chunk holds its de
 from __future__ import annotations
 
 import inspect
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,7 +25,7 @@ from pidsl.language.score import PLAIN
 from pidsl.relation.oracle import table
 from pidsl.runtime.call.call import Call, Gradients, Positions
 from pidsl.runtime.call.dropout import kept
-from pidsl.runtime.call.sums import accumulator
+from pidsl.runtime.call.sums import accumulator, over_kept
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -70,7 +69,7 @@ class ReferenceProgram:
         for rows, mask in self._chunks(call):
             with _autograd():
                 leaves = [x.detach().to(precise).requires_grad_() for x in given]
-                part, part_lse = self._attention(_rows(Call.framed(call.frame, leaves), rows), mask)
+                part, part_lse = self._attention(_rows(Call.resumed(call.rest, leaves), rows), mask)
                 seeds = [torch.where(mask.any(1)[:, None], grad_out[:, :, rows].to(part.dtype), 0.0)]
                 lost = part_lse == -torch.inf  # a row without keys
                 seeds.append(torch.where(lost, 0.0, 0.0 if grad_lse is None else grad_lse[:, :, rows].to(part.dtype)))
@@ -175,26 +174,6 @@ class _Weighed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         p, v, mask = ctx.saved_tensors
         return torch.where(mask, grad @ v.mT, 0.0), over_kept(p.mT, grad, mask.mT), None
-
-
-def over_kept(weights: Tensor, x: Tensor, kept: Tensor | None) -> Tensor:
-    """weights @ x over the pairs in `kept` alone: what is not finite reaches no sum that it takes no part in.
-
-    Args:
-        weights: `[..., rows, keys]`, 0 outside of `kept`.
-        x: `[..., keys, columns]`.
-        kept: `[..., rows, keys]`; None for all.
-    """
-    if kept is None:
-        return torch.matmul(weights, x)
-    if x.device.type == "cpu" and math.isfinite(x.sum().item()):  # elsewhere, asking would wait for the device
-        return torch.matmul(weights, x)
-    finite = x.isfinite()
-    total = torch.matmul(weights, torch.where(finite, x, 0.0))
-    up, down = ~(x < torch.inf), ~(x > -torch.inf)  # NaN is both, and inf - inf is NaN
-    reached = torch.matmul(kept.to(x.dtype), torch.cat([up, down], -1).to(x.dtype)) > 0
-    up, down = reached.chunk(2, -1)
-    return total + torch.where(up, torch.inf, 0.0) - torch.where(down, torch.inf, 0.0)
 
 
 def _precise(x: Tensor) -> torch.dtype:

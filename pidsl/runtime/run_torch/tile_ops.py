@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pidsl.runtime.call.logits import Place, TileScore
-from pidsl.runtime.run_dense.reference import over_kept
+from pidsl.runtime.call.sums import over_kept
 from pidsl.runtime.run_torch.walks import Mask
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
