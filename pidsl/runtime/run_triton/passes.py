@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pidsl.runtime.call.call import Positions
+from pidsl.runtime.run_triton.attended import every_key, every_row
 from pidsl.runtime.run_triton.launch import FUSED, Stage, launch_options, pad, shared_limit
 from pidsl.runtime.run_triton.prepared import Buffer, Facts, Given, Prepared, Step
 
@@ -19,6 +19,18 @@ STATISTICS_ROWS = 32  # rows per program of the generated `row_statistics`
 NUMBERS = ("scale", "seed")  # of a call, which kernels get as they are
 STRIDES = {"q": "q", "k": "k", "v": "v", "grad_out": "go", "out": "out"}  # tensors of any strides: how those are called
 _INT32 = 2**31
+
+
+class Loaded(NamedTuple):
+    """A program as it was loaded.
+
+    Args:
+        module: the generated module.
+        plan: what it computes; None where that is not known.
+    """
+
+    module: Any
+    plan: Any
 
 
 class Form(NamedTuple):
@@ -41,10 +53,10 @@ class Form(NamedTuple):
     learned: bool = False
 
 
-def prepare_forward(module: ModuleType, form: Form, lists: Mapping[str, Tensor]) -> Prepared:
+def prepare_forward(program: Loaded, form: Form, lists: Mapping[str, Tensor]) -> Prepared:
     """A forward pass: its results are the buffers `out`, which may be float32, and `lse`."""
-    made = _Pass(module, form, lists)
-    q, stages = made.known["q"], stages_of(module, "FORWARD")
+    made = _Pass(program, form, lists)
+    q, stages = made.known["q"], stages_of(program.module, "FORWARD")
     names = made.chain("out", stages, (*q.shape[:3], made.known["v"].shape[3]))
     whole = bool(stages) and stages[0].whole
     unseen = Given("sinks") if "sinks" in made.known else -torch.inf  # what rows that have seen no key have
@@ -54,12 +66,12 @@ def prepare_forward(module: ModuleType, form: Form, lists: Mapping[str, Tensor])
     return made.prepared()
 
 
-def prepare_backward(module: ModuleType, form: Form, lists: Mapping[str, Tensor]) -> Prepared:
+def prepare_backward(program: Loaded, form: Form, lists: Mapping[str, Tensor]) -> Prepared:
     """A backward pass, of a call that has `out`, `lse`, `grad_out` and perhaps `grad_lse` among its tensors.
 
     Its results are the buffers `grad_q`, `grad_k` and `grad_v`, some of them float32, and `sums` says which others.
     """
-    made = _Pass(module, form, lists)
+    made = _Pass(program, form, lists)
     q, k, v = (made.known[name] for name in "qkv")
     offset, key_offset = form.positions
     rows = {name: made.known.get(name) for name in ("out", "grad_out", "lse", "grad_lse")}
@@ -69,18 +81,18 @@ def prepare_backward(module: ModuleType, form: Form, lists: Mapping[str, Tensor]
     programs = q.shape[0] * q.shape[1] * triton.cdiv(q.shape[2], STATISTICS_ROWS)
     made.step(made.module.row_statistics, programs, {}, {"num_warps": 4, **FUSED})
 
-    stages = stages_of(module, "GRAD_QUERY")
+    stages = stages_of(program.module, "GRAD_QUERY")
     names = made.chain("grad_q", stages, q.shape)
     for stage, running, target in zip(stages, names, names[1:], strict=False):
         made.launch(stage, q, offset, running_q=running, grad_q=target)
 
-    stages = stages_of(module, "GRAD_KEY")
+    stages = stages_of(program.module, "GRAD_KEY")
     keys, values = made.chain("grad_k", stages, k.shape), made.chain("grad_v", stages, v.shape)
     for x, stage in enumerate(stages):
         before = {"running_k": keys[x], "running_v": values[x]}
         made.launch(stage, k, key_offset, **before, grad_k=keys[x + 1], grad_v=values[x + 1])
 
-    for x, stage in enumerate(stages_of(module, "GRAD_SCORE") if form.learned else ()):
+    for x, stage in enumerate(stages_of(program.module, "GRAD_SCORE") if form.learned else ()):
         shape = (*q.shape[:2], stage.programs(q.shape[2], offset))
         table = made.known["bias"].shape[1] if "bias" in made.known else 0
         slopes, bias = Given(f"slope_sums_{x}"), Given(f"bias_sums_{x}")
@@ -90,7 +102,7 @@ def prepare_backward(module: ModuleType, form: Form, lists: Mapping[str, Tensor]
     return made.prepared()
 
 
-def stages_of(module: ModuleType, table: str) -> list[Stage]:
+def stages_of(module: Any, table: str) -> list[Stage]:
     """The rows of a table of a module."""
     return [Stage(**row) for row in getattr(module, table, ())]
 
@@ -105,22 +117,25 @@ class _Pass:
         steps: what is launched.
     """
 
-    def __init__(self, module: ModuleType, form: Form, lists: Mapping[str, Tensor]) -> None:
-        self.module: Any = module
+    def __init__(self, program: Loaded, form: Form, lists: Mapping[str, Tensor]) -> None:
+        self.module = module = program.module
         self.device = form.device
         self.known = known = {name: Facts(*x) for name, x in zip(form.names, form.tensors, strict=True)}
         self.buffers: dict[str, Buffer] = {}
         self.steps: list[Step] = []
         q, k, v, (offset, key_offset) = known["q"], known["k"], known["v"], form.positions
         n, m, head_dim, value_dim = q.shape[2], k.shape[2], q.shape[3], v.shape[3]
+        heads, group = q.shape[1], q.shape[1] // max(k.shape[1], 1)
         rounded = form.precision != "highest" and torch.version.hip is None
         self.tensor_cores = q.dtype != torch.float32 or rounded
         self.common: dict[str, Any] = {
             "n": n, "m": m, "offset": offset, "key_offset": key_offset,
-            "heads": q.shape[1], "group": q.shape[1] // max(k.shape[1], 1),
+            "heads": heads, "group": group,
             "D": head_dim, "D_PAD": pad(head_dim), "V": value_dim, "V_PAD": pad(value_dim),
             "PRECISION": "tf32" if rounded and q.dtype == torch.float32 else "ieee",
             "INDEX": tl.int32 if fits_int32(module, max(n, m, offset, key_offset)) else tl.int64,
+            "EVERY_KEY": every_key(program.plan, n, m, form.positions, heads),
+            "EVERY_ROW": every_row(program.plan, n, m, form.positions, heads),
             **{name: Given(name) for name in (*known, *NUMBERS)}, **lists,
         }  # fmt: skip
         for name, called in STRIDES.items():

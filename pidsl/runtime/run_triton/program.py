@@ -19,7 +19,7 @@ from pidsl.runtime.call.dropout import seed_key
 from pidsl.runtime.call.logits import row_pull, sink_gradient, temperature_gradient
 from pidsl.runtime.run_triton import cache
 from pidsl.runtime.run_triton.launch import Launch, on
-from pidsl.runtime.run_triton.passes import Form, prepare_backward, prepare_forward
+from pidsl.runtime.run_triton.passes import Form, Loaded, prepare_backward, prepare_forward
 from pidsl.runtime.run_triton.prepared import Prepared, facts
 
 if TYPE_CHECKING:
@@ -129,10 +129,10 @@ class TritonProgram:
         return prepared, {**given, "scale": float(call.scale), **_numbers(call)}
 
     def _prepared_forward(self, form: Form) -> Prepared:
-        return prepare_forward(self._module, form, self._lists(form.device))
+        return prepare_forward(Loaded(self._module, self.plan), form, self._lists(form.device))
 
     def _prepared_backward(self, form: Form) -> Prepared:
-        return prepare_backward(self._module, form, self._lists(form.device))
+        return prepare_backward(Loaded(self._module, self.plan), form, self._lists(form.device))
 
     def _uploaded(self, device: torch.device) -> dict[str, Tensor]:
         """The tables of listed blocks on a device."""
