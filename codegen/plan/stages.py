@@ -7,10 +7,14 @@ the same size. Stages run one after the other, and a later one goes on from what
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
+
+import numpy as np
 
 from pidsl.codegen.plan.nodes import Piece, Plan
 from pidsl.codegen.plan.walks import Boxes, Lags, Listed, Pass, Runs, Walk
+from pidsl.codegen.plan.work import Counts, per_program
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,11 @@ class Stage:
     @property
     def classes(self) -> int:
         return self.step if self.fixed is None else 1
+
+    def work(self, n: int, m: int, offset: int = 0, key_offset: int = 0) -> Counts:
+        """int64 [classes, tiles]: tiles of the other dimension that each program visits, see `work.per_program`."""
+        each = [per_program(x.walk(self.task), n, m, offset, key_offset) for _, x in self.pieces]
+        return reduce(np.add, each)
 
 
 def stages(plan: Plan, task: Pass) -> tuple[Stage, ...]:

@@ -1,18 +1,15 @@
-"""One launch of a kernel of a generated Triton program: its grid, its options, and the tensors it goes on from."""
+"""One launch of a kernel of a generated Triton program: its stage, its options, and what decides them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from threading import RLock
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
-
-_interpreter = RLock()  # Triton's interpreter changes its language in place while it runs a kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +19,7 @@ class Launch:
     kernel: Any
     grid: int
     arguments: Mapping[str, Any]
-    options: Mapping[str, int]
-
-    def run(self) -> None:
-        """Enqueue the kernel; nothing to do when no program has work."""
-        if self.grid:
-            interpreted = not isinstance(self.kernel, triton.JITFunction)
-            with _interpreter if interpreted else nullcontext():
-                self.kernel[(self.grid,)](**self.arguments, **self.options)
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +46,7 @@ class Stage:
         return max(0, -(-end // size) - first // size) * beside
 
 
-def launch_options(stage: Stage, widths: int, itemsize: int, *, tensor_cores: bool, limit: int) -> dict[str, int]:
+def launch_options(stage: Stage, widths: int, itemsize: int, *, tensor_cores: bool, limit: int) -> dict[str, Any]:
     """Warps and pipeline stages of a kernel, chosen from the registers and spills of its machine code.
 
     Args:
@@ -71,35 +61,18 @@ def launch_options(stage: Stage, widths: int, itemsize: int, *, tensor_cores: bo
     """
     warps = 16 if stage.swept and not tensor_cores else max(4, stage.tile // 16)
     owned, swept = stage.tile * widths * itemsize, stage.swept * widths * itemsize
-    return {"num_warps": warps, "num_stages": 2 if owned + 2 * swept + 2048 <= limit else 1}
+    return {"num_warps": warps, "num_stages": 2 if owned + 2 * swept + 2048 <= limit else 1, **FUSED}
 
 
-def shared_limit(x: Tensor) -> int:
+FUSED = {"enable_fp_fusion": True}  # a * b + c in one instruction; later versions of Triton want to be asked
+
+
+def shared_limit(device: torch.device) -> int:
     """Shared memory per program, in bytes; that of sm_90 where there is no GPU to ask."""
-    if not x.is_cuda:
+    if device.type != "cuda":
         return 227 * 1024
-    properties = torch.cuda.get_device_properties(x.device)
+    properties = torch.cuda.get_device_properties(device)
     return int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
-
-
-def reach(x: Tensor) -> int:
-    """How far the last element of one head of one batch entry lies from its first."""
-    return sum((size - 1) * step for size, step in zip(x.shape[2:], x.stride()[2:], strict=True))
-
-
-def chain(stages: Sequence[Stage], shape: tuple[int, ...], like: Tensor) -> list[Tensor]:
-    """What stage number x goes on from (entry x) and writes (entry x + 1).
-
-    Between stages the values are float32; the last stage writes `like`'s dtype when it owns everything.
-    """
-    if not stages:
-        return [like.new_zeros(shape)]
-    make = like.new_empty if stages[0].whole else like.new_zeros
-    if len(stages) == 1:
-        return [make(shape)] * 2
-    between = make(shape, dtype=torch.float32)
-    last = like.new_empty(shape) if stages[-1].whole and like.dtype != torch.float32 else between
-    return [between] * len(stages) + [last]
 
 
 def pad(width: int) -> int:
@@ -109,4 +82,7 @@ def pad(width: int) -> int:
 
 def on(x: Tensor) -> AbstractContextManager[Any]:
     """The device of x as the current one."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+    return torch.cuda.device(x.device) if x.is_cuda else _HERE
+
+
+_HERE: AbstractContextManager[Any] = nullcontext()
