@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 
@@ -24,26 +25,71 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A row of the tables at the end of a generated program."""
+    """A row of the tables at the end of a generated program.
+
+    Args:
+        kernel: of the library.
+        kind: what it is specialised for, fields of the program's `Kind`.
+        pieces: numbers of those in the plan whose walks it runs.
+        swept: the longest tile of what it meets.
+        whole: it owns every row (key), whatever the lengths.
+        classes: that own programs.
+        listed: tiles of listed blocks.
+        table: the name of the table of listed blocks.
+        box: positions of a box of a grid, boxes beside it, tokens of the grid.
+    """
 
     kernel: Any
-    step: int
-    classes: int
-    tile: int
+    kind: Mapping[str, Any]
+    pieces: tuple[int, ...]
     swept: int
     whole: bool
-    listed: int | None = None  # tiles of listed blocks
-    box: tuple[int, int, int | None] | None = None  # positions of a box of a grid, boxes beside it, tokens of the grid
+    classes: int = 1
+    listed: int | None = None
+    table: str | None = None
+    box: tuple[int, int, int | None] | None = None
 
-    def programs(self, length: int, first: int) -> int:
-        """How many programs serve one head, whose positions are so many from the first one on."""
+    @property
+    def tile(self) -> int:
+        """Positions of a program."""
+        return int(self.kind["TILE"])
+
+    @property
+    def step(self) -> int:
+        """Between the positions of a class."""
+        return int(self.kind.get("STEP", 1))
+
+    def tiles(self, length: int, first: int) -> int:
+        """How many programs serve one class of one head, whose positions are so many from the first one on."""
         if self.listed is not None:
             return self.listed
         if self.box is None:
-            return self.classes * int(triton.cdiv(triton.cdiv(length, self.step), self.tile))
+            return int(triton.cdiv(triton.cdiv(length, self.step), self.tile))
         size, beside, tokens = self.box
         end = first + length if tokens is None else min(first + length, tokens)
         return max(0, -(-end // size) - first // size) * beside
+
+
+def stages_of(module: Any, table: str) -> list[Stage]:
+    """The rows of a table of a generated module."""
+    kernel = getattr(module, {"GRAD_SCORE": "grad_query"}.get(table, table.lower()), None)
+    rows = getattr(module, table, ())
+    return [
+        Stage(
+            kernel,
+            {name: x for name, x in row.items() if name.isupper()},
+            **{name: x for name, x in row.items() if not name.isupper()},
+        )
+        for row in rows
+    ]
+
+
+def constant(x: Any) -> Any:
+    """What a kernel is specialised for, as Triton reads it inside a tuple."""
+    if isinstance(x, tuple):
+        parts = [constant(part) for part in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+    return tl.constexpr(x) if isinstance(x, int | float | str) else x
 
 
 def launch_options(stage: Stage, widths: int, itemsize: int, *, tensor_cores: bool, limit: int) -> dict[str, Any]:

@@ -10,13 +10,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pidsl.codegen.emit_triton import library
 from pidsl.runtime.call.call import Positions
 from pidsl.runtime.run_triton.attended import every_key, every_row
-from pidsl.runtime.run_triton.launch import FUSED, Stage, launch_options, pad, shared_limit
+from pidsl.runtime.run_triton.launch import FUSED, Stage, constant, launch_options, pad, shared_limit, stages_of
 from pidsl.runtime.run_triton.prepared import Buffer, Facts, Given, Prepared, Step
 
 STATISTICS_ROWS = 32  # rows per program of the generated `row_statistics`
 NUMBERS = ("scale", "seed")  # of a call, which kernels get as they are
+ABSENT = (
+    "slopes", "sinks", "bias", "temperature", "seed", "grad_lse", "running", "running_k", "running_v", "grad_q",
+    "slope_sums", "bias_sums", "table",
+)  # fmt: skip  # arguments that are None in kernels without them
 STRIDES = {"q": "q", "k": "k", "v": "v", "grad_out": "go", "out": "out"}  # tensors of any strides: how those are called
 _INT32 = 2**31
 
@@ -61,8 +66,9 @@ def prepare_forward(program: Loaded, form: Form, lists: Mapping[str, Tensor]) ->
     whole = bool(stages) and stages[0].whole
     unseen = Given("sinks") if "sinks" in made.known else -torch.inf  # what rows that have seen no key have
     made.buffers["lse"] = Buffer(q.shape[:3], torch.float32, None if whole else unseen)
-    for stage, running, out in zip(stages, names, names[1:], strict=False):
-        made.launch(stage, q, form.positions.offset, running=running, out=out, lse=Given("lse"))
+    for x, stage in enumerate(stages):
+        running = None if x == 0 and stage.whole else names[x]
+        made.launch(stage, q, form.positions.offset, running=running, out=names[x + 1], lse=Given("lse"))
     return made.prepared()
 
 
@@ -79,32 +85,29 @@ def prepare_backward(program: Loaded, form: Form, lists: Mapping[str, Tensor]) -
     made.common |= {"lse2": Given("lse2"), "pull": Given("pull")}
     made.buffers |= {name: Buffer(q.shape[:3], torch.float32) for name in ("lse2", "pull")}
     programs = q.shape[0] * q.shape[1] * triton.cdiv(q.shape[2], STATISTICS_ROWS)
-    made.step(made.module.row_statistics, programs, {}, {"num_warps": 4, **FUSED})
+    made.step(library.row_statistics, programs, {}, {}, {"num_warps": 4, **FUSED})
 
     stages = stages_of(program.module, "GRAD_QUERY")
     names = made.chain("grad_q", stages, q.shape)
-    for stage, running, target in zip(stages, names, names[1:], strict=False):
-        made.launch(stage, q, offset, running_q=running, grad_q=target)
+    for x, stage in enumerate(stages):
+        running = None if x == 0 and stage.whole else names[x]
+        made.launch(stage, q, offset, running=running, grad_q=names[x + 1])
 
     stages = stages_of(program.module, "GRAD_KEY")
     keys, values = made.chain("grad_k", stages, k.shape), made.chain("grad_v", stages, v.shape)
     for x, stage in enumerate(stages):
-        before = {"running_k": keys[x], "running_v": values[x]}
+        fresh = x == 0 and stage.whole
+        before = {"running_k": None if fresh else keys[x], "running_v": None if fresh else values[x]}
         made.launch(stage, k, key_offset, **before, grad_k=keys[x + 1], grad_v=values[x + 1])
 
     for x, stage in enumerate(stages_of(program.module, "GRAD_SCORE") if form.learned else ()):
-        shape = (*q.shape[:2], stage.programs(q.shape[2], offset))
+        shape = (*q.shape[:2], stage.classes * stage.tiles(q.shape[2], offset))
         table = made.known["bias"].shape[1] if "bias" in made.known else 0
         slopes, bias = Given(f"slope_sums_{x}"), Given(f"bias_sums_{x}")
         made.buffers[slopes] = Buffer(shape, torch.float32, 0.0)  # programs without rows write none
         made.buffers[bias] = Buffer((*shape, table), torch.float32, 0.0)
         made.launch(stage, q, offset, slope_sums=slopes, bias_sums=bias)
     return made.prepared()
-
-
-def stages_of(module: Any, table: str) -> list[Stage]:
-    """The rows of a table of a module."""
-    return [Stage(**row) for row in getattr(module, table, ())]
 
 
 class _Pass:
@@ -119,6 +122,7 @@ class _Pass:
 
     def __init__(self, program: Loaded, form: Form, lists: Mapping[str, Tensor]) -> None:
         self.module = module = program.module
+        self.lists = lists
         self.device = form.device
         self.known = known = {name: Facts(*x) for name, x in zip(form.names, form.tensors, strict=True)}
         self.buffers: dict[str, Buffer] = {}
@@ -130,13 +134,17 @@ class _Pass:
         self.tensor_cores = q.dtype != torch.float32 or rounded
         self.common: dict[str, Any] = {
             "n": n, "m": m, "offset": offset, "key_offset": key_offset,
-            "heads": heads, "group": group,
+            "heads": heads, "group": group, "first_tile": 0, "first_pair": 0, "own_first": 0,
+            **dict.fromkeys(ABSENT), **{name: Given(name) for name in (*known, "scale")},
+        }  # fmt: skip
+        if "DROPOUT" in module.PATTERN:
+            self.common["seed"] = Given("seed")
+        self.kind: dict[str, Any] = {
             "D": head_dim, "D_PAD": pad(head_dim), "V": value_dim, "V_PAD": pad(value_dim),
             "PRECISION": "tf32" if rounded and q.dtype == torch.float32 else "ieee",
             "INDEX": tl.int32 if fits_int32(module, max(n, m, offset, key_offset)) else tl.int64,
             "EVERY_KEY": every_key(program.plan, n, m, form.positions, heads),
             "EVERY_ROW": every_row(program.plan, n, m, form.positions, heads),
-            **{name: Given(name) for name in (*known, *NUMBERS)}, **lists,
         }  # fmt: skip
         for name, called in STRIDES.items():
             if name in known:
@@ -158,24 +166,30 @@ class _Pass:
             self.buffers[last] = Buffer(shape, dtype)
         return [between] * len(stages) + [last]
 
-    def launch(self, stage: Stage, owner: Facts, first: int, **others: Given) -> None:
+    def launch(self, stage: Stage, owner: Facts, first: int, **others: Given | None) -> None:
         """One program per tile of `owner`'s positions (q for rows, k for keys), class, head and batch entry.
 
         The first of the positions is `first`; `others` are arguments of this stage alone.
         """
         options = launch_options(
-            stage, self.common["D_PAD"] + self.common["V_PAD"], owner.dtype.itemsize,
+            stage, self.kind["D_PAD"] + self.kind["V_PAD"], owner.dtype.itemsize,
             tensor_cores=self.tensor_cores, limit=shared_limit(self.device),
         )  # fmt: skip
-        grid = owner.shape[0] * owner.shape[1] * stage.programs(owner.shape[2], first)
-        self.step(stage.kernel, grid, others, options)
+        tiles, pairs = stage.tiles(owner.shape[2], first), owner.shape[0] * owner.shape[1]
+        numbers = {"tiles": tiles, "classes": stage.classes, "pairs": pairs, "own_rows": owner.shape[2]}
+        numbers["table"] = None if stage.table is None else self.lists[stage.table]
+        kind = {**self.module.PATTERN, **stage.kind}
+        self.step(stage.kernel, pairs * stage.classes * tiles, kind, {**numbers, **others}, options)
 
-    def step(self, kernel: Any, grid: int, others: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    def step(
+        self, kernel: Any, grid: int, kind: Mapping[str, Any], others: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> None:
         """Launch a kernel, with 64-bit indices too where an address in one head of any of its tensors needs them."""
         arguments = {**self.common, **others}
-        tensors = (x for name in kernel.arg_names if (x := self._facts_of(arguments[name])) is not None)
-        if any(x.reach >= _INT32 for x in tensors):
-            arguments["INDEX"] = tl.int64
+        names = (name for name in kernel.arg_names if name != "KIND")
+        tensors = (x for name in names if (x := self._facts_of(arguments[name])) is not None)
+        index = {"INDEX": tl.int64} if any(x.reach >= _INT32 for x in tensors) else {}
+        arguments["KIND"] = constant(library.Kind(**{**kind, **self.kind, **index}))
         self.steps.append(Step(kernel, grid, arguments, options))
 
     def _facts_of(self, x: Any) -> Facts | None:

@@ -13,6 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
+from pidsl.codegen.emit_triton import library
 from pidsl.errors import BackendError
 from pidsl.runtime.call.call import Call, Gradients
 from pidsl.runtime.call.dropout import seed_key
@@ -50,7 +51,7 @@ class TritonProgram:
         self.source = source
         self.path = cache.write(source)
         self._module: Any = cache.load(self.path, source)
-        self._interpreted = not isinstance(self._module.row_statistics, triton.JITFunction)
+        self._interpreted = not isinstance(library.row_statistics, triton.JITFunction)
         self._lists = lru_cache(None)(self._uploaded)
         self._forward = lru_cache(FORMS)(self._prepared_forward)
         self._backward = lru_cache(FORMS)(self._prepared_backward)
