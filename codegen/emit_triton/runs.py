@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from pidsl.codegen.emit_triton.expr import index_source, pred_source
-from pidsl.codegen.emit_triton.lines import function
+from pidsl.codegen.emit_triton.lines import function, shown
 from pidsl.codegen.emit_triton.masks import Interval, Mask, Side, constant_classes, interval
 from pidsl.codegen.emit_triton.reach import Limits, Met, ratio
 from pidsl.codegen.emit_triton.walker import Named, Walker
@@ -57,12 +57,16 @@ class RunsWalker(OfClasses[Runs]):
                 suffix = "_full" if full else "_tile"
                 tiles[field] = named(f"{name}{suffix}", lambda name, runs=runs: self._tile_source(name, runs))
         kinds = {run.full for run in self._runs}
-        fields = ["_runs", named(name, self._span_source), str(self.walk.visited), str(self.step(self.swept))]
-        fields.append(repr(self._bounds[0] if False in kinds else ""))
-        fields.append(repr("both" if len(kinds) > 1 else "full" if True in kinds else "masked"))
+        fields = {"LOOPS": "_runs", "SPAN": named(name, self._span_source), "SIZE": str(self.walk.visited)}
+        if (step := self.step(self.swept)) > 1:
+            fields["STEP"] = str(step)
+        if False in kinds and self._bounds[0]:
+            fields["BOUNDS"] = f'"{self._bounds[0]}"'
+        if True in kinds:
+            fields["TILES"] = '"both"' if False in kinds else '"full"'
         if not self._rest.everything and False in kinds:
-            tiles = {"REST": named(self._rest.function, lambda name: self._rest_source(name)), **tiles}
-        return f"Walk({', '.join([*fields, *(f'{field}={value}' for field, value in tiles.items())])})"
+            fields["REST"] = named(self._rest.function, lambda name: self._rest_source(name))
+        return shown(fields | tiles)
 
     @property
     def doc(self) -> str:

@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from pidsl.codegen.emit_triton.lines import Lines, function
-from pidsl.codegen.emit_triton.masks import Mask, Side, side
+from pidsl.codegen.emit_triton.lines import Lines, function, shown
+from pidsl.codegen.emit_triton.masks import Mask, side
 from pidsl.codegen.emit_triton.reach import Limits, Met
 from pidsl.codegen.plan.walks import Walk
 from pidsl.relation.frame import Frame
@@ -41,7 +41,7 @@ class Walker(ABC, Generic[W]):
         for mask in self.masks:
             if not mask.everything:
                 named(mask.function, lambda _, mask=mask: mask.source())
-        return f"Walk({named(name, self._source)})"
+        return shown({"LOOPS": named(name, self._source)})
 
     def _source(self, name: str) -> str:
         """The function LOOPS of a walk."""
