@@ -80,9 +80,12 @@ def _statement(lines: list[str], node: ast.stmt, known: Sequence[Mapping[str, An
     elif not isinstance(node, ast.If):
         yield from lines[node.lineno - 1 : node.end_lineno]
     elif (taken := _taken(node.test, known)) is UNKNOWN:
-        yield lines[node.lineno - 1]
-        yield from _statements(lines, node.body, node.body[0].lineno, known)
-        yield from _otherwise(lines, node, known)
+        body = list(_statements(lines, node.body, node.body[0].lineno, known))
+        others = list(_otherwise(lines, node, known))
+        if body or others:
+            yield lines[node.lineno - 1]
+            yield from body or [" " * node.col_offset + "    pass"]
+            yield from others
     elif taken:
         yield from (x[4:] for x in _statements(lines, node.body, node.body[0].lineno, known))
     elif len(node.orelse) == 1 and isinstance(node.orelse[0], ast.If) and _is_elif(lines, node.orelse[0]):

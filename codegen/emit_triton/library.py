@@ -197,7 +197,7 @@ def _keys(task, source, at, j, inside, keep, KIND: tl.constexpr):
         if KIND.CAREFUL:
             live = inside & (tl.max((keep & task[4][:, None]).to(tl.int32), 0) != 0)
         elif KIND.KEYS is not None and not KIND.EVERY_KEY:
-            live = inside & KIND.KEYS(j, task[2][0], task[2][0], task[2])
+            live = (inside & KIND.KEYS(j, task[2][0], task[2][0], task[2])) != 0
     return _pair(task, source, at, j, live, KIND)
 
 
@@ -358,7 +358,7 @@ def _add_key_grads(task, state, source, at, r, inside, keep, KIND: tl.constexpr)
     if inside is None:
         live = r < task[1]
     if KIND.ROWS is not None and not KIND.EVERY_ROW and not KIND.LAGS:
-        live &= KIND.ROWS(r, task[2])
+        live = (live & KIND.ROWS(r, task[2])) != 0
     query, grad = _pair(task, source, at, r, live, KIND)
     row_lse2 = tl.load(lse2 + r, mask=live, other=float("inf"))  # weights are 0 whatever a score adds
     row_pull = tl.load(pull + r, mask=live, other=0.0)
@@ -435,7 +435,7 @@ def forward(
     place = head, n, m, offset, key_offset
     mine = exists
     if KIND.ROWS is not None and not KIND.EVERY_ROW:
-        mine &= KIND.ROWS(r, place)
+        mine = (exists & KIND.ROWS(r, place)) != 0
     query = _load(queries, r, mine, q_r, q_d, KIND.D, KIND.D_PAD)
     scale2, heat, slope, by_lag, stream = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
     keys = _matrix(k, batch, key_head, k_b, k_h), _matrix(v, batch, key_head, v_b, v_h), k_r, k_d, v_r, v_d
@@ -467,7 +467,7 @@ def grad_query(
     place = head, n, m, offset, key_offset
     mine = exists
     if KIND.ROWS is not None and not KIND.EVERY_ROW:
-        mine &= KIND.ROWS(r, place)
+        mine = (exists & KIND.ROWS(r, place)) != 0
     query = _load(_matrix(q, batch, head, q_b, q_h), r, mine, q_r, q_d, KIND.D, KIND.D_PAD)
     grad = _load(_matrix(grad_out, batch, head, go_b, go_h), r, mine, go_r, go_d, KIND.V, KIND.V_PAD)
     at = (own + first_pair).to(tl.int64) * n + r
@@ -522,7 +522,8 @@ def grad_key(
     mine = exists
     if KIND.KEYS is not None and not KIND.EVERY_KEY:
         first_head = key_head * group
-        mine &= KIND.KEYS(j, first_head, first_head + group - 1, (first_head, n, m, offset, key_offset))
+        of_group = KIND.KEYS(j, first_head, first_head + group - 1, (first_head, n, m, offset, key_offset))
+        mine = (exists & of_group) != 0
     key = _load(_matrix(k, batch, key_head, k_b, k_h), j, mine, k_r, k_d, KIND.D, KIND.D_PAD)
     value = _load(_matrix(v, batch, key_head, v_b, v_h), j, mine, v_r, v_d, KIND.V, KIND.V_PAD)
     state = tl.zeros([KIND.TILE, KIND.D_PAD], tl.float32), tl.zeros([KIND.TILE, KIND.V_PAD], tl.float32)

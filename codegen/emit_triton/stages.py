@@ -16,7 +16,7 @@ from pidsl.codegen.emit_triton.lags import LagsWalker
 from pidsl.codegen.emit_triton.lines import function
 from pidsl.codegen.emit_triton.lists import ListedWalker, list_table
 from pidsl.codegen.emit_triton.logits import score_functions
-from pidsl.codegen.emit_triton.masks import keep_masks, load_mask
+from pidsl.codegen.emit_triton.masks import keep_masks
 from pidsl.codegen.emit_triton.reach import Met, reach
 from pidsl.codegen.emit_triton.runs import OfClasses, RunsWalker
 from pidsl.codegen.emit_triton.walker import Walker
@@ -129,7 +129,7 @@ def _attended(field: str, names: str, doc: str, given: Pred | None) -> dict[str,
     if pred == Truth(True):
         return {}
     name = "_key_attended" if field == "KEYS" else "_row_attended"
-    lines = ["head, n, m, offset, key_offset = place", f"return {load_mask(pred_source(pred), [pred])}"]
+    lines = ["head, n, m, offset, key_offset = place", f"return {pred_source(pred)}"]
     return {name: function(f"{name}({names})", doc, *lines)}
 
 

@@ -152,4 +152,4 @@ def fixed(x: Any) -> Any:
     if isinstance(x, tuple):
         inside = [fixed(y) for y in x]
         return type(x)(*inside) if hasattr(x, "_fields") else tuple(inside)
-    return tl.constexpr(x) if isinstance(x, bool | int | str) else x
+    return tl.constexpr(x) if isinstance(x, int | float | str) else x
