@@ -72,7 +72,7 @@ class Sweep:
         length, dtype = self.own[0], self.owner.dtype
         for x in self.outputs:
             self.made.buffers[x.argument] = Buffer((*self.owner.shape[:2], length, x.width), dtype)
-        if not self.stages:
+        if not self.stages or 0 in self.made.lengths[:2]:  # nothing meets anything
             everything = Pairs(0, self.pairs)
             return self._merge(Range(0, length, ()), everything, self._results(everything), 0)
         for found in ranges(self.works, length, self.pairs, self.made.target.multiprocessors):
@@ -158,7 +158,7 @@ class Sweep:
     def _running(self, x: Output, pairs: Pairs) -> Given:
         """Where stages leave what the next one goes on from: the first pairs are the most."""
         name = Given(f"running {x.argument}")
-        self.made.buffers.setdefault(name, Buffer((1, pairs.many, self.own[0], x.width), torch.float32))
+        self.made.buffers.setdefault(name, Buffer((1, self._heads(pairs), self.own[0], x.width), torch.float32))
         return name
 
     def _heads(self, pairs: Pairs) -> int:
