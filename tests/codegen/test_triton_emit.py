@@ -47,7 +47,7 @@ from pidsl.language.expr import (
 )  # fmt: skip
 from pidsl.language.terms import Term
 from pidsl.runtime.call.call import Call, Positions
-from pidsl.runtime.run_triton import passes
+from pidsl.runtime.run_triton import assembly
 from pidsl.runtime.run_triton.program import TritonProgram
 from pidsl.testing import terms
 
@@ -282,7 +282,7 @@ def test_what_nobody_attends_is_never_used(name: str) -> None:
 def test_64_bit_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     x = case(40)
     plain = x.run(program(PI))
-    monkeypatch.setattr(passes, "fits_int32", lambda *_: False)
+    monkeypatch.setattr(assembly, "fits_int32", lambda *_: False)
     for name, y in x.run(program(PI)).items():
         assert torch.equal(y, plain[name]), name
 

@@ -146,7 +146,7 @@ odd = torch.zeros(1 + q.numel(), dtype=q.dtype)[1:].view(q.shape)
 for _ in range(2):
     kernel(odd, k, v), kernel(q, k, v)
 assert (asked, mock.launches) == (["forward"] * 2, 7), (asked, mock.launches)
-caches = kernel.form.made("triton", 16)._module.forward.device_caches.values()
+caches = kernel.form.made("triton", 16)._loaded.module.forward.device_caches.values()
 one, other = (x for cache in caches for x in cache[0].values())
 assert one.asm["ttir"] != other.asm["ttir"]  # pointers that 16 divides, in one of them alone
 """

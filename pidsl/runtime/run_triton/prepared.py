@@ -43,6 +43,12 @@ class Facts(NamedTuple):
         """How far the last element of one head of one batch entry lies from its first."""
         return sum((size - 1) * step for size, step in zip(self.shape[2:], self.strides[2:], strict=True))
 
+    @property
+    def describable(self) -> bool:
+        """Whether the hardware takes a descriptor of the matrix of a head."""
+        rows = (step * self.dtype.itemsize % ALIGNED == 0 for step in self.strides[:-1])
+        return self.aligned and self.strides[-1] == 1 and all(rows)
+
 
 def facts(x: Tensor) -> tuple[Any, ...]:
     """The facts of a tensor, as a plain tuple: asked for on every call."""
@@ -60,19 +66,16 @@ class Given(str):
 class Buffer(NamedTuple):
     """A contiguous tensor that every call allocates.
 
-    `fill` is the number it holds at first, or the name of a tensor [Hq] whose numbers the rows of each head hold; None
-    for one that kernels write all of.
+    `fill` is the number it holds at first; None for one that kernels write all of what they read.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    fill: float | Given | None = None
+    fill: float | None = None
 
     def made(self, given: Mapping[str, Any], device: torch.device) -> Tensor:
         """Allocated, and filled."""
         made = torch.empty(self.shape, dtype=self.dtype, device=device)
-        if isinstance(self.fill, Given):
-            return made.copy_(given[self.fill][:, None].expand(self.shape))
         return made if self.fill is None else made.fill_(self.fill)
 
     @property
@@ -84,11 +87,28 @@ class Buffer(NamedTuple):
         return Facts(self.shape, tuple(reversed(strides)), self.dtype)
 
 
-class Step:
-    """A kernel to launch, with arguments of which some are `Given` by the call."""
+class View(NamedTuple):
+    """A buffer from one of its elements on, flat."""
 
-    def __init__(self, kernel: Any, grid: int, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-        self.kernel, self.grid, self.options = kernel, grid, options
+    of: str
+    start: int
+
+    def made(self, given: Mapping[str, Any], device: torch.device) -> Tensor:
+        """Taken from the buffer."""
+        found: Tensor = given[self.of].view(-1)[self.start :]
+        return found
+
+
+class Step:
+    """A kernel to launch, with arguments of which some are `Given` by the call.
+
+    `scratch` says that it asks Triton for memory of its own, as those do that make tensor descriptors.
+    """
+
+    def __init__(
+        self, kernel: Any, grid: int, arguments: Mapping[str, Any], options: Mapping[str, Any], scratch: bool = False
+    ) -> None:
+        self.kernel, self.grid, self.options, self.scratch = kernel, grid, options, scratch
         self._arguments = {name: arguments[name] for name in kernel.arg_names}
         self._values = list(self._arguments.values())
         self._given = [(place, str(x)) for place, x in enumerate(self._values) if isinstance(x, Given)]
@@ -105,6 +125,8 @@ class Step:
         values = self._values.copy()
         for place, name in self._given:
             values[place] = given[name]
+        if self.scratch:
+            triton.set_allocator(_scratch)  # for this thread
         if self._compiled is not None:
             self._compiled(*values)
             return
@@ -114,15 +136,19 @@ class Step:
             self._compiled = made[(self.grid, 1, 1)]
 
 
+def _scratch(size: int, alignment: int, stream: Any) -> Tensor:
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
 class Prepared:
     """What every call of one form allocates and launches, in order.
 
     Args:
-        buffers: by name.
+        buffers: by name, and parts of them.
         steps: those without programs are left out.
     """
 
-    def __init__(self, buffers: Mapping[str, Buffer], steps: Sequence[Step]) -> None:
+    def __init__(self, buffers: Mapping[str, Buffer | View], steps: Sequence[Step]) -> None:
         self.buffers = buffers
         self.steps = tuple(step for step in steps if step.grid)
 

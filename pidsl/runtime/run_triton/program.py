@@ -13,14 +13,17 @@ import torch
 import triton
 from torch import Tensor
 
+from pidsl.codegen.choice.targets import Target
 from pidsl.codegen.emit_triton import library
 from pidsl.errors import BackendError
 from pidsl.runtime.call.call import Call, Gradients
 from pidsl.runtime.call.dropout import seed_key
 from pidsl.runtime.call.logits import row_pull, sink_gradient, temperature_gradient
 from pidsl.runtime.run_triton import cache
-from pidsl.runtime.run_triton.launch import Launch, on
-from pidsl.runtime.run_triton.passes import Form, Loaded, prepare_backward, prepare_forward
+from pidsl.runtime.run_triton.assembly import Form
+from pidsl.runtime.run_triton.devices import on
+from pidsl.runtime.run_triton.launch import Launch, Loaded
+from pidsl.runtime.run_triton.passes import prepare_backward, prepare_forward
 from pidsl.runtime.run_triton.prepared import Prepared, facts
 
 if TYPE_CHECKING:
@@ -41,6 +44,8 @@ class TritonProgram:
         BackendError: the program cannot be written to the cache folder.
     """
 
+    _interpreted = not isinstance(library.row_statistics, triton.JITFunction)
+
     def __init__(self, plan: Plan | None, source: str | None = None) -> None:
         if source is None:
             from pidsl.codegen.emit_triton.source import triton_source
@@ -50,8 +55,7 @@ class TritonProgram:
         self.plan: Any = plan
         self.source = source
         self.path = cache.write(source)
-        self._module: Any = cache.load(self.path, source)
-        self._interpreted = not isinstance(library.row_statistics, triton.JITFunction)
+        self._loaded = Loaded(cache.load(self.path, source), plan)
         self._lists = lru_cache(None)(self._uploaded)
         self._forward = lru_cache(FORMS)(self._prepared_forward)
         self._backward = lru_cache(FORMS)(self._prepared_backward)
@@ -91,21 +95,22 @@ class TritonProgram:
                 of_inputs["temperature"] = temperature_gradient(inputs["temperature"], q, dq)
             return dq if given.scale == call.scale else -dq, dk, dv, of_inputs
 
-    def forward_launches(self, call: Call) -> tuple[list[Launch], Tensor, Tensor]:
-        """What `forward` launches, and the (out, lse) that hold the result afterwards; `out` may be float32."""
-        prepared, given = self._of_forward(call)
+    def forward_launches(self, call: Call, target: Target | None = None) -> tuple[list[Launch], Tensor, Tensor]:
+        """What `forward` launches, on another target than the tensors are on too; and the (out, lse) it writes."""
+        prepared, given = self._of_forward(call, target)
         found = prepared.allocate(given, call.q.device)
         return [step.launch(found) for step in prepared.steps], found["out"], found["lse"]
 
     def backward_launches(
-        self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool
-    ) -> tuple[list[Launch], dict[str, Any]]:
-        """What `backward` launches, and the tensors that hold the results afterwards, see `prepare_backward`."""
-        prepared, given = self._of_backward(call, out, lse, grad_out, grad_lse, learned)
+        self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool,
+        target: Target | None = None,
+    ) -> tuple[list[Launch], dict[str, Any]]:  # fmt: skip
+        """What `backward` launches, and the tensors that it writes, see `prepare_backward`."""
+        prepared, given = self._of_backward(call, out, lse, grad_out, grad_lse, learned, target)
         found = prepared.allocate(given, call.q.device)
         return [step.launch(found) for step in prepared.steps], found
 
-    def _of_forward(self, call: Call) -> tuple[Prepared, dict[str, Any]]:
+    def _of_forward(self, call: Call, target: Target | None = None) -> tuple[Prepared, dict[str, Any]]:
         """The prepared forward pass of a call, and what the call brings to it."""
         q, k, v, scale, positions, inputs = call
         given = {"q": q, "k": k, "v": v, "scale": float(scale)}
@@ -113,11 +118,13 @@ class TritonProgram:
         if inputs:
             given |= {**inputs, **_numbers(call)}
             names, tensors = (*_QKV, *call.names), _facts(*call.tensors)
-        return self._forward(Form(names, tensors, positions, q.device, torch.get_float32_matmul_precision())), given
+        precision = torch.get_float32_matmul_precision()
+        return self._forward(Form(names, tensors, positions, q.device, precision, False, target)), given
 
     def _of_backward(
-        self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool
-    ) -> tuple[Prepared, dict[str, Any]]:
+        self, call: Call, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None, learned: bool,
+        target: Target | None = None,
+    ) -> tuple[Prepared, dict[str, Any]]:  # fmt: skip
         """The prepared backward pass of a call, and what the call brings to it."""
         q = call.q
         given = dict(zip((*_QKV, *call.names), call.tensors, strict=True))
@@ -126,18 +133,18 @@ class TritonProgram:
             given["grad_lse"] = grad_lse.to(torch.float32).contiguous()
         names, tensors = tuple(given), _facts(*given.values())
         precision = torch.get_float32_matmul_precision()
-        prepared = self._backward(Form(names, tensors, call.positions, q.device, precision, learned))
+        prepared = self._backward(Form(names, tensors, call.positions, q.device, precision, learned, target))
         return prepared, {**given, "scale": float(call.scale), **_numbers(call)}
 
     def _prepared_forward(self, form: Form) -> Prepared:
-        return prepare_forward(Loaded(self._module, self.plan), form, self._lists(form.device))
+        return prepare_forward(self._loaded, form, self._lists(form.device))
 
     def _prepared_backward(self, form: Form) -> Prepared:
-        return prepare_backward(Loaded(self._module, self.plan), form, self._lists(form.device))
+        return prepare_backward(self._loaded, form, self._lists(form.device))
 
     def _uploaded(self, device: torch.device) -> dict[str, Tensor]:
         """The tables of listed blocks on a device."""
-        tables = getattr(self._module, "LISTS", {})
+        tables = getattr(self._loaded.module, "LISTS", {})
         return {name: torch.tensor(x, dtype=torch.int32, device=device) for name, x in tables.items()}
 
     def _misread(self, q: Tensor) -> bool:
