@@ -54,8 +54,13 @@ def _known(plan: Plan, made: Stages, rows: Sequence[Mapping[str, str]]) -> Itera
     absent: dict[str, Any] = dict.fromkeys(x for x in INPUTS if x not in plan.score.parameters)
     if not made.sums:
         absent["grad_q"] = "there is one"
-    walks = [dict(re.findall(r"(\w+)=(\w+)", row["WALKS"])) for row in rows]
-    of_walks = {x: None for x in ("REST", "FULL_TILE", "TILE_OF") if not any(x in walk for walk in walks)}
+    walks = "".join(row["WALKS"] for row in rows)
+    of_walks: dict[str, Any] = {x: None for x in ("REST", "FULL_TILE", "TILE_OF") if f'"{x}"' not in walks}
+    for field, usual in (("TILES", "masked"), ("BOUNDS", "")):  # what all walks have in common
+        found = re.findall(rf'"{field}": "(\w+)"', walks)
+        values = {*found, usual} if walks.count("_runs") > len(found) else set(found)
+        if len(values) == 1:
+            of_walks[field] = values.pop()
     for row in rows or [{}]:
         fields = {x: _literal(y) for x, y in {**row, **made.pattern}.items() if x.isupper()}
         yield {**stage_fields(), **fields, **absent, **of_walks}
