@@ -7,7 +7,7 @@ whose pairs are all attended need no mask. Only the ratios of costs matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
 from math import prod
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pidsl.codegen.choice.targets import Kind, table
 from pidsl.codegen.plan.walks import Over, Pass, Runs
+from pidsl.codegen.plan.work import FEW, LONG
 from pidsl.codegen.tiling.bands import Placed
 from pidsl.codegen.tiling.coordinates import mask_pred
 from pidsl.codegen.tiling.forms import Form
@@ -79,6 +80,7 @@ class Backend:
         grad_key: those in the pass of dK and dV; none: the program of dQ gives all gradients.
         pair: one attended pair, where tiles fit.
         diagonal: one attended pair, elementwise.
+        resume: one row of a kernel that goes on from what another one wrote.
         exact: tiles are exact ranges of keys (cols 1); else both sides are powers of two, 16 or more.
         close: times the least cost: about the same, where prices are those of one head dim for all of them.
         least: rows that tiles of dQ should have, where they are those of the forward pass.
@@ -91,6 +93,7 @@ class Backend:
     grad_key: tuple[Price, ...]
     pair: float
     diagonal: float
+    resume: float
     exact: bool
     close: float = 1.0
     least: int = 1
@@ -146,7 +149,7 @@ def _triton(of: Kind) -> Backend:
     )
     forward, grad_query, grad_key = own
     pair = min(x.full for x in forward)
-    return Backend("triton", forward, grad_query, grad_key, pair, row.diagonal, exact=False)
+    return Backend("triton", forward, grad_query, grad_key, pair, row.diagonal, row.resume, exact=False)
 
 
 # In nanoseconds per head at head dim 64, on a CPU. Small tiles use the machine badly.
@@ -162,6 +165,7 @@ TORCH = Backend(
     grad_key=(),  # it sweeps keys and folds what falls on the same key
     pair=_TORCH_PAIR,
     diagonal=75.0,
+    resume=0.0,
     exact=True,
     close=CLOSE,
     least=64,
@@ -193,6 +197,7 @@ class Work:
     programs: int  # own tiles with any work
     keys: int = 0  # in boxes, which gather them
     full: int = 0  # pairs in tiles that need no mask
+    own: int = 0  # all own tiles
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -208,6 +213,12 @@ class Tiling:
     def size(self) -> tuple[int, int]:
         """Rows and keys of a tile."""
         return prod(self.rows), prod(self.cols)
+
+    @property
+    def few(self) -> bool:
+        """Few programs have any work, and those have much of it: see `plan.stages`."""
+        work = self.work
+        return work.tiles > LONG * work.programs and work.programs * FEW <= work.own
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +251,8 @@ class Shape:
             first, last = all_of(ends, times)
             full += int(np.maximum((last + 1) // cols + -first // cols, 0)[first <= last].sum())
         w, pairs = self.weight, rows * cols
-        return Work(int(tiles * pairs * w), int(tiles * w), int(programs * w), full=int(full * pairs * w))
+        own = self.rows[0][0].size // (rows if over == "keys" else cols)  # about as many keys as rows
+        return Work(int(tiles * pairs * w), int(tiles * w), int(programs * w), 0, int(full * pairs * w), int(own * w))
 
 
 def _met(low: NDArray[np.int64], high: NDArray[np.int64], used: NDArray[np.bool_]) -> int:
@@ -344,15 +356,49 @@ def _intervals(placed: Placed, env: dict[str, Any]) -> Iterator[tuple[Any, Any, 
         yield value(x.first), value(x.last), valid
 
 
-def best_tiles(found: Shape, backend: Backend, task: Pass = "forward", others: Iterable[Price] = ()) -> Tiling:
-    """The tiles of a pass in which a part is computed, those of the backend or `others`."""
+def best_tiles(
+    found: Shape, backend: Backend, task: Pass = "forward", among: Iterable[Price] | None = None
+) -> Tiling:  # fmt: skip
+    """The tiles of a pass in which a part is computed: of the backend's, or among some."""
     over: Over = "queries" if task == "grad_key" else "keys"
     tilings = []
-    for x in (*backend.prices(task), *others):
+    for x in backend.prices(task) if among is None else among:
         work = found.computed(x.rows, x.cols, over)
         cost = x.cost(work, x.rows if over == "keys" else x.cols)
         tilings.append(Tiling(cost, (x.rows,), (x.cols,), work))
     return cheapest(tilings, found.attended, backend)
+
+
+def alike(found: Sequence[Shape], backend: Backend) -> list[Sizes]:
+    """The tiles of several parts in one layout: they own as many rows (keys) where one kernel for all of them, with
+    tiles that do not suit each, costs less than several that go on from one another.
+
+    Parts with work for few programs have kernels of their own (see `plan.stages`), in tiles that fit.
+    """
+    passes = [_alike(found, backend, task) for task in backend.passes]
+    return [tuple(x.size for x in own) for own in zip(*passes, strict=True)]
+
+
+def _alike(found: Sequence[Shape], backend: Backend, task: Pass) -> list[Tiling]:
+    each = [best_tiles(x, backend, task) for x in found]
+    sharing = [k for k, x in enumerate(each) if not x.few]
+    sizes = {_owned(each[k].size, task) for k in sharing}
+    ways = []
+    for owned in {_owned((x.rows, x.cols), task) for x in backend.prices(task)} if len(sizes) > 1 else sizes:
+        same = [x for x in backend.prices(task) if _owned((x.rows, x.cols), task) == owned]
+        own = [best_tiles(x, backend, task, among=same) for x in found]
+        ways.append((sum(own[k].cost for k in sharing), owned, own))
+    if not ways:
+        return each
+    cost, _, best = min(ways, key=lambda x: x[:2])
+    rows = found[0].rows[0][0].size * found[0].weight
+    apart = sum(each[k].cost for k in sharing) + (len(sizes) - 1) * rows * backend.resume
+    return best if cost <= apart else each
+
+
+def _owned(size: tuple[int, int], task: Pass) -> int:
+    """What a program owns of a tile."""
+    return size[1] if task == "grad_key" else size[0]
 
 
 def cheapest(sizes: Iterable[Tiling], attended: int, backend: Backend) -> Tiling:

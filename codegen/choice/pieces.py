@@ -9,7 +9,7 @@ from math import gcd, lcm
 import islpy as isl
 
 from pidsl.codegen.choice.choose import Choice
-from pidsl.codegen.choice.cost import REFERENCE, Backend, Shape, best_tiles, shape
+from pidsl.codegen.choice.cost import REFERENCE, Backend, Shape, alike, best_tiles, shape
 from pidsl.codegen.choice.parts import Part
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Grid, Lag, Lags, Layout
@@ -39,7 +39,10 @@ def pieces(choices: Sequence[Choice], backend: Backend, square: bool, length: in
         elif isinstance(layout, Grid):
             boxes += [x.product.piece(x.part.relation) for x in group if x.product]
         elif len(group) <= MAX_PIECES:
-            tiled += [tile_piece(x.placed, x.shape, backend, length) for x in group]
+            own = [backend] * len(group)
+            if len(group) > 1 and not backend.calls:  # kernels are shared
+                own = [backend.in_tiles(sizes) for sizes in alike([x.shape for x in group], backend)]
+            tiled += [tile_piece(x.placed, x.shape, whose, length) for x, whose in zip(group, own, strict=True)]
         else:
             placed = place(union_of([x.part for x in group]), coordinates(layout, square))
             tiled.append(tile_piece(placed, shape(placed, length), backend, length))
@@ -61,7 +64,7 @@ def tile_piece(placed: Placed, outline: Shape, backend: Backend, length: int) ->
     # rows that are whole periods of the mask, near the offered sizes: all tiles then have the same mask
     whole = {max(1, round(x.rows / period)) * period for x in backend.forward} if period > 1 else ()
     others = (backend.price("forward", height, 1) for height in sorted(whole))
-    rows, cols = best_tiles(outline, backend, others=others).size
+    rows, cols = best_tiles(outline, backend, among=(*backend.forward, *others)).size
     shifts: tuple[tuple[int, int], ...] = ()
     split = True
     if calls:

@@ -100,15 +100,19 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the table: the candidates of each pass, the largest first, and the cost of a pair on a diagonal.
+    """A row of the table.
 
-    A diagonal is computed elementwise, in cycles per pair: as long as its keys take from the second-level cache.
+    Args:
+        forward, grad_query, grad_key: the candidates of each pass, the largest first.
+        diagonal: cycles per pair of a diagonal, elementwise: as long as its keys take from the second-level cache.
+        resume: cycles per row for which a kernel goes on from what another one wrote.
     """
 
     forward: tuple[Tile, ...]
     grad_query: tuple[Tile, ...]
     grad_key: tuple[Tile, ...]
     diagonal: float
+    resume: float
 
     def of(self, task: Pass) -> tuple[Tile, ...]:
         """The candidates of a pass."""
@@ -126,9 +130,10 @@ def _plain(*sizes: tuple[int, int]) -> tuple[Tile, ...]:
 
 
 _SMALL = (32, 32), (16, 16)
-_HALVES_64 = Row(_plain((128, 64), (64, 64), *_SMALL), _plain((64, 64), *_SMALL), _plain((64, 64), *_SMALL), 15.0)
-_OTHERS = Row(_plain((128, 64), (64, 64), *_SMALL), _plain((64, 64), *_SMALL), _plain((32, 64), *_SMALL), 15.0)
-_LARGE = Row(_plain((64, 32), *_SMALL), _plain((64, 32), *_SMALL), _plain(*_SMALL), 15.0)
+_FORWARD = _plain((128, 64), (64, 64), *_SMALL)
+_HALVES_64 = Row(_FORWARD, _plain((64, 64), *_SMALL), _plain((64, 64), *_SMALL), diagonal=15.0, resume=34.0)
+_OTHERS = Row(_FORWARD, _plain((64, 64), *_SMALL), _plain((32, 64), *_SMALL), diagonal=15.0, resume=34.0)
+_LARGE = Row(_plain((64, 32), *_SMALL), _plain((64, 32), *_SMALL), _plain(*_SMALL), diagonal=15.0, resume=34.0)
 
 
 def _small(cost: float, program: float) -> tuple[Tile, ...]:
@@ -157,6 +162,7 @@ TILES: Mapping[tuple[str, int, int], Row] = {
             *_small(2400, 600),
         ),
         diagonal=16.0,
+        resume=34.0,
     ),
     ("cuda:90", 128, 2): Row(
         forward=(
@@ -172,10 +178,11 @@ TILES: Mapping[tuple[str, int, int], Row] = {
         ),
         grad_key=(
             Tile(64, 128, 8, 3, full=1581, masked=1755, program=2500),
-            Tile(64, 64, 4, 3, full=1746, masked=1935, program=2500),
+            Tile(64, 64, 4, 3, full=1850, masked=2050, program=2500),
             *_small(4000, 1000),
         ),
         diagonal=30.0,
+        resume=68.0,
     ),
     ("cuda:80", 64, 2): _HALVES_64,
     ("cuda:80", 128, 2): _OTHERS,
