@@ -96,7 +96,7 @@ class Stages:
                 row["STEP"] = str(stage.step)
             if (value := first.fixed) is not None:
                 row["CLASS"] = self._class(first, index_source(value))
-        elif first.own_source("") is not None:
+        elif first.own_source(""):
             row["OWN"] = self._named(f"_own_{first.owned.many}_{first.number}", first.own_source)
         if isinstance(first, LagsWalker):
             row["LAGS"] = "True"
