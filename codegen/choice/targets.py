@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pidsl.codegen.plan.walks import Pass
+if TYPE_CHECKING:
+    from pidsl.codegen.plan.walks import Pass
 
 KIB, MIB = 1024, 1024 * 1024
 SPARE = 2 * KIB  # bytes of shared memory for sums, barriers and what else a kernel keeps there
@@ -99,15 +100,19 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the table: the candidates of each pass, the largest first, and the cost of a pair on a diagonal.
+    """A row of the table.
 
-    A diagonal is computed elementwise, in cycles per pair: as long as its keys take from the second-level cache.
+    Args:
+        forward, grad_query, grad_key: the candidates of each pass, the largest first.
+        diagonal: cycles per pair of a diagonal, elementwise: as long as its keys take from the second-level cache.
+        resume: cycles per row for which a kernel goes on from what another one wrote.
     """
 
     forward: tuple[Tile, ...]
     grad_query: tuple[Tile, ...]
     grad_key: tuple[Tile, ...]
     diagonal: float
+    resume: float
 
     def of(self, task: Pass) -> tuple[Tile, ...]:
         """The candidates of a pass."""
@@ -125,9 +130,17 @@ def _plain(*sizes: tuple[int, int]) -> tuple[Tile, ...]:
 
 
 _SMALL = (32, 32), (16, 16)
-_SM_80 = Row(_plain((128, 64), (64, 64), *_SMALL), _plain((64, 64), *_SMALL), _plain((64, 64), *_SMALL), 15.0)
-_FLOAT32 = Row(_plain((128, 64), (64, 64), *_SMALL), _plain((64, 64), *_SMALL), _plain((32, 64), *_SMALL), 15.0)
-_LARGE = Row(_plain((64, 32), *_SMALL), _plain((64, 32), *_SMALL), _plain(*_SMALL), 15.0)
+_FORWARD = _plain((128, 64), (64, 64), *_SMALL)
+_HALVES_64 = Row(_FORWARD, _plain((64, 64), *_SMALL), _plain((64, 64), *_SMALL), diagonal=15.0, resume=34.0)
+_OTHERS = Row(_FORWARD, _plain((64, 64), *_SMALL), _plain((32, 64), *_SMALL), diagonal=15.0, resume=34.0)
+_LARGE = Row(_plain((64, 32), *_SMALL), _plain((64, 32), *_SMALL), _plain(*_SMALL), diagonal=15.0, resume=34.0)
+
+
+def _small(cost: float, program: float) -> tuple[Tile, ...]:
+    """Tiles of fewer rows than the tensor cores of sm_90 take, for classes and blocks of few tokens: every token is
+    loaded once more for each halving."""
+    return tuple(Tile(r, r, FEWEST_WARPS, 2, x, x, program) for r, x in ((32, cost), (16, 2.5 * cost)))
+
 
 # By the target, the class of head dimensions (the largest of it) and bytes per element; see `kind`.
 TILES: Mapping[tuple[str, int, int], Row] = {
@@ -136,42 +149,44 @@ TILES: Mapping[tuple[str, int, int], Row] = {
             Tile(128, 128, 8, 3, full=582, masked=680, program=2500),
             Tile(128, 64, 8, 3, full=624, masked=740, program=1250, registers=128),  # else one program per processor
             Tile(64, 64, 4, 3, full=630, masked=750, program=833),
-            *_plain(*_SMALL),
+            *_small(1660, 500),
         ),
         grad_query=(
             Tile(128, 64, 8, 3, full=785, masked=940, program=2500),
             Tile(64, 64, 4, 3, full=740, masked=910, program=833),
-            *_plain(*_SMALL),
+            *_small(2000, 500),
         ),
         grad_key=(  # products of 64 rows: with fewer, they wait for shared memory
             Tile(64, 128, 8, 3, full=998, masked=1160, program=2500),
             Tile(64, 64, 4, 3, full=1000, masked=1170, program=1250),
-            *_plain(*_SMALL),
+            *_small(2400, 600),
         ),
         diagonal=16.0,
+        resume=34.0,
     ),
     ("cuda:90", 128, 2): Row(
         forward=(
             Tile(128, 128, 8, 3, full=850, masked=960, program=2500),
             Tile(128, 64, 8, 3, full=1006, masked=1110, program=2500),
             Tile(64, 64, 4, 3, full=1260, masked=1260, program=1250),
-            *_plain(*_SMALL),
+            *_small(2900, 800),
         ),
         grad_query=(
             Tile(128, 64, 8, 3, full=1227, masked=1390, program=2500),
             Tile(64, 64, 4, 3, full=1365, masked=1545, program=2500),
-            *_plain(*_SMALL),
+            *_small(3300, 800),
         ),
         grad_key=(
             Tile(64, 128, 8, 3, full=1581, masked=1755, program=2500),
-            Tile(64, 64, 4, 3, full=1746, masked=1935, program=2500),
-            *_plain(*_SMALL),
+            Tile(64, 64, 4, 3, full=1850, masked=2050, program=2500),
+            *_small(4000, 1000),
         ),
         diagonal=30.0,
+        resume=68.0,
     ),
-    ("cuda:80", 64, 2): _SM_80,
-    ("cuda:80", 128, 2): _SM_80,
-    **{(x, 128, 4): _FLOAT32 for x in ("cuda:80", "cuda:90")},
+    ("cuda:80", 64, 2): _HALVES_64,
+    ("cuda:80", 128, 2): _OTHERS,
+    **{(x, 128, 4): _OTHERS for x in ("cuda:80", "cuda:90")},
     **{(x, 256, 4): _LARGE for x in ("cuda:80", "cuda:90")},
 }
 

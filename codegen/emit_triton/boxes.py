@@ -26,14 +26,13 @@ class BoxesWalker(Walker[Boxes]):
 
     @property
     def doc(self) -> str:
-        (own, met), sizes = self._what, (" x ".join(map(str, x)) for x in (self.walk.own, self.walk.swept))
-        return "Piece {}, {}: what {} {} meet, in boxes of {} {}.".format(
-            self.number, self.walk.layout, next(sizes), own, next(sizes), met
+        own, met = (" x ".join(map(str, x)) for x in (self.walk.own, self.walk.swept))
+        meet = (
+            f"{own} queries meet, in boxes of {met} keys"
+            if self.over_keys
+            else f"{own} keys meet, in boxes of {met} queries"
         )
-
-    @property
-    def _what(self) -> tuple[str, str]:
-        return ("queries", "keys") if self.over_keys else ("keys", "queries")
+        return f"Piece {self.number}, {self.walk.layout}: what {meet}."
 
     def put_own(self, out: Lines) -> list[str]:
         walk, grid, own = self.walk, self.walk.layout, self.owned

@@ -58,8 +58,8 @@ def excerpt(used: Iterable[str], known: Sequence[Mapping[str, Any]]) -> Iterator
         if name not in needed:
             needed.add(name)
             todo += calls[name]
-    fields = [x for x in statements if isinstance(x, ast.Assign)]
-    yield "\n".join(lines[fields[0].lineno - 1 : fields[-1].end_lineno])
+    numbers = [x for x in statements if isinstance(x, ast.Assign)][-1]
+    yield "\n".join(lines[numbers.lineno - 1 : numbers.end_lineno])
     yield from (text for name, text in texts.items() if name in needed)
 
 
@@ -150,6 +150,10 @@ def _value(e: ast.expr, known: Mapping[str, Any]) -> Any:
                     return a is b
                 case ast.IsNot():
                     return a is not b
+                case ast.Eq():
+                    return a == b
+                case ast.NotEq():
+                    return a != b
                 case ast.Gt():
                     return a > b
     return UNKNOWN

@@ -30,7 +30,9 @@ class LagsWalker(OfClasses[Lags]):
                 out.put(f"r = {met}")
             tests = [substitute_pred(test, {"q_head": Var("head")}) for test in _tests(x)]
             out.put(f"ok = {load_mask(' & '.join(f'({pred_source(test)})' for test in tests), tests)}")
-            out.put(f"state = DO[1](task, state, 0, 0, {met if self.over_keys else 'r'}, ok, None, KIND)  # lag {x.lag}")
+            out.put(
+                f"state = DO[1](task, state, 0, 0, {met if self.over_keys else 'r'}, ok, None, KIND)  # lag {x.lag}"
+            )
 
     def met(self) -> Iterator[Met]:
         yield from super().met()

@@ -25,10 +25,10 @@ from collections import namedtuple
 import triton
 import triton.language as tl
 
-# What kernels are specialised for. By a row of the tables: which positions a program owns (tile t of TILE of a class mod
-# STEP, which CLASS says where there is one; or what OWN says), the walks over what they meet, whether that is one key
-# (row) each (LAGS), which keys and rows are attended (KEYS, ROWS; or CAREFUL: what the mask says), and what happens to
-# logits and weights. By a call: widths, the precision of products, the dtype of indices, whether every key and every
+# What kernels are specialised for. By a row of the tables: which positions a program owns (tile t of TILE of a class
+# mod STEP, which CLASS says where there is one; or what OWN says), the walks over what they meet, whether that is one
+# key (row) each (LAGS), which keys and rows are attended (KEYS, ROWS; or CAREFUL: what the mask says), and what happens
+# to logits and weights. By a call: widths, the precision of products, the dtype of indices, whether every key and every
 # row that exists is attended, whether tiles come through tensor descriptors, into how many parts walks are split,
 # whether the last tile comes first, and how many query heads share a tile of rows.
 STAGE = {"WALKS": (), "TILE": 0, "STEP": 1, "CLASS": None, "OWN": None, "LAGS": False, "KEYS": None, "ROWS": None,
@@ -36,11 +36,15 @@ STAGE = {"WALKS": (), "TILE": 0, "STEP": 1, "CLASS": None, "OWN": None, "LAGS": 
 CALL = {"D": 0, "D_PAD": 0, "V": 0, "V_PAD": 0, "PRECISION": "ieee", "INDEX": tl.int32, "EVERY_KEY": False,
         "EVERY_ROW": False, "TMA": False, "SPLITS": 1, "DESCENDING": False, "PACK": 1}  # fmt: skip
 Kind = namedtuple("Kind", [*STAGE, *CALL], defaults=[*STAGE.values(), *CALL.values()])
-# A walk: its LOOPS. Those of `_runs` ask SPAN for the class met, the BOUNDS of what each row (key) meets ("low", "high",
-# "both" or "") and the loops over TILES ("full", "masked" or "both") of SIZE; positions are STEP apart. Where runs of
-# tiles share a loop, FULL_TILE and TILE_OF say which tile is number x of it; REST is what else a mask asks.
-Walk = namedtuple("Walk", "LOOPS SPAN SIZE STEP BOUNDS TILES REST FULL_TILE TILE_OF",
-                  defaults=[None, 0, 1, "", "masked", None, None, None])  # fmt: skip
+# A walk: its LOOPS. Those of `_runs` ask SPAN for the class met, the BOUNDS of what each row (key) meets ("low",
+# "high", "both" or "") and the loops over TILES ("full", "masked" or "both") of SIZE; positions are STEP apart. Where
+# runs of tiles share a loop, FULL_TILE and TILE_OF say which tile is number x of it; REST is what else a mask asks.
+WALK = {"LOOPS": None, "SPAN": None, "SIZE": 0, "STEP": 1, "BOUNDS": "", "TILES": "masked", "REST": None,
+        "FULL_TILE": None, "TILE_OF": None}  # fmt: skip
+Walk = namedtuple("Walk", WALK, defaults=WALK.values())
+
+NUMBERS = ["n", "m", "offset", "key_offset", "heads", "group", "seed", "tiles", "classes", "pairs", "first_tile",
+           "first_pair", "own_first", "own_rows", "target_first", "target_rows"]  # fmt: skip  # not worth a kernel each
 
 
 @triton.jit
@@ -167,7 +171,7 @@ def _store(matrix, row, ok, tile, WIDTH: tl.constexpr, PAD: tl.constexpr):
 def _tiles(task, d, WALK: tl.constexpr, KIND: tl.constexpr):
     """How tiles of class d are loaded: through tensor descriptors, which end where the class does, or by index."""
     if KIND.TMA:
-        left, right, left_r, left_d, right_r, right_d = task[0]
+        left, right, left_r, _, right_r, _ = task[0]
         rows = tl.maximum(tl.cdiv(task[1] - d, WALK.STEP), 1).to(tl.int32)
         strides = WALK.STEP * left_r.to(tl.int64), WALK.STEP * right_r.to(tl.int64)
         return (
@@ -239,7 +243,8 @@ def _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND: t
 def _absorb(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
     """Online softmax over one more tile of keys, of the pairs in `keep`; or, for lags, over one key per row."""
     acc, top, total = state
-    query, i, scale2, heat, slope, by_lag, stream = task[3]
+    query, i, score = task[3]
+    scale2, _, slope, by_lag, stream = score
     key, value = _keys(task, source, at, j, inside, keep, KIND)
     j += task[2][4]
     if KIND.LAGS:
@@ -247,7 +252,7 @@ def _absorb(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
     else:
         logits, i, j = tl.dot(query, tl.trans(key), input_precision=KIND.PRECISION), i[:, None], j[None, :]
     if KIND.SCORE is not None:
-        logits, rate = KIND.SCORE(logits * scale2, i, j, slope, by_lag)
+        logits = KIND.SCORE(logits * scale2, i, j, slope, by_lag)[0]
         scale2 = 1.0
     if keep is not None:
         logits = tl.where(keep, logits, -float("inf"))
@@ -278,7 +283,7 @@ def _absorb(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
 @triton.jit
 def _weights(x, dp, lse2, pull, keep, i, j, score, KIND: tl.constexpr):
     """The weights of pairs as values get them, ds = p * (dO . V - pull) of the final logits, and of those before."""
-    scale2, heat, slope, by_lag, stream = score
+    scale2, _, slope, by_lag, stream = score
     logits, rate = x * scale2, 1.0
     if KIND.SCORE is not None:
         logits, rate = KIND.SCORE(logits, i, j, slope, by_lag)
@@ -291,33 +296,34 @@ def _weights(x, dp, lse2, pull, keep, i, j, score, KIND: tl.constexpr):
         dp *= drop
         kept *= drop
     ds = p * (dp - pull)
-    if KIND.LAGS or (KIND.CAREFUL and keep is not None):
-        ds = tl.where(keep, ds, 0.0)  # what is not attended may be NaN
+    if KIND.LAGS or (KIND.CAREFUL and keep is not None):  # what is not attended may be NaN
+        ds, rate = tl.where(keep, ds, 0.0), tl.where(keep, rate, 0.0)
     return kept, ds, ds * rate
 
 
 @triton.jit
 def _row_slopes(task, source, at, j, inside, keep, KIND: tl.constexpr):
     """ds of a tile of keys, of the final logits and of those before; their positions, and the keys."""
-    query, i, scale2, heat, slope, by_lag, stream = task[3]
+    query, i, score = task[3]
     grad, lse2, pull = task[5]
     key, value = _keys(task, source, at, j, inside, keep, KIND)
     j += task[2][4]
     if KIND.LAGS:
-        x, dp = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1), tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
+        x = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)
+        dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
         keep = inside
     else:
         x = tl.dot(query, tl.trans(key), input_precision=KIND.PRECISION)
         dp = tl.dot(grad, tl.trans(value), input_precision=KIND.PRECISION)
         i, j, lse2, pull = i[:, None], j[None, :], lse2[:, None], pull[:, None]
-    kept, final, ds = _weights(x, dp, lse2, pull, keep, i, j, (scale2, heat, slope, by_lag, stream), KIND)
+    _, final, ds = _weights(x, dp, lse2, pull, keep, i, j, score, KIND)
     return final, ds, i, j, key
 
 
 @triton.jit
 def _add_query_grad(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
     """What a tile of keys adds to dQ."""
-    final, ds, i, j, key = _row_slopes(task, source, at, j, inside, keep, KIND)
+    _, ds, _, _, key = _row_slopes(task, source, at, j, inside, keep, KIND)
     if KIND.LAGS:
         return state + ds[:, None] * key.to(tl.float32)
     else:
@@ -337,7 +343,7 @@ def _add_by_entry(sums, ds, entry, KIND: tl.constexpr):
 def _add_score_grads(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
     """What a tile of keys adds to the sums for slopes and bias."""
     slope_sum, bias_sum = state
-    final, ds, i, j, key = _row_slopes(task, source, at, j, inside, keep, KIND)
+    final, _, i, j, _ = _row_slopes(task, source, at, j, inside, keep, KIND)
     away = final * tl.abs(i - j).to(tl.float32)
     if KIND.LAGS:
         slope_sum -= away
@@ -352,7 +358,7 @@ def _add_score_grads(task, state, source, at, j, inside, keep, KIND: tl.constexp
 def _add_key_grads(task, state, source, at, r, inside, keep, KIND: tl.constexpr):
     """What a tile of rows adds to dK and dV."""
     grad_k, grad_v = state
-    key, value, j, heat, score = task[3]
+    key, value, j, score = task[3]
     lse2, pull = task[5]
     live = inside
     if inside is None:
@@ -364,17 +370,18 @@ def _add_key_grads(task, state, source, at, r, inside, keep, KIND: tl.constexpr)
     row_pull = tl.load(pull + r, mask=live, other=0.0)
     i = r + task[2][3]
     if KIND.LAGS:
-        x, dp = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1), tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
-        p, final, ds = _weights(x, dp, row_lse2, row_pull, live, i, j, score, KIND)
+        x = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)
+        dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
+        p, _, ds = _weights(x, dp, row_lse2, row_pull, live, i, j, score, KIND)
     else:
         x = tl.dot(key, tl.trans(query), input_precision=KIND.PRECISION)
         dp = tl.dot(value, tl.trans(grad), input_precision=KIND.PRECISION)
         if KIND.CAREFUL and keep is not None:
             keep = keep & live[None, :]
         i, j, row_lse2, row_pull = i[None, :], j[:, None], row_lse2[None, :], row_pull[None, :]
-        p, final, ds = _weights(x, dp, row_lse2, row_pull, keep, i, j, score, KIND)
+        p, _, ds = _weights(x, dp, row_lse2, row_pull, keep, i, j, score, KIND)
     if KIND.SCORE is not None:
-        ds /= heat
+        ds /= score[1]
     if KIND.LAGS:
         return grad_k + ds[:, None] * query.to(tl.float32), grad_v + p[:, None] * grad.to(tl.float32)
     else:
@@ -406,8 +413,7 @@ def _begin(running, lse, sinks, row, ok, head, TILE: tl.constexpr, KIND: tl.cons
     return acc, top, total
 
 
-@triton.jit(do_not_specialize=["n", "m", "offset", "key_offset", "heads", "group", "seed", "tiles", "classes", "pairs",
-                               "first_tile", "first_pair", "own_first", "own_rows"])  # fmt: skip
+@triton.jit(do_not_specialize=NUMBERS)
 def forward(
     q, k, v, out, lse, running, table, slopes, sinks, bias, temperature, seed,
     scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
@@ -437,9 +443,9 @@ def forward(
     if KIND.ROWS is not None and not KIND.EVERY_ROW:
         mine = (exists & KIND.ROWS(r, place)) != 0
     query = _load(queries, r, mine, q_r, q_d, KIND.D, KIND.D_PAD)
-    scale2, heat, slope, by_lag, stream = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
+    score = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
     keys = _matrix(k, batch, key_head, k_b, k_h), _matrix(v, batch, key_head, v_b, v_h), k_r, k_d, v_r, v_d
-    rows = query, r + offset, scale2, heat, slope, by_lag, stream
+    rows = query, r + offset, score
     state = _begin(running, lse, sinks, row, exists, head, KIND.TILE, KIND)
     for x in tl.static_range(len(KIND.WALKS)):
         state = KIND.WALKS[x].LOOPS(
@@ -448,8 +454,7 @@ def forward(
     _finish(out, lse, row, exists, state[0], state[1], state[2], KIND)
 
 
-@triton.jit(do_not_specialize=["n", "m", "offset", "key_offset", "heads", "group", "seed", "tiles", "classes", "pairs",
-                               "first_tile", "first_pair", "own_first", "own_rows"])  # fmt: skip
+@triton.jit(do_not_specialize=NUMBERS)
 def grad_query(
     q, k, v, grad_out, lse2, pull, grad_q, running, table, slopes, bias, temperature, seed, slope_sums, bias_sums,
     scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
@@ -472,10 +477,10 @@ def grad_query(
     grad = _load(_matrix(grad_out, batch, head, go_b, go_h), r, mine, go_r, go_d, KIND.V, KIND.V_PAD)
     at = (own + first_pair).to(tl.int64) * n + r
     grads = grad, tl.load(lse2 + at, mask=mine, other=float("inf")), tl.load(pull + at, mask=mine, other=0.0)
-    scale2, heat, slope, by_lag, stream = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
+    score = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
     key_head = head // group
     keys = _matrix(k, batch, key_head, k_b, k_h), _matrix(v, batch, key_head, v_b, v_h), k_r, k_d, v_r, v_d
-    rows = query, r + offset, scale2, heat, slope, by_lag, stream
+    rows = query, r + offset, score
     if grad_q is None:
         sums = tl.zeros([KIND.TILE], tl.float32), tl.zeros([KIND.WIDTH], tl.float32)
         for x in tl.static_range(len(KIND.WALKS)):
@@ -496,15 +501,14 @@ def grad_query(
                 KIND.WALKS[x], (_tiles, _add_query_grad), (keys, m, place, rows, exists, grads), state, split, t, c, a,
                 KIND,
             )  # fmt: skip
-        state *= scale / heat
+        state *= scale / score[1]
         row = (split * pairs + own).to(tl.int64) * own_rows - own_first + r
         if running is not None:
             state += _load(running, row, exists, KIND.D, 1, KIND.D, KIND.D_PAD)
         _store(grad_q, row, exists, state, KIND.D, KIND.D_PAD)
 
 
-@triton.jit(do_not_specialize=["n", "m", "offset", "key_offset", "heads", "group", "seed", "tiles", "classes", "pairs",
-                               "first_tile", "first_pair", "own_first", "own_rows"])  # fmt: skip
+@triton.jit(do_not_specialize=NUMBERS)
 def grad_key(
     q, k, v, grad_out, lse2, pull, grad_k, grad_v, running_k, running_v, table, slopes, bias, temperature, seed,
     scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
@@ -532,11 +536,11 @@ def grad_key(
         score = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
         rows = _matrix(q, batch, head, q_b, q_h), _matrix(grad_out, batch, head, go_b, go_h), q_r, q_d, go_r, go_d
         row_0 = (batch * heads + head).to(tl.int64) * n
-        place, of_keys = (head, n, m, offset, key_offset), (key, value, j + key_offset, score[1], score)
+        place, of_keys = (head, n, m, offset, key_offset), (key, value, j + key_offset, score)
         for x in tl.static_range(len(KIND.WALKS)):
             state = KIND.WALKS[x].LOOPS(
-                KIND.WALKS[x], (_tiles, _add_key_grads), (rows, n, place, of_keys, exists, (lse2 + row_0, pull + row_0)),
-                state, split, t, d, b, KIND,
+                KIND.WALKS[x], (_tiles, _add_key_grads),
+                (rows, n, place, of_keys, exists, (lse2 + row_0, pull + row_0)), state, split, t, d, b, KIND,
             )  # fmt: skip
     sum_k, sum_v = state
     sum_k *= scale
@@ -548,7 +552,7 @@ def grad_key(
     _store(grad_v, row, exists, sum_v, KIND.V, KIND.V_PAD)
 
 
-@triton.jit(do_not_specialize=["n", "heads"])
+@triton.jit(do_not_specialize=NUMBERS)
 def row_statistics(
     out, grad_out, lse, grad_lse, lse2, pull, n, heads, out_b, out_h, out_r, out_d, go_b, go_h, go_r, go_d,
     KIND: tl.constexpr,
@@ -573,7 +577,7 @@ def row_statistics(
     tl.store(pull + row, tl.where(keyless, 0.0, sums), mask=ok)
 
 
-@triton.jit(do_not_specialize=["pairs", "heads", "first_pair", "own_rows", "target_first", "target_rows"])
+@triton.jit(do_not_specialize=NUMBERS)
 def join(
     parts, part_lse, out, lse, running, sinks, pairs, heads, first_pair, own_rows, target_first, target_rows,
     KIND: tl.constexpr,
@@ -596,7 +600,7 @@ def join(
     _finish(out, lse, row, ok, acc, top, total, KIND)
 
 
-@triton.jit(do_not_specialize=["pairs", "own_rows", "target_first", "target_rows"])
+@triton.jit(do_not_specialize=NUMBERS)
 def add_parts(
     parts, grad, running, pairs, own_rows, target_first, target_rows,
     WIDTH: tl.constexpr, PAD: tl.constexpr, SPLITS: tl.constexpr,

@@ -8,7 +8,6 @@ the blocks that have any, where the entries of each begin, and the entries.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from functools import cached_property
 from itertools import accumulate
 
@@ -46,9 +45,8 @@ class ListedWalker(Walker[Listed]):
     def doc(self) -> str:
         own, met = ("rows", "keys") if self.over_keys else ("keys", "rows")
         sizes = self.walk.owned, self.walk.visited
-        return "Piece {}, {}: what {} {} meet in the listed ones, in tiles of {} {}.".format(
-            self.number, self.walk.layout, sizes[0], own, sizes[1], met
-        )
+        meet = f"what {sizes[0]} {own} meet in the listed ones, in tiles of {sizes[1]} {met}"
+        return f"Piece {self.number}, {self.walk.layout}: {meet}."
 
     def put_own(self, out: Lines) -> list[str]:
         count, size, tile, own = self._count, self.walk.layout.size, self.walk.owned, self.owned
@@ -59,7 +57,7 @@ class ListedWalker(Walker[Listed]):
             f"end = tl.load(table + {count} + t // {tiles} + 1)",
             f"own = t % {tiles} * {tile} + tl.arange(0, {tile})",
             f"{own.name} = block * {size} + own" + (" - first" if own.first else ""),
-            f"exists = {own.exist(*['(own < %d)' % size] * (size % tile > 0), length='length')}",
+            f"exists = {own.exist(*[f'(own < {size})'] * (size % tile > 0), length='length')}",
         )
         return [own.name, "begin", "end", f"table + {2 * count + 1}"]
 
@@ -73,7 +71,7 @@ class ListedWalker(Walker[Listed]):
                 f"other = tl.load(entries + x // {tiles}).to(KIND.INDEX)",
                 f"y = x % {tiles} * {tile} + tl.arange(0, {tile})",
                 f"{swept.name} = other * {size} + y{swept.less}",
-                f"inside = {swept.exist(*['(y < %d)' % size] * (size % tile > 0))}",
+                f"inside = {swept.exist(*[f'(y < {size})'] * (size % tile > 0))}",
             )
             kept = [x for x in (self.kept((own.name, swept.name)), "inside[None, :]" if self.over_keys else "") if x]
             out.put(f"keep = {' & '.join(kept) or None}")

@@ -5,8 +5,8 @@
                                              logits -= slope * tl.abs(i - j).to(tl.float32)
                                              return logits, rate
 
-Logits are base 2, as everywhere in the kernels, and a pair has positions i = r + offset and j (j + key_offset where keys
-are moved), whatever layout rows and keys come from. Sinks and temperature are numbers of a head, which the kernels
+Logits are base 2, as everywhere in the kernels, and a pair has positions i = r + offset and j (j + key_offset where
+keys are moved), whatever layout rows and keys come from. Sinks and temperature are numbers of a head, which the kernels
 know; the gradients of those follow from lse, out and dQ. Those of slopes and bias are summed by a kernel of their own,
 which is launched only when they are wanted.
 """

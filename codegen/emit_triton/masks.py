@@ -59,12 +59,12 @@ def constant_classes(layout: Layout) -> dict[str, Index]:
 
 
 class Mask:
-    """A predicate as a device function, by default of the variables that occur in it, in the order of `PLAN_VARS`."""
+    """A predicate as a device function of the variables that occur in it, in the order of `PLAN_VARS`."""
 
-    def __init__(self, function: str, doc: str, pred: Pred, names: tuple[str, ...] = ()) -> None:
+    def __init__(self, function: str, doc: str, pred: Pred) -> None:
         used = vars_in(pred)
         self.function, self.doc, self.pred = function, doc, pred
-        self.names = names or tuple(name for name in PLAN_VARS if name in used)
+        self.names = tuple(name for name in PLAN_VARS if name in used)
 
     @property
     def everything(self) -> bool:
@@ -75,11 +75,10 @@ class Mask:
         """A call, with the expressions in `arguments` for some of the variables."""
         return f"{self.function}({', '.join(arguments.get(name, name) for name in self.names)})"
 
-    def source(self, mask: bool = False) -> str:
-        """The function; as a `mask` for loads or not."""
-        value = pred_source(self.pred)
-        value = load_mask(value, [self.pred]) if mask else value
-        return function(f"{self.function}({', '.join(self.names)})", self.doc, f"return {value}")
+    def source(self, name: str = "") -> str:
+        """The function, under another name if one is given."""
+        head = f"{name or self.function}({', '.join(self.names)})"
+        return function(head, self.doc, f"return {pred_source(self.pred)}")
 
 
 @dataclass(frozen=True, slots=True)

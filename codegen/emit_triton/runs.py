@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 from pidsl.codegen.emit_triton.expr import index_source, pred_source
-from pidsl.codegen.emit_triton.lines import function
+from pidsl.codegen.emit_triton.lines import function, shown
 from pidsl.codegen.emit_triton.masks import Interval, Mask, Side, constant_classes, interval
 from pidsl.codegen.emit_triton.reach import Limits, Met, ratio
 from pidsl.codegen.emit_triton.walker import Named, Walker
@@ -55,14 +55,18 @@ class RunsWalker(OfClasses[Runs]):
             runs = [run for run in self._runs if run.full == full]
             if len(runs) > 1 or any(run.step != 1 for run in runs):
                 suffix = "_full" if full else "_tile"
-                tiles[field] = named(f"{name}{suffix}", lambda name, runs=runs: self._tile_source(name, runs))
+                tiles[field] = named(f"{name}{suffix}", partial(self._tile_source, runs=runs))
         kinds = {run.full for run in self._runs}
-        fields = ["_runs", named(name, self._span_source), str(self.walk.visited), str(self.step(self.swept))]
-        fields.append(repr(self._bounds[0] if False in kinds else ""))
-        fields.append(repr("both" if len(kinds) > 1 else "full" if True in kinds else "masked"))
+        fields = {"LOOPS": "_runs", "SPAN": named(name, self._span_source), "SIZE": str(self.walk.visited)}
+        if (step := self.step(self.swept)) > 1:
+            fields["STEP"] = str(step)
+        if False in kinds and self._bounds[0]:
+            fields["BOUNDS"] = f'"{self._bounds[0]}"'
+        if True in kinds:
+            fields["TILES"] = '"both"' if False in kinds else '"full"'
         if not self._rest.everything and False in kinds:
-            tiles = {"REST": named(self._rest.function, lambda name: self._rest_source(name)), **tiles}
-        return f"Walk({', '.join([*fields, *(f'{field}={value}' for field, value in tiles.items())])})"
+            fields["REST"] = named(self._rest.function, self._rest_source)
+        return shown(fields | tiles)
 
     @property
     def doc(self) -> str:
@@ -134,7 +138,7 @@ class RunsWalker(OfClasses[Runs]):
         found = interval(substitute_pred(self.masks[0].pred, {"q_head": Var("head")}), self.swept.letter)
         if not self.over_keys:
             return found
-        own_class = self._class if isinstance(self._class, int) else Var(self._class)
+        own_class: Index = self._class if isinstance(self._class, int) else Var(self.swept.of_class)
         last = simplify(FloorDiv(Sub(Sub(Var("m"), 1), own_class), self.step(self.swept)))  # the last key of the class
         return replace(found, high=(*found.high, last))
 

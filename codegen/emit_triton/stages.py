@@ -6,7 +6,7 @@ numbers), and what a launcher must know to count its programs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any, get_args
 
@@ -52,7 +52,9 @@ class Stages:
         score, of_score = score_functions(plan.score)
         self.tables = {name: list(self._table(name)) for name in KERNELS if name != "grad_score" or self.sums}
         self._functions |= self._keys | self._rows | of_score
-        self.pattern = {"KEYS": x for x in self._keys} | {"ROWS": x for x in self._rows} | score
+        self.pattern = dict(score)
+        for field, found in (("KEYS", self._keys), ("ROWS", self._rows)):
+            self.pattern |= dict.fromkeys((field,) * len(found), "".join(found))
         if not plan.attended_exact:
             self.pattern["CAREFUL"] = "True"
 
@@ -94,7 +96,7 @@ class Stages:
                 row["STEP"] = str(stage.step)
             if (value := first.fixed) is not None:
                 row["CLASS"] = self._class(first, index_source(value))
-        elif first.own_source("") is not None:
+        elif first.own_source(""):
             row["OWN"] = self._named(f"_own_{first.owned.many}_{first.number}", first.own_source)
         if isinstance(first, LagsWalker):
             row["LAGS"] = "True"
@@ -131,8 +133,3 @@ def _attended(field: str, names: str, doc: str, given: Pred | None) -> dict[str,
     name = "_key_attended" if field == "KEYS" else "_row_attended"
     lines = ["head, n, m, offset, key_offset = place", f"return {pred_source(pred)}"]
     return {name: function(f"{name}({names})", doc, *lines)}
-
-
-def shown(fields: Mapping[str, str]) -> str:
-    """A dict of the program."""
-    return "{" + ", ".join(f'"{name}": {value}' for name, value in fields.items()) + "}"

@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from pidsl.codegen.emit_triton.lines import Lines, function
-from pidsl.codegen.emit_triton.masks import Mask, Side, side
+from pidsl.codegen.emit_triton.lines import Lines, function, shown
+from pidsl.codegen.emit_triton.masks import Mask, side
 from pidsl.codegen.emit_triton.reach import Limits, Met
 from pidsl.codegen.plan.walks import Walk
 from pidsl.relation.frame import Frame
@@ -40,8 +40,8 @@ class Walker(ABC, Generic[W]):
         """Add the device functions of the walk; the walk, as the program says it."""
         for mask in self.masks:
             if not mask.everything:
-                named(mask.function, lambda _, mask=mask: mask.source())
-        return f"Walk({named(name, self._source)})"
+                named(mask.function, mask.source)
+        return shown({"LOOPS": named(name, self._source)})
 
     def _source(self, name: str) -> str:
         """The function LOOPS of a walk."""
@@ -63,20 +63,20 @@ class Walker(ABC, Generic[W]):
         """Put the loops."""
         raise NotImplementedError
 
-    def own_source(self, name: str) -> str | None:
-        """The function that says which rows (keys) a program owns; None: those of a tile of a class."""
+    def own_source(self, name: str) -> str:
+        """The function that says which rows (keys) a program owns; "": those of a tile of a class."""
         out = Lines()
         indices = self.put_own(out)
-        if indices is None:
-            return None
+        if not indices:
+            return ""
         what = "rows" if self.over_keys else "keys"
         doc = f"Tile t of piece {self.number}: its {what}, which of them exist, and what its walk knows of them."
         head = f"{name}(t, length, first, table, KIND: tl.constexpr)"
         return function(head, doc, *str(out).splitlines(), f"return {self.owned.name}, exists, ({', '.join(indices)})")
 
-    def put_own(self, out: Lines) -> list[str] | None:
+    def put_own(self, out: Lines) -> list[str]:
         """Put the lines of `own_source` on rows r (keys j) and `exists`; the names that its walk wants."""
-        return None
+        return []
 
     def met(self) -> Iterator[Met]:
         """What the program computes beside its masks, and how large the variables in it get."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 OPERATIONS = 500_000  # of isl for the loops over the pairs of a piece
 LOOKED_AT = 1 << 26  # pairs whose mask is evaluated to count them,
 CHUNK = 1 << 20  # and so many at a time
+LONG = 64  # tiles of a sweep that is worth a kernel that can be split,
+FEW = 8  # where at most one program in so many has any work
 
 Counts = NDArray[np.int64]
 
@@ -89,6 +91,14 @@ def per_program(walk: Walk, n: int, m: int, offset: int = 0, key_offset: int = 0
             return np.repeat(np.array([counts[own] * visited for own in sorted(counts)], np.int64), tiles)[None, :]
         case Lags():
             return _of_lags(walk, env)
+
+
+@lru_cache(maxsize=256)
+def few(walk: Walk, length: int) -> bool:
+    """Whether few programs of a walk have any work, but those have much of it, for so many queries and keys."""
+    counts = per_program(walk, length, length)
+    busy = np.count_nonzero(counts)
+    return bool(counts.sum() > LONG * busy and busy * FEW <= counts.size)
 
 
 def _walking(walk: Runs) -> set[int]:

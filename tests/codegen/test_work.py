@@ -168,3 +168,18 @@ def test_programs_without_rows_do_nothing() -> None:
     (piece,) = (x for x in lower(queries(1, 2)).pieces)
     found = per_program(piece.forward, 32768, 32768)
     assert np.flatnonzero(found.sum(axis=0)).tolist() == [0]
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_pieces_that_own_the_same_rows_share_a_kernel(head_dim: int) -> None:
+    """Global tokens: what one program does alone is a kernel of its own, which can be split; all else is one kernel."""
+    plan = lower(window(256, 256) | keys(0, 1) | queries(0, 1), head_dim=head_dim)
+    for task in ("forward", "grad_query", "grad_key"):
+        main, few = stages(plan, task)
+        assert (main.name, few.name) == (task, f"{task}_few")
+        assert few.few and not main.few and few.whole and main.whole
+        assert len(main.pieces) == 2 and few.tile == main.tile
+        work = few.work(32768, 32768)
+        assert np.flatnonzero(work).tolist() == [0] and work[0, 0] > 64
+        assert main.work(32768, 32768).max() < 30
+    assert not any(stage.few for task in ("forward", "grad_key") for stage in stages(lower(full), task))

@@ -105,23 +105,21 @@ class Assembly:
         self, fields: Mapping[str, Any], kernel: Any, grid: int, given: Mapping[str, Any], **options: Any
     ) -> None:
         """Launch a kernel of the program, specialised for `fields` too."""
-        module = self.program.module
-        self._step(kernel, grid, given, module.Kind, {**self.fields, **module.PATTERN, **fields}, options)
+        self._step(kernel, grid, given, {**self.fields, **self.program.module.PATTERN, **fields}, options)
 
     def helper(self, kernel: Any, grid: int, given: Mapping[str, Any], **fields: Any) -> None:
         """Launch a kernel that is the same in all programs."""
         fields |= {name: self.fields[name] for name in ("V", "V_PAD", "INDEX")}
-        self._step(kernel, grid, given, library.Kind, fields, {"num_warps": 4})
+        self._step(kernel, grid, given, fields, {"num_warps": 4})
 
     def _step(
-        self, kernel: Any, grid: int, given: Mapping[str, Any], kind: Any, fields: dict[str, Any],
-        options: Mapping[str, Any],
-    ) -> None:  # fmt: skip
+        self, kernel: Any, grid: int, given: Mapping[str, Any], fields: dict[str, Any], options: Mapping[str, Any]
+    ) -> None:
         """Launch a kernel, with 64-bit indices too where an address in one head of any of its tensors needs them."""
         arguments = {**self.common, **given, "KIND": None}
         if any(x.reach >= _INT32 for name in kernel.arg_names for x in self._facts_of(arguments[name])):
             fields["INDEX"] = tl.int64
-        arguments["KIND"] = kind(**{name: fixed(x) for name, x in fields.items()})
+        arguments["KIND"] = library.Kind(**{name: fixed(x) for name, x in fields.items()})
         self.steps.append(Step(kernel, grid, arguments, {**options, **FUSED}, scratch=fields.get("TMA", False)))
 
     def _facts_of(self, x: Any) -> tuple[Facts, ...]:
@@ -149,7 +147,8 @@ def fits_int32(module: Any, longest: int) -> bool:
 
 def fixed(x: Any) -> Any:
     """A value of a kernel's `Kind`, in the form in which every version of Triton takes it inside a tuple."""
+    if isinstance(x, dict):
+        return library.Walk(**{name: fixed(y) for name, y in x.items()})
     if isinstance(x, tuple):
-        inside = [fixed(y) for y in x]
-        return type(x)(*inside) if hasattr(x, "_fields") else tuple(inside)
+        return tuple(fixed(y) for y in x)
     return tl.constexpr(x) if isinstance(x, int | float | str) else x
