@@ -94,10 +94,11 @@ def test_a_split_walk() -> None:
     found = called(TritonProgram(lower(GLOBAL)), 4000, 4000, 2, 2)
     first, second, *_, plain = [x for name, x in found if name == "forward"]
     kind = second["KIND"]
-    assert (first["own_first"], first["own_rows"]) == (0, 128) and kind.SPLITS.value > 1
+    rows = first["own_rows"]
+    assert first["own_first"] == 0 and rows in (64, 128) and kind.SPLITS.value > 1
     merged = next(x for name, x in found if name == "join")
-    assert merged["KIND"].SPLITS.value == 1 + kind.SPLITS.value and merged["own_rows"] == 128
-    assert merged["parts"].shape == (1 + kind.SPLITS.value, merged["pairs"], 128, 16)
+    assert merged["KIND"].SPLITS.value == 1 + kind.SPLITS.value and merged["own_rows"] == rows
+    assert merged["parts"].shape == (1 + kind.SPLITS.value, merged["pairs"], rows, 16)
     assert plain["first_tile"] == 1 and plain["own_rows"] == 4000 and plain["running"] is None
     assert [name for name, _ in found].count("add_parts") >= 2
 
