@@ -225,7 +225,7 @@ def _mix(x):
 @triton.jit
 def _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND: tl.constexpr):
     """What happens to the logits of a head: scale (base 2), temperature, slope, table of lags, stream of bits."""
-    heat, slope, by_lag, stream = 1.0, 0.0, bias, 0
+    heat, slope, by_lag, stream = 1.0, 0.0, 0, 0
     if temperature is not None:
         heat = tl.load(temperature + head)
         scale /= heat

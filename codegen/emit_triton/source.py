@@ -41,7 +41,7 @@ def triton_source(plan: Plan) -> str:
     tables = [
         f"# What to launch, in this order. Integers stay below REACH[0] + REACH[1] * max({plan.frame.parameters}).",
         *(_table(name, made.tables) for name in made.tables),
-        f"PATTERN = {shown(made.pattern)}",
+        *_wrap(f"PATTERN = {shown(made.pattern)}", "", "           "),
         *_lists(plan),
         f"REACH = {made.reach()}",
     ]
