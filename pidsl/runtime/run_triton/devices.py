@@ -40,6 +40,15 @@ def target_of(device: torch.device) -> Target:
     )
 
 
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels; that was decided when triton was imported."""
+    from triton import JITFunction
+
+    from pidsl.codegen.emit_triton import library
+
+    return not isinstance(library.forward, JITFunction)
+
+
 def on(x: Tensor) -> AbstractContextManager[Any]:
     """The device of x as the current one."""
     return torch.cuda.device(x.device) if x.is_cuda else _HERE
