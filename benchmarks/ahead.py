@@ -24,9 +24,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import flex_templates
+import gpu_work
 import torch
 import triton
-from gpu_cases import CASES
+from gpu_cases import CASES, TOKENS, blocks
+from gpu_model import bound, times
 
 import pidsl
 from pidsl.codegen.lower import lower
@@ -34,6 +37,7 @@ from pidsl.runtime.run_triton.ahead import KernelReport, Problem, compile_ahead
 from pidsl.runtime.run_triton.machine_code import GROUPS, LoopReport
 
 HEADS = 16
+MODELLED = "cuda:90"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -108,9 +112,10 @@ def compared(name: str, head_dim: int, target: str, *, peer: bool) -> dict[str, 
     problem = Problem(case.batch, HEADS, HEADS, case.length, case.length)
     ours = compile_ahead(plan, target, torch.bfloat16, head_dim, problem=problem)
     found: dict[str, Any] = {"pidsl": [row(x) for x in ours]}
+    if target == MODELLED:
+        found["time"] = {"pidsl": modelled(gpu_work.of_plan(plan, ours, case, HEADS, head_dim), head_dim)}
+        found["bound_ms"] = bounds(name, head_dim)
     if peer and target.startswith("cuda"):
-        import flex_templates
-
         try:
             with tempfile.TemporaryDirectory() as folder:
                 theirs = [
@@ -118,9 +123,52 @@ def compared(name: str, head_dim: int, target: str, *, peer: bool) -> dict[str, 
                     for task in ("forward", "backward")
                 ]
             found["flex"] = [row(x) for x in theirs]
+            if target == MODELLED:
+                tiles = flex_templates.tiles(int(target.partition(":")[2]), head_dim)
+                load = gpu_work.of_flex(theirs, name, HEADS, head_dim, tiles)
+                found["time"]["flex"] = modelled(load, head_dim)
         except flex_templates.NoTemplates as error:
             found["no_flex"] = str(error)
     return found
+
+
+def modelled(loads: dict[str, gpu_work.Load], head_dim: int) -> dict[str, Any]:
+    """Times in the file, forward and backward."""
+    found = {}
+    for direction, load in loads.items():
+        launches = times(load.works)
+        found[direction] = {
+            "ms": _ms(sum(x.seconds for x in launches)),
+            "limit_ms": _ms(sum(x.limit_seconds for x in launches)),
+            "megabytes": round(sum(x.moved_bytes for x in launches) / 1e6, 1),
+            "launches": [
+                {"kernel": x.name, "ms": _ms(x.seconds), "megabytes": round(x.moved_bytes / 1e6, 1)} for x in launches
+            ],
+            "walks": [
+                {
+                    "kernel": name,
+                    "programs": len(x),
+                    "mean_tiles": round(float(x.mean()), 2),
+                    "most_tiles": int(x.max()),
+                }
+                for name, x in load.tiles
+            ],
+        }
+    return found
+
+
+def bounds(name: str, head_dim: int) -> dict[str, float]:
+    """What exactly the attended pairs and the inputs and results would take, forward (2 products) and backward (5)."""
+    pairs = blocks(name).pairs * CASES[name].batch * HEADS
+    matrix, per_row = TOKENS * HEADS * head_dim * gpu_work.ITEM, TOKENS * HEADS * 4
+    return {
+        "forward": _ms(bound(pairs, head_dim, 2, 4 * matrix + per_row)),
+        "backward": _ms(bound(pairs, head_dim, 5, 8 * matrix + per_row)),
+    }
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 4)
 
 
 def row(report: KernelReport) -> dict[str, Any]:
@@ -174,6 +222,11 @@ def table(entry: dict[str, Any]) -> str:
         for kernel in entry.get(side, ()):
             for loop in kernel["loops"] or [None]:
                 lines.append([f"{side} {kernel['kernel']}", str(kernel["warps"]), *_cells(loop), *_facts(kernel, loop)])
+    for side, directions in entry.get("time", {}).items():
+        for direction, found in directions.items():
+            text = f"{side} {direction}: {found['ms']} ms [{found['limit_ms']}], bound {entry['bound_ms'][direction]}, "
+            text += f"{found['megabytes']} MB; {found['launches']} {found['walks']}"
+            lines.append([text])
     if "no_flex" in entry:
         lines.append([f"no FlexAttention: {entry['no_flex']}"])
     widths = [max(len(line[k]) for line in lines if k < len(line) and len(line) > 1) for k in range(len(head))]

@@ -221,7 +221,9 @@ def report(case: GpuCase, task: str, head_dim: int, heads: int, target: str, fol
     kernel = getattr(_module(text, folder), f"flex_{task}")
     kinds = dict.fromkeys(("LSE", "MAX", "DELTA"), "*fp32") | dict.fromkeys((*BLOCK_COUNTS, *BLOCK_INDICES), "*i32")
     types = {x.name: kinds.get(x.name.removeprefix("arg_"), "*bf16") for x in kernel.params}
-    hints = {(number,): [["tt.divisibility", 16]] for number in range(len(kernel.params))}
+    hints: dict[tuple[int, ...], list[list[Any]]] = {
+        (number,): [["tt.divisibility", 16]] for number in range(len(kernel.params))
+    }
     rows, keys = chosen.sizes[0]
     options = {"num_stages": chosen.stages, "num_warps": chosen.warps}
     return compiled(kernel, Signature(types, {}, hints), target, options, Work(rows * keys))

@@ -17,6 +17,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pidsl.errors import BackendError
 from pidsl.runtime.run_triton import machine_code
@@ -51,6 +52,7 @@ class LaunchReport:
         stage: which row of its pass's table it belongs to; None for a kernel that is in no table.
         integers: the integer arguments by name, constants too.
         tensors: of each tensor argument the number of its storage, its bytes, and how many heads of batch entries.
+        filled: storages that torch filled or copied into before this launch, the first that has them, with their bytes.
     """
 
     number: int
@@ -58,6 +60,13 @@ class LaunchReport:
     stage: int | None = None
     integers: dict[str, int] = field(default_factory=dict)
     tensors: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    filled: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def read(cls, found: Mapping[str, Any]) -> LaunchReport:
+        """From what `asdict` made, through JSON or not."""
+        tensors = {name: tuple(x) for name, x in found["tensors"].items()}
+        return cls(**{**found, "tensors": tensors, "filled": tuple(tuple(x) for x in found["filled"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +109,7 @@ class KernelReport:
     def read(cls, found: Mapping[str, Any]) -> KernelReport:
         """From what `asdict` made, through JSON or not."""
         loops = tuple(LoopReport(**{**x, "waits": tuple(x["waits"])}) for x in found["loops"])
-        launches = tuple(
-            LaunchReport(**{**x, "tensors": {name: tuple(y) for name, y in x["tensors"].items()}})
-            for x in found["launches"]
-        )
+        launches = tuple(LaunchReport.read(x) for x in found["launches"])
         return cls(**{**found, "loops": loops, "launches": launches})
 
 
@@ -154,8 +160,9 @@ def _compile_request() -> None:
     request = json.load(sys.stdin)
     torch.set_float32_matmul_precision(request["precision"])
     problem = Problem(**request["problem"])
-    launches, tables = _launches(request["source"], request["kind"], request["widths"], problem)
-    reports = _reports(launches, tables, request["target"], request["options"])
+    with _Fills() as fills:
+        launches, tables = _launches(request["source"], request["kind"], request["widths"], problem)
+    reports = _reports(launches, tables, fills, request["target"], request["options"])
     print(json.dumps([asdict(x) for x in reports]))
 
 
@@ -185,12 +192,29 @@ def _launches(
     return forward + backward, tables
 
 
+class _Fills(TorchDispatchMode):
+    """Remembers which tensors torch writes to, by its own kernels, while the launches are made."""
+
+    NAMES = frozenset({"new_zeros", "new_full", "zeros", "full", "zeros_like", "full_like", "zero_", "fill_", "copy_"})
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tensors: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in self.NAMES:
+            self.tensors.append(found)
+        return found
+
+
 def _reports(
-    launches: Iterable[Launch], tables: list[Mapping[str, Any]], target: str, options: Mapping[str, int]
+    launches: Iterable[Launch], tables: list[Mapping[str, Any]], fills: _Fills, target: str, options: Mapping[str, int]
 ) -> list[KernelReport]:
     """One report per kernel that is compiled; launches that differ in nothing else share one."""
     found: dict[Any, KernelReport] = {}
     storages: dict[int, int] = {}
+    waiting = {_storage(x): x.numel() * x.element_size() for x in fills.tensors}
     for number, launch in enumerate(launches):
         row = next((x for x in tables if _is_of(launch, x)), None)
         signature = Signature.of(launch.kernel, launch.arguments)
@@ -198,7 +222,19 @@ def _reports(
         key = (id(launch.kernel), *map(repr, (signature, chosen)))
         if key not in found:
             found[key] = compiled(launch.kernel, signature, target, chosen, _work(launch, row))
-        facts = LaunchReport(number, launch.grid, row["stage"] if row else None, *_facts(launch.arguments, storages))
+        tensors = {name: x for name, x in launch.arguments.items() if isinstance(x, torch.Tensor)}
+        numbers = {x: storages.setdefault(x, len(storages)) for x in map(_storage, tensors.values())}
+        facts = LaunchReport(
+            number,
+            launch.grid,
+            row["stage"] if row else None,
+            {name: int(x) for name, x in launch.arguments.items() if isinstance(x, int)},
+            {
+                name: (numbers[_storage(x)], x.numel() * x.element_size(), prod(x.shape[:2]))
+                for name, x in tensors.items()
+            },
+            tuple((own, waiting.pop(x)) for x, own in numbers.items() if x in waiting),
+        )
         found[key] = replace(found[key], launches=(*found[key].launches, facts))
     return list(found.values())
 
@@ -219,21 +255,8 @@ def _is_of(launch: Launch, row: Mapping[str, Any]) -> bool:
     return launch.kernel is row["kernel"] and all(launch.arguments[name] == x for name, x in constants.items())
 
 
-def _facts(
-    arguments: Mapping[str, Any], storages: dict[int, int]
-) -> tuple[dict[str, int], dict[str, tuple[int, int, int]]]:
-    """The integers and the tensors among the arguments; `storages` numbers what the tensors of a program stand in."""
-    integers = {name: int(x) for name, x in arguments.items() if isinstance(x, int)}
-    tensors = {
-        name: (
-            storages.setdefault(x.untyped_storage()._cdata, len(storages)),
-            x.numel() * x.element_size(),
-            prod(x.shape[:2]),
-        )
-        for name, x in arguments.items()
-        if isinstance(x, torch.Tensor)
-    }
-    return integers, tensors
+def _storage(x: torch.Tensor) -> int:
+    return x.untyped_storage()._cdata
 
 
 @dataclass(frozen=True, slots=True)
