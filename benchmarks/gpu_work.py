@@ -162,10 +162,11 @@ def _programs(kernel: KernelReport, launch: LaunchReport, stage: Stage, case: Gp
                 loop = loops.take(masked)
                 copied = loop.copied_bytes or walk.visited * 2 * head_dim * ITEM  # by the copy engine
                 parts.append((iteration(loop, fit, copied), -(-tiles // splits)))
-    classes, all_tiles = np.broadcast_shapes(*(x.shape for _, x in parts))
+    classes, all_tiles = (int(x) for x in np.broadcast_shapes(*(x.shape for _, x in parts)))
     first, count = asked.get("first_tile", 0), asked.get("tiles", all_tiles)
 
     def in_order(x: Any) -> Any:
+        """The programs of one head of one batch entry."""
         chosen = np.broadcast_to(x, (classes, all_tiles))[: asked.get("classes", classes), first : first + count]
         return (chosen[:, ::-1] if asked.get("DESCENDING") else chosen).ravel().repeat(splits)
 
@@ -197,7 +198,11 @@ class _Loops:
 
 def _of_lag(kernel: KernelReport, walk: Lags, head_dim: int) -> Cost:
     """One lag of a program of elementwise products: its part of the instructions, or the rows it reads from L2."""
-    instructions = kernel.loops[0].instructions if kernel.loops else sum(kernel.instructions.values()) / len(walk.lags)
+    lags = len(walk.lags)
+    instructions = sum(kernel.instructions.values()) / lags
+    if kernel.loops:  # over lags, or over the query heads of a key head and each time over all lags
+        loop = kernel.loops[0]
+        instructions = loop.instructions / (lags if loop.count("EX2") >= lags else 1)
     copied = walk.owned * 2 * head_dim * ITEM
     cycles = max(kernel.warps / 4 * instructions, copied / GUESSES.l2_bytes_per_cycle)
     return Cost(cycles, cycles, cycles)
@@ -233,7 +238,7 @@ def of_flex(
     def programs(kernel: KernelReport, size: tuple[int, int], owned: int, products: int) -> tuple[list[Cost], Any]:
         """Those that own blocks on axis `owned` (0 rows, 1 keys), in the order of their numbers."""
         fit = kernel.programs or 1
-        mine = [x for x in kernel.loops if round(_macs_per_pair(x) / head_dim) == products]
+        mine = [x for x in kernel.loops if round(macs_per_pair(x) / head_dim) == products]
         found = []
         for masked, kind in ((True, 1), (False, 2)):
             loop = next(x for x in mine if x.masked == masked)
@@ -260,6 +265,9 @@ def of_flex(
     }
 
 
-def _macs_per_pair(loop: LoopReport) -> float:
+def macs_per_pair(loop: LoopReport) -> float:
+    """Multiply-adds of the tensor cores for each pair; 0 where the machine code does not tell."""
+    if not loop.pairs:
+        return 0.0
     groups = sum(int(x.split()[1][1:]) * n for x, n in loop.counts.items() if x.startswith("HGMMA"))
     return (groups * 64 * 16 * loop.warps / 4 + loop.hmma * 16 * 8 * 16 * loop.warps) / loop.pairs

@@ -1,0 +1,129 @@
+"""A pattern's entry in a results file of benchmarks/ahead.py: kernels, their loops, and modelled times."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import flex_templates
+import gpu_work
+import torch
+from gpu_cases import CASES, TOKENS, blocks
+from gpu_model import bound, times
+
+import pidsl
+from pidsl.codegen.lower import lower
+from pidsl.patterns.families import families
+from pidsl.runtime.run_triton.ahead import KernelReport, Problem, compile_ahead
+from pidsl.runtime.run_triton.machine_code import GROUPS, TENSOR, LoopReport
+
+HEADS = 16
+MODELLED = "cuda:90"
+
+
+def compared(name: str, head_dim: int, target: str, *, peer: bool) -> dict[str, Any]:
+    """pidsl's kernels for a pattern, and the peer's; only in a process without TRITON_INTERPRET."""
+    case = CASES[name]
+    plan = lower(pidsl.parse(case.source), head_dim=head_dim)
+    problem = Problem(case.batch, HEADS, HEADS, case.length, case.length)
+    ours = compile_ahead(plan, target, torch.bfloat16, head_dim, problem=problem)
+    found: dict[str, Any] = {"pidsl": compiled(ours, head_dim)}
+    if target == MODELLED:
+        found["time"] = {"pidsl": modelled(gpu_work.of_plan(plan, ours, case, HEADS, head_dim), head_dim)}
+        found["compulsory_megabytes"], found["bound_ms"] = bounds(name, head_dim)
+    if peer and target.startswith("cuda"):
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                theirs = [
+                    flex_templates.report(case, task, head_dim, HEADS, target, Path(folder))
+                    for task in ("forward", "backward")
+                ]
+            found["flex"] = compiled(theirs, head_dim)
+            if target == MODELLED:
+                tiles = flex_templates.tiles(int(target.partition(":")[2]), head_dim)
+                load = gpu_work.of_flex(theirs, name, HEADS, head_dim, tiles)
+                found["time"]["flex"] = modelled(load, head_dim)
+        except flex_templates.NoTemplates as error:
+            found["no_flex"] = str(error)
+    return found
+
+
+def of_library(what: str, head_dim: int, target: str, *, call: bool) -> dict[str, Any]:
+    """pidsl's kernels for a call of docs/patterns.md, or for the text of a term."""
+    term = next(x.term for family in families() for x in family.calls if x.text == what) if call else pidsl.parse(what)
+    return {"pidsl": compiled(compile_ahead(lower(term, head_dim=head_dim), target, head_dim=head_dim), head_dim)}
+
+
+def compiled(reports: list[KernelReport], head_dim: int) -> list[dict[str, Any]]:
+    """The kernels in the file that have loops, or need local memory."""
+    return [row(x, head_dim) for x in reports if x.loops or x.spills or x.registers is None]
+
+
+def modelled(loads: dict[str, gpu_work.Load], head_dim: int) -> dict[str, Any]:
+    """Times in the file, forward and backward."""
+    found = {}
+    for direction, load in loads.items():
+        launches = times(load.works)
+        found[direction] = {
+            "ms": _ms(sum(x.seconds for x in launches)),
+            "limit_ms": _ms(sum(x.limit_seconds for x in launches)),
+            "megabytes": round(sum(x.moved_bytes for x in launches) / 1e6, 1),
+            "launches": [
+                {"kernel": x.name, "ms": _ms(x.seconds), "megabytes": round(x.moved_bytes / 1e6, 1)} for x in launches
+            ],
+            "walks": [
+                {
+                    "kernel": name,
+                    "programs": len(x),
+                    "mean_tiles": round(float(x.mean()), 2),
+                    "most_tiles": int(x.max()),
+                }
+                for name, x in load.tiles
+            ],
+        }
+    return found
+
+
+def bounds(name: str, head_dim: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Megabytes of inputs and results; and milliseconds that exactly the attended pairs and these bytes would take.
+
+    Forward has 2 products per pair, backward 5.
+    """
+    pairs = blocks(name).pairs * CASES[name].batch * HEADS
+    matrix, per_row = TOKENS * HEADS * head_dim * gpu_work.ITEM, TOKENS * HEADS * 4
+    moved = {"forward": 4 * matrix + per_row, "backward": 8 * matrix + per_row}
+    products = {"forward": 2, "backward": 5}
+    found = {x: _ms(bound(pairs, head_dim, products[x], size)) for x, size in moved.items()}
+    return {x: round(size / 1e6, 1) for x, size in moved.items()}, found
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 4)
+
+
+def row(report: KernelReport, head_dim: int) -> dict[str, Any]:
+    """A kernel in the file."""
+    return {
+        "kernel": report.name, "warps": report.warps, "stages": report.stages, "registers": report.registers,
+        "stack_bytes": report.stack_bytes, "shared_bytes": report.shared_bytes, "programs": report.programs,
+        "grids": [x.grid for x in report.launches], "spills": report.spills, "spills_in_loops": report.spills_in_loops,
+        "loops": [loop_row(x, head_dim) for x in report.loops],
+    }  # fmt: skip
+
+
+def loop_row(loop: LoopReport, head_dim: int) -> dict[str, Any]:
+    """A loop in the file: warp instructions per 64 x 64 pairs (of warp-group products, products)."""
+
+    def tile(*names: str) -> int:
+        return round(loop.per_tile(*names))
+
+    counted = {name: tile(*opcodes) for name, opcodes in GROUPS.items()}
+    products = {x: round(loop.per_tile(x) / (4 if x == "HGMMA" else 1)) for x in TENSOR}
+    copies = {x: tile(x) for x in ("LDGSTS", "UTMALDG", "LDG", "LDS", "LDSM", "STS")}
+    return {
+        "masked": loop.masked, "pairs": loop.pairs, "matrix_products": round(gpu_work.macs_per_pair(loop) / head_dim),
+        "instructions": tile(), "n": list(loop.product_widths), **{x: n for x, n in products.items() if n},
+        "EX2": tile("EX2"), **counted, **{x: n for x, n in copies.items() if n}, "wait": loop.wait,
+        "spills": loop.spills, "line": loop.line,
+    }  # fmt: skip
