@@ -1,7 +1,7 @@
 """Read the machine code of a kernel: its loops, and how many instructions of which kind they hold.
 
 The code is what `nvdisasm` prints of a cubin. Loops are the natural loops of its control flow, so code that the
-assembler moves out of line, such as the spin of a wait for a barrier, belongs to the loop that it returns to.
+assembler moves out of line belongs to the loop that it returns to. What spins until a barrier opens is not counted.
 """
 
 from __future__ import annotations
@@ -91,6 +91,11 @@ class Block:
 
     instructions: tuple[Instruction, ...]
     successors: tuple[int, ...]
+
+    @property
+    def idle(self) -> bool:
+        """It asks again whether a barrier is open, which it is not the first time only."""
+        return {x.name for x in self.instructions} <= {"SYNCS", "BRA", "NANOSLEEP"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +224,7 @@ class Code:
             pairs: that a program computes per iteration, where the products do not tell.
             macs_per_pair: multiply-adds of each pair; 0 when `pairs` is to be believed.
         """
-        inside = list(self.instructions(loop))
+        inside = [x for k in sorted(loop.blocks) if not self.blocks[k].idle for x in self.blocks[k].instructions]
         macs = sum(x.macs for x in inside) * warps
         products = [x for x in inside if x.name.startswith(TENSOR)]
         if products and products[0].name.startswith("HGMMA"):
