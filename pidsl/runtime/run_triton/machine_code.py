@@ -92,11 +92,6 @@ class Block:
     instructions: tuple[Instruction, ...]
     successors: tuple[int, ...]
 
-    @property
-    def idle(self) -> bool:
-        """It asks again whether a barrier is open, which it is not the first time only."""
-        return {x.name for x in self.instructions} <= {"SYNCS", "BRA", "NANOSLEEP"}
-
 
 @dataclass(frozen=True, slots=True)
 class Loop:
@@ -195,6 +190,12 @@ class Code:
         for k in sorted(loop.blocks) if loop else range(len(self.blocks)):
             yield from self.blocks[k].instructions
 
+    def _spins(self, k: int) -> bool:
+        """A block only asks again whether a barrier is open, or goes back after that."""
+        block = self.blocks[k]
+        names = {x.name for x in block.instructions}
+        return names <= {"SYNCS", "BRA", "NANOSLEEP"} and (k in block.successors or names == {"BRA"})
+
     def counts(self) -> Counter[str]:
         """How many instructions of which name."""
         return Counter(x.name for x in self.instructions())
@@ -224,7 +225,7 @@ class Code:
             pairs: that a program computes per iteration, where the products do not tell.
             macs_per_pair: multiply-adds of each pair; 0 when `pairs` is to be believed.
         """
-        inside = [x for k in sorted(loop.blocks) if not self.blocks[k].idle for x in self.blocks[k].instructions]
+        inside = [x for k in sorted(loop.blocks) if not self._spins(k) for x in self.blocks[k].instructions]
         macs = sum(x.macs for x in inside) * warps
         products = [x for x in inside if x.name.startswith(TENSOR)]
         if products and products[0].name.startswith("HGMMA"):
