@@ -30,7 +30,7 @@ import gpu_tables
 import torch
 import triton
 from gpu_cases import CASES
-from gpu_entries import HEADS, compared, compiled, of_library
+from gpu_entries import HEADS, MODELLED, compared, compiled, of_library, slim
 from gpu_limits import broken
 
 from pidsl.patterns.families import families
@@ -58,6 +58,8 @@ def main() -> int:
     if args.worker:
         print(json.dumps(_work(args)))
     elif args.check:
+        if args.target != MODELLED:
+            parser.error(f"what must hold is said for {MODELLED} only")
         said = broken(json.loads(out.read_text()))
         print("\n".join([*said, f"{len(said)} of what must hold does not"] if said else ["all of it holds"]))
         return int(bool(said))
@@ -93,7 +95,7 @@ def _run(names: list[str], out: Path, args: argparse.Namespace) -> None:
             if args.print:
                 print(f"\n{name}, D {head_dim}, {args.target}\n{gpu_tables.table(entry)}", flush=True)
             else:
-                found["patterns"].setdefault(name, {})[str(head_dim)] = entry
+                found["patterns"].setdefault(name, {})[str(head_dim)] = slim(entry) if args.library else entry
                 out.write_text(gpu_tables.as_json(found) + "\n")
                 print(f"{name} D {head_dim}", flush=True)
 

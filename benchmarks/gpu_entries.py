@@ -55,6 +55,18 @@ def of_library(what: str, head_dim: int, target: str, *, call: bool) -> dict[str
     return {"pidsl": compiled(compile_ahead(lower(term, head_dim=head_dim), target, head_dim=head_dim), head_dim)}
 
 
+def slim(entry: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of an entry of the library, of which there are many."""
+    kernel = ("kernel", "warps", "stages", "registers", "stack_bytes", "spills", "spills_in_loops")
+    loop = ("masked", "instructions", "n", "HGMMA", "wait", "spills", "line")
+    return {
+        "pidsl": [
+            {x: row[x] for x in kernel} | {"loops": [{x: own[x] for x in loop if x in own} for own in row["loops"]]}
+            for row in entry["pidsl"]
+        ]
+    }
+
+
 def compiled(reports: list[KernelReport], head_dim: int) -> list[dict[str, Any]]:
     """The kernels in the file that have loops, or need local memory."""
     return [row(x, head_dim) for x in reports if x.loops or x.spills or x.registers is None]
@@ -113,13 +125,14 @@ def row(report: KernelReport, head_dim: int) -> dict[str, Any]:
 
 
 def loop_row(loop: LoopReport, head_dim: int) -> dict[str, Any]:
-    """A loop in the file: warp instructions per 64 x 64 pairs (of warp-group products, products)."""
+    """A loop in the file: warp instructions per 64 x 64 pairs, and products."""
 
     def tile(*names: str) -> int:
         return round(loop.per_tile(*names))
 
     counted = {name: tile(*opcodes) for name, opcodes in GROUPS.items()}
-    products = {x: round(loop.per_tile(x) / (4 if x == "HGMMA" else 1)) for x in TENSOR}
+    issued = {"HGMMA": 4, "HMMA": 1, "UTCHMMA": loop.warps}  # by so many warps together
+    products = {x: round(loop.per_tile(x) / issued[x]) for x in TENSOR}
     copies = {x: tile(x) for x in ("LDGSTS", "UTMALDG", "LDG", "LDS", "LDSM", "STS")}
     return {
         "masked": loop.masked, "pairs": loop.pairs, "matrix_products": round(gpu_work.macs_per_pair(loop) / head_dim),

@@ -66,8 +66,9 @@ def peer_loops(entry: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     found = {}
     for kernel in entry.get("flex", ()):
         for loop in kernel["loops"]:
-            task = next(x for x, products in PEER_PRODUCTS.items() if products == loop["matrix_products"])
-            found[task, kind_of(loop)] = loop
+            for task, products in PEER_PRODUCTS.items():
+                if products == loop["matrix_products"]:
+                    found[task, kind_of(loop)] = loop
     return found
 
 
