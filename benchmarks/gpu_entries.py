@@ -30,7 +30,7 @@ def compared(name: str, head_dim: int, target: str, *, peer: bool) -> dict[str, 
     ours = compile_ahead(plan, target, torch.bfloat16, head_dim, problem=problem)
     found: dict[str, Any] = {"pidsl": compiled(ours, head_dim)}
     if target == MODELLED:
-        found["time"] = {"pidsl": modelled(gpu_work.of_plan(plan, ours, case, HEADS, head_dim), head_dim)}
+        found["time"] = {"pidsl": modelled(gpu_work.of_plan(plan, ours, case, HEADS, head_dim))}
         found["compulsory_megabytes"], found["bound_ms"] = bounds(name, head_dim)
     if peer and target.startswith("cuda"):
         try:
@@ -43,7 +43,7 @@ def compared(name: str, head_dim: int, target: str, *, peer: bool) -> dict[str, 
             if target == MODELLED:
                 tiles = flex_templates.tiles(int(target.partition(":")[2]), head_dim)
                 load = gpu_work.of_flex(theirs, name, HEADS, head_dim, tiles)
-                found["time"]["flex"] = modelled(load, head_dim)
+                found["time"]["flex"] = modelled(load)
         except flex_templates.NoTemplates as error:
             found["no_flex"] = str(error)
     return found
@@ -72,28 +72,32 @@ def compiled(reports: list[KernelReport], head_dim: int) -> list[dict[str, Any]]
     return [row(x, head_dim) for x in reports if x.loops or x.spills or x.registers is None]
 
 
-def modelled(loads: dict[str, gpu_work.Load], head_dim: int) -> dict[str, Any]:
-    """Times in the file, forward and backward."""
-    found = {}
+def modelled(loads: dict[str, gpu_work.Load]) -> dict[str, Any]:
+    """Times in the file, forward and backward; launches of one kernel are added up."""
+    found: dict[str, Any] = {}
     for direction, load in loads.items():
         launches = times(load.works)
+        kernels = {name: [x for x in launches if x.name == name] for name in dict.fromkeys(x.name for x in launches)}
+        walks = {name: [tiles for own, tiles in load.tiles if own == name] for name, _ in load.tiles}
         found[direction] = {
             "ms": _ms(sum(x.seconds for x in launches)),
             "limit_ms": _ms(sum(x.limit_seconds for x in launches)),
-            "megabytes": round(sum(x.moved_bytes for x in launches) / 1e6, 1),
+            "megabytes": _megabytes(sum(x.moved_bytes for x in launches)),
             "launches": [
-                {"kernel": x.name, "ms": _ms(x.seconds), "megabytes": round(x.moved_bytes / 1e6, 1)} for x in launches
+                {
+                    "kernel": name, "launches": len(own), "ms": _ms(sum(x.seconds for x in own)),
+                    "megabytes": _megabytes(sum(x.moved_bytes for x in own)),
+                }
+                for name, own in kernels.items()
             ],
             "walks": [
                 {
-                    "kernel": name,
-                    "programs": len(x),
-                    "mean_tiles": round(float(x.mean()), 2),
-                    "most_tiles": int(x.max()),
+                    "kernel": name, "programs": sum(map(len, own)), "most_tiles": max(int(x.max()) for x in own),
+                    "mean_tiles": round(sum(float(x.sum()) for x in own) / sum(map(len, own)), 2),
                 }
-                for name, x in load.tiles
+                for name, own in walks.items()
             ],
-        }
+        }  # fmt: skip
     return found
 
 
@@ -107,7 +111,11 @@ def bounds(name: str, head_dim: int) -> tuple[dict[str, float], dict[str, float]
     moved = {"forward": 4 * matrix + per_row, "backward": 8 * matrix + per_row}
     products = {"forward": 2, "backward": 5}
     found = {x: _ms(bound(pairs, head_dim, products[x], size)) for x, size in moved.items()}
-    return {x: round(size / 1e6, 1) for x, size in moved.items()}, found
+    return {x: _megabytes(size) for x, size in moved.items()}, found
+
+
+def _megabytes(size: float) -> float:
+    return round(size / 1e6, 1)
 
 
 def _ms(seconds: float) -> float:

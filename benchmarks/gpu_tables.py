@@ -42,7 +42,9 @@ def table(entry: dict[str, Any]) -> str:
                 f"{side} {direction}: {found['ms']} ms, limit {found['limit_ms']}, bound {bound}; "
                 f"{found['megabytes']} MB, compulsory {compulsory}"
             )
-            said += [f"    {x['kernel']}: {x['ms']} ms, {x['megabytes']} MB" for x in found["launches"]]
+            said += [
+                f"    {x['launches']} x {x['kernel']}: {x['ms']} ms, {x['megabytes']} MB" for x in found["launches"]
+            ]
             said += [
                 f"    {x['kernel']}: {x['programs']} programs walk {x['mean_tiles']} tiles, {x['most_tiles']} at most"
                 for x in found["walks"]

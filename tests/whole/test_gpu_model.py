@@ -13,15 +13,17 @@ import gpu_tables
 import numpy as np
 import pytest
 from flex_templates import NoTemplates, Text, source, tiles
-from gpu_cases import CASES, blocks
+from gpu_cases import CASES, GpuCase, blocks
 from gpu_limits import broken, broken_by_loops, broken_by_times
 from gpu_model import GUESSES, MACHINE, Cost, Touch, Work, makespan, times
-from gpu_work import walked
+from gpu_work import Load, of_plan, walked
 
 import pidsl
 from pidsl.codegen.lower import lower
-from pidsl.codegen.plan.walks import Lags
+from pidsl.codegen.plan.walks import Lags, Runs
 from pidsl.codegen.plan.work import computed
+from pidsl.runtime.run_triton.ahead import KernelReport, LaunchReport
+from pidsl.runtime.run_triton.machine_code import LoopReport
 
 RESULTS = Path(__file__).parent.parent.parent / "benchmarks" / "results" / "ahead-cuda-90.json"
 NAMES = list(CASES)
@@ -88,6 +90,43 @@ def test_tiles_of_all_programs_are_those_of_the_plan(name: str) -> None:
             if not isinstance(walk, Lags):
                 found = walked(walk, n)
                 assert int((found.full + found.masked).sum()) * walk.owned * walk.visited == computed(walk, n)
+
+
+def test_launches_are_read_as_they_are_made() -> None:
+    """Ranges of tiles and of heads, the longest program first, loops split over several programs."""
+    case, heads = GpuCase("causal", CASES["causal"].attends, length=4096), 2
+    plan = lower(pidsl.parse("causal"), head_dim=64)
+    (piece,) = plan.pieces
+    walk = piece.forward
+    assert isinstance(walk, Runs)
+    own = -(-case.length // walk.rows)
+    loops = LoopReport({"FFMA": 100}, 8, 8192), LoopReport({"FFMA": 100, "FSEL": 64}, 8, 8192)
+    size = case.batch * heads * case.length * 64 * 2
+
+    def forward(*launches: tuple[int, dict[str, int]]) -> Load:
+        tensors = {"q": (0, size, 16), "out": (1, size, 16)}
+        made = tuple(LaunchReport(k, grid, 0, given, tensors) for k, (grid, given) in enumerate(launches))
+        kernel = KernelReport("forward", 8, 3, 0, programs=2, loops=loops, launches=made)
+        after = KernelReport("row_statistics", 4, 1, 0, launches=(LaunchReport(len(made), 1),))
+        return of_plan(plan, [kernel, after], case, heads, 64)["forward"]
+
+    whole = forward((16 * own, {}))
+    ((_, tiles),) = whole.tiles
+    assert tiles.sum() * walk.rows * walk.cols == 16 * computed(walk, case.length)
+    assert (np.diff(tiles[:own]) >= 0).all() and sum(x.moved_bytes for x in times(whole.works)) == 2 * size
+    ((_, reversed_),) = forward((16 * own, {"DESCENDING": 1})).tiles
+    assert (reversed_ == tiles.reshape(16, own)[:, ::-1].ravel()).all()
+    upper = {"tiles": own // 2, "first_tile": own - own // 2, "SPLITS": 4}
+    parts = forward((16 * (own - own // 2), {"tiles": own - own // 2}), (4 * 16 * (own // 2), upper))
+    first, second = (x for _, x in parts.tiles)
+    assert (first == tiles.reshape(16, own)[:, : own - own // 2].ravel()).all()
+    assert second.max() <= tiles.max() // 4 + 2 and len(second) == 64 * (own // 2)
+    assert sum(x.moved_bytes for x in times(parts.works)) == 2 * size
+    chunks = forward(*((2 * own, {"first_pair": pair}) for pair in range(0, 16, 2)))
+    assert sum(len(x) for _, x in chunks.tiles) == 16 * own
+    assert sum(x.moved_bytes for x in times(chunks.works)) == 2 * size
+    with pytest.raises(ValueError, match="programs"):
+        forward((16 * own + 1, {}))
 
 
 def test_programs_share_multiprocessors() -> None:
