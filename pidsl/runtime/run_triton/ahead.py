@@ -336,7 +336,7 @@ def compiled(kernel: Any, signature: Signature, target: str, options: Mapping[st
     known = made.metadata
     report = KernelReport(kernel.__name__, known.num_warps, known.num_stages, known.shared)
     if backend != "cuda":
-        return report
+        return replace(report, **machine_code.amd_metadata(made.asm.get("amdgcn", "")))
     code = machine_code.read(made.asm["cubin"])
     loops = [code.report(x, known.num_warps, work.pairs, work.macs_per_pair) for x in code.working_loops()]
     counts = code.counts()

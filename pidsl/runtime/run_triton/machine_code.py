@@ -347,6 +347,15 @@ def _dominators(blocks: Sequence[Block], before: Sequence[Sequence[int]]) -> lis
     return found
 
 
+def amd_metadata(text: str) -> dict[str, int]:
+    """Registers per thread and bytes of stack, from the metadata below an AMD GPU's program."""
+    found = {
+        name: re.search(rf"\.{entry}:\s+(\d+)", text)
+        for name, entry in (("registers", "vgpr_count"), ("stack_bytes", "private_segment_fixed_size"))
+    }
+    return {name: int(x[1]) for name, x in found.items() if x}
+
+
 @dataclass(frozen=True, slots=True)
 class Multiprocessor:
     """What the programs that run on a multiprocessor at a time share."""
