@@ -13,13 +13,14 @@ import islpy as isl
 
 from pidsl.codegen.choice.boxes import Product
 from pidsl.codegen.choice.choose import choose_layouts
-from pidsl.codegen.choice.cost import BACKENDS, REFERENCE, Backend
+from pidsl.codegen.choice.cost import REFERENCE, Backend, Sizes, backend_of
 from pidsl.codegen.choice.envelope import Envelope, envelope, envelope_piece, on_grids
 from pidsl.codegen.choice.grid_axes import axes_of
 from pidsl.codegen.choice.lists import list_piece, separate
 from pidsl.codegen.choice.packing import packed_pieces, packings
 from pidsl.codegen.choice.parts import MAX_PARTS, part, parts, reference
 from pidsl.codegen.choice.pieces import MAX_PIECES, attended, masked_piece, pieces, union_of
+from pidsl.codegen.choice.targets import DEFAULT, kind
 from pidsl.codegen.plan.nodes import Piece, Plan
 from pidsl.codegen.plan.walks import Lags, Layout
 from pidsl.codegen.tiling.coordinates import coordinates
@@ -35,27 +36,31 @@ ATTENDED = 3_000_000  # of them, on which rows and keys are attended: without an
 
 
 def planned(
-    term: Term, backend: str = "triton", head_dim: int = 64, size: tuple[int, int] | None = None, frame: Frame = HOME
+    term: Term, backend: str = "triton", head_dim: int = 64, size: Sizes | None = None, frame: Frame = HOME,
+    target: str = DEFAULT, itemsize: int = 2,
 ) -> Plan:  # fmt: skip
     """The plan of a concrete term, made now; `lower` remembers it.
 
     Args:
         term: a term without unbound symbols.
         backend: one of `BACKENDS`: whose prices and tile sizes to plan with.
-        head_dim: head dims above 128 get smaller tiles on Triton.
-        size: (rows, keys) of tiles; None: the cheapest.
+        head_dim: elements of a row of q, k and v.
+        size: (rows, keys) of the tiles of each pass; None: the cheapest.
         frame: MOVED for keys that start at a position `key_offset`.
+        target: for Triton, the GPU: "cuda:<compute capability>" or "hip:<architecture>".
+        itemsize: bytes per element.
 
     Raises:
         SymbolError: an unbound symbol.
         TooHardError: isl cannot compute the relation of the term within its limit.
     """
     require_concrete(term, "compile the pattern")
-    whose = BACKENDS[backend].for_head_dim(head_dim)
+    whose = backend_of(backend, kind(target, head_dim, itemsize))
     if (listed := separate(term)) is not None:
-        return _with_list(term, list_piece(listed, whose, frame), lower(listed.other, backend, head_dim, size, frame))
+        other = lower(listed.other, backend, head_dim, size, frame, target, itemsize)
+        return _with_list(term, list_piece(listed, whose, frame), other)
     if size is not None:
-        whose = whose.in_tiles((size,))
+        whose = whose.in_tiles(size)
     relation = rows_relation(term, frame)
     square = needs_square(term)
     try:

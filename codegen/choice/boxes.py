@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pidsl.codegen.choice.cost import LONGEST, REFERENCE, Backend, Box, Rows, Tiling, Work, cheapest
+from pidsl.codegen.choice.cost import LONGEST, REFERENCE, Backend, Box, Tiling, Work, cheapest
 from pidsl.codegen.choice.grid_axes import GridAxis
 from pidsl.codegen.plan.nodes import Piece
-from pidsl.codegen.plan.walks import Boxes, Grid, Over
+from pidsl.codegen.plan.walks import Boxes, Grid, Over, Pass
 from pidsl.codegen.plan.work import on_axis
 from pidsl.language.algebra import greatest, plus, smallest, times
 from pidsl.language.expr import Index, Var, holds
@@ -47,13 +47,17 @@ class Product:
 
     def piece(self, relation: Any) -> Piece:
         """The cheapest piece of the backend, and the loops of its programs."""
-        own, swept, keys = self.cheapest.own, self.cheapest.swept, self.backend.grad_key
-        over_queries = None if keys is None else self.sweep("queries", swept, self._cut(own, keys))
+        backend, forward = self.backend, self.cheapest
+        back = self.best("grad_query") if backend.grad_query else forward
+        over_queries = None
+        if backend.grad_key:
+            keys = self.best("grad_key")
+            over_queries = self.sweep("queries", keys.cols, keys.rows)
         tokens, whole = self.grid.tokens, self.length // self.grid.strides[0] * self.grid.strides[0]
         return Piece(
             tuple(x.keep(A, B) for x in self.axes),
-            self.sweep("keys", own, swept),
-            self.sweep("keys", self._cut(own, self.backend.grad_query), swept),
+            self.sweep("keys", forward.rows, forward.cols),
+            self.sweep("keys", back.rows, back.cols),
             over_queries,
             relation,
             reference=tokens if tokens is not None and tokens <= LONGEST else whole or self.length,
@@ -61,20 +65,27 @@ class Product:
 
     @cached_property
     def cheapest(self) -> Tiling:
-        """The sizes of boxes of queries and of keys that cost least."""
-        prices, found = self.backend.prices, []
-        for rows, cols in prices.sizes:
-            exact = (1,) * len(self.axes)
-            own_boxes = sorted(self._boxes(rows), key=lambda own: (self.work(own, exact).pairs, own))
-            for swept in self._boxes(cols):
-                for own in own_boxes[:LIKELY]:
-                    work = self.work(own, swept)
-                    found.append(Tiling(work.cost(prices, rows), own, swept, work))
-        return cheapest(found, prod(map(self._attended, range(len(self.axes)))))
+        """The sizes of boxes of queries and of keys of the forward pass."""
+        return self.best("forward")
 
-    def work(self, own: Box, swept: Box) -> Work:
+    def best(self, task: Pass) -> Tiling:
+        """The sizes of boxes of queries and of keys that cost least in a pass."""
+        over: Over = "queries" if task == "grad_key" else "keys"
+        found = []
+        for x in self.backend.prices(task):
+            owned, visited = (x.rows, x.cols) if over == "keys" else (x.cols, x.rows)
+            exact = (1,) * len(self.axes)
+            own_boxes = sorted(self._boxes(owned), key=lambda own: (self.work(own, exact, over).pairs, own))
+            for swept in self._boxes(visited):
+                for own in own_boxes[:LIKELY]:
+                    work = self.work(own, swept, over)
+                    boxes = (own, swept) if over == "keys" else (swept, own)
+                    found.append(Tiling(x.cost(work, owned), *boxes, work))
+        return cheapest(found, self._attended, self.backend)
+
+    def work(self, own: Box, swept: Box, over: Over = "keys") -> Work:
         """What boxes of these sizes compute; boxes of single keys stand for exact ranges."""
-        spans = [self._span(k, h, w) for k, (h, w) in enumerate(zip(own, swept, strict=True))]
+        spans = [self._span(over, k, h, w) for k, (h, w) in enumerate(zip(own, swept, strict=True))]
         pairs, boxes, keys, programs = (prod(x) for x in zip(*spans, strict=True))
         return Work(pairs, 0 if prod(swept) == 1 else boxes, programs, keys)
 
@@ -93,15 +104,6 @@ class Product:
             found = [(*box, h) for box in found for h in heights if size % (prod(box) * h) == 0]
         return [box for box in found if prod(box) == size]
 
-    @staticmethod
-    def _cut(box: Box, rows: Rows) -> Box:
-        """The box halved along its longest axes until it has at most so many tokens."""
-        out = list(box)
-        while prod(out) > rows.most:
-            k = max(range(len(out)), key=lambda x: out[x])
-            out[k] //= 2
-        return tuple(out)
-
     def _length(self, k: int) -> int:
         """Tokens of an axis at the reference length, of a long one as many as there are then."""
         found = self.axes[k].length
@@ -109,11 +111,16 @@ class Product:
             return max(1, self.length // self.grid.strides[k])
         return min(found, self.length)
 
-    def _find_span(self, k: int, own: int, swept: int) -> tuple[int, int, int, int]:
-        """Pairs, boxes of keys, keys in them and boxes of queries of one axis."""
-        return on_axis(*_ends(self.axes[k], "keys", own), self._length(k), own, swept)
+    def _find_span(self, over: Over, k: int, own: int, swept: int) -> tuple[int, int, int, int]:
+        """Pairs, boxes visited, tokens in them and own boxes of one axis."""
+        return on_axis(*_ends(self.axes[k], over, own), self._length(k), own, swept)
 
-    def _attended(self, k: int) -> int:
+    @cached_property
+    def _attended(self) -> int:
+        """Pairs attended."""
+        return prod(map(self._attended_on, range(len(self.axes))))
+
+    def _attended_on(self, k: int) -> int:
         """Pairs attended on one axis."""
         length = self._length(k)
         rows: NDArray[np.int64] = np.unique(np.linspace(0, length - 1, min(length, SAMPLE)).astype(np.int64))

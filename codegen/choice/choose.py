@@ -55,28 +55,28 @@ class _Option:
 
 def _options(x: Part, backend: Backend, square: bool, length: int) -> list[_Option]:
     """The ways to compute a part, the cheapest first."""
-    prices, lags = backend.prices, x.lags.values()
+    lags = x.lags.values()
     options: list[_Option] = []
     for rank, layout in reversed(list(enumerate(x.layouts))):
         if options and layout.identity and lags is None:  # the identity comes last, and seldom has a chance here
             best = min(options)
-            cost = best.choices[0].shape.spread * prices.pair * min(prices.small.values())
+            cost = best.choices[0].shape.spread * min(price.full for price in backend.forward)
             if cost > best.cost:
                 options.append(_Option(cost, rank, f"{x.lags}: {layout}, at best", best.choices))
                 continue
         placed = place(x.relation, coordinates(layout, square))
         outline = shape(placed, length)
-        size = best_tiles(outline, prices)
-        (rows,), (cols,) = size.own, size.swept
+        size = best_tiles(outline, backend)
+        rows, cols = size.size
         tiles = f"tiles of {rows} rows" + (f" x {cols} keys" if cols > 1 else "")
         choice = Choice(x, layout, placed, outline)
         options.append(_Option(size.cost, rank, f"{x.lags}: {layout}, {tiles}", (choice,)))
     if lags is not None:
         plain = options[-1].choices[0]  # in the identity
-        cost = plain.shape.attended * prices.diagonal
+        cost = plain.shape.attended * backend.diagonal
         options.append(_Option(cost, len(options), f"{x.lags}: {len(lags)} diagonals", (replace(plain, layout=None),)))
     best = min(options)
-    if best.cost > SPARSE * best.choices[0].shape.attended * prices.pair:
+    if best.cost > SPARSE * best.choices[0].shape.attended * backend.pair:
         options += _in_digits(x, best.choices[0], backend, length, len(options))
     return sorted(options)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pidsl.codegen.choice.cost import GRAIN, NEVER, REFERENCE, Backend, Shape, best_tiles, grouped
+from pidsl.codegen.choice.cost import NEVER, REFERENCE, Backend, Shape, best_tiles
 from pidsl.codegen.choice.grid_axes import Ends, GridAxis, Met, axes_of
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Over, Run, Runs
@@ -156,12 +156,12 @@ def _ends(axes: Sequence[GridAxis], sides: Sequence[Met], near: Index, far: Inde
 
 def envelope_piece(found: Envelope, relation: Any, at: Coordinates, backend: Backend) -> Piece:
     """The whole relation in masked tiles within its envelope; layout: identity."""
-    size = best_tiles(_outline(found), backend.prices)
-    (rows,), (cols,) = size.own, size.swept
+    outline = _outline(found)
+    rows, cols = best_tiles(outline, backend).size
     if backend.calls:  # no two tiles have the same mask
         rows = max(rows, backend.calls.alone)
     keep = substitute_pred(found.keep, {"i": Var("a") + Var("offset"), "j": at.layout.frame.key_at(Var("b"))})
-    walks = backend.walks(rows, lambda over, height: _sweep(found, at, over, height, cols))
+    walks = backend.walks(rows, cols, outline, lambda over, height, width: _sweep(found, at, over, height, width))
     return Piece((fold(keep),), *walks, relation, reference=REFERENCE)
 
 
@@ -191,8 +191,8 @@ def _outline(found: Envelope) -> Shape:
     ends = np.where(inside, first, NEVER)[None], np.where(inside, last, -1)[None]
     rows = np.flatnonzero(inside)
     if found.dense:
-        return Shape((ends,), (grouped(ends, GRAIN),), spread + len(rows), spread, 1.0)
+        return Shape((ends,), spread + len(rows), spread, 1.0)
     rows = rows[:: max(1, -(-spread // SAMPLE))]
     each = [int(np.sum(holds(found.keep, {"i": int(r), "j": np.arange(first[r], last[r] + 1)}))) for r in rows[:4096]]
     share = inside.sum() / max(1, len(each))
-    return Shape((ends,), (grouped(ends, GRAIN),), int(sum(each) * share), spread, 1.0)
+    return Shape((ends,), int(sum(each) * share), spread, 1.0)

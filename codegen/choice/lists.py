@@ -8,11 +8,13 @@ list     blocks of 64 tokens: (3, 9), (4, 1), ...             less what `other` 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import islpy as isl
 
-from pidsl.codegen.choice.cost import Backend
+from pidsl.codegen.choice.cost import Backend, Price
 from pidsl.codegen.plan.nodes import Piece
-from pidsl.codegen.plan.walks import BlockList, Listed
+from pidsl.codegen.plan.walks import BlockList, Listed, Over
 from pidsl.codegen.tiling.forms import predicate
 from pidsl.language.expr import And, Not, Pred, fold
 from pidsl.language.terms import Blocked, Difference, Empty, Full, Intersection, Pairs, Term, Transpose, Union, walk
@@ -90,12 +92,16 @@ def list_piece(listed: BlockList, backend: Backend, frame: Frame = HOME) -> Piec
     """The piece of the listed pairs, in the largest tiles that its blocks fill."""
     with limited(f"the mask of the listed pairs beside {listed.other!r}"):
         keep = fold(And(_pred(listed.within, frame), fold(Not(_pred(listed.other, frame)))))
-    sizes = backend.prices.sizes
-    rows, cols = max([x for x in sizes if max(x) <= listed.size] or [min(sizes)])
-    over_keys, back = Listed(listed, "keys", rows, cols), backend.grad_key
-    over_queries = None if back is None else Listed(listed, "queries", back.of(rows), cols)
+
+    def walk(over: Over, prices: Sequence[Price]) -> Listed:
+        sizes = [(x.rows, x.cols) for x in prices]
+        return Listed(listed, over, *max([x for x in sizes if max(x) <= listed.size] or [min(sizes)]))
+
+    over_keys = walk("keys", backend.forward)
+    grad_query = walk("keys", backend.grad_query) if backend.grad_query else over_keys
+    over_queries = walk("queries", backend.grad_key) if backend.grad_key else None
     longest = (1 + max(map(max, listed.blocks), default=0)) * listed.size  # the least length with every block
-    return Piece((keep,), over_keys, over_keys, over_queries, None, reference=longest)
+    return Piece((keep,), over_keys, grad_query, over_queries, None, reference=longest)
 
 
 def _pred(term: Term, frame: Frame) -> Pred:

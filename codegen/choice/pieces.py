@@ -9,7 +9,7 @@ from math import gcd, lcm
 import islpy as isl
 
 from pidsl.codegen.choice.choose import Choice
-from pidsl.codegen.choice.cost import REFERENCE, Backend, Shape, best_tiles, shape
+from pidsl.codegen.choice.cost import REFERENCE, Backend, Shape, alike, best_tiles, shape
 from pidsl.codegen.choice.parts import Part
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Grid, Lag, Lags, Layout
@@ -39,7 +39,10 @@ def pieces(choices: Sequence[Choice], backend: Backend, square: bool, length: in
         elif isinstance(layout, Grid):
             boxes += [x.product.piece(x.part.relation) for x in group if x.product]
         elif len(group) <= MAX_PIECES:
-            tiled += [tile_piece(x.placed, x.shape, backend, length) for x in group]
+            own = [backend] * len(group)
+            if len(group) > 1 and not backend.calls:  # kernels are shared
+                own = [backend.in_tiles(sizes) for sizes in alike([x.shape for x in group], backend)]
+            tiled += [tile_piece(x.placed, x.shape, whose, length) for x, whose in zip(group, own, strict=True)]
         else:
             placed = place(union_of([x.part for x in group]), coordinates(layout, square))
             tiled.append(tile_piece(placed, shape(placed, length), backend, length))
@@ -59,9 +62,9 @@ def tile_piece(placed: Placed, outline: Shape, backend: Backend, length: int) ->
     calls = backend.calls
     period = _period(placed.mask) if calls else 1
     # rows that are whole periods of the mask, near the offered sizes: all tiles then have the same mask
-    whole = {(max(1, round(r / period)) * period, 1) for r, _ in backend.prices.sizes} if period > 1 else ()
-    size = best_tiles(outline, backend.prices, sorted(whole))
-    (rows,), (cols,) = size.own, size.swept
+    whole = {max(1, round(x.rows / period)) * period for x in backend.forward} if period > 1 else ()
+    others = (backend.price("forward", height, 1) for height in sorted(whole))
+    rows, cols = best_tiles(outline, backend, among=(*backend.forward, *others)).size
     shifts: tuple[tuple[int, int], ...] = ()
     split = True
     if calls:
@@ -72,17 +75,19 @@ def tile_piece(placed: Placed, outline: Shape, backend: Backend, length: int) ->
         # cheaper than unmasked and masked calls and their merge where those are few
         work = outline.computed(rows, 1)
         split = not shifts or work.pairs > work.programs * rows * calls.split
-    walks = backend.walks(rows, lambda over, height: sweep(placed, over, height, cols, split=split))
+    walks = backend.walks(
+        rows, cols, outline, lambda over, height, width: sweep(placed, over, height, width, split=split)
+    )
     return Piece((mask_pred(placed.at, placed.mask),), *walks, placed.relation, shifts, length)
 
 
 def masked_piece(relation: isl.Map, at: Coordinates, backend: Backend) -> Piece:
     """Every tile, masked: right for any relation, and what is left when isl's limit strikes."""
-    rows, cols = backend.prices.sizes[0]
-    over_keys = Tiles(at, "keys", rows, cols).every()
-    over_queries = None if backend.grad_key is None else Tiles(at, "queries", rows, cols).every()
+    forward, back = backend.forward[0], (backend.grad_query or backend.forward)[0]
+    over_keys, grad_query = (Tiles(at, "keys", x.rows, x.cols).every() for x in (forward, back))
+    over_queries = next((Tiles(at, "queries", x.rows, x.cols).every() for x in backend.grad_key), None)
     keep = mask_pred(at, at.points(relation))
-    return Piece((keep,), over_keys, over_keys, over_queries, relation, reference=REFERENCE)
+    return Piece((keep,), over_keys, grad_query, over_queries, relation, reference=REFERENCE)
 
 
 def _period(points: isl.Set) -> int:
@@ -141,7 +146,7 @@ def lags_piece(group: Sequence[Choice], backend: Backend, length: int) -> Piece:
     lags = ((lag, coalesced(rows)) for lag, rows in sorted(by_lag.items()) if not rows.is_empty())
     found = tuple(_lag(lag, rows, frame) for lag, rows in lags)
     over_keys = Lags(Layout(frame=frame), "keys", found)
-    over_queries = None if backend.grad_key is None else replace(over_keys, over="queries")
+    over_queries = replace(over_keys, over="queries") if backend.grad_key else None
     return Piece((), over_keys, over_keys, over_queries, union_of([x.part for x in group]), reference=length)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from typing import get_args
 
-from pidsl.codegen.choice.cost import BACKENDS, CLOSE
+from pidsl.codegen.choice.cost import BACKENDS, CLOSE, Backend, Sizes
 from pidsl.codegen.plan.heads import guarded, of_heads
 from pidsl.codegen.plan.nodes import Piece, Plan
 from pidsl.codegen.plan.stages import stages
@@ -20,41 +20,43 @@ from pidsl.language.expr import And, Or, Pred, Truth
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
 
-Size = tuple[int, int]  # (rows, keys) of a tile
 
-
-def together(heads: Heads, lowered: Callable[[Term, Size | None], Plan]) -> Plan | None:
+def together(
+    heads: Heads, lowered: Callable[[Term, Sizes | None], Plan], backend: Backend = BACKENDS["triton"]
+) -> Plan | None:
     """One plan for all heads, where their layouts agree and tiles of one size cost about the same; None elsewhere.
 
     Args:
         heads: the pattern of each query head.
-        lowered: the plan of a pattern in tiles of a size, None for the cheapest.
+        lowered: the plan of a pattern with tiles of these sizes in its passes, None for the cheapest.
+        backend: whose prices.
     """
     own = {term: lowered(term, None) for term in heads.distinct}
-    sizes = {(x.rows, x.cols) for plan in own.values() for x, _ in _tiled(plan)}
+    sizes = {tuple((x.rows, x.cols) for x in walks) for plan in own.values() for walks, _ in _tiled(plan)}
     found = []
     for size in sorted(sizes):
         plans = {term: lowered(term, size) for term in heads.distinct}
         if (plan := _joined(heads, plans)) is not None:
-            found.append((_cost(heads, plans), size, plan))
+            found.append((_cost(heads, plans, backend), size, plan))
     if not found:
         return None
     cost, _, plan = min(found, key=lambda x: x[:2])
-    return plan if cost <= CLOSE * _cost(heads, own) else None
+    return plan if cost <= CLOSE * _cost(heads, own, backend) else None
 
 
-def _cost(heads: Heads, plans: Mapping[Term, Plan]) -> float:
-    """Of the pairs in tiles, at the length at which plans are compared."""
+def _cost(heads: Heads, plans: Mapping[Term, Plan], backend: Backend) -> float:
+    """Of the pairs in tiles of all passes, at the length at which plans are compared."""
     return sum(
-        len(mine) * computed * BACKENDS[plans[term].backend].prices.pair_cost(x.rows)
+        len(mine) * piece.computed_at(piece.reference, task) * backend.price(task, x.rows, x.cols).masked
         for term, mine in heads.distinct.items()
-        for x, computed in _tiled(plans[term])
+        for walks, piece in _tiled(plans[term])
+        for task, x in zip(backend.passes, walks, strict=True)
     )
 
 
-def _tiled(plan: Plan) -> Iterator[tuple[Runs, int]]:
-    """The tiles of a plan's forward pass, and the pairs in them."""
-    return ((x.forward, x.computed) for x in plan.pieces if isinstance(x.forward, Runs))
+def _tiled(plan: Plan) -> Iterator[tuple[list[Runs], Piece]]:
+    """The pieces in tiles, with their walks."""
+    return (([x for x in piece.walks if isinstance(x, Runs)], piece) for piece in plan.walked(Runs))
 
 
 def _joined(heads: Heads, plans: Mapping[Term, Plan]) -> Plan | None:

@@ -1,4 +1,4 @@
-"""The lines of a Triton kernel about boxes of a grid: which box a program owns, and loops over the boxes it visits.
+"""Boxes of a grid as device functions: which box a program owns, and loops over the boxes it visits.
 
 Coordinates of the box's own tokens are a_0, a_1, ... when it holds queries and b_0, b_1, ... when it holds keys; those
 of the boxes visited have the other letter. Boxes visited start at the first token that is attended, not at multiples
@@ -16,7 +16,7 @@ from pidsl.codegen.emit_triton.expr import index_source
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.masks import Side
 from pidsl.codegen.emit_triton.reach import Limits, Met
-from pidsl.codegen.emit_triton.walker import Tile, Walker
+from pidsl.codegen.emit_triton.walker import Walker
 from pidsl.codegen.plan.walks import Boxes, Grid
 from pidsl.language.expr import Index, Var, simplify, substitute, vars_in
 
@@ -24,32 +24,35 @@ from pidsl.language.expr import Index, Var, simplify, substitute, vars_in
 class BoxesWalker(Walker[Boxes]):
     """Boxes of the other dimension, from the first token of every axis to the last."""
 
-    def own(self, out: Lines, heads: str) -> None:
-        walk, grid, own = self.walk, self.walk.layout, self.owned
-        axes, strides = range(len(grid.lengths)), grid.strides
-        out.put(self.to_index, "program = tl.program_id(0)")
-        block, counts = strides[0] * walk.own[0], box_counts(grid, walk.own)
-        stop = index_source(own.stop) if grid.tokens is None else f"tl.minimum({index_source(own.stop)}, {grid.tokens})"
-        out.put(f"boxes = tl.cdiv({stop}, {block})" + (f" - {own.first} // {block}" if own.first else ""))
-        inner = 1
-        for axis in reversed(axes[1:]):
-            out.put(f"t_{axis} = {_by('program', '//', inner)} % {counts[axis]}")
-            inner *= counts[axis]
-        out.put(f"program = program // {inner}" if inner > 1 else "", "t_0 = (program % boxes).to(INDEX)")
-        if own.first:
-            out.put(f"t_0 += {own.first} // {block}")
-        out.put(f"head = (program // boxes % {heads}).to(tl.int32)")
-        out.put(f"batch = (program // boxes // {heads}).to(tl.int32)")
-        starts = [_by(f"t_{axis}", "*", size) for axis, size in enumerate(walk.own)]
-        self._tokens(out, own, walk.own, starts, "own")
-        ragged = [axis for axis in axes if (grid.lengths[axis] or 0) % walk.own[axis]]
-        out.put(f"exists = {own.exist(*(f'({own.letter}_{axis} < {grid.lengths[axis]})' for axis in ragged))}")
+    @property
+    def doc(self) -> str:
+        own, met = (" x ".join(map(str, x)) for x in (self.walk.own, self.walk.swept))
+        meet = (
+            f"{own} queries meet, in boxes of {met} keys"
+            if self.over_keys
+            else f"{own} keys meet, in boxes of {met} queries"
+        )
+        return f"Piece {self.number}, {self.walk.layout}: what {meet}."
 
-    def tiles(self, out: Lines) -> Iterator[Tile]:
+    def put_own(self, out: Lines) -> list[str]:
+        walk, grid, own = self.walk, self.walk.layout, self.owned
+        axes, counts, inner = range(len(grid.lengths)), box_counts(grid, walk.own), 1
+        for axis in reversed(axes[1:]):
+            out.put(f"t_{axis} = {_by('t', '//', inner)} % {counts[axis]}")
+            inner *= counts[axis]
+        block = grid.strides[0] * walk.own[0]
+        out.put(f"t_0 = {_by('t', '//', inner)}" + (f" + first // {block}" if own.first else ""))
+        starts = [_by(f"t_{axis}", "*", size) for axis, size in enumerate(walk.own)]
+        self._tokens(out, own, walk.own, starts, "own", " - first" if own.first else "")
+        ragged = [axis for axis in axes if (grid.lengths[axis] or 0) % walk.own[axis]]
+        tests = [f"({own.letter}_{axis} < {grid.lengths[axis]})" for axis in ragged]
+        out.put(f"exists = {own.exist(*tests, length='length')}")
+        return [f"t_{axis}" for axis in axes] + [f"{own.letter}_{axis}" for axis in axes]
+
+    def loops(self, out: Lines) -> None:
         walk, grid, swept = self.walk, self.walk.layout, self.swept
-        what = "keys" if self.over_keys else "queries"
-        sizes = " x ".join(map(str, walk.swept))
-        out.put(f"# Piece {self.number}, {grid}: boxes of {sizes} {what}, from the first on every axis to the last.")
+        axes, own = range(len(grid.lengths)), self.owned.letter
+        out.put(", ".join([f"t_{axis}" for axis in axes] + [f"{own}_{axis}" for axis in axes]) + f" = {own}")
         for axis, ((low, high), size) in enumerate(zip(self._ends, walk.swept, strict=True)):
             lows = [index_source(low)]
             highs = [] if high is None else [index_source(high)]
@@ -61,20 +64,25 @@ class BoxesWalker(Walker[Boxes]):
                 f"last_{axis} = {_folded('tl.minimum', highs)}",
                 f"boxes_{axis} = tl.maximum(tl.cdiv(last_{axis} + 1 - first_{axis}, {size}), 0)",
             )
-        axes = range(len(grid.lengths))
-        with out.block(f"for x in range(0, {' * '.join(f'boxes_{axis}' for axis in axes)}):"):
+        out.put(f"first, stop = _part(0, {' * '.join(f'boxes_{axis}' for axis in axes)}, split, KIND)")
+        with out.block("for x in range(first, stop):"):
             starts = []
             for axis in axes:
                 inner = " * ".join(f"boxes_{later}" for later in axes[axis + 1 :])
                 index = f"x // ({inner})" if "*" in inner else f"x // {inner}" if inner else "x"
                 index += f" % boxes_{axis}" if axis else ""
                 starts.append(_by(f"first_{axis} + {index}", "*", walk.swept[axis]))
-            self._tokens(out, swept, walk.swept, starts, "y")
+            self._tokens(out, swept, walk.swept, starts, "y", swept.less)
             tests = (f"({swept.letter}_{axis} <= last_{axis})" for axis in axes if walk.swept[axis] > 1)
             out.put(f"inside = {swept.exist(*tests)}")
-            yield Tile(self.kept(*((f"a_{axis}", f"b_{axis}") for axis in axes)))
+            kept = [self.kept(*((f"{own}_{axis}", f"{swept.letter}_{axis}") for axis in axes))]
+            kept = [x for x in (*kept, "inside[None, :]" if self.over_keys else "") if x]
+            out.put(f"keep = {' & '.join(kept) or None}")
+            out.put(f"state = DO[1](task, state, 0, 0, {swept.name}, inside, keep, KIND)")
 
-    def _tokens(self, out: Lines, side: Side, box: Sequence[int], starts: Sequence[str], x: str) -> None:
+    def _tokens(
+        self, out: Lines, side: Side, box: Sequence[int], starts: Sequence[str], x: str, less: str
+    ) -> None:  # fmt: skip
         """The coordinates of the tokens of a box that starts there, and their rows."""
         out.put(f"{x} = tl.arange(0, {prod(box)})")
         sums = []
@@ -85,7 +93,7 @@ class BoxesWalker(Walker[Boxes]):
                 inside = _by(x, "//", inner) + (f" % {size}" if prod(box[:axis]) > 1 else "")
             out.put(f"{token} = {start} + {inside}")
             sums.append(_by(token, "*", stride))
-        out.put(f"{side.name} = {' + '.join(sums)}{side.less}")
+        out.put(f"{side.name} = {' + '.join(sums)}{less}")
 
     def met(self) -> Iterator[Met]:
         yield from super().met()

@@ -1,4 +1,4 @@
-"""The lines of a Triton kernel about isolated lags: every row meets one key per lag, and every key one row."""
+"""Isolated lags as device functions: every row meets one key per lag, and every key one row."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.masks import load_mask
 from pidsl.codegen.emit_triton.reach import Met
 from pidsl.codegen.emit_triton.runs import OfClasses
-from pidsl.codegen.emit_triton.walker import Tile
 from pidsl.codegen.plan.walks import Lag, Lags
 from pidsl.language.algebra import settled
-from pidsl.language.expr import Compare, Index, Pred, Truth, Var
+from pidsl.language.expr import Compare, Index, Pred, Truth, Var, substitute_pred
 
 
 class LagsWalker(OfClasses[Lags]):
     """Lags, one after the other, without a loop."""
 
-    def tiles(self, out: Lines) -> Iterator[Tile]:
+    @property
+    def doc(self) -> str:
         own, other = ("row", "key") if self.over_keys else ("key", "row")
-        out.put(*self.gap)
-        out.put(f"# Piece {self.number}, {len(self.walk.lags)} diagonals: every {own} meets one {other} per lag.")
+        return f"Piece {self.number}, {len(self.walk.lags)} diagonals: every {own} meets one {other} per lag."
+
+    def loops(self, out: Lines) -> None:
+        out.put("r = a" if self.over_keys else "j = b")
         for x in self.walk.lags:
-            out.put(f"# Lag {x.lag}.")
             met = index_source(self._met_by(x))
             if not self.over_keys:
                 out.put(f"r = {met}")
-            tests = list(_tests(x))
+            tests = [substitute_pred(test, {"q_head": Var("head")}) for test in _tests(x)]
             out.put(f"ok = {load_mask(' & '.join(f'({pred_source(test)})' for test in tests), tests)}")
-            yield Tile(lag=x.lag, at=met)
+            out.put(
+                f"state = DO[1](task, state, 0, 0, {met if self.over_keys else 'r'}, ok, None, KIND)  # lag {x.lag}"
+            )
 
     def met(self) -> Iterator[Met]:
         yield from super().met()

@@ -1,10 +1,15 @@
-"""The device functions that generated programs are made of.
+"""The kernels of generated programs: forward, dQ, dK and dV, and the sums for slopes and bias.
 
-`triton_source` copies the ones a program uses, text and all, into the program, which then stands on its own; each
-calls only such as stand before it. A tile of keys is `[keys, D]`, a tile of rows `[rows, D]`; D and V are the head dims
-of q/k and of v, `D_PAD` and `V_PAD` the powers of two that hold them, and padded columns are zero. Rows and keys that a
-tile blanks are zero in every operand, so they add zero to every gradient. Logarithms and exponentials are base 2 here:
-`scale2` is the softmax scale times log2(e). A row that has met no key has `top = -inf` and `total = 0`.
+A pattern contributes device functions only, which stand before these in a program: which rows or keys a program owns
+(`OWN`), and its walks, the loops over the tiles that those meet (`WALKS`). A kernel hands each walk what is done with
+a tile (`DO`: how its tiles are loaded, and what happens to one), a walk hands it tiles. `triton_source` copies what a
+program uses, text and all, without branches that no kernel of it takes; each function calls only such as stand before
+it.
+
+A tile of keys is `[keys, D]`, a tile of rows `[rows, D]`; D and V are the head dims of q/k and of v, `D_PAD` and
+`V_PAD` the powers of two that hold them, and padded columns are zero. Rows and keys that a tile blanks are zero in
+every operand, so they add zero to every gradient. Logarithms and exponentials are base 2: `scale2` is the softmax scale
+times log2(e). A row that has met no key has `top = -inf` and `total = 0`.
 
 Keys that nobody attends are blanked. NaN in a key that some row of a tile with a mask attends stays in that row in the
 forward pass; in a value, and in the backward pass, it reaches the other rows of the tile, as in other fused kernels:
@@ -15,8 +20,31 @@ looking for it in every tile makes the loops 1.7 times as long, and they spill a
 # ruff: noqa: SIM108 (the branches are chosen while compiling)
 # pyright: basic, reportPossiblyUnboundVariable=false, reportInvalidTypeForm=false
 
+from collections import namedtuple
+
 import triton
 import triton.language as tl
+
+# What kernels are specialised for. By a row of the tables: which positions a program owns (tile t of TILE of a class
+# mod STEP, which CLASS says where there is one; or what OWN says), the walks over what they meet, whether that is one
+# key (row) each (LAGS), which keys and rows are attended (KEYS, ROWS; or CAREFUL: what the mask says), and what happens
+# to logits and weights. By a call: widths, the precision of products, the dtype of indices, whether every key and every
+# row that exists is attended, whether tiles come through tensor descriptors, into how many parts walks are split,
+# whether the last tile comes first, and how many query heads share a tile of rows.
+STAGE = {"WALKS": (), "TILE": 0, "STEP": 1, "CLASS": None, "OWN": None, "LAGS": False, "KEYS": None, "ROWS": None,
+         "CAREFUL": False, "SCORE": None, "DROPOUT": None, "ENTRY": None, "TABLE": 0, "WIDTH": 0}  # fmt: skip
+CALL = {"D": 0, "D_PAD": 0, "V": 0, "V_PAD": 0, "PRECISION": "ieee", "INDEX": tl.int32, "EVERY_KEY": False,
+        "EVERY_ROW": False, "TMA": False, "SPLITS": 1, "DESCENDING": False, "PACK": 1}  # fmt: skip
+Kind = namedtuple("Kind", [*STAGE, *CALL], defaults=[*STAGE.values(), *CALL.values()])
+# A walk: its LOOPS. Those of `_runs` ask SPAN for the class met, the BOUNDS of what each row (key) meets ("low",
+# "high", "both" or "") and the loops over TILES ("full", "masked" or "both") of SIZE; positions are STEP apart. Where
+# runs of tiles share a loop, FULL_TILE and TILE_OF say which tile is number x of it; REST is what else a mask asks.
+WALK = {"LOOPS": None, "SPAN": None, "SIZE": 0, "STEP": 1, "BOUNDS": "", "TILES": "masked", "REST": None,
+        "FULL_TILE": None, "TILE_OF": None}  # fmt: skip
+Walk = namedtuple("Walk", WALK, defaults=WALK.values())
+
+NUMBERS = ["n", "m", "offset", "key_offset", "heads", "group", "seed", "tiles", "classes", "pairs", "first_tile",
+           "first_pair", "own_first", "own_rows", "target_first", "target_rows"]  # fmt: skip  # not worth a kernel each
 
 
 @triton.jit
@@ -34,148 +62,147 @@ def _floor_mod(x, y):
 
 
 @triton.jit
+def _program(tiles, classes, first_tile, KIND: tl.constexpr):
+    """Which part of a split walk, which tile, class, and pair of batch entry and head of those launched."""
+    split, x = 0, tl.program_id(0)
+    if KIND.SPLITS > 1:
+        split, x = x % KIND.SPLITS, x // KIND.SPLITS
+    tile = x % tiles
+    if KIND.DESCENDING:
+        tile = tiles - 1 - tile
+    return split, (first_tile + tile).to(KIND.INDEX), (x // tiles % classes).to(KIND.INDEX), x // tiles // classes
+
+
+@triton.jit
+def _own(t, c, length, first, table, KIND: tl.constexpr):
+    """The rows (keys) of tile t of class c, which of them exist, and what walks know them by."""
+    if KIND.OWN is not None:
+        return KIND.OWN(t, length, first, table, KIND)
+    else:
+        inside = tl.arange(0, KIND.TILE)
+        if KIND.PACK > 1:
+            inside %= KIND.TILE // KIND.PACK
+        a = t * KIND.TILE + inside
+        return a * KIND.STEP + c, a * KIND.STEP + c < length, a
+
+
+@triton.jit
+def _part(first, stop, split, KIND: tl.constexpr):
+    """The part `split` of a loop."""
+    if KIND.SPLITS > 1:
+        steps = tl.maximum(stop - first, 0)
+        first, stop = first + steps * split // KIND.SPLITS, first + steps * (split + 1) // KIND.SPLITS
+    return first, stop
+
+
+@triton.jit
+def _runs(WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, c, a, KIND: tl.constexpr):
+    """Runs of tiles of one class: full ones, then those with a mask, between the bounds of each row (key)."""
+    d, low, high, first_full, stop_full, first, stop = WALK.SPAN(t, c, a, task[2])
+    source = DO[0](task, d, WALK, KIND)
+    if WALK.TILES != "masked":
+        first_full, stop_full = _part(first_full, stop_full, split, KIND)
+        for x in range(first_full, stop_full):
+            tile = x
+            if WALK.FULL_TILE is not None:
+                tile = WALK.FULL_TILE(x, t, c, task[2])
+            b = tile * WALK.SIZE + tl.arange(0, WALK.SIZE)
+            state = DO[1](task, state, source, tile * WALK.SIZE, b * WALK.STEP + d, None, None, KIND)
+    if WALK.TILES != "full":
+        first, stop = _part(first, stop, split, KIND)
+        if WALK.BOUNDS == "both":  # low <= b <= high by one comparison of numbers without a sign
+            unsigned: tl.constexpr = tl.uint64 if KIND.INDEX == tl.int64 else tl.uint32
+            width = tl.maximum(high - low, 0)[:, None].to(unsigned)
+            low = tl.where(high < low, 2147483647, low)
+        for x in range(first, stop):
+            tile = x
+            if WALK.TILE_OF is not None:
+                tile = WALK.TILE_OF(x, t, c, task[2])
+            b = tile * WALK.SIZE + tl.arange(0, WALK.SIZE)
+            keep = None
+            if WALK.BOUNDS == "both":
+                keep = (b[None, :] - low[:, None]).to(unsigned) <= width
+            elif WALK.BOUNDS == "high":
+                keep = b[None, :] <= high[:, None]
+            elif WALK.BOUNDS == "low":
+                keep = b[None, :] >= low[:, None]
+            if WALK.REST is not None:
+                rest = WALK.REST(a[:, None], b[None, :], c, d, task[2])
+                if WALK.BOUNDS == "":
+                    keep = rest
+                else:
+                    keep &= rest
+            j = b * WALK.STEP + d
+            state = DO[1](task, state, source, tile * WALK.SIZE, j, j < task[1], keep, KIND)
+    return state
+
+
+@triton.jit
 def _matrix(base, batch, head, batch_stride, head_stride):
     """Where the matrix of one head of one batch entry begins; always in 64 bits."""
     return base + batch.to(tl.int64) * batch_stride + head.to(tl.int64) * head_stride
 
 
 @triton.jit
-def _load(matrix, index, row_stride, column_stride, WIDTH: tl.constexpr, PAD: tl.constexpr):
-    """Whole rows `index` of a matrix, all of which exist."""
+def _load(matrix, index, live, row_stride, column_stride, WIDTH: tl.constexpr, PAD: tl.constexpr):
+    """Rows `index` of a matrix, zeros where not `live`: what lies there is not read; None: all of them."""
     column = tl.arange(0, PAD)
     at = matrix + index[:, None] * row_stride + column[None, :].to(index.dtype) * column_stride
-    if WIDTH == PAD:
-        tile = tl.load(at)
+    if WIDTH < PAD:
+        inside = column[None, :] < WIDTH if live is None else live[:, None] & (column[None, :] < WIDTH)
+        return tl.load(at, mask=inside, other=0.0)
+    elif live is None:
+        return tl.load(at)
     else:
-        tile = tl.load(at, mask=column[None, :] < WIDTH, other=0.0)
-    return tile
+        return tl.load(at, mask=live[:, None], other=0.0)
 
 
 @triton.jit
-def _load_where(ok, matrix, index, row_stride, column_stride, WIDTH: tl.constexpr, PAD: tl.constexpr):
-    """Rows `index` of a matrix where `ok`, zeros elsewhere: what lies there is not read."""
+def _store(matrix, row, ok, tile, WIDTH: tl.constexpr, PAD: tl.constexpr):
+    """Write the rows `row` of a contiguous matrix where `ok`."""
     column = tl.arange(0, PAD)
-    at = matrix + index[:, None] * row_stride + column[None, :].to(index.dtype) * column_stride
-    if WIDTH == PAD:
-        tile = tl.load(at, mask=ok[:, None], other=0.0)
+    inside = ok[:, None]
+    if WIDTH < PAD:
+        inside &= column[None, :] < WIDTH
+    tl.store(matrix + row[:, None] * WIDTH + column[None, :], tile.to(matrix.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _tiles(task, d, WALK: tl.constexpr, KIND: tl.constexpr):
+    """How tiles of class d are loaded: through tensor descriptors, which end where the class does, or by index."""
+    if KIND.TMA:
+        left, right, left_r, _, right_r, _ = task[0]
+        rows = tl.maximum(tl.cdiv(task[1] - d, WALK.STEP), 1).to(tl.int32)
+        strides = WALK.STEP * left_r.to(tl.int64), WALK.STEP * right_r.to(tl.int64)
+        return (
+            tl.make_tensor_descriptor(left + d * left_r, [rows, KIND.D], [strides[0], 1], [WALK.SIZE, KIND.D_PAD]),
+            tl.make_tensor_descriptor(right + d * right_r, [rows, KIND.V], [strides[1], 1], [WALK.SIZE, KIND.V_PAD]),
+        )
     else:
-        tile = tl.load(at, mask=ok[:, None] & (column[None, :] < WIDTH), other=0.0)
-    return tile
+        return 0, 0
 
 
 @triton.jit
-def _store_where(ok, matrix, index, tile, WIDTH: tl.constexpr, PAD: tl.constexpr):
-    """Write the rows `index` of a contiguous matrix where `ok`."""
-    column = tl.arange(0, PAD)
-    at = matrix + index[:, None] * WIDTH + column[None, :]
-    if WIDTH == PAD:
-        tl.store(at, tile.to(matrix.dtype.element_ty), mask=ok[:, None])
+def _pair(task, source, at, index, live, KIND: tl.constexpr):
+    """A tile of keys and their values, or of queries and their gradients."""
+    left, right, left_r, left_d, right_r, right_d = task[0]
+    if KIND.TMA:
+        return source[0].load([at.to(tl.int32), 0]), source[1].load([at.to(tl.int32), 0])
     else:
-        tl.store(at, tile.to(matrix.dtype.element_ty), mask=ok[:, None] & (column[None, :] < WIDTH))
+        x = _load(left, index, live, left_r, left_d, KIND.D, KIND.D_PAD)
+        return x, _load(right, index, live, right_r, right_d, KIND.V, KIND.V_PAD)
 
 
 @triton.jit
-def _met(keep, exists):
-    """The keys of a tile `[rows, keys]` that some row attends."""
-    return tl.max((keep & exists[:, None]).to(tl.int32), 0) != 0
-
-
-@triton.jit
-def _absorb(query, key, value, acc, top, total, scale2, PRECISION: tl.constexpr):
-    """Online softmax over one more tile of keys, all of which every row attends."""
-    logits = tl.dot(query, tl.trans(key), input_precision=PRECISION)
-    new_top = tl.maximum(top, tl.max(logits, 1) * scale2)
-    p = tl.exp2(logits * scale2 - new_top[:, None])
-    fade = tl.exp2(top - new_top)
-    acc = tl.dot(p.to(value.dtype), value, acc * fade[:, None], input_precision=PRECISION)
-    return acc, new_top, total * fade + tl.sum(p, 1)
-
-
-@triton.jit
-def _absorb_where(keep, inside, query, key, value, acc, top, total, scale2, PRECISION: tl.constexpr):
-    """Online softmax over one more tile of keys, of the pairs in `keep` with keys `inside`; top may be -inf."""
-    dead = tl.where(inside, 0.0, -float("inf"))  # added with the scaling, so that it costs nothing per pair
-    logits = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale2 + dead[None, :]
-    logits = tl.where(keep, logits, -float("inf"))
-    new_top = tl.maximum(top, tl.max(logits, 1))
-    base = tl.where(new_top == -float("inf"), 0.0, new_top)  # -inf - -inf is NaN
-    p = tl.exp2(logits - base[:, None])
-    fade = tl.exp2(top - base)
-    acc = tl.dot(p.to(value.dtype), value, acc * fade[:, None], input_precision=PRECISION)
-    return acc, new_top, total * fade + tl.sum(p, 1)
-
-
-@triton.jit
-def _absorb_lag(ok, query, key, value, acc, top, total, scale2):
-    """Online softmax over one more key per row: row x of `query` attends row x of `key` where `ok`."""
-    logits = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)
-    logits = tl.where(ok, logits * scale2, -float("inf"))
-    new_top = tl.maximum(top, logits)
-    base = tl.where(new_top == -float("inf"), 0.0, new_top)
-    p = tl.exp2(logits - base)
-    fade = tl.exp2(top - base)
-    return acc * fade[:, None] + p[:, None] * value.to(tl.float32), new_top, total * fade + p
-
-
-@triton.jit
-def _resume(ok, out, lse, index, V: tl.constexpr, V_PAD: tl.constexpr):
-    """The state of the softmax from the (out, lse) that earlier kernels left: one key of weight 1 at logit lse."""
-    top = tl.load(lse + index, mask=ok, other=-float("inf")) * 1.4426950408889634
-    total = tl.where(top == -float("inf"), 0.0, 1.0)
-    return _load_where(ok, out, index, V, 1, V, V_PAD).to(tl.float32), top, total
-
-
-@triton.jit
-def _finish(ok, out, lse, index, acc, top, total, V: tl.constexpr, V_PAD: tl.constexpr):
-    """Write out = acc / total and the natural-log lse; a row without keys gets 0 and -inf."""
-    total = tl.where(total == 0.0, 1.0, total)
-    _store_where(ok, out, index, acc / total[:, None], V, V_PAD)
-    tl.store(lse + index, (top + tl.log2(total)) * 0.6931471805599453, mask=ok)
-
-
-@triton.jit
-def _weights(query, key, lse2, scale2, PRECISION: tl.constexpr):
-    """The softmax weights [rows, keys] of a tile, recomputed from the final lse."""
-    return tl.exp2(tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale2 - lse2[:, None])
-
-
-@triton.jit
-def _add_query_grad(p, key, value, grad_out, pull, grad, PRECISION: tl.constexpr):
-    """dQ of one tile: with ds = p * (dO V^T - pull), grad + ds K."""
-    ds = p * (tl.dot(grad_out, tl.trans(value), input_precision=PRECISION) - pull[:, None])
-    return tl.dot(ds.to(key.dtype), key, grad, input_precision=PRECISION)
-
-
-@triton.jit
-def _weights_t(query, key, lse2, scale2, PRECISION: tl.constexpr):
-    """The softmax weights of a tile, transposed: [keys, rows]."""
-    return tl.exp2(tl.dot(key, tl.trans(query), input_precision=PRECISION) * scale2 - lse2[None, :])
-
-
-@triton.jit
-def _add_key_grads(p_t, query, value, grad_out, pull, grad_k, grad_v, PRECISION: tl.constexpr):
-    """dK and dV of one tile from its transposed weights: grad_k + ds^T Q and grad_v + p^T dO."""
-    grad_v = tl.dot(p_t.to(grad_out.dtype), grad_out, grad_v, input_precision=PRECISION)
-    ds_t = p_t * (tl.dot(value, tl.trans(grad_out), input_precision=PRECISION) - pull[None, :])
-    return tl.dot(ds_t.to(query.dtype), query, grad_k, input_precision=PRECISION), grad_v
-
-
-@triton.jit
-def _add_key_grads_of(p_t, query, value, grad_out, pull, grad_k, grad_v, PRECISION: tl.constexpr):
-    """`_add_key_grads` where keys without weight may be NaN."""
-    grad_v = tl.dot(p_t.to(grad_out.dtype), grad_out, grad_v, input_precision=PRECISION)
-    ds_t = p_t * (tl.dot(value, tl.trans(grad_out), input_precision=PRECISION) - pull[None, :])
-    ds_t = tl.where(p_t == 0.0, 0.0, ds_t)
-    return tl.dot(ds_t.to(query.dtype), query, grad_k, input_precision=PRECISION), grad_v
-
-
-@triton.jit
-def _lag_slopes(ok, query, key, value, grad_out, lse2, pull, scale2):
-    """p and ds = p * (dO . V - pull) of pairs (row x of `query`, row x of `key`)."""
-    p = tl.exp2(tl.sum(query.to(tl.float32) * key.to(tl.float32), 1) * scale2 - lse2)
-    p = tl.where(ok, p, 0.0)
-    slopes = tl.sum(grad_out.to(tl.float32) * value.to(tl.float32), 1) - pull
-    return p, tl.where(ok, p * slopes, 0.0)  # what is not attended may be NaN
+def _keys(task, source, at, j, inside, keep, KIND: tl.constexpr):
+    """Keys and their values; those are blanked that no row attends. Without a mask all of them are there."""
+    live = inside
+    if keep is not None:
+        if KIND.CAREFUL:
+            live = inside & (tl.max((keep & task[4][:, None]).to(tl.int32), 0) != 0)
+        elif KIND.KEYS is not None and not KIND.EVERY_KEY:
+            live = (inside & KIND.KEYS(j, task[2][0], task[2][0], task[2])) != 0
+    return _pair(task, source, at, j, live, KIND)
 
 
 @triton.jit
@@ -183,14 +210,6 @@ def _softcap(logits, cap):
     """cap * tanh(logits / cap), and its derivative by the logits."""
     t = 1.0 - 2.0 / (tl.exp2(logits * (2.885390081777927 / cap)) + 1.0)  # 2 log2(e)
     return cap * t, 1.0 - t * t
-
-
-@triton.jit
-def _softmax_step(highest, top):
-    """With further keys, of these highest logits: what is taken off logits, how earlier weights fade, the maximum."""
-    new_top = tl.maximum(top, highest)
-    base = tl.where(new_top == -float("inf"), 0.0, new_top)  # -inf - -inf is NaN
-    return base, tl.exp2(top - base), new_top
 
 
 @triton.jit
@@ -202,39 +221,353 @@ def _mix(x):
 
 
 @triton.jit
-def _stream(seed, head):
-    """The bits that the pairs of one head of one batch entry start from."""
-    return _mix(seed.to(tl.uint32) + (head + 1).to(tl.uint32) * 0x9E3779B9)
+def _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND: tl.constexpr):
+    """What happens to the logits of a head: scale (base 2), temperature, slope, table of lags, stream of bits."""
+    heat, slope, by_lag, stream = 1.0, 0.0, bias, 0
+    if temperature is not None:
+        heat = tl.load(temperature + head)
+        scale /= heat
+    if slopes is not None:
+        slope = tl.load(slopes + head) * 1.4426950408889634
+    if bias is not None:
+        by_lag = bias + head.to(tl.int64) * KIND.TABLE
+    if seed is not None:
+        stream = _mix(seed.to(tl.uint32) + (batch * heads + head + 1).to(tl.uint32) * 0x9E3779B9)
+    scale2 = scale * 1.4426950408889634
+    if KIND.SCORE is None:
+        scale2 = tl.maximum(scale2, 1e-30)  # above 0 so that -inf stays -inf
+    return scale2, heat, slope, by_lag, stream
 
 
 @triton.jit
-def _add_by_entry(sums, ds, entry, WIDTH: tl.constexpr):
+def _absorb(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
+    """Online softmax over one more tile of keys, of the pairs in `keep`; or, for lags, over one key per row."""
+    acc, top, total = state
+    query, i, score = task[3]
+    scale2, _, slope, by_lag, stream = score
+    key, value = _keys(task, source, at, j, inside, keep, KIND)
+    j += task[2][4]
+    if KIND.LAGS:
+        logits, keep = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1), inside
+    else:
+        logits, i, j = tl.dot(query, tl.trans(key), input_precision=KIND.PRECISION), i[:, None], j[None, :]
+    if KIND.SCORE is not None:
+        logits = KIND.SCORE(logits * scale2, i, j, slope, by_lag)[0]
+        scale2 = 1.0
+    if keep is not None:
+        logits = tl.where(keep, logits, -float("inf"))
+    if KIND.LAGS:
+        highest = logits
+    else:
+        highest = tl.max(logits, 1)
+    new_top = tl.maximum(top, highest * scale2)
+    base = new_top
+    if keep is not None or KIND.SCORE is not None:
+        base = tl.where(new_top == -float("inf"), 0.0, new_top)  # -inf - -inf is NaN
+    fade = tl.exp2(top - base)
+    if KIND.LAGS:
+        p = tl.exp2(logits * scale2 - base)
+        total = total * fade + p
+    else:
+        p = tl.exp2(logits * scale2 - base[:, None])
+        total = total * fade + tl.sum(p, 1)
+    if KIND.DROPOUT is not None:
+        p *= KIND.DROPOUT(stream, i, j)
+    if KIND.LAGS:
+        acc = acc * fade[:, None] + p[:, None] * value.to(tl.float32)
+    else:
+        acc = tl.dot(p.to(value.dtype), value, acc * fade[:, None], input_precision=KIND.PRECISION)
+    return acc, new_top, total
+
+
+@triton.jit
+def _weights(x, dp, lse2, pull, keep, i, j, score, KIND: tl.constexpr):
+    """The weights of pairs as values get them, ds = p * (dO . V - pull) of the final logits, and of those before."""
+    scale2, _, slope, by_lag, stream = score
+    logits, rate = x * scale2, 1.0
+    if KIND.SCORE is not None:
+        logits, rate = KIND.SCORE(logits, i, j, slope, by_lag)
+    p = tl.exp2(logits - lse2)
+    if keep is not None:
+        p = tl.where(keep, p, 0.0)
+    kept = p
+    if KIND.DROPOUT is not None:
+        drop = KIND.DROPOUT(stream, i, j)
+        dp *= drop
+        kept *= drop
+    ds = p * (dp - pull)
+    if KIND.LAGS or (KIND.CAREFUL and keep is not None):  # what is not attended may be NaN
+        ds, rate = tl.where(keep, ds, 0.0), tl.where(keep, rate, 0.0)
+    return kept, ds, ds * rate
+
+
+@triton.jit
+def _row_slopes(task, source, at, j, inside, keep, KIND: tl.constexpr):
+    """ds of a tile of keys, of the final logits and of those before; their positions, and the keys."""
+    query, i, score = task[3]
+    grad, lse2, pull = task[5]
+    key, value = _keys(task, source, at, j, inside, keep, KIND)
+    j += task[2][4]
+    if KIND.LAGS:
+        x = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)
+        dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
+        keep = inside
+    else:
+        x = tl.dot(query, tl.trans(key), input_precision=KIND.PRECISION)
+        dp = tl.dot(grad, tl.trans(value), input_precision=KIND.PRECISION)
+        i, j, lse2, pull = i[:, None], j[None, :], lse2[:, None], pull[:, None]
+    _, final, ds = _weights(x, dp, lse2, pull, keep, i, j, score, KIND)
+    return final, ds, i, j, key
+
+
+@triton.jit
+def _add_query_grad(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
+    """What a tile of keys adds to dQ."""
+    _, ds, _, _, key = _row_slopes(task, source, at, j, inside, keep, KIND)
+    if KIND.LAGS:
+        return state + ds[:, None] * key.to(tl.float32)
+    else:
+        return tl.dot(ds.to(key.dtype), key, state, input_precision=KIND.PRECISION)
+
+
+@triton.jit
+def _add_by_entry(sums, ds, entry, KIND: tl.constexpr):
     """sums[x] plus the ds of the pairs whose entry is x, one entry after the other: slow, and always in one order."""
-    column = tl.arange(0, WIDTH)
+    column = tl.arange(0, KIND.WIDTH)
     for x in range(tl.min(entry), tl.max(entry) + 1):
         sums += tl.where(column == x, tl.sum(tl.where(entry == x, ds, 0.0)), 0.0)
     return sums
 
 
-@triton.jit(do_not_specialize=["n", "heads"])
+@triton.jit
+def _add_score_grads(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
+    """What a tile of keys adds to the sums for slopes and bias."""
+    slope_sum, bias_sum = state
+    final, _, i, j, _ = _row_slopes(task, source, at, j, inside, keep, KIND)
+    away = final * tl.abs(i - j).to(tl.float32)
+    if KIND.LAGS:
+        slope_sum -= away
+    else:
+        slope_sum -= tl.sum(away, 1)
+    if KIND.ENTRY is not None:
+        bias_sum = _add_by_entry(bias_sum, final, KIND.ENTRY(i, j), KIND)
+    return slope_sum, bias_sum
+
+
+@triton.jit
+def _add_key_grads(task, state, source, at, r, inside, keep, KIND: tl.constexpr):
+    """What a tile of rows adds to dK and dV."""
+    grad_k, grad_v = state
+    key, value, j, score = task[3]
+    lse2, pull = task[5]
+    live = inside
+    if inside is None:
+        live = r < task[1]
+    if KIND.ROWS is not None and not KIND.EVERY_ROW and not KIND.LAGS:
+        live = (live & KIND.ROWS(r, task[2])) != 0
+    query, grad = _pair(task, source, at, r, live, KIND)
+    row_lse2 = tl.load(lse2 + r, mask=live, other=float("inf"))  # weights are 0 whatever a score adds
+    row_pull = tl.load(pull + r, mask=live, other=0.0)
+    i = r + task[2][3]
+    if KIND.LAGS:
+        x = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)
+        dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
+        p, _, ds = _weights(x, dp, row_lse2, row_pull, live, i, j, score, KIND)
+    else:
+        x = tl.dot(key, tl.trans(query), input_precision=KIND.PRECISION)
+        dp = tl.dot(value, tl.trans(grad), input_precision=KIND.PRECISION)
+        if KIND.CAREFUL and keep is not None:
+            keep = keep & live[None, :]
+        i, j, row_lse2, row_pull = i[None, :], j[:, None], row_lse2[None, :], row_pull[None, :]
+        p, _, ds = _weights(x, dp, row_lse2, row_pull, keep, i, j, score, KIND)
+    if KIND.SCORE is not None:
+        ds /= score[1]
+    if KIND.LAGS:
+        return grad_k + ds[:, None] * query.to(tl.float32), grad_v + p[:, None] * grad.to(tl.float32)
+    else:
+        grad_v = tl.dot(p.to(grad.dtype), grad, grad_v, input_precision=KIND.PRECISION)
+        return tl.dot(ds.to(query.dtype), query, grad_k, input_precision=KIND.PRECISION), grad_v
+
+
+@triton.jit
+def _finish(out, lse, row, ok, acc, top, total, KIND: tl.constexpr):
+    """Write out = acc / total and the natural-log lse; a row without keys gets 0 and -inf."""
+    total = tl.where(total == 0.0, 1.0, total)
+    _store(out, row, ok, acc / total[:, None], KIND.V, KIND.V_PAD)
+    tl.store(lse + row, (top + tl.log2(total)) * 0.6931471805599453, mask=ok)
+
+
+@triton.jit
+def _begin(running, lse, sinks, row, ok, head, TILE: tl.constexpr, KIND: tl.constexpr):
+    """The softmax before the first key: from what earlier kernels left, as one key of weight 1 at logit lse; or from
+    a sink, as one key of value 0."""
+    acc = tl.zeros([TILE, KIND.V_PAD], tl.float32)
+    top, total = tl.full([TILE], -float("inf"), tl.float32), tl.zeros([TILE], tl.float32)
+    if running is not None:
+        acc = _load(running, row, ok, KIND.V, 1, KIND.V, KIND.V_PAD).to(tl.float32)
+        top = tl.load(lse + row, mask=ok, other=-float("inf")) * 1.4426950408889634
+        total = tl.where(top == -float("inf"), 0.0, 1.0)
+    elif sinks is not None:
+        top = tl.zeros([TILE], tl.float32) + tl.load(sinks + head) * 1.4426950408889634
+        total = tl.where(top == -float("inf"), 0.0, 1.0)
+    return acc, top, total
+
+
+@triton.jit(do_not_specialize=NUMBERS)
+def forward(
+    q, k, v, out, lse, running, table, slopes, sinks, bias, temperature, seed,
+    scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
+    q_b, q_h, q_r, q_d, k_b, k_h, k_r, k_d, v_b, v_h, v_r, v_d, KIND: tl.constexpr,
+):  # fmt: skip
+    """out and lse: a program owns a tile of rows and absorbs the keys that they meet."""
+    split, t, c, own = _program(tiles, classes, first_tile, KIND)
+    n, m, offset, key_offset = n.to(KIND.INDEX), m.to(KIND.INDEX), offset.to(KIND.INDEX), key_offset.to(KIND.INDEX)
+    if KIND.CLASS is not None:
+        c = KIND.CLASS(offset, key_offset)
+    if KIND.STEP > 1 and t * KIND.TILE * KIND.STEP + c >= n:  # the last tile of a short class
+        return
+    r, exists, a = _own(t, c, n, offset, table, KIND)
+    if KIND.PACK > 1:  # the rows of all query heads of a key head
+        batch, key_head = (own + first_pair) // (heads // group), (own + first_pair) % (heads // group)
+        member = tl.arange(0, KIND.TILE) // (KIND.TILE // KIND.PACK)
+        head, exists = key_head * group + member, exists & (member < group)
+        row = ((split * pairs + own) * group + member).to(tl.int64) * own_rows - own_first + r
+        queries = _matrix(q, batch, head, q_b, q_h)[:, None]
+    else:
+        batch, head = (own + first_pair) // heads, (own + first_pair) % heads
+        key_head = head // group
+        row = (split * pairs + own).to(tl.int64) * own_rows - own_first + r
+        queries = _matrix(q, batch, head, q_b, q_h)
+    place = head, n, m, offset, key_offset
+    mine = exists
+    if KIND.ROWS is not None and not KIND.EVERY_ROW:
+        mine = (exists & KIND.ROWS(r, place)) != 0
+    query = _load(queries, r, mine, q_r, q_d, KIND.D, KIND.D_PAD)
+    score = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
+    keys = _matrix(k, batch, key_head, k_b, k_h), _matrix(v, batch, key_head, v_b, v_h), k_r, k_d, v_r, v_d
+    rows = query, r + offset, score
+    state = _begin(running, lse, sinks, row, exists, head, KIND.TILE, KIND)
+    for x in tl.static_range(len(KIND.WALKS)):
+        state = KIND.WALKS[x].LOOPS(
+            KIND.WALKS[x], (_tiles, _absorb), (keys, m, place, rows, exists), state, split, t, c, a, KIND
+        )
+    _finish(out, lse, row, exists, state[0], state[1], state[2], KIND)
+
+
+@triton.jit(do_not_specialize=NUMBERS)
+def grad_query(
+    q, k, v, grad_out, lse2, pull, grad_q, running, table, slopes, bias, temperature, seed, slope_sums, bias_sums,
+    scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
+    q_b, q_h, q_r, q_d, k_b, k_h, k_r, k_d, v_b, v_h, v_r, v_d, go_b, go_h, go_r, go_d, KIND: tl.constexpr,
+):  # fmt: skip
+    """dQ, or where that is None the sums for slopes and bias: a program owns a tile of rows and meets keys."""
+    split, t, c, own = _program(tiles, classes, first_tile, KIND)
+    n, m, offset, key_offset = n.to(KIND.INDEX), m.to(KIND.INDEX), offset.to(KIND.INDEX), key_offset.to(KIND.INDEX)
+    if KIND.CLASS is not None:
+        c = KIND.CLASS(offset, key_offset)
+    if KIND.STEP > 1 and t * KIND.TILE * KIND.STEP + c >= n:  # the last tile of a short class
+        return
+    r, exists, a = _own(t, c, n, offset, table, KIND)
+    batch, head = (own + first_pair) // heads, (own + first_pair) % heads
+    place = head, n, m, offset, key_offset
+    mine = exists
+    if KIND.ROWS is not None and not KIND.EVERY_ROW:
+        mine = (exists & KIND.ROWS(r, place)) != 0
+    query = _load(_matrix(q, batch, head, q_b, q_h), r, mine, q_r, q_d, KIND.D, KIND.D_PAD)
+    grad = _load(_matrix(grad_out, batch, head, go_b, go_h), r, mine, go_r, go_d, KIND.V, KIND.V_PAD)
+    at = (own + first_pair).to(tl.int64) * n + r
+    grads = grad, tl.load(lse2 + at, mask=mine, other=float("inf")), tl.load(pull + at, mask=mine, other=0.0)
+    score = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
+    key_head = head // group
+    keys = _matrix(k, batch, key_head, k_b, k_h), _matrix(v, batch, key_head, v_b, v_h), k_r, k_d, v_r, v_d
+    rows = query, r + offset, score
+    if grad_q is None:
+        sums = tl.zeros([KIND.TILE], tl.float32), tl.zeros([KIND.WIDTH], tl.float32)
+        for x in tl.static_range(len(KIND.WALKS)):
+            sums = KIND.WALKS[x].LOOPS(
+                KIND.WALKS[x], (_tiles, _add_score_grads), (keys, m, place, rows, exists, grads), sums, split, t, c, a,
+                KIND,
+            )  # fmt: skip
+        if slopes is not None:
+            tl.store(slope_sums + tl.program_id(0), tl.sum(sums[0]))
+        if bias is not None:
+            column = tl.arange(0, KIND.WIDTH)
+            program = bias_sums + tl.program_id(0).to(tl.int64) * KIND.TABLE
+            tl.store(program + column, sums[1], mask=column < KIND.TABLE)
+    else:
+        state = tl.zeros([KIND.TILE, KIND.D_PAD], tl.float32)
+        for x in tl.static_range(len(KIND.WALKS)):
+            state = KIND.WALKS[x].LOOPS(
+                KIND.WALKS[x], (_tiles, _add_query_grad), (keys, m, place, rows, exists, grads), state, split, t, c, a,
+                KIND,
+            )  # fmt: skip
+        state *= scale / score[1]
+        row = (split * pairs + own).to(tl.int64) * own_rows - own_first + r
+        if running is not None:
+            state += _load(running, row, exists, KIND.D, 1, KIND.D, KIND.D_PAD)
+        _store(grad_q, row, exists, state, KIND.D, KIND.D_PAD)
+
+
+@triton.jit(do_not_specialize=NUMBERS)
+def grad_key(
+    q, k, v, grad_out, lse2, pull, grad_k, grad_v, running_k, running_v, table, slopes, bias, temperature, seed,
+    scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
+    q_b, q_h, q_r, q_d, k_b, k_h, k_r, k_d, v_b, v_h, v_r, v_d, go_b, go_h, go_r, go_d, KIND: tl.constexpr,
+):  # fmt: skip
+    """dK and dV: a program owns a tile of keys and meets the rows of all query heads of its group."""
+    split, t, d, own = _program(tiles, classes, first_tile, KIND)
+    n, m, offset, key_offset = n.to(KIND.INDEX), m.to(KIND.INDEX), offset.to(KIND.INDEX), key_offset.to(KIND.INDEX)
+    if KIND.CLASS is not None:
+        d = KIND.CLASS(offset, key_offset)
+    if KIND.STEP > 1 and t * KIND.TILE * KIND.STEP + d >= m:  # the last tile of a short class
+        return
+    j, exists, b = _own(t, d, m, key_offset, table, KIND)
+    batch, key_head = (own + first_pair) // (heads // group), (own + first_pair) % (heads // group)
+    mine = exists
+    if KIND.KEYS is not None and not KIND.EVERY_KEY:
+        first_head = key_head * group
+        of_group = KIND.KEYS(j, first_head, first_head + group - 1, (first_head, n, m, offset, key_offset))
+        mine = (exists & of_group) != 0
+    key = _load(_matrix(k, batch, key_head, k_b, k_h), j, mine, k_r, k_d, KIND.D, KIND.D_PAD)
+    value = _load(_matrix(v, batch, key_head, v_b, v_h), j, mine, v_r, v_d, KIND.V, KIND.V_PAD)
+    state = tl.zeros([KIND.TILE, KIND.D_PAD], tl.float32), tl.zeros([KIND.TILE, KIND.V_PAD], tl.float32)
+    for member in tl.range(0, group, disable_licm=True):
+        head = key_head * group + member
+        score = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
+        rows = _matrix(q, batch, head, q_b, q_h), _matrix(grad_out, batch, head, go_b, go_h), q_r, q_d, go_r, go_d
+        row_0 = (batch * heads + head).to(tl.int64) * n
+        place, of_keys = (head, n, m, offset, key_offset), (key, value, j + key_offset, score)
+        for x in tl.static_range(len(KIND.WALKS)):
+            state = KIND.WALKS[x].LOOPS(
+                KIND.WALKS[x], (_tiles, _add_key_grads),
+                (rows, n, place, of_keys, exists, (lse2 + row_0, pull + row_0)), state, split, t, d, b, KIND,
+            )  # fmt: skip
+    sum_k, sum_v = state
+    sum_k *= scale
+    row = (split * pairs + own).to(tl.int64) * own_rows - own_first + j
+    if running_k is not None:
+        sum_k += _load(running_k, row, exists, KIND.D, 1, KIND.D, KIND.D_PAD)
+        sum_v += _load(running_v, row, exists, KIND.V, 1, KIND.V, KIND.V_PAD)
+    _store(grad_k, row, exists, sum_k, KIND.D, KIND.D_PAD)
+    _store(grad_v, row, exists, sum_v, KIND.V, KIND.V_PAD)
+
+
+@triton.jit(do_not_specialize=NUMBERS)
 def row_statistics(
-    out, grad_out, lse, grad_lse, lse2, pull, n, heads,
-    out_b, out_h, out_r, out_d, go_b, go_h, go_r, go_d,
-    V: tl.constexpr, V_PAD: tl.constexpr, INDEX: tl.constexpr,
+    out, grad_out, lse, grad_lse, lse2, pull, n, heads, out_b, out_h, out_r, out_d, go_b, go_h, go_r, go_d,
+    KIND: tl.constexpr,
 ):  # fmt: skip
     """What the gradients need of each row: lse in base 2, and pull = rowsum(dO * O) - dlse; 32 rows of one head.
 
     Rows without keys get lse2 = +inf, which makes all their weights 0.
     """
     tiles = tl.cdiv(n, 32)
-    program = tl.program_id(0)
-    head = program // tiles % heads
-    batch = program // tiles // heads
-    r = (program % tiles).to(INDEX) * 32 + tl.arange(0, 32)
-    ok = r < n
-    row = (batch * heads + head).to(tl.int64) * n + r
-    o = _load_where(ok, _matrix(out, batch, head, out_b, out_h), r, out_r, out_d, V, V_PAD)
-    grad = _load_where(ok, _matrix(grad_out, batch, head, go_b, go_h), r, go_r, go_d, V, V_PAD)
+    pair = tl.program_id(0) // tiles
+    batch, head = pair // heads, pair % heads
+    r = (tl.program_id(0) % tiles).to(KIND.INDEX) * 32 + tl.arange(0, 32)
+    ok, row = r < n, pair.to(tl.int64) * n + r
+    o = _load(_matrix(out, batch, head, out_b, out_h), r, ok, out_r, out_d, KIND.V, KIND.V_PAD)
+    grad = _load(_matrix(grad_out, batch, head, go_b, go_h), r, ok, go_r, go_d, KIND.V, KIND.V_PAD)
     sums = tl.sum(o.to(tl.float32) * grad.to(tl.float32), 1)
     if grad_lse is not None:
         sums -= tl.load(grad_lse + row, mask=ok, other=0.0)
@@ -242,3 +575,45 @@ def row_statistics(
     keyless = row_lse == -float("inf")
     tl.store(lse2 + row, tl.where(keyless, float("inf"), row_lse * 1.4426950408889634), mask=ok)
     tl.store(pull + row, tl.where(keyless, 0.0, sums), mask=ok)
+
+
+@triton.jit(do_not_specialize=NUMBERS)
+def join(
+    parts, part_lse, out, lse, running, sinks, pairs, heads, first_pair, own_rows, target_first, target_rows,
+    KIND: tl.constexpr,
+):  # fmt: skip
+    """out and lse of a range of rows from the parts of a split walk and what earlier kernels left; 32 rows."""
+    tiles = tl.cdiv(own_rows, 32)
+    own = tl.program_id(0) // tiles
+    x = (tl.program_id(0) % tiles).to(tl.int64) * 32 + tl.arange(0, 32)
+    ok = (x < own_rows) & (target_first + x < target_rows)
+    row = own.to(tl.int64) * target_rows + target_first + x
+    acc, top, total = _begin(running, lse, sinks, row, ok, (own + first_pair) % heads, 32, KIND)
+    for split in range(KIND.SPLITS):
+        at = (split * pairs + own).to(tl.int64) * own_rows + x
+        part_top = tl.load(part_lse + at, mask=ok, other=-float("inf")) * 1.4426950408889634
+        new_top = tl.maximum(top, part_top)
+        base = tl.where(new_top == -float("inf"), 0.0, new_top)
+        fade, weight = tl.exp2(top - base), tl.exp2(part_top - base)
+        acc = acc * fade[:, None] + _load(parts, at, ok, KIND.V, 1, KIND.V, KIND.V_PAD) * weight[:, None]
+        top, total = new_top, total * fade + weight
+    _finish(out, lse, row, ok, acc, top, total, KIND)
+
+
+@triton.jit(do_not_specialize=NUMBERS)
+def add_parts(
+    parts, grad, running, pairs, own_rows, target_first, target_rows,
+    WIDTH: tl.constexpr, PAD: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    """A gradient of a range of rows from the parts of a split walk, in their order; 32 rows."""
+    tiles = tl.cdiv(own_rows, 32)
+    own = tl.program_id(0) // tiles
+    x = (tl.program_id(0) % tiles).to(tl.int64) * 32 + tl.arange(0, 32)
+    ok = (x < own_rows) & (target_first + x < target_rows)
+    row = own.to(tl.int64) * target_rows + target_first + x
+    total = tl.zeros([32, PAD], tl.float32)
+    if running is not None:
+        total += _load(running, row, ok, WIDTH, 1, WIDTH, PAD).to(tl.float32)
+    for split in range(SPLITS):
+        total += _load(parts, (split * pairs + own).to(tl.int64) * own_rows + x, ok, WIDTH, 1, WIDTH, PAD)
+    _store(grad, row, ok, total, WIDTH, PAD)

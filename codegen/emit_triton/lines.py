@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 WIDTH = 116  # leaves room for the parentheses of a broken line
@@ -45,3 +45,8 @@ def function(head: str, doc: str, *lines: str) -> str:
     with out.block(f"def {head}:"):
         out.put(f'"""{doc}"""', *lines)
     return str(out)
+
+
+def shown(fields: Mapping[str, str]) -> str:
+    """A dict of a program."""
+    return "{" + ", ".join(f'"{name}": {value}' for name, value in fields.items()) + "}"

@@ -1,4 +1,4 @@
-"""The lines of a Triton kernel about listed blocks: a program owns a tile of one block and visits the blocks listed
+"""Listed blocks as device functions: a program owns a tile of one block and visits the blocks listed
 for it.
 
 A list reaches the kernel as a table of int32 (`list_table`), once by blocks of queries and once by blocks of keys:
@@ -8,12 +8,11 @@ the blocks that have any, where the entries of each begin, and the entries.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from functools import cached_property
 from itertools import accumulate
 
 from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.emit_triton.walker import Tile, Walker
+from pidsl.codegen.emit_triton.walker import Walker
 from pidsl.codegen.plan.walks import BlockList, Listed
 
 
@@ -33,40 +32,50 @@ class ListedWalker(Walker[Listed]):
     """Tiles of the blocks that are listed for the own one."""
 
     @cached_property
-    def _table(self) -> tuple[str, int]:
-        """The name of the table, and how many blocks own something."""
-        by_keys = not self.over_keys
-        return table_name(self.number, by_keys=by_keys), list_table(self.walk.layout, by_keys=by_keys)[0]
+    def table(self) -> str:
+        """The name of the table."""
+        return table_name(self.number, by_keys=not self.over_keys)
 
-    def own(self, out: Lines, heads: str) -> None:
-        (name, count), size, tile, own = self._table, self.walk.layout.size, self.walk.owned, self.owned
+    @cached_property
+    def _count(self) -> int:
+        """How many blocks own something."""
+        return list_table(self.walk.layout, by_keys=not self.over_keys)[0]
+
+    @property
+    def doc(self) -> str:
+        own, met = ("rows", "keys") if self.over_keys else ("keys", "rows")
+        sizes = self.walk.owned, self.walk.visited
+        meet = f"what {sizes[0]} {own} meet in the listed ones, in tiles of {sizes[1]} {met}"
+        return f"Piece {self.number}, {self.walk.layout}: {meet}."
+
+    def put_own(self, out: Lines) -> list[str]:
+        count, size, tile, own = self._count, self.walk.layout.size, self.walk.owned, self.owned
         tiles = -(-size // tile)
         out.put(
-            self.to_index,
-            "program = tl.program_id(0)",
-            f"owner = program // {tiles} % {count}",
-            f"head = program // {tiles * count} % {heads}",
-            f"batch = program // {tiles * count} // {heads}",
-            f"block = tl.load({name} + owner).to(INDEX)",
-            f"begin = tl.load({name} + {count} + owner)",
-            f"end = tl.load({name} + {count} + owner + 1)",
-            f"own = program % {tiles} * {tile} + tl.arange(0, {tile})",
-            f"{own.name} = block * {size} + own{own.less}",
+            f"block = tl.load(table + t // {tiles}).to(KIND.INDEX)",
+            f"begin = tl.load(table + {count} + t // {tiles})",
+            f"end = tl.load(table + {count} + t // {tiles} + 1)",
+            f"own = t % {tiles} * {tile} + tl.arange(0, {tile})",
+            f"{own.name} = block * {size} + own" + (" - first" if own.first else ""),
+            f"exists = {own.exist(*[f'(own < {size})'] * (size % tile > 0), length='length')}",
         )
-        out.put(f"exists = {own.exist(*[f'(own < {size})'] * (size % tile > 0))}")
+        return [own.name, "begin", "end", f"table + {2 * count + 1}"]
 
-    def tiles(self, out: Lines) -> Iterator[Tile]:
-        (name, count), size, tile, swept = self._table, self.walk.layout.size, self.walk.visited, self.swept
+    def loops(self, out: Lines) -> None:
+        size, tile, own, swept = self.walk.layout.size, self.walk.visited, self.owned, self.swept
         tiles = -(-size // tile)
-        out.put(f"# Piece {self.number}, {self.walk.layout}: those listed for the own one.")
-        with out.block(f"for x in range(begin * {tiles}, end * {tiles}):"):
+        out.put(f"{own.name}, begin, end, entries = {own.letter}")
+        out.put(f"first, stop = _part(begin * {tiles}, end * {tiles}, split, KIND)")
+        with out.block("for x in range(first, stop):"):
             out.put(
-                f"other = tl.load({name} + {2 * count + 1} + x // {tiles}).to(INDEX)",
+                f"other = tl.load(entries + x // {tiles}).to(KIND.INDEX)",
                 f"y = x % {tiles} * {tile} + tl.arange(0, {tile})",
                 f"{swept.name} = other * {size} + y{swept.less}",
+                f"inside = {swept.exist(*[f'(y < {size})'] * (size % tile > 0))}",
             )
-            out.put(f"inside = {swept.exist(*[f'(y < {size})'] * (size % tile > 0))}")
-            yield Tile(self.kept(("r", "j")))
+            kept = [x for x in (self.kept((own.name, swept.name)), "inside[None, :]" if self.over_keys else "") if x]
+            out.put(f"keep = {' & '.join(kept) or None}")
+            out.put(f"state = DO[1](task, state, 0, 0, {swept.name}, inside, keep, KIND)")
 
     @property
     def pad(self) -> int:

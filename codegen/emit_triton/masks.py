@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pidsl.codegen.emit_triton.expr import pred_source
 from pidsl.codegen.emit_triton.lines import function
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Grid, Layout
-from pidsl.language.algebra import has_scalar, separated, settled
-from pidsl.language.expr import Index, Pred, Truth, Var, vars_in
+from pidsl.language.algebra import both, has_scalar, plus, plus_one, positive, separated, settled
+from pidsl.language.expr import And, Compare, Index, Pred, Truth, Var, vars_in
 from pidsl.relation.frame import Frame
 
 PLAN_VARS = ("n", "m", "offset", "key_offset", "c", "d", "a", "b", "r", "j", "q_head", "first_head", "last_head")
@@ -24,6 +25,7 @@ class Side(NamedTuple):
     name: str  # of the index
     letter: str  # of the index inside its class, or of coordinates
     of_class: str
+    many: str
 
     @property
     def less(self) -> str:
@@ -35,15 +37,17 @@ class Side(NamedTuple):
         """The position behind the last one."""
         return Var(self.length) + Var(self.first) if self.first else Var(self.length)
 
-    def exist(self, *tests: str) -> str:
+    def exist(self, *tests: str, length: str = "") -> str:
         """The tests, and those of an index that a position gave."""
         first = [f"({self.name} >= 0)"] if self.first else []
-        return " & ".join([*tests, *first, f"({self.name} < {self.length})"])
+        return " & ".join([*tests, *first, f"({self.name} < {length or self.length})"])
 
 
 def side(frame: Frame, *, rows: bool) -> Side:
     """One of the two."""
-    return Side("n", "offset", "r", "a", "c") if rows else Side("m", "key_offset" if frame.moved else "", "j", "b", "d")
+    if rows:
+        return Side("n", "offset", "r", "a", "c", "rows")
+    return Side("m", "key_offset" if frame.moved else "", "j", "b", "d", "keys")
 
 
 def constant_classes(layout: Layout) -> dict[str, Index]:
@@ -71,16 +75,57 @@ class Mask:
         """A call, with the expressions in `arguments` for some of the variables."""
         return f"{self.function}({', '.join(arguments.get(name, name) for name in self.names)})"
 
-    def line(self, name: str, exists: str) -> str:
-        """`name`, of rows r or keys j: they exist, and the mask holds."""
-        if self.everything:
-            return f"{name} = {exists}"
-        both = f"({exists}) & {self.call({})}" if " " in exists else f"{exists} & {self.call({})}"
-        return f"{name} = {load_mask(both, [self.pred])}"
+    def source(self, name: str = "") -> str:
+        """The function, under another name if one is given."""
+        head = f"{name or self.function}({', '.join(self.names)})"
+        return function(head, self.doc, f"return {pred_source(self.pred)}")
 
-    def source(self) -> str:
-        """The function."""
-        return function(f"{self.function}({', '.join(self.names)})", self.doc, f"return {pred_source(self.pred)}")
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mask as the indices between which each row meets keys (or each key rows), and what is left of it."""
+
+    low: tuple[Index, ...]
+    high: tuple[Index, ...]
+    own: Pred | None  # about the row (key) alone, and parameters
+    rest: Pred
+
+
+def interval(pred: Pred, swept: str) -> Interval:
+    """The conjuncts of a mask that bound the `swept` index.
+
+    `(a + offset >= b) & (a + offset - 63 <= b) & (b % 2 == a % 2)`, swept b -> low `a + offset - 63`, high
+    `a + offset`, and the rest.
+    """
+    low: list[Index] = []
+    high: list[Index] = []
+    own: Pred | None = None
+    rest: Pred = Truth(True)
+    for x in _conjuncts(separated(positive(pred), frozenset({swept}))):
+        match x:
+            case Compare(">=" | "==" as op, bound, Var(name)) if name == swept and swept not in vars_in(bound):
+                high.append(bound)
+                if op == "==":
+                    low.append(bound)
+            case Compare(">", bound, Var(name)) if name == swept and swept not in vars_in(bound):
+                high.append(plus(bound, -1))
+            case Compare("<=", bound, Var(name)) if name == swept and swept not in vars_in(bound):
+                low.append(bound)
+            case Compare("<", bound, Var(name)) if name == swept and swept not in vars_in(bound):
+                low.append(plus_one(bound))
+            case _ if swept not in vars_in(x):
+                own = both(own, x)
+            case _:
+                rest = x if rest == Truth(True) else And(rest, x)
+    return Interval(tuple(low), tuple(high), None if own == Truth(True) else own, rest)
+
+
+def _conjuncts(p: Pred) -> Iterator[Pred]:
+    if isinstance(p, And):
+        yield from _conjuncts(p.left)
+        yield from _conjuncts(p.right)
+    else:
+        yield p
 
 
 def keep_masks(number: int, piece: Piece) -> tuple[Mask, ...]:

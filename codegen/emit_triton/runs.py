@@ -1,31 +1,26 @@
-"""The lines of a Triton kernel about runs of tiles: which tile of a class a program owns, and loops over others."""
+"""Runs of tiles as device functions: loops over the tiles of one class that a tile of another one meets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 from pidsl.codegen.emit_triton.expr import index_source, pred_source
-from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.emit_triton.masks import Side, constant_classes
+from pidsl.codegen.emit_triton.lines import function, shown
+from pidsl.codegen.emit_triton.masks import Interval, Mask, Side, constant_classes, interval
 from pidsl.codegen.emit_triton.reach import Limits, Met, ratio
-from pidsl.codegen.emit_triton.walker import Tile, Walker
+from pidsl.codegen.emit_triton.walker import Named, Walker
 from pidsl.codegen.plan.walks import LARGEST_TILE, Lags, Run, Runs
-from pidsl.language.algebra import plus, plus_one, settled, times
-from pidsl.language.expr import Index, Truth, Var, show, substitute
+from pidsl.language.algebra import plus_one, settled
+from pidsl.language.expr import FloorDiv, Index, Pred, Sub, Truth, Var, simplify, substitute, substitute_pred, vars_in
 
 C = TypeVar("C", Runs, Lags)
 
 
 class OfClasses(Walker[C]):
     """A walk whose programs own tiles of classes."""
-
-    @property
-    def gap(self) -> tuple[str, ...]:
-        """A line before the piece, which may share its kernel; of keys that are swept the pass has put one."""
-        return () if self.over_keys else ("",)
 
     def step(self, side: Side) -> int:
         """Between the positions of one class."""
@@ -36,74 +31,158 @@ class OfClasses(Walker[C]):
         layout = self.walk.layout
         return layout.row_class_of(Var("d")) if side.name == "r" else layout.key_class_of(Var("c"))
 
-    def own(self, out: Lines, heads: str) -> None:
-        layout, step, tile, length = self.walk.layout, self.step(self.owned), self.walk.owned, self.owned.length
-        name = self.owned.of_class
-        per_class = length if step == 1 else f"tl.cdiv({length}, {step})"
-        out.put(f"tiles = tl.cdiv({per_class}, {tile})", "program = tl.program_id(0)")
-        out.put("t = (program % tiles).to(INDEX)")
-        if layout.linked:
-            out.put(f"{name} = (program // tiles % {step}).to(INDEX)", f"program = program // {step}")
-        out.put(f"head = program // tiles % {heads}", f"batch = program // tiles // {heads}")
-        out.put(self.to_index)
-        own_class: Index = Var(name) if layout.linked else self.class_line(out, self.owned)
-        if step > 1:
-            start = show(plus(times(Var("t"), step * tile), own_class))
-            with out.block(f"if {start} >= {length}:  # the last tile of a short class"):
-                out.put("return")
-        if self.of_heads and self.over_keys:
-            out.put("q_head = head")
-        self.put_positions(out, self.owned, f"t * {tile} + tl.arange(0, {tile})", own_class)
-        out.put(f"exists = {self.owned.name} < {length}")
-
     @property
     def of_classes(self) -> Limits:
         """How large classes get."""
         return {"c": (self.walk.layout.query_step, 0), "d": (self.walk.layout.key_step, 0)}
 
+    @property
+    def fixed(self) -> Index | None:
+        """The class of the positions that programs own, where all own one."""
+        return None if self.walk.layout.linked or self.step(self.owned) == 1 else self.class_of(self.owned)
+
     def met(self) -> Iterator[Met]:
         if not self.walk.layout.linked:
             yield self.class_of(self.owned), self.of_classes
 
-    def class_line(self, out: Lines, side: Side) -> Index:
-        """The class of a side when it is a number; else a line that computes it, and its name."""
-        value = self.class_of(side)
-        if isinstance(value, int):
-            return value
-        out.put(f"{side.of_class} = {index_source(value)}")
-        return Var(side.of_class)
-
-    def put_positions(self, out: Lines, side: Side, inside: str, own_class: Index) -> None:
-        """The rows (keys) of a tile; their indices inside the class have a name of their own where they differ."""
-        step = self.step(side)
-        if step == 1:
-            out.put(f"{side.name} = {inside}")
-        else:
-            position = plus(times(Var(side.letter), step), own_class)
-            out.put(f"{side.letter} = {inside}", f"{side.name} = {show(position)}")
-
 
 class RunsWalker(OfClasses[Runs]):
-    """Runs of tiles of the other dimension."""
+    """Runs of tiles of the other dimension, in the loops of the library's `_runs`."""
 
-    def tiles(self, out: Lines) -> Iterator[Tile]:
-        layout, rows = self.walk.layout, not self.over_keys
-        out.put(*self.gap, f"# Piece {self.number}, {layout}.")
-        own_class, size = self.class_line(out, self.swept), self.walk.visited
-        names = "r" if layout.query_step == 1 else "a", "j" if layout.key_step == 1 else "b"
-        exists = f"{self.swept.name} < {self.swept.length}"
-        for full in self._loops(out):
-            self.put_positions(out, self.swept, f"tile * {size} + tl.arange(0, {size})", own_class)
-            if not (full or rows):
-                out.put(f"inside = {exists}")
-            every = full or (rows and self.masks[0].everything)
-            yield Tile("" if every else self.kept(names), full, exists if rows else "inside")
+    def put(self, named: Named, name: str) -> str:
+        tiles = {}
+        for field, full in (("FULL_TILE", True), ("TILE_OF", False)):
+            runs = [run for run in self._runs if run.full == full]
+            if len(runs) > 1 or any(run.step != 1 for run in runs):
+                suffix = "_full" if full else "_tile"
+                tiles[field] = named(f"{name}{suffix}", partial(self._tile_source, runs=runs))
+        kinds = {run.full for run in self._runs}
+        fields = {"LOOPS": "_runs", "SPAN": named(name, self._span_source), "SIZE": str(self.walk.visited)}
+        if (step := self.step(self.swept)) > 1:
+            fields["STEP"] = str(step)
+        if False in kinds and self._bounds[0]:
+            fields["BOUNDS"] = f'"{self._bounds[0]}"'
+        if True in kinds:
+            fields["TILES"] = '"both"' if False in kinds else '"full"'
+        if not self._rest.everything and False in kinds:
+            fields["REST"] = named(self._rest.function, self._rest_source)
+        return shown(fields | tiles)
+
+    @property
+    def doc(self) -> str:
+        own, met = ("rows", "keys") if self.over_keys else ("keys", "rows")
+        walk = self.walk
+        return f"Piece {self.number}, {walk.layout}: what {walk.owned} {own} meet, in tiles of {walk.visited} {met}."
+
+    def _span_source(self, name: str) -> str:
+        """The function SPAN of a walk."""
+        own, swept = self.owned, self.swept
+        lines = ["head, n, m, offset, key_offset = place"]
+        if not isinstance(self._class, int):
+            lines.append(f"{swept.of_class} = {index_source(self.class_of(swept))}")
+        _, low, high = self._bounds
+        lines += [f"{name} = {value}" for name, value in (("low", low), ("high", high)) if value != "0"]
+        ends = []
+        for full in (True, False):
+            runs = [run for run in self._runs if run.full == full]
+            tag = "_full" if full else ""
+            if len(runs) == 1 and runs[0].step == 1:
+                first, stop = _ends(runs[0])
+                lines += [f"first{tag} = {first}", f"stop{tag} = {stop}"]
+            elif runs:
+                counts = self._put_counts(lines, runs, tag)
+                lines += [f"first{tag} = 0", f"stop{tag} = {' + '.join(counts)}"]
+            ends += [f"first{tag}", f"stop{tag}"] if runs else ["0", "0"]
+        named = [own_class if isinstance(own_class := self._class, int) else swept.of_class]
+        bounds = [x if y != "0" else "0" for x, y in (("low", low), ("high", high))]
+        lines.append(f"return {', '.join(map(str, [*named, *bounds, *ends]))}")
+        return function(f"{name}(t, {own.of_class}, {own.letter}, place)", self.doc, *lines)
+
+    def _put_counts(self, lines: list[str], runs: list[Run], tag: str) -> list[str]:
+        """Put where runs that share a loop begin and how many tiles they have; the names of those numbers."""
+        names = []
+        for number, run in enumerate(runs):
+            first, stop = _ends(run)
+            lines.append(f"first{tag}_{number} = {first}")
+            steps = f"{stop} - first{tag}_{number}" if run.step == 1 else (
+                f"tl.cdiv({stop} - first{tag}_{number}, {run.step})"
+            )  # fmt: skip
+            names.append(f"count{tag}_{number}")
+            lines.append(f"{names[-1]} = tl.maximum({steps}, 0)")
+        return names
+
+    def _tile_source(self, name: str, runs: list[Run]) -> str:
+        """Which tile is number x of a loop that several runs, or one with steps, share."""
+        lines = ["head, n, m, offset, key_offset = place"]
+        if not isinstance(self._class, int):
+            lines.append(f"{self.swept.of_class} = {index_source(self.class_of(self.swept))}")
+        names = self._put_counts(lines, runs, "")
+        tile = ""
+        for number, run in enumerate(runs):
+            before = names[:number]
+            x = f"(x - {' - '.join(before)})" if before else "x"
+            at = f"first_{number} + {x}" + (f" * {run.step}" if run.step != 1 else "")
+            tile = f"tl.where(x < {' + '.join(before)}, {tile}, {at})" if before else at
+        doc = f"Which tile is number x in a loop of piece {self.number}."
+        return function(f"{name}(x, t, {self.owned.of_class}, place)", doc, *lines, f"return {tile}")
+
+    @property
+    def _class(self) -> Index | str:
+        """The class of what is met when it is a number, else its name."""
+        value = self.class_of(self.swept)
+        return value if isinstance(value, int) else self.swept.of_class
+
+    @cached_property
+    def _interval(self) -> Interval:
+        """Between which indices each row (key) meets others in tiles with a mask, and what else it asks."""
+        found = interval(substitute_pred(self.masks[0].pred, {"q_head": Var("head")}), self.swept.letter)
+        if not self.over_keys:
+            return found
+        own_class: Index = self._class if isinstance(self._class, int) else Var(self.swept.of_class)
+        last = simplify(FloorDiv(Sub(Sub(Var("m"), 1), own_class), self.step(self.swept)))  # the last key of the class
+        return replace(found, high=(*found.high, last))
+
+    @cached_property
+    def _rest(self) -> Mask:
+        """What is left of the mask, as a function."""
+        name, doc = self.masks[0].function, self.masks[0].doc
+        return Mask(name if self.over_keys else f"{name}_by_keys", doc, self._interval.rest)
+
+    def _rest_source(self, name: str) -> str:
+        """The function REST of a walk."""
+        own, swept = self.owned, self.swept
+        names = f"{own.letter}, {swept.letter}, {own.of_class}, {swept.of_class}, place"
+        value = pred_source(self._rest.pred)
+        lines = ["head, n, m, offset, key_offset = place"] if _asks_place(self._rest.pred) else []
+        return function(f"{name}({names})", self.masks[0].doc, *lines, f"return {value}")
+
+    @cached_property
+    def _bounds(self) -> tuple[str, str, str]:
+        """Which bounds of what every row (key) meets there are, and those, for each of them."""
+        found, own = self._interval, self.owned.letter
+        low, high = _picked("tl.maximum", found.low), _picked("tl.minimum", found.high)
+        wide = {"low": any(own in vars_in(x) for x in found.low), "high": any(own in vars_in(x) for x in found.high)}
+        if found.own is not None:
+            ok = pred_source(found.own)
+            of_own = own in vars_in(found.own)
+            if high:
+                high, wide["high"] = f"tl.where({ok}, {high}, -1)", wide["high"] or of_own
+            else:
+                low, wide["low"] = f"tl.where({ok}, {low or 0}, 2147483647)", wide["low"] or of_own
+        if low and not wide["low"]:
+            low = f"{own} * 0 + ({low})"
+        if high and not wide["high"]:
+            high = f"{own} * 0 + ({high})"
+        which = "both" if low and high else "low" if low else "high" if high else ""
+        return which, low or "0", high or "0"
 
     def met(self) -> Iterator[Met]:
         yield from super().met()
         yield self.class_of(self.swept), self.of_classes
         limits = self.limits()
         yield from ((x, limits) for run in self._runs for x in (run.first, run.last, run.guard))
+        found = self._interval
+        yield from ((Sub(Var(self.swept.letter), x), limits) for x in (*found.low, *found.high))
 
     def limits(self, axis: int = 0) -> Limits:
         walk, layout = self.walk, self.walk.layout
@@ -129,44 +208,27 @@ class RunsWalker(OfClasses[Runs]):
                 run,
                 first=substitute(run.first, classes),
                 last=substitute(run.last, classes),
-                guard=None if run.guard is None else settled(run.guard, classes),
+                guard=None if run.guard is None else settled(run.guard, {**classes, "q_head": Var("head")}),
             )
             for run in self.walk.runs
         ]
 
-    def _loops(self, out: Lines) -> Iterator[bool]:
-        """Open a loop over the full tiles, then one over those with a mask; yield whether it is full.
 
-        Runs of a kind share a loop, because each loop fills and drains a software pipeline of its own.
-        """
-        for full in (True, False):
-            runs = [run for run in self._runs if run.full == full]
-            if runs:
-                out.put("# Full tiles: every row meets every key." if full else "# Tiles with a mask.")
-            if len(runs) == 1:
-                first, stop = _bounds(out, runs[0], "")
-                step = f", {runs[0].step}" if runs[0].step != 1 else ""
-                with out.block(f"for tile in range({first}, {stop}{step}):"):
-                    yield full
-            elif runs:
-                end, tile = "", ""
-                for number, run in enumerate(runs):
-                    first, stop = _bounds(out, run, f"_{number}")
-                    steps = f"{stop} - {first}" if run.step == 1 else f"tl.cdiv({stop} - {first}, {run.step})"
-                    x = f"(x - {end})" if end else "x"
-                    at = f"{first} + {x}" if run.step == 1 else f"{first} + {x} * {run.step}"
-                    tile = f"tl.where(x < {end}, {tile}, {at})" if end else at
-                    out.put(f"end_{number} = {end}{' + ' if end else ''}tl.maximum({steps}, 0)")
-                    end = f"end_{number}"
-                with out.block(f"for x in range(0, {end}):"):
-                    out.put(f"tile = {tile}")
-                    yield full
-
-
-def _bounds(out: Lines, run: Run, suffix: str) -> tuple[str, str]:
-    """Lines that compute where a run begins and stops; their names."""
-    first, stop = f"first{suffix}", f"stop{suffix}"
-    out.put(f"{first} = {index_source(run.first)}", f"{stop} = {index_source(plus_one(run.last))}")
+def _ends(run: Run) -> tuple[str, str]:
+    """Where a run begins and stops."""
+    first, stop = index_source(run.first), index_source(plus_one(run.last))
     if run.guard not in (None, Truth(True)):
-        out.put(f"{stop} = tl.where({pred_source(run.guard)}, {stop}, {first})")
+        stop = f"tl.where({pred_source(run.guard)}, {stop}, {first})"
     return first, stop
+
+
+def _asks_place(p: Pred) -> bool:
+    return bool(vars_in(p) & {"head", "n", "m", "offset", "key_offset"})
+
+
+def _picked(function: str, values: tuple[Index, ...]) -> str:
+    """The greatest or smallest of some values as source."""
+    found = ""
+    for x in values:
+        found = f"{function}({found}, {index_source(x)})" if found else index_source(x)
+    return found

@@ -1,27 +1,24 @@
 """From a plan to a Triton program: one readable Python module with the kernels of forward and backward.
 
-The module stands on its own (it imports triton and nothing else), does not depend on n, and ends with three tables
-that tell `pidsl.runtime.run_triton.program` what to launch in which order.
+The module stands on its own (it imports triton and nothing else), does not depend on n, and reads from the pattern to
+the machine: what is computed, the device functions of the pattern, the kernels of the library, and tables that tell
+`pidsl.runtime.run_triton.program` what to launch in which order.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import cache
-from importlib.resources import files
-from math import prod
-from typing import get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from pidsl.codegen.emit_triton.boxes import box_counts
-from pidsl.codegen.emit_triton.kernels import KernelWriter
-from pidsl.codegen.emit_triton.lines import WIDTH
+from pidsl.codegen.emit_triton.excerpt import INPUTS, excerpt, functions, stage_fields
+from pidsl.codegen.emit_triton.lines import WIDTH, shown
 from pidsl.codegen.emit_triton.lists import list_table, table_name
+from pidsl.codegen.emit_triton.stages import KERNELS, Stages
 from pidsl.codegen.plan.nodes import Plan
-from pidsl.codegen.plan.stages import Stage, stages
-from pidsl.codegen.plan.walks import BlockList, Boxes, Lags, Listed, Pass, Runs
+from pidsl.codegen.plan.walks import BlockList, Boxes, Lags, Listed, Runs
 from pidsl.language.score import PLAIN
 
 
@@ -30,23 +27,50 @@ def triton_source(plan: Plan) -> str:
 
     Python's own judgement of the text is left to the loader, which comes next and before anyone sees it.
 
-    plan -> stages (pieces that share a kernel) -> kernels -> the device functions they call -> module.
+    plan -> stages (pieces that share a kernel) -> device functions -> the library that they need -> module.
     """
-    writer = KernelWriter(plan)
-    passes = {task: (getattr(writer, task), stages(plan, task)) for task in get_args(Pass)}
-    if writer.logits.sums:  # they visit what those of dQ visit
-        rows = (replace(x, name=x.name.replace("grad_query", "grad_score")) for x in passes["grad_query"][1])
-        passes["grad_score"] = writer.grad_score, tuple(rows)
-    made = [*writer.functions(), *(kernel(stage) for kernel, found in passes.values() for stage in found)]
+    made = Stages(plan)
+    rows = [row for rows in made.tables.values() for row in rows]
+    text = "\n".join([*made.functions, *made.pattern.values(), *(row["WALKS"] for row in rows)])
+    used = {KERNELS[name] for name, rows in made.tables.items() if rows}
+    used |= set(re.findall(r"\b_[a-z_]+\b", text)) & functions()
     tables = [
         "# What to launch, in this order. `whole`: the kernel owns every row (key). Integers stay below",
         f"# REACH[0] + REACH[1] * max({plan.frame.parameters}).",
-        *(_table(task.upper(), found) for task, (_, found) in passes.items()),
+        *(_table(name.upper(), rows) for name, rows in made.tables.items()),
+        f"PATTERN = {shown(made.pattern)}",
         *_lists(plan),
-        f"REACH = {writer.reach()}",
+        f"REACH = {made.reach()}",
     ]
-    parts = _device_functions("\n".join(made))
-    return "\n\n\n".join([_header(plan), *parts, *made, "\n".join(tables)]) + "\n"
+    parts = [_header(plan), *made.functions, *excerpt(used, list(_known(plan, made, rows))), "\n".join(tables)]
+    return "\n\n\n".join(parts) + "\n"
+
+
+def _known(plan: Plan, made: Stages, rows: Sequence[Mapping[str, str]]) -> Iterator[Mapping[str, Any]]:
+    """What is known of each kernel: fields of `Kind` and `Walk`, and of which inputs there are none.
+
+    A field with a function holds its name, one that launches or walks differ in is left out.
+    """
+    absent: dict[str, Any] = dict.fromkeys(x for x in INPUTS if x not in plan.score.parameters)
+    if not made.sums:
+        absent["grad_q"] = "there is one"
+    walks = "".join(row["WALKS"] for row in rows)
+    of_walks: dict[str, Any] = {x: None for x in ("REST", "FULL_TILE", "TILE_OF") if f'"{x}"' not in walks}
+    for field, usual in (("TILES", "masked"), ("BOUNDS", "")):  # what all walks have in common
+        found = re.findall(rf'"{field}": "(\w+)"', walks)
+        values = {*found, usual} if walks.count("_runs") > len(found) else set(found)
+        if len(values) == 1:
+            of_walks[field] = values.pop()
+    for row in rows or [{}]:
+        fields = {x: _literal(y) for x, y in {**row, **made.pattern}.items() if x.isupper()}
+        yield {**stage_fields(), **fields, **absent, **of_walks}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except ValueError:
+        return text
 
 
 def _header(plan: Plan) -> str:
@@ -77,12 +101,9 @@ def _wrap(text: str, indent: str, later: str = "") -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent + later)
 
 
-def _table(name: str, rows: Sequence[Stage]) -> str:
-    entries = [
-        f'    {{"kernel": {stage.name}, "step": {stage.step}, "classes": {stage.classes}, '
-        f'"tile": {stage.tile}, "swept": {stage.swept}, "whole": {stage.whole}{_boxes(stage)}}},'
-        for stage in rows
-    ]
+def _table(name: str, rows: Sequence[Mapping[str, str]]) -> str:
+    shown = ("    {" + ", ".join(f'"{field}": {value}' for field, value in row.items()) + "}," for row in rows)
+    entries = [line for row in shown for line in _wrap(row, "", "     ")]
     return "\n".join([f"{name} = [", *entries, "]"]) if rows else f"{name} = []"
 
 
@@ -99,41 +120,3 @@ def _lists(plan: Plan) -> Iterator[str]:
                 yield from _wrap(", ".join(map(str, table)) + ",", "        ")
                 yield "    ],"
         yield "}"
-
-
-def _boxes(stage: Stage) -> str:
-    """What the launcher needs to count tiles: of a list their number; of a grid the positions of a box, the boxes
-    beside it, and all tokens."""
-    match stage.pieces[0][1].walk(stage.task):
-        case Listed(layout):
-            owners, _ = list_table(layout, by_keys=stage.owns == "keys")
-            return f', "listed": {owners * -(-layout.size // stage.tile)}'
-        case Boxes(grid, _, own):
-            beside = prod(box_counts(grid, own)[1:])
-            return f', "box": ({grid.strides[0] * own[0]}, {beside}, {grid.tokens})'
-        case _:
-            return ""
-
-
-@cache
-def _library() -> dict[str, tuple[str, set[str]]]:
-    """Every device function of the library, in its order: the text, and the ones it calls, directly or not."""
-    text = (files("pidsl.codegen.emit_triton") / "library.py").read_text(encoding="utf-8")
-    lines = text.splitlines()
-    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
-    names = {node.name for node in functions}
-    found: dict[str, tuple[str, set[str]]] = {}
-    for node in functions:
-        start = node.decorator_list[0].lineno - 1
-        used = {x.id for x in ast.walk(node) if isinstance(x, ast.Name)} & names - {node.name}
-        found[node.name] = "\n".join(lines[start : node.end_lineno]), used.union(*(found[x][1] for x in used))
-    return found
-
-
-def _device_functions(source: str) -> list[str]:
-    """The device functions that `source` calls, directly or not; `row_statistics` is launched by itself."""
-    library = _library()
-    # a search in the text: a syntax tree takes longer than the plan
-    called = {"row_statistics", *(name for name in library if f"{name}(" in source)}
-    needed = called.union(*(library[name][1] for name in called))
-    return [text for name, (text, _) in library.items() if name in needed]

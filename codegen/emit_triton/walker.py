@@ -1,62 +1,82 @@
-"""What a kernel asks of a walk: the positions of its program, loops over the tiles that it meets, and their masks.
+"""What a walk contributes to a Triton program: device functions for a kernel of the library.
 
-There is one class for each kind of walk (`runs`, `boxes`, `lists`, `lags`). A walk opens its loops, puts the positions
-of a tile inside and yields; what is done with a tile is put there by the pass (`pidsl.codegen.emit_triton.kernels`).
+There is one class for each kind of walk (`runs`, `boxes`, `lists`, `lags`). Its `walk` is a function of the loops over
+the tiles that a program meets; what is done with a tile is handed to it (`DO`, see `library`). Its `own` says which
+rows (keys) a program owns, where the library's `_own` does not.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
-from pidsl.codegen.emit_triton.lines import Lines
+from pidsl.codegen.emit_triton.lines import Lines, function, shown
 from pidsl.codegen.emit_triton.masks import Mask, side
 from pidsl.codegen.emit_triton.reach import Limits, Met
 from pidsl.codegen.plan.walks import Walk
 from pidsl.relation.frame import Frame
 
 W = TypeVar("W", bound=Walk)
-
-
-class Tile(NamedTuple):
-    """A tile of the other dimension, inside its loop."""
-
-    keep: str = ""  # the mask of its pairs; "" where all that exist are kept
-    full: bool = False  # every pair is kept, and swept keys exist
-    exists: str = "inside"  # which of its rows (keys) exist
-    lag: int | None = None  # of the one key (row) that each row (key) of the program meets,
-    at: str = "j"  # which stands there, where `ok`
+Named = Callable[[str, Callable[[str], str]], str]  # adds a function, made for its name; the name that it got
 
 
 class Walker(ABC, Generic[W]):
-    """The lines of one walk.
+    """The device functions of one walk.
 
     Args:
         number: of the piece in the plan.
         walk: what is walked.
         masks: which of the pairs visited are in the piece.
         frame: where keys stand.
-        of_heads: the piece belongs to some query heads.
     """
 
-    def __init__(self, number: int, walk: W, masks: tuple[Mask, ...], frame: Frame, of_heads: bool) -> None:
-        self.number, self.walk, self.masks, self.frame, self.of_heads = number, walk, masks, frame, of_heads
+    def __init__(self, number: int, walk: W, masks: tuple[Mask, ...], frame: Frame) -> None:
+        self.number, self.walk, self.masks, self.frame = number, walk, masks, frame
         self.over_keys = walk.over == "keys"  # programs own rows and meet keys
         self.owned, self.swept = side(frame, rows=self.over_keys), side(frame, rows=not self.over_keys)
 
+    def put(self, named: Named, name: str) -> str:
+        """Add the device functions of the walk; the walk, as the program says it."""
+        for mask in self.masks:
+            if not mask.everything:
+                named(mask.function, mask.source)
+        return shown({"LOOPS": named(name, self._source)})
+
+    def _source(self, name: str) -> str:
+        """The function LOOPS of a walk."""
+        out, own = Lines(), self.owned
+        out.put("@triton.jit")
+        head = f"WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, {own.of_class}, {own.letter}"
+        with out.block(f"def {name}({head}, KIND: tl.constexpr):"):
+            out.put(f'"""{self.doc}"""', "head, n, m, offset, key_offset = task[2]")
+            self.loops(out)
+            out.put("return state")
+        return str(out)
+
     @property
-    def to_index(self) -> str:
-        """A line that brings the numbers of a call into the dtype of indices."""
-        return f"{self.frame.parameters} = {', '.join(f'{name}.to(INDEX)' for name in self.frame.names)}"
-
     @abstractmethod
-    def own(self, out: Lines, heads: str) -> None:
-        """Put which tile, head and batch entry the program has, its positions and which of them exist."""
+    def doc(self) -> str:
+        """What a program meets."""
 
-    @abstractmethod
-    def tiles(self, out: Lines) -> Iterator[Tile]:
-        """Open a loop over the tiles that the program meets; yield inside, where their positions are."""
+    def loops(self, out: Lines) -> None:
+        """Put the loops."""
+        raise NotImplementedError
+
+    def own_source(self, name: str) -> str:
+        """The function that says which rows (keys) a program owns; "": those of a tile of a class."""
+        out = Lines()
+        indices = self.put_own(out)
+        if not indices:
+            return ""
+        what = "rows" if self.over_keys else "keys"
+        doc = f"Tile t of piece {self.number}: its {what}, which of them exist, and what its walk knows of them."
+        head = f"{name}(t, length, first, table, KIND: tl.constexpr)"
+        return function(head, doc, *str(out).splitlines(), f"return {self.owned.name}, exists, ({', '.join(indices)})")
+
+    def put_own(self, out: Lines) -> list[str]:
+        """Put the lines of `own_source` on rows r (keys j) and `exists`; the names that its walk wants."""
+        return []
 
     def met(self) -> Iterator[Met]:
         """What the program computes beside its masks, and how large the variables in it get."""
@@ -72,11 +92,11 @@ class Walker(ABC, Generic[W]):
         """How far past the end the rows and keys of a tile can lie."""
 
     def kept(self, *names: tuple[str, str]) -> str:
-        """The mask of a tile, whose rows and keys have these names in each of `masks`."""
-        rows, keys = ("[:, None]", "[None, :]") if self.over_keys else ("[None, :]", "[:, None]")
-        calls = (
-            mask.call({"a": a + rows, "b": b + keys, "r": a + rows, "j": b + keys})
-            for mask, (a, b) in zip(self.masks, names, strict=True)
-            if not mask.everything
-        )
-        return " & ".join(calls) or ("inside[None, :]" if self.over_keys else "live[None, :]")
+        """The mask of a tile, whose own and met positions have these names in each of `masks`."""
+        calls = []
+        for mask, (own, met) in zip(self.masks, names, strict=True):
+            if not mask.everything:
+                own, met = f"{own}[:, None]", f"{met}[None, :]"
+                a, b = (own, met) if self.over_keys else (met, own)
+                calls.append(mask.call({"a": a, "b": b, "r": a, "j": b, "q_head": "head"}))
+        return " & ".join(calls)

@@ -1,19 +1,22 @@
-"""How many pairs a piece of a plan computes and attends at a length, exactly; None where that takes too long.
+"""How much a piece of a plan computes and attends at a length: tiles of each program, and pairs.
 
-The loops of a piece are evaluated for all its tiles at once; what it attends is counted by isl's loops over its
-relation, and on the axes of a grid or in listed blocks by the mask.
+The loops of a piece are evaluated for all its tiles at once, without isl, so a launcher may ask at every new length.
+What a piece attends is counted by isl's loops over its relation, and on the axes of a grid or in listed blocks by the
+mask; None where that takes too long.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, reduce
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import islpy as isl
 import numpy as np
+from numpy.typing import NDArray
 
 from pidsl.codegen.plan.walks import BlockList, Boxes, Grid, Lag, Lags, Listed, Runs, Walk
 from pidsl.errors import TooHardError
@@ -28,14 +31,19 @@ if TYPE_CHECKING:
 OPERATIONS = 500_000  # of isl for the loops over the pairs of a piece
 LOOKED_AT = 1 << 26  # pairs whose mask is evaluated to count them,
 CHUNK = 1 << 20  # and so many at a time
+LONG = 64  # tiles of a sweep that is worth a kernel that can be split,
+FEW = 8  # where at most one program in so many has any work
+
+Counts = NDArray[np.int64]
 
 
 @lru_cache(maxsize=256)
 def computed(walk: Walk, n: int) -> int:
     """Pairs that a walk computes, n queries and n keys."""
     match walk:
-        case Runs():
-            return _in_runs(walk, n)
+        case Runs():  # heads have this piece, or do not: who has it, counts
+            tiles = max(int(_of_runs(walk, _lengths_of(n), head).sum()) for head in _walking(walk))
+            return tiles * walk.rows * walk.cols
         case Boxes(grid, _, own, swept, first, last):
             return prod(on_axis(*axis)[0] for axis in zip(first, last, _lengths(grid, n), own, swept, strict=True))
         case Listed(layout=BlockList(size, blocks)):
@@ -64,35 +72,95 @@ def _lengths_of(n: int) -> dict[str, Any]:
     return {"n": n, "m": n, "offset": 0, "key_offset": 0}
 
 
-def _in_runs(walk: Runs, n: int) -> int:
-    """Pairs in the tiles of all runs."""
-    layout = walk.layout
-    by_keys = walk.over == "keys"
-    step = layout.query_step if by_keys else layout.key_step
-    env = _lengths_of(n)
-    fixed = layout.row_class_of() if by_keys else layout.key_class_of()
-    own = np.arange(min(step, n)) if layout.linked else np.array([evaluate(fixed, env)])
-    own = own[own < n]
-    tiles = -((own - n) // (step * walk.owned))  # of each class
-    which = np.repeat(own, tiles)
-    t = np.arange(len(which)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
-    mine, other = ("c", "d") if by_keys else ("d", "c")
-    env |= {"t": t, mine: which}
-    env[other] = evaluate(layout.key_class_of(Var("c")) if by_keys else layout.row_class_of(Var("d")), env)
-    heads = {x for run in walk.runs for x in _heads(run.guard)}  # they have this piece, or do not: who has it, counts
-    return max(_tiles(walk, {**env, "q_head": head}, t) for head in heads | {0}) * walk.rows * walk.cols
+def per_program(walk: Walk, n: int, m: int, offset: int = 0, key_offset: int = 0) -> Counts:
+    """int64 [classes, tiles]: tiles (boxes, lags) of the other dimension that each program of a walk visits.
+
+    Programs are numbered as kernels number them: class by class, and in a class (of a grid: the grid itself, of a list:
+    the blocks that own something) tile by tile. Classes beyond the last position have no programs. A program that
+    visits nothing has no pairs to compute. Where heads have walks of their own, it is the head with most that counts.
+    """
+    env = {"n": n, "m": m, "offset": offset, "key_offset": key_offset}
+    match walk:
+        case Runs():
+            return reduce(np.maximum, (_of_runs(walk, env, head) for head in _walking(walk)))
+        case Boxes():
+            return _of_boxes(walk, env)
+        case Listed(layout=BlockList(size, blocks)):
+            counts = Counter(own for own, _ in (blocks if walk.over == "keys" else ((j, i) for i, j in blocks)))
+            tiles, visited = -(-size // walk.owned), -(-size // walk.visited)
+            return np.repeat(np.array([counts[own] * visited for own in sorted(counts)], np.int64), tiles)[None, :]
+        case Lags():
+            return _of_lags(walk, env)
 
 
-def _tiles(walk: Runs, env: dict[str, Any], t: Any) -> int:
-    """Tiles visited from the own tiles t."""
-    total = 0
+@lru_cache(maxsize=256)
+def few(walk: Walk, length: int) -> bool:
+    """Whether few programs of a walk have any work, but those have much of it, for so many queries and keys."""
+    counts = per_program(walk, length, length)
+    busy = np.count_nonzero(counts)
+    return bool(counts.sum() > LONG * busy and busy * FEW <= counts.size)
+
+
+def _walking(walk: Runs) -> set[int]:
+    """Query heads that among them have every walk there is."""
+    return {0, *(x for run in walk.runs for x in _heads(run.guard))}
+
+
+def _of_runs(walk: Runs, env: dict[str, Any], head: int) -> Counts:
+    """Tiles in the runs of every program, for one query head."""
+    layout, by_keys = walk.layout, walk.over == "queries"
+    length, step = (env["m"], layout.key_step) if by_keys else (env["n"], layout.query_step)
+    own = np.arange(min(step, length))[:, None]
+    if not layout.linked:
+        own = np.array([[evaluate(layout.key_class_of() if by_keys else layout.row_class_of(), env)]])
+    t = np.arange(-(-length // (step * walk.owned)))[None, :]
+    other = layout.row_class_of(Var("d")) if by_keys else layout.key_class_of(Var("c"))
+    mine, theirs = ("d", "c") if by_keys else ("c", "d")
+    here = {**env, "t": t, "q_head": head, mine: own}
+    here[theirs] = np.asarray(evaluate(other, here))
+    found = np.zeros((len(own), t.shape[1]), np.int64)
     for run in walk.runs:
-        first, last = (np.asarray(evaluate(x, env), dtype=np.int64) for x in (run.first, run.last))
-        found = np.maximum((last - first) // run.step + 1, 0) * np.ones_like(t)
-        if run.guard is not None:
-            found = found * np.asarray(holds(run.guard, env))
-        total += int(found.sum())
-    return total
+        first, last = (np.asarray(evaluate(x, here), dtype=np.int64) for x in (run.first, run.last))
+        tiles = np.maximum((last - first) // run.step + 1, 0)
+        found += tiles if run.guard is None else tiles * np.asarray(holds(run.guard, here))
+    return np.where(step * walk.owned * t + own < length, found, 0)
+
+
+def _of_boxes(walk: Boxes, env: dict[str, Any]) -> Counts:
+    """Boxes in the loops of every box of a grid, the last axis fastest."""
+    grid, found = walk.layout, np.ones((1, 1), np.int64)
+    own, swept = ("offset", "n"), ("key_offset", "m")
+    if walk.over == "queries":
+        own, swept = swept, own
+    (start, stop), (low, high) = ((env[first], env[first] + env[length]) for first, length in (own, swept))
+    for axis, (length, stride) in enumerate(zip(grid.lengths, grid.strides, strict=True)):
+        size, first, last = walk.own[axis], walk.first[axis], walk.last[axis]
+        if axis == 0:  # from the box of the first position to that of the last one
+            end = stop if grid.tokens is None else min(stop, grid.tokens)
+            t = np.arange(start // (stride * size), -(-end // (stride * size)))
+        else:
+            t = np.arange(-(-(length or 0) // size))
+        near, far = (evaluate(x, {"t": t}) + 0 * t for x in (first, (length or 0) - 1 if last is None else last))
+        if axis == 0:
+            near = np.maximum(near, low // stride)
+            far = (high - 1) // stride + 0 * t if last is None else np.minimum(far, (high - 1) // stride)
+        boxes = np.maximum(-(-(far + 1 - near) // walk.swept[axis]), 0)
+        found = (found[:, :, None] * boxes[None, None, :]).reshape(1, -1)
+    return found
+
+
+def _of_lags(walk: Lags, env: dict[str, Any]) -> Counts:
+    """Lags that some row of every tile may have."""
+    by_keys, ahead = walk.over == "queries", env["offset"] - env["key_offset"]
+    length, size = env["m"] if by_keys else env["n"], walk.owned
+    t = np.arange(-(-length // size))
+    found = np.zeros(len(t), np.int64)
+    for x in walk.lags:
+        first, last = max(0, evaluate(x.first, env)), min(env["n"] - 1, evaluate(x.last, env))
+        first, last = max(first, x.lag - ahead), min(last, env["m"] - 1 + x.lag - ahead)  # whose key exists
+        shift = ahead - x.lag if by_keys else 0
+        found += (first + shift < (t + 1) * size) & (last + shift >= t * size) & (first <= last)
+    return found[None, :]
 
 
 def _heads(p: Pred | None) -> Iterator[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -123,7 +123,7 @@ def cost(
         at = given if length is None else {**given, "n": length}
         return exact(term, quantity, expr if length is None else expr.subs(tokens, length), SIZES, given=at)
 
-    plan, reason = _planned(term, length, checked["head_dim"], checked["heads"] * checked["batch"])
+    plan, reason = _planned(term, length, checked, DTYPES[name])
     return Cost(
         pairs=pairs if length is None else _scaled(term, "pairs", pairs, {}, length),
         forward_flops=scaled("forward flops", pairs),
@@ -159,9 +159,11 @@ def _scaled(term: Term, quantity: str, source: Bound, given: dict[str, Any], len
     return Bound(term, quantity, source.relation, expr, conditions, method, tuple(at.items()), source.reason)
 
 
-def _planned(term: Term, length: int | None, head_dim: int, times: int) -> tuple[PlanCost | None, str]:
+def _planned(
+    term: Term, length: int | None, counts: Mapping[str, int], itemsize: int
+) -> tuple[PlanCost | None, str]:  # fmt: skip
     try:
-        return plan_cost(term, length, head_dim, times), ""
+        return plan_cost(term, length, counts["head_dim"], counts["heads"] * counts["batch"], itemsize), ""
     except SymbolError as e:
         return None, f"no plan: {e.given}"
     except PidslError as e:

@@ -21,6 +21,7 @@ from pidsl.relation import counting
 from pidsl.relation.isl import limited
 
 if TYPE_CHECKING:
+    from pidsl.codegen.choice.targets import Kind
     from pidsl.codegen.plan.nodes import Plan
     from pidsl.codegen.plan.walks import Pass
 
@@ -70,7 +71,7 @@ class PlanCost:
         return self.head_dim * self.times * (6 * self.grad_query + 8 * self.grad_key)
 
 
-def plan_cost(term: Term, n: int | None = None, head_dim: int = 64, times: int = 1) -> PlanCost:
+def plan_cost(term: Term, n: int | None = None, head_dim: int = 64, times: int = 1, itemsize: int = 2) -> PlanCost:
     """What the Triton plan of a term computes; unknown where isl needs long to make it.
 
     >>> import pidsl
@@ -81,35 +82,37 @@ def plan_cost(term: Term, n: int | None = None, head_dim: int = 64, times: int =
     Args:
         term: a term without symbols.
         n: tokens; None: as many as plans are compared at. Above 2**20 the loops are evaluated at 2**20.
-        head_dim: rows above 128 get smaller tiles.
+        head_dim: longer rows have other tiles.
         times: heads * batch.
+        itemsize: bytes per element.
 
     Raises:
         SymbolError: the term holds unbound symbols.
         TooHardError: isl's operation limit struck.
     """
     from pidsl.codegen.choice.cost import REFERENCE
+    from pidsl.codegen.choice.targets import DEFAULT, kind
 
     length = REFERENCE if n is None else min(n, LONGEST)
-    attended, forward, grad_query, grad_key = _pairs(term, head_dim > 128, length)
+    attended, forward, grad_query, grad_key = _pairs(term, kind(DEFAULT, head_dim, itemsize), length)
     return PlanCost("triton", length, attended, forward, grad_query, grad_key, head_dim, times)
 
 
 @lru_cache(maxsize=256)
-def plan_of(term: Term, wide: bool) -> Plan:
+def plan_of(term: Term, of: Kind) -> Plan:
     """The plan as `lower` makes it, or none: a query does not wait as long as a compilation may."""
     from pidsl.codegen.lower import planned
 
     with limited(f"the plan of {term!r}", OPERATIONS):
-        plan = planned(term, "triton", 256 if wide else 64)  # what is cut off here is not remembered
+        plan = planned(term, "triton", of.head_dim, itemsize=of.itemsize)  # what is cut off here is not remembered
     if plan.notes:
         raise TooHardError(plan.notes[0], "a plan with loops of its own", repr(term))
     return plan
 
 
 @lru_cache(maxsize=256)
-def _pairs(term: Term, wide: bool, n: int) -> tuple[int, int, int, int]:
-    plan = plan_of(term, wide)
+def _pairs(term: Term, of: Kind, n: int) -> tuple[int, int, int, int]:
+    plan = plan_of(term, of)
     passes: tuple[Pass, ...] = ("forward", "grad_query", "grad_key")
     forward, grad_query, grad_key = (sum(piece.computed_at(n, task) for piece in plan.pieces) for task in passes)
     return _attended(term, n), forward, grad_query, grad_key

@@ -21,7 +21,7 @@ from pidsl.runtime.call.arguments import check_positions, check_scale, raise_fau
 from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.logits import sink_gradient
 from pidsl.runtime.call.sums import accumulator
-from pidsl.runtime.programs import Program, Programs, autocasts, is_wide, named, scored
+from pidsl.runtime.programs import Program, Programs, autocasts, kind_of, named, scored
 
 ORDINARY = (Tensor, torch.nn.Parameter)
 LEARNED = ("slopes", "bias")  # inputs whose gradients take work of their own
@@ -37,7 +37,7 @@ def attended(programs: Programs, backend: str, call: Call) -> tuple[Tensor, Tens
         numbers = [*call.positions, call.inputs.get("seed", 0)]
         factor, scale = (call.scale, 0.0) if isinstance(call.scale, Tensor) else (None, call.scale)
         return attention(q, k, v, inputs, factor, programs.text + backend, scale, numbers)
-    made = programs.made(backend, is_wide(backend, call.q.shape[3]), call.positions.moved)
+    made = programs.made(backend, kind_of(backend, call.q, call.v), call.positions.moved)
     try:
         return _Attention.apply(made, call, *tensors)  # type: ignore[no-untyped-call]
     except RuntimeError as e:
@@ -260,7 +260,7 @@ def _given(
         raise_faults(faults, where)
         scale = value or 0.0
     positions = Positions(offset, key_offset)
-    made = named(program, is_wide(program.rpartition("; ")[2], q.shape[3]), positions.moved)
+    made = named(program, kind_of(program.rpartition("; ")[2], q, v), positions.moved)
     assert made is not None, program
     given = dict(zip(_inputs(program), (*inputs, seed), strict=False))  # a seed is the last, where one is asked for
     return made, Call(q, k, v, scale, positions, given)

@@ -1,4 +1,4 @@
-"""One program per term, backend, class of head dimension and frame of positions: lowered, emitted and kept.
+"""One program per term, backend, kind of call and frame of positions: lowered, emitted and kept.
 
 `PIDSL_SHOW=plan,source` prints each plan and each generated program to stderr when it is made; docs/settings.md has
 this and the other environment variables.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from pidsl.codegen.choice.targets import DEFAULT, Kind, kind
 from pidsl.language.heads import Heads
 from pidsl.language.parse import parse, parse_term
 from pidsl.language.score import PLAIN, Score
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
 
 KEPT = 512  # programs kept; the least recently used go first
-WIDE_HEAD_DIM = 128  # above it, Triton's tiles are smaller
+ANY = Kind()  # of programs that serve all calls
 
 
 Called = TypeVar("Called", bound=Callable[..., Any])
@@ -87,9 +88,34 @@ def scored(text: str) -> Score:
     return parse(text) if text else PLAIN
 
 
-def is_wide(backend: str, head_dim: int) -> bool:
-    """The class of a head dimension: whether rows of `head_dim` elements need a program of their own."""
-    return backend == "triton" and head_dim > WIDE_HEAD_DIM
+def kind_of(backend: str, q: Tensor, v: Tensor) -> Kind:
+    """The kind of program that serves a call: on Triton it depends on the GPU, the head dimension and the dtype."""
+    if backend != "triton":
+        return ANY
+    return kind(target_of(q.device), max(q.shape[3], v.shape[3]), q.dtype.itemsize)
+
+
+def usual(backend: str, head_dim: int = 64) -> Kind:
+    """The kind of program that is shown where no call was made: in 16 bits, on this machine's GPU if there is one."""
+    if backend != "triton":
+        return ANY
+    return kind(target_of(torch.device("cuda")), head_dim, 2)
+
+
+@untraced
+def target_of(device: torch.device) -> str:
+    """What `codegen.choice.targets` calls a device; the default where there is no GPU to ask."""
+    return _target_of(device)
+
+
+@lru_cache
+def _target_of(device: torch.device) -> str:
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return DEFAULT
+    if torch.version.hip is not None:
+        return f"hip:{torch.cuda.get_device_properties(device).gcnArchName.partition(':')[0]}"
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"cuda:{10 * major + minor}"
 
 
 class Programs:
@@ -108,29 +134,31 @@ class Programs:
         self.term, self.score = term, structure(score)
         self.inputs = () if score is None else score.parameters
         self.text = f"{term!r}; {'' if self.score is PLAIN else repr(self.score)}; "
-        self.kept: dict[tuple[str, bool, bool], Program | None] = {}
+        self.kept: dict[tuple[str, Kind, bool], Program | None] = {}
 
-    def made(self, backend: str, wide: bool = False, moved: bool = False) -> Any:
+    def made(self, backend: str, of: Kind = ANY, moved: bool = False) -> Any:
         """See `compiled`, which is asked once: looking for a term costs more."""
-        key = backend, wide, moved
+        key = backend, of, moved
         if key not in self.kept:  # another thread may write the same entry: it is the same object
-            self.kept[key] = compiled(self.term, backend, wide, self.score, moved)
+            self.kept[key] = compiled(self.term, backend, of, self.score, moved)
         return self.kept[key]
 
-    def exist(self, backend: str, wide: bool = False, moved: bool = False) -> bool:
+    def exist(self, backend: str, of: Kind = ANY, moved: bool = False) -> bool:
         """Whether there is a program, made now; whatever cannot be compiled fails here."""
         if torch.compiler.is_compiling():
-            return prepared(self.text + backend, wide, moved)
-        return self.made(backend, wide, moved) is not None
+            return prepared(self.text + backend, *of, moved)
+        return self.made(backend, of, moved) is not None
 
 
-def compiled(of: Term | Heads, backend: str, wide: bool, score: Score = PLAIN, moved: bool = False) -> Program | None:
+def compiled(
+    of: Term | Heads, backend: str, which: Kind, score: Score = PLAIN, moved: bool = False
+) -> Program | None:  # fmt: skip
     """The program, made on first use; None for heads whose layouts do not agree. Safe to call from several threads.
 
     Args:
         of: a pattern without symbols, or heads, which a Triton program may serve in one launch of each pass.
         backend: "triton", "torch" or "reference".
-        wide: the class of the head dimension, see `is_wide`.
+        which: the kind of calls it serves, see `kind_of`.
         score: what happens to the logits, see `structure`. Heads with dropout have a seed for each launch, so no
             program serves all of them.
         moved: for calls whose keys start at a position other than 0.
@@ -140,12 +168,12 @@ def compiled(of: Term | Heads, backend: str, wide: bool, score: Score = PLAIN, m
     from pidsl.relation.isl import alone  # what one thread does at a time
 
     with alone:
-        return _compiled(of, backend, 256 if wide else 64, score, moved and backend != "reference")
+        return _compiled(of, backend, which, score, moved and backend != "reference")
 
 
 @lru_cache(maxsize=KEPT)
-def _compiled(of: Term | Heads, backend: str, head_dim: int, score: Score, moved: bool) -> Program | None:
-    plan = _planned(of, backend, head_dim, moved)
+def _compiled(of: Term | Heads, backend: str, which: Kind, score: Score, moved: bool) -> Program | None:
+    plan = _planned(of, backend, which, moved)
     if plan is None:
         return None
     made = _program(replace(plan, score=score))
@@ -157,20 +185,25 @@ def _compiled(of: Term | Heads, backend: str, head_dim: int, score: Score, moved
     return made
 
 
-def _planned(of: Term | Heads, backend: str, head_dim: int, moved: bool) -> Plan | None:
+def _planned(of: Term | Heads, backend: str, which: Kind, moved: bool) -> Plan | None:
     if backend == "reference":
         from pidsl.codegen.plan.nodes import Plan
 
         note = "dense scores under the oracle's mask, in chunks of rows: O(n * m) time, for judging other backends"
         return Plan(of, backend, (), None, None, None, notes=(note,))
 
+    from pidsl.codegen.choice.cost import backend_of
     from pidsl.codegen.choice.together import together
     from pidsl.codegen.lower import lower
     from pidsl.relation.frame import Frame
 
+    target, head_dim, itemsize = which
     if isinstance(of, Heads):
-        return together(of, lambda term, size: lower(term, backend, head_dim, size, Frame(moved)))
-    return lower(of, backend, head_dim, frame=Frame(moved))
+        return together(
+            of, lambda term, size: lower(term, backend, head_dim, size, Frame(moved), target, itemsize),
+            backend_of(backend, which),
+        )  # fmt: skip
+    return lower(of, backend, head_dim, None, Frame(moved), target, itemsize)
 
 
 def _program(plan: Plan) -> Program:
@@ -191,19 +224,19 @@ def _program(plan: Plan) -> Program:
 
 
 @lru_cache(maxsize=2 * KEPT)
-def named(program: str, wide: bool, moved: bool) -> Program | None:
+def named(program: str, which: Kind, moved: bool) -> Program | None:
     """The program that a text names: "pattern; score; backend"."""
     pattern, score, backend = program.split("; ")
-    return compiled(parse(pattern), backend, wide, scored(score), moved)
+    return compiled(parse(pattern), backend, which, scored(score), moved)
 
 
 @untraced
-def prepared(program: str, wide: bool, moved: bool) -> bool:
+def prepared(program: str, target: str, head_dim: int, itemsize: int, moved: bool) -> bool:
     """Whether there is a program that a text names, made now. None of it is traced by torch.
 
     A term that is built inside a function that torch traces is no object of Python yet: it comes as its text.
     """
-    return named(program, wide, moved) is not None
+    return named(program, Kind(target, head_dim, itemsize), moved) is not None
 
 
 @untraced

@@ -21,6 +21,7 @@ from pidsl.analysis.cost import cost
 from pidsl.analysis.formulas import n
 from pidsl.analysis.plan_cost import plan_cost, plan_of
 from pidsl.analysis.schedules import BaseSchedule
+from pidsl.codegen.choice.targets import Kind
 from pidsl.codegen.lower import lower
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Boxes, Lags, Runs
@@ -201,7 +202,7 @@ def boxes_one_by_one(piece: Piece, sweep: Boxes, tokens: int) -> int:
 def computed_one_by_one(term: Term, tokens: int) -> tuple[int, int, int]:
     """Pairs in visited tiles, tile after tile and run after run."""
     totals = [0, 0, 0]
-    for piece in plan_of(term, wide=False).pieces:
+    for piece in plan_of(term, Kind()).pieces:
         env = {"n": tokens, "m": tokens, "offset": 0}
         if isinstance(piece.forward, Lags):
             rows = sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in piece.forward.lags)

@@ -30,6 +30,7 @@ from pidsl.relation.build import rows_relation
 from pidsl.relation.isl import read_set
 from pidsl.runtime.kernels.kernel import Kernel
 from pidsl.runtime.kernels.softmax import Softmax
+from pidsl.runtime.programs import kind_of
 from pidsl.runtime.run_torch.program import TorchProgram
 from pidsl.runtime.run_torch.walks import Sizes
 from pidsl.runtime.run_triton.ahead import compile_ahead
@@ -116,7 +117,7 @@ def test_a_dilated_axis_is_split_into_its_classes() -> None:
     found = Product(axes_of(neighborhood((64, 64), 7, dilation=4), split=True), BACKENDS["torch"])
     assert found.grid.lengths == (16, 4, 16, 4)
     sizes = found.cheapest
-    assert sizes.own[1] == sizes.own[3] == 1 and sizes.work.pairs < 4 * (64 * 7) ** 2
+    assert sizes.rows[1] == sizes.rows[3] == 1 and sizes.work.pairs < 4 * (64 * 7) ** 2
 
 
 def test_work_is_what_is_visited() -> None:
@@ -192,10 +193,10 @@ def test_digits_run(backend: str, data: st.DataObject) -> None:
     term = data.draw(in_digits())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "SPARSE", -1.0)
-        patch.setattr(choose, "best_tiles", lambda *_: Tiling(float("inf"), (16,), (16,), Work(0, 0, 0)))
+        patch.setattr(choose, "best_tiles", lambda *_, **__: Tiling(float("inf"), (16,), (16,), Work(0, 0, 0)))
         plan = planned(term, backend)
     form = Softmax(term, backend, None)  # type: ignore[arg-type]
     program = TorchProgram(plan) if backend == "torch" else TritonProgram(plan)
-    form.programs.kept = {(backend, False, False): program}
     given_ = data.draw(inputs(shapes(30, head_dims=(16,)), dtypes=("float32",)))
+    form.programs.kept = {(backend, kind_of(backend, given_.q, given_.v), False): program}
     assert_matches_dense(Kernel(Recipe(term, backend), form), given_, tolerance=1e-4)

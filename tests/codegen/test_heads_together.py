@@ -24,7 +24,7 @@ from pidsl.errors import ParseError, PlanError, TermError
 from pidsl.language.expr import Compare, Truth, Var
 from pidsl.language.parse import parse
 from pidsl.language.terms import Term
-from pidsl.runtime.run_triton.program import Launch
+from pidsl.runtime.run_triton.prepared import Step
 from pidsl.testing import Inputs, Shapes, assert_matches_dense, inputs, shapes
 
 NEAR = heads([(2, window(5)), (1, window(20)), (1, causal)])
@@ -49,13 +49,13 @@ def in_one(h: Heads) -> Plan | None:
 
 def test_one_launch_for_all_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[str] = []
-    run = Launch.run
+    run = Step.run
 
-    def counted(launch: Launch) -> None:
-        launched.append(launch.kernel.fn.__name__ if hasattr(launch.kernel, "fn") else launch.kernel.__name__)
-        run(launch)
+    def counted(step: Step, given: Any) -> None:
+        launched.append(step.kernel.fn.__name__ if hasattr(step.kernel, "fn") else step.kernel.__name__)
+        run(step, given)
 
-    monkeypatch.setattr(Launch, "run", counted)
+    monkeypatch.setattr(Step, "run", counted)
     kernel = compile(NEAR, "triton")
     q, k, v = (x.requires_grad_() for x in tensors(9, 9, heads=4, kv_heads=2))
     out = kernel(q, k, v)

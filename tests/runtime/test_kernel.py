@@ -336,9 +336,23 @@ def test_triton_programs_by_head_dim() -> None:
     kernel = compile(window(100), "triton")
     assert kernel.plan.backend == "triton"
     assert "tl.dot" in kernel.source()
-    assert kernel.source(64) == kernel.source(128)
+    assert kernel.source(16) == kernel.source(64) != kernel.source(80) == kernel.source(128)
     assert kernel.source(128) != kernel.source(136) == kernel.source(256)
     check("triton", window(5), *tensors(7, 7, d=136, dv=136))
+
+
+def test_few_programs_serve_all_calls() -> None:
+    kept = compile(window(101), "triton").form.programs.kept
+    for d, dv in ((16, 16), (64, 32), (32, 64)):
+        for dtype in (torch.float16, torch.bfloat16):
+            check("triton", window(101), *tensors(7, 7, d=d, dv=dv, dtype=dtype))
+    assert len(kept) == 1  # the program that the kernel was made with
+    check("triton", window(101), *tensors(7, 7, d=16, dv=72, dtype=torch.float16))
+    check("triton", window(101), *tensors(7, 7))
+    assert [key[1][1:] for key in kept] == [(64, 2), (128, 2), (128, 4)]
+    torch_kept = compile(window(101), "torch").form.programs.kept
+    check("torch", window(101), *tensors(7, 7, d=136, dv=136))
+    assert len(torch_kept) == 1
 
 
 def test_show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

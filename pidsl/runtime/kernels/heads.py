@@ -16,9 +16,10 @@ from pidsl.runtime.call.dropout import mix
 from pidsl.runtime.kernels.form import Form, Plans
 from pidsl.runtime.kernels.shares import Shares, join, shares, split
 from pidsl.runtime.operator import attended, refuse_transform
-from pidsl.runtime.programs import Programs, is_wide
+from pidsl.runtime.programs import Programs, kind_of, usual
 
 if TYPE_CHECKING:
+    from pidsl.codegen.choice.targets import Kind
     from pidsl.codegen.plan.nodes import Plan
     from pidsl.runtime.kernels.kernel import Kernel
 
@@ -46,8 +47,12 @@ class ByHead(Form):
         groups = (group for group in range(1, len(heads) + 1) if len(heads) % group == 0)
         self._shares = {group: shares(self._mine, group) for group in groups}  # by query heads on each key head
         first = next(iter(kernels.values()))
-        self._together = together = Programs(heads, first.score)
-        self._whole = {wide: first.chosen == "triton" and together.exist("triton", wide) for wide in (False, True)}
+        self._together, self._triton = Programs(heads, first.score), first.chosen == "triton"
+        self._whole(usual("triton"))
+
+    def _whole(self, which: Kind, moved: bool = False) -> bool:
+        """Whether one program of a kind serves all heads."""
+        return self._triton and self._together.exist("triton", which, moved)
 
     def titled(self) -> Iterable[tuple[str, Kernel]]:
         return zip(map(_named, self._mine), self.parts.values(), strict=True)
@@ -63,8 +68,7 @@ class ByHead(Form):
         if len(kernels) == 1:
             return kernels[0].form.attend(call, backend)
         q, k, v = call[:3]
-        wide, moved = is_wide("triton", q.shape[3]), call.positions.moved
-        if backend == "triton" and self._whole[wide] and (not moved or self._together.exist("triton", wide, moved)):
+        if backend == "triton" and self._whole(kind_of("triton", q, v), call.positions.moved):
             return attended(self._together, backend, call)
         parts = self._shares[q.shape[1] // k.shape[1]]
         try:
@@ -96,20 +100,20 @@ class ByHead(Form):
     @property
     def plan(self) -> Plan | Plans:
         """What is launched for which query heads, and the plan of each launch."""
-        if self._whole[False]:
-            title = _named(tuple(range(len(self.heads))))
-            return Plans(f"1 launch for {len(self.heads)} query heads", ((title, self._together.made("triton").plan),))
+        if self._whole(which := usual("triton")):
+            title, made = _named(tuple(range(len(self.heads)))), self._together.made("triton", which)
+            return Plans(f"1 launch for {len(self.heads)} query heads", ((title, made.plan),))
         return super().plan
 
     def source(self, head_dim: int = 64) -> str:
         """The generated program of all heads; or of each distinct pattern, one section each, under its query heads."""
-        if not self._whole[wide := is_wide("triton", head_dim)]:
+        if not self._whole(which := usual("triton", head_dim)):
             return super().source(head_dim)
-        return str(self._together.made("triton", wide).source)
+        return str(self._together.made("triton", which).source)
 
     def explain(self) -> str:
         """How many launches there are, and the explanation of each under its query heads."""
-        return str(self.plan) if self._whole[False] else super().explain()
+        return str(self.plan) if self._whole(usual("triton")) else super().explain()
 
 
 def launch_seed(seed: int, first: int) -> int:

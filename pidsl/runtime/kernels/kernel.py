@@ -158,14 +158,14 @@ class Kernel:
 
     @property
     def plan(self) -> Any:
-        """What was decided and why: print it. On Triton, for head dimensions up to 128."""
+        """What was decided and why: print it. On Triton, for head dimensions up to 64 in 16 bits."""
         return self.form.plan
 
     def source(self, head_dim: int = 64) -> str:
         """The text of the generated program; of several, one after the other under their titles.
 
         Args:
-            head_dim: Triton programs for head dimensions above 128 have smaller tiles.
+            head_dim: Triton programs have other tiles for head dimensions above 64 and above 128; shown in 16 bits.
         """
         return self.form.source(head_dim)
 

@@ -13,7 +13,7 @@ from pidsl.language.terms import Term
 from pidsl.runtime.call.call import Call
 from pidsl.runtime.kernels.form import Form
 from pidsl.runtime.operator import attended
-from pidsl.runtime.programs import Program, Programs, is_wide, preferred, rings
+from pidsl.runtime.programs import Program, Programs, preferred, rings, usual
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -32,7 +32,7 @@ class Softmax(Form):
         self.term, self.backend = term, backend
         self.programs = Programs(term, score)
         self.chosen, self.reason = preferred(backend)
-        self.programs.exist(self.chosen)
+        self.programs.exist(self.chosen, usual(self.chosen))
 
     @property
     def rings(self) -> tuple[Term, ...]:
@@ -42,12 +42,12 @@ class Softmax(Form):
         return attended(self.programs, backend, call)
 
     def made(self, backend: str, head_dim: int) -> Program:
-        """The program for a backend and head dimension."""
-        return self.programs.made(backend, is_wide(backend, head_dim))
+        """The program for a backend and head dimension, for calls in 16 bits."""
+        return self.programs.made(backend, usual(backend, head_dim))
 
     @property
     def plan(self) -> Plan:
-        """The plan of the program; on Triton, for head dimensions up to 128."""
+        """The plan of the program; on Triton, for head dimensions up to 64 in 16 bits."""
         plan: Plan = self.made(self.chosen, 64).plan
         if self.backend != "auto":
             return plan

@@ -1,0 +1,240 @@
+"""The stages of a pass on ranges of positions: alone, going on from each other, or in parts that are merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+from pidsl.codegen.choice.targets import options
+from pidsl.codegen.emit_triton import library
+from pidsl.codegen.plan.walks import Pass
+from pidsl.language.score import PLAIN
+from pidsl.runtime.run_triton.assembly import Assembly
+from pidsl.runtime.run_triton.launch import Stage, pad
+from pidsl.runtime.run_triton.prepared import Buffer, Facts, Given
+from pidsl.runtime.run_triton.ranges import Part, Range, Work, chunk, ranges
+
+ROWS = 32  # of a program that merges
+LONG = 8  # tiles of a walk for which it pays to make tensor descriptors
+
+
+class Output(NamedTuple):
+    """What a pass writes: the argument for it (and the buffer), that for what earlier stages left, length of a row."""
+
+    argument: str
+    running: str
+    width: int
+
+
+class Pairs(NamedTuple):
+    """Pairs of batch entry and head that run together."""
+
+    first: int
+    many: int
+
+
+class Sweep:
+    """One pass.
+
+    Args:
+        made: what it is added to.
+        task: the pass.
+        outputs: what it writes.
+        table: that of its stages, where it is not named for the pass.
+    """
+
+    def __init__(self, made: Assembly, task: Pass, outputs: Sequence[Output], table: str = "") -> None:
+        self.made, self.task, self.outputs = made, task, outputs
+        n, m, offset, key_offset = made.lengths
+        self.own = (m, key_offset) if task == "grad_key" else (n, offset)
+        self.owner: Facts = made.known["k" if task == "grad_key" else "q"]
+        self.stages: list[Stage] = made.program.stages(table or task.upper())
+        self.pack = self._packed() if task == "forward" and self.stages else 1
+        self.pairs = made.pairs // made.group if task == "grad_key" or self.pack > 1 else made.pairs
+        self.kernel = getattr(made.program.module, task, None)  # a program without pieces has none
+
+    @cached_property
+    def works(self) -> list[Work]:
+        """What the programs of every stage do."""
+        found = []
+        times = self.made.group if self.task == "grad_key" else 1
+        for x in self.stages:
+            tiles = x.work(self.made.program, self.task, self.made.lengths, self.own)
+            found.append(Work(times * tiles, x.step * x.tile if x.consecutive else None, not x.lags))
+        return found
+
+    def run(self) -> None:
+        """Add buffers and launches."""
+        length, dtype = self.own[0], self.owner.dtype
+        for x in self.outputs:
+            self.made.buffers[x.argument] = Buffer((*self.owner.shape[:2], length, x.width), dtype)
+        if not self.stages or 0 in self.made.lengths[:2]:  # nothing meets anything
+            everything = Pairs(0, self.pairs)
+            return self._merge(Range(0, length, ()), everything, self._results(everything), 0)
+        for found in ranges(self.works, length, self.pairs, self.made.target.multiprocessors):
+            if found.merged:
+                self._in_parts(found)
+            else:
+                self._in_turn(found)
+        return None
+
+    def sum_up(self) -> None:
+        """Add launches of all programs of all stages, each of which leaves sums for slopes and bias."""
+        bias = self.made.known.get("bias")
+        for number, stage in enumerate(self.stages):
+            classes, tiles = stage.programs(*self.own)
+            shape = (*self.owner.shape[:2], classes * tiles)
+            sums = {"slope_sums": shape, "bias_sums": (*shape, 0 if bias is None else bias.shape[1])}
+            given = {name: Given(f"{name}_{number}") for name in sums}
+            for name, of_programs in sums.items():  # programs without rows write none
+                self.made.buffers[given[name]] = Buffer(of_programs, torch.float32, 0.0)
+            self._launch(Part(number, 0, tiles), Pairs(0, self.pairs), given, (0, self.own[0]))
+
+    # -- ways to run a range ---------------------------------------------------------------------------------------
+
+    def _in_turn(self, found: Range) -> None:
+        """Each stage goes on from what the one before left in float32, which the last one turns into the result."""
+        whole = [self.stages[part.stage].covers(*self.own) for part in found.parts]
+        between = len(found.parts) > 1 and self.owner.dtype != torch.float32
+        each = 4 * self.own[0] * sum(x.width for x in self.outputs)
+        programs = min(self._programs(part) for part in found.parts)
+        for pairs in self._chunks(each, programs) if len(found.parts) > 1 else [Pairs(0, self.pairs)]:
+            results = self._results(pairs)
+            handed = results
+            if between:
+                handed = {**results, **{x.argument: self._running(x, pairs) for x in self.outputs}}
+            started = whole[0]
+            if not started:
+                self._merge(found, pairs, handed, 0)
+            for number, part in enumerate(found.parts):
+                last = number == len(found.parts) - 1 and whole[-1]
+                before = {x.running: handed[x.argument] for x in self.outputs} if number or not started else {}
+                self._launch(part, pairs, {**(results if last else handed), **before}, (0, self.own[0]))
+            if between and not whole[-1]:
+                self._merge(found, pairs, results, 0, {x.running: handed[x.argument] for x in self.outputs})
+
+    def _in_parts(self, found: Range) -> None:
+        """All stages write parts in float32, which one more kernel merges."""
+        rows = found.stop - found.first
+        each = 4 * found.merged * rows * sum(x.width for x in self.outputs)
+        programs = sum(self._programs(part) * part.splits for part in found.parts)
+        for pairs in self._chunks(each, programs):
+            heads = self._heads(pairs)
+            sizes = {x.argument: x.width for x in self.outputs} | ({"lse": 1} if self.task == "forward" else {})
+            for name, width in sizes.items():
+                shape = (found.merged, heads, rows, width)
+                self.made.buffers.setdefault(f"parts of {name} from {found.first}", Buffer(shape, torch.float32))
+            begun = 0
+            for part in found.parts:
+                start = begun * heads * rows
+                views = {
+                    name: self.made.view(f"parts of {name} from {found.first}", start * width)
+                    for name, width in sizes.items()
+                }
+                self._launch(part, pairs, {**views, "sinks": None}, (found.first, rows))
+                begun += part.splits
+            self._merge(found, pairs, self._results(pairs), found.merged)
+
+    def _chunks(self, each: int, programs: int) -> Iterator[Pairs]:
+        """The pairs, some at a time."""
+        target = self.made.target
+        group = 1 if self.task == "grad_key" else self.made.group
+        count = chunk(self.pairs, group, each, programs, target.multiprocessors, target.l2)
+        if self.pack > 1:
+            count = self.pairs
+        for first in range(0, self.pairs, count):
+            yield Pairs(first, min(count, self.pairs - first))
+
+    def _results(self, pairs: Pairs) -> dict[str, Given]:
+        """Where the results of some pairs are."""
+        rows = pairs.first * self.own[0]
+        found = {x.argument: self.made.view(x.argument, rows * x.width) for x in self.outputs}
+        return {**found, "lse": self.made.view("lse", rows)} if self.task == "forward" else found
+
+    def _running(self, x: Output, pairs: Pairs) -> Given:
+        """Where stages leave what the next one goes on from: the first pairs are the most."""
+        name = Given(f"running {x.argument}")
+        self.made.buffers.setdefault(name, Buffer((1, self._heads(pairs), self.own[0], x.width), torch.float32))
+        return name
+
+    def _heads(self, pairs: Pairs) -> int:
+        """How many heads (of batch entries) some pairs write."""
+        return pairs.many * self.made.group if self.pack > 1 else pairs.many
+
+    # -- launches --------------------------------------------------------------------------------------------------
+
+    def _launch(self, part: Part, pairs: Pairs, given: Mapping[str, Any], own: tuple[int, int]) -> None:
+        """A stage on a range of its tiles; `own`: the first of the rows of what it writes, and how many those are."""
+        stage, fields = self.stages[part.stage], self.made.fields
+        rows, cols = (stage.swept, stage.tile) if self.task == "grad_key" else (stage.tile, stage.swept)
+        width = max(fields["D_PAD"], fields["V_PAD"])
+        chosen = options(
+            self.made.target, self.task, rows, cols, width, self.owner.dtype.itemsize, self.made.tensor_cores
+        )
+        classes, _ = stage.programs(*self.own)
+        arguments = {
+            **given, "classes": classes, "tiles": part.tiles, "first_tile": part.first,
+            "pairs": pairs.many, "first_pair": pairs.first, "own_first": own[0], "own_rows": own[1],
+            "table": None if stage.table is None else self.made.lists[stage.table],
+        }  # fmt: skip
+        special = {
+            **stage.kind, "SPLITS": part.splits, "DESCENDING": part.descending,
+            "PACK": self.pack, "TMA": self._described(stage, part),
+        }  # fmt: skip
+        grid = pairs.many * self._programs(part) * part.splits
+        self.made.stage(special, self.kernel, grid, arguments, **chosen)
+
+    def _programs(self, part: Part) -> int:
+        """Of a launch, for each pair, unsplit."""
+        return self.stages[part.stage].programs(*self.own)[0] * part.tiles
+
+    def _merge(
+        self, found: Range, pairs: Pairs, results: Mapping[str, Given], splits: int,
+        before: Mapping[str, Given] | None = None,
+    ) -> None:  # fmt: skip
+        """The results on a range from parts and from what was left `before`; of none of both, those of no key."""
+        rows, count = found.stop - found.first, self._heads(pairs)
+        common = {"pairs": count, "own_rows": rows, "target_first": found.first, "target_rows": self.own[0]}
+        for x in self.outputs:
+            running = None if before is None else before[x.running]
+            target = results[x.argument]
+            parts = Given(f"parts of {x.argument} from {found.first}") if splits else target
+            given = {**common, "parts": parts, "running": running}
+            grid = count * triton.cdiv(rows, ROWS)
+            if self.task == "forward":
+                lse = results["lse"]
+                given |= {"out": target, "lse": lse, "first_pair": pairs.first}
+                given["part_lse"] = Given(f"parts of lse from {found.first}") if splits else lse
+                self.made.helper(library.join, grid, given, SPLITS=splits)
+            else:
+                given |= {"grad": target, "WIDTH": x.width, "PAD": pad(x.width), "SPLITS": splits}
+                self.made.helper(library.add_parts, grid, given)
+
+    # -- what a launch is specialised for --------------------------------------------------------------------------
+
+    def _packed(self) -> int:
+        """Query heads of a key head that share a tile of rows, as a power of two: where a tile has room for all."""
+        plan, group = self.made.program.plan, self.made.group
+        if plan is None or plan.of_heads or plan.score != PLAIN or group == 1:
+            return 1
+        pack = int(triton.next_power_of_2(group))
+        fits = (
+            x.consecutive and triton.cdiv(self.own[0], x.step) <= x.tile // pack and "CLASS" not in x.kind
+            for x in self.stages
+        )
+        return pack if all(fits) else 1
+
+    def _described(self, stage: Stage, part: Part) -> bool:
+        """Whether tiles come through tensor descriptors, which a program makes for itself: for walks of some length."""
+        made = self.made
+        if not made.target.descriptors or not made.fields["EVERY_ROW" if self.task == "grad_key" else "EVERY_KEY"]:
+            return False
+        walks = self.works[part.stage].tiles[:, part.first : part.first + part.tiles]
+        loops = getattr(made.program.module, "_runs", None)
+        if walks.mean() < part.splits * LONG or any(x.LOOPS is not loops for x in stage.kind["WALKS"]):
+            return False
+        return all(made.known[x].describable for x in (("q", "grad_out") if self.task == "grad_key" else ("k", "v")))
