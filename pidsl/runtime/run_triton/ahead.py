@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
     from pidsl.runtime.run_triton.launch import Launch
 
-TABLES = ("FORWARD", "GRAD_QUERY", "GRAD_KEY", "GRAD_SCORE")  # of a generated module; each row is a stage
+TABLES = {"forward": "FORWARD", "grad_query": "GRAD_QUERY", "grad_key": "GRAD_KEY", "grad_score": "GRAD_SCORE"}
+PRODUCTS = {"forward": (1, 1), "grad_query": (2, 1), "grad_key": (2, 2), "grad_score": (1, 1)}  # with D, with Dv
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,15 @@ class Problem:
     learned: bool = True
 
 
+class TensorFacts(NamedTuple):
+    """A tensor argument: the number of the storage it stands in, bytes of that, where it begins there, its items."""
+
+    storage: int
+    size: int
+    start: int
+    itemsize: int
+
+
 @dataclass(frozen=True, slots=True)
 class LaunchReport:
     """One launch of a kernel.
@@ -49,24 +60,25 @@ class LaunchReport:
     Args:
         number: its place in the order of launches.
         grid: programs.
-        stage: which row of its pass's table it belongs to; None for a kernel that is in no table.
-        integers: the integer arguments by name, constants too.
-        tensors: of each tensor argument the number of its storage, its bytes, and how many heads of batch entries.
+        pieces: of the plan, whose pairs it visits; none for a kernel that visits no pairs.
+        numbers: the integer arguments by name, and those that the kernel is specialised for.
+        tensors: the tensor arguments by name.
         filled: storages that torch filled or copied into before this launch, the first that has them, with their bytes.
     """
 
     number: int
     grid: int
-    stage: int | None = None
-    integers: dict[str, int] = field(default_factory=dict)
-    tensors: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    pieces: tuple[int, ...] = ()
+    numbers: dict[str, int] = field(default_factory=dict)
+    tensors: dict[str, TensorFacts] = field(default_factory=dict)
     filled: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def read(cls, found: Mapping[str, Any]) -> LaunchReport:
         """From what `asdict` made, through JSON or not."""
-        tensors = {name: tuple(x) for name, x in found["tensors"].items()}
-        return cls(**{**found, "tensors": tensors, "filled": tuple(tuple(x) for x in found["filled"])})
+        tensors = {name: TensorFacts(*x) for name, x in found["tensors"].items()}
+        pieces, filled = tuple(found["pieces"]), tuple((x, size) for x, size in found["filled"])
+        return cls(**{**found, "pieces": pieces, "tensors": tensors, "filled": filled})
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +146,9 @@ def compile_ahead(
     Raises:
         BackendError: a kernel does not compile; the message is the compiler's.
     """
-    if not isinstance(plan, str):
-        from pidsl.codegen.emit_triton.source import triton_source
-
-        plan = triton_source(plan)
     widths = head_dim, head_dim if value_dim is None else value_dim
     request = {
-        "source": plan, "kind": str(dtype).removeprefix("torch."), "widths": widths, "target": target,
+        **_program(plan), "kind": str(dtype).removeprefix("torch."), "widths": widths, "target": target,
         "options": options or {}, "problem": asdict(problem or Problem()),
         "precision": torch.get_float32_matmul_precision(),
     }  # fmt: skip
@@ -155,41 +163,88 @@ def compile_ahead(
     return [KernelReport.read(x) for x in json.loads(done.stdout.splitlines()[-1])]
 
 
+def _program(plan: Plan | str) -> dict[str, str]:
+    """A program for another process: its text, and the plan but for what isl has of it."""
+    if isinstance(plan, str):
+        return {"source": plan, "plan": ""}
+    from pidsl.codegen.emit_triton.source import triton_source
+
+    pieces = tuple(replace(piece, relation=None) for piece in plan.pieces)
+    pickled = pickle.dumps(replace(plan, pieces=pieces, relation=None))
+    return {"source": triton_source(plan), "plan": b64encode(pickled).decode()}
+
+
 def _compile_request() -> None:
     """The compiling process: a request on stdin, reports on the last line of stdout."""
     request = json.load(sys.stdin)
     torch.set_float32_matmul_precision(request["precision"])
-    problem = Problem(**request["problem"])
     with _Fills() as fills:
-        launches, tables = _launches(request["source"], request["kind"], request["widths"], problem)
-    reports = _reports(launches, tables, fills, request["target"], request["options"])
-    print(json.dumps([asdict(x) for x in reports]))
+        stages = _stages(request)
+    print(json.dumps([asdict(x) for x in _reports(stages, fills, request["target"], request["options"])]))
 
 
-def _launches(
-    source: str, kind: str, widths: tuple[int, int], problem: Problem
-) -> tuple[list[Launch], list[Mapping[str, Any]]]:
-    """The launches of forward and backward on contiguous tensors, and the rows of the program's tables."""
+class _Stage(NamedTuple):
+    """A launch, and of which row of the program's tables; none for kernels that are the same in all programs."""
+
+    launch: Launch
+    name: str
+    row: Mapping[str, Any]
+
+    @property
+    def work(self) -> Work:
+        """Of an iteration: forward's products q k^T and p v; the gradients' these or their like again."""
+        if not self.row:
+            return Work()
+        kind, (by_head_dim, by_value_dim) = self.launch.arguments["KIND"], PRODUCTS[self.name]
+        macs = by_head_dim * _value(kind.D_PAD) + by_value_dim * _value(kind.V_PAD)
+        return Work(self.row["TILE"] * self.row["swept"], macs)
+
+
+def _stages(request: Mapping[str, Any]) -> list[_Stage]:
+    """The launches of forward and backward on contiguous tensors."""
+    from pidsl.codegen.choice.targets import target
     from pidsl.runtime.call.call import Call
     from pidsl.runtime.run_triton import cache
     from pidsl.runtime.run_triton.program import TritonProgram
 
-    dtype = getattr(torch, kind)
+    problem, (head_dim, value_dim) = Problem(**request["problem"]), request["widths"]
+    dtype = getattr(torch, request["kind"])
     batch, heads, key_heads, rows, keys, learned = (getattr(problem, name) for name in Problem.__slots__)
     by_head = torch.empty(heads, dtype=torch.float32, device="meta")
-    inputs = dict.fromkeys(("slopes", "sinks", "temperature"), by_head)  # a plain program asks for none of them
-    head_dim, value_dim = widths
-    shapes = ((heads, rows, head_dim), *((key_heads, keys, x) for x in widths), (heads, rows, value_dim))
-    q, k, v, out = (torch.empty(batch, *shape, dtype=dtype, device="meta") for shape in shapes)
-    call = Call(q, k, v, 0.125, inputs={**inputs, "bias": by_head[:, None], "seed": 0})
-    program = TritonProgram(None, source)
-    forward, _, lse = program.forward_launches(call)
-    backward, *_ = program.backward_launches(call, out, lse, torch.empty_like(out), torch.empty_like(lse), learned)
+    source = request["source"]
+    plan = pickle.loads(b64decode(request["plan"])) if request["plan"] else None
+    program = TritonProgram(plan, source)
+    inputs = {}
+    if plan is not None:
+        known = dict.fromkeys(("slopes", "sinks", "temperature"), by_head) | {"bias": by_head[:, None], "seed": 0}
+        inputs = {name: known[name] for name in plan.score.parameters}
+    shapes = ((heads, rows, head_dim), (key_heads, keys, head_dim), (key_heads, keys, value_dim))
+    q, k, v = (torch.empty(batch, *shape, dtype=dtype, device="meta") for shape in shapes)
+    out = torch.empty(batch, heads, rows, value_dim, dtype=dtype, device="meta")
+    call = Call(q, k, v, 0.125, inputs=inputs)
+    forward, _, lse = program.forward_launches(call, target(request["target"]))
+    learned = learned and bool(inputs)
+    grads = torch.empty_like(out), torch.empty_like(lse)
+    backward, _ = program.backward_launches(call, out, lse, *grads, learned, target(request["target"]))
     module = cache.load(program.path, source)
-    tables: list[Mapping[str, Any]] = [
-        {**row, "stage": k} for name in TABLES for k, row in enumerate(getattr(module, name, ()))
-    ]
-    return forward + backward, tables
+    return [_stage(launch, module) for launch in forward + backward]
+
+
+def _stage(launch: Launch, module: Any) -> _Stage:
+    from pidsl.runtime.run_triton.assembly import fixed
+
+    name, kind = launch.kernel.__name__, launch.arguments["KIND"]
+    if launch.arguments.get("slope_sums") is not None:
+        name = "grad_score"
+    for row in getattr(module, TABLES.get(name, ""), ()):
+        if all(getattr(kind, x) == fixed(value) for x, value in row.items() if x.isupper()):
+            return _Stage(launch, name, row)
+    return _Stage(launch, name, {})
+
+
+def _value(x: Any) -> Any:
+    """A constant of a kernel."""
+    return getattr(x, "value", x)
 
 
 class _Fills(TorchDispatchMode):
@@ -208,51 +263,41 @@ class _Fills(TorchDispatchMode):
         return found
 
 
-def _reports(
-    launches: Iterable[Launch], tables: list[Mapping[str, Any]], fills: _Fills, target: str, options: Mapping[str, int]
-) -> list[KernelReport]:
+def _reports(stages: Iterable[_Stage], fills: _Fills, target: str, options: Mapping[str, Any]) -> list[KernelReport]:
     """One report per kernel that is compiled; launches that differ in nothing else share one."""
     found: dict[Any, KernelReport] = {}
-    storages: dict[int, int] = {}
+    numbers: dict[int, int] = {}
     waiting = {_storage(x): x.numel() * x.element_size() for x in fills.tensors}
-    for number, launch in enumerate(launches):
-        row = next((x for x in tables if _is_of(launch, x)), None)
+    for number, stage in enumerate(stages):
+        launch = stage.launch
         signature = Signature.of(launch.kernel, launch.arguments)
         chosen = {**launch.options, **options}
         key = (id(launch.kernel), *map(repr, (signature, chosen)))
         if key not in found:
-            found[key] = compiled(launch.kernel, signature, target, chosen, _work(launch, row))
+            found[key] = replace(compiled(launch.kernel, signature, target, chosen, stage.work), name=stage.name)
         tensors = {name: x for name, x in launch.arguments.items() if isinstance(x, torch.Tensor)}
-        numbers = {x: storages.setdefault(x, len(storages)) for x in map(_storage, tensors.values())}
+        own = {x: numbers.setdefault(x, len(numbers)) for x in map(_storage, tensors.values())}
         facts = LaunchReport(
             number,
             launch.grid,
-            row["stage"] if row else None,
-            {name: int(x) for name, x in launch.arguments.items() if isinstance(x, int)},
-            {
-                name: (numbers[_storage(x)], x.numel() * x.element_size(), prod(x.shape[:2]))
-                for name, x in tensors.items()
-            },
-            tuple((own, waiting.pop(x)) for x, own in numbers.items() if x in waiting),
+            tuple(stage.row.get("pieces", ())),
+            _numbers(launch.arguments),
+            {name: _facts(x, own[_storage(x)]) for name, x in tensors.items()},
+            tuple((own[x], waiting.pop(x)) for x in own if x in waiting),
         )
         found[key] = replace(found[key], launches=(*found[key].launches, facts))
     return list(found.values())
 
 
-def _work(launch: Launch, row: Mapping[str, Any] | None) -> Work:
-    """Of forward's products q k^T and p v; of the gradients' these or their like again."""
-    products = {"forward": (1, 1), "grad_query": (2, 1), "grad_key": (2, 2), "grad_score": (1, 1)}
-    task = next((x for x in products if launch.kernel.__name__.startswith(x)), None)
-    if row is None or task is None:
-        return Work()
-    by_head_dim, by_value_dim = products[task]
-    macs = by_head_dim * launch.arguments["D_PAD"] + by_value_dim * launch.arguments["V_PAD"]
-    return Work(row["tile"] * row["swept"], macs)
+def _numbers(arguments: Mapping[str, Any]) -> dict[str, int]:
+    kind = arguments.get("KIND")
+    special = {} if kind is None else {name: _value(x) for name, x in kind._asdict().items()}
+    return {name: int(x) for name, x in {**arguments, **special}.items() if isinstance(x, int)}
 
 
-def _is_of(launch: Launch, row: Mapping[str, Any]) -> bool:
-    constants = row.get("constants", {})
-    return launch.kernel is row["kernel"] and all(launch.arguments[name] == x for name, x in constants.items())
+def _facts(x: torch.Tensor, number: int) -> TensorFacts:
+    start = int(x.storage_offset()) * x.element_size()
+    return TensorFacts(number, x.untyped_storage().nbytes(), start, x.element_size())
 
 
 def _storage(x: torch.Tensor) -> int:
@@ -336,7 +381,8 @@ def compiled(kernel: Any, signature: Signature, target: str, options: Mapping[st
     known = made.metadata
     report = KernelReport(kernel.__name__, known.num_warps, known.num_stages, known.shared)
     if backend != "cuda":
-        return replace(report, **machine_code.amd_metadata(made.asm.get("amdgcn", "")))
+        registers, stack_bytes = machine_code.amd_metadata(made.asm.get("amdgcn", ""))
+        return replace(report, registers=registers, stack_bytes=stack_bytes)
     code = machine_code.read(made.asm["cubin"])
     loops = [code.report(x, known.num_warps, work.pairs, work.macs_per_pair) for x in code.working_loops()]
     counts = code.counts()

@@ -347,13 +347,10 @@ def _dominators(blocks: Sequence[Block], before: Sequence[Sequence[int]]) -> lis
     return found
 
 
-def amd_metadata(text: str) -> dict[str, int]:
+def amd_metadata(text: str) -> tuple[int | None, ...]:
     """Registers per thread and bytes of stack, from the metadata below an AMD GPU's program."""
-    found = {
-        name: re.search(rf"\.{entry}:\s+(\d+)", text)
-        for name, entry in (("registers", "vgpr_count"), ("stack_bytes", "private_segment_fixed_size"))
-    }
-    return {name: int(x[1]) for name, x in found.items() if x}
+    found = (re.search(rf"\.{entry}:\s+(\d+)", text) for entry in ("vgpr_count", "private_segment_fixed_size"))
+    return tuple(int(x[1]) if x else None for x in found)
 
 
 @dataclass(frozen=True, slots=True)
