@@ -281,24 +281,32 @@ def _absorb(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
 
 
 @triton.jit
-def _weights(x, dp, lse2, pull, keep, i, j, score, KIND: tl.constexpr):
-    """The weights of pairs as values get them, ds = p * (dO . V - pull) of the final logits, and of those before."""
+def _weights(x, lse2, keep, i, j, score, KIND: tl.constexpr):
+    """The weights of pairs, their factors by dropout, and the derivative of final logits by those before the score."""
     scale2, _, slope, by_lag, stream = score
-    logits, rate = x * scale2, 1.0
+    logits, rate, drop = x * scale2, 1.0, 1.0
     if KIND.SCORE is not None:
         logits, rate = KIND.SCORE(logits, i, j, slope, by_lag)
     p = tl.exp2(logits - lse2)
     if keep is not None:
         p = tl.where(keep, p, 0.0)
-    kept = p
     if KIND.DROPOUT is not None:
         drop = KIND.DROPOUT(stream, i, j)
+    return p, drop, rate
+
+
+@triton.jit
+def _slopes(p, drop, rate, dp, pull, keep, KIND: tl.constexpr):
+    """ds = p * (dO . V - pull) of the final logits, and of those before the score."""
+    if KIND.DROPOUT is not None:
         dp *= drop
-        kept *= drop
     ds = p * (dp - pull)
     if KIND.LAGS or (KIND.CAREFUL and keep is not None):  # what is not attended may be NaN
         ds, rate = tl.where(keep, ds, 0.0), tl.where(keep, rate, 0.0)
-    return kept, ds, ds * rate
+    if KIND.SCORE is not None:
+        return ds, ds * rate
+    else:
+        return ds, ds
 
 
 @triton.jit
@@ -311,12 +319,14 @@ def _row_slopes(task, source, at, j, inside, keep, KIND: tl.constexpr):
     if KIND.LAGS:
         x = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)
         dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
-        keep = inside
+        p, drop, rate = _weights(x, lse2, inside, i, j, score, KIND)
+        final, ds = _slopes(p, drop, rate, dp, pull, inside, KIND)
     else:
+        i, j = i[:, None], j[None, :]
         x = tl.dot(query, tl.trans(key), input_precision=KIND.PRECISION)
+        p, drop, rate = _weights(x, lse2[:, None], keep, i, j, score, KIND)
         dp = tl.dot(grad, tl.trans(value), input_precision=KIND.PRECISION)
-        i, j, lse2, pull = i[:, None], j[None, :], lse2[:, None], pull[:, None]
-    _, final, ds = _weights(x, dp, lse2, pull, keep, i, j, score, KIND)
+        final, ds = _slopes(p, drop, rate, dp, pull[:, None], keep, KIND)
     return final, ds, i, j, key
 
 
@@ -366,26 +376,29 @@ def _add_key_grads(task, state, source, at, r, inside, keep, KIND: tl.constexpr)
     if KIND.ROWS is not None and not KIND.EVERY_ROW and not KIND.LAGS:
         live = (live & KIND.ROWS(r, task[2])) != 0
     query, grad = _pair(task, source, at, r, live, KIND)
-    row_lse2 = tl.load(lse2 + r, mask=live, other=float("inf"))  # weights are 0 whatever a score adds
+    unseen: tl.constexpr = 0.0 if KIND.SCORE is None else float("inf")  # weights are 0 whatever a score adds
+    row_lse2 = tl.load(lse2 + r, mask=live, other=unseen)
     row_pull = tl.load(pull + r, mask=live, other=0.0)
     i = r + task[2][3]
     if KIND.LAGS:
         x = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)
         dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
-        p, _, ds = _weights(x, dp, row_lse2, row_pull, live, i, j, score, KIND)
+        p, drop, rate = _weights(x, row_lse2, live, i, j, score, KIND)
+        ds = _slopes(p, drop, rate, dp, row_pull, live, KIND)[1]
+        grad_v += (p * drop)[:, None] * grad.to(tl.float32)
     else:
-        x = tl.dot(key, tl.trans(query), input_precision=KIND.PRECISION)
-        dp = tl.dot(value, tl.trans(grad), input_precision=KIND.PRECISION)
         if KIND.CAREFUL and keep is not None:
             keep = keep & live[None, :]
-        i, j, row_lse2, row_pull = i[None, :], j[:, None], row_lse2[None, :], row_pull[None, :]
-        p, _, ds = _weights(x, dp, row_lse2, row_pull, keep, i, j, score, KIND)
+        x = tl.dot(key, tl.trans(query), input_precision=KIND.PRECISION)
+        p, drop, rate = _weights(x, row_lse2[None, :], keep, i[None, :], j[:, None], score, KIND)
+        grad_v = tl.dot((p * drop).to(grad.dtype), grad, grad_v, input_precision=KIND.PRECISION)
+        dp = tl.dot(value, tl.trans(grad), input_precision=KIND.PRECISION)
+        ds = _slopes(p, drop, rate, dp, row_pull[None, :], keep, KIND)[1]
     if KIND.SCORE is not None:
         ds /= score[1]
     if KIND.LAGS:
-        return grad_k + ds[:, None] * query.to(tl.float32), grad_v + p[:, None] * grad.to(tl.float32)
+        return grad_k + ds[:, None] * query.to(tl.float32), grad_v
     else:
-        grad_v = tl.dot(p.to(grad.dtype), grad, grad_v, input_precision=KIND.PRECISION)
         return tl.dot(ds.to(query.dtype), query, grad_k, input_precision=KIND.PRECISION), grad_v
 
 

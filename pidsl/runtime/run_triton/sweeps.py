@@ -235,6 +235,6 @@ class Sweep:
             return False
         walks = self.works[part.stage].tiles[:, part.first : part.first + part.tiles]
         loops = getattr(made.program.module, "_runs", None)
-        if walks.mean() < part.splits * LONG or any(x.LOOPS is not loops for x in stage.kind["WALKS"]):
+        if walks.mean() < part.splits * LONG or any(x["LOOPS"] is not loops for x in stage.kind["WALKS"]):
             return False
         return all(made.known[x].describable for x in (("q", "grad_out") if self.task == "grad_key" else ("k", "v")))
