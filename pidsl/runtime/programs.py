@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from pidsl.codegen.choice.targets import DEFAULT, Kind, kind
+from pidsl.codegen.choice.targets import Kind, kind
 from pidsl.language.heads import Heads
 from pidsl.language.parse import parse, parse_term
 from pidsl.language.score import PLAIN, Score
 from pidsl.language.terms import Ring, Term, walk
 from pidsl.language.trace import where
 from pidsl.runtime.call.call import Call, Gradients
+from pidsl.runtime.run_triton.devices import name_of
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -105,17 +106,7 @@ def usual(backend: str, head_dim: int = 64) -> Kind:
 @untraced
 def target_of(device: torch.device) -> str:
     """What `codegen.choice.targets` calls a device; the default where there is no GPU to ask."""
-    return _target_of(device)
-
-
-@lru_cache
-def _target_of(device: torch.device) -> str:
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return DEFAULT
-    if torch.version.hip is not None:
-        return f"hip:{torch.cuda.get_device_properties(device).gcnArchName.partition(':')[0]}"
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"cuda:{10 * major + minor}"
+    return name_of(device)
 
 
 class Programs:

@@ -22,8 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST = 8  # tiles of a part: to begin and to merge one takes as long as a few tiles
-SHORT = 2 * LEAST  # tiles of a walk that is never cut
+LEAST = 4  # tiles of a part: to begin and to merge one takes as long as a few tiles
+SHORT = 16  # tiles of a walk that is never cut
 TIMES, BEYOND = 4, 64  # how many times the average number of tiles a walk may have, and how many beyond it
 PROGRAMS = 2  # wanted per multiprocessor
 RANGES = 4  # of a pass, at most: each is a launch, and often a kernel of its own
@@ -101,7 +101,7 @@ def ranges(stages: Sequence[Work], length: int, pairs: int, multiprocessors: int
 
 def longest(average: float) -> float:
     """How many tiles a program may visit, by the average number of a pass."""
-    return max(LEAST, min(TIMES * average, BEYOND + average))
+    return max(2 * LEAST, min(TIMES * average, BEYOND + average))
 
 
 def chunk(pairs: int, group: int, bytes_each: int, programs_each: int, multiprocessors: int, l2: int) -> int:
