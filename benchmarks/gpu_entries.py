@@ -25,7 +25,7 @@ MODELLED = "cuda:90"
 def compared(name: str, head_dim: int, target: str, *, peer: bool) -> dict[str, Any]:
     """pidsl's kernels for a pattern, and the peer's; only in a process without TRITON_INTERPRET."""
     case = CASES[name]
-    plan = lower(pidsl.parse(case.source), head_dim=head_dim)
+    plan = lower(pidsl.parse(case.source), head_dim=head_dim, target=target)
     problem = Problem(case.batch, HEADS, HEADS, case.length, case.length)
     ours = compile_ahead(plan, target, torch.bfloat16, head_dim, problem=problem)
     found: dict[str, Any] = {"pidsl": compiled(ours, head_dim)}
@@ -52,12 +52,16 @@ def compared(name: str, head_dim: int, target: str, *, peer: bool) -> dict[str, 
 def of_library(what: str, head_dim: int, target: str, *, call: bool) -> dict[str, Any]:
     """pidsl's kernels for a call of docs/patterns.md, or for the text of a term."""
     term = next(x.term for family in families() for x in family.calls if x.text == what) if call else pidsl.parse(what)
-    return {"pidsl": compiled(compile_ahead(lower(term, head_dim=head_dim), target, head_dim=head_dim), head_dim)}
+    return {
+        "pidsl": compiled(
+            compile_ahead(lower(term, head_dim=head_dim, target=target), target, head_dim=head_dim), head_dim
+        )
+    }
 
 
 def slim(entry: dict[str, Any]) -> dict[str, Any]:
     """What is kept of an entry of the library, of which there are many."""
-    kernel = ("kernel", "warps", "stages", "registers", "stack_bytes", "spills", "spills_in_loops")
+    kernel = ("kernel", "pieces", "splits", "warps", "stages", "registers", "stack_bytes", "spills", "spills_in_loops")
     loop = ("masked", "instructions", "n", "HGMMA", "wait", "spills", "line")
     return {
         "pidsl": [
@@ -78,7 +82,6 @@ def modelled(loads: dict[str, gpu_work.Load]) -> dict[str, Any]:
     for direction, load in loads.items():
         launches = times(load.works)
         kernels = {name: [x for x in launches if x.name == name] for name in dict.fromkeys(x.name for x in launches)}
-        walks = {name: [tiles for own, tiles in load.tiles if own == name] for name, _ in load.tiles}
         found[direction] = {
             "ms": _ms(sum(x.seconds for x in launches)),
             "limit_ms": _ms(sum(x.limit_seconds for x in launches)),
@@ -90,15 +93,20 @@ def modelled(loads: dict[str, gpu_work.Load]) -> dict[str, Any]:
                 }
                 for name, own in kernels.items()
             ],
-            "walks": [
-                {
-                    "kernel": name, "programs": sum(map(len, own)), "most_tiles": max(int(x.max()) for x in own),
-                    "mean_tiles": round(sum(float(x.sum()) for x in own) / sum(map(len, own)), 2),
-                }
-                for name, own in walks.items()
-            ],
+            "walks": [_walks(name, load) for name in dict.fromkeys(x for x, _, _ in load.tiles)],
         }  # fmt: skip
     return found
+
+
+def _walks(name: str, load: gpu_work.Load) -> dict[str, Any]:
+    """What the programs of a kernel walk, of those that walk at all; the mean is of whole walks."""
+    mine = [(tiles[tiles > 0], parts) for own, tiles, parts in load.tiles if own == name]
+    walks = sum(len(tiles) / parts for tiles, parts in mine)
+    return {
+        "kernel": name, "programs": sum(len(tiles) for tiles, _ in mine),
+        "most_tiles": max(int(tiles.max(initial=0)) for tiles, _ in mine),
+        "mean_tiles": round(sum(int(tiles.sum()) for tiles, _ in mine) / max(walks, 1), 2),
+    }  # fmt: skip
 
 
 def bounds(name: str, head_dim: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -124,11 +132,13 @@ def _ms(seconds: float) -> float:
 
 def row(report: KernelReport, head_dim: int) -> dict[str, Any]:
     """A kernel in the file."""
+    of = report.launches[0] if report.launches else None
     return {
-        "kernel": report.name, "warps": report.warps, "stages": report.stages, "registers": report.registers,
+        "kernel": report.name, "pieces": list(of.pieces) if of else [], "splits": of.numbers.get("SPLITS", 1) if of else 1,
+        "warps": report.warps, "stages": report.stages, "registers": report.registers,
         "stack_bytes": report.stack_bytes, "shared_bytes": report.shared_bytes, "programs": report.programs,
-        "grids": [x.grid for x in report.launches], "spills": report.spills, "spills_in_loops": report.spills_in_loops,
-        "loops": [loop_row(x, head_dim) for x in report.loops],
+        "launches": len(report.launches), "grid": sum(x.grid for x in report.launches), "spills": report.spills,
+        "spills_in_loops": report.spills_in_loops, "loops": [loop_row(x, head_dim) for x in report.loops],
     }  # fmt: skip
 
 

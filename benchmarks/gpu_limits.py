@@ -26,11 +26,19 @@ NARROWEST = 64  # n of the warp-group products of gradients
 SLOWER = 1.05  # than FlexAttention
 AHEAD = {"pi": 15.0, "stride256": 15.0}  # times as fast
 BYTES = {"pi": 1.6}  # times the compulsory ones, forward
-LONGEST, BEYOND = 4, 64  # times the average tiles of a program, and tiles beyond it
+LONGEST, BEYOND = 4, 64  # times the average tiles of a walk, and tiles beyond it, that a program may have,
+FEW = 8  # but for so many
 
 
 def task_of(kernel: str) -> str | None:
     return next((task for task in TASKS if kernel.startswith(task)), None)
+
+
+def title(kernel: dict[str, Any]) -> str:
+    """A kernel, the pieces of the plan that it visits, and into how many parts their walks are cut."""
+    pieces = f" [{', '.join(map(str, kernel['pieces']))}]" if kernel.get("pieces") else ""
+    splits = f" / {kernel['splits']}" if kernel.get("splits", 1) > 1 else ""
+    return f"{kernel['kernel']}{pieces}{splits}"
 
 
 def kind_of(loop: dict[str, Any]) -> str:
@@ -41,7 +49,7 @@ def broken_by_loops(name: str, head_dim: int, entry: dict[str, Any]) -> Iterator
     """What the loops of a pattern's kernels break."""
     theirs = peer_loops(entry)
     for kernel in entry["pidsl"]:
-        task, where = task_of(kernel["kernel"]), f"{name} D {head_dim} {kernel['kernel']}"
+        task, where = task_of(kernel["kernel"]), f"{name} D {head_dim} {title(kernel)}"
         if kernel["spills_in_loops"]:
             yield f"{where}: {kernel['spills_in_loops']} loads and stores of local memory in loops"
         for loop in kernel["loops"] if task else ():
@@ -87,7 +95,7 @@ def broken_by_times(name: str, head_dim: int, entry: dict[str, Any]) -> Iterator
             if times > most:
                 yield f"{where}: {times:.2f} times the compulsory bytes, at most {most}"
         for walk in ours["walks"]:
-            if walk["most_tiles"] > max(LONGEST * walk["mean_tiles"], walk["mean_tiles"] + BEYOND):
+            if walk["most_tiles"] > max(FEW, min(LONGEST * walk["mean_tiles"], walk["mean_tiles"] + BEYOND)):
                 walks = f"a program walks {walk['most_tiles']} tiles, the mean is {walk['mean_tiles']}"
                 yield f"{where} {walk['kernel']}: {walks}"
 

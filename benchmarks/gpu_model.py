@@ -20,10 +20,11 @@ is given beside each time assumes perfect overlap of everything, and is no guess
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import pairwise
 
 from pidsl.runtime.run_triton.machine_code import FLOAT_PIPE, INTEGER_PIPE, MEMORY_PIPE, LoopReport
 
@@ -54,6 +55,7 @@ class Guesses:
 
 
 MACHINE, GUESSES = Machine(), Guesses()
+PIECE = 1 << 19  # bytes of a tensor that come and go together
 
 
 @dataclass(frozen=True)
@@ -163,25 +165,28 @@ def _next(place: dict[int, float], costs: Sequence[Cost]) -> float:
 class Cache:
     """L2: what was used last stays; what was written goes to memory when it leaves."""
 
-    held: OrderedDict[object, tuple[float, bool]] = field(default_factory=OrderedDict)  # bytes, and whether written
-    moved: float = 0.0
+    held: OrderedDict[object, tuple[int, bool]] = field(default_factory=OrderedDict)  # bytes, and whether written
+    size: int = 0
+    moved: int = 0
 
-    def touch(self, what: object, size: float, *, written: bool) -> None:
+    def touch(self, what: object, size: int, *, written: bool) -> None:
         """Read or write a piece of a tensor as a whole."""
         had = self.held.pop(what, None)
-        if had is None and not written:
-            self.moved += size
+        if had is None:
+            self.size += size
+            self.moved += 0 if written else size
         self.held[what] = (size, written or (had is not None and had[1]))
-        while sum(x for x, _ in self.held.values()) > GUESSES.l2_bytes and len(self.held) > 1:
-            self._leave(self.held.popitem(last=False)[1])
+        while self.size > GUESSES.l2_bytes and len(self.held) > 1:
+            self._leave(*self.held.popitem(last=False)[1])
 
     def flush(self) -> None:
         """All that was written goes to memory."""
         while self.held:
-            self._leave(self.held.popitem()[1])
+            self._leave(*self.held.popitem()[1])
 
-    def _leave(self, entry: tuple[float, bool]) -> None:
-        self.moved += entry[0] if entry[1] else 0.0
+    def _leave(self, size: int, written: bool) -> None:
+        self.size -= size
+        self.moved += size if written else 0
 
 
 @dataclass(frozen=True)
@@ -190,27 +195,13 @@ class Touch:
 
     Args:
         storage: which one.
-        size: bytes of all of it.
+        ranges: from which byte to which, in the order in which programs get there.
         written: else read.
-        rows: the first of them and the share of them that are touched.
-        parts: heads of batch entries, which are touched one after the other; 1 when it is touched as a whole.
-        first: the part that the launch begins with.
-        count: how many of them it touches, all when None.
     """
 
     storage: object
-    size: float
+    ranges: tuple[tuple[int, int], ...]
     written: bool = False
-    rows: tuple[float, float] = (0.0, 1.0)
-    parts: int = 1
-    first: int = 0
-    count: int | None = None
-
-    def pieces(self) -> list[tuple[object, float]]:
-        """What of it is touched at a time, and its bytes."""
-        count = self.parts - self.first if self.count is None else self.count
-        size = self.size * self.rows[1] / self.parts
-        return [((self.storage, self.parts > 1 and self.first + k, self.rows), size) for k in range(count)]
 
 
 @dataclass(frozen=True)
@@ -235,13 +226,12 @@ class Time:
 
 def times(launches: Iterable[Work]) -> list[Time]:
     """The times of launches that follow each other."""
-    cache, found = Cache(), []
     launches = list(launches)
+    found, cache, pieces = [], Cache(), Pieces(x for launch in launches for x in launch.touches)
     for launch in launches:
         before = cache.moved
-        for at_a_time in zip_longest(*([(piece, x.written) for piece in x.pieces()] for x in launch.touches)):
-            for (what, size), written in filter(None, at_a_time):
-                cache.touch(what, size, written=written)
+        for _, touch, piece in sorted(pieces.in_order(launch.touches), key=lambda x: x[0]):
+            cache.touch((touch.storage, piece[0]), piece[1] - piece[0], written=touch.written)
         if launch is launches[-1]:
             cache.flush()
         moved = cache.moved - before
@@ -251,6 +241,28 @@ def times(launches: Iterable[Work]) -> list[Time]:
         limit = max(sum(x.limit for x in launch.costs) / rate, by_memory)
         found.append(Time(launch.name, max(by_programs, by_memory) + GUESSES.launch_seconds, limit, moved))
     return found
+
+
+class Pieces:
+    """Tensors in pieces, so small that every range of every launch is made of whole ones."""
+
+    def __init__(self, touches: Iterable[Touch]) -> None:
+        ends: dict[object, set[int]] = {}
+        for touch in touches:
+            mine = ends.setdefault(touch.storage, set())
+            for start, stop in touch.ranges:
+                mine |= {start, stop, *range(start, stop, PIECE)}
+        self.ends = {storage: sorted(found) for storage, found in ends.items()}
+
+    def in_order(self, touches: Iterable[Touch]) -> Iterator[tuple[float, Touch, tuple[int, int]]]:
+        """The pieces of every touch, and how far the launch has come when it gets there, from 0 to 1."""
+        for touch in touches:
+            ends = self.ends[touch.storage]
+            mine = []
+            for start, stop in touch.ranges:
+                inside = ends[bisect_left(ends, start) : bisect_left(ends, stop) + 1]
+                mine += list(pairwise(inside))
+            yield from (((k + 0.5) / len(mine), touch, piece) for k, piece in enumerate(mine))
 
 
 def bound(pairs: int, head_dim: int, products: int, moved_bytes: float) -> float:

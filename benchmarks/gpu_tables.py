@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpu_limits import TASKS, kind_of, peer_loops, task_of
+from gpu_limits import TASKS, kind_of, peer_loops, task_of, title
 
 from pidsl.runtime.run_triton.machine_code import GROUPS, TENSOR
 
@@ -33,7 +33,7 @@ def table(entry: dict[str, Any]) -> str:
         for kernel in entry.get(side, ()):
             for loop in kernel["loops"] or [NO_LOOP]:
                 facts = [kernel[x] for x in FACTS]
-                lines.append([f"{side} {kernel['kernel']}", *facts, *_cells(loop)])
+                lines.append([f"{side} {title(kernel)}", *facts, *_cells(loop)])
     said = [f"no FlexAttention: {entry['no_flex']}"] if "no_flex" in entry else []
     for side, directions in entry.get("time", {}).items():
         for direction, found in directions.items():
@@ -175,6 +175,6 @@ def _loops_of(kernels: list[dict[str, Any]], peers: dict[tuple[str, str], dict[s
         for loop in kernel["loops"] if task in TASKS else ():
             peer = peers.get((task or "", kind_of(loop)), {}).get("instructions", "-")
             yield [
-                kernel["kernel"], kind_of(loop), loop["pairs"], loop["instructions"], peer, _products(loop),
+                title(kernel), kind_of(loop), loop["pairs"], loop["instructions"], peer, _products(loop),
                 loop["ISETP"], loop["FSEL+SEL"], loop["wait"], kernel["registers"], kernel["programs"],
             ]  # fmt: skip

@@ -7,7 +7,7 @@ block mask.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,87 +16,25 @@ from gpu_cases import BLOCK, CASES, GpuCase, blocks
 from gpu_model import GUESSES, Cost, Touch, Work, iteration, program
 
 from pidsl.codegen.plan.nodes import Plan
-from pidsl.codegen.plan.stages import Stage, stages
-from pidsl.codegen.plan.walks import Boxes, Lags, Pass, Runs, Walk
-from pidsl.language.expr import Var, evaluate, holds
-from pidsl.runtime.run_triton.ahead import KernelReport, LaunchReport
+from pidsl.codegen.plan.walks import Lags, Runs, Walk
+from pidsl.codegen.plan.work import per_program
+from pidsl.runtime.run_triton.ahead import KernelReport, LaunchReport, TensorFacts
 from pidsl.runtime.run_triton.machine_code import LoopReport
 
 ITEM = 2  # bytes of a bfloat16
-PASSES: tuple[Pass, ...] = ("forward", "grad_query", "grad_key")
-WRITTEN = {  # by a kernel's name; what else it gets is read
-    "forward": {"out", "lse"}, "join": {"out", "lse"}, "row_statistics": {"lse2", "pull"}, "grad_query": {"grad_q"},
-    "grad_key": {"grad_k", "grad_v"}, "add_parts": {"out", "grad_q", "grad_k", "grad_v"},
-}  # fmt: skip
-BY_ROWS = {"q", "out", "lse", "lse2", "pull", "grad_out", "grad_q", "running", "running_q"}
-BY_KEYS = {"k", "v", "grad_k", "grad_v", "running_k", "running_v"}
-
-
-@dataclass(frozen=True)
-class Walked:
-    """Tiles that the programs of one head of one batch entry walk, [classes, tiles], without a mask and with one."""
-
-    full: Any
-    masked: Any
+BY_QUERY = ("q", "grad_out", "lse2", "pull")  # inputs of stages, by query head; k and v are by key head
+WIDTHS = {"lse": "", "part_lse": "", "out": "V", "grad_q": "D", "grad_k": "D", "grad_v": "V", "grad": "WIDTH"}
+RUNNING = {"running": "", "running_k": "D", "running_v": "V", "parts": ""}  # of results that were left: read
+MERGES = ("join", "add_parts")
 
 
 @dataclass(frozen=True)
 class Load:
-    """What programs do: the model's launches, and the tiles that the programs of each visit."""
+    """What programs do: the model's launches; and for each kernel the tiles that the programs of its launches visit,
+    and into how many parts their walks are cut."""
 
     works: tuple[Work, ...]
-    tiles: tuple[tuple[str, Any], ...]  # name of the kernel, NumPy array
-
-
-def walked(walk: Walk, length: int) -> Walked:
-    """The tiles of a walk, for so many queries and keys."""
-    match walk:
-        case Runs():
-            return _in_runs(walk, length)
-        case Boxes(grid, _, own, swept, first, last):
-            found = np.ones(1, dtype=np.int64)
-            for low, high, size, mine, other in zip(first, last, grid.lengths, own, swept, strict=True):
-                on_axis = _on_axis(low, high, size or -(-length // grid.strides[0]), mine, other)
-                found = (found[:, None] * on_axis[None, :]).ravel()
-            return Walked(np.zeros_like(found)[None], found[None])
-        case Lags():
-            count = np.full((1, _parts(length, walk.owned)), len(walk.lags))
-            return Walked(np.zeros_like(count), count)
-        case _:
-            raise NotImplementedError(type(walk).__name__)
-
-
-def _parts(length: int, size: int) -> int:
-    return -(-length // size)
-
-
-def _on_axis(first: Any, last: Any, length: int, own: int, swept: int) -> Any:
-    t = np.arange(-(-length // own))
-    low = np.maximum(evaluate(first, {"t": t}), 0 * t)
-    high = np.minimum(length - 1 if last is None else evaluate(last, {"t": t}), length - 1 + 0 * t)
-    return np.maximum(-(-(high - low + 1) // swept), 0)
-
-
-def _in_runs(walk: Runs, length: int) -> Walked:
-    layout = walk.layout
-    by_keys = walk.over == "keys"
-    step = layout.query_step if by_keys else layout.key_step
-    env: dict[str, Any] = {"n": length, "m": length, "offset": 0, "key_offset": 0}
-    mine, other = ("c", "d") if by_keys else ("d", "c")
-    fixed = layout.row_class_of() if by_keys else layout.key_class_of()
-    own = (np.arange(step) if layout.linked else np.array([evaluate(fixed, env)]))[:, None]
-    t = np.arange(_parts(_parts(length, step), walk.owned))[None, :]
-    env |= {"t": t, mine: own}
-    env[other] = evaluate(layout.key_class_of(Var("c")) if by_keys else layout.row_class_of(Var("d")), env)
-    exists = step * walk.owned * t + own < length
-    found = {True: np.zeros(exists.shape, dtype=np.int64), False: np.zeros(exists.shape, dtype=np.int64)}
-    for run in walk.runs:
-        first, last = (np.asarray(evaluate(x, env), dtype=np.int64) for x in (run.first, run.last))
-        count = np.maximum((last - first) // run.step + 1, 0) * exists
-        if run.guard is not None:
-            count = count * np.asarray(holds(run.guard, env))
-        found[run.full] += count
-    return Walked(found[True], found[False])
+    tiles: tuple[tuple[str, Any, int], ...]
 
 
 def of_plan(plan: Plan, reports: Sequence[KernelReport], case: GpuCase, heads: int, head_dim: int) -> dict[str, Load]:
@@ -106,69 +44,42 @@ def of_plan(plan: Plan, reports: Sequence[KernelReport], case: GpuCase, heads: i
     found = {}
     for direction, mine in (("forward", launches[:backward]), ("backward", launches[backward:])):
         works: list[Work] = []
-        tiles: list[tuple[str, Any]] = []
+        tiles: list[tuple[str, Any, int]] = []
         for kernel, launch in mine:
-            works += [Work("fill", touches=(Touch(x, size, written=True),)) for x, size in launch.filled]
-            task = next((x for x in PASSES if kernel.name.startswith(x)), None)
-            programs = Programs()
-            if task is not None and launch.stage is not None:
-                programs = _programs(kernel, launch, stages(plan, task)[launch.stage], case, head_dim)
-                tiles.append((kernel.name, programs.tiles))
-            touches = tuple(_touches(kernel.name, launch, programs, case.batch * heads))
-            works.append(Work(kernel.name, kernel.programs or 1, programs.costs, touches))
-        elements = case.batch * heads * case.length * head_dim
-        for name in ("out", "grad_q", "grad_k", "grad_v"):  # what the last launch left in float32 is copied
-            for _, launch in mine[::-1]:
-                if name in launch.tensors and launch.tensors[name][1] == elements * 4:
-                    copied = Touch(launch.tensors[name][0], elements * 4.0), Touch(name, elements * ITEM, written=True)
-                    works.append(Work("cast", touches=copied))
-                    break
-                if name in launch.tensors:
-                    break
+            works += [Work("fill", touches=(Touch(x, ((0, size),), written=True),)) for x, size in launch.filled]
+            costs: tuple[Cost, ...] = ()
+            if launch.pieces:
+                costs, visited = _programs(kernel, launch, plan, case.length, head_dim)
+                tiles.append((kernel.name, visited, launch.numbers["SPLITS"]))
+            touches = tuple(_touches(kernel.name, launch, case.batch * heads))
+            works.append(Work(kernel.name, kernel.programs or 1, costs, touches))
         found[direction] = Load(tuple(works), tuple(tiles))
     return found
 
 
-@dataclass(frozen=True)
-class Programs:
-    """The programs of a launch in the order of their numbers.
-
-    Args:
-        costs: of each.
-        tiles: that each visits, a NumPy array.
-        share: of the rows (keys) that they own.
-        pairs: heads of batch entries; None: all that there are.
-    """
-
-    costs: tuple[Cost, ...] = ()
-    tiles: Any = ()
-    share: float = 1.0
-    pairs: int | None = None
-
-
-def _programs(kernel: KernelReport, launch: LaunchReport, stage: Stage, case: GpuCase, head_dim: int) -> Programs:
-    fit, asked = kernel.programs or 1, launch.integers
-    splits = asked.get("SPLITS", 1)
+def _programs(
+    kernel: KernelReport, launch: LaunchReport, plan: Plan, length: int, head_dim: int
+) -> tuple[tuple[Cost, ...], Any]:
+    """The cost of every program of a launch, and the tiles that it visits, in the order of their numbers."""
+    fit, asked = kernel.programs or 1, launch.numbers
+    splits, task = asked["SPLITS"], kernel.name
     loops = _Loops(kernel)
     parts: list[tuple[Cost, Any]] = []  # cost of a tile, tiles of every program [classes, tiles]
-    for _, piece in stage.pieces:
-        walk = piece.walk(stage.task)
-        found = walked(walk, case.length)
+    for number in launch.pieces:
+        walk = plan.pieces[number].walk(task)  # type: ignore[arg-type]
         if isinstance(walk, Lags):
-            parts.append((_of_lag(kernel, walk, head_dim), found.masked))
+            parts.append((_of_lag(kernel, walk, head_dim), per_program(walk, length, length)))
             continue
-        for masked, tiles in ((False, found.full), (True, found.masked)):
-            if tiles.any():
+        for masked, part in ((False, _kind_of(walk, full=True)), (True, _kind_of(walk, full=False))):
+            if part is not None:
                 loop = loops.take(masked)
                 copied = loop.copied_bytes or walk.visited * 2 * head_dim * ITEM  # by the copy engine
-                parts.append((iteration(loop, fit, copied), -(-tiles // splits)))
-    classes, all_tiles = (int(x) for x in np.broadcast_shapes(*(x.shape for _, x in parts)))
-    first, count = asked.get("first_tile", 0), asked.get("tiles", all_tiles)
+                parts.append((iteration(loop, fit, copied), -(-per_program(part, length, length) // splits)))
 
     def in_order(x: Any) -> Any:
         """The programs of one head of one batch entry."""
-        chosen = np.broadcast_to(x, (classes, all_tiles))[: asked.get("classes", classes), first : first + count]
-        return (chosen[:, ::-1] if asked.get("DESCENDING") else chosen).ravel().repeat(splits)
+        chosen = x[: asked["classes"], asked["first_tile"] : asked["first_tile"] + asked["tiles"]]
+        return (chosen[:, ::-1] if asked["DESCENDING"] else chosen).ravel().repeat(splits)
 
     fixed = program(fit)
     total = [
@@ -176,11 +87,18 @@ def _programs(kernel: KernelReport, launch: LaunchReport, stage: Stage, case: Gp
         for x in ("shared", "alone", "limit")
     ]
     tiles = np.asarray(sum(in_order(n) for _, n in parts))
-    times, rest = divmod(launch.grid, max(len(tiles), 1))
-    if rest:
-        raise ValueError(f"{kernel.name}: {launch.grid} programs, {len(tiles)} for every head of the plan")
+    if launch.grid != len(tiles) * asked["pairs"]:
+        raise ValueError(f"{kernel.name}: {launch.grid} programs, {len(tiles)} for each of {asked['pairs']} heads")
     costs = tuple(Cost(*x) for x in zip(*(x.tolist() for x in total), strict=True))
-    return Programs(costs * times, np.tile(tiles, times), count / all_tiles, times)
+    return costs * asked["pairs"], np.tile(tiles, asked["pairs"])
+
+
+def _kind_of(walk: Walk, *, full: bool) -> Walk | None:
+    """The part of a walk whose tiles are all attended, or the part with a mask."""
+    if not isinstance(walk, Runs):
+        return None if full else walk
+    runs = tuple(run for run in walk.runs if run.full == full)
+    return replace(walk, runs=runs) if runs else None
 
 
 class _Loops:
@@ -208,18 +126,59 @@ def _of_lag(kernel: KernelReport, walk: Lags, head_dim: int) -> Cost:
     return Cost(cycles, cycles, cycles)
 
 
-def _touches(name: str, launch: LaunchReport, programs: Programs, pairs: int) -> Iterator[Touch]:
-    """The tensors of a launch, head by head where they have all heads."""
-    task = next((x for x in WRITTEN if name.startswith(x)), "")
-    own = BY_KEYS if task == "grad_key" else BY_ROWS
-    first = launch.integers.get("first_pair", 0)
-    for argument, (storage, size, parts) in launch.tensors.items():
-        rows = (float(launch.integers.get("first_tile", 0)), programs.share) if argument in own else (0.0, 1.0)
-        written = argument in WRITTEN.get(task, ())
-        if parts == pairs:
-            yield Touch(storage, float(size), written, rows, parts, first, programs.pairs)
+def _touches(name: str, launch: LaunchReport, pairs: int) -> Iterator[Touch]:
+    """The tensors of a launch, head by head; `pairs` are the query heads of all batch entries."""
+    asked = launch.numbers
+    group = asked.get("group", 1)
+    owned = slice(0, None)
+    if launch.pieces and name != "grad_score":
+        tile = asked["TILE"] * asked["STEP"]
+        owned = slice(asked["first_tile"] * tile, (asked["first_tile"] + asked["tiles"]) * tile)
+    by_keys = name == "grad_key"
+    first, many = asked.get("first_pair", 0), asked.get("pairs", pairs)
+    for argument, tensor in launch.tensors.items():
+        written = argument in WIDTHS and name != "row_statistics"
+        if name == "row_statistics":
+            yield Touch(tensor.storage, ((0, tensor.size),), argument in ("lse2", "pull"))
+        elif argument in BY_QUERY:
+            heads = range(first * group, (first + many) * group) if by_keys else range(first, first + many)
+            yield Touch(tensor.storage, _rows(tensor, pairs, heads, slice(0, None) if by_keys else owned, asked["n"]))
+        elif argument in ("k", "v"):
+            heads = range(first, first + many) if by_keys else range(first // group, -(-(first + many) // group))
+            rows = owned if by_keys else slice(0, None)
+            yield Touch(tensor.storage, _rows(tensor, pairs // group, heads, rows, asked["m"]))
+        elif written or argument in RUNNING or argument == "part_lse":
+            yield Touch(
+                tensor.storage, tuple(_results(name, argument, launch, owned)), written and argument != "part_lse"
+            )
+
+
+def _rows(tensor: TensorFacts, heads: int, chosen: range, owned: slice, length: int) -> tuple[tuple[int, int], ...]:
+    """Some rows of some heads of a contiguous tensor that has all of them."""
+    each = tensor.size // heads
+    start, stop, _ = owned.indices(length)
+    return tuple((each * x + each * start // length, each * x + each * stop // length) for x in chosen)
+
+
+def _results(name: str, argument: str, launch: LaunchReport, owned: slice) -> Iterator[tuple[int, int]]:
+    """What a launch writes, or reads of what others left: of every head, from its first one on."""
+    asked, tensor = launch.numbers, launch.tensors[argument]
+    width = {**WIDTHS, **RUNNING}[argument] or {"forward": "V", "join": "V", "grad_query": "D"}.get(name, "WIDTH")
+    item = tensor.itemsize * (1 if argument in ("lse", "part_lse") else asked[width])
+    rows, parts, first, count = asked["own_rows"], 1, 0, asked["own_rows"]
+    if name in MERGES:
+        if argument in ("parts", "part_lse"):
+            parts = asked["SPLITS"]
         else:
-            yield Touch(storage, float(size), written)
+            rows, first = asked["target_rows"], asked["target_first"]
+    else:
+        parts = asked["SPLITS"]
+        start, stop, _ = owned.indices(asked["own_first"] + count)
+        first, count = max(0, start - asked["own_first"]), stop - max(start, asked["own_first"])
+    for pair in range(asked["pairs"]):
+        for part in range(parts):
+            start = tensor.start + item * ((part * asked["pairs"] + pair) * rows + first)
+            yield start, start + item * count
 
 
 def of_flex(
@@ -227,13 +186,12 @@ def of_flex(
 ) -> dict[str, Load]:
     """What FlexAttention's launches do: one forward; one backward, after the sums of its rows."""
     case, kinds = CASES[name], blocks(name).kinds
-    whole = float(case.batch * heads * case.length * head_dim * ITEM)
-    per_row = whole / head_dim / ITEM * 4
+    whole = case.batch * heads * case.length * head_dim * ITEM
+    per_row = whole // head_dim // ITEM * 4
 
     def touches(read: str, written: str, by_row: str = "") -> tuple[Touch, ...]:
-        parts = case.batch * heads
-        matrices = [Touch(x, whole, x in written.split(), parts=parts) for x in f"{read} {written}".split()]
-        return (*matrices, *(Touch(x, per_row, parts=parts) for x in by_row.split()))
+        matrices = [Touch(x, ((0, whole),), x in written.split()) for x in f"{read} {written}".split()]
+        return (*matrices, *(Touch(x, ((0, per_row),)) for x in by_row.split()))
 
     def programs(kernel: KernelReport, size: tuple[int, int], owned: int, products: int) -> tuple[list[Cost], Any]:
         """Those that own blocks on axis `owned` (0 rows, 1 keys), in the order of their numbers."""
@@ -260,8 +218,10 @@ def of_flex(
     )  # fmt: skip
     sums = Work("delta", touches=touches("out grad_out", "", "lse delta"))
     return {
-        "forward": Load((first,), (("flex_forward", np.tile(visited, pairs)),)),
-        "backward": Load((sums, second), (("flex_backward", np.tile(np.concatenate([key_tiles, row_tiles]), pairs)),)),
+        "forward": Load((first,), (("flex_forward", np.tile(visited, pairs), 1),)),
+        "backward": Load(
+            (sums, second), (("flex_backward", np.tile(np.concatenate([key_tiles, row_tiles]), pairs), 1),)
+        ),
     }
 
 

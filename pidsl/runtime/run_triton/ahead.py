@@ -233,7 +233,7 @@ def _stages(request: Mapping[str, Any]) -> list[_Stage]:
 def _stage(launch: Launch, module: Any) -> _Stage:
     from pidsl.runtime.run_triton.assembly import fixed
 
-    name, kind = launch.kernel.__name__, launch.arguments["KIND"]
+    name, kind = launch.kernel.__name__, launch.arguments.get("KIND")
     if launch.arguments.get("slope_sums") is not None:
         name = "grad_score"
     for row in getattr(module, TABLES.get(name, ""), ()):
