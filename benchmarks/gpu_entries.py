@@ -132,9 +132,9 @@ def _ms(seconds: float) -> float:
 
 def row(report: KernelReport, head_dim: int) -> dict[str, Any]:
     """A kernel in the file."""
-    of = report.launches[0] if report.launches else None
+    pieces, numbers = (report.launches[0].pieces, report.launches[0].numbers) if report.launches else ((), {})
     return {
-        "kernel": report.name, "pieces": list(of.pieces) if of else [], "splits": of.numbers.get("SPLITS", 1) if of else 1,
+        "kernel": report.name, "pieces": list(pieces), "splits": numbers.get("SPLITS", 1),
         "warps": report.warps, "stages": report.stages, "registers": report.registers,
         "stack_bytes": report.stack_bytes, "shared_bytes": report.shared_bytes, "programs": report.programs,
         "launches": len(report.launches), "grid": sum(x.grid for x in report.launches), "spills": report.spills,

@@ -63,7 +63,7 @@ def _programs(
     """The cost of every program of a launch, and the tiles that it visits, in the order of their numbers."""
     fit, asked = kernel.programs or 1, launch.numbers
     splits, task = asked["SPLITS"], kernel.name
-    loops = _Loops(kernel)
+    loops = _Loops(kernel) if kernel.loops else None
     parts: list[tuple[Cost, Any]] = []  # cost of a tile, tiles of every program [classes, tiles]
     for number in launch.pieces:
         walk = plan.pieces[number].walk(task)  # type: ignore[arg-type]
@@ -72,6 +72,7 @@ def _programs(
             continue
         for masked, part in ((False, _kind_of(walk, full=True)), (True, _kind_of(walk, full=False))):
             if part is not None:
+                assert loops is not None, kernel.name
                 loop = loops.take(masked)
                 copied = loop.copied_bytes or walk.visited * 2 * head_dim * ITEM  # by the copy engine
                 parts.append((iteration(loop, fit, copied), -(-per_program(part, length, length) // splits)))
@@ -105,12 +106,12 @@ class _Loops:
     """The loops of a kernel, in the order in which its walks have them."""
 
     def __init__(self, kernel: KernelReport) -> None:
-        self.all = kernel.loops
         self.left = {kind: [x for x in kernel.loops if x.masked == kind] for kind in (False, True)}
+        self.last = kernel.loops[-1]
 
     def take(self, masked: bool) -> LoopReport:
         """The next one of a kind; the last of them again where several walks share it."""
-        found = self.left[masked] or list(self.all)
+        found = self.left[masked] or [self.last]
         return found.pop(0) if len(found) > 1 else found[0]
 
 

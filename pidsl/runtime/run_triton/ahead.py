@@ -197,7 +197,9 @@ class _Stage(NamedTuple):
             return Work()
         kind, (by_head_dim, by_value_dim) = self.launch.arguments["KIND"], PRODUCTS[self.name]
         macs = by_head_dim * _value(kind.D_PAD) + by_value_dim * _value(kind.V_PAD)
-        return Work(self.row["TILE"] * self.row["swept"], macs)
+        kinds = {"full": (False,), "masked": (True,), "both": (False, True)}
+        masked = (x for walk in self.row.get("WALKS", ()) for x in kinds[walk.get("TILES", "masked")])
+        return Work(self.row["TILE"] * self.row["swept"], macs, tuple(masked))
 
 
 def _stages(request: Mapping[str, Any]) -> list[_Stage]:
@@ -354,10 +356,12 @@ class Work:
     Args:
         pairs: of query and key per program, where the machine code does not tell.
         macs_per_pair: multiply-adds of a pair, by which it tells; 0 when it is not to be asked.
+        masked: of every loop in the order of the code, whether it has a mask; () where that is not known.
     """
 
     pairs: int = 0
     macs_per_pair: int = 0
+    masked: tuple[bool, ...] = ()
 
 
 def compiled(kernel: Any, signature: Signature, target: str, options: Mapping[str, Any], work: Work) -> KernelReport:
@@ -385,6 +389,8 @@ def compiled(kernel: Any, signature: Signature, target: str, options: Mapping[st
         return replace(report, registers=registers, stack_bytes=stack_bytes)
     code = machine_code.read(made.asm["cubin"])
     loops = [code.report(x, known.num_warps, work.pairs, work.macs_per_pair) for x in code.working_loops()]
+    if len(work.masked) == len(loops):
+        loops = [replace(x, masked=masked) for x, masked in zip(loops, work.masked, strict=True)]
     counts = code.counts()
     return replace(
         report,

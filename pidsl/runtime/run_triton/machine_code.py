@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _LABEL = re.compile(r"^(\.L_x_\d+):")
@@ -112,6 +112,7 @@ class LoopReport:
         copied_bytes: that a program loads from global memory, without those that the copy engine (TMA) moves.
         waits: copies that may still be under way where it waits for them (DEPBAR), in the order of the code.
         line: of the kernel's source, of its first product.
+        masked: it tests every pair; where nobody knows, it is one that selects once per pair at least.
     """
 
     counts: dict[str, int]
@@ -120,6 +121,7 @@ class LoopReport:
     copied_bytes: int = 0
     waits: tuple[int, ...] = ()
     line: int = 0
+    masked: bool = False
 
     def count(self, *names: str) -> int:
         """Instructions with these names; of HGMMA all shapes."""
@@ -153,11 +155,6 @@ class LoopReport:
     def product_widths(self) -> tuple[int, ...]:
         """The n of its warp-group products 64 x n x 16."""
         return tuple(sorted({int(x.split()[1][1:]) for x in self.counts if x.startswith("HGMMA")}))
-
-    @property
-    def masked(self) -> bool:
-        """It selects once per pair at least."""
-        return self.per_tile(*GROUPS["FSEL+SEL"]) >= SELECTED
 
     @property
     def prefetches(self) -> bool:
@@ -231,7 +228,7 @@ class Code:
         if products and products[0].name.startswith("HGMMA"):
             macs //= 4  # one for the four warps of a group
         waits = tuple(int(x.operands.split(",")[1], 16) for x in inside if x.opcode.startswith("DEPBAR"))
-        return LoopReport(
+        found = LoopReport(
             counts=dict(sorted(Counter(x.name for x in inside).items())),
             warps=warps,
             pairs=macs // macs_per_pair if macs and macs_per_pair else pairs,
@@ -239,6 +236,7 @@ class Code:
             waits=waits,
             line=(products or inside)[0].line,
         )
+        return replace(found, masked=found.per_tile(*GROUPS["FSEL+SEL"]) >= SELECTED)
 
 
 def read(cubin: bytes) -> Code:
