@@ -174,12 +174,12 @@ TILES: Mapping[tuple[str, int, int], Row] = {
         grad_query=(
             Tile(128, 64, 8, 3, full=1227, masked=1390, program=2500),
             Tile(64, 64, 4, 3, full=1365, masked=1545, program=2500),
-            *_small(3300, 800),
+            *_small(4000, 800),
         ),
         grad_key=(
             Tile(64, 128, 8, 3, full=1581, masked=1755, program=2500),
             Tile(64, 64, 4, 3, full=1850, masked=2050, program=2500),
-            *_small(4000, 1000),
+            *_small(5000, 1000),
         ),
         diagonal=30.0,
         resume=68.0,

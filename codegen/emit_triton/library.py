@@ -98,14 +98,15 @@ def _part(first, stop, split, KIND: tl.constexpr):
 @triton.jit
 def _runs(WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, c, a, KIND: tl.constexpr):
     """Runs of tiles of one class: full ones, then those with a mask, between the bounds of each row (key)."""
-    d, low, high, first_full, stop_full, first, stop = WALK.SPAN(t, c, a, task[2])
+    head, n, m, offset, key_offset = task[2]
+    d, low, high, first_full, stop_full, first, stop = WALK.SPAN(t, c, a, head, n, m, offset, key_offset)
     source = DO[0](task, d, WALK, KIND)
     if WALK.TILES != "masked":
         first_full, stop_full = _part(first_full, stop_full, split, KIND)
         for x in range(first_full, stop_full):
             tile = x
             if WALK.FULL_TILE is not None:
-                tile = WALK.FULL_TILE(x, t, c, task[2])
+                tile = WALK.FULL_TILE(x, t, c, head, n, m, offset, key_offset)
             b = tile * WALK.SIZE + tl.arange(0, WALK.SIZE)
             state = DO[1](task, state, source, tile * WALK.SIZE, b * WALK.STEP + d, None, None, KIND)
     if WALK.TILES != "full":
@@ -117,7 +118,7 @@ def _runs(WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, c, a, KIN
         for x in range(first, stop):
             tile = x
             if WALK.TILE_OF is not None:
-                tile = WALK.TILE_OF(x, t, c, task[2])
+                tile = WALK.TILE_OF(x, t, c, head, n, m, offset, key_offset)
             b = tile * WALK.SIZE + tl.arange(0, WALK.SIZE)
             keep = None
             if WALK.BOUNDS == "both":
@@ -127,7 +128,7 @@ def _runs(WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, c, a, KIN
             elif WALK.BOUNDS == "low":
                 keep = b[None, :] >= low[:, None]
             if WALK.REST is not None:
-                rest = WALK.REST(a[:, None], b[None, :], c, d, task[2])
+                rest = WALK.REST(a[:, None], b[None, :], c, d, head, n, m, offset, key_offset)
                 if WALK.BOUNDS == "":
                     keep = rest
                 else:
@@ -201,7 +202,8 @@ def _keys(task, source, at, j, inside, keep, KIND: tl.constexpr):
         if KIND.CAREFUL:
             live = inside & (tl.max((keep & task[4][:, None]).to(tl.int32), 0) != 0)
         elif KIND.KEYS is not None and not KIND.EVERY_KEY:
-            live = (inside & KIND.KEYS(j, task[2][0], task[2][0], task[2])) != 0
+            head, n, m, offset, key_offset = task[2]
+            live = (inside & KIND.KEYS(j, head, head, n, m, offset, key_offset)) != 0
     return _pair(task, source, at, j, live, KIND)
 
 
@@ -374,7 +376,8 @@ def _add_key_grads(task, state, source, at, r, inside, keep, KIND: tl.constexpr)
     if inside is None:
         live = r < task[1]
     if KIND.ROWS is not None and not KIND.EVERY_ROW and not KIND.LAGS:
-        live = (live & KIND.ROWS(r, task[2])) != 0
+        head, n, m, offset, key_offset = task[2]
+        live = (live & KIND.ROWS(r, head, n, m, offset, key_offset)) != 0
     query, grad = _pair(task, source, at, r, live, KIND)
     unseen: tl.constexpr = 0.0 if KIND.SCORE is None else float("inf")  # weights are 0 whatever a score adds
     row_lse2 = tl.load(lse2 + r, mask=live, other=unseen)
@@ -454,7 +457,7 @@ def forward(
     place = head, n, m, offset, key_offset
     mine = exists
     if KIND.ROWS is not None and not KIND.EVERY_ROW:
-        mine = (exists & KIND.ROWS(r, place)) != 0
+        mine = (exists & KIND.ROWS(r, head, n, m, offset, key_offset)) != 0
     query = _load(queries, r, mine, q_r, q_d, KIND.D, KIND.D_PAD)
     score = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
     keys = _matrix(k, batch, key_head, k_b, k_h), _matrix(v, batch, key_head, v_b, v_h), k_r, k_d, v_r, v_d
@@ -485,7 +488,7 @@ def grad_query(
     place = head, n, m, offset, key_offset
     mine = exists
     if KIND.ROWS is not None and not KIND.EVERY_ROW:
-        mine = (exists & KIND.ROWS(r, place)) != 0
+        mine = (exists & KIND.ROWS(r, head, n, m, offset, key_offset)) != 0
     query = _load(_matrix(q, batch, head, q_b, q_h), r, mine, q_r, q_d, KIND.D, KIND.D_PAD)
     grad = _load(_matrix(grad_out, batch, head, go_b, go_h), r, mine, go_r, go_d, KIND.V, KIND.V_PAD)
     at = (own + first_pair).to(tl.int64) * n + r
@@ -539,7 +542,7 @@ def grad_key(
     mine = exists
     if KIND.KEYS is not None and not KIND.EVERY_KEY:
         first_head = key_head * group
-        of_group = KIND.KEYS(j, first_head, first_head + group - 1, (first_head, n, m, offset, key_offset))
+        of_group = KIND.KEYS(j, first_head, first_head + group - 1, n, m, offset, key_offset)
         mine = (exists & of_group) != 0
     key = _load(_matrix(k, batch, key_head, k_b, k_h), j, mine, k_r, k_d, KIND.D, KIND.D_PAD)
     value = _load(_matrix(v, batch, key_head, v_b, v_h), j, mine, v_r, v_d, KIND.V, KIND.V_PAD)

@@ -15,7 +15,7 @@ from pidsl.codegen.choice.targets import target
 from pidsl.codegen.lower import lower
 from pidsl.language.terms import Term
 from pidsl.runtime.call.call import Call, Positions
-from pidsl.runtime.run_triton import assembly, ranges
+from pidsl.runtime.run_triton import assembly, ranges, sweeps
 from pidsl.runtime.run_triton.launch import Launch
 from pidsl.runtime.run_triton.program import TritonProgram
 
@@ -38,6 +38,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(assembly, "target_of", lambda device: gpu)
     monkeypatch.setattr(ranges, "LEAST", 1)
     monkeypatch.setattr(ranges, "SHORT", 1)
+    monkeypatch.setattr(ranges, "WAVES", 1)
+    monkeypatch.setattr(sweeps, "PARTS", 1 << 15)
 
 
 def both(made: TritonProgram, call: Call, seeds: list[Tensor]) -> list[Tensor]:
