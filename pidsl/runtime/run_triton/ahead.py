@@ -26,9 +26,8 @@ from pidsl.runtime.run_triton.machine_code import LoopReport
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
-    from pidsl.runtime.run_triton.launch import Launch
+    from pidsl.runtime.run_triton.launch import Launch, Loaded, Stage
 
-TABLES = {"forward": "FORWARD", "grad_query": "GRAD_QUERY", "grad_key": "GRAD_KEY", "grad_score": "GRAD_SCORE"}
 PRODUCTS = {"forward": (1, 1), "grad_query": (2, 1), "grad_key": (2, 2), "grad_score": (1, 1)}  # with D, with Dv
 
 
@@ -183,30 +182,31 @@ def _compile_request() -> None:
     print(json.dumps([asdict(x) for x in _reports(stages, fills, request["target"], request["options"])]))
 
 
-class _Stage(NamedTuple):
-    """A launch, and of which row of the program's tables; none for kernels that are the same in all programs."""
+class _Placed(NamedTuple):
+    """A launch, and the stage of the program that it belongs to; none for kernels that are the same in all programs."""
 
     launch: Launch
     name: str
-    row: Mapping[str, Any]
+    stage: Stage | None
 
     @property
     def work(self) -> Work:
         """Of an iteration: forward's products q k^T and p v; the gradients' these or their like again."""
-        if not self.row:
+        if self.stage is None:
             return Work()
         kind, (by_head_dim, by_value_dim) = self.launch.arguments["KIND"], PRODUCTS[self.name]
         macs = by_head_dim * _value(kind.D_PAD) + by_value_dim * _value(kind.V_PAD)
         kinds = {"full": (False,), "masked": (True,), "both": (False, True)}
-        masked = (x for walk in self.row.get("WALKS", ()) for x in kinds[walk.get("TILES", "masked")])
-        return Work(self.row["TILE"] * self.row["swept"], macs, tuple(masked))
+        masked = (x for walk in self.stage.kind.get("WALKS", ()) for x in kinds[walk.get("TILES", "masked")])
+        return Work(self.stage.tile * self.stage.swept, macs, tuple(masked))
 
 
-def _stages(request: Mapping[str, Any]) -> list[_Stage]:
+def _stages(request: Mapping[str, Any]) -> list[_Placed]:
     """The launches of forward and backward on contiguous tensors."""
     from pidsl.codegen.choice.targets import target
     from pidsl.runtime.call.call import Call
     from pidsl.runtime.run_triton import cache
+    from pidsl.runtime.run_triton.launch import Loaded
     from pidsl.runtime.run_triton.program import TritonProgram
 
     problem, (head_dim, value_dim) = Problem(**request["problem"]), request["widths"]
@@ -228,20 +228,20 @@ def _stages(request: Mapping[str, Any]) -> list[_Stage]:
     learned = learned and bool(inputs)
     grads = torch.empty_like(out), torch.empty_like(lse)
     backward, _ = program.backward_launches(call, out, lse, *grads, learned, target(request["target"]))
-    module = cache.load(program.path, source)
-    return [_stage(launch, module) for launch in forward + backward]
+    loaded = Loaded(cache.load(program.path, source), plan)
+    return [_placed(launch, loaded) for launch in forward + backward]
 
 
-def _stage(launch: Launch, module: Any) -> _Stage:
+def _placed(launch: Launch, loaded: Loaded) -> _Placed:
     from pidsl.runtime.run_triton.assembly import fixed
 
     name, kind = launch.kernel.__name__, launch.arguments.get("KIND")
     if launch.arguments.get("slope_sums") is not None:
         name = "grad_score"
-    for row in getattr(module, TABLES.get(name, ""), ()):
-        if all(getattr(kind, x) == fixed(value) for x, value in row.items() if x.isupper()):
-            return _Stage(launch, name, row)
-    return _Stage(launch, name, {})
+    for stage in loaded.stages(name.upper()) if name in PRODUCTS else ():
+        if all(getattr(kind, x) == fixed(value) for x, value in stage.kind.items()):
+            return _Placed(launch, name, stage)
+    return _Placed(launch, name, None)
 
 
 def _value(x: Any) -> Any:
@@ -265,24 +265,24 @@ class _Fills(TorchDispatchMode):
         return found
 
 
-def _reports(stages: Iterable[_Stage], fills: _Fills, target: str, options: Mapping[str, Any]) -> list[KernelReport]:
+def _reports(stages: Iterable[_Placed], fills: _Fills, target: str, options: Mapping[str, Any]) -> list[KernelReport]:
     """One report per kernel that is compiled; launches that differ in nothing else share one."""
     found: dict[Any, KernelReport] = {}
     numbers: dict[int, int] = {}
     waiting = {_storage(x): x.numel() * x.element_size() for x in fills.tensors}
-    for number, stage in enumerate(stages):
-        launch = stage.launch
+    for number, placed in enumerate(stages):
+        launch = placed.launch
         signature = Signature.of(launch.kernel, launch.arguments)
         chosen = {**launch.options, **options}
         key = (id(launch.kernel), *map(repr, (signature, chosen)))
         if key not in found:
-            found[key] = replace(compiled(launch.kernel, signature, target, chosen, stage.work), name=stage.name)
+            found[key] = replace(compiled(launch.kernel, signature, target, chosen, placed.work), name=placed.name)
         tensors = {name: x for name, x in launch.arguments.items() if isinstance(x, torch.Tensor)}
         own = {x: numbers.setdefault(x, len(numbers)) for x in map(_storage, tensors.values())}
         facts = LaunchReport(
             number,
             launch.grid,
-            tuple(stage.row.get("pieces", ())),
+            () if placed.stage is None else tuple(placed.stage.pieces),
             _numbers(launch.arguments),
             {name: _facts(x, own[_storage(x)]) for name, x in tensors.items()},
             tuple((own[x], waiting.pop(x)) for x in own if x in waiting),
