@@ -97,10 +97,10 @@ def test_a_split_walk() -> None:
     first, second, *_, plain = [x for name, x in found if name == "forward"]
     kind = second["KIND"]
     rows = first["own_rows"]
-    assert first["own_first"] == 0 and rows in (64, 128) and kind.SPLITS.value > 1
+    assert first["own_first"] == 0 and rows in (64, 128) and kind.SPLITS > 1
     merged = next(x for name, x in found if name == "join")
-    assert merged["KIND"].SPLITS.value == 1 + kind.SPLITS.value and merged["own_rows"] == rows
-    assert merged["parts"].shape == (1 + kind.SPLITS.value, merged["pairs"], rows, 16)
+    assert merged["KIND"].SPLITS == 1 + kind.SPLITS and merged["own_rows"] == rows
+    assert merged["parts"].shape == (1 + kind.SPLITS, merged["pairs"], rows, 16)
     assert plain["first_tile"] == 1 and plain["own_rows"] == 4000 and plain["running"] is None
     assert [name for name, _ in found].count("add_parts") >= 2
 
@@ -134,10 +134,10 @@ def test_grids_that_end_before_the_rows_do() -> None:
 def test_heads_with_one_key_head_share_a_tile() -> None:
     made = TritonProgram(lower(causal))
     found = called(made, 1, 2000, 12, 4, positions=Positions(1999))[0][1]
-    assert (found["KIND"].PACK.value, found["pairs"]) == (4, 4)
-    assert called(made, 2000, 2000, 12, 4)[0][1]["KIND"].PACK.value == 1
+    assert (found["KIND"].PACK, found["pairs"]) == (4, 4)
+    assert called(made, 2000, 2000, 12, 4)[0][1]["KIND"].PACK == 1
     scored = TritonProgram(replace(lower(causal), score=score(sinks=True)))
-    assert called(scored, 1, 2000, 12, 4)[0][1]["KIND"].PACK.value == 1
+    assert called(scored, 1, 2000, 12, 4)[0][1]["KIND"].PACK == 1
 
 
 def test_one_query_against_many_keys() -> None:
