@@ -18,8 +18,8 @@ from pidsl.codegen.choice.envelope import Envelope, envelope, envelope_piece, on
 from pidsl.codegen.choice.grid_axes import axes_of
 from pidsl.codegen.choice.lists import list_piece, separate
 from pidsl.codegen.choice.packing import packed_pieces, packings
-from pidsl.codegen.choice.parts import MAX_PARTS, part, parts, reference
-from pidsl.codegen.choice.pieces import MAX_PIECES, attended, masked_piece, pieces, union_of
+from pidsl.codegen.choice.parts import MAX_PARTS, part, parts, reference, union_of
+from pidsl.codegen.choice.pieces import MAX_PIECES, attended, masked_piece, pieces
 from pidsl.codegen.choice.targets import DEFAULT, kind
 from pidsl.codegen.plan.nodes import Piece, Plan
 from pidsl.codegen.plan.walks import Lags, Layout

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 from pidsl.codegen.choice.boxes import Product
 from pidsl.codegen.choice.cost import Backend, Shape, best_tiles, shape
 from pidsl.codegen.choice.digits import products
-from pidsl.codegen.choice.parts import Part
+from pidsl.codegen.choice.lag_tiles import ALIGNED, LagTiles, lags_of
+from pidsl.codegen.choice.parts import Part, union_of
 from pidsl.codegen.plan.nodes import Alternative
+from pidsl.codegen.plan.numbers import Range, joined
 from pidsl.codegen.plan.walks import Grid, Layout
 from pidsl.codegen.tiling.bands import Placed, place
 from pidsl.codegen.tiling.coordinates import coordinates
+from pidsl.relation.frame import frame_of
 
 GATHERED = 1.5  # factor on the cost of boxes, whose keys are gathered: plain tiles are taken where they come close
 SPARSE = 2.0  # times the cost of the attended pairs alone, from where on products of digits are looked for
@@ -27,18 +30,20 @@ class Choice:
     placed: Placed
     shape: Shape
     product: Product | None = None  # of a grid
+    tiles: LagTiles | None = None  # of the lags of several parts
 
 
 def choose_layouts(
     found: Sequence[Part], backend: Backend, square: bool, length: int
 ) -> tuple[list[Choice], list[Alternative]]:
     """The cheapest layout of each part (identity first, diagonals, then the others), and what was rejected."""
-    choices: list[Choice] = []
     rejected: list[Alternative] = []
+    best: list[_Option] = []
     for x in found:
-        best, *others = _options(x, backend, square, length)
-        choices += best.choices
-        rejected += [Alternative(other.what, other.cost / max(best.cost, 1.0)) for other in others]
+        own, *others = _options(x, backend, square, length)
+        best.append(own)
+        rejected += [Alternative(other.what, other.cost / max(own.cost, 1.0)) for other in others]
+    choices = [choice for option in _with_lags_in_tiles(best, backend, square, length) for choice in option.choices]
     choices.sort(key=lambda c: (str(c.layout) not in ("None", "identity"), c.layout is None, str(c.layout)))
     return choices, rejected
 
@@ -51,6 +56,52 @@ class _Option:
     rank: int
     what: str
     choices: tuple[Choice, ...] = field(compare=False)
+
+
+def _with_lags_in_tiles(found: list[_Option], backend: Backend, square: bool, length: int) -> list[_Option]:
+    """The options, with parts that are lags in tiles together where that costs less (see `lag_tiles`)."""
+    if backend.calls:  # each tile is a call of its own
+        return found
+    lags = {k: own for k, x in enumerate(found) if (own := _lags_of(x, square)) is not None}
+    others = any(_plain(y) for k, x in enumerate(found) if k not in lags for y in x.choices)  # tiles of more than lags
+    if len(lags) + others < 2 or all(_plain(found[k].choices[0]) for k in lags):
+        return found
+    first = found[next(iter(lags))].choices[0]
+    frame, rows = frame_of(first.part.relation), first.shape.rows[0][0].size
+
+    def cost(tiled: Sequence[int]) -> float:
+        """Of some parts in tiles together, and of the others apart."""
+        apart = [k for k in lags if k not in tiled]
+        kernels = {True} if tiled or others else set[bool]()
+        kernels |= {_plain(found[k].choices[0]) for k in apart}
+        total = sum(found[k].cost for k in apart) + (len(kernels) - 1) * rows * backend.resume
+        if not tiled:
+            return total
+        tiles = LagTiles(joined([lags[k] for k in tiled]), frame, square, length)
+        return total + tiles.cost(backend, alone=not others)
+
+    near = LagTiles(joined(list(lags.values())), frame, square, length).groups(ALIGNED, ALIGNED)
+    groups = [[k for k, x in lags.items() if first <= x[0] and x[1] <= last] for first, last in near]
+    dense = [k for own in groups if cost(own) < cost([]) for k in own]  # of those that pay by themselves
+    ways = [[], list(lags), dense]
+    tiled = min(ways, key=cost)
+    if not tiled:
+        return found
+    tiles = LagTiles(joined([lags[k] for k in tiled]), frame, square, length)
+    part = replace(first.part, relation=union_of([found[k].choices[0].part for k in tiled]))
+    choice = Choice(part, Layout(frame=frame), first.placed, tiles.shape, tiles=tiles)
+    return [*(x for k, x in enumerate(found) if k not in tiled), _Option(cost(tiled), 0, "lags in tiles", (choice,))]
+
+
+def _lags_of(x: _Option, square: bool) -> Range | None:
+    """The lags of a part that is computed as diagonals, or in tiles as it stands."""
+    first, *others = x.choices
+    return lags_of(first.part, square) if not others and (first.layout is None or _plain(first)) else None
+
+
+def _plain(x: Choice) -> bool:
+    """In tiles as it stands."""
+    return isinstance(x.layout, Layout) and x.layout.identity
 
 
 def _options(x: Part, backend: Backend, square: bool, length: int) -> list[_Option]:

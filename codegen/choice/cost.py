@@ -238,17 +238,20 @@ class Shape:
         object.__setattr__(self, "inner", tuple(all_of(ends, GRAIN) for ends in self.rows if self.exact))
 
     def computed(self, rows: int, cols: int, over: Over = "keys") -> Work:
-        """What tiles of this size compute."""
-        tiles = programs = full = 0
+        """What tiles of this size compute; a tile in several intervals of its rows is computed once."""
         known, times = (self.rows, rows) if rows % GRAIN else (self.grains, rows // GRAIN)
-        for ends in known:
-            first, last = any_of(ends, times)
-            used = first <= last
-            low, high = first // cols, last // cols
-            tiles += int((high - low + 1)[used].sum())
-            programs += int(used.sum()) if over == "keys" else _met(low, high, used)
-        for ends in self.inner if cols > 1 and rows % GRAIN == 0 else ():
-            first, last = all_of(ends, times)
+        ends = [any_of(x, times) for x in known]
+        low, high = np.stack([first // cols for first, _ in ends]), np.stack([last // cols for _, last in ends])
+        if len(ends) > 1:  # from the first on, without those of the intervals before
+            order = np.argsort(low, axis=0, kind="stable")
+            low, high = np.take_along_axis(low, order, axis=0), np.take_along_axis(high, order, axis=0)
+            low[1:] = np.maximum(low[1:], np.maximum.accumulate(high, axis=0)[:-1] + 1)
+        used = low <= high
+        tiles = int((high - low + 1)[used].sum())
+        programs = int(used.any(axis=0).sum()) if over == "keys" else _met(low, high, used)
+        full = 0
+        for x in self.inner if cols > 1 and rows % GRAIN == 0 else ():
+            first, last = all_of(x, times)
             full += int(np.maximum((last + 1) // cols + -first // cols, 0)[first <= last].sum())
         w, pairs = self.weight, rows * cols
         own = self.rows[0][0].size // (rows if over == "keys" else cols)  # about as many keys as rows
@@ -259,8 +262,8 @@ def _met(low: NDArray[np.int64], high: NDArray[np.int64], used: NDArray[np.bool_
     """How many tiles of keys, of all classes, some tile of rows visits."""
     if not used.any():
         return 0
-    steps = np.zeros((len(low), int(high[used].max()) + 2), np.int64)
-    own = np.nonzero(used)[0]
+    steps = np.zeros((low.shape[1], int(high[used].max()) + 2), np.int64)
+    own = np.nonzero(used)[1]
     np.add.at(steps, (own, low[used]), 1)
     np.add.at(steps, (own, high[used] + 1), -1)
     return int((steps.cumsum(axis=1) > 0).sum())

@@ -17,8 +17,8 @@ from itertools import accumulate, pairwise
 from pidsl.codegen.choice.cost import Backend, shape
 from pidsl.codegen.choice.envelope import Envelope, I, J, envelope_piece
 from pidsl.codegen.choice.grid_axes import Ends
-from pidsl.codegen.choice.parts import Part, occurring
-from pidsl.codegen.choice.pieces import tile_piece, union_of
+from pidsl.codegen.choice.parts import Part, occurring, union_of
+from pidsl.codegen.choice.pieces import tile_piece
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Layout
 from pidsl.codegen.tiling.bands import Placed, place

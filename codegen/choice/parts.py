@@ -207,3 +207,11 @@ def _stride(numbers: isl.Set) -> tuple[int, int]:
     if step <= 1:
         return 1, 0
     return step, int(info.get_offset().get_constant_val().to_python()) % step
+
+
+def union_of(group: Sequence[Part]) -> isl.Map:
+    """The pairs of all parts."""
+    relation = group[0].relation
+    for x in group[1:]:
+        relation = relation | x.relation
+    return coalesced(relation)

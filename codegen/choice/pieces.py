@@ -10,7 +10,7 @@ import islpy as isl
 
 from pidsl.codegen.choice.choose import Choice
 from pidsl.codegen.choice.cost import REFERENCE, Backend, Shape, alike, best_tiles, shape
-from pidsl.codegen.choice.parts import Part
+from pidsl.codegen.choice.parts import union_of
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Grid, Lag, Lags, Layout
 from pidsl.codegen.tiling.bands import Placed, interval, place
@@ -36,25 +36,25 @@ def pieces(choices: Sequence[Choice], backend: Backend, square: bool, length: in
     for layout, group in groups.items():
         if layout is None:
             tiled.append(lags_piece(group, backend, length))
-        elif isinstance(layout, Grid):
+            continue
+        if isinstance(layout, Grid):
             boxes += [x.product.piece(x.part.relation) for x in group if x.product]
-        elif len(group) <= MAX_PIECES:
-            own = [backend] * len(group)
-            if len(group) > 1 and not backend.calls:  # kernels are shared
-                own = [backend.in_tiles(sizes) for sizes in alike([x.shape for x in group], backend)]
-            tiled += [tile_piece(x.placed, x.shape, whose, length) for x, whose in zip(group, own, strict=True)]
-        else:
-            placed = place(union_of([x.part for x in group]), coordinates(layout, square))
-            tiled.append(tile_piece(placed, shape(placed, length), backend, length))
+            continue
+        if len(group) > MAX_PIECES:
+            group = [x for x in group if x.tiles] + [_in_one([x for x in group if not x.tiles], layout, square, length)]
+        own = [backend] * len(group)
+        if len(group) > 1 and not backend.calls:  # kernels are shared
+            own = [backend.in_tiles(sizes) for sizes in alike([x.shape for x in group], backend)]
+        for x, whose in zip(group, own, strict=True):
+            tiled.append(x.tiles.piece(whose) if x.tiles else tile_piece(x.placed, x.shape, whose, length))
     return (*tiled, *boxes)
 
 
-def union_of(group: Sequence[Part]) -> isl.Map:
-    """The pairs of all parts."""
-    relation = group[0].relation
-    for x in group[1:]:
-        relation = relation | x.relation
-    return coalesced(relation)
+def _in_one(group: Sequence[Choice], layout: Layout, square: bool, length: int) -> Choice:
+    """Many parts of a layout as one."""
+    relation = union_of([x.part for x in group])
+    placed = place(relation, coordinates(layout, square))
+    return Choice(replace(group[0].part, relation=relation), layout, placed, shape(placed, length))
 
 
 def tile_piece(placed: Placed, outline: Shape, backend: Backend, length: int) -> Piece:

@@ -119,21 +119,28 @@ class Row:
         return {"forward": self.forward, "grad_query": self.grad_query, "grad_key": self.grad_key}[task]
 
 
-def _plain(*sizes: tuple[int, int]) -> tuple[Tile, ...]:
-    """Tiles for which no machine code was looked at; small ones use the machine badly."""
+def _plain(*sizes: tuple[int, int], stages: int = 2) -> tuple[Tile, ...]:
+    """Tiles at prices that were in use before there was a table; small ones use the machine badly."""
     costs = {128: 512.0, 64: 563.0, 32: 922.0, 16: 1536.0}  # by rows, and 188 more for every tile
 
     def cost(rows: int, cols: int) -> float:
         return costs[rows] + 188.0 * 4096 / (rows * cols)
 
-    return tuple(Tile(r, c, max(FEWEST_WARPS, r // 16), 2, cost(r, c), cost(r, c), 500.0) for r, c in sizes)
+    return tuple(Tile(r, c, max(FEWEST_WARPS, r // 16), stages, cost(r, c), cost(r, c), 500.0) for r, c in sizes)
 
 
 _SMALL = (32, 32), (16, 16)
-_FORWARD = _plain((128, 64), (64, 64), *_SMALL)
-_HALVES_64 = Row(_FORWARD, _plain((64, 64), *_SMALL), _plain((64, 64), *_SMALL), diagonal=15.0, resume=34.0)
-_OTHERS = Row(_FORWARD, _plain((64, 64), *_SMALL), _plain((32, 64), *_SMALL), diagonal=15.0, resume=34.0)
-_LARGE = Row(_plain((64, 32), *_SMALL), _plain((64, 32), *_SMALL), _plain(*_SMALL), diagonal=15.0, resume=34.0)
+
+
+def _row(forward: tuple[int, int], back: tuple[int, int], keys: tuple[int, int], stages: int = 2) -> Row:
+    """A row whose largest tiles are these, of the forward pass and of the gradients of queries and keys."""
+    sizes = (dict.fromkeys((x, (min(64, x[0]), x[1]), *_SMALL)) for x in (forward, back, keys))
+    forward_tiles, back_tiles, key_tiles = (_plain(*x, stages=stages) for x in sizes)
+    return Row(forward_tiles, back_tiles, key_tiles, diagonal=15.0, resume=34.0)
+
+
+_FLOAT32 = _row((128, 64), (64, 64), (32, 64))
+_LARGE = _row((64, 32), (64, 32), (32, 32))
 
 
 def _small(cost: float, program: float) -> tuple[Tile, ...]:
@@ -174,19 +181,19 @@ TILES: Mapping[tuple[str, int, int], Row] = {
         grad_query=(
             Tile(128, 64, 8, 3, full=1227, masked=1390, program=2500),
             Tile(64, 64, 4, 3, full=1365, masked=1545, program=2500),
-            *_small(3300, 800),
+            *_small(4000, 800),
         ),
         grad_key=(
             Tile(64, 128, 8, 3, full=1581, masked=1755, program=2500),
             Tile(64, 64, 4, 3, full=1850, masked=2050, program=2500),
-            *_small(4000, 1000),
+            *_small(5000, 1000),
         ),
         diagonal=30.0,
         resume=68.0,
     ),
-    ("cuda:80", 64, 2): _HALVES_64,
-    ("cuda:80", 128, 2): _OTHERS,
-    **{(x, 128, 4): _OTHERS for x in ("cuda:80", "cuda:90")},
+    ("cuda:80", 64, 2): _row((128, 64), (64, 64), (64, 64), stages=3),
+    ("cuda:80", 128, 2): _row((128, 64), (64, 64), (32, 64), stages=3),
+    **{(x, 128, 4): _FLOAT32 for x in ("cuda:80", "cuda:90")},
     **{(x, 256, 4): _LARGE for x in ("cuda:80", "cuda:90")},
 }
 
@@ -231,8 +238,9 @@ def neighbours(of: Kind, task: Pass, rows: int, cols: int) -> tuple[Tile, ...]:
 
 
 def options(
-    name: str | Target, task: str, rows: int, cols: int, head_dim: int, itemsize: int, tensor_cores: bool = True
-) -> dict[str, int]:
+    name: str | Target, task: str, rows: int, cols: int, head_dim: int, itemsize: int, tensor_cores: bool = True,
+    scored: bool = False,
+) -> dict[str, int]:  # fmt: skip
     """Warps, pipeline stages and registers with which the kernel of a stage is compiled.
 
     Args:
@@ -242,6 +250,7 @@ def options(
         head_dim: the padded length of rows of q and k, or that of v where it is greater.
         itemsize: bytes per element.
         tensor_cores: False for exact float32 products, which need many more registers.
+        scored: the logits are changed, which takes registers that addresses of more loads in flight would need.
 
     Returns:
         Keyword arguments of the launch.
@@ -255,6 +264,10 @@ def options(
     if swept and not tensor_cores:
         warps = EXACT_WARPS
     stages = found.stages if found else 2
+    if not where.name.startswith("cuda"):
+        stages = min(stages, 2)
+    if scored and pass_ == "grad_key":
+        stages = min(stages, 2)
     while (
         stages > FEWEST_STAGES and shared_bytes(where, pass_, owned, swept, head_dim * itemsize, stages) > where.shared
     ):
@@ -270,4 +283,5 @@ def shared_bytes(where: Target, task: Pass, owned: int, swept: int, row_bytes: i
     tensors = 1 if task == "forward" else 2
     kept = tensors * owned * row_bytes if where.operands else 0
     between = 0 if task == "forward" else 2 * owned * swept  # of the products of one tile, in 16 bits
-    return kept + 2 * stages * swept * row_bytes + between + SPARE
+    held = stages if where.name.startswith("cuda") else stages - 1  # the last is in registers
+    return kept + 2 * held * swept * row_bytes + between + SPARE

@@ -7,8 +7,9 @@ mask (in two's complement both round down) and the rest calls `_floor_div` or `_
 
 from __future__ import annotations
 
+from pidsl.codegen.plan.numbers import numbers
 from pidsl.errors import SymbolError
-from pidsl.language.algebra import non_negative, positive
+from pidsl.language.algebra import between, non_negative, plus, positive
 from pidsl.language.expr import (
     ATOM,
     BITAND,
@@ -34,7 +35,33 @@ def index_source(e: Index, level: int = 0) -> str:
 
 def pred_source(p: Pred) -> str:
     """`p` as Triton source. Negations are pushed into the comparisons, so none is left to print."""
-    return show_pred(positive(p), 0, TRITON)
+    p = positive(p)
+    return _one_of(p) or show_pred(p, 0, TRITON)
+
+
+def _one_of(p: Pred) -> str:
+    """A predicate that a sum is one of several numbers, as a test of its bits; "" where comparisons are as short."""
+    found = between(p)
+    if found is None:
+        return ""
+    about, ranges = found
+    short = numbers(ranges)
+    if short.powers is None and not short.bits:
+        return ""
+
+    def within(base: int, first: int, last: int) -> str:
+        """The test that `about - base` lies between two numbers."""
+        x = index_source(plus(about, -base))
+        return f"({x} >= {first}) & ({x} <= {last})" if first < last else f"({x} == {first})"
+
+    tests = [within(0, *x) for x in short.ranges]
+    if (powers := short.powers) is not None:
+        x, base = index_source(plus(about, -powers.base), ATOM), powers.base
+        tests.append(f"(({x} & ({x} - 1)) == 0) & {within(base, powers.least - base, powers.most - base)}")
+    for bits in short.bits:
+        x = index_source(plus(about, -bits.start), ATOM)
+        tests.append(f"((({bits.word:#x} >> ({x} & 31)) & 1) == 1) & {within(bits.start, 0, bits.most - bits.start)}")
+    return " | ".join(tests)
 
 
 def _division(e: FloorDiv | Mod) -> tuple[Operator | str, Index, Index] | None:

@@ -207,6 +207,46 @@ def separated(p: Pred, keys: frozenset[str]) -> Pred:
             assert_never(p)
 
 
+def between(p: Pred) -> tuple[Index, tuple[tuple[int, int], ...]] | None:
+    """The sum that a predicate is about, and the ranges of numbers in which it may lie; None for other predicates.
+
+    `(a == b + 7) | (a >= b) & (b + 2 >= a) -> a - b, ((7, 7), (0, 2))`
+    """
+    about: dict[Index, int] | None = None
+    ranges: list[tuple[int, int]] = []
+    for part in _parts(p, Or):
+        least: list[int] = []
+        most: list[int] = []
+        for test in _parts(part, And):
+            if not isinstance(test, Compare) or test.op not in ("==", ">=", "<="):
+                return None
+            terms, constant = _linear(Sub(test.left, test.right))
+            if about is None:
+                about = terms if next(iter(terms.values()), 0) > 0 else {x: -factor for x, factor in terms.items()}
+            same, mirrored = terms == about, terms == {x: -factor for x, factor in about.items()}
+            if not about or not (same or mirrored):
+                return None
+            if test.op == "==" or (test.op == ">=") == same:
+                least.append(-constant if same else constant)
+            if test.op == "==" or (test.op == "<=") == same:
+                most.append(-constant if same else constant)
+        if not least or not most:
+            return None
+        ranges.append((max(least), min(most)))
+    return (_sum(about, 0), tuple(ranges)) if about else None
+
+
+def _parts(p: Pred, of: type[And] | type[Or]) -> list[Pred]:
+    """The parts of a conjunction or a disjunction, in order."""
+    found, left = list[Pred](), [p]
+    while left:
+        if isinstance(x := left.pop(), of):
+            left += [x.right, x.left]
+        else:
+            found.append(x)
+    return found
+
+
 def _linear(e: Index) -> tuple[dict[Index, int], int]:
     """`e` as a sum of atoms with factors, and a constant."""
     match e:

@@ -239,7 +239,7 @@ def bfloat16_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @interpreted
 @pytest.mark.usefixtures("bfloat16_of_a_gpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("term", [window(20) | stride(4) & causal, lags(0, 1, 5, 30)], ids=repr)
+@pytest.mark.parametrize("term", [window(20) | stride(4) & causal, lags(0, 25, 70)], ids=repr)
 def test_error_is_at_most_twice_that_of_torch(term: Term, dtype: torch.dtype) -> None:
     x = case(80, d=40, dv=24, dtype=dtype)
     x.grad_lse = torch.zeros_like(x.grad_lse)
@@ -368,7 +368,7 @@ def test_source_is_deterministic_readable_python() -> None:
     assert max(map(len, source.splitlines())) <= 120
     for kernel in ("forward", "grad_query", "grad_key"):
         assert f"\ndef {kernel}(" in source
-    assert "KIND.LAGS" not in source and "import pidsl" not in source
+    assert "if KIND.LAGS" not in source and "import pidsl" not in source
 
 
 def test_source_of_an_empty_pattern_has_no_kernels() -> None:

@@ -121,7 +121,7 @@ def test_offsets_of_columns_and_of_the_bias_table_are_as_wide_as_they_must_be() 
     source = triton_source(PLANS["score"]())
     assert "column[None, :].to(index.dtype) * column_stride" in source
     assert "column[None, :] * column_stride" not in source
-    assert "by_lag = bias + head.to(tl.int64) * 64" in source
+    assert "by_lag = bias + head.to(tl.int64) * KIND.TABLE" in source and '"TABLE": 64' in source
 
 
 def test_positions_count_too() -> None:
