@@ -20,7 +20,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest bench clean
+.PHONY: help demo test lint types pytest bench machine clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,11 @@ pytest: $(READY) ## the tests alone
 
 bench: $(READY) ## pidsl against its peers, writes benchmarks/results/
 	$(BIN)/python benchmarks/peers.py
+
+machine: $(READY) ## the machine code of the GPU kernels beside FlexAttention's, without a GPU, and what must hold of it
+	$(BIN)/python benchmarks/ahead.py --again
+	$(BIN)/python benchmarks/ahead.py --page
+	$(BIN)/python benchmarks/ahead.py --check
 
 clean: ## remove the environment, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

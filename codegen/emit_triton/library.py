@@ -98,14 +98,15 @@ def _part(first, stop, split, KIND: tl.constexpr):
 @triton.jit
 def _runs(WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, c, a, KIND: tl.constexpr):
     """Runs of tiles of one class: full ones, then those with a mask, between the bounds of each row (key)."""
-    d, low, high, first_full, stop_full, first, stop = WALK.SPAN(t, c, a, task[2])
+    head, n, m, offset, key_offset = task[2]
+    d, low, high, first_full, stop_full, first, stop = WALK.SPAN(t, c, a, head, n, m, offset, key_offset)
     source = DO[0](task, d, WALK, KIND)
     if WALK.TILES != "masked":
         first_full, stop_full = _part(first_full, stop_full, split, KIND)
         for x in range(first_full, stop_full):
             tile = x
             if WALK.FULL_TILE is not None:
-                tile = WALK.FULL_TILE(x, t, c, task[2])
+                tile = WALK.FULL_TILE(x, t, c, head, n, m, offset, key_offset)
             b = tile * WALK.SIZE + tl.arange(0, WALK.SIZE)
             state = DO[1](task, state, source, tile * WALK.SIZE, b * WALK.STEP + d, None, None, KIND)
     if WALK.TILES != "full":
@@ -117,7 +118,7 @@ def _runs(WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, c, a, KIN
         for x in range(first, stop):
             tile = x
             if WALK.TILE_OF is not None:
-                tile = WALK.TILE_OF(x, t, c, task[2])
+                tile = WALK.TILE_OF(x, t, c, head, n, m, offset, key_offset)
             b = tile * WALK.SIZE + tl.arange(0, WALK.SIZE)
             keep = None
             if WALK.BOUNDS == "both":
@@ -127,7 +128,7 @@ def _runs(WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, c, a, KIN
             elif WALK.BOUNDS == "low":
                 keep = b[None, :] >= low[:, None]
             if WALK.REST is not None:
-                rest = WALK.REST(a[:, None], b[None, :], c, d, task[2])
+                rest = WALK.REST(a[:, None], b[None, :], c, d, head, n, m, offset, key_offset)
                 if WALK.BOUNDS == "":
                     keep = rest
                 else:
@@ -201,7 +202,8 @@ def _keys(task, source, at, j, inside, keep, KIND: tl.constexpr):
         if KIND.CAREFUL:
             live = inside & (tl.max((keep & task[4][:, None]).to(tl.int32), 0) != 0)
         elif KIND.KEYS is not None and not KIND.EVERY_KEY:
-            live = (inside & KIND.KEYS(j, task[2][0], task[2][0], task[2])) != 0
+            head, n, m, offset, key_offset = task[2]
+            live = (inside & KIND.KEYS(j, head, head, n, m, offset, key_offset)) != 0
     return _pair(task, source, at, j, live, KIND)
 
 
@@ -223,7 +225,7 @@ def _mix(x):
 @triton.jit
 def _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND: tl.constexpr):
     """What happens to the logits of a head: scale (base 2), temperature, slope, table of lags, stream of bits."""
-    heat, slope, by_lag, stream = 1.0, 0.0, bias, 0
+    heat, slope, by_lag, stream = 1.0, 0.0, 0, 0
     if temperature is not None:
         heat = tl.load(temperature + head)
         scale /= heat
@@ -281,24 +283,32 @@ def _absorb(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
 
 
 @triton.jit
-def _weights(x, dp, lse2, pull, keep, i, j, score, KIND: tl.constexpr):
-    """The weights of pairs as values get them, ds = p * (dO . V - pull) of the final logits, and of those before."""
+def _weights(x, lse2, keep, i, j, score, KIND: tl.constexpr):
+    """The weights of pairs, their factors by dropout, and the derivative of final logits by those before the score."""
     scale2, _, slope, by_lag, stream = score
-    logits, rate = x * scale2, 1.0
+    logits, rate, drop = x * scale2, 1.0, 1.0
     if KIND.SCORE is not None:
         logits, rate = KIND.SCORE(logits, i, j, slope, by_lag)
     p = tl.exp2(logits - lse2)
     if keep is not None:
         p = tl.where(keep, p, 0.0)
-    kept = p
     if KIND.DROPOUT is not None:
         drop = KIND.DROPOUT(stream, i, j)
+    return p, drop, rate
+
+
+@triton.jit
+def _slopes(p, drop, rate, dp, pull, keep, KIND: tl.constexpr):
+    """ds = p * (dO . V - pull) of the final logits, and of those before the score."""
+    if KIND.DROPOUT is not None:
         dp *= drop
-        kept *= drop
     ds = p * (dp - pull)
     if KIND.LAGS or (KIND.CAREFUL and keep is not None):  # what is not attended may be NaN
         ds, rate = tl.where(keep, ds, 0.0), tl.where(keep, rate, 0.0)
-    return kept, ds, ds * rate
+    if KIND.SCORE is not None:
+        return ds, ds * rate
+    else:
+        return ds, ds
 
 
 @triton.jit
@@ -311,12 +321,14 @@ def _row_slopes(task, source, at, j, inside, keep, KIND: tl.constexpr):
     if KIND.LAGS:
         x = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)
         dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
-        keep = inside
+        p, drop, rate = _weights(x, lse2, inside, i, j, score, KIND)
+        final, ds = _slopes(p, drop, rate, dp, pull, inside, KIND)
     else:
+        i, j = i[:, None], j[None, :]
         x = tl.dot(query, tl.trans(key), input_precision=KIND.PRECISION)
+        p, drop, rate = _weights(x, lse2[:, None], keep, i, j, score, KIND)
         dp = tl.dot(grad, tl.trans(value), input_precision=KIND.PRECISION)
-        i, j, lse2, pull = i[:, None], j[None, :], lse2[:, None], pull[:, None]
-    _, final, ds = _weights(x, dp, lse2, pull, keep, i, j, score, KIND)
+        final, ds = _slopes(p, drop, rate, dp, pull[:, None], keep, KIND)
     return final, ds, i, j, key
 
 
@@ -364,28 +376,32 @@ def _add_key_grads(task, state, source, at, r, inside, keep, KIND: tl.constexpr)
     if inside is None:
         live = r < task[1]
     if KIND.ROWS is not None and not KIND.EVERY_ROW and not KIND.LAGS:
-        live = (live & KIND.ROWS(r, task[2])) != 0
+        head, n, m, offset, key_offset = task[2]
+        live = (live & KIND.ROWS(r, head, n, m, offset, key_offset)) != 0
     query, grad = _pair(task, source, at, r, live, KIND)
-    row_lse2 = tl.load(lse2 + r, mask=live, other=float("inf"))  # weights are 0 whatever a score adds
+    unseen: tl.constexpr = 0.0 if KIND.SCORE is None else float("inf")  # weights are 0 whatever a score adds
+    row_lse2 = tl.load(lse2 + r, mask=live, other=unseen)
     row_pull = tl.load(pull + r, mask=live, other=0.0)
     i = r + task[2][3]
     if KIND.LAGS:
         x = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)
         dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
-        p, _, ds = _weights(x, dp, row_lse2, row_pull, live, i, j, score, KIND)
+        p, drop, rate = _weights(x, row_lse2, live, i, j, score, KIND)
+        ds = _slopes(p, drop, rate, dp, row_pull, live, KIND)[1]
+        grad_v += (p * drop)[:, None] * grad.to(tl.float32)
     else:
-        x = tl.dot(key, tl.trans(query), input_precision=KIND.PRECISION)
-        dp = tl.dot(value, tl.trans(grad), input_precision=KIND.PRECISION)
         if KIND.CAREFUL and keep is not None:
             keep = keep & live[None, :]
-        i, j, row_lse2, row_pull = i[None, :], j[:, None], row_lse2[None, :], row_pull[None, :]
-        p, _, ds = _weights(x, dp, row_lse2, row_pull, keep, i, j, score, KIND)
+        x = tl.dot(key, tl.trans(query), input_precision=KIND.PRECISION)
+        p, drop, rate = _weights(x, row_lse2[None, :], keep, i[None, :], j[:, None], score, KIND)
+        grad_v = tl.dot((p * drop).to(grad.dtype), grad, grad_v, input_precision=KIND.PRECISION)
+        dp = tl.dot(value, tl.trans(grad), input_precision=KIND.PRECISION)
+        ds = _slopes(p, drop, rate, dp, row_pull[None, :], keep, KIND)[1]
     if KIND.SCORE is not None:
         ds /= score[1]
     if KIND.LAGS:
-        return grad_k + ds[:, None] * query.to(tl.float32), grad_v + p[:, None] * grad.to(tl.float32)
+        return grad_k + ds[:, None] * query.to(tl.float32), grad_v
     else:
-        grad_v = tl.dot(p.to(grad.dtype), grad, grad_v, input_precision=KIND.PRECISION)
         return tl.dot(ds.to(query.dtype), query, grad_k, input_precision=KIND.PRECISION), grad_v
 
 
@@ -441,7 +457,7 @@ def forward(
     place = head, n, m, offset, key_offset
     mine = exists
     if KIND.ROWS is not None and not KIND.EVERY_ROW:
-        mine = (exists & KIND.ROWS(r, place)) != 0
+        mine = (exists & KIND.ROWS(r, head, n, m, offset, key_offset)) != 0
     query = _load(queries, r, mine, q_r, q_d, KIND.D, KIND.D_PAD)
     score = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
     keys = _matrix(k, batch, key_head, k_b, k_h), _matrix(v, batch, key_head, v_b, v_h), k_r, k_d, v_r, v_d
@@ -472,7 +488,7 @@ def grad_query(
     place = head, n, m, offset, key_offset
     mine = exists
     if KIND.ROWS is not None and not KIND.EVERY_ROW:
-        mine = (exists & KIND.ROWS(r, place)) != 0
+        mine = (exists & KIND.ROWS(r, head, n, m, offset, key_offset)) != 0
     query = _load(_matrix(q, batch, head, q_b, q_h), r, mine, q_r, q_d, KIND.D, KIND.D_PAD)
     grad = _load(_matrix(grad_out, batch, head, go_b, go_h), r, mine, go_r, go_d, KIND.V, KIND.V_PAD)
     at = (own + first_pair).to(tl.int64) * n + r
@@ -526,7 +542,7 @@ def grad_key(
     mine = exists
     if KIND.KEYS is not None and not KIND.EVERY_KEY:
         first_head = key_head * group
-        of_group = KIND.KEYS(j, first_head, first_head + group - 1, (first_head, n, m, offset, key_offset))
+        of_group = KIND.KEYS(j, first_head, first_head + group - 1, n, m, offset, key_offset)
         mine = (exists & of_group) != 0
     key = _load(_matrix(k, batch, key_head, k_b, k_h), j, mine, k_r, k_d, KIND.D, KIND.D_PAD)
     value = _load(_matrix(v, batch, key_head, v_b, v_h), j, mine, v_r, v_d, KIND.V, KIND.V_PAD)

@@ -11,12 +11,13 @@ from pidsl.codegen.emit_triton.expr import index_source, pred_source
 from pidsl.codegen.emit_triton.lines import function, shown
 from pidsl.codegen.emit_triton.masks import Interval, Mask, Side, constant_classes, interval
 from pidsl.codegen.emit_triton.reach import Limits, Met, ratio
-from pidsl.codegen.emit_triton.walker import Named, Walker
+from pidsl.codegen.emit_triton.walker import PLACE, Named, Walker
 from pidsl.codegen.plan.walks import LARGEST_TILE, Lags, Run, Runs
-from pidsl.language.algebra import plus_one, settled
-from pidsl.language.expr import FloorDiv, Index, Pred, Sub, Truth, Var, simplify, substitute, substitute_pred, vars_in
+from pidsl.language.algebra import div, plus, plus_one, settled
+from pidsl.language.expr import Index, Sub, Truth, Var, substitute, substitute_pred, vars_in
 
 C = TypeVar("C", Runs, Lags)
+SHORT = 40  # characters of a bound that needs no name
 
 
 class OfClasses(Walker[C]):
@@ -77,26 +78,32 @@ class RunsWalker(OfClasses[Runs]):
     def _span_source(self, name: str) -> str:
         """The function SPAN of a walk."""
         own, swept = self.owned, self.swept
-        lines = ["head, n, m, offset, key_offset = place"]
+        lines = []
         if not isinstance(self._class, int):
             lines.append(f"{swept.of_class} = {index_source(self.class_of(swept))}")
         _, low, high = self._bounds
-        lines += [f"{name} = {value}" for name, value in (("low", low), ("high", high)) if value != "0"]
+        bounds = []
+        for bound, value in (("low", low), ("high", high)):
+            if len(value) > SHORT:
+                lines.append(f"{bound} = {value}")
+            bounds.append(bound if len(value) > SHORT else value)
         ends = []
         for full in (True, False):
             runs = [run for run in self._runs if run.full == full]
             tag = "_full" if full else ""
             if len(runs) == 1 and runs[0].step == 1:
                 first, stop = _ends(runs[0])
-                lines += [f"first{tag} = {first}", f"stop{tag} = {stop}"]
-            elif runs:
+                lines += [f"first{tag} = {first}"] if first != "0" else []
+                lines.append(f"stop{tag} = {stop}")
+                ends += ["0" if first == "0" else f"first{tag}", f"stop{tag}"]
+                continue
+            if runs:
                 counts = self._put_counts(lines, runs, tag)
                 lines += [f"first{tag} = 0", f"stop{tag} = {' + '.join(counts)}"]
             ends += [f"first{tag}", f"stop{tag}"] if runs else ["0", "0"]
         named = [own_class if isinstance(own_class := self._class, int) else swept.of_class]
-        bounds = [x if y != "0" else "0" for x, y in (("low", low), ("high", high))]
         lines.append(f"return {', '.join(map(str, [*named, *bounds, *ends]))}")
-        return function(f"{name}(t, {own.of_class}, {own.letter}, place)", self.doc, *lines)
+        return function(f"{name}(t, {own.of_class}, {own.letter}, {PLACE})", self.doc, *lines)
 
     def _put_counts(self, lines: list[str], runs: list[Run], tag: str) -> list[str]:
         """Put where runs that share a loop begin and how many tiles they have; the names of those numbers."""
@@ -113,7 +120,7 @@ class RunsWalker(OfClasses[Runs]):
 
     def _tile_source(self, name: str, runs: list[Run]) -> str:
         """Which tile is number x of a loop that several runs, or one with steps, share."""
-        lines = ["head, n, m, offset, key_offset = place"]
+        lines = []
         if not isinstance(self._class, int):
             lines.append(f"{self.swept.of_class} = {index_source(self.class_of(self.swept))}")
         names = self._put_counts(lines, runs, "")
@@ -124,7 +131,7 @@ class RunsWalker(OfClasses[Runs]):
             at = f"first_{number} + {x}" + (f" * {run.step}" if run.step != 1 else "")
             tile = f"tl.where(x < {' + '.join(before)}, {tile}, {at})" if before else at
         doc = f"Which tile is number x in a loop of piece {self.number}."
-        return function(f"{name}(x, t, {self.owned.of_class}, place)", doc, *lines, f"return {tile}")
+        return function(f"{name}(x, t, {self.owned.of_class}, {PLACE})", doc, *lines, f"return {tile}")
 
     @property
     def _class(self) -> Index | str:
@@ -139,7 +146,8 @@ class RunsWalker(OfClasses[Runs]):
         if not self.over_keys:
             return found
         own_class: Index = self._class if isinstance(self._class, int) else Var(self.swept.of_class)
-        last = simplify(FloorDiv(Sub(Sub(Var("m"), 1), own_class), self.step(self.swept)))  # the last key of the class
+        behind = Sub(Var("m"), own_class) if own_class else Var("m")  # of the last key
+        last = div(plus(behind, -1), self.step(self.swept))
         return replace(found, high=(*found.high, last))
 
     @cached_property
@@ -151,10 +159,8 @@ class RunsWalker(OfClasses[Runs]):
     def _rest_source(self, name: str) -> str:
         """The function REST of a walk."""
         own, swept = self.owned, self.swept
-        names = f"{own.letter}, {swept.letter}, {own.of_class}, {swept.of_class}, place"
-        value = pred_source(self._rest.pred)
-        lines = ["head, n, m, offset, key_offset = place"] if _asks_place(self._rest.pred) else []
-        return function(f"{name}({names})", self.masks[0].doc, *lines, f"return {value}")
+        names = f"{own.letter}, {swept.letter}, {own.of_class}, {swept.of_class}, {PLACE}"
+        return function(f"{name}({names})", self.masks[0].doc, f"return {pred_source(self._rest.pred)}")
 
     @cached_property
     def _bounds(self) -> tuple[str, str, str]:
@@ -220,10 +226,6 @@ def _ends(run: Run) -> tuple[str, str]:
     if run.guard not in (None, Truth(True)):
         stop = f"tl.where({pred_source(run.guard)}, {stop}, {first})"
     return first, stop
-
-
-def _asks_place(p: Pred) -> bool:
-    return bool(vars_in(p) & {"head", "n", "m", "offset", "key_offset"})
 
 
 def _picked(function: str, values: tuple[Index, ...]) -> str:

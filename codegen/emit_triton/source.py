@@ -19,7 +19,11 @@ from pidsl.codegen.emit_triton.lists import list_table, table_name
 from pidsl.codegen.emit_triton.stages import KERNELS, Stages
 from pidsl.codegen.plan.nodes import Plan
 from pidsl.codegen.plan.walks import BlockList, Boxes, Lags, Listed, Runs
+from pidsl.language.operators import walk
 from pidsl.language.score import PLAIN
+from pidsl.language.terms import Ring, Term
+
+DRAWN, ROWS, COLUMNS = 2048, 4, 64  # keys of a row in the picture, its rows and columns
 
 
 def triton_source(plan: Plan) -> str:
@@ -35,14 +39,14 @@ def triton_source(plan: Plan) -> str:
     used = {KERNELS[name] for name, rows in made.tables.items() if rows}
     used |= set(re.findall(r"\b_[a-z_]+\b", text)) & functions()
     tables = [
-        "# What to launch, in this order. `whole`: the kernel owns every row (key). Integers stay below",
-        f"# REACH[0] + REACH[1] * max({plan.frame.parameters}).",
-        *(_table(name.upper(), rows) for name, rows in made.tables.items()),
-        f"PATTERN = {shown(made.pattern)}",
+        f"# What to launch, in this order. Integers stay below REACH[0] + REACH[1] * max({plan.frame.parameters}).",
+        *(_table(name, made.tables) for name in made.tables),
+        *_wrap(f"PATTERN = {shown(made.pattern)}", "", "           "),
         *_lists(plan),
         f"REACH = {made.reach()}",
     ]
-    parts = [_header(plan), *made.functions, *excerpt(used, list(_known(plan, made, rows))), "\n".join(tables)]
+    own = "\n\n".join(made.functions)
+    parts = [_header(plan), *([own] if own else []), *excerpt(used, list(_known(plan, made, rows))), "\n".join(tables)]
     return "\n\n\n".join(parts) + "\n"
 
 
@@ -74,7 +78,10 @@ def _literal(text: str) -> Any:
 
 
 def _header(plan: Plan) -> str:
-    lines = ["The pattern", "", *_wrap(repr(plan.term), "    "), "", "as Triton kernels, in these pieces:", ""]
+    lines = ["The pattern", "", *_wrap(repr(plan.term), "    "), ""]
+    if picture := list(_picture(plan)):
+        lines += [*picture, ""]
+    lines += ["as Triton kernels, in these pieces:", ""]
     for number, piece in enumerate(plan.pieces):
         match piece.forward:
             case Runs(layout, _, rows, cols) | Listed(layout, _, rows, cols):
@@ -84,6 +91,8 @@ def _header(plan: Plan) -> str:
                 what = "{}; boxes of {} queries and {} keys".format(layout, *sizes)
             case Lags(lags=lags):
                 what = f"diagonals, lags {', '.join(str(x.lag) for x in lags)}"
+        if piece.reference and (attended := piece.attended) is not None:
+            what += f"; {piece.computed:,} pairs computed for {attended:,} attended at n = {piece.reference}"
         lines += _wrap(f"{number}  {what}", "    ", "   ")
     if not plan.pieces:
         lines.append("    (none: no row attends any key)")
@@ -97,14 +106,32 @@ def _header(plan: Plan) -> str:
     return f'"""{text}\n"""\n\nimport triton\nimport triton.language as tl'
 
 
+def _picture(plan: Plan) -> Iterator[str]:
+    """Which keys a few rows of a sequence of `DRAWN` attend: all (#), some (+) or none (.) of the keys of each column.
+
+    Nothing for several heads, or where the pattern depends on lengths.
+    """
+    term = plan.term
+    if isinstance(term, Term) and not any(isinstance(x, Ring) or getattr(x, "arity", 2) > 2 for x in walk(term)):
+        for r in range(DRAWN // ROWS - 1, DRAWN, DRAWN // ROWS):
+            row = term.mask(1, DRAWN, offset=r).reshape(COLUMNS, -1)
+            drawn = ("#" if some.all() else "+" if some.any() else "." for some in row)
+            yield f"    {r:>5}  {''.join(drawn)}"
+
+
 def _wrap(text: str, indent: str, later: str = "") -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent + later)
 
 
-def _table(name: str, rows: Sequence[Mapping[str, str]]) -> str:
-    shown = ("    {" + ", ".join(f'"{field}": {value}' for field, value in row.items()) + "}," for row in rows)
-    entries = [line for row in shown for line in _wrap(row, "", "     ")]
-    return "\n".join([f"{name} = [", *entries, "]"]) if rows else f"{name} = []"
+def _table(name: str, tables: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
+    """A table of the program; one that is like an earlier one says so."""
+    for earlier, rows in tables.items():
+        if earlier == name:
+            entries = [line for row in rows for line in _wrap(f"    {shown(row)},", "", "     ")]
+            return "\n".join([f"{name.upper()} = [", *entries, "]"]) if rows else f"{name.upper()} = []"
+        if rows and rows == tables[name]:
+            break
+    return f"{name.upper()} = {earlier.upper()}"
 
 
 def _lists(plan: Plan) -> Iterator[str]:

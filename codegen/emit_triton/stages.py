@@ -19,7 +19,7 @@ from pidsl.codegen.emit_triton.logits import score_functions
 from pidsl.codegen.emit_triton.masks import keep_masks
 from pidsl.codegen.emit_triton.reach import Met, reach
 from pidsl.codegen.emit_triton.runs import OfClasses, RunsWalker
-from pidsl.codegen.emit_triton.walker import Walker
+from pidsl.codegen.emit_triton.walker import PLACE, Walker
 from pidsl.codegen.plan.heads import of_group
 from pidsl.codegen.plan.nodes import Plan
 from pidsl.codegen.plan.stages import Stage, stages
@@ -47,8 +47,10 @@ class Stages:
                 self._walkers[number, task] = _WALKERS[type(walk)](number, walk, kept, plan.frame)
         self._given = plan.attended_keys, plan.attended_rows
         keys = None if plan.attended_keys is None else of_group(plan.attended_keys)
-        self._keys = _attended("KEYS", "j, first_head, last_head, place", "Keys that some row attends.", keys)
-        self._rows = _attended("ROWS", "r, place", "Rows that attend some key.", plan.attended_rows)
+        self._keys = _attended(
+            "KEYS", "j, first_head, last_head, n, m, offset, key_offset", "Keys that some row attends.", keys
+        )
+        self._rows = _attended("ROWS", f"r, {PLACE}", "Rows that attend some key.", plan.attended_rows)
         score, of_score = score_functions(plan.score)
         self.tables = {name: list(self._table(name)) for name in KERNELS if name != "grad_score" or self.sums}
         self._functions |= self._keys | self._rows | of_score
@@ -102,7 +104,10 @@ class Stages:
             row["LAGS"] = "True"
         if stage.classes > 1:
             row["classes"] = str(stage.classes)
-        row |= {"swept": str(stage.swept), "whole": str(stage.whole)}
+        if not isinstance(first, RunsWalker):
+            row["swept"] = str(stage.swept)
+        if not stage.whole:
+            row["whole"] = "False"
         match first:
             case ListedWalker():
                 owners, _ = list_table(first.walk.layout, by_keys=not first.over_keys)
@@ -131,5 +136,4 @@ def _attended(field: str, names: str, doc: str, given: Pred | None) -> dict[str,
     if pred == Truth(True):
         return {}
     name = "_key_attended" if field == "KEYS" else "_row_attended"
-    lines = ["head, n, m, offset, key_offset = place", f"return {pred_source(pred)}"]
-    return {name: function(f"{name}({names})", doc, *lines)}
+    return {name: function(f"{name}({names})", doc, f"return {pred_source(pred)}")}

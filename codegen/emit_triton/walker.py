@@ -18,6 +18,7 @@ from pidsl.codegen.plan.walks import Walk
 from pidsl.relation.frame import Frame
 
 W = TypeVar("W", bound=Walk)
+PLACE = "head, n, m, offset, key_offset"  # what the library tells device functions of a call
 Named = Callable[[str, Callable[[str], str]], str]  # adds a function, made for its name; the name that it got
 
 
@@ -49,7 +50,7 @@ class Walker(ABC, Generic[W]):
         out.put("@triton.jit")
         head = f"WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, {own.of_class}, {own.letter}"
         with out.block(f"def {name}({head}, KIND: tl.constexpr):"):
-            out.put(f'"""{self.doc}"""', "head, n, m, offset, key_offset = task[2]")
+            out.put(f'"""{self.doc}"""', f"{PLACE} = task[2]")
             self.loops(out)
             out.put("return state")
         return str(out)

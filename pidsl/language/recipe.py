@@ -1,6 +1,6 @@
 """`Recipe`: all that decides what a kernel computes, as one value.
 
-    Recipe ::= compile(of, backend=..., score=Score, output_gate="head" | "element", affine=True)
+    Recipe ::= compile(of, backend=..., score=Score, output_gate="head" | "element", affine=True, tune=True)
     of     ::= Term | Gate | Heads | Schedule | Summaries
 
 It is immutable, hashable, compared by structure and printed as source: what `compile` keeps kernels by, what a pickled
@@ -49,6 +49,7 @@ class Recipe:
     score: Score | None = None
     output_gate: OutputGate | None = None
     affine: bool = False
+    tune: bool = False
 
     def __post_init__(self) -> None:
         _check_of(self.of)
@@ -63,8 +64,9 @@ class Recipe:
                 "build one: pidsl.score(softcap=50.0)",
             )
             raise TermError(given, "a pidsl.score(...) or None", hint=hint)
-        if not isinstance(self.affine, bool):
-            raise TermError(f"affine = {self.affine!r}", "True or False", where)
+        for name, value in (("affine", self.affine), ("tune", self.tune)):
+            if not isinstance(value, bool):
+                raise TermError(f"{name} = {value!r}", "True or False", where)
         if self.output_gate is not None:
             _check_output_gate(self.output_gate, where)
         check_together(self.parts(), f"{self!r}")
@@ -83,7 +85,8 @@ class Recipe:
     def __repr__(self) -> str:
         scored = "" if self.score is None else f", score={self.score!r}"
         gate = "" if self.output_gate is None else f", output_gate={self.output_gate!r}"
-        return f"compile({self.of!r}, backend={self.backend!r}{scored}{gate}{', affine=True' if self.affine else ''})"
+        flags = ", affine=True" * self.affine + ", tune=True" * self.tune
+        return f"compile({self.of!r}, backend={self.backend!r}{scored}{gate}{flags})"
 
 
 def _check_of(of: object) -> None:

@@ -25,20 +25,20 @@ from pidsl.runtime.kernels.layers import LayerKernels
 from pidsl.runtime.kernels.output import Weighed
 from pidsl.runtime.kernels.softmax import Softmax
 from pidsl.runtime.kernels.summaries import Merge
-from pidsl.runtime.programs import triton_installed
+from pidsl.runtime.programs import preferred, triton_installed
 
 
 @overload
 def compile(
     term: Schedule, backend: Backend = "auto", score: Score | None = None, *, output_gate: OutputGate | None = None,
-    affine: bool = False,
+    affine: bool = False, tune: bool = False,
 ) -> LayerKernels: ...  # fmt: skip
 
 
 @overload
 def compile(
     term: Term | Gate | Heads | Summaries, backend: Backend = "auto", score: Score | None = None, *,
-    output_gate: OutputGate | None = None, affine: bool = False,
+    output_gate: OutputGate | None = None, affine: bool = False, tune: bool = False,
 ) -> Kernel: ...  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def compile(term: Recipe) -> Any: ...
 
 def compile(
     term: Term | Composed | Recipe, backend: Backend = "auto", score: Score | None = None, *more: Any,
-    output_gate: OutputGate | None = None, affine: bool = False, **unknown: Any,
+    output_gate: OutputGate | None = None, affine: bool = False, tune: bool = False, **unknown: Any,
 ) -> Any:  # fmt: skip
     """A kernel for a pattern: one program for every number of queries and keys.
 
@@ -76,6 +76,8 @@ def compile(
             per head and query, or one per element (Gated Attention, arXiv 2505.06708, position G1).
         affine: attend with the weights `alpha * softmax + beta` on the attended keys, alpha and beta given at call
             time (Affine-Scaled Attention, arXiv 2602.23057); see `pidsl.runtime.kernels.output`.
+        tune: on a GPU, the first calls try a few sizes of tiles and keep the fastest; docs/settings.md says for which
+            calls and where.
 
     Returns:
         A `Kernel`; for layers `LayerKernels`, a sequence of kernels.
@@ -84,15 +86,17 @@ def compile(
         TermError: not a pattern, or not a score; an unknown output gate; options that do not go together.
         KeywordError: an argument that there is not.
         SymbolError: the pattern holds unbound symbols.
-        BackendError: an unknown backend, or one that is not installed.
+        BackendError: an unknown backend, or one that is not installed; `tune` without a GPU that Triton compiles for.
         TooHardError: isl's operation limit struck.
     """
     if more or unknown:
         refuse(compile, "pidsl.compile(term, ...)", more, unknown)
-    recipe = term if isinstance(term, Recipe) else Recipe(term, backend, score, output_gate, affine)
+    recipe = term if isinstance(term, Recipe) else Recipe(term, backend, score, output_gate, affine, tune)
     if recipe.backend == "triton" and not triton_installed():
         hint = "pip install triton (Linux only); backend='torch' runs anywhere"
         raise BackendError("backend = 'triton', and triton is not installed", "the triton package", hint=hint)
+    if recipe.tune:
+        check_tunable(recipe)
     if torch.compiler.is_compiling():  # prepared() asks it of what torch traces, where terms are no objects yet
         return _built(recipe)
     if isinstance(recipe.of, Algebra):
@@ -100,9 +104,25 @@ def compile(
     return _kept(recipe)
 
 
+def check_tunable(recipe: Recipe) -> None:
+    """Raise where there is no GPU to time a kernel on, or Triton does not compile for it."""
+    chosen, reason = preferred(recipe.backend)
+    if chosen == "triton" and torch.cuda.is_available():
+        from pidsl.runtime.run_triton.devices import interpreted
+
+        if not interpreted():
+            return
+        reason = "Triton interprets"
+    elif chosen == "triton":
+        reason = "no GPU found"
+    given = f"tune=True with backend {chosen!r} ({reason})"
+    hint = "pidsl.compile(term), whose tiles the table of codegen/choice/targets.py chooses"
+    raise BackendError(given, "Triton on a GPU, on which tiles are timed", f"{recipe!r}", hint)
+
+
 def _built(recipe: Recipe) -> Any:
     if isinstance(recipe.of, Schedule):
-        options = recipe.backend, recipe.score, recipe.output_gate, recipe.affine
+        options = recipe.backend, recipe.score, recipe.output_gate, recipe.affine, recipe.tune
         return LayerKernels(recipe, [compile(Recipe(layer, *options)) for layer in recipe.of])
     return Kernel(recipe, _form(recipe))
 
@@ -113,22 +133,22 @@ _kept = lru_cache(maxsize=512)(_built)
 def _form(recipe: Recipe) -> Form:
     """How the results of programs become what the recipe says, with the kernels of its parts."""
     of: Any = recipe.of
-    backend, score = recipe.backend, recipe.score
+    backend, score, tune = recipe.backend, recipe.score, recipe.tune
     if recipe.output_gate is not None or recipe.affine:
-        plain = compile(of, backend) if recipe.affine else None
-        return Weighed(compile(of, backend, score), plain, recipe.output_gate)
+        plain = compile(of, backend, tune=tune) if recipe.affine else None
+        return Weighed(compile(of, backend, score, tune=tune), plain, recipe.output_gate)
     if isinstance(of, Gate):
-        return Blend(of, {name: compile(branch, backend, score) for name, branch in of.branches})
+        return Blend(of, {name: compile(branch, backend, score, tune=tune) for name, branch in of.branches})
     if isinstance(of, Heads):
-        return ByHead(of, {own: compile(own, backend, score) for own in of.distinct})
+        return ByHead(of, {own: compile(own, backend, score, tune=tune) for own in of.distinct})
     if isinstance(of, Summaries):
-        parts = {"exact": compile(of.exact, backend)}
+        parts = {"exact": compile(of.exact, backend, tune=tune)}
         for x, level in enumerate(of.levels):
-            parts[f"seen {x}"] = compile(level.seen, backend)
+            parts[f"seen {x}"] = compile(level.seen, backend, tune=tune)
             if level.of != "block":
-                parts[f"members {x}"] = compile(level.members, backend)
+                parts[f"members {x}"] = compile(level.members, backend, tune=tune)
         return Merge(of, parts)
-    return Softmax(of, backend, score)
+    return Softmax(of, backend, score, tune)
 
 
 for kind in (Kernel, LayerKernels):  # a pickled kernel is its recipe

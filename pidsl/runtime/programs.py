@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from pidsl.codegen.choice.targets import DEFAULT, Kind, kind
+from pidsl.codegen.choice.targets import Kind, kind
 from pidsl.language.heads import Heads
 from pidsl.language.parse import parse, parse_term
 from pidsl.language.score import PLAIN, Score
 from pidsl.language.terms import Ring, Term, walk
 from pidsl.language.trace import where
 from pidsl.runtime.call.call import Call, Gradients
+from pidsl.runtime.run_triton.devices import name_of
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 KEPT = 512  # programs kept; the least recently used go first
 ANY = Kind()  # of programs that serve all calls
 
-
+Sizes = tuple[tuple[int, int], ...] | None  # (rows, keys) of the tiles of each pass, instead of the cheapest
 Called = TypeVar("Called", bound=Callable[..., Any])
 
 
@@ -105,17 +106,7 @@ def usual(backend: str, head_dim: int = 64) -> Kind:
 @untraced
 def target_of(device: torch.device) -> str:
     """What `codegen.choice.targets` calls a device; the default where there is no GPU to ask."""
-    return _target_of(device)
-
-
-@lru_cache
-def _target_of(device: torch.device) -> str:
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return DEFAULT
-    if torch.version.hip is not None:
-        return f"hip:{torch.cuda.get_device_properties(device).gcnArchName.partition(':')[0]}"
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"cuda:{10 * major + minor}"
+    return name_of(device)
 
 
 class Programs:
@@ -124,23 +115,24 @@ class Programs:
     Args:
         term: what to attend to, without symbols.
         score: what happens to the logits.
+        tune: whether Triton's tiles are chosen by trying some.
 
     Attributes:
         inputs: what the programs are given beside q, k and v.
         text: what names them in a graph, with a backend after it: no pattern and no score holds a semicolon.
     """
 
-    def __init__(self, term: Term | Heads, score: Score | None) -> None:
-        self.term, self.score = term, structure(score)
+    def __init__(self, term: Term | Heads, score: Score | None, tune: bool = False) -> None:
+        self.term, self.score, self.tune = term, structure(score), tune
         self.inputs = () if score is None else score.parameters
-        self.text = f"{term!r}; {'' if self.score is PLAIN else repr(self.score)}; "
+        self.text = f"{term!r}; {'' if self.score is PLAIN else repr(self.score)}; {'tuned; ' * tune}"
         self.kept: dict[tuple[str, Kind, bool], Program | None] = {}
 
     def made(self, backend: str, of: Kind = ANY, moved: bool = False) -> Any:
         """See `compiled`, which is asked once: looking for a term costs more."""
         key = backend, of, moved
         if key not in self.kept:  # another thread may write the same entry: it is the same object
-            self.kept[key] = compiled(self.term, backend, of, self.score, moved)
+            self.kept[key] = compiled(self.term, backend, of, self.score, moved, self.tune)
         return self.kept[key]
 
     def exist(self, backend: str, of: Kind = ANY, moved: bool = False) -> bool:
@@ -151,7 +143,7 @@ class Programs:
 
 
 def compiled(
-    of: Term | Heads, backend: str, which: Kind, score: Score = PLAIN, moved: bool = False
+    of: Term | Heads, backend: str, which: Kind, score: Score = PLAIN, moved: bool = False, tune: bool = False
 ) -> Program | None:  # fmt: skip
     """The program, made on first use; None for heads whose layouts do not agree. Safe to call from several threads.
 
@@ -162,18 +154,34 @@ def compiled(
         score: what happens to the logits, see `structure`. Heads with dropout have a seed for each launch, so no
             program serves all of them.
         moved: for calls whose keys start at a position other than 0.
+        tune: whether tiles are chosen by trying some; those of heads in one launch are not, nor those of torch.
     """
     if isinstance(of, Heads) and (len(of.distinct) == 1 or score.dropout):
         return None
     from pidsl.relation.isl import alone  # what one thread does at a time
 
     with alone:
-        return _compiled(of, backend, which, score, moved and backend != "reference")
+        moved = moved and backend != "reference"
+        if tune and backend == "triton" and isinstance(of, Term):
+            return _tuned(of, which, score, moved)
+        return _compiled(of, backend, which, score, moved)
 
 
 @lru_cache(maxsize=KEPT)
-def _compiled(of: Term | Heads, backend: str, which: Kind, score: Score, moved: bool) -> Program | None:
-    plan = _planned(of, backend, which, moved)
+def _tuned(of: Term, which: Kind, score: Score, moved: bool) -> Program:
+    from pidsl.runtime.run_triton.tune import TunedProgram
+
+    def variant(sizes: Sizes) -> Any:
+        return _compiled(of, "triton", which, score, moved, sizes)
+
+    return TunedProgram(variant(None), variant, which)
+
+
+@lru_cache(maxsize=KEPT)
+def _compiled(
+    of: Term | Heads, backend: str, which: Kind, score: Score, moved: bool, sizes: Sizes = None
+) -> Program | None:
+    plan = _planned(of, backend, which, moved, sizes)
     if plan is None:
         return None
     made = _program(replace(plan, score=score))
@@ -185,7 +193,7 @@ def _compiled(of: Term | Heads, backend: str, which: Kind, score: Score, moved: 
     return made
 
 
-def _planned(of: Term | Heads, backend: str, which: Kind, moved: bool) -> Plan | None:
+def _planned(of: Term | Heads, backend: str, which: Kind, moved: bool, sizes: Sizes = None) -> Plan | None:
     if backend == "reference":
         from pidsl.codegen.plan.nodes import Plan
 
@@ -203,7 +211,7 @@ def _planned(of: Term | Heads, backend: str, which: Kind, moved: bool) -> Plan |
             of, lambda term, size: lower(term, backend, head_dim, size, Frame(moved), target, itemsize),
             backend_of(backend, which),
         )  # fmt: skip
-    return lower(of, backend, head_dim, None, Frame(moved), target, itemsize)
+    return lower(of, backend, head_dim, sizes, Frame(moved), target, itemsize)
 
 
 def _program(plan: Plan) -> Program:
@@ -225,9 +233,9 @@ def _program(plan: Plan) -> Program:
 
 @lru_cache(maxsize=2 * KEPT)
 def named(program: str, which: Kind, moved: bool) -> Program | None:
-    """The program that a text names: "pattern; score; backend"."""
-    pattern, score, backend = program.split("; ")
-    return compiled(parse(pattern), backend, which, scored(score), moved)
+    """The program that a text names: "pattern; score; backend", or "pattern; score; tuned; backend"."""
+    pattern, score, *tuned, backend = program.split("; ")
+    return compiled(parse(pattern), backend, which, scored(score), moved, bool(tuned))
 
 
 @untraced

@@ -20,11 +20,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from triton.runtime import interpreter
 
 from pidsl import blocks, causal, empty, full, keys, lags, queries, ring, stride, where, window
-from pidsl.codegen.choice import choose
 from pidsl.codegen.emit_triton.expr import index_source, pred_source
 from pidsl.codegen.emit_triton.reach import reach
 from pidsl.codegen.emit_triton.source import triton_source
-from pidsl.codegen.lower import lower, planned
+from pidsl.codegen.lower import lower
 from pidsl.codegen.plan.nodes import Piece, Plan
 from pidsl.codegen.plan.walks import Lag, Lags, Layout, Run, Runs
 from pidsl.errors import BackendError, SymbolError, TooHardError
@@ -240,12 +239,11 @@ def bfloat16_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @interpreted
 @pytest.mark.usefixtures("bfloat16_of_a_gpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("term", [window(20) | stride(4) & causal, lags(0, 1, 5, 30)], ids=repr)
-def test_error_is_at_most_twice_that_of_torch(term: Term, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "with_lags_in_tiles", lambda found, *_: found)  # diagonals are judged here
+@pytest.mark.parametrize("term", [window(20) | stride(4) & causal, lags(0, 25, 70)], ids=repr)
+def test_error_is_at_most_twice_that_of_torch(term: Term, dtype: torch.dtype) -> None:
     x = case(80, d=40, dv=24, dtype=dtype)
     x.grad_lse = torch.zeros_like(x.grad_lse)
-    wanted, got = x.dense(term), x.run(TritonProgram(planned(term)))
+    wanted, got = x.dense(term), x.run(program(term))
     q, k, v = (y.detach().clone().requires_grad_() for y in (x.q, x.k, x.v))
     mask = torch.from_numpy(term.mask(80).copy())
     out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=x.scale)
@@ -370,7 +368,7 @@ def test_source_is_deterministic_readable_python() -> None:
     assert max(map(len, source.splitlines())) <= 120
     for kernel in ("forward", "grad_query", "grad_key"):
         assert f"\ndef {kernel}(" in source
-    assert "KIND.LAGS" not in source and "import pidsl" not in source
+    assert "if KIND.LAGS" not in source and "import pidsl" not in source
 
 
 def test_source_of_an_empty_pattern_has_no_kernels() -> None:

@@ -61,12 +61,13 @@ def test_keys_that_are_moved() -> None:
 
 
 def test_every_head_must_attend() -> None:
-    plan = together(heads([(2, causal), (1, keys(0, 8)), (1, causal)]), lambda term, size: lower(term, size=size))
+    terms = window(5), window(9) | keys(0, 4) & causal, window(5)
+    plan = together(heads(list(zip((2, 1, 1), terms, strict=True))), lambda term, size: lower(term, size=size))
     assert plan is not None
-    for n, m, head_count in ((20, 20, 4), (20, 8, 4), (4, 20, 4)):
-        masks = [term.mask(n, m) for term in (causal, causal, keys(0, 8), causal)[:head_count]]
-        assert every_key(plan, n, m, Positions(), 4) == all(x.any(0).all() for x in masks)
-        assert every_row(plan, n, m, Positions(), 4) == all(x.any(1).all() for x in masks)
+    for n, m, offset in ((20, 20, 0), (20, 30, 10), (20, 8, 4), (4, 20, 0)):
+        masks = [term.mask(n, m, offset) for term in terms]
+        assert every_key(plan, n, m, Positions(offset), 4) == all(x.any(0).all() for x in masks)
+        assert every_row(plan, n, m, Positions(offset), 4) == all(x.any(1).all() for x in masks)
 
 
 def test_nothing_is_looked_at_twice_or_forever(monkeypatch: pytest.MonkeyPatch) -> None:

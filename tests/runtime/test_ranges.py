@@ -17,10 +17,11 @@ from pidsl.runtime.run_triton.ranges import (
     RANGES,
     SHORT,
     TIMES,
+    WAVES,
     Part,
     Range,
     Work,
-    chunk,
+    chunks,
     longest,
     ranges,
 )
@@ -132,23 +133,25 @@ def test_what_is_handed_on_is_handed_on_everywhere() -> None:
 
 @pytest.mark.parametrize(("average", "tiles"), [(0, 8), (1.5, 8), (5, 20), (20, 80), (22, 86), (500, 564)])
 def test_the_longest_walk(average: float, tiles: float) -> None:
-    assert longest(average) == tiles == max(LEAST, min(TIMES * average, average + BEYOND))
+    assert longest(average) == tiles == max(2 * LEAST, min(TIMES * average, average + BEYOND))
 
 
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 1 << 28), st.integers(1, 5000))
 def test_chunks_of_pairs(sets: int, group: int, bytes_each: int, programs_each: int) -> None:
-    pairs, l2 = sets * group, 50 << 20
-    found = chunk(pairs, group, bytes_each, programs_each, H100, l2)
-    assert 1 <= found <= pairs
-    full = found * programs_each >= PROGRAMS * H100
-    assert found * bytes_each <= l2 // 2 or found == 1 or (found - group) * programs_each < PROGRAMS * H100
-    if (found + group) * bytes_each > l2 // 2 or found == pairs:
-        return
-    assert full  # smaller than it could be only so that chunks are about equal
-    assert -(-pairs // found) <= -(-pairs // min(pairs, l2 // 2 // bytes_each)) + 1
+    pairs, most = sets * group, 25 << 20
+    found = chunks(pairs, group, bytes_each, programs_each, most, H100)
+    assert [first for first, _ in found] == [0, *(first + many for first, many in found[:-1])]
+    sizes = [many for _, many in found]
+    assert sum(sizes) == pairs and min(sizes) >= 1 and max(sizes) - min(sizes) <= group
+    largest = max(sizes)
+    assert largest * bytes_each <= most or largest == 1 or (largest - 1) * programs_each < WAVES * H100
+    if len(found) > 1:  # no two of them could run together
+        assert 2 * min(sizes) * bytes_each > most // 2 or 2 * min(sizes) * programs_each >= WAVES * H100
 
 
 def test_whole_groups_run_together() -> None:
-    assert chunk(32, 4, 8 << 20, 512, H100, 100 << 20) == 4  # of six that fit
-    assert chunk(32, 4, 30 << 20, 512, H100, 100 << 20) == 1
-    assert chunk(16, 1, 1 << 20, 512, H100, 50 << 20) == 16
+    assert chunks(8, 4, 8 << 20, 5000, 50 << 20, H100) == [(0, 4), (4, 4)]  # of six that fit
+    assert chunks(3, 1, 30 << 20, 5000, 50 << 20, H100) == [(0, 1), (1, 1), (2, 1)]
+    assert chunks(3, 1, 30 << 20, 512, 50 << 20, H100) == [(0, 3)]
+    assert chunks(16, 1, 1 << 20, 512, 50 << 20, H100) == [(0, 16)]
+    assert [many for _, many in chunks(16, 1, 8 << 20, 512, 25 << 20, H100)] == [2, 3, 3, 2, 3, 3]

@@ -470,7 +470,7 @@ def test_triton_source_is_readable() -> None:
         "logits -= slope * tl.abs(i - j).to(tl.float32)",
         "logits += tl.load(by_lag + _entry(i, j)) * 1.4426950408889634",
         "return tl.minimum(tl.maximum(i - j, -1), 6) + 1",
-        "scale = scale / tl.load(temperature + head)",
+        "heat = tl.load(temperature + head)",
     ):
         assert f"    {line}\n" in source
 
@@ -479,17 +479,14 @@ def test_a_part_changes_its_own_lines_of_triton_source() -> None:
     lines = changed("triton", score(softcap=50.0, alibi=True), score(softcap=30.0, alibi=True))
     assert len(lines) == 4 and all("softcap" in x for x in lines)  # the header and the number
     lines = changed("triton", score(softcap=30.0), score(softcap=30.0, sinks=True))
-    assert sum(x.startswith("-") for x in lines) == 3  # the header, and where the softmax starts
-    assert all("sinks" in x or "top" in x or "total" in x or "softcap" in x for x in lines)
+    assert sum(x.startswith("-") for x in lines) == 1  # the header
+    assert all(any(word in x for word in ("sinks", "top", "total", "softcap")) for x in lines if x[2:].strip())
     for parts in ({"bias": (0, 9)}, {"dropout": 0.1}, {"temperature": True}):
         lines = changed("triton", score(softcap=30.0, alibi=True), score(softcap=30.0, alibi=True, **parts))
-        taken = [x[2:].strip() for x in lines if x.startswith("-")]  # what other parts have is only called otherwise
-        assert all(
-            x.startswith(("score(", "slopes,", "q, k, v, grad", "logits, ", "def _score", "@triton.jit", "scale2 ="))
-            for x in taken
-        )
+        taken = [x[2:].strip() for x in lines if x.startswith("-")]  # of the library, a part takes its own branches
+        assert all(x.startswith(("score(", "PATTERN = ")) for x in taken)
     plain = compile(PI, "triton").source()
-    assert "_score" not in plain and "slopes" not in plain
+    assert "KIND.SCORE" not in plain and "slopes is not" not in plain
 
 
 def test_a_kernel_leaves_the_sinks_as_they_were() -> None:

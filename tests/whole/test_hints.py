@@ -681,6 +681,7 @@ KERNELS = [
         lambda: compiled(SPANS)(Q[:, :, 5:], K, V, offset=5),
         lambda: compiled(SPANS)(Q[:, :, 5:], K, V, offset=5, summaries=[(K[:, :, :2], V[:, :, :2])]),
     ),
+    Case("pidsl.compile(term), whose tiles", lambda: pidsl.compile(TERM, tune=True), lambda: pidsl.compile(TERM)),
     Case('backend="torch" runs on any device', lambda: device_check(), lambda: compiled(TERM)(Q, K, V)),
     Case(
         "x.unsqueeze(0) adds the batch",

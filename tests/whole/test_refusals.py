@@ -187,6 +187,7 @@ def test_odd_summaries(kind: str) -> None:
     [
         ({"affine": "yes"}, "affine = 'yes'\n  expected: True or False"),
         ({"affine": 1}, "affine = 1"),
+        ({"tune": "yes"}, "tune = 'yes'\n  expected: True or False"),
         ({"affine": []}, "affine = []"),
         ({"affine": torch.ones(2)}, "affine = tensor"),
         ({"output_gate": "heads"}, "output_gate = 'heads'\n  expected: None, 'head' or 'element'"),
@@ -197,7 +198,7 @@ def test_odd_summaries(kind: str) -> None:
         ({"score": torch.ones(2)}, "score = tensor"),
         (
             {"mode": "max-autotune"},
-            "mode = 'max-autotune'\n  expected: backend=, score=, output_gate=, affine= and no others",
+            "mode = 'max-autotune'\n  expected: backend=, score=, output_gate=, affine=, tune= and no others",
         ),
         ({"softcap": 30.0}, "pidsl.compile(term, score=pidsl.score(softcap=50.0))"),
         ({"causal": True}, "pidsl.compile(term & pidsl.causal)"),

@@ -53,7 +53,7 @@ ELSEWHERE: Mapping[str, str] = {
         ("device dtype", "layer.to(...), or tensors.to(...): nothing is made on a device of its own"),
         ("batch_first", "nothing: x is [batch, tokens, dim]"),
         ("scale offset return_lse slopes bias sinks temperature seed weights summaries alpha beta", _AT_CALL),
-        ("backend score output_gate affine", _AT_COMPILE),
+        ("backend score output_gate affine tune", _AT_COMPILE),
     )
     for name in names.split()
 }  # fmt: skip

@@ -26,11 +26,12 @@ class Softmax(Form):
         term: the pattern, without symbols.
         backend: as asked for.
         score: what happens to the logits.
+        tune: whether Triton's tiles are chosen by trying some.
     """
 
-    def __init__(self, term: Term, backend: Backend, score: Score | None) -> None:
+    def __init__(self, term: Term, backend: Backend, score: Score | None, tune: bool = False) -> None:
         self.term, self.backend = term, backend
-        self.programs = Programs(term, score)
+        self.programs = Programs(term, score, tune)
         self.chosen, self.reason = preferred(backend)
         self.programs.exist(self.chosen, usual(self.chosen))
 

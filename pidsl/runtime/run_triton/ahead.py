@@ -1,4 +1,4 @@
-"""Compile a generated Triton program without a GPU, and read what it costs from the machine code.
+"""Compile a generated Triton program without a GPU, and tell what its kernels cost.
 
 Interpreter mode is fixed when triton is imported, so the compiler runs in a process of its own, with
 TRITON_INTERPRET removed. The launches are those that `TritonProgram` would make for contiguous tensors (on the
@@ -9,34 +9,75 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import pickle
 import subprocess
 import sys
-import tempfile
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pidsl.errors import BackendError
+from pidsl.runtime.run_triton import machine_code
+from pidsl.runtime.run_triton.machine_code import LoopReport
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
-    from pidsl.runtime.run_triton.launch import Launch
+    from pidsl.runtime.run_triton.launch import Launch, Loaded, Stage
 
-_LENGTH = 4096  # of the tensors on the meta device; the kernels do not depend on it
-_OPCODE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)([^;]*);")
+PRODUCTS = {"forward": (1, 1), "grad_query": (2, 1), "grad_key": (2, 2), "grad_score": (1, 1)}  # with D, with Dv
 
 
 @dataclass(frozen=True, slots=True)
-class LoopReport:
-    """An innermost loop of the machine code: `hgmma` and `hmma` are tensor-core instructions (sm_90, sm_80)."""
+class Problem:
+    """The call whose launches are compiled: its sizes, and whether what its score learns gets gradients."""
 
-    instructions: int
-    hgmma: int
-    hmma: int
-    spills: int
+    batch: int = 2
+    heads: int = 4
+    key_heads: int = 2
+    rows: int = 4096
+    keys: int = 4096
+    learned: bool = True
+
+
+class TensorFacts(NamedTuple):
+    """A tensor argument: the number of the storage it stands in, bytes of that, where it begins there, its items."""
+
+    storage: int
+    size: int
+    start: int
+    itemsize: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchReport:
+    """One launch of a kernel.
+
+    Args:
+        number: its place in the order of launches.
+        grid: programs.
+        pieces: of the plan, whose pairs it visits; none for a kernel that visits no pairs.
+        numbers: the integer arguments by name, and those that the kernel is specialised for.
+        tensors: the tensor arguments by name.
+        filled: storages that torch filled or copied into before this launch, the first that has them, with their bytes.
+    """
+
+    number: int
+    grid: int
+    pieces: tuple[int, ...] = ()
+    numbers: dict[str, int] = field(default_factory=dict)
+    tensors: dict[str, TensorFacts] = field(default_factory=dict)
+    filled: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def read(cls, found: Mapping[str, Any]) -> LaunchReport:
+        """From what `asdict` made, through JSON or not."""
+        tensors = {name: TensorFacts(*x) for name, x in found["tensors"].items()}
+        pieces, filled = tuple(found["pieces"]), tuple((x, size) for x, size in found["filled"])
+        return cls(**{**found, "pieces": pieces, "tensors": tensors, "filled": filled})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +90,15 @@ class KernelReport:
         stages: of the software pipeline.
         shared_bytes: shared memory per program.
         registers: per thread.
+        stack_bytes: per thread.
         spills: local-memory loads and stores (LDL, STL) in the machine code.
+        spills_in_loops: those that stand in a loop.
+        programs: that fit on a multiprocessor at a time.
         hgmma: warp-group tensor-core instructions.
         hmma: warp tensor-core instructions.
-        loops: the innermost loops, in the order of the code.
+        loops: the innermost loops that do the work, in the order of the code.
+        instructions: how many of which name, in all the code.
+        launches: of this kernel.
     """
 
     name: str
@@ -60,15 +106,27 @@ class KernelReport:
     stages: int
     shared_bytes: int
     registers: int | None = None
+    stack_bytes: int | None = None
     spills: int | None = None
+    spills_in_loops: int | None = None
+    programs: int | None = None
     hgmma: int | None = None
     hmma: int | None = None
     loops: tuple[LoopReport, ...] = ()
+    instructions: dict[str, int] = field(default_factory=dict)
+    launches: tuple[LaunchReport, ...] = ()
+
+    @classmethod
+    def read(cls, found: Mapping[str, Any]) -> KernelReport:
+        """From what `asdict` made, through JSON or not."""
+        loops = tuple(LoopReport(**{**x, "waits": tuple(x["waits"])}) for x in found["loops"])
+        launches = tuple(LaunchReport.read(x) for x in found["launches"])
+        return cls(**{**found, "loops": loops, "launches": launches})
 
 
 def compile_ahead(
     plan: Plan | str, target: str = "cuda:90", dtype: torch.dtype = torch.bfloat16, head_dim: int = 64,
-    value_dim: int | None = None, options: dict[str, int] | None = None,
+    value_dim: int | None = None, options: dict[str, int] | None = None, problem: Problem | None = None,
 ) -> list[KernelReport]:  # fmt: skip
     """Compile every kernel of a plan, or of a generated source, for `target`.
 
@@ -79,21 +137,20 @@ def compile_ahead(
         head_dim: D.
         value_dim: Dv; D when None.
         options: launch options (num_warps, num_stages) in place of the launcher's.
+        problem: the sizes of the call; those of `Problem` when None.
 
     Returns:
-        One report per kernel, in the order of launches: forward, then backward.
+        One report per kernel, in the order of first launches: forward, then backward.
 
     Raises:
         BackendError: a kernel does not compile; the message is the compiler's.
     """
-    if not isinstance(plan, str):
-        from pidsl.codegen.emit_triton.source import triton_source
-
-        plan = triton_source(plan)
-    request = [
-        [plan, str(dtype).removeprefix("torch."), head_dim, head_dim if value_dim is None else value_dim],
-        [target, options or {}], torch.get_float32_matmul_precision(),
-    ]  # fmt: skip
+    widths = head_dim, head_dim if value_dim is None else value_dim
+    request = {
+        **_program(plan), "kind": str(dtype).removeprefix("torch."), "widths": widths, "target": target,
+        "options": options or {}, "problem": asdict(problem or Problem()),
+        "precision": torch.get_float32_matmul_precision(),
+    }  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     command = [sys.executable, "-c", f"from {__name__} import _compile_request; _compile_request()"]
@@ -102,100 +159,248 @@ def compile_ahead(
     if done.returncode:
         failure = done.stderr.strip()[-4000:]
         raise BackendError(f"a kernel does not compile for {target}", "a program for that target", where=failure)
-    reports = json.loads(done.stdout.splitlines()[-1])
-    return [KernelReport(**(x | {"loops": tuple(LoopReport(**loop) for loop in x["loops"])})) for x in reports]
+    return [KernelReport.read(x) for x in json.loads(done.stdout.splitlines()[-1])]
+
+
+def _program(plan: Plan | str) -> dict[str, str]:
+    """A program for another process: its text, and the plan but for what isl has of it."""
+    if isinstance(plan, str):
+        return {"source": plan, "plan": ""}
+    from pidsl.codegen.emit_triton.source import triton_source
+
+    pieces = tuple(replace(piece, relation=None) for piece in plan.pieces)
+    pickled = pickle.dumps(replace(plan, pieces=pieces, relation=None))
+    return {"source": triton_source(plan), "plan": b64encode(pickled).decode()}
 
 
 def _compile_request() -> None:
     """The compiling process: a request on stdin, reports on the last line of stdout."""
-    program, compiler, precision = json.load(sys.stdin)
-    torch.set_float32_matmul_precision(precision)
-    print(json.dumps([asdict(_compile(launch, *compiler)) for launch in _launches(*program)]))
+    request = json.load(sys.stdin)
+    torch.set_float32_matmul_precision(request["precision"])
+    with _Fills() as fills:
+        stages = _stages(request)
+    print(json.dumps([asdict(x) for x in _reports(stages, fills, request["target"], request["options"])]))
 
 
-def _launches(source: str, kind: str, head_dim: int, value_dim: int) -> list[Launch]:
-    """The launches of forward and backward on contiguous tensors, 4 query heads on 2 key heads."""
+class _Placed(NamedTuple):
+    """A launch, and the stage of the program that it belongs to; none for kernels that are the same in all programs."""
+
+    launch: Launch
+    name: str
+    stage: Stage | None
+
+    @property
+    def work(self) -> Work:
+        """Of an iteration: forward's products q k^T and p v; the gradients' these or their like again."""
+        if self.stage is None:
+            return Work()
+        kind, (by_head_dim, by_value_dim) = self.launch.arguments["KIND"], PRODUCTS[self.name]
+        macs = by_head_dim * _value(kind.D_PAD) + by_value_dim * _value(kind.V_PAD)
+        kinds = {"full": (False,), "masked": (True,), "both": (False, True)}
+        masked = (x for walk in self.stage.kind.get("WALKS", ()) for x in kinds[walk.get("TILES", "masked")])
+        return Work(self.stage.tile * self.stage.swept, macs, tuple(masked))
+
+
+def _stages(request: Mapping[str, Any]) -> list[_Placed]:
+    """The launches of forward and backward on contiguous tensors."""
+    from pidsl.codegen.choice.targets import target
     from pidsl.runtime.call.call import Call
+    from pidsl.runtime.run_triton import cache
+    from pidsl.runtime.run_triton.launch import Loaded
     from pidsl.runtime.run_triton.program import TritonProgram
 
-    dtype = getattr(torch, kind)
-    by_head = torch.empty(4, dtype=torch.float32, device="meta")
-    inputs = dict.fromkeys(("slopes", "sinks", "temperature"), by_head)  # a plain program asks for none of them
-    shapes = ((4, head_dim), (2, head_dim), (2, value_dim), (4, value_dim))
-    q, k, v, out = (torch.empty(2, heads, _LENGTH, width, dtype=dtype, device="meta") for heads, width in shapes)
-    call = Call(q, k, v, 0.125, inputs={**inputs, "bias": by_head[:, None], "seed": 0})
-    program = TritonProgram(None, source)
-    forward, _, lse = program.forward_launches(call)
-    backward, *_ = program.backward_launches(call, out, lse, out, lse, learned=True)
-    return forward + backward
+    problem, (head_dim, value_dim) = Problem(**request["problem"]), request["widths"]
+    dtype = getattr(torch, request["kind"])
+    batch, heads, key_heads, rows, keys, learned = (getattr(problem, name) for name in Problem.__slots__)
+    by_head = torch.empty(heads, dtype=torch.float32, device="meta")
+    source = request["source"]
+    plan = pickle.loads(b64decode(request["plan"])) if request["plan"] else None
+    program = TritonProgram(plan, source)
+    inputs = {}
+    if plan is not None:
+        known = dict.fromkeys(("slopes", "sinks", "temperature"), by_head) | {"bias": by_head[:, None], "seed": 0}
+        inputs = {name: known[name] for name in plan.score.parameters}
+    shapes = ((heads, rows, head_dim), (key_heads, keys, head_dim), (key_heads, keys, value_dim))
+    q, k, v = (torch.empty(batch, *shape, dtype=dtype, device="meta") for shape in shapes)
+    out = torch.empty(batch, heads, rows, value_dim, dtype=dtype, device="meta")
+    call = Call(q, k, v, 0.125, inputs=inputs)
+    forward, _, lse = program.forward_launches(call, target(request["target"]))
+    learned = learned and bool(inputs)
+    grads = torch.empty_like(out), torch.empty_like(lse)
+    backward, _ = program.backward_launches(call, out, lse, *grads, learned, target(request["target"]))
+    loaded = Loaded(cache.load(program.path, source), plan)
+    return [_placed(launch, loaded) for launch in forward + backward]
 
 
-def _compile(launch: Launch, target: str, options: dict[str, int]) -> KernelReport:
+def _placed(launch: Launch, loaded: Loaded) -> _Placed:
+    from pidsl.runtime.run_triton.assembly import fixed
+
+    name, kind = launch.kernel.__name__, launch.arguments.get("KIND")
+    if launch.arguments.get("slope_sums") is not None:
+        name = "grad_score"
+    for stage in loaded.stages(name.upper()) if name in PRODUCTS else ():
+        if all(getattr(kind, x) == fixed(value) for x, value in stage.kind.items()):
+            return _Placed(launch, name, stage)
+    return _Placed(launch, name, None)
+
+
+def _value(x: Any) -> Any:
+    """A constant of a kernel."""
+    return getattr(x, "value", x)
+
+
+class _Fills(TorchDispatchMode):
+    """Remembers which tensors torch writes to, by its own kernels, while the launches are made."""
+
+    NAMES = frozenset({"new_zeros", "new_full", "zeros", "full", "zeros_like", "full_like", "zero_", "fill_", "copy_"})
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tensors: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in self.NAMES:
+            self.tensors.append(found)
+        return found
+
+
+def _reports(stages: Iterable[_Placed], fills: _Fills, target: str, options: Mapping[str, Any]) -> list[KernelReport]:
+    """One report per kernel that is compiled; launches that differ in nothing else share one."""
+    found: dict[Any, KernelReport] = {}
+    numbers: dict[int, int] = {}
+    waiting = {_storage(x): x.numel() * x.element_size() for x in fills.tensors}
+    for number, placed in enumerate(stages):
+        launch = placed.launch
+        signature = Signature.of(launch.kernel, launch.arguments)
+        chosen = {**launch.options, **options}
+        key = (id(launch.kernel), *map(repr, (signature, chosen)))
+        if key not in found:
+            found[key] = replace(compiled(launch.kernel, signature, target, chosen, placed.work), name=placed.name)
+        tensors = {name: x for name, x in launch.arguments.items() if isinstance(x, torch.Tensor)}
+        own = {x: numbers.setdefault(x, len(numbers)) for x in map(_storage, tensors.values())}
+        facts = LaunchReport(
+            number,
+            launch.grid,
+            () if placed.stage is None else tuple(placed.stage.pieces),
+            _numbers(launch.arguments),
+            {name: _facts(x, own[_storage(x)]) for name, x in tensors.items()},
+            tuple((own[x], waiting.pop(x)) for x in own if x in waiting),
+        )
+        found[key] = replace(found[key], launches=(*found[key].launches, facts))
+    return list(found.values())
+
+
+def _numbers(arguments: Mapping[str, Any]) -> dict[str, int]:
+    kind = arguments.get("KIND")
+    special = {} if kind is None else {name: _value(x) for name, x in kind._asdict().items()}
+    return {name: int(x) for name, x in {**arguments, **special}.items() if isinstance(x, int)}
+
+
+def _facts(x: torch.Tensor, number: int) -> TensorFacts:
+    start = int(x.storage_offset()) * x.element_size()
+    return TensorFacts(number, x.untyped_storage().nbytes(), start, x.element_size())
+
+
+def _storage(x: torch.Tensor) -> int:
+    return x.untyped_storage()._cdata
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What Triton compiles a kernel for: types, constants, and which arguments 16 divides."""
+
+    types: dict[str, str]
+    constants: dict[tuple[int, ...], Any]
+    hints: dict[tuple[int, ...], list[list[Any]]]
+
+    @classmethod
+    def of(cls, kernel: Any, arguments: Mapping[str, Any]) -> Signature:
+        """That of a launch with these arguments."""
+        types: dict[str, str] = {}
+        constants: dict[tuple[int, ...], Any] = {}
+        hints: dict[tuple[int, ...], list[list[Any]]] = {}
+        for number, parameter in enumerate(kernel.params):
+            value = arguments[parameter.name]
+            kind, divisible = specialised(value, constant=parameter.is_constexpr, fixed=parameter.do_not_specialize)
+            types[parameter.name] = kind
+            if kind == "constexpr":
+                constants[(number,)] = value
+            if divisible:
+                hints[(number,)] = [["tt.divisibility", 16]]
+        return cls(types, constants, hints)
+
+
+def specialised(value: Any, *, constant: bool, fixed: bool) -> tuple[str, bool]:
+    """The type Triton gives an argument, and whether it knows that 16 divides it."""
+    if constant or value is None:
+        return "constexpr", False
+    names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int32: "i32"}
+    if isinstance(value, torch.Tensor):
+        return f"*{names[value.dtype]}", True
+    if hasattr(value, "block_shape"):  # a tensor descriptor made on the host
+        return f"tensordesc<{names[value.base.dtype]}{list(value.block_shape)}>", False
+    if isinstance(value, float):
+        return "fp32", False
+    if isinstance(value, bool):
+        return "u1", False
+    if value == 1 and not fixed:
+        return "constexpr", False
+    return "i32" if -(2**31) <= value < 2**31 else "i64", value % 16 == 0 and not fixed
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an iteration of a kernel's loops computes.
+
+    Args:
+        pairs: of query and key per program, where the machine code does not tell.
+        macs_per_pair: multiply-adds of a pair, by which it tells; 0 when it is not to be asked.
+        masked: of every loop in the order of the code, whether it has a mask; () where that is not known.
+    """
+
+    pairs: int = 0
+    macs_per_pair: int = 0
+    masked: tuple[bool, ...] = ()
+
+
+def compiled(kernel: Any, signature: Signature, target: str, options: Mapping[str, Any], work: Work) -> KernelReport:
+    """Compile one kernel; only in a process without TRITON_INTERPRET.
+
+    Args:
+        kernel: of triton.jit.
+        signature: what it is compiled for.
+        target: as for `compile_ahead`.
+        options: launch options.
+        work: of an iteration of its loops.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     backend, _, arch = target.partition(":")
     gpu = GPUTarget(backend, int(arch) if backend == "cuda" else arch, 32 if backend == "cuda" else 64)
-    signature, constants, hints = {}, {}, {}
-    for number, parameter in enumerate(launch.kernel.params):
-        value = launch.arguments[parameter.name]
-        kind, divisible = _specialised(value, constant=parameter.is_constexpr, fixed=parameter.do_not_specialize)
-        signature[parameter.name] = kind
-        if kind == "constexpr":
-            constants[(number,)] = value
-        if divisible:
-            hints[(number,)] = [["tt.divisibility", 16]]
-    source = ASTSource(launch.kernel, signature, constants, hints)
-    made = triton.compile(source, target=gpu, options={**launch.options, **options})
-    facts = _machine_code(made.asm["cubin"]) if backend == "cuda" else {}
+    source = ASTSource(kernel, signature.types, signature.constants, signature.hints)
+    made = triton.compile(source, target=gpu, options=dict(options))
     known = made.metadata
-    return KernelReport(launch.kernel.__name__, known.num_warps, known.num_stages, known.shared, **facts)
-
-
-def _specialised(value: Any, *, constant: bool, fixed: bool) -> tuple[str, bool]:
-    """The type Triton gives an argument, and whether it knows that 16 divides it."""
-    if constant or value is None:
-        return "constexpr", False
-    if isinstance(value, torch.Tensor):
-        names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int32: "i32"}
-        return f"*{names[value.dtype]}", True
-    if isinstance(value, float):
-        return "fp32", False
-    if value == 1 and not fixed:
-        return "constexpr", False
-    return "i32" if -(2**31) <= value < 2**31 else "i64", value % 16 == 0 and not fixed
-
-
-def _machine_code(cubin: bytes) -> dict[str, Any]:
-    """Registers, spills and tensor-core instructions of a cubin, in total and per innermost loop."""
-    import triton
-
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(cubin)
-
-        def cuobjdump(flag: str) -> str:
-            run = [str(tools / "cuobjdump"), flag, str(path)]
-            return subprocess.run(run, capture_output=True, text=True, check=True).stdout
-
-        usage, sass = cuobjdump("-res-usage"), cuobjdump("-sass")
-    registers = [int(x) for x in re.findall(r"REG:(\d+)", usage)]
-    code = [(int(at, 16), opcode, rest) for at, opcode, rest in _OPCODE.findall(sass)]
-    branches = [(re.search(r"0x([0-9a-f]+)", rest), at) for at, opcode, rest in code if opcode.startswith("BRA")]
-    loops = sorted((start, end) for found, end in branches if found and (start := int(found[1], 16)) < end)
-    inner = [x for x in loops if not any(x != y and x[0] <= y[0] and y[1] <= x[1] for y in loops)]
-
-    def count(start: int, end: int, *opcodes: str) -> int:
-        return sum(start <= at <= end and opcode.startswith(opcodes) for at, opcode, _ in code)
-
-    def costs(start: int, end: int) -> dict[str, int]:
-        kinds = {"hgmma": ("HGMMA",), "hmma": ("HMMA",), "spills": ("LDL", "STL")}
-        return {name: count(start, end, *opcodes) for name, opcodes in kinds.items()}
-
-    return {
-        "registers": max(registers),
-        "loops": tuple(LoopReport(instructions=count(*loop, ""), **costs(*loop)) for loop in inner),
-        **costs(0, code[-1][0]),
-    }
+    report = KernelReport(kernel.__name__, known.num_warps, known.num_stages, known.shared)
+    if backend != "cuda":
+        registers, stack_bytes = machine_code.amd_metadata(made.asm.get("amdgcn", ""))
+        return replace(report, registers=registers, stack_bytes=stack_bytes)
+    code = machine_code.read(made.asm["cubin"])
+    loops = [code.report(x, known.num_warps, work.pairs, work.macs_per_pair) for x in code.working_loops()]
+    if len(work.masked) == len(loops):
+        loops = [replace(x, masked=masked) for x, masked in zip(loops, work.masked, strict=True)]
+    counts = code.counts()
+    return replace(
+        report,
+        registers=code.registers,
+        stack_bytes=code.stack_bytes,
+        spills=sum(counts[x] for x in machine_code.LOCAL),
+        spills_in_loops=code.local_in_loops(),
+        programs=machine_code.programs_per_multiprocessor(int(arch), code.registers, known.num_warps, known.shared),
+        hgmma=sum(n for x, n in counts.items() if x.startswith("HGMMA")),
+        hmma=counts["HMMA"],
+        loops=tuple(loops),
+        instructions=dict(counts),
+    )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from pidsl.runtime.run_triton.prepared import Buffer, Facts, Given, Prepared, St
 ABSENT = ("running", "running_k", "running_v", "table", "slopes", "bias", "sinks", "temperature", "seed", "grad_lse",
           "grad_q", "slope_sums", "bias_sums")  # fmt: skip
 STRIDES = {"q": "q", "k": "k", "v": "v", "grad_out": "go", "out": "out"}  # tensors of any strides: how those are called
+COMPILED = isinstance(library.forward, triton.JITFunction)  # else Triton's interpreter runs the kernels
 _INT32 = 2**31
 
 
@@ -119,7 +121,7 @@ class Assembly:
         arguments = {**self.common, **given, "KIND": None}
         if any(x.reach >= _INT32 for name in kernel.arg_names for x in self._facts_of(arguments[name])):
             fields["INDEX"] = tl.int64
-        arguments["KIND"] = library.Kind(**{name: fixed(x) for name, x in fields.items()})
+        arguments["KIND"] = library.Kind(*map(fixed, library.Kind(**fields)))
         self.steps.append(Step(kernel, grid, arguments, {**options, **FUSED}, scratch=fields.get("TMA", False)))
 
     def _facts_of(self, x: Any) -> tuple[Facts, ...]:
@@ -148,7 +150,8 @@ def fits_int32(module: Any, longest: int) -> bool:
 def fixed(x: Any) -> Any:
     """A value of a kernel's `Kind`, in the form in which every version of Triton takes it inside a tuple."""
     if isinstance(x, dict):
-        return library.Walk(**{name: fixed(y) for name, y in x.items()})
+        walk = library.Walk(*map(fixed, library.Walk(**x)))
+        return tl.constexpr(walk) if COMPILED else walk
     if isinstance(x, tuple):
         return tuple(fixed(y) for y in x)
-    return tl.constexpr(x) if isinstance(x, int | float | str) else x
+    return tl.constexpr(x) if COMPILED and isinstance(x, int | float | str) else x

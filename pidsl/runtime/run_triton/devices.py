@@ -14,6 +14,17 @@ from pidsl.codegen.choice.targets import DEFAULT, Target, target
 
 
 @lru_cache(maxsize=64)
+def name_of(device: torch.device) -> str:
+    """What `codegen.choice.targets` calls a device; the default where there is no GPU to ask."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return DEFAULT
+    if torch.version.hip is not None:
+        return f"hip:{torch.cuda.get_device_properties(device).gcnArchName.partition(':')[0]}"
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"cuda:{10 * major + minor}"
+
+
+@lru_cache(maxsize=64)
 def target_of(device: torch.device) -> Target:
     """The target that a device is, with the memory and the processors that it has.
 
@@ -23,12 +34,19 @@ def target_of(device: torch.device) -> Target:
         known = target(DEFAULT)
         return replace(known, descriptors=False) if device.type == "cpu" else known
     has = torch.cuda.get_device_properties(device)
-    if torch.version.hip is not None:
-        found = target(f"hip:{has.gcnArchName.partition(':')[0]}")
-    else:
-        found = target(f"cuda:{has.major}{has.minor}")
     shared = int(getattr(has, "shared_memory_per_block_optin", has.shared_memory_per_block))
-    return replace(found, shared=shared, multiprocessors=has.multi_processor_count, l2=int(has.L2_cache_size))
+    return replace(
+        target(name_of(device)), shared=shared, multiprocessors=has.multi_processor_count, l2=int(has.L2_cache_size)
+    )
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels; that was decided when triton was imported."""
+    from triton import JITFunction
+
+    from pidsl.codegen.emit_triton import library
+
+    return not isinstance(library.forward, JITFunction)
 
 
 def on(x: Tensor) -> AbstractContextManager[Any]:

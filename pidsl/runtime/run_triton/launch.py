@@ -38,7 +38,9 @@ class Loaded(NamedTuple):
         found = []
         for row in getattr(self.module, table, ()):
             kind = {name: x for name, x in row.items() if name.isupper()}
-            found.append(Stage(kind, **{name: x for name, x in row.items() if not name.isupper()}))
+            others = {name: x for name, x in row.items() if not name.isupper()}
+            swept = max(walk.get("SIZE", 0) for walk in kind["WALKS"])
+            found.append(Stage(kind, **{"swept": swept, **others}))
         return found
 
 
@@ -60,7 +62,7 @@ class Stage:
     kind: Mapping[str, Any] = field(repr=False)
     pieces: tuple[int, ...]
     swept: int
-    whole: bool
+    whole: bool = True
     classes: int = 1
     listed: int | None = None
     box: tuple[int, int, int | None] | None = None

@@ -10,18 +10,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-import triton
 from torch import Tensor
 
 from pidsl.codegen.choice.targets import Target
-from pidsl.codegen.emit_triton import library
 from pidsl.errors import BackendError
 from pidsl.runtime.call.call import Call, Gradients
 from pidsl.runtime.call.dropout import seed_key
 from pidsl.runtime.call.logits import row_pull, sink_gradient, temperature_gradient
 from pidsl.runtime.run_triton import cache
 from pidsl.runtime.run_triton.assembly import Form
-from pidsl.runtime.run_triton.devices import on
+from pidsl.runtime.run_triton.devices import interpreted, on
 from pidsl.runtime.run_triton.launch import Launch, Loaded
 from pidsl.runtime.run_triton.passes import prepare_backward, prepare_forward
 from pidsl.runtime.run_triton.prepared import Prepared, facts
@@ -44,7 +42,7 @@ class TritonProgram:
         BackendError: the program cannot be written to the cache folder.
     """
 
-    _interpreted = not isinstance(library.row_statistics, triton.JITFunction)
+    _interpreted = interpreted()
 
     def __init__(self, plan: Plan | None, source: str | None = None) -> None:
         if source is None:

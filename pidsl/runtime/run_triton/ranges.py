@@ -15,6 +15,7 @@ All of it is a function of lengths and of the GPU, so results are the same bits 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from math import lcm
 from typing import NamedTuple
@@ -22,10 +23,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST = 8  # tiles of a part: to begin and to merge one takes as long as a few tiles
-SHORT = 2 * LEAST  # tiles of a walk that is never cut
+LEAST = 4  # tiles of a part: to begin and to merge one takes as long as a few tiles
+SHORT = 16  # tiles of a walk that is never cut
 TIMES, BEYOND = 4, 64  # how many times the average number of tiles a walk may have, and how many beyond it
 PROGRAMS = 2  # wanted per multiprocessor
+WAVES = 8  # programs per multiprocessor of each of several launches
+HANDED_ON = 0.5  # of the second-level cache, for what stages hand on
+PARTS = 1 << 28  # bytes of parts, which are too many for the cache anyway
 RANGES = 4  # of a pass, at most: each is a launch, and often a kernel of its own
 MANY = 64  # ranges to begin with
 
@@ -101,20 +105,23 @@ def ranges(stages: Sequence[Work], length: int, pairs: int, multiprocessors: int
 
 def longest(average: float) -> float:
     """How many tiles a program may visit, by the average number of a pass."""
-    return max(LEAST, min(TIMES * average, BEYOND + average))
+    return max(2 * LEAST, min(TIMES * average, BEYOND + average))
 
 
-def chunk(pairs: int, group: int, bytes_each: int, programs_each: int, multiprocessors: int, l2: int) -> int:
-    """How many pairs run at a time where stages hand on `bytes_each` of each.
+def chunks(
+    pairs: int, group: int, bytes_each: int, programs_each: int, most_bytes: int, multiprocessors: int
+) -> list[tuple[int, int]]:
+    """(first, many) of the pairs that run at a time where kernels hand on `bytes_each` of each.
 
-    That is what stays in half of the cache, but enough to fill the machine; and whole groups of heads with the same
-    keys where those are not too many.
+    So many that `most_bytes` hold it, but enough that launches do not wait for their last programs most of the time;
+    about equal, and whole groups of heads with the same keys where those are not too many.
     """
-    most = max(1, l2 // 2 // max(bytes_each, 1), -(-PROGRAMS * multiprocessors // max(programs_each, 1)))
+    most = max(1, most_bytes // max(bytes_each, 1), -(-WAVES * multiprocessors // max(programs_each, 1)))
     whole = group if most >= group and pairs % group == 0 else 1
     sets = pairs // whole
-    chunks = -(-sets // (most // whole))
-    return -(-sets // chunks) * whole
+    count = -(-sets // (most // whole))
+    ends = [whole * (sets * x // count) for x in range(count + 1)]
+    return [(first, stop - first) for first, stop in itertools.pairwise(ends)]
 
 
 def _rows(stage: Work) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from pidsl.language.score import PLAIN
 from pidsl.runtime.run_triton.assembly import Assembly
 from pidsl.runtime.run_triton.launch import Stage, pad
 from pidsl.runtime.run_triton.prepared import Buffer, Facts, Given
-from pidsl.runtime.run_triton.ranges import Part, Range, Work, chunk, ranges
+from pidsl.runtime.run_triton.ranges import HANDED_ON, PARTS, Part, Range, Work, chunks, ranges
 
 ROWS = 32  # of a program that merges
 LONG = 8  # tiles of a walk for which it pays to make tensor descriptors
@@ -102,7 +102,8 @@ class Sweep:
         between = len(found.parts) > 1 and self.owner.dtype != torch.float32
         each = 4 * self.own[0] * sum(x.width for x in self.outputs)
         programs = min(self._programs(part) for part in found.parts)
-        for pairs in self._chunks(each, programs) if len(found.parts) > 1 else [Pairs(0, self.pairs)]:
+        most = int(HANDED_ON * self.made.target.l2)
+        for pairs in self._chunks(each, programs, most) if len(found.parts) > 1 else [Pairs(0, self.pairs)]:
             results = self._results(pairs)
             handed = results
             if between:
@@ -122,12 +123,11 @@ class Sweep:
         rows = found.stop - found.first
         each = 4 * found.merged * rows * sum(x.width for x in self.outputs)
         programs = sum(self._programs(part) * part.splits for part in found.parts)
-        for pairs in self._chunks(each, programs):
+        for pairs in self._chunks(each, programs, PARTS):
             heads = self._heads(pairs)
             sizes = {x.argument: x.width for x in self.outputs} | ({"lse": 1} if self.task == "forward" else {})
             for name, width in sizes.items():
-                shape = (found.merged, heads, rows, width)
-                self.made.buffers.setdefault(f"parts of {name} from {found.first}", Buffer(shape, torch.float32))
+                self._between(f"parts of {name} from {found.first}", (found.merged, heads, rows, width))
             begun = 0
             for part in found.parts:
                 start = begun * heads * rows
@@ -139,15 +139,13 @@ class Sweep:
                 begun += part.splits
             self._merge(found, pairs, self._results(pairs), found.merged)
 
-    def _chunks(self, each: int, programs: int) -> Iterator[Pairs]:
-        """The pairs, some at a time."""
-        target = self.made.target
-        group = 1 if self.task == "grad_key" else self.made.group
-        count = chunk(self.pairs, group, each, programs, target.multiprocessors, target.l2)
+    def _chunks(self, each: int, programs: int, most: int) -> list[Pairs]:
+        """The pairs, some at a time: so many that `most` bytes hold `each` of them, for each of so many programs."""
         if self.pack > 1:
-            count = self.pairs
-        for first in range(0, self.pairs, count):
-            yield Pairs(first, min(count, self.pairs - first))
+            return [Pairs(0, self.pairs)]
+        group = 1 if self.task == "grad_key" else self.made.group
+        found = chunks(self.pairs, group, each, programs, most, self.made.target.multiprocessors)
+        return [Pairs(*x) for x in found]
 
     def _results(self, pairs: Pairs) -> dict[str, Given]:
         """Where the results of some pairs are."""
@@ -157,9 +155,14 @@ class Sweep:
 
     def _running(self, x: Output, pairs: Pairs) -> Given:
         """Where stages leave what the next one goes on from: the first pairs are the most."""
-        name = Given(f"running {x.argument}")
-        self.made.buffers.setdefault(name, Buffer((1, self._heads(pairs), self.own[0], x.width), torch.float32))
-        return name
+        return self._between(f"running {x.argument}", (1, self._heads(pairs), self.own[0], x.width))
+
+    def _between(self, name: str, shape: tuple[int, ...]) -> Given:
+        """A buffer in float32 that launches on some pairs hand on, and on others again: for those that are the most."""
+        known = self.made.buffers.get(name)
+        if not isinstance(known, Buffer) or known.shape[1] < shape[1]:
+            self.made.buffers[name] = Buffer(shape, torch.float32)
+        return Given(name)
 
     def _heads(self, pairs: Pairs) -> int:
         """How many heads (of batch entries) some pairs write."""
@@ -183,7 +186,7 @@ class Sweep:
         }  # fmt: skip
         special = {
             **stage.kind, "SPLITS": part.splits, "DESCENDING": part.descending,
-            "PACK": self.pack, "TMA": self._described(stage, part),
+            "PACK": self.pack, "TMA": self._described(part.stage),
         }  # fmt: skip
         grid = pairs.many * self._programs(part) * part.splits
         self.made.stage(special, self.kernel, grid, arguments, **chosen)
@@ -228,13 +231,13 @@ class Sweep:
         )
         return pack if all(fits) else 1
 
-    def _described(self, stage: Stage, part: Part) -> bool:
+    def _described(self, number: int) -> bool:
         """Whether tiles come through tensor descriptors, which a program makes for itself: for walks of some length."""
         made = self.made
         if not made.target.descriptors or not made.fields["EVERY_ROW" if self.task == "grad_key" else "EVERY_KEY"]:
             return False
-        walks = self.works[part.stage].tiles[:, part.first : part.first + part.tiles]
         loops = getattr(made.program.module, "_runs", None)
-        if walks.mean() < part.splits * LONG or any(x["LOOPS"] is not loops for x in stage.kind["WALKS"]):
+        walks = self.stages[number].kind["WALKS"]
+        if self.works[number].tiles.mean() < LONG or any(x["LOOPS"] is not loops for x in walks):
             return False
         return all(made.known[x].describable for x in (("q", "grad_out") if self.task == "grad_key" else ("k", "v")))
