@@ -13,12 +13,12 @@ from functools import cached_property
 from math import prod
 
 from pidsl.codegen.emit_triton.expr import index_source
-from pidsl.codegen.emit_triton.lines import Lines
-from pidsl.codegen.emit_triton.masks import Side
+from pidsl.codegen.emit_triton.lines import Lines, shown
+from pidsl.codegen.emit_triton.masks import Side, interval
 from pidsl.codegen.emit_triton.reach import Limits, Met
-from pidsl.codegen.emit_triton.walker import Walker
+from pidsl.codegen.emit_triton.walker import Named, Walker
 from pidsl.codegen.plan.walks import Boxes, Grid
-from pidsl.language.expr import Index, Var, simplify, substitute, vars_in
+from pidsl.language.expr import Index, Truth, Var, simplify, substitute, vars_in
 
 
 class BoxesWalker(Walker[Boxes]):
@@ -64,6 +64,9 @@ class BoxesWalker(Walker[Boxes]):
                 f"last_{axis} = {_folded('tl.minimum', highs)}",
                 f"boxes_{axis} = tl.maximum(tl.cdiv(last_{axis} + 1 - first_{axis}, {size}), 0)",
             )
+        bounded = [self._interval(axis) for axis in axes]
+        if self.over_keys and all(bounded):
+            out.put(*(x for axis in axes for x in bounded[axis]))
         out.put(f"first, stop = _part(0, {' * '.join(f'boxes_{axis}' for axis in axes)}, split, KIND)")
         with out.block("for x in range(first, stop):"):
             starts = []
@@ -75,10 +78,34 @@ class BoxesWalker(Walker[Boxes]):
             self._tokens(out, swept, walk.swept, starts, "y", swept.less)
             tests = (f"({swept.letter}_{axis} <= last_{axis})" for axis in axes if walk.swept[axis] > 1)
             out.put(f"inside = {swept.exist(*tests)}")
-            kept = [self.kept(*((f"{own}_{axis}", f"{swept.letter}_{axis}") for axis in axes))]
-            kept = [x for x in (*kept, "inside[None, :]" if self.over_keys else "") if x]
+            if all(bounded):
+                if self.over_keys:
+                    out.put("b_0 = tl.where(inside, b_0, -2)")
+                else:
+                    out.put(*(x for axis in axes for x in bounded[axis]))
+                row, key = ("[:, None]", "[None, :]") if self.over_keys else ("[None, :]", "[:, None]")
+                kept = [f"_within(b_{axis}{key}, low_{axis}{row}, width_{axis}{row})" for axis in axes]
+            else:
+                kept = [self.kept(*((f"{own}_{axis}", f"{swept.letter}_{axis}") for axis in axes))]
+                kept = [x for x in (*kept, "inside[None, :]" if self.over_keys else "") if x]
             out.put(f"keep = {' & '.join(kept) or None}")
             out.put(f"state = DO[1](task, state, 0, 0, {swept.name}, inside, keep, KIND)")
+
+    def _interval(self, axis: int) -> list[str]:
+        """Lines on the keys that each query meets on an axis, where those are an interval."""
+        found, names = interval(self.masks[axis].pred, "b"), {"a": Var(f"a_{axis}")}
+        if not (found.low and found.high) or found.own is not None or found.rest != Truth(True):
+            return []
+        low, high = (
+            _folded(fold, [index_source(substitute(x, names)) for x in ends])
+            for fold, ends in (("tl.maximum", found.low), ("tl.minimum", found.high))
+        )
+        return [f"low_{axis}, width_{axis} = _between({low}, {high}, KIND)"]
+
+    def put(self, named: Named, name: str) -> str:
+        if all(self._interval(axis) for axis in range(len(self.masks))):
+            return shown({"LOOPS": named(name, self._source)})
+        return super().put(named, name)
 
     def _tokens(
         self, out: Lines, side: Side, box: Sequence[int], starts: Sequence[str], x: str, less: str

@@ -96,6 +96,19 @@ def _part(first, stop, split, KIND: tl.constexpr):
 
 
 @triton.jit
+def _between(low, high, KIND: tl.constexpr):
+    """An interval of indices as its first one and how many follow, without a sign; an empty one holds none."""
+    unsigned: tl.constexpr = tl.uint64 if KIND.INDEX == tl.int64 else tl.uint32
+    return tl.where(high < low, -1, low), tl.maximum(high - low, 0).to(unsigned)
+
+
+@triton.jit
+def _within(x, low, width):
+    """Whether indices (or -2, which is in none) lie in an interval, by one comparison."""
+    return (x - low).to(width.dtype) <= width
+
+
+@triton.jit
 def _runs(WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, c, a, KIND: tl.constexpr):
     """Runs of tiles of one class: full ones, then those with a mask, between the bounds of each row (key)."""
     head, n, m, offset, key_offset = task[2]
@@ -111,10 +124,8 @@ def _runs(WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, c, a, KIN
             state = DO[1](task, state, source, tile * WALK.SIZE, b * WALK.STEP + d, None, None, KIND)
     if WALK.TILES != "full":
         first, stop = _part(first, stop, split, KIND)
-        if WALK.BOUNDS == "both":  # low <= b <= high by one comparison of numbers without a sign
-            unsigned: tl.constexpr = tl.uint64 if KIND.INDEX == tl.int64 else tl.uint32
-            width = tl.maximum(high - low, 0)[:, None].to(unsigned)
-            low = tl.where(high < low, -1, low)  # where there is none, nothing is
+        if WALK.BOUNDS == "both":
+            low, width = _between(low, high, KIND)
         for x in range(first, stop):
             tile = x
             if WALK.TILE_OF is not None:
@@ -122,7 +133,7 @@ def _runs(WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, c, a, KIN
             b = tile * WALK.SIZE + tl.arange(0, WALK.SIZE)
             keep = None
             if WALK.BOUNDS == "both":
-                keep = (b[None, :] - low[:, None]).to(unsigned) <= width
+                keep = _within(b[None, :], low[:, None], width[:, None])
             elif WALK.BOUNDS == "high":
                 keep = b[None, :] <= high[:, None]
             elif WALK.BOUNDS == "low":
