@@ -72,8 +72,8 @@ def slim(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def compiled(reports: list[KernelReport], head_dim: int) -> list[dict[str, Any]]:
-    """The kernels in the file that have loops, or need local memory."""
-    return [row(x, head_dim) for x in reports if x.loops or x.spills or x.registers is None]
+    """The kernels in the file: those with loops or local memory, and all of a target whose machine code is not read."""
+    return [row(x, head_dim) for x in reports if x.loops or x.spills or not x.instructions]
 
 
 def modelled(loads: dict[str, gpu_work.Load]) -> dict[str, Any]:

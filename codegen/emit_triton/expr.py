@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pidsl.codegen.plan.numbers import numbers
 from pidsl.errors import SymbolError
-from pidsl.language.algebra import between, non_negative, plus, positive
+from pidsl.language.algebra import between, non_negative, opposite, plus, positive
 from pidsl.language.expr import (
     ATOM,
     BITAND,
@@ -45,7 +45,9 @@ def _one_of(p: Pred) -> str:
     if found is None:
         return ""
     about, ranges = found
-    short = numbers(ranges)
+    short, other = numbers(ranges), numbers([(-last, -first) for first, last in ranges])
+    if other.instructions < short.instructions:
+        about, short = opposite(about), other
     if short.powers is None and not short.bits:
         return ""
 

@@ -236,6 +236,12 @@ def between(p: Pred) -> tuple[Index, tuple[tuple[int, int], ...]] | None:
     return (_sum(about, 0), tuple(ranges)) if about else None
 
 
+def opposite(e: Index) -> Index:
+    """`-e` as a sum: `b - offset - a -> offset + a - b`."""
+    terms, constant = _linear(e)
+    return _sum({atom: -factor for atom, factor in terms.items()}, -constant)
+
+
 def _parts(p: Pred, of: type[And] | type[Or]) -> list[Pred]:
     """The parts of a conjunction or a disjunction, in order."""
     found, left = list[Pred](), [p]
