@@ -80,7 +80,7 @@ class BoxesWalker(Walker[Boxes]):
             out.put(f"inside = {swept.exist(*tests)}")
             if all(bounded):
                 if self.over_keys:
-                    out.put("b_0 = tl.where(inside, b_0, -2)")
+                    out.put("b_0 = tl.where(inside, b_0, -1073741824)")
                 else:
                     out.put(*(x for axis in axes for x in bounded[axis]))
                 row, key = ("[:, None]", "[None, :]") if self.over_keys else ("[None, :]", "[:, None]")

@@ -104,7 +104,7 @@ def _between(low, high, KIND: tl.constexpr):
 
 @triton.jit
 def _within(x, low, width):
-    """Whether indices (or -2, which is in none) lie in an interval, by one comparison."""
+    """Whether indices lie in an interval, by one comparison."""
     return (x - low).to(width.dtype) <= width
 
 

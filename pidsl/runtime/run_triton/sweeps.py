@@ -19,7 +19,8 @@ from pidsl.runtime.run_triton.prepared import Buffer, Facts, Given
 from pidsl.runtime.run_triton.ranges import PARTS, Handing, Part, Range, Work, even, ranges, together
 
 ROWS = 32  # of a program that merges
-LONG = 8  # tiles of a walk for which it pays to make tensor descriptors
+LONG = 2  # tiles of a walk for which it pays to make tensor descriptors;
+WIDE = 128  # columns from which on it always does: addresses take registers that tiles need
 
 
 class Output(NamedTuple):
@@ -249,6 +250,7 @@ class Sweep:
             return False
         loops = getattr(made.program.module, "_runs", None)
         walks = self.stages[number].kind["WALKS"]
-        if self.works[number].tiles.mean() < LONG or any(x["LOOPS"] is not loops for x in walks):
+        wide = max(made.fields["D_PAD"], made.fields["V_PAD"]) >= WIDE
+        if not wide and self.works[number].tiles.mean() < LONG or any(x["LOOPS"] is not loops for x in walks):
             return False
         return all(made.known[x].describable for x in (("q", "grad_out") if self.task == "grad_key" else ("k", "v")))
