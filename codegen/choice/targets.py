@@ -154,7 +154,7 @@ TILES: Mapping[tuple[str, int, int], Row] = {
     ("cuda:90", 64, 2): Row(
         forward=(
             Tile(128, 128, 8, 3, full=582, masked=680, program=2500),
-            Tile(128, 64, 8, 3, full=624, masked=740, program=1250, registers=128),  # else one program per processor
+            Tile(128, 64, 4, 3, full=590, masked=665, program=1250),
             Tile(64, 64, 4, 3, full=630, masked=750, program=833),
             *_small(1660, 500),
         ),

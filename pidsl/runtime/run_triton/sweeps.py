@@ -251,6 +251,6 @@ class Sweep:
         loops = getattr(made.program.module, "_runs", None)
         walks = self.stages[number].kind["WALKS"]
         wide = max(made.fields["D_PAD"], made.fields["V_PAD"]) >= WIDE
-        if not wide and self.works[number].tiles.mean() < LONG or any(x["LOOPS"] is not loops for x in walks):
+        if (not wide and self.works[number].tiles.mean() < LONG) or any(x["LOOPS"] is not loops for x in walks):
             return False
         return all(made.known[x].describable for x in (("q", "grad_out") if self.task == "grad_key" else ("k", "v")))
