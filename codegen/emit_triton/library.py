@@ -114,7 +114,7 @@ def _runs(WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, c, a, KIN
         if WALK.BOUNDS == "both":  # low <= b <= high by one comparison of numbers without a sign
             unsigned: tl.constexpr = tl.uint64 if KIND.INDEX == tl.int64 else tl.uint32
             width = tl.maximum(high - low, 0)[:, None].to(unsigned)
-            low = tl.where(high < low, 2147483647, low)
+            low = tl.where(high < low, -1, low)  # where there is none, nothing is
         for x in range(first, stop):
             tile = x
             if WALK.TILE_OF is not None:

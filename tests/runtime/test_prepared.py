@@ -119,6 +119,8 @@ def test_tables_are_on_the_gpu_before_the_first_call(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch, "tensor", lambda *_, dtype, device: done.append(device))
     TritonProgram(lower(LISTED))
     assert done == [torch.device("cuda", 1)] * 2
+    monkeypatch.delattr(torch.cuda, "current_device")  # a program without tables does not wake a GPU
+    TritonProgram(lower(window(5)))
 
 
 @interpreted

@@ -17,13 +17,14 @@ from pidsl.runtime.run_triton.ranges import (
     RANGES,
     SHORT,
     TIMES,
-    WAVES,
+    Handing,
     Part,
     Range,
     Work,
-    chunks,
+    even,
     longest,
     ranges,
+    together,
 )
 
 H100 = 132
@@ -136,22 +137,30 @@ def test_the_longest_walk(average: float, tiles: float) -> None:
     assert longest(average) == tiles == max(2 * LEAST, min(TIMES * average, average + BEYOND))
 
 
-@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 1 << 28), st.integers(1, 5000))
-def test_chunks_of_pairs(sets: int, group: int, bytes_each: int, programs_each: int) -> None:
-    pairs, most = sets * group, 25 << 20
-    found = chunks(pairs, group, bytes_each, programs_each, most, H100)
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 50))
+def test_pairs_at_a_time(sets: int, group: int, most: int) -> None:
+    pairs = sets * group
+    found = even(pairs, group, most)
     assert [first for first, _ in found] == [0, *(first + many for first, many in found[:-1])]
     sizes = [many for _, many in found]
-    assert sum(sizes) == pairs and min(sizes) >= 1 and max(sizes) - min(sizes) <= group
-    largest = max(sizes)
-    assert largest * bytes_each <= most or largest == 1 or (largest - 1) * programs_each < WAVES * H100
-    if len(found) > 1:  # no two of them could run together
-        assert 2 * min(sizes) * bytes_each > most // 2 or 2 * min(sizes) * programs_each >= WAVES * H100
+    assert sum(sizes) == pairs and 1 <= min(sizes) and max(sizes) <= most and max(sizes) - min(sizes) <= group
+    if most >= group:
+        assert all(many % group == 0 for many in sizes)
 
 
-def test_whole_groups_run_together() -> None:
-    assert chunks(8, 4, 8 << 20, 5000, 50 << 20, H100) == [(0, 4), (4, 4)]  # of six that fit
-    assert chunks(3, 1, 30 << 20, 5000, 50 << 20, H100) == [(0, 1), (1, 1), (2, 1)]
-    assert chunks(3, 1, 30 << 20, 512, 50 << 20, H100) == [(0, 3)]
-    assert chunks(16, 1, 1 << 20, 512, 50 << 20, H100) == [(0, 16)]
-    assert [many for _, many in chunks(16, 1, 8 << 20, 512, 25 << 20, H100)] == [2, 3, 3, 2, 3, 3]
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("pairs", "of", "sizes"),
+    [
+        (16, Handing(2 * MIB, 4 * MIB, 512, 2), [8, 8]),  # 15 fit
+        (16, Handing(20 * MIB, 28 * MIB, 512, 2), [1] * 16),
+        (16, Handing(20 * MIB, 20 * MIB, 512, 2), [16]),  # the launches cost more than they save
+        (16, Handing(32 * MIB, 64 * MIB, 512, 2), [16]),  # no pair fits
+        (16, Handing(20 * MIB, 28 * MIB, 100, 2), [16]),  # the machine would be empty
+        (16, Handing(1 * MIB, 2 * MIB, 20, 2), [16]),
+    ],
+)
+def test_what_is_handed_on_stays_in_the_cache_where_that_pays(pairs: int, of: Handing, sizes: list[int]) -> None:
+    assert [many for _, many in together(pairs, 1, of, H100, 50 * MIB)] == sizes

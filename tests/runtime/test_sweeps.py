@@ -17,6 +17,7 @@ from pidsl.language.terms import Term
 from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.run_triton import assembly, ranges, sweeps
 from pidsl.runtime.run_triton.launch import Launch
+from pidsl.runtime.run_triton.prepared import Facts, facts
 from pidsl.runtime.run_triton.program import TritonProgram
 
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="CPU tensors need the interpreter")
@@ -34,11 +35,12 @@ TERMS = {
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A GPU for which small calls are large: walks of two tiles are cut, and few pairs fit into the cache."""
     monkeypatch.setenv("PIDSL_CACHE", str(tmp_path))
-    gpu = replace(target("cuda:90"), multiprocessors=4, l2=1 << 15, descriptors=False)
+    gpu = replace(target("cuda:90"), multiprocessors=3, l2=1 << 16, descriptors=False)
     monkeypatch.setattr(assembly, "target_of", lambda device: gpu)
     monkeypatch.setattr(ranges, "LEAST", 1)
     monkeypatch.setattr(ranges, "SHORT", 1)
-    monkeypatch.setattr(ranges, "WAVES", 1)
+    monkeypatch.setattr(ranges, "LAUNCH", 0)
+    monkeypatch.setattr(ranges, "PROGRAMS", 1)
     monkeypatch.setattr(sweeps, "PARTS", 1 << 15)
 
 
@@ -97,10 +99,10 @@ def test_a_split_walk() -> None:
     first, second, *_, plain = [x for name, x in found if name == "forward"]
     kind = second["KIND"]
     rows = first["own_rows"]
-    assert first["own_first"] == 0 and rows in (64, 128) and kind.SPLITS.value > 1
+    assert first["own_first"] == 0 and rows in (64, 128) and kind.SPLITS > 1
     merged = next(x for name, x in found if name == "join")
-    assert merged["KIND"].SPLITS.value == 1 + kind.SPLITS.value and merged["own_rows"] == rows
-    assert merged["parts"].shape == (1 + kind.SPLITS.value, merged["pairs"], rows, 16)
+    assert merged["KIND"].SPLITS == 1 + kind.SPLITS and merged["own_rows"] == rows
+    assert merged["parts"].shape == (1 + kind.SPLITS, merged["pairs"], rows, 16)
     assert plain["first_tile"] == 1 and plain["own_rows"] == 4000 and plain["running"] is None
     assert [name for name, _ in found].count("add_parts") >= 2
 
@@ -134,10 +136,10 @@ def test_grids_that_end_before_the_rows_do() -> None:
 def test_heads_with_one_key_head_share_a_tile() -> None:
     made = TritonProgram(lower(causal))
     found = called(made, 1, 2000, 12, 4, positions=Positions(1999))[0][1]
-    assert (found["KIND"].PACK.value, found["pairs"]) == (4, 4)
-    assert called(made, 2000, 2000, 12, 4)[0][1]["KIND"].PACK.value == 1
+    assert (found["KIND"].PACK, found["pairs"]) == (4, 4)
+    assert called(made, 2000, 2000, 12, 4)[0][1]["KIND"].PACK == 1
     scored = TritonProgram(replace(lower(causal), score=score(sinks=True)))
-    assert called(scored, 1, 2000, 12, 4)[0][1]["KIND"].PACK.value == 1
+    assert called(scored, 1, 2000, 12, 4)[0][1]["KIND"].PACK == 1
 
 
 def test_one_query_against_many_keys() -> None:
@@ -173,3 +175,24 @@ def test_lists() -> None:
     expected = dense(term, q, k, v, 0.25)
     torch.testing.assert_close(out.double(), expected[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(lse.double(), expected[1], rtol=1e-5, atol=1e-5)
+
+
+@interpreted
+@pytest.mark.parametrize("term", [causal, stride(7), PI, window(6).dilated(5)], ids=repr)
+def test_tensor_descriptors_read_the_same(term: Term, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "LONG", 0)
+    q, k, v = tensors(150, 150, d=24)
+    found = []
+    for described in (False, True):
+        monkeypatch.setattr(assembly, "target_of", lambda _, x=described: replace(target("cuda:90"), descriptors=x))
+        made, call = TritonProgram(lower(term)), Call(q, k, v, 0.25)
+        assert {x.arguments["KIND"].TMA for x in made.forward_launches(call)[0]} == {described}
+        found.append(both(made, call, [v, v[..., 0].float()]))
+    assert all(torch.equal(x, y) for x, y in zip(*found, strict=True))
+
+
+def test_what_descriptors_cannot_describe() -> None:
+    x = torch.empty(1, 2, 64, 32, dtype=torch.bfloat16)
+    assert Facts(*facts(x)).describable and Facts(*facts(x.transpose(1, 2).contiguous().transpose(1, 2))).describable
+    for other in (x.mT, x[..., 4:], torch.empty(1, 2, 64, 36, dtype=x.dtype)[..., :32], x[..., ::2]):
+        assert not Facts(*facts(other)).describable

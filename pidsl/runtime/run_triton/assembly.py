@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -14,14 +13,13 @@ from pidsl.codegen.choice.targets import Target
 from pidsl.codegen.emit_triton import library
 from pidsl.runtime.call.call import Positions
 from pidsl.runtime.run_triton.attended import every_key, every_row
-from pidsl.runtime.run_triton.devices import target_of
+from pidsl.runtime.run_triton.devices import interpreted, target_of
 from pidsl.runtime.run_triton.launch import Loaded, pad
 from pidsl.runtime.run_triton.prepared import Buffer, Facts, Given, Prepared, Step, View
 
 ABSENT = ("running", "running_k", "running_v", "table", "slopes", "bias", "sinks", "temperature", "seed", "grad_lse",
           "grad_q", "slope_sums", "bias_sums")  # fmt: skip
 STRIDES = {"q": "q", "k": "k", "v": "v", "grad_out": "go", "out": "out"}  # tensors of any strides: how those are called
-COMPILED = isinstance(library.forward, triton.JITFunction)  # else Triton's interpreter runs the kernels
 _INT32 = 2**31
 
 
@@ -151,7 +149,7 @@ def fixed(x: Any) -> Any:
     """A value of a kernel's `Kind`, in the form in which every version of Triton takes it inside a tuple."""
     if isinstance(x, dict):
         walk = library.Walk(*map(fixed, library.Walk(**x)))
-        return tl.constexpr(walk) if COMPILED else walk
+        return walk if interpreted() else tl.constexpr(walk)
     if isinstance(x, tuple):
         return tuple(fixed(y) for y in x)
-    return tl.constexpr(x) if COMPILED and isinstance(x, int | float | str) else x
+    return tl.constexpr(x) if isinstance(x, int | float | str) and not interpreted() else x

@@ -57,7 +57,8 @@ class TritonProgram:
         self._lists = lru_cache(None)(self._uploaded)
         self._forward = lru_cache(FORMS)(self._prepared_forward)
         self._backward = lru_cache(FORMS)(self._prepared_backward)
-        if torch.cuda.is_available():  # now, so that already the first call can be captured in a graph
+        if hasattr(self._loaded.module, "LISTS") and torch.cuda.is_available():
+            # now, so that already the first call can be captured in a graph
             with suppress(RuntimeError):  # a forked process has no GPU; whatever else is wrong, the first call tells
                 self._lists(torch.device("cuda", torch.cuda.current_device()))
 

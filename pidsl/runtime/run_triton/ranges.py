@@ -15,8 +15,8 @@ All of it is a function of lengths and of the GPU, so results are the same bits 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
+from itertools import pairwise
 from math import lcm
 from typing import NamedTuple
 
@@ -27,8 +27,8 @@ LEAST = 4  # tiles of a part: to begin and to merge one takes as long as a few t
 SHORT = 16  # tiles of a walk that is never cut
 TIMES, BEYOND = 4, 64  # how many times the average number of tiles a walk may have, and how many beyond it
 PROGRAMS = 2  # wanted per multiprocessor
-WAVES = 8  # programs per multiprocessor of each of several launches
-HANDED_ON = 0.5  # of the second-level cache, for what stages hand on
+CACHED = 0.6  # of the second-level cache, that holds what a launch leaves for the next one
+LAUNCH = 12 << 20  # bytes that memory moves while a launch begins and ends
 PARTS = 1 << 28  # bytes of parts, which are too many for the cache anyway
 RANGES = 4  # of a pass, at most: each is a launch, and often a kernel of its own
 MANY = 64  # ranges to begin with
@@ -108,20 +108,48 @@ def longest(average: float) -> float:
     return max(2 * LEAST, min(TIMES * average, BEYOND + average))
 
 
-def chunks(
-    pairs: int, group: int, bytes_each: int, programs_each: int, most_bytes: int, multiprocessors: int
-) -> list[tuple[int, int]]:
-    """(first, many) of the pairs that run at a time where kernels hand on `bytes_each` of each.
+class Handing(NamedTuple):
+    """What stages that go on from each other do for one pair.
 
-    So many that `most_bytes` hold it, but enough that launches do not wait for their last programs most of the time;
-    about equal, and whole groups of heads with the same keys where those are not too many.
+    Args:
+        touched: bytes that all of them read, write or hand on.
+        saved: bytes that memory does not move where those stay in the cache.
+        programs: of the stage with the fewest.
+        launches: stages, and what begins and ends them.
     """
-    most = max(1, most_bytes // max(bytes_each, 1), -(-WAVES * multiprocessors // max(programs_each, 1)))
+
+    touched: int
+    saved: int
+    programs: int
+    launches: int
+
+
+def together(pairs: int, group: int, of: Handing, multiprocessors: int, l2: int) -> list[tuple[int, int]]:
+    """(first, many) of the pairs that go through all stages before others do.
+
+    So many that what they touch stays in the second-level cache, if those fill the machine and if that saves more than
+    the launches cost; else all of them.
+    """
+    most = int(CACHED * l2) // max(of.touched, 1)
+    found = even(pairs, group, max(most, 1))
+    cost = (len(found) - 1) * of.launches * LAUNCH
+    if not most or min(many for _, many in found) * of.programs < PROGRAMS * multiprocessors or cost > pairs * of.saved:
+        return [(0, pairs)]
+    return found
+
+
+def even(pairs: int, group: int, most: int) -> list[tuple[int, int]]:
+    """(first, many) of about as many pairs each, at most `most`; groups of heads with the same keys stay whole where
+    they are not more than that.
+
+    >>> even(16, 4, 6), even(5, 1, 2)
+    ([(0, 4), (4, 4), (8, 4), (12, 4)], [(0, 1), (1, 2), (3, 2)])
+    """
     whole = group if most >= group and pairs % group == 0 else 1
     sets = pairs // whole
     count = -(-sets // (most // whole))
     ends = [whole * (sets * x // count) for x in range(count + 1)]
-    return [(first, stop - first) for first, stop in itertools.pairwise(ends)]
+    return [(first, stop - first) for first, stop in pairwise(ends)]
 
 
 def _rows(stage: Work) -> int:

@@ -16,7 +16,7 @@ from pidsl.language.score import PLAIN
 from pidsl.runtime.run_triton.assembly import Assembly
 from pidsl.runtime.run_triton.launch import Stage, pad
 from pidsl.runtime.run_triton.prepared import Buffer, Facts, Given
-from pidsl.runtime.run_triton.ranges import HANDED_ON, PARTS, Part, Range, Work, chunks, ranges
+from pidsl.runtime.run_triton.ranges import PARTS, Handing, Part, Range, Work, even, ranges, together
 
 ROWS = 32  # of a program that merges
 LONG = 8  # tiles of a walk for which it pays to make tensor descriptors
@@ -98,32 +98,26 @@ class Sweep:
 
     def _in_turn(self, found: Range) -> None:
         """Each stage goes on from what the one before left in float32, which the last one turns into the result."""
-        whole = [self.stages[part.stage].covers(*self.own) for part in found.parts]
-        between = len(found.parts) > 1 and self.owner.dtype != torch.float32
-        each = 4 * self.own[0] * sum(x.width for x in self.outputs)
-        programs = min(self._programs(part) for part in found.parts)
-        most = int(HANDED_ON * self.made.target.l2)
-        for pairs in self._chunks(each, programs, most) if len(found.parts) > 1 else [Pairs(0, self.pairs)]:
+        stages = [self.stages[part.stage] for part in found.parts]
+        begun, ended = stages[0].covers(*self.own), stages[-1].covers(*self.own)
+        between = len(stages) > 1 and self.owner.dtype != torch.float32
+        for pairs in self._together(found, len(stages) + (not begun) + (between and not ended)):
             results = self._results(pairs)
-            handed = results
-            if between:
-                handed = {**results, **{x.argument: self._running(x, pairs) for x in self.outputs}}
-            started = whole[0]
-            if not started:
+            handed = {**results, **{x.argument: self._running(x, pairs) for x in self.outputs}} if between else results
+            before = {x.running: handed[x.argument] for x in self.outputs}
+            if not begun:
                 self._merge(found, pairs, handed, 0)
             for number, part in enumerate(found.parts):
-                last = number == len(found.parts) - 1 and whole[-1]
-                before = {x.running: handed[x.argument] for x in self.outputs} if number or not started else {}
-                self._launch(part, pairs, {**(results if last else handed), **before}, (0, self.own[0]))
-            if between and not whole[-1]:
-                self._merge(found, pairs, results, 0, {x.running: handed[x.argument] for x in self.outputs})
+                target = results if ended and part is found.parts[-1] else handed
+                self._launch(part, pairs, {**target, **(before if number or not begun else {})}, (0, self.own[0]))
+            if between and not ended:
+                self._merge(found, pairs, results, 0, before)
 
     def _in_parts(self, found: Range) -> None:
         """All stages write parts in float32, which one more kernel merges."""
         rows = found.stop - found.first
         each = 4 * found.merged * rows * sum(x.width for x in self.outputs)
-        programs = sum(self._programs(part) * part.splits for part in found.parts)
-        for pairs in self._chunks(each, programs, PARTS):
+        for pairs in [Pairs(0, self.pairs)] if self.pack > 1 else self._even(PARTS // max(each, 1)):
             heads = self._heads(pairs)
             sizes = {x.argument: x.width for x in self.outputs} | ({"lse": 1} if self.task == "forward" else {})
             for name, width in sizes.items():
@@ -139,13 +133,30 @@ class Sweep:
                 begun += part.splits
             self._merge(found, pairs, self._results(pairs), found.merged)
 
-    def _chunks(self, each: int, programs: int, most: int) -> list[Pairs]:
-        """The pairs, some at a time: so many that `most` bytes hold `each` of them, for each of so many programs."""
-        if self.pack > 1:
-            return [Pairs(0, self.pairs)]
+    def _even(self, most: int) -> list[Pairs]:
+        """The pairs, at most so many at a time."""
         group = 1 if self.task == "grad_key" else self.made.group
-        found = chunks(self.pairs, group, each, programs, most, self.made.target.multiprocessors)
-        return [Pairs(*x) for x in found]
+        return [Pairs(*x) for x in even(self.pairs, group, max(most, 1))]
+
+    def _together(self, found: Range, launches: int) -> list[Pairs]:
+        """The pairs, a few at a time where that keeps what stages hand on in the cache."""
+        if len(found.parts) == 1 or self.pack > 1:
+            return [Pairs(0, self.pairs)]
+        handed = 4 * self.own[0] * sum(x.width for x in self.outputs)
+        read, again = self._read(), len(found.parts) - 1
+        programs = min(self._programs(part) for part in found.parts)
+        of = Handing(read + handed, again * (read + 2 * handed), programs, launches)
+        target, group = self.made.target, 1 if self.task == "grad_key" else self.made.group
+        return [Pairs(*x) for x in together(self.pairs, group, of, target.multiprocessors, target.l2)]
+
+    def _read(self) -> int:
+        """Bytes that a stage reads for one pair: keys and values, queries, and in the backward pass their gradients."""
+        n, m, *_ = self.made.lengths
+        fields, group = self.made.fields, self.made.group
+        keys = m * (fields["D"] + fields["V"])
+        rows = n * (fields["D"] + (0 if self.task == "forward" else fields["V"]))
+        elements = keys + group * rows if self.task == "grad_key" else keys // group + rows
+        return int(self.owner.dtype.itemsize * elements)
 
     def _results(self, pairs: Pairs) -> dict[str, Given]:
         """Where the results of some pairs are."""
@@ -154,7 +165,7 @@ class Sweep:
         return {**found, "lse": self.made.view("lse", rows)} if self.task == "forward" else found
 
     def _running(self, x: Output, pairs: Pairs) -> Given:
-        """Where stages leave what the next one goes on from: the first pairs are the most."""
+        """Where stages leave what the next one goes on from."""
         return self._between(f"running {x.argument}", (1, self._heads(pairs), self.own[0], x.width))
 
     def _between(self, name: str, shape: tuple[int, ...]) -> Given:
