@@ -43,7 +43,7 @@ def choose_layouts(
         own, *others = _options(x, backend, square, length)
         best.append(own)
         rejected += [Alternative(other.what, other.cost / max(own.cost, 1.0)) for other in others]
-    choices = [choice for option in _with_lags_in_tiles(best, backend, square, length) for choice in option.choices]
+    choices = [choice for option in with_lags_in_tiles(best, backend, square, length) for choice in option.choices]
     choices.sort(key=lambda c: (str(c.layout) not in ("None", "identity"), c.layout is None, str(c.layout)))
     return choices, rejected
 
@@ -58,7 +58,7 @@ class _Option:
     choices: tuple[Choice, ...] = field(compare=False)
 
 
-def _with_lags_in_tiles(found: list[_Option], backend: Backend, square: bool, length: int) -> list[_Option]:
+def with_lags_in_tiles(found: list[_Option], backend: Backend, square: bool, length: int) -> list[_Option]:
     """The options, with parts that are lags in tiles together where that costs less (see `lag_tiles`)."""
     if backend.calls:  # each tile is a call of its own
         return found
