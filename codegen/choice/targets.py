@@ -238,9 +238,8 @@ def neighbours(of: Kind, task: Pass, rows: int, cols: int) -> tuple[Tile, ...]:
 
 
 def options(
-    name: str | Target, task: str, rows: int, cols: int, head_dim: int, itemsize: int, tensor_cores: bool = True,
-    scored: bool = False,
-) -> dict[str, int]:  # fmt: skip
+    name: str | Target, task: str, rows: int, cols: int, head_dim: int, itemsize: int, tensor_cores: bool = True
+) -> dict[str, int]:
     """Warps, pipeline stages and registers with which the kernel of a stage is compiled.
 
     Args:
@@ -250,7 +249,6 @@ def options(
         head_dim: the padded length of rows of q and k, or that of v where it is greater.
         itemsize: bytes per element.
         tensor_cores: False for exact float32 products, which need many more registers.
-        scored: the logits are changed, which takes registers that addresses of more loads in flight would need.
 
     Returns:
         Keyword arguments of the launch.
@@ -265,8 +263,6 @@ def options(
         warps = EXACT_WARPS
     stages = found.stages if found else 2
     if not where.name.startswith("cuda"):
-        stages = min(stages, 2)
-    if scored and pass_ == "grad_key":
         stages = min(stages, 2)
     while (
         stages > FEWEST_STAGES and shared_bytes(where, pass_, owned, swept, head_dim * itemsize, stages) > where.shared
