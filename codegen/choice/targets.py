@@ -34,6 +34,7 @@ class Target:
         descriptors: tensor descriptors are copied by hardware (TMA).
         operands: whether both factors of a product come from shared memory; else those owned live in registers.
         tiles: the target whose row of the table holds for it.
+        specialized: warps of a forward program may be given copies, products and the softmax as tasks of their own.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Target:
     descriptors: bool
     operands: bool
     tiles: str
+    specialized: bool = False
 
 
 TARGETS = {
@@ -52,7 +54,7 @@ TARGETS = {
         Target("cuda:86", 99 * KIB, 84, 6 * MIB, False, False, "cuda:80"),
         Target("cuda:89", 99 * KIB, 142, 96 * MIB, False, False, "cuda:80"),
         Target("cuda:90", 227 * KIB, 132, 50 * MIB, True, True, "cuda:90"),
-        Target("cuda:100", 227 * KIB, 148, 126 * MIB, True, True, "cuda:90"),
+        Target("cuda:100", 227 * KIB, 148, 126 * MIB, True, True, "cuda:90", specialized=True),
         Target("cuda:120", 99 * KIB, 188, 128 * MIB, True, False, "cuda:80"),
         Target("hip:gfx942", 64 * KIB, 304, 4 * MIB, False, False, "cuda:80"),
     )

@@ -30,11 +30,12 @@ import triton.language as tl
 # key (row) each (LAGS), which keys and rows are attended (KEYS, ROWS; or CAREFUL: what the mask says), and what happens
 # to logits and weights. By a call: widths, the precision of products, the dtype of indices, whether every key and every
 # row that exists is attended, whether tiles come through tensor descriptors, into how many parts walks are split,
-# whether the last tile comes first, and how many query heads share a tile of rows.
+# whether the last tile comes first, how many query heads share a tile of rows, whether warps have tasks of their own.
 STAGE = {"WALKS": (), "TILE": 0, "STEP": 1, "CLASS": None, "OWN": None, "LAGS": False, "KEYS": None, "ROWS": None,
          "CAREFUL": False, "SCORE": None, "DROPOUT": None, "ENTRY": None, "TABLE": 0, "WIDTH": 0}  # fmt: skip
 CALL = {"D": 0, "D_PAD": 0, "V": 0, "V_PAD": 0, "PRECISION": "ieee", "INDEX": tl.int32, "EVERY_KEY": False,
-        "EVERY_ROW": False, "TMA": False, "SPLITS": 1, "DESCENDING": False, "PACK": 1}  # fmt: skip
+        "EVERY_ROW": False, "TMA": False, "SPLITS": 1, "DESCENDING": False, "PACK": 1,
+        "SPECIALIZED": False}  # fmt: skip
 Kind = namedtuple("Kind", [*STAGE, *CALL], defaults=[*STAGE.values(), *CALL.values()])
 # A walk: its LOOPS. Those of `_runs` ask SPAN for the class met, the BOUNDS of what each row (key) meets ("low",
 # "high", "both" or "") and the loops over TILES ("full", "masked" or "both") of SIZE; positions are STEP apart. Where
@@ -116,7 +117,7 @@ def _runs(WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, c, a, KIN
     source = DO[0](task, d, WALK, KIND)
     if WALK.TILES != "masked":
         first_full, stop_full = _part(first_full, stop_full, split, KIND)
-        for x in range(first_full, stop_full):
+        for x in tl.range(first_full, stop_full, warp_specialize=KIND.SPECIALIZED):
             tile = x
             if WALK.FULL_TILE is not None:
                 tile = WALK.FULL_TILE(x, t, c, head, n, m, offset, key_offset)
@@ -126,7 +127,7 @@ def _runs(WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, c, a, KIN
         first, stop = _part(first, stop, split, KIND)
         if WALK.BOUNDS == "both":
             low, width = _between(low, high, KIND)
-        for x in range(first, stop):
+        for x in tl.range(first, stop, warp_specialize=KIND.SPECIALIZED):
             tile = x
             if WALK.TILE_OF is not None:
                 tile = WALK.TILE_OF(x, t, c, head, n, m, offset, key_offset)

@@ -196,9 +196,11 @@ class Sweep:
             "pairs": pairs.many, "first_pair": pairs.first, "own_first": own[0], "own_rows": own[1],
             "table": None if stage.table is None else self.made.lists[stage.table],
         }  # fmt: skip
+        described = self._described(part.stage)
         special = {
             **stage.kind, "SPLITS": part.splits, "DESCENDING": part.descending,
-            "PACK": self.pack, "TMA": self._described(part.stage),
+            "PACK": self.pack, "TMA": described,
+            "SPECIALIZED": described and self.task == "forward" and self.made.target.specialized,
         }  # fmt: skip
         grid = pairs.many * self._programs(part) * part.splits
         self.made.stage(special, self.kernel, grid, arguments, **chosen)
