@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -36,14 +36,22 @@ def stage_fields() -> dict[str, Any]:
     return dict(ast.literal_eval(first.value))
 
 
-def excerpt(used: Iterable[str], known: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def excerpt(used: Iterable[str], known: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """The functions `used`, and those that they use, in the order of the library.
 
     Args:
         used: names of functions.
         known: for each kernel of the program, the fields of `Kind` that are known, and which inputs are None.
     """
+    asked = _asked()
+    facts = (tuple(sorted((name, x) for name, x in each.items() if name in asked)) for each in known)
+    return _excerpt(frozenset(used), tuple(dict.fromkeys(facts)))
+
+
+@lru_cache(maxsize=64)
+def _excerpt(used: frozenset[str], facts: tuple[tuple[tuple[str, Any], ...], ...]) -> tuple[str, ...]:
     lines, statements = _library()
+    known = [dict(x) for x in facts]
     texts, calls = dict[str, str](), dict[str, set[str]]()
     names = functions()
     for node in (x for x in statements if isinstance(x, ast.FunctionDef)):
@@ -59,8 +67,17 @@ def excerpt(used: Iterable[str], known: Sequence[Mapping[str, Any]]) -> Iterator
             needed.add(name)
             todo += calls[name]
     numbers = [x for x in statements if isinstance(x, ast.Assign)][-1]
-    yield "\n".join(lines[numbers.lineno - 1 : numbers.end_lineno])
-    yield from (text for name, text in texts.items() if name in needed)
+    constants = "\n".join(lines[numbers.lineno - 1 : numbers.end_lineno])
+    return constants, *(text for name, text in texts.items() if name in needed)
+
+
+@cache
+def _asked() -> set[str]:
+    """What the branches of the library ask."""
+    tests = (x.test for node in _library()[1] for x in ast.walk(node) if isinstance(x, ast.If))
+    inside = [x for test in tests for x in ast.walk(test)]
+    fields = {x.attr for x in inside if isinstance(x, ast.Attribute)}
+    return fields | {x.id for x in inside if isinstance(x, ast.Name)}
 
 
 def _statements(lines: list[str], body: list[ast.stmt], at: int, known: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -46,7 +46,7 @@ def triton_source(plan: Plan) -> str:
         f"REACH = {made.reach()}",
     ]
     own = "\n\n".join(made.functions)
-    parts = [_header(plan), *([own] if own else []), *excerpt(used, list(_known(plan, made, rows))), "\n".join(tables)]
+    parts = [_header(plan), *([own] if own else []), *excerpt(used, _known(plan, made, rows)), "\n".join(tables)]
     return "\n\n\n".join(parts) + "\n"
 
 
