@@ -58,7 +58,9 @@ def numbers(ranges: Sequence[Range]) -> Numbers:
     """A set as the shortest test known of it.
 
     >>> numbers([(0, 2), (4, 4), (8, 8), (16, 16)])
-    Numbers(ranges=(), powers=Powers(base=0, least=0, most=16), bits=())
+    Numbers(ranges=((0, 2), (4, 4), (8, 8), (16, 16)), powers=None, bits=())
+    >>> numbers([(0, 0), *((1 << k, 1 << k) for k in range(9))])
+    Numbers(ranges=(), powers=Powers(base=0, least=0, most=256), bits=())
     """
     ranges = joined(ranges)
     plain = Numbers(ranges)

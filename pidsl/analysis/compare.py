@@ -162,7 +162,7 @@ def compare(
     n = 1,048,576, farthest and contiguous through 12 layers; counts are those of one layer and head
       pattern       pairs  sparsity  largest degree   depth  farthest  contiguous  KV keys  computed/attended
       local  68,155,360  99.9938%              65  16,384       768         768       64               1.97
-      skip   69,203,424  99.9937%              66   2,055     6,144       3,008      512               1.95
+      skip   69,203,424  99.9937%              66   2,055     6,144       3,008      512               2.91
 
     Args:
         patterns: terms and schedules without symbols, in a list or under names.

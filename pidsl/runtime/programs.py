@@ -24,7 +24,6 @@ from pidsl.language.score import PLAIN, Score
 from pidsl.language.terms import Ring, Term, walk
 from pidsl.language.trace import where
 from pidsl.runtime.call.call import Call, Gradients
-from pidsl.runtime.run_triton.devices import name_of
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -106,6 +105,8 @@ def usual(backend: str, head_dim: int = 64) -> Kind:
 @untraced
 def target_of(device: torch.device) -> str:
     """What `codegen.choice.targets` calls a device; the default where there is no GPU to ask."""
+    from pidsl.runtime.run_triton.devices import name_of
+
     return name_of(device)
 
 

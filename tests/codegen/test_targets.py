@@ -28,7 +28,7 @@ def test_every_target_has_tiles_that_fit(name: str) -> None:
 
 
 def test_tiles_of_the_large_gpu() -> None:
-    assert options("cuda:90", "forward", 128, 64, 64, 2) == {"num_warps": 8, "num_stages": 3, "maxnreg": 128}
+    assert options("cuda:90", "forward", 128, 64, 64, 2) == {"num_warps": 4, "num_stages": 3}
     assert options("cuda:90", "forward", 128, 128, 128, 2) == {"num_warps": 8, "num_stages": 3}
     for head_dim in (64, 128):  # products of 64 rows: the machine has none of 32 that keep it busy
         for task in ("grad_query", "grad_key"):

@@ -196,6 +196,8 @@ def test_the_generic_names_do_not_import_from_the_checkout(name: str) -> None:
 # --- imports point one way: patterns -> pidsl, codegen -> pidsl
 
 LAYERS = ("pidsl.codegen", "pidsl.patterns")
+TABLE = "pidsl.codegen.choice.targets"  # facts, and no other module of the layer
+LATE = "pidsl.runtime.run_triton"  # is only imported where a Triton program is made
 
 
 def layer(name: str) -> str:
@@ -215,7 +217,8 @@ def wrong_imports(source: str, module: str, is_package: bool = False) -> list[st
         generic = name.partition(".")[0] in ("codegen", "patterns")
         target = layer(name)
         # pidsl reaches a layer only inside a function; one layer never reaches the other.
-        upward = target in LAYERS and target != home and (on_load or home != "pidsl")
+        late = module.startswith(LATE + ".") or name.startswith(TABLE + ".")
+        upward = target in LAYERS and target != home and ((on_load and not late) or home != "pidsl")
         if generic or upward:
             wrong.append(f"{line}: {name}")
     return wrong
@@ -232,6 +235,17 @@ def test_imports_point_one_way() -> None:
         )
     }
     assert faults == {}
+
+
+def test_what_imports_layers_on_load_is_imported_late() -> None:
+    found = set()
+    for installed, path in tree().items():
+        name = module_name(installed)
+        if name == TABLE or not name.startswith(LATE + "."):
+            for imported, _, on_load in imports(ast.parse(path.read_text(encoding="utf-8")), name.rpartition(".")[0]):
+                if (on_load and imported.startswith(LATE)) or (name == TABLE and on_load and layer(imported)):
+                    found.add((name, imported))
+    assert found == set()
 
 
 @pytest.mark.parametrize(
