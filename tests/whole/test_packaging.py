@@ -217,7 +217,7 @@ def wrong_imports(source: str, module: str, is_package: bool = False) -> list[st
         generic = name.partition(".")[0] in ("codegen", "patterns")
         target = layer(name)
         # pidsl reaches a layer only inside a function; one layer never reaches the other.
-        late = module.startswith(LATE + ".") or name.startswith(TABLE + ".")
+        late = (module.startswith(LATE + ".") and target == "pidsl.codegen") or name.startswith(TABLE + ".")
         upward = target in LAYERS and target != home and ((on_load and not late) or home != "pidsl")
         if generic or upward:
             wrong.append(f"{line}: {name}")
