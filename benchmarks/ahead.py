@@ -31,7 +31,7 @@ import torch
 import triton
 from gpu_cases import CASES
 from gpu_entries import HEADS, MODELLED, compared, compiled, of_library, slim
-from gpu_limits import broken
+from gpu_limits import broken, unexpected
 
 from pidsl.patterns.families import families
 
@@ -60,7 +60,7 @@ def main() -> int:
     elif args.check:
         if args.target != MODELLED:
             parser.error(f"what must hold is said for {MODELLED} only")
-        said = broken(json.loads(out.read_text()))
+        said = unexpected(broken(json.loads(out.read_text())))
         print("\n".join([*said, f"{len(said)} of what must hold does not"] if said else ["all of it holds"]))
         return int(bool(said))
     elif args.page:

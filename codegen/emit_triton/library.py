@@ -44,8 +44,9 @@ WALK = {"LOOPS": None, "SPAN": None, "SIZE": 0, "STEP": 1, "BOUNDS": "", "TILES"
         "FULL_TILE": None, "TILE_OF": None}  # fmt: skip
 Walk = namedtuple("Walk", WALK, defaults=WALK.values())
 
-NUMBERS = ["n", "m", "offset", "key_offset", "heads", "group", "seed", "tiles", "classes", "pairs", "first_tile",
-           "first_pair", "own_first", "own_rows", "target_first", "target_rows"]  # fmt: skip  # not worth a kernel each
+# Not worth a kernel each; `group` is: where it is 1 there is no loop over heads.
+NUMBERS = ["n", "m", "offset", "key_offset", "heads", "seed", "tiles", "classes", "pairs", "first_tile", "first_pair",
+           "own_first", "own_rows", "target_first", "target_rows"]  # fmt: skip
 
 
 @triton.jit

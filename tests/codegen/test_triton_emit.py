@@ -373,6 +373,12 @@ def test_source_is_deterministic_readable_python() -> None:
     assert "if KIND.LAGS" not in source and "import pidsl" not in source
 
 
+def test_what_a_pattern_adds_to_the_library_is_short() -> None:
+    text = triton_source(lower(window(63) | stride(256) & causal)).splitlines()
+    library = text.index(next(x for x in text if x.startswith("NUMBERS"))), text.index("FORWARD = [")
+    assert len(text) - (library[1] - library[0]) < 80
+
+
 def test_source_of_an_empty_pattern_has_no_kernels() -> None:
     source = triton_source(lower(empty))
     assert "FORWARD = []" in source and "def forward" not in source
