@@ -42,6 +42,7 @@ OPEN = {
     "pi D 128 forward: ": "one head with what its stages hand on is larger than the second-level cache",
     "lags D 64 forward [0] masked": SETS,
     "lags D 128 grad_query [0] masked": SETS,
+    "longformer D 64 grad_key [1] / 32 full": "one key that every row meets; why its loop is longer is not known yet",
     "natten D 64 forward [0] masked": BOXES,
     "natten D 64 grad_key [0] masked": BOXES,
     "natten D 128 grad_key [0]": BOXES,
