@@ -13,7 +13,7 @@ from functools import cached_property
 from math import prod
 
 from pidsl.codegen.emit_triton.expr import index_source
-from pidsl.codegen.emit_triton.lines import Lines, shown
+from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.masks import Side, interval
 from pidsl.codegen.emit_triton.reach import Limits, Met
 from pidsl.codegen.emit_triton.walker import Named, Walker
@@ -84,11 +84,10 @@ class BoxesWalker(Walker[Boxes]):
                 else:
                     out.put(*(x for axis in axes for x in bounded[axis]))
                 row, key = ("[:, None]", "[None, :]") if self.over_keys else ("[None, :]", "[:, None]")
-                kept = [f"_within(b_{axis}{key}, low_{axis}{row}, width_{axis}{row})" for axis in axes]
+                keep = " & ".join(f"_within(b_{axis}{key}, low_{axis}{row}, width_{axis}{row})" for axis in axes)
             else:
-                kept = [self.kept(*((f"{own}_{axis}", f"{swept.letter}_{axis}") for axis in axes))]
-                kept = [x for x in (*kept, "inside[None, :]" if self.over_keys else "") if x]
-            out.put(f"keep = {' & '.join(kept) or None}")
+                keep = self.kept(*((f"{own}_{axis}", f"{swept.letter}_{axis}") for axis in axes))
+            out.put(f"keep = {keep}")
             out.put(f"state = DO[1](task, state, 0, 0, {swept.name}, inside, keep, KIND)")
 
     def _interval(self, axis: int) -> list[str]:
@@ -102,9 +101,9 @@ class BoxesWalker(Walker[Boxes]):
         )
         return [f"low_{axis}, width_{axis} = _between({low}, {high}, KIND)"]
 
-    def put(self, named: Named, name: str) -> str:
+    def put(self, named: Named, name: str) -> dict[str, str]:
         if all(self._interval(axis) for axis in range(len(self.masks))):
-            return shown({"LOOPS": named(name, self._source)})
+            return {"LOOPS": named(name, self._source)}
         return super().put(named, name)
 
     def _tokens(

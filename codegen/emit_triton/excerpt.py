@@ -30,10 +30,10 @@ def functions() -> set[str]:
     return {x.name for x in _library()[1] if isinstance(x, ast.FunctionDef)}
 
 
-def stage_fields() -> dict[str, Any]:
-    """The fields of `Kind` that a pattern sets, and what they are where it does not."""
-    first = next(x for x in _library()[1] if isinstance(x, ast.Assign))
-    return dict(ast.literal_eval(first.value))
+def fields_of(name: str) -> dict[str, Any]:
+    """The fields that a pattern sets of `Kind` (STAGE) or of a walk (WALK), and what they are where it does not."""
+    found = (x for x in _library()[1] if isinstance(x, ast.Assign))
+    return next(dict(ast.literal_eval(x.value)) for x in found if ast.unparse(x.targets[0]) == name)
 
 
 def excerpt(used: Iterable[str], known: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -152,6 +152,23 @@ def _runs(WALK: tl.constexpr, DO: tl.constexpr, task, state, split, t, c, a, KIN
 
 
 @triton.jit
+def _meet(DO: tl.constexpr, task, state, split, t, c, a, KIND: tl.constexpr):
+    """All walks of a program, one after the other."""
+    for x in tl.static_range(len(KIND.WALKS)):
+        state = KIND.WALKS[x].LOOPS(KIND.WALKS[x], DO, task, state, split, t, c, a, KIND)
+    return state
+
+
+@triton.jit
+def _rows(exists, r, place, KIND: tl.constexpr):
+    """Which of the rows that exist attend some key."""
+    if KIND.ROWS is not None and not KIND.EVERY_ROW:
+        head, n, m, offset, key_offset = place
+        exists = (exists & KIND.ROWS(r, head, n, m, offset, key_offset)) != 0
+    return exists
+
+
+@triton.jit
 def _matrix(base, batch, head, batch_stride, head_stride):
     """Where the matrix of one head of one batch entry begins; always in 64 bits."""
     return base + batch.to(tl.int64) * batch_stride + head.to(tl.int64) * head_stride
@@ -388,9 +405,8 @@ def _add_key_grads(task, state, source, at, r, inside, keep, KIND: tl.constexpr)
     live = inside
     if inside is None:
         live = r < task[1]
-    if KIND.ROWS is not None and not KIND.EVERY_ROW and not KIND.LAGS:
-        head, n, m, offset, key_offset = task[2]
-        live = (live & KIND.ROWS(r, head, n, m, offset, key_offset)) != 0
+    if not KIND.LAGS:
+        live = _rows(live, r, task[2], KIND)
     query, grad = _pair(task, source, at, r, live, KIND)
     unseen: tl.constexpr = 0.0 if KIND.SCORE is None else float("inf")  # weights are 0 whatever a score adds
     row_lse2 = tl.load(lse2 + r, mask=live, other=unseen)
@@ -468,18 +484,13 @@ def forward(
         row = (split * pairs + own).to(tl.int64) * own_rows - own_first + r
         queries = _matrix(q, batch, head, q_b, q_h)
     place = head, n, m, offset, key_offset
-    mine = exists
-    if KIND.ROWS is not None and not KIND.EVERY_ROW:
-        mine = (exists & KIND.ROWS(r, head, n, m, offset, key_offset)) != 0
+    mine = _rows(exists, r, place, KIND)
     query = _load(queries, r, mine, q_r, q_d, KIND.D, KIND.D_PAD)
     score = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
     keys = _matrix(k, batch, key_head, k_b, k_h), _matrix(v, batch, key_head, v_b, v_h), k_r, k_d, v_r, v_d
     rows = query, r + offset, score
     state = _begin(running, lse, sinks, row, exists, head, KIND.TILE, KIND)
-    for x in tl.static_range(len(KIND.WALKS)):
-        state = KIND.WALKS[x].LOOPS(
-            KIND.WALKS[x], (_tiles, _absorb), (keys, m, place, rows, exists), state, split, t, c, a, KIND
-        )
+    state = _meet((_tiles, _absorb), (keys, m, place, rows, exists), state, split, t, c, a, KIND)
     _finish(out, lse, row, exists, state[0], state[1], state[2], KIND)
 
 
@@ -499,9 +510,7 @@ def grad_query(
     r, exists, a = _own(t, c, n, offset, table, KIND)
     batch, head = (own + first_pair) // heads, (own + first_pair) % heads
     place = head, n, m, offset, key_offset
-    mine = exists
-    if KIND.ROWS is not None and not KIND.EVERY_ROW:
-        mine = (exists & KIND.ROWS(r, head, n, m, offset, key_offset)) != 0
+    mine = _rows(exists, r, place, KIND)
     query = _load(_matrix(q, batch, head, q_b, q_h), r, mine, q_r, q_d, KIND.D, KIND.D_PAD)
     grad = _load(_matrix(grad_out, batch, head, go_b, go_h), r, mine, go_r, go_d, KIND.V, KIND.V_PAD)
     at = (own + first_pair).to(tl.int64) * n + r
@@ -512,11 +521,7 @@ def grad_query(
     rows = query, r + offset, score
     if grad_q is None:
         sums = tl.zeros([KIND.TILE], tl.float32), tl.zeros([KIND.WIDTH], tl.float32)
-        for x in tl.static_range(len(KIND.WALKS)):
-            sums = KIND.WALKS[x].LOOPS(
-                KIND.WALKS[x], (_tiles, _add_score_grads), (keys, m, place, rows, exists, grads), sums, split, t, c, a,
-                KIND,
-            )  # fmt: skip
+        sums = _meet((_tiles, _add_score_grads), (keys, m, place, rows, exists, grads), sums, split, t, c, a, KIND)
         if slopes is not None:
             tl.store(slope_sums + tl.program_id(0), tl.sum(sums[0]))
         if bias is not None:
@@ -525,11 +530,7 @@ def grad_query(
             tl.store(program + column, sums[1], mask=column < KIND.TABLE)
     else:
         state = tl.zeros([KIND.TILE, KIND.D_PAD], tl.float32)
-        for x in tl.static_range(len(KIND.WALKS)):
-            state = KIND.WALKS[x].LOOPS(
-                KIND.WALKS[x], (_tiles, _add_query_grad), (keys, m, place, rows, exists, grads), state, split, t, c, a,
-                KIND,
-            )  # fmt: skip
+        state = _meet((_tiles, _add_query_grad), (keys, m, place, rows, exists, grads), state, split, t, c, a, KIND)
         state *= scale / score[1]
         row = (split * pairs + own).to(tl.int64) * own_rows - own_first + r
         if running is not None:
@@ -566,11 +567,8 @@ def grad_key(
         rows = _matrix(q, batch, head, q_b, q_h), _matrix(grad_out, batch, head, go_b, go_h), q_r, q_d, go_r, go_d
         row_0 = (batch * heads + head).to(tl.int64) * n
         place, of_keys = (head, n, m, offset, key_offset), (key, value, j + key_offset, score)
-        for x in tl.static_range(len(KIND.WALKS)):
-            state = KIND.WALKS[x].LOOPS(
-                KIND.WALKS[x], (_tiles, _add_key_grads),
-                (rows, n, place, of_keys, exists, (lse2 + row_0, pull + row_0)), state, split, t, d, b, KIND,
-            )  # fmt: skip
+        task = rows, n, place, of_keys, exists, (lse2 + row_0, pull + row_0)
+        state = _meet((_tiles, _add_key_grads), task, state, split, t, d, b, KIND)
     sum_k, sum_v = state
     sum_k *= scale
     row = (split * pairs + own).to(tl.int64) * own_rows - own_first + j

@@ -73,8 +73,7 @@ class ListedWalker(Walker[Listed]):
                 f"{swept.name} = other * {size} + y{swept.less}",
                 f"inside = {swept.exist(*[f'(y < {size})'] * (size % tile > 0))}",
             )
-            kept = [x for x in (self.kept((own.name, swept.name)), "inside[None, :]" if self.over_keys else "") if x]
-            out.put(f"keep = {' & '.join(kept) or None}")
+            out.put(f"keep = {self.kept((own.name, swept.name))}")
             out.put(f"state = DO[1](task, state, 0, 0, {swept.name}, inside, keep, KIND)")
 
     @property

@@ -103,20 +103,15 @@ def interval(pred: Pred, swept: str) -> Interval:
     rest: Pred = Truth(True)
     for x in _conjuncts(separated(positive(pred), frozenset({swept}))):
         match x:
-            case Compare(">=" | "==" as op, bound, Var(name)) if name == swept and swept not in vars_in(bound):
-                high.append(bound)
-                if op == "==":
-                    low.append(bound)
-            case Compare(">", bound, Var(name)) if name == swept and swept not in vars_in(bound):
-                high.append(plus(bound, -1))
-            case Compare("<=", bound, Var(name)) if name == swept and swept not in vars_in(bound):
-                low.append(bound)
-            case Compare("<", bound, Var(name)) if name == swept and swept not in vars_in(bound):
-                low.append(plus_one(bound))
+            case Compare(op, bound, Var(name)) if name == swept and op != "!=" and swept not in vars_in(bound):
+                if op not in ("<=", "<"):
+                    high.append(plus(bound, -1) if op == ">" else bound)
+                if op not in (">=", ">"):
+                    low.append(plus_one(bound) if op == "<" else bound)
             case _ if swept not in vars_in(x):
                 own = both(own, x)
             case _:
-                rest = x if rest == Truth(True) else And(rest, x)
+                rest = both(None if rest == Truth(True) else rest, x)
     return Interval(tuple(low), tuple(high), None if own == Truth(True) else own, rest)
 
 

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from typing import TypeVar
 
 from pidsl.codegen.emit_triton.expr import index_source, pred_source
-from pidsl.codegen.emit_triton.lines import function, shown
+from pidsl.codegen.emit_triton.lines import function
 from pidsl.codegen.emit_triton.masks import Interval, Mask, Side, constant_classes, interval
 from pidsl.codegen.emit_triton.reach import Limits, Met, ratio
 from pidsl.codegen.emit_triton.walker import PLACE, Named, Walker
@@ -50,7 +50,7 @@ class OfClasses(Walker[C]):
 class RunsWalker(OfClasses[Runs]):
     """Runs of tiles of the other dimension, in the loops of the library's `_runs`."""
 
-    def put(self, named: Named, name: str) -> str:
+    def put(self, named: Named, name: str) -> dict[str, str]:
         tiles = {}
         for field, full in (("FULL_TILE", True), ("TILE_OF", False)):
             runs = [run for run in self._runs if run.full == full]
@@ -67,7 +67,7 @@ class RunsWalker(OfClasses[Runs]):
             fields["TILES"] = '"both"' if False in kinds else '"full"'
         if not self._rest.everything and False in kinds:
             fields["REST"] = named(self._rest.function, self._rest_source)
-        return shown(fields | tiles)
+        return fields | tiles
 
     @property
     def doc(self) -> str:

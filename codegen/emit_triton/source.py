@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pidsl.codegen.emit_triton.excerpt import INPUTS, excerpt, functions, stage_fields
+from pidsl.codegen.emit_triton.excerpt import INPUTS, excerpt, fields_of, functions
 from pidsl.codegen.emit_triton.lines import WIDTH, shown
 from pidsl.codegen.emit_triton.lists import list_table, table_name
 from pidsl.codegen.emit_triton.stages import KERNELS, Stages
@@ -58,16 +58,15 @@ def _known(plan: Plan, made: Stages, rows: Sequence[Mapping[str, str]]) -> Itera
     absent: dict[str, Any] = dict.fromkeys(x for x in INPUTS if x not in plan.score.parameters)
     if not made.sums:
         absent["grad_q"] = "there is one"
-    walks = "".join(row["WALKS"] for row in rows)
-    of_walks: dict[str, Any] = {x: None for x in ("REST", "FULL_TILE", "TILE_OF") if f'"{x}"' not in walks}
-    for field, usual in (("TILES", "masked"), ("BOUNDS", "")):  # what all walks have in common
-        found = re.findall(rf'"{field}": "(\w+)"', walks)
-        values = {*found, usual} if walks.count("_runs") > len(found) else set(found)
-        if len(values) == 1:
-            of_walks[field] = values.pop()
+    runs = [walk for walk in made.walks if walk["LOOPS"] == "_runs"]
+    of_walks = {}
+    for field, usual in fields_of("WALK").items():
+        found = {_literal(walk[field]) if field in walk else usual for walk in runs}
+        if len(found) == 1:
+            of_walks[field] = found.pop()
     for row in rows or [{}]:
         fields = {x: _literal(y) for x, y in {**row, **made.pattern}.items() if x.isupper()}
-        yield {**stage_fields(), **fields, **absent, **of_walks}
+        yield {**fields_of("STAGE"), **fields, **absent, **of_walks}
 
 
 def _literal(text: str) -> Any:

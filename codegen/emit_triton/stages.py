@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pidsl.codegen.emit_triton.boxes import BoxesWalker, box_counts
 from pidsl.codegen.emit_triton.expr import index_source, pred_source
 from pidsl.codegen.emit_triton.lags import LagsWalker
-from pidsl.codegen.emit_triton.lines import function
+from pidsl.codegen.emit_triton.lines import function, shown
 from pidsl.codegen.emit_triton.lists import ListedWalker, list_table
 from pidsl.codegen.emit_triton.logits import score_functions
 from pidsl.codegen.emit_triton.masks import keep_masks
@@ -40,6 +40,7 @@ class Stages:
         self._plan = plan
         self._functions: dict[str, str] = {}  # by name, in the order of the program
         self._walkers: dict[tuple[int, Pass], Walker[Any]] = {}
+        self.walks: list[dict[str, str]] = []  # fields of those of all stages
         for number, piece in enumerate(plan.pieces):
             kept = keep_masks(number, piece)
             for task in get_args(Pass):
@@ -91,7 +92,8 @@ class Stages:
         walkers = [self._walkers[number, stage.task] for number, _ in stage.pieces]
         first = walkers[0]
         walks = [x.put(self._named, f"_{x.swept.many}_{x.number}") for x in walkers]
-        row = {"pieces": f"({', '.join(str(x.number) for x in walkers)},)", "WALKS": f"({', '.join(walks)},)"}
+        self.walks += walks
+        row = {"pieces": str(tuple(x.number for x in walkers)), "WALKS": f"({', '.join(map(shown, walks))},)"}
         row["TILE"] = str(stage.tile)
         if isinstance(first, OfClasses):
             if stage.step > 1:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from pidsl.codegen.emit_triton.lines import Lines, function, shown
+from pidsl.codegen.emit_triton.lines import Lines, function
 from pidsl.codegen.emit_triton.masks import Mask, side
 from pidsl.codegen.emit_triton.reach import Limits, Met
 from pidsl.codegen.plan.walks import Walk
@@ -37,12 +37,12 @@ class Walker(ABC, Generic[W]):
         self.over_keys = walk.over == "keys"  # programs own rows and meet keys
         self.owned, self.swept = side(frame, rows=self.over_keys), side(frame, rows=not self.over_keys)
 
-    def put(self, named: Named, name: str) -> str:
-        """Add the device functions of the walk; the walk, as the program says it."""
+    def put(self, named: Named, name: str) -> dict[str, str]:
+        """Add the device functions of the walk; its fields, see `library.Walk`."""
         for mask in self.masks:
             if not mask.everything:
                 named(mask.function, mask.source)
-        return shown({"LOOPS": named(name, self._source)})
+        return {"LOOPS": named(name, self._source)}
 
     def _source(self, name: str) -> str:
         """The function LOOPS of a walk."""
@@ -93,11 +93,11 @@ class Walker(ABC, Generic[W]):
         """How far past the end the rows and keys of a tile can lie."""
 
     def kept(self, *names: tuple[str, str]) -> str:
-        """The mask of a tile, whose own and met positions have these names in each of `masks`."""
+        """The mask of a tile, whose own and met positions have these names in each of `masks`; keys are `inside`."""
         calls = []
         for mask, (own, met) in zip(self.masks, names, strict=True):
             if not mask.everything:
                 own, met = f"{own}[:, None]", f"{met}[None, :]"
                 a, b = (own, met) if self.over_keys else (met, own)
                 calls.append(mask.call({"a": a, "b": b, "r": a, "j": b, "q_head": "head"}))
-        return " & ".join(calls)
+        return " & ".join([*calls, *["inside[None, :]"] * self.over_keys]) or "None"

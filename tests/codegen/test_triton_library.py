@@ -159,7 +159,7 @@ def test_branches_that_no_kernel_takes_are_left_out() -> None:
 
 
 def test_an_excerpt_takes_what_is_known() -> None:
-    everything = [{**excerpt.stage_fields(), "LAGS": x, "TILES": "both"} for x in (False, True)]
+    everything = [{**excerpt.fields_of("STAGE"), "LAGS": x, "TILES": "both"} for x in (False, True)]
     text = "\n\n\n".join(excerpt.excerpt({"_absorb"}, everything))
     assert "if KIND.LAGS:" in text  # some kernels do, some do not
     for kind, absent in zip(everything, ("tl.sum(query", "tl.dot(query"), strict=True):
