@@ -75,6 +75,8 @@ class Segments(NamedTuple):
         moved: keys may start at a position other than 0.
         square: every sequence is known to have as many rows as keys, from position 0 on.
         keys_at: where keys lie, if it is not in the order of their positions.
+        whole: every row of q and every key belongs to a sequence.
+        stop: no row and no key stands at this position or behind it; None where nobody knows.
     """
 
     table: Tensor
@@ -85,6 +87,8 @@ class Segments(NamedTuple):
     moved: bool = False
     square: bool = False
     keys_at: Slots | Pages | None = None
+    whole: bool = False
+    stop: int | None = None
 
     @property
     def on_host(self) -> list[Sequence]:
