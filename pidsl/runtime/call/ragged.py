@@ -38,6 +38,7 @@ class Batch(NamedTuple):
         numbers: for entries those that are numbers, -1 for no length; for packed the alignment, see `ALIGNED`.
         moved: keys may start at a position other than 0.
         square: whether rows and keys are the same tokens.
+        whole: every row of q and every key is in a sequence.
     """
 
     kind: str
@@ -45,11 +46,17 @@ class Batch(NamedTuple):
     numbers: tuple[Any, ...]
     moved: bool = False
     square: bool = False
+    whole: bool = False
 
     def segments(self, q: Tensor, k: Tensor, table: Tensor) -> Segments:
         """The sequences of a call, with their table."""
         (batch, _, n, _), m = q.shape, k.shape[2]
-        return Segments(table, n, m, batch * n, batch * m, self.moved, self.square)
+        stop = None
+        if self.kind != "entries":
+            stop = max(n, m)
+        elif self.tensors[0] is None and self.tensors[1] is None:
+            stop = max(n + self.numbers[0], m + self.numbers[1])
+        return Segments(table, n, m, batch * n, batch * m, self.moved, self.square, whole=self.whole, stop=stop)
 
 
 # -- what is given, before anyone looks at values ----------------------------------------------------------------
@@ -98,7 +105,8 @@ def of_packed(
     if faults:
         return faults, None
     tensors = cu_seqlens_q, None if same else cu_seqlens_k
-    return [], Batch("packed", tensors, (ALIGNED[align or "start"],), square=same)
+    at_end = ALIGNED[align or "start"]
+    return [], Batch("packed", tensors, (at_end,), square=same, whole=same or not at_end)
 
 
 def of_documents(q: Tensor, k: Tensor, ids: Any, others: Sequence[Any]) -> tuple[list[Fault], Batch]:

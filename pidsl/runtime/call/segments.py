@@ -119,16 +119,18 @@ class Segments(NamedTuple):
     @property
     def numbers(self) -> list[Any]:
         """The numbers among its values."""
-        at = self.keys_at
+        at, stop = self.keys_at, -1 if self.stop is None else self.stop
         last = 0 if at is None else at.prefix if isinstance(at, Slots) else at.size
-        return [self.rows, self.keys, self.all_rows, self.all_keys, int(self.moved), int(self.square), last]
+        flags = int(self.moved), int(self.square), int(self.whole)
+        return [self.rows, self.keys, self.all_rows, self.all_keys, *flags, stop, last]
 
     @classmethod
     def of(cls, tensors: Values[Tensor], numbers: Values[Any]) -> Segments:
         """From its tensors and its numbers."""
         table, *places = tensors
-        rows, keys, all_rows, all_keys, moved, square, last = numbers
+        rows, keys, all_rows, all_keys, moved, square, whole, stop, last = numbers
         at: Slots | Pages | None = None
         if places:
             at = Slots(places[0], last, places[1]) if len(places) > 1 else Pages(places[0], last)
-        return cls(table, rows, keys, all_rows, all_keys, bool(moved), bool(square), at)
+        known = None if stop < 0 else stop
+        return cls(table, rows, keys, all_rows, all_keys, bool(moved), bool(square), at, bool(whole), known)
