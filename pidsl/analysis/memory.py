@@ -22,12 +22,13 @@ from pidsl.analysis.counts import reason_of, stretches_of
 from pidsl.analysis.counts_check import compare, progressions_counter
 from pidsl.analysis.formulas import symbol
 from pidsl.analysis.lattice import Chambers, chambers, square, without
-from pidsl.analysis.progressions import Ints, keys_counter, loops_of
+from pidsl.analysis.progressions import keys_counter, loops_of
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term, require_concrete
 from pidsl.relation.counting import count_loops, period_of
 from pidsl.relation.isl import coalesced, disjoint, in_turn, limited, read_map, read_set
+from pidsl.relation.pieces import Ints
 
 t = symbol("t")
 TIMES = "[t] -> { : t >= 0 }"
