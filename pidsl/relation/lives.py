@@ -275,12 +275,38 @@ def outlived(terms: Sequence[Term], claim: Lives) -> str:
     return ""
 
 
-def proved_lives(terms: Sequence[Term]) -> Lives:
-    """Lives that isl confirmed for all positions: the exact ones, or else those of keys that live for ever."""
+@dataclass(frozen=True, slots=True)
+class LivesProof:
+    """The proof that no query of some terms attends a key after its life.
+
+    Args:
+        terms: the patterns.
+        lives: the claim.
+    """
+
+    terms: tuple[Term, ...]
+    lives: Lives
+    summary = "isl: no query asks for a key after its life"
+
+    def check(self) -> bool:
+        """Decide it from nothing but the terms and the numbers; what isl cannot decide soon does not hold."""
+        return not self.failure()
+
+    def failure(self) -> str:
+        """A query that asks too late, "" if there is none."""
+        if self.lives == ALL_FOREVER:
+            return ""
+        try:
+            return outlived(self.terms, self.lives)
+        except TooHardError as e:
+            return str(e)
+
+
+@lru_cache(maxsize=256)
+def proved_lives(terms: tuple[Term, ...]) -> Lives:
+    """Lives that isl confirmed for all positions; those of keys that live for ever where it finds no others."""
     try:
         found = lives(terms)
-        if found is not None and not outlived(terms, found):
-            return found
     except TooHardError:
-        pass
-    return ALL_FOREVER
+        found = None
+    return found if found is not None and LivesProof(terms, found).check() else ALL_FOREVER

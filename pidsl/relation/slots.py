@@ -9,9 +9,10 @@ that live for ever share a region at the end, so that it can grow and nothing el
 (prefixes, and periods that divide that of the lives) the one with the fewest slots is taken that isl proves.
 
 The proof reads the numbers, not where they come from. After `furthest` tokens the rows from position
-`furthest - 1 - lookahead` on may still ask. Key p is live as long as `furthest <= p + life + 1 + lookahead`, and the key
-at q is written when `furthest` becomes q + 1. So no two live keys share a slot, and no live key is lost, for all times,
-if (1) no query asks for a key after its life, and (2) for no two keys with one slot, `p < q <= p + life(p) + lookahead`.
+`furthest - 1 - lookahead` on may still ask. Key p is live as long as `furthest <= p + life + 1 + lookahead`, and the
+key at q is written when `furthest` becomes q + 1. So no two live keys share a slot, and no live key is lost, for all
+times, if (1) no query asks for a key after its life, and (2) of no two keys with one slot is the later one, q, written
+while the earlier one, p, is live: `p < q <= p + life(p) + lookahead`.
 Positions are below 2**31, and so a size of `GROWS` means a room without an end.
 """
 
@@ -79,6 +80,12 @@ class SlotFunction:
         """Whether there is a number of slots that is enough for any number of tokens."""
         return all(room.size != GROWS for room in self.rooms)
 
+    @property
+    def fixed(self) -> int:
+        """The slots before those that grow."""
+        written = [room for room in self.rooms if self.writes(room)]
+        return max([self.prefix, *(x.base if x.size == GROWS else x.base + x.size for x in written)])
+
     def width(self, tokens: int) -> int:
         """The slots that so many tokens need."""
         if tokens <= self.prefix:
@@ -88,7 +95,7 @@ class SlotFunction:
             if self.writes(room):
                 keys = len(range(self.prefix + c, tokens, len(self.rooms)))
                 top = (keys - 1) * room.many + room.rank + 1 if keys else 0
-                width = max(width, room.base + (min(room.size, top) if room.size == GROWS else room.size))
+                width = max(width, room.base + min(room.size, top))
         return width
 
     def writes(self, room: Room) -> bool:
@@ -113,7 +120,7 @@ class SlotProof:
     summary = "isl: no query asks for a key after its life, and no key is written over another one that still lives"
 
     def check(self) -> bool:
-        """Decide the statement from nothing but the terms and the numbers; what isl cannot decide soon does not hold."""
+        """Decide it from nothing but the terms and the numbers; what isl cannot decide soon does not hold."""
         return not self.failure()
 
     def failure(self) -> str:
@@ -221,7 +228,7 @@ def slots(terms: tuple[Term, ...], lookahead: int = 0, tokens: int | None = None
         grown = [room for room in f.rooms if room.size == GROWS]
         if tokens is not None:
             return Fraction(f.width(tokens)), len(f.rooms), f.prefix
-        return Fraction(len(grown), len(f.rooms)), f.width(f.prefix + len(f.rooms)) - len(grown), len(f.rooms)
+        return Fraction(len(grown), len(f.rooms)), f.fixed, len(f.rooms)
 
     some = {everything} if found is None else {everything, *_candidates(terms, lookahead, found)}
     for f in sorted(some, key=cost)[:TRIES]:
