@@ -61,15 +61,16 @@ if TYPE_CHECKING:
     from pidsl.analysis.claims import check_claims
     from pidsl.analysis.compare import compare
     from pidsl.analysis.design import design
+    from pidsl.runtime.cache.cache import Cache
     from pidsl.runtime.compile import compile
     from pidsl.runtime.kernels.form import Explained
     from pidsl.runtime.kernels.kernel import Kernel
     from pidsl.runtime.kernels.merge import merge
 
 __all__ = [
-    "ArgumentError", "BackendError", "Bound", "Explained", "Gate", "Heads", "Kernel", "KeywordError", "ParseError",
-    "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries", "SymbolError", "Term",
-    "TermError", "TooHardError", "TruthError",
+    "ArgumentError", "BackendError", "Bound", "Cache", "Explained", "Gate", "Heads", "Kernel", "KeywordError",
+    "ParseError", "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries",
+    "SymbolError", "Term", "TermError", "TooHardError", "TruthError",
     "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "design", "empty", "full", "gate",
     "halo", "heads", "keys", "lags", "layers", "maximum", "merge", "minimum", "neighborhood", "pairs", "parse",
     "queries", "ring", "score", "spans", "stride", "summaries", "symbols", "where", "window",
@@ -91,6 +92,7 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "pairs for every length": "pidsl.analysis.ask:pairs",
     "sparsity for every length": "pidsl.analysis.ask:sparsity",
     "live": "pidsl.analysis.ask:live",
+    "kv bytes": "pidsl.analysis.cost:kv_bytes",
     "farthest": "pidsl.analysis.ask:farthest",
     "contiguous": "pidsl.analysis.ask:contiguous",
     "depth": "pidsl.analysis.ask:depth",
@@ -104,6 +106,7 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
 if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported when it is first asked for
     _LATER = {
         "Bound": "pidsl.analysis.bound",
+        "Cache": "pidsl.runtime.cache.cache",
         "check_claims": "pidsl.analysis.claims",
         "compare": "pidsl.analysis.compare",
         "design": "pidsl.analysis.design",

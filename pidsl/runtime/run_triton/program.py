@@ -93,7 +93,7 @@ class TritonProgram:
                     of_inputs[name] = sum(parts, torch.zeros_like(inputs[name]))  # in a fixed order
             if "sinks" in inputs:
                 if isinstance(call.positions, Segments) and not call.positions.whole:
-                    lse = lse.masked_fill(sequences.nobodys(call.positions, lse)[:, None], -torch.inf)
+                    lse = lse.where(call.positions.present(lse.shape[0], lse.shape[2])[:, None], -torch.inf)
                 of_inputs["sinks"] = sink_gradient(inputs["sinks"], lse, row_pull(out, grad_out, grad_lse))
             if "temperature" in inputs:
                 of_inputs["temperature"] = temperature_gradient(inputs["temperature"], q, dq)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from pidsl.runtime.call.segments import Pages, Segments, Slots
@@ -70,16 +69,6 @@ def tensors(x: Segments) -> dict[str, Tensor]:
         case Pages(table, _):
             return {"segments": x.table, "key_table": table}
     return {"segments": x.table}
-
-
-def nobodys(x: Segments, lse: Tensor) -> Tensor:
-    """bool [B, n], which rows are in no sequence, of lse [B, Hq, n]."""
-    batch, _, n = lse.shape
-    first = x.table[:, 0].long() * (n + 1) + x.table[:, 1]
-    change = torch.zeros(batch * (n + 1), dtype=torch.int32, device=lse.device)
-    ones = torch.ones_like(x.table[:, 0])
-    change = change.index_add(0, first, ones).index_add(0, first + x.table[:, 2], -ones)
-    return change.view(batch, n + 1).cumsum(1)[:, :n] == 0
 
 
 class Tiles(NamedTuple):

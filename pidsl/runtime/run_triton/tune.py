@@ -23,6 +23,7 @@ from pidsl.codegen.choice.targets import Kind, neighbours
 from pidsl.codegen.plan.walks import Pass, Runs
 from pidsl.errors import PidslError
 from pidsl.runtime.call.call import Call, Gradients
+from pidsl.runtime.call.segments import Segments
 from pidsl.runtime.run_triton import cache
 from pidsl.runtime.run_triton.program import TritonProgram
 
@@ -46,8 +47,10 @@ class TunedProgram:
         kind: what kind of program it is.
     """
 
+    ragged = True
+
     def __init__(self, default: TritonProgram, variant: Callable[[Sizes], TritonProgram], kind: Kind) -> None:
-        self.plan, self.source = default.plan, default.source
+        self.plan, self.source, self.ragged = default.plan, default.source, default.ragged
         self._default, self._variant, self._kind = default, variant, kind
         self._usual = _sizes(default.plan)
         self._chosen: dict[tuple[int, int, Pass], Size | None] = {}
@@ -132,8 +135,10 @@ def _sizes(plan: Any) -> Sizes | None:
 
 
 def _lengths(call: Call) -> tuple[int, int]:
-    """n and m, rounded up to powers of two."""
+    """n and m, rounded up to powers of two; of the longest sequence that there may be."""
     n, m = call.q.shape[2], call.k.shape[2]
+    if isinstance(call.positions, Segments):
+        n, m = max(call.positions.rows, 1), max(call.positions.keys, 1)
     return 1 << (n - 1).bit_length(), 1 << (m - 1).bit_length()
 
 
