@@ -47,8 +47,6 @@ class TunedProgram:
         kind: what kind of program it is.
     """
 
-    ragged = True
-
     def __init__(self, default: TritonProgram, variant: Callable[[Sizes], TritonProgram], kind: Kind) -> None:
         self.plan, self.source, self.ragged = default.plan, default.source, default.ragged
         self._default, self._variant, self._kind = default, variant, kind
