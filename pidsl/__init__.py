@@ -21,6 +21,7 @@ from pidsl.errors import (
     TooHardError,
     TruthError,
 )
+from pidsl.language.confined import confined
 from pidsl.language.door import stand_behind
 from pidsl.language.gate import Gate, gate
 from pidsl.language.heads import Heads, heads
@@ -34,6 +35,7 @@ from pidsl.language.trace import maximum, minimum, where
 from pidsl.language.vocabulary import (
     blocks,
     causal,
+    documents,
     empty,
     full,
     halo,
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from pidsl.analysis.claims import check_claims
     from pidsl.analysis.compare import compare
     from pidsl.analysis.design import design
+    from pidsl.analysis.documents import no_leak
     from pidsl.runtime.compile import compile
     from pidsl.runtime.kernels.form import Explained
     from pidsl.runtime.kernels.kernel import Kernel
@@ -70,15 +73,17 @@ __all__ = [
     "ArgumentError", "BackendError", "Bound", "Explained", "Gate", "Heads", "Kernel", "KeywordError", "ParseError",
     "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries", "SymbolError", "Term",
     "TermError", "TooHardError", "TruthError",
-    "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "design", "empty", "full", "gate",
-    "halo", "heads", "keys", "lags", "layers", "maximum", "merge", "minimum", "neighborhood", "pairs", "parse",
-    "queries", "ring", "score", "spans", "stride", "summaries", "symbols", "where", "window",
+    "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "confined", "design", "documents",
+    "empty", "full", "gate", "halo", "heads", "keys", "lags", "layers", "maximum", "merge", "minimum",
+    "neighborhood", "no_leak", "pairs", "parse", "queries", "ring", "score", "spans", "stride", "summaries",
+    "symbols", "where", "window",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 stand_behind({  # who answers the questions that one asks of a pattern, each imported when it is first asked
     "library": "pidsl.patterns:WRITTEN",
     "mask": "pidsl.relation.oracle:dense_mask",
+    "mask of documents": "pidsl.relation.oracle:document_mask",
     "relation": "pidsl.relation.build:relation",
     "equals": "pidsl.relation.queries:equals",
     "contained": "pidsl.relation.queries:contained",
@@ -111,6 +116,7 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         "Kernel": "pidsl.runtime.kernels.kernel",
         "compile": "pidsl.runtime.compile",
         "merge": "pidsl.runtime.kernels.merge",
+        "no_leak": "pidsl.analysis.documents",
     }
 
     register()
