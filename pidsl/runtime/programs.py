@@ -52,6 +52,7 @@ class Program(Protocol):
     """What a backend makes of a plan and its score. Sizes are positive here: empty calls never reach a program."""
 
     plan: Any  # what it computes; None of a program made of its text
+    ragged: bool  # it takes ragged calls; others run one sequence after the other
 
     @property
     def source(self) -> str:

@@ -40,6 +40,8 @@ class ReferenceProgram:
         plan: what to compute: its term and its score.
     """
 
+    ragged = False
+
     def __init__(self, plan: Plan) -> None:
         self.plan, self.score = plan, plan.score
 
@@ -83,6 +85,7 @@ class ReferenceProgram:
         """Slices of rows, each with its mask [rows, m]."""
         term = self.plan.term
         assert not isinstance(term, Heads)
+        assert isinstance(call.positions, Positions)
         batch, heads, n, _ = call.q.shape
         m, (offset, key_offset) = call.k.shape[2], call.positions
         height = max(1, SCORES_AT_ONCE // max(1, batch * heads * m))
@@ -96,6 +99,7 @@ class ReferenceProgram:
         """(out, lse) of a call under its mask."""
         dtype, device, (batch, heads, rows, _), keys = _precise(call.q), call.q.device, call.q.shape, call.k.shape[2]
         group = heads // call.k.shape[1]
+        assert isinstance(call.positions, Positions)
         q = call.q.to(dtype)
         k, v = (x.to(dtype).repeat_interleave(group, 1) for x in (call.k, call.v))
         inputs = {name: x.to(dtype) for name, x in call.inputs.items() if isinstance(x, Tensor)}
@@ -122,7 +126,7 @@ class ReferenceProgram:
         lse = torch.where(live[..., 0], torch.logsumexp(scores, -1), -torch.inf)
         p = torch.where(live & mask, torch.softmax(scores, -1), 0.0)
         if self.score.dropout:
-            head = torch.arange(batch * heads, device=device).view(batch, heads, 1, 1)
+            head = torch.arange(batch * heads, device=device).view(batch, heads, 1, 1) + call.inputs.get("stream", 0)
             j = torch.arange(v.shape[2], device=device) + call.positions.key_offset  # a sink too
             keep = kept(call.inputs["seed"], self.score.dropout, head, i, j)
             p = torch.where(keep, p / (1 - self.score.dropout), 0.0)
@@ -132,6 +136,7 @@ class ReferenceProgram:
 
 def _rows(call: Call, rows: slice) -> Call:
     """The call of some rows alone."""
+    assert isinstance(call.positions, Positions)
     offset, key_offset = call.positions
     return call._replace(q=call.q[:, :, rows], positions=Positions(offset + rows.start, key_offset))
 

@@ -30,6 +30,8 @@ class TorchProgram:
         forward, backward: its passes.
     """
 
+    ragged = False
+
     def __init__(self, plan: Plan, source: str | None = None) -> None:
         from pidsl.codegen.emit_torch.source import torch_source
 
