@@ -64,15 +64,16 @@ if TYPE_CHECKING:
     from pidsl.analysis.compare import compare
     from pidsl.analysis.design import design
     from pidsl.analysis.documents import no_leak
+    from pidsl.interop.packing import Packing
     from pidsl.runtime.compile import compile
     from pidsl.runtime.kernels.form import Explained
     from pidsl.runtime.kernels.kernel import Kernel
     from pidsl.runtime.kernels.merge import merge
 
 __all__ = [
-    "ArgumentError", "BackendError", "Bound", "Explained", "Gate", "Heads", "Kernel", "KeywordError", "ParseError",
-    "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries", "SymbolError", "Term",
-    "TermError", "TooHardError", "TruthError",
+    "ArgumentError", "BackendError", "Bound", "Explained", "Gate", "Heads", "Kernel", "KeywordError", "Packing",
+    "ParseError", "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries",
+    "SymbolError", "Term", "TermError", "TooHardError", "TruthError",
     "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "confined", "design", "documents",
     "empty", "full", "gate", "halo", "heads", "keys", "lags", "layers", "maximum", "merge", "minimum",
     "neighborhood", "no_leak", "pairs", "parse", "queries", "ring", "score", "spans", "stride", "summaries",
@@ -114,6 +115,7 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         "design": "pidsl.analysis.design",
         "Explained": "pidsl.runtime.kernels.form",
         "Kernel": "pidsl.runtime.kernels.kernel",
+        "Packing": "pidsl.interop.packing",
         "compile": "pidsl.runtime.compile",
         "merge": "pidsl.runtime.kernels.merge",
         "no_leak": "pidsl.analysis.documents",

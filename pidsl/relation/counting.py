@@ -133,7 +133,7 @@ def _count(parts: tuple[Loop, ...], queries: range, n: int, keys: range) -> NDAr
     return count_loops(parts, {"n": n, "m": m, "i": i}, keys.start or None)
 
 
-def count_loops(parts: tuple[Loop, ...], env: Mapping[str, Any], start: int | None = None) -> NDArray[Any]:
+def count_loops(parts: tuple[Loop, ...], env: Mapping[str, Any], start: Any = None) -> NDArray[Any]:
     """Iterations of all loops, from `start` on, for parameters that are numbers or arrays of one shape."""
     shape = np.broadcast_shapes(*(np.shape(value) for value in env.values()))
     dtype = object if any(getattr(value, "dtype", None) is np.dtype(object) for value in env.values()) else np.int64

@@ -10,8 +10,11 @@ Sequences share no row and no key, so a pair whose row is one of a sequence and 
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import islpy as isl
 
+from pidsl.errors import TooHardError
 from pidsl.language.terms import Term, within
 from pidsl.language.vocabulary import full
 from pidsl.relation.build import relation, rows_relation
@@ -27,8 +30,8 @@ def crossing(term: Term) -> isl.Map:
     (True, False)
 
     Args:
-        term: a pattern; symbols may be open in one that is confined to documents: it attends rows and keys that there
-            are, whatever they stand for.
+        term: a pattern; symbols may be open in one that is confined to documents: whatever they stand for, it attends
+            rows and keys that there are.
 
     Raises:
         SymbolError: symbols in another one.
@@ -37,12 +40,20 @@ def crossing(term: Term) -> isl.Map:
     pattern, confined = within(term)
     if not confined:
         return _of_one_sequence(term)
-    computed = rows_relation(full if pattern.symbols else pattern, MOVED)
+    computed = _of_one_document(pattern)
     names = f"[{MOVED.parameters}, row, key]"
     with limited(f"whether a pair of {term!r} crosses a document"):
         computed = computed.apply_domain(read_map(f"{names} -> {{ [r] -> [row + r] }}"))
         computed = computed.apply_range(read_map(f"{names} -> {{ [j] -> [key + j] }}"))
         return computed - read_map(f"{names} -> {{ [i] -> [k] : row <= i < row + n and key <= k < key + m }}")
+
+
+def _of_one_document(pattern: Term) -> isl.Map:
+    """What is computed of rows and keys; of a pattern with symbols, or too hard for isl, all that could be."""
+    if not pattern.symbols:
+        with suppress(TooHardError):
+            return rows_relation(pattern, MOVED)
+    return rows_relation(full, MOVED)
 
 
 def _of_one_sequence(term: Term) -> isl.Map:

@@ -207,16 +207,9 @@ def test_it_is_a_term_like_others(a: Term, b: Term) -> None:
         assert pickle.loads(pickle.dumps(term)) == copy.deepcopy(term) == term
         pattern, has = confined(term)
         assert has and not confined(pattern)[1]
-        assert confined(term.T) == (_transposed(pattern), True)
-        assert parse(repr(term.T)) == term.T
-
-
-def _transposed(pattern: Term) -> Term:
-    parts = pidsl.language.trees.parts_of(pidsl.language.terms.Intersection, pattern)
-    found = parts[0].T
-    for part in parts[1:]:
-        found = found & part.T
-    return full if pattern == full else found
+        assert confined(term.T)[1] and parse(repr(term.T)) == term.T
+        if not term.symbols:
+            assert (term.T.mask(6) == term.mask(6).T).all()
 
 
 def test_confined() -> None:
@@ -358,10 +351,7 @@ def test_proofs_of_bounds() -> None:
 @settings(deadline=None)
 @given(terms(2, ring=True))
 def test_no_pair_crosses(pattern: Term) -> None:
-    try:
-        bound = no_leak(pattern & documents)
-    except pidsl.TooHardError:
-        return
+    bound = no_leak(pattern & documents)
     assert bound.is_exact and bound.expr == 0
     assert bound.proof.check()
 

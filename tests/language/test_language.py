@@ -631,8 +631,8 @@ MESSAGES = [
     (
         lambda: parse("window(3) | strides(4)"),
         "unknown word 'strides'\n"
-        "  expected: one of causal, documents, empty, full, blocks, halo, keys, lags, neighborhood, pairs, queries, ring, stride, "
-        "window, where, gate, heads, layers, score, spans, summaries, compile, or a name of pidsl.patterns\n"
+        "  expected: one of causal, documents, empty, full, blocks, halo, keys, lags, neighborhood, pairs, queries, "
+        "ring, stride, window, where, gate, heads, layers, score, spans, summaries, compile, or a name of pidsl.patterns\n"
         "  where: \n"
         "    window(3) | strides(4)\n"
         "                ^\n"
