@@ -65,14 +65,15 @@ if TYPE_CHECKING:
     from pidsl.analysis.design import design
     from pidsl.analysis.documents import no_leak
     from pidsl.interop.packing import Packing
+    from pidsl.runtime.cache.cache import Cache
     from pidsl.runtime.compile import compile
     from pidsl.runtime.kernels.form import Explained
     from pidsl.runtime.kernels.kernel import Kernel
     from pidsl.runtime.kernels.merge import merge
 
 __all__ = [
-    "ArgumentError", "BackendError", "Bound", "Explained", "Gate", "Heads", "Kernel", "KeywordError", "Packing",
-    "ParseError", "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries",
+    "ArgumentError", "BackendError", "Bound", "Cache", "Explained", "Gate", "Heads", "Kernel", "KeywordError",
+    "Packing", "ParseError", "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries",
     "SymbolError", "Term", "TermError", "TooHardError", "TruthError",
     "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "confined", "design", "documents",
     "empty", "full", "gate", "halo", "heads", "keys", "lags", "layers", "maximum", "merge", "minimum",
@@ -97,6 +98,7 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "pairs for every length": "pidsl.analysis.ask:pairs",
     "sparsity for every length": "pidsl.analysis.ask:sparsity",
     "live": "pidsl.analysis.ask:live",
+    "kv bytes": "pidsl.analysis.cost:kv_bytes",
     "farthest": "pidsl.analysis.ask:farthest",
     "contiguous": "pidsl.analysis.ask:contiguous",
     "depth": "pidsl.analysis.ask:depth",
@@ -110,6 +112,7 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
 if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported when it is first asked for
     _LATER = {
         "Bound": "pidsl.analysis.bound",
+        "Cache": "pidsl.runtime.cache.cache",
         "check_claims": "pidsl.analysis.claims",
         "compare": "pidsl.analysis.compare",
         "design": "pidsl.analysis.design",

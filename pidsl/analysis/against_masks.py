@@ -21,6 +21,7 @@ from pidsl.analysis.bound import Bound, unknown
 from pidsl.analysis.counted import (
     CORNER,
     LAYERS,
+    LIVE,
     TOKENS,
     connected,
     layers_of,
@@ -41,7 +42,7 @@ TRIES = 60
 PARTS = 100  # of a formula that are searched for numbers
 
 MEASURED = (
-    "pairs", "sparsity", "degree", "max degree", "average degree", "live keys", "farthest", "contiguous", "depth",
+    "pairs", "sparsity", "degree", "max degree", "average degree", *LIVE, "farthest", "contiguous", "depth",
 )  # fmt: skip
 
 
@@ -98,7 +99,7 @@ def _samples(bound: Bound, draw: random.Random) -> Iterator[dict[str, int]]:
     for values in _bindings(bound, draw):
         terms = layers_of(bound.subject, values, 1)
         longest = min(map(longest_mask, terms))
-        if bound.quantity == "live keys":
+        if bound.quantity in LIVE:
             past = {b + k for b in _numbers(bound, values) for k in (-1, 0, 1) if 0 <= b + k <= TOKENS}
             tokens = {0, 1, *draw.sample(range(TOKENS), 8), *draw.sample(sorted(past), min(len(past), 8))}
             yield from _admitted(bound, ({**values, "t": t} for t in sorted(tokens)))

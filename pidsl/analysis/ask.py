@@ -239,7 +239,7 @@ def depth(patterns: Patterns, n: int | None = None, of: str | None = None, assum
 
 
 @soon
-def live(term: Term, assume: Assume = ()) -> Bound:
+def live(term: Term, assume: Assume = (), lookahead: int | None = None, page: int | None = None) -> Bound:
     """How many keys a decoding step must keep: of tokens 0 .. t, those that some later query still attends.
 
     The sequence may go on for ever. `reason` says which keys they are.
@@ -253,11 +253,16 @@ def live(term: Term, assume: Assume = ()) -> Bound:
       proof: the largest lag is attended and no larger one is, for all values of the symbols (z3)
       note: the first 4 and the last k keys
 
-    Args and errors as in `pairs`.
+    With a lookahead, those that rows from `t - lookahead` on may ask for when tokens 0 .. t are appended to a cache;
+    with `page`, the pages of so many positions that hold one of them.
+
+    Args and errors as in `pairs`; a lookahead, or a page, is for terms without symbols.
     """
     assume = _assumed(_one(term), assume, "t")
-    counted = None if term.symbols else memory.live(term).size
-    if counted is not None and counted.is_known:
+    if term.symbols and (lookahead, page) != (None, None):
+        return unknown(term, "live keys", f"with symbols, only keys that later queries ask for are counted; {BIND}")
+    counted = None if term.symbols else memory.live(term, lookahead, page).size
+    if counted is not None and (counted.is_known or counted.given):
         return _under(counted, assume)
     try:
         return _under(live_by_lag(term, _static(assume)), assume)

@@ -16,11 +16,11 @@ import numpy as np
 
 from pidsl.analysis.lattice import by_length
 from pidsl.analysis.plane import Affine, Lines, of_isl
-from pidsl.analysis.progressions import Ints
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Compose, Halo, Neighborhood, Power, Term, walk
 from pidsl.relation.isl import convex_parts, limited
 from pidsl.relation.oracle import dense_mask
+from pidsl.relation.pieces import Ints
 
 ENTRIES = 60_000_000  # most entries of dense masks, of all parts of a term
 WORTH = {Compose: 4, Power: 4, Neighborhood: 40, Halo: 40}  # entries that one of these is worth, in time

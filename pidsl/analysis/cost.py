@@ -139,6 +139,18 @@ def cost(
     )
 
 
+def kv_bytes(term: Term, lookahead: int, **form: Any) -> Bound:
+    """The bytes that a cache holds after the tokens 0 .. t: of the keys that rows from `t - lookahead` on may ask for.
+
+    Args:
+        term: a pattern without symbols.
+        lookahead: by how many tokens rows may lie behind the last one.
+        form: head_dim, value_dim, kv_heads, batch, dtype.
+    """
+    given = {**form, "heads": form["kv_heads"], "lookahead": lookahead}
+    return _scaled(term, "kv bytes", ask.live(term, (), lookahead), given, None)
+
+
 def _scaled(term: Term, quantity: str, source: Bound, given: dict[str, Any], length: int | None) -> Bound:
     """The factor of a quantity times the pairs or the live keys, at n where n is given."""
     at = given if length is None else {**given, "n": length}

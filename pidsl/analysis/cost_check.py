@@ -47,7 +47,8 @@ def tensor_bytes(quantity: str, given: dict[str, Any]) -> sympy.Expr:
 def factor(quantity: str, given: dict[str, Any]) -> int:
     """What a pair, or a live key, counts."""
     if quantity == "kv bytes":
-        return 2 * given["head_dim"] * given["kv_heads"] * given["batch"] * DTYPES[given["dtype"]]
+        width = given["head_dim"] + given.get("value_dim", given["head_dim"])
+        return width * given["kv_heads"] * given["batch"] * DTYPES[given["dtype"]]
     return FLOPS[quantity] * given["head_dim"] * given["heads"] * given["batch"]
 
 
@@ -71,7 +72,7 @@ def check_scaled(bound: Bound) -> Verdict:
     assumptions = bound.assumptions
     known = [c for c in assumptions if not {s.name for s in c.free_symbols} & about] if term.symbols else []
     of_live = bound.quantity in ("live keys", "kv bytes")
-    whole = ask.live(term, known) if of_live else ask.pairs(term, known)
+    whole = ask.live(term, known, bound.argument("lookahead")) if of_live else ask.pairs(term, known)
     found = whole.proof.verdict()
     if not found.holds:
         return Verdict(False, found.steps, found.failure or whole.reason, found.smtlib)

@@ -54,12 +54,13 @@ CORNER = 96  # tokens of a mask that shorter ones are cut from
 LAYERS = 8  # of a number of layers that is a symbol
 HORIZON = 160  # tokens after t, within which every key that is ever attended again must be
 TOKENS = 64  # the largest t
+LIVE = ("live keys", "live pages")
 
 
 def measured(bound: Bound, values: dict[str, int]) -> tuple[Value | None, bool]:
     """The quantity, counted, and whether exactly or at least; None where that takes too long."""
-    if bound.quantity == "live keys":
-        return _live(layers_of(bound.subject, values, 1)[0], values["t"])
+    if bound.quantity in LIVE:
+        return _live(bound, layers_of(bound.subject, values, 1)[0], values["t"])
     n, layers = values["n"], bound.argument("layers")
     if bound.quantity == "depth":
         return _depth(bound, values), True
@@ -145,9 +146,11 @@ def connected(layers: tuple[Term, ...]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _live(term: Term, t: int) -> tuple[Value | None, bool]:
+def _live(bound: Bound, term: Term, t: int) -> tuple[Value | None, bool]:
+    lookahead, page = bound.argument("lookahead"), bound.argument("page")
     ever, exact = _ever(term)
-    return int(ever[t + 1 :, : t + 1].any(axis=0).sum()), exact
+    keys = np.flatnonzero(ever[t + 1 if lookahead is None else max(t - lookahead, 0) :, : t + 1].any(axis=0))
+    return len(keys) if page is None else len(set((keys // page).tolist())), exact
 
 
 @lru_cache(maxsize=64)

@@ -19,7 +19,7 @@ from pidsl.analysis import block_bounds, quasi
 from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.formulas import n
 from pidsl.analysis.lattice import Chambers, by_length, chambers, rows_of, square
-from pidsl.analysis.progressions import Ints, count_progressions, keys_counter, loops_of, progressions, sum_rows
+from pidsl.analysis.progressions import count_progressions, keys_counter, loops_of, progressions, sum_rows
 from pidsl.errors import TooHardError
 from pidsl.language.terms import (
     Complement,
@@ -34,6 +34,7 @@ from pidsl.language.terms import (
 from pidsl.relation.counting import count_loops, period_of
 from pidsl.relation.isl import disjoint, limited
 from pidsl.relation.loops import Loop
+from pidsl.relation.pieces import Ints
 
 METHOD = "quasi-polynomial"
 LISTED = 48  # numbers listed one by one in a formula, from which on it is taken apart if possible

@@ -22,7 +22,6 @@ from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas import symbol
 from pidsl.analysis.lattice import Chambers, by_length, chambers, rows_of, square
 from pidsl.analysis.progressions import (
-    Ints,
     count_progressions,
     loops_of,
     progressions,
@@ -33,6 +32,7 @@ from pidsl.errors import TooHardError
 from pidsl.relation.counting import count_loops
 from pidsl.relation.isl import disjoint, limited
 from pidsl.relation.oracle import dense_mask
+from pidsl.relation.pieces import Ints
 
 DENSE = 96  # lengths up to which the dense masks are counted
 POINTS = 1_000_000  # most points at which a formula is compared

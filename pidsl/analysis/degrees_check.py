@@ -28,12 +28,13 @@ from pidsl.analysis.largest import Largest
 from pidsl.analysis.lattice import rows_of, square
 from pidsl.analysis.piecewise import function, region
 from pidsl.analysis.plane import Lines, collect, evaluate, of_isl
-from pidsl.analysis.progressions import Ints, Progression, count_piece, progressions, total_size
+from pidsl.analysis.progressions import Progression, progressions, total_size
 from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.windows import Windows
 from pidsl.errors import PidslError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import CONTEXT, limited, read_set
+from pidsl.relation.pieces import Ints, count_piece
 
 QUICK = 3_000_000  # operations on single numbers for a comparison of a formula with masks that is tried first
 WORK = 1_500_000_000  # operations on single numbers for a comparison of a formula with pieces, a few seconds

@@ -18,8 +18,8 @@ from pidsl.relation.isl import in_turn
 
 ACROSS, METHOD = "pairs across documents", "documents apart"
 AT_MOST: Mapping[str, Relation] = {
-    "pairs": "<=", "degree": "<=", "max degree": "<=", "average degree": "<=", "live keys": "<=", "farthest": "<=",
-    "sparsity": ">=",
+    "pairs": "<=", "degree": "<=", "max degree": "<=", "average degree": "<=", "live keys": "<=", "live pages": "<=",
+    "farthest": "<=", "sparsity": ">=",
 }  # fmt: skip
 
 WITHIN = ("contiguous", "depth")  # of one document only

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pidsl.analysis.progressions import Ints
 from pidsl.analysis.windows import Windows
+from pidsl.relation.pieces import Ints
 
 Counts = Callable[[Ints, Ints], Ints]  # the keys of query i among n, for arrays of i and n
 NONE = -(1 << 40)

@@ -22,12 +22,14 @@ from pidsl.analysis.counts import reason_of, stretches_of
 from pidsl.analysis.counts_check import compare, progressions_counter
 from pidsl.analysis.formulas import symbol
 from pidsl.analysis.lattice import Chambers, chambers, square, without
-from pidsl.analysis.progressions import Ints, keys_counter, loops_of
+from pidsl.analysis.progressions import keys_counter, loops_of
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term, require_concrete, require_free
 from pidsl.relation.counting import count_loops, period_of
 from pidsl.relation.isl import coalesced, disjoint, in_turn, limited, read_map, read_set
+from pidsl.relation.lives import asked
+from pidsl.relation.pieces import Ints
 
 t = symbol("t")
 TIMES = "[t] -> { : t >= 0 }"
@@ -69,10 +71,13 @@ class Live:
     __repr__ = __str__
 
 
-def live(term: Term) -> Live:
+def live(term: Term, lookahead: int | None = None, page: int | None = None) -> Live:
     """The past keys that some later query can attend, after the tokens 0..t are processed.
 
         { j : 0 <= j <= t, and i attends j for some i > t in a sequence of some length n > i }
+
+    With a lookahead, those that a cache holds when the tokens 0..t are appended and the rows from `t - lookahead` on
+    may still ask: `i >= t - lookahead` instead of `i > t`.
 
     >>> import pidsl
     >>> found = live(pidsl.window(4))
@@ -81,21 +86,28 @@ def live(term: Term) -> Live:
     >>> live(pidsl.stride(256)).shown
     'all keys 0..t'
 
+    >>> live(pidsl.window(4), lookahead=0).size.expr, live(pidsl.stride(8) & pidsl.causal, page=16).size.expr
+    (Piecewise((t + 1, t < 4), (5, True)), floor(t/16) + 1)
+
     Args:
         term: a term without symbols.
+        lookahead: by how many tokens rows may lie behind the last one; None: only later ones ask.
+        page: count pages of so many consecutive positions, those with a live key; None: count keys.
 
     Raises:
         SymbolError: the term holds unbound symbols.
     """
     require_concrete(term, "find the live keys")
-    return _live(term)
+    return _live(term, lookahead, page)
 
 
 @lru_cache(maxsize=256)
-def _live(term: Term) -> Live:
+def _live(term: Term, lookahead: int | None, page: int | None) -> Live:
     assumptions = (sympy.Ge(t, 0),)
+    quantity = "live keys" if page is None else "live pages"
+    given = {name: x for name, x in (("lookahead", lookahead), ("page", page)) if x is not None}
     try:
-        points = live_set(term)
+        points = live_set(term, lookahead, page)
         with limited("the live keys"):
             shape = chambers(points)
             shown = _shown(points)
@@ -103,21 +115,24 @@ def _live(term: Term) -> Live:
         found = stretches_of(shape, lambda times: count({"t": times}))
         expr, _ = quasi.expression(quasi.merged(found), t)
     except TooHardError as e:
-        return Live(unknown(term, "live keys", reason_of(e)), "unknown")
-    return Live(exact(term, "live keys", expr, METHOD, assumptions=assumptions), shown, points)
+        return Live(unknown(term, quantity, reason_of(e), given), "unknown")
+    return Live(exact(term, quantity, expr, METHOD, given=given, assumptions=assumptions), shown, points)
 
 
-def live_set(term: Term, *, fresh: bool = False) -> isl.Set:
-    """`[t] -> { [j] }`: the keys up to t that a query after t attends at some length.
+def live_set(term: Term, lookahead: int | None = None, page: int | None = None, *, fresh: bool = False) -> isl.Set:
+    """`[t] -> { [j] }`: the keys up to t that a query after t, or after t - 1 - lookahead, attends at some length.
+
+    With `page`, `[t] -> { [j // page] }`.
 
     Raises:
         TooHardError: isl's operation limit struck.
     """
-    pairs = square(term, fresh=fresh)
+    ever = asked(term, fresh=fresh)
     with limited("the live keys"):
-        ever = without(pairs, "n")
-        later = ever & read_set("[t] -> { [i, j] : 0 <= j <= t < i }")
-        return coalesced(later.apply(read_map("{ [i, j] -> [j] }")).set_dim_name(_dim.set, 0, "j"))
+        since = 1 if lookahead is None else -lookahead
+        later = ever & read_set(f"[t] -> {{ [i, j] : 0 <= j <= t and t + {since} <= i }}")
+        counted = read_map("{ [i, j] -> [j] }" if page is None else f"{{ [i, j] -> [floor(j/{page})] }}")
+        return coalesced(later.apply(counted).set_dim_name(_dim.set, 0, "j"))
 
 
 def _shown(points: isl.Set) -> str:
@@ -134,7 +149,7 @@ def check_live(bound: Bound) -> Verdict:
     """The number of live keys, from the relation built again and counted by progressions."""
     if bound.assumptions not in ((), (sympy.Ge(t, 0),)):
         return Verdict(False, failure=f"assumptions {bound.assumptions}")
-    points = live_set(bound.term, fresh=True)
+    points = live_set(bound.term, bound.argument("lookahead"), bound.argument("page"), fresh=True)
     with limited("the parts of the live keys"):
         each = [chambers(isl.Set.from_basic_set(part)) for part in disjoint(points)]
     counter = progressions_counter(points, TIMES)

@@ -16,8 +16,8 @@ import numpy as np
 import sympy
 
 from pidsl.analysis.formulas import i, n
-from pidsl.analysis.progressions import Ints
 from pidsl.errors import TooHardError
+from pidsl.relation.pieces import Ints
 
 _dim: Any = isl.dim_type
 CASES = 64  # of an expression inside of a floor or a condition

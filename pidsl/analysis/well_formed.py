@@ -31,8 +31,8 @@ COUNTED = ("pairs", "sparsity", "average degree")
 REACH = ("farthest", "contiguous")
 
 VARIABLES: dict[str, str] = {
-    **dict.fromkeys((*COUNTED, "max degree", "depth", ACROSS, *FLOPS, *TENSORS), "n"), "degree": "in", "live keys": "t",
-    "kv bytes": "t", **dict.fromkeys(REACH, "nL"),
+    **dict.fromkeys((*COUNTED, "max degree", "depth", ACROSS, *FLOPS, *TENSORS), "n"), "degree": "in",
+    **dict.fromkeys(("live keys", "live pages", "kv bytes"), "t"), **dict.fromkeys(REACH, "nL"),
 }  # fmt: skip
 """The variables of a formula of each quantity, besides the symbols of the pattern."""
 
@@ -79,6 +79,7 @@ _COUNT, _PAIRS = _from(0, WHOLE), _named("causal", "all")  # of layers that are 
 _LAYERS, _EVERY = {"layers": _COUNT}, {"layers": _any}
 _DEPTH = {"of": _PAIRS, "n": _maybe(_from(1))}
 _TOKENS = {"n": _maybe(_from(0))}
+_ROWS = {"lookahead": _maybe(_from(0))}
 _COSTS: dict[str, Kind] = {
     **dict.fromkeys(("head_dim", "heads", "kv_heads", "batch"), _from(1)), "dtype": _named(*DTYPES), **_TOKENS
 }  # fmt: skip
@@ -107,7 +108,9 @@ ABOUT: dict[str, tuple[About, ...]] = {
         About(NUMBERS, (*COUNTED, "degree", "max degree")), About(STACKS, REACH, {"layers": _from(1, WHOLE)}),
         About(STACKS, ("depth",), _DEPTH),
     ),
-    "live keys": (About(NUMBERS, ("live keys",)),),
+    "live keys": (
+        About(NUMBERS, ("live keys",), _ROWS), About(NUMBERS, ("live pages",), {**_ROWS, "page": _from(1)}),
+    ),
     "layers": (About(STACKS, REACH, _LAYERS),),
     "lag sums": (About(STACKS, REACH, _LAYERS),),
     "lag growth": (About(NUMBERS, REACH, _EVERY),),
@@ -122,7 +125,10 @@ ABOUT: dict[str, tuple[About, ...]] = {
     "depth by tokens": (About(NUMBERS, ("depth",), _DEPTH),),
     "matrices": (About(STACKS, ("depth",), {**_DEPTH, "n": _from(1)}),),
     "from the pairs": (About(TERMS, ("pairs", "sparsity"), _TOKENS), About(TERMS, (*FLOPS,), _COSTS)),
-    "from the live keys": (About(TERMS, ("live keys",), _TOKENS), About(TERMS, ("kv bytes",), _COSTS)),
+    "from the live keys": (
+        About(TERMS, ("live keys",), _TOKENS),
+        About(TERMS, ("kv bytes",), {**_COSTS, **_ROWS, "value_dim": _maybe(_from(1))}),
+    ),
     "tensor sizes": (About(TERMS, (*TENSORS,), _COSTS),),
     "no layer": (About(ALL, REACH, {"layers": _from(0, 0)}),),
 }  # fmt: skip

@@ -17,8 +17,8 @@ from math import lcm
 import numpy as np
 
 from pidsl.analysis.plane import Lines
-from pidsl.analysis.progressions import Ints
 from pidsl.errors import TooHardError
+from pidsl.relation.pieces import Ints
 
 LONGEST = 12_000  # most n of a window
 CHUNK = 1 << 19  # cells of the square of all (i, n) that are looked through at a time

@@ -324,7 +324,7 @@ class Power(Algebra):
         return f"{of!r} ** {layers!r}"
 
     def source(self, inside: Inside) -> Shown:
-        return POWER, f"{inside(self.of, ATOM)} ** {show(self.layers, 6)}"
+        return POWER, f"{inside(self.of, ATOM)} ** {show(self.layers, 7)}"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)

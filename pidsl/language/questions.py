@@ -183,9 +183,9 @@ class Questions:
             return behind("sparsity for every length")(self._own, assume)
         return behind("sparsity")(self._own, n, m, offset, key_offset)
 
-    def live(self, *, assume: Assume = ()) -> Bound:
+    def live(self, *, assume: Assume = (), lookahead: int | None = None, page: int | None = None) -> Bound:
         """How many keys of tokens 0 .. t a decoding step must keep for later queries; see `pidsl.analysis.ask.live`."""
-        return behind("live")(self._own, assume)
+        return behind("live")(self._own, assume, lookahead, page)
 
     def cost(
         self, n: int | None = None, *, head_dim: int = 64, dtype: str = "bf16", heads: int = 1,

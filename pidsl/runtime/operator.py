@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -69,7 +69,10 @@ def run_forward(program: Program, call: Call) -> tuple[Tensor, Tensor]:
     call = call.prepared()
     nothing = call.q.numel() == 0 or call.k.numel() == 0
     if isinstance(call.positions, Segments) and (nothing or not program.ragged):
-        return sequences.forward(call, lambda one: run_forward(program, one))
+        run = partial(run_forward, program)
+        if call.positions.keys_at is not None and not program.ragged:
+            return sequences.from_cache(call, cast("sequences.Picking", program), run)
+        return sequences.forward(call, run)
     if nothing:
         out, lse = _empty_results(call.q, call.v)
         sinks = call.inputs.get("sinks")
@@ -86,6 +89,9 @@ def run_backward(
     """The gradients of `call.tensors`; zeros where none can flow, None where none was asked for."""
     given, call = call, call.prepared()
     q, k, *_ = call
+    if isinstance(call.positions, Segments) and call.positions.keys_at is not None:
+        hint = "kernel(q, k, v, offset=...), whose keys are all there; or torch.no_grad() around the step"
+        raise BackendError("a gradient of kernel.decode(q, cache)", "decoding without one", hint=hint)
     nothing = q.numel() == 0 or k.numel() == 0 or (grad_out is None and grad_lse is None)
     if isinstance(call.positions, Segments) and (nothing or not program.ragged):
         run = partial(run_backward, program, learned=learned)

@@ -7,17 +7,21 @@ Rows and keys of a sequence are views of those of the batch; what is outside of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.ragged import Batch, table_of
-from pidsl.runtime.call.segments import COLUMNS, Segments
+from pidsl.runtime.call.segments import COLUMNS, Pages, Segments, Slots
 from pidsl.runtime.call.segments import Sequence as One
 from pidsl.runtime.call.sums import accumulator
 
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Forward = Callable[[Call], tuple[Tensor, Tensor]]
 Backward = Callable[[Call, Tensor, Tensor, Tensor | None, Tensor | None], Sequence[Tensor | None]]
 
@@ -73,6 +77,70 @@ def forward(call: Call, run: Forward) -> tuple[Tensor, Tensor]:
         _rows(out, one).copy_(part)
         _rows(lse, one).copy_(part_lse)
     return out, lse
+
+
+class Picking(Protocol):
+    """What a program that is not `ragged` offers where keys lie in slots or on pages.
+
+    `attends(n, m, i, j)` says which keys at positions j (-1: none) queries at positions i attend, bool [queries, keys];
+    `picked(call, keep, at)` is (out, lse) of a call whose keys stand at positions `at`, of which rows keep some.
+    """
+
+    attends: Callable[[int, int, Ints, Ints], Bools]
+    picked: Callable[[Call, Bools, Ints], tuple[Tensor, Tensor]]
+
+
+def from_cache(call: Call, program: Picking, run: Forward) -> tuple[Tensor, Tensor]:
+    """(out, lse) of a call whose keys lie in slots or on pages: those that a row attends are gathered, no others."""
+    assert isinstance(call.positions, Segments)
+    q, v, at = call.q, call.v, call.positions.keys_at
+    assert at is not None
+    out = q.new_zeros((*q.shape[:3], v.shape[3]))
+    lse = torch.full(q.shape[:3], -torch.inf, dtype=accumulator(q.dtype), device=q.device)
+    places = at.positions.cpu().numpy() if isinstance(at, Slots) else at.table.cpu().numpy()
+    of = [one for one in call.positions.on_host if one.rows]
+    first = 0
+    while first < len(of):
+        one, last = of[first], first + 1
+        while isinstance(at, Slots) and last < len(of) and _alike(one, of[last], last - first, places):
+            last += 1
+        entries = slice(one.batch, one.batch + last - first)
+        positions = places[one.batch].astype(np.int64) if isinstance(at, Slots) else _on_pages(places[one.batch], at)
+        i = np.arange(one.offset, one.offset + one.rows)
+        keep = program.attends(one.offset + one.rows, one.keys, i, positions)
+        keep &= (positions >= one.key_offset) & (positions < one.keys)
+        used = np.flatnonzero(keep.any(0))
+        rows = (entries, slice(None), slice(one.row, one.row + one.rows))
+        k, v = (_gathered(x, at, entries, used, positions) for x in (call.k, call.v))
+        inputs = call.inputs
+        if "seed" in inputs:
+            inputs = {**inputs, "stream": first * q.shape[1]}
+        own = Call(q[rows], k, v, call.scale, Positions(one.offset), inputs)
+        out[rows], lse[rows] = program.picked(own, keep[:, used], positions[used]) if len(used) else run(own)
+        first = last
+    return out, lse
+
+
+def _alike(a: One, b: One, apart: int, places: Any) -> bool:
+    """Whether a sequence is the one of a later batch entry, its keys at the same places."""
+    same = b._replace(batch=a.batch) == a and b.batch == a.batch + apart
+    return same and bool((places[a.batch] == places[b.batch]).all())
+
+
+def _on_pages(table: Any, at: Pages) -> Ints:
+    """The positions on the pages of a sequence; -1 on those that were given back."""
+    positions: Ints = np.arange(len(table) * at.size).reshape(-1, at.size)
+    return np.where(table[:, None] >= 0, positions, -1).reshape(-1)
+
+
+def _gathered(x: Tensor, at: Slots | Pages, entries: slice, used: Ints, positions: Ints) -> Tensor:
+    """Keys or values [entries, Hkv, used, D]."""
+    if isinstance(at, Slots):
+        mine = x[entries]
+        return mine if len(used) == x.shape[2] else mine.index_select(2, torch.from_numpy(used).to(x.device))
+    where = torch.from_numpy(positions[used]).to(x.device)
+    page = at.table[entries.start, where // at.size].long()
+    return x[page, :, where % at.size].transpose(0, 1)[None]
 
 
 def backward(

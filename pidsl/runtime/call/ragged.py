@@ -14,13 +14,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from pidsl.runtime.call.arguments import POSITIONS, Fault, check_length, check_tensor, raise_faults
-from pidsl.runtime.call.segments import COLUMNS, Segments
+from pidsl.runtime.call.segments import COLUMNS, Pages, Segments, Slots
 
 INTEGERS = torch.int32, torch.int64
 ENTRIES = "offset", "key_offset", "lengths", "key_lengths"
@@ -138,6 +138,50 @@ def _check_integers(name: str, x: Tensor, device: torch.device, shapes: Sequence
 
 def _named(x: Tensor) -> str:
     return str(x.dtype).removeprefix("torch.")
+
+
+class Kept(Protocol):
+    """What a call needs of a cache; see `pidsl.Cache`."""
+
+    keys: Tensor  # k and v as programs take them, see `Segments`
+    values: Tensor
+    tokens: Tensor  # int32 [B], appended so far
+    keys_at: Slots | Pages
+    lookahead: int
+    most: int  # tokens that it can hold now
+
+    def serves(self, kernel: Any) -> bool:
+        """Whether it keeps what the kernel asks for."""
+
+
+def of_cache(cache: Kept, batch: int, n: int) -> Segments:
+    """The sequences of a step: n rows of q, which are the last tokens of each batch entry."""
+    offset = cache.tokens.long() - n
+    row, zero = (-offset).clamp(min=0), torch.zeros_like(offset)
+    entries = torch.arange(batch, device=offset.device)
+    table = _table(entries, row, n - row, offset.clamp(min=0), zero, cache.tokens.long(), zero)
+    most = cache.most
+    return Segments(table, n, most, batch * n, batch * most, keys_at=cache.keys_at, stop=most)
+
+
+def check_cache(q: Tensor, cache: Kept) -> list[Fault]:
+    """Faults of a step: rows that a cache does not keep the keys of, and tensors that do not fit it."""
+    faults, (batch, heads, n, dim) = [], q.shape
+    if n > cache.lookahead + 1:
+        expected = f"at most {cache.lookahead + 1}: lookahead={cache.lookahead} keeps the keys of no more rows"
+        hint = f"kernel(q, k, v) of all tokens, or pidsl.Cache(..., lookahead={n - 1})"
+        faults.append(Fault("q", f"{n} queries", expected, hint))
+    entries, (_, kv_heads, _, width) = cache.tokens.shape[0], cache.keys.shape
+    for what, size, fits in (("batch", batch, entries), ("head_dim", dim, width)):
+        if size != fits:
+            faults.append(Fault("q", f"{what} {size} in shape {list(q.shape)}", f"{fits}, as in the cache"))
+    if heads % kv_heads:
+        faults.append(Fault("q", f"{heads} heads", f"a multiple of the {kv_heads} kv_heads of the cache"))
+    if q.dtype != cache.keys.dtype:
+        faults.append(Fault("q", f"dtype {_named(q)}", f"{_named(cache.keys)}, the dtype of the cache"))
+    if q.device != cache.keys.device:
+        faults.append(Fault("q", f"device {q.device}", f"{cache.keys.device}, the device of the cache"))
+    return faults
 
 
 # -- values, and the table ---------------------------------------------------------------------------------------

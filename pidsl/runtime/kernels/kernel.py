@@ -15,7 +15,8 @@ from pidsl.runtime.call import arguments, ragged
 from pidsl.runtime.call.arguments import DTYPES, PARTS, Fault, head_dim_fits
 from pidsl.runtime.call.call import START, Call, Positions
 from pidsl.runtime.call.keywords import refuse
-from pidsl.runtime.call.ragged import Batch
+from pidsl.runtime.call.ragged import Batch, Kept
+from pidsl.runtime.call.segments import Pages
 from pidsl.runtime.kernels.form import Form
 from pidsl.runtime.operator import is_traced, recorded
 from pidsl.runtime.programs import autocasts, preferred
@@ -30,19 +31,23 @@ class _Asked(NamedTuple):
         entries: offset and key_offset; of a ragged batch also lengths and key_lengths.
         documents: ids of tokens.
         packed: cu_seqlens_q, cu_seqlens_k and their alignment.
+        cache: where k and v come from.
     """
 
     entries: tuple[Any, ...] = ()
     documents: Any = None
     packed: tuple[Any, ...] = ()
+    cache: Any = None
 
     @property
     def uniform(self) -> bool:
         """Every batch entry has all rows, at the same positions."""
         return len(self.entries) == 2
 
-    def batch(self, q: Tensor, k: Tensor, entries: Sequence[Any]) -> tuple[list[Fault], Batch | None]:
+    def batch(self, q: Tensor, k: Tensor, entries: Sequence[Any]) -> tuple[list[Fault], Any]:
         """Its sequences, and what is wrong with them; `entries` with offsets that were checked."""
+        if self.cache is not None:
+            return [], ragged.of_cache(self.cache, q.shape[0], q.shape[2])
         if self.packed:
             return ragged.of_packed(q.device, *self.packed)
         if self.documents is not None:
@@ -176,6 +181,41 @@ class Kernel:
         out = out[0].transpose(0, 1).contiguous()
         return (out, lse[0]) if return_lse else out
 
+    def decode(
+        self, q: Tensor, cache: Kept, *more: Any, scale: float | None = None, return_lse: bool = False, **inputs: Any
+    ) -> Any:
+        """Attention of the last tokens over the keys that a cache keeps, theirs among them; without gradients.
+
+        What `kernel(q, k, v, offset=tokens - n)` over all tokens gives, of each batch entry.
+
+        Args:
+            q: queries [B, Hq, n, D] of the last n tokens that were appended, n at most `cache.lookahead + 1`. Of a
+                batch entry with fewer tokens, the first rows are padding: 0, lse -inf.
+            cache: a `pidsl.Cache` of this kernel's pattern.
+            more, scale, return_lse, inputs: as in a call; no summaries.
+
+        Returns:
+            as a call.
+
+        Raises:
+            ArgumentError, KeywordError, BackendError: as a call does, and for a cache of another pattern.
+        """
+        where = f"kernel.decode(q, cache) of {self.recipe.of!r}"
+        if more or (inputs and not self.takes.issuperset(inputs)):
+            inputs = self._named(more, inputs)
+        fault = arguments.check_form("q", q, arguments.SHAPES["q"])
+        if fault is None and not callable(getattr(cache, "serves", None)):
+            hint = "pidsl.Cache(kernel, batch, kv_heads, head_dim, dtype, device)"
+            fault = Fault("cache", type(cache).__name__, "a pidsl.Cache", hint)
+        if fault is None and not cache.serves(self):
+            expected = f"a cache of {self.recipe.of!r}"
+            fault = Fault("cache", f"{cache!r}", expected, "pidsl.Cache(kernel, ...), of the kernel that decodes")
+        arguments.raise_faults([] if fault is None else [fault], where)
+        given = self._cast(Call(q, cache.keys, cache.values, scale, inputs=inputs))
+        arguments.raise_faults(ragged.check_cache(given.q, cache), where)
+        out, lse = self._run(given, _Asked(cache=cache), return_lse, where)
+        return (out, lse) if return_lse else out
+
     def _run(self, call: Call, asked: _Asked, return_lse: bool, where: str) -> tuple[Tensor, Tensor]:
         """(out, lse), if nothing is wrong with a call."""
         given = self._cast(call)
@@ -231,7 +271,9 @@ class Kernel:
                 faults += more
         if asked.uniform:
             positions = Positions(*first)
-        wrong, usable = arguments.check_attention(self.rings, backend, q, k, v, positions)
+        pool = isinstance(getattr(asked.cache, "keys_at", None), Pages)  # of pages, which belong to no batch entry
+        shown = [x[:1].expand(q.shape[0], *x.shape[1:]) if pool else x for x in (k, v)]
+        wrong, usable = arguments.check_attention(self.rings, backend, q, shown[0], shown[1], positions)
         faults = [*wrong, *faults]
         if positions is None and "q" in usable and "k" in usable:
             wrong, positions = asked.batch(q, k, first)

@@ -1,0 +1,84 @@
+"""Checks of what a cache is given: all faults are found, and told at once, before anything is written."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pidsl.runtime.cache.store import Form
+from pidsl.runtime.call.arguments import POSITIONS, Fault, check_form, check_tensor
+
+INTEGERS = (torch.int32, torch.int64)
+
+
+def looks(device: torch.device) -> bool:
+    """Whether values on the device are looked at, which waits for them: not in a graph, nor if told not to."""
+    if os.environ.get("PIDSL_CHECK_VALUES") == "0" or torch.compiler.is_compiling():
+        return False
+    return device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
+
+
+def check_size(name: str, value: object, least: int, most: int = POSITIONS) -> list[Fault]:
+    """The fault of a number that should be an integer."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return [Fault(name, f"{value!r} ({type(value).__name__})", f"an integer >= {least}")]
+    return [] if least <= value < most else [Fault(name, f"{value}", f"an integer, {least} <= {name} < {most}")]
+
+
+def check_new(k: object, v: object, form: Form) -> list[Fault]:
+    """Faults of new keys and values: `[B, Hkv, t, D]` and `[B, Hkv, t, Dv]`."""
+    faults, usable = [], {}
+    for name, value, width in (("k", k, form.head_dim), ("v", v, form.value_dim)):
+        shape = f"[{form.batch}, {form.heads}, tokens, {width}]"
+        if fault := check_form(name, value, shape):
+            faults.append(fault)
+            continue
+        assert isinstance(value, Tensor)
+        usable[name] = value
+        sizes = list(value.shape)
+        if (sizes[0], sizes[1], sizes[3]) != (form.batch, form.heads, width):
+            hint = (
+                f"{name}.transpose(1, 2)" if [sizes[0], sizes[2], sizes[3]] == [form.batch, form.heads, width] else ""
+            )
+            faults.append(Fault(name, f"shape {sizes}", f"{shape}, as the cache was made for", hint))
+        faults += check_place(name, value, (form.dtype,), form.device)
+    if len(usable) == 2 and usable["k"].shape[2] != usable["v"].shape[2]:
+        faults.append(Fault("v", f"{usable['v'].shape[2]} tokens", f"{usable['k'].shape[2]}, as in k"))
+    return faults
+
+
+def check_place(name: str, value: Tensor, dtypes: tuple[torch.dtype, ...], device: torch.device) -> list[Fault]:
+    """Faults of dtype and device."""
+    faults = []
+    if value.dtype not in dtypes:
+        expected = " or ".join(str(x).removeprefix("torch.") for x in dtypes)
+        faults.append(Fault(name, f"dtype {value.dtype}".replace("torch.", ""), expected, f"{name}.to({dtypes[0]})"))
+    if value.device != device:
+        faults.append(
+            Fault(name, f"device {value.device}", f"{device}, the device of the cache", f"{name}.to({str(device)!r})")
+        )
+    return faults
+
+
+def check_each(name: str, value: object, form: Form, said: str) -> list[Fault]:
+    """Faults of an integer tensor with one number for each batch entry."""
+    if fault := check_tensor(name, value, f"an integer tensor [{form.batch}]: {said}"):
+        return [fault]
+    assert isinstance(value, Tensor)
+    faults = check_place(name, value, INTEGERS, form.device)
+    if list(value.shape) != [form.batch]:
+        faults.append(Fault(name, f"shape {list(value.shape)}", f"[{form.batch}]: {said}"))
+    return faults
+
+
+def check_within(name: str, value: Tensor, least: Any, most: Any, said: str, hint: str = "") -> list[Fault]:
+    """The fault of the first batch entry whose number is not in least .. most; waits for the device."""
+    wrong = (value < least) | (value > most)
+    if not bool(wrong.any()):
+        return []
+    entry = int(wrong.nonzero()[0])
+    low, high = (int(x[entry]) if isinstance(x, Tensor) else int(x) for x in (least, most))
+    return [Fault(name, f"{int(value[entry])} for batch entry {entry}", f"{low} .. {high}: {said}", hint)]
