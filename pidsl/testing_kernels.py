@@ -167,7 +167,9 @@ def assert_matches_dense(
     q, k, v = (x.detach().requires_grad_(backward) for x in (given.q, given.k, given.v))
     numbers = dict(parameters or {})
     learned = {name: x.detach().requires_grad_(backward) for name, x in numbers.items() if isinstance(x, torch.Tensor)}
-    positions = {"offset": given.offset} | ({"key_offset": given.key_offset} if given.key_offset else {})
+    positions: dict[str, Any] = {"offset": given.offset} | (
+        {"key_offset": given.key_offset} if given.key_offset else {}
+    )
     out, lse = kernel(q, k, v, **positions, scale=scale, return_lse=True, **numbers | learned)
     if score is not None:
         wide = [x.double() for x in (q, k, v)]

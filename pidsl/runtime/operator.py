@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
-from typing import Any, NoReturn
+from functools import lru_cache, partial
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
 
 from pidsl.errors import BackendError
 from pidsl.language.score import PLAIN
+from pidsl.runtime import sequences
 from pidsl.runtime.call.arguments import check_positions, check_scale, raise_faults
 from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.logits import sink_gradient
+from pidsl.runtime.call.segments import Segments
 from pidsl.runtime.call.sums import accumulator
 from pidsl.runtime.programs import Program, Programs, autocasts, kind_of, named, scored
 
@@ -34,9 +36,9 @@ def attended(programs: Programs, backend: str, call: Call) -> tuple[Tensor, Tens
     tensors = call.tensors
     if is_traced(*tensors):
         q, k, v, *inputs = tensors
-        numbers = [*call.positions, call.inputs.get("seed", 0)]
+        places, numbers = _flat(call)
         factor, scale = (call.scale, 0.0) if isinstance(call.scale, Tensor) else (None, call.scale)
-        return attention(q, k, v, inputs, factor, programs.text + backend, scale, numbers)
+        return attention(q, k, v, [*inputs, *places], factor, programs.text + backend, scale, numbers)
     made = programs.made(backend, kind_of(backend, call.q, call.v), call.positions.moved)
     try:
         return _Attention.apply(made, call, *tensors)  # type: ignore[no-untyped-call]
@@ -65,7 +67,13 @@ def recorded(scale: Any) -> Any:
 def run_forward(program: Program, call: Call) -> tuple[Tensor, Tensor]:
     """`program.forward`, or its result where there is nothing to attend to."""
     call = call.prepared()
-    if call.q.numel() == 0 or call.k.numel() == 0:
+    nothing = call.q.numel() == 0 or call.k.numel() == 0
+    if isinstance(call.positions, Segments) and (nothing or not program.ragged):
+        run = partial(run_forward, program)
+        if call.positions.keys_at is not None and not program.ragged:
+            return sequences.from_cache(call, cast("sequences.Picking", program), run)
+        return sequences.forward(call, run)
+    if nothing:
         out, lse = _empty_results(call.q, call.v)
         sinks = call.inputs.get("sinks")
         return out.zero_(), lse.fill_(-torch.inf) if sinks is None else lse.copy_(sinks[:, None].expand(lse.shape))
@@ -81,7 +89,14 @@ def run_backward(
     """The gradients of `call.tensors`; zeros where none can flow, None where none was asked for."""
     given, call = call, call.prepared()
     q, k, *_ = call
-    if q.numel() == 0 or k.numel() == 0 or (grad_out is None and grad_lse is None):
+    if isinstance(call.positions, Segments) and call.positions.keys_at is not None:
+        hint = "kernel(q, k, v, offset=...), whose keys are all there; or torch.no_grad() around the step"
+        raise BackendError("a gradient of kernel.decode(q, cache)", "decoding without one", hint=hint)
+    nothing = q.numel() == 0 or k.numel() == 0 or (grad_out is None and grad_lse is None)
+    if isinstance(call.positions, Segments) and (nothing or not program.ragged):
+        run = partial(run_backward, program, learned=learned)
+        return sequences.backward(given, (out, lse), (grad_out, grad_lse), run)
+    if nothing:
         dq, dk, dv, *rest = (torch.zeros_like(x) for x in call.tensors)
         found: Any = dict(zip(call.names, rest, strict=True))
         if "sinks" in found and grad_lse is not None:
@@ -246,24 +261,38 @@ def _inputs(program: str) -> tuple[str, ...]:
     return tuple(sorted(asked, key=lambda name: (name == "seed", name)))
 
 
+@lru_cache(maxsize=1024)
+def _count(program: str) -> int:
+    """How many inputs of a program are tensors."""
+    return sum(name != "seed" for name in _inputs(program))
+
+
 def _given(
     tensors: Sequence[Tensor], factor: Tensor | None, program: str, scale: float, numbers: Sequence[int]
 ) -> tuple[Program, Call]:
     """The program of an op and its call: numbers that were data when a graph was traced are looked at now."""
     where = "pidsl.attention(q, k, v, ...)"
-    q, k, v, *inputs = tensors
-    offset, key_offset, seed = numbers
+    count = 3 + _count(program)
+    q, k, v, *inputs = tensors[:count]
+    places = tensors[count:]
+    offset, key_offset, seed, *bounds = numbers
     raise_faults(check_positions("offset", offset, q.shape[2]), where)
     raise_faults(check_positions("key_offset", key_offset, k.shape[2]), where)
     if factor is not None:
         faults, value = check_scale(float(factor))
         raise_faults(faults, where)
         scale = value or 0.0
-    positions = Positions(offset, key_offset)
+    positions = Segments.of(places, bounds) if places else Positions(offset, key_offset)
     made = named(program, kind_of(program.rpartition("; ")[2], q, v), positions.moved)
     assert made is not None, program
     given = dict(zip(_inputs(program), (*inputs, seed), strict=False))  # a seed is the last, where one is asked for
     return made, Call(q, k, v, scale, positions, given)
+
+
+def _flat(call: Call) -> tuple[list[Tensor], list[Any]]:
+    """Where rows stand and the seed of a call, as ops take them: tensors of a ragged batch, and numbers."""
+    at, seed = call.positions, call.inputs.get("seed", 0)
+    return ([], [*at, seed]) if isinstance(at, Positions) else (at.tensors, [0, 0, seed, *at.numbers])
 
 
 @torch.library.custom_op("pidsl::attention", mutates_args=())
@@ -275,11 +304,12 @@ def attention(
 
     Args:
         q, k, v: as `Call` has them.
-        inputs: the tensors that the score asks for, in the order of their names.
+        inputs: the tensors that the score asks for, in the order of their names; then those of a ragged batch, see
+            `Segments`.
         factor: the scale, where it may differ between the calls of a graph.
         program: names the program.
         scale: where `factor` is None.
-        numbers: offset, key_offset, seed.
+        numbers: offset, key_offset, seed, and those of `Segments`.
     """
     check_mode(program)
     return run_forward(*_given([q, k, v, *inputs], factor, program, scale, numbers))
@@ -299,7 +329,7 @@ def attention_backward(
     """`run_backward` of the program named `program`; an empty tensor for a gradient that there is not.
 
     Args:
-        tensors: q, k, v and the inputs.
+        tensors: q, k, v and the inputs, as in the forward op.
         results: out, lse.
         grads: their gradients.
         factor, program, scale, numbers: as in the forward op.
@@ -308,13 +338,14 @@ def attention_backward(
     (out, lse), (grad_out, grad_lse) = results, grads
     made, call = _given(tensors, factor, program, scale, numbers)
     found = run_backward(made, call, out, lse, grad_out, grad_lse, learned)
-    return [x.new_empty(0) if grad is None else grad.contiguous() for x, grad in zip(tensors, found, strict=True)]
+    own = tensors[: len(found)]
+    return [x.new_empty(0) if grad is None else grad.contiguous() for x, grad in zip(own, found, strict=True)]
 
 
 @attention_backward.register_fake
 def _gradient_shapes(tensors: list[Tensor], *others: Any) -> list[Tensor]:
     _, _, _, program, *_, learned = others
-    names = ("q", "k", "v", *_inputs(program))
+    names = ("q", "k", "v", *_inputs(program)[: _count(program)])
     return [
         x.new_empty(0) if name in LEARNED and not learned else torch.empty(x.shape, dtype=x.dtype, device=x.device)
         for x, name in zip(tensors, names, strict=False)
@@ -333,8 +364,9 @@ def _gradients(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tu
     program, needed = ctx.rest[0], (*ctx.needs_input_grad[:3], *ctx.needs_input_grad[3])
     learned = _learned(_inputs(program), needed)
     found = attention_backward(tensors, [out, lse], [grad_out, grad_lse], factor, *ctx.rest, learned)
-    grads = [grad if n else None for grad, n in zip(found, needed, strict=True)]
-    return *grads[:3], grads[3:], None, None, None, None
+    grads = [grad if n else None for grad, n in zip(found, needed, strict=False)]
+    places = len(needed) - len(grads)
+    return *grads[:3], [*grads[3:], *[None] * places], None, None, None, None
 
 
 attention.register_autograd(_gradients, setup_context=_save)

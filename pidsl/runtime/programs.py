@@ -52,6 +52,7 @@ class Program(Protocol):
     """What a backend makes of a plan and its score. Sizes are positive here: empty calls never reach a program."""
 
     plan: Any  # what it computes; None of a program made of its text
+    ragged: bool  # it takes ragged calls; others run one sequence after the other
 
     @property
     def source(self) -> str:
@@ -60,7 +61,9 @@ class Program(Protocol):
     def forward(self, call: Call) -> tuple[Tensor, Tensor]:
         """out [B, Hq, n, Dv] in q's dtype, and lse [B, Hq, n], natural log, float32 (float64 for float64).
 
-        Rows without keys have 0 and -inf. With sinks, lse is the logarithm of the whole denominator.
+        Rows without keys have 0 and -inf. With sinks, lse is the logarithm of the whole denominator. Ragged calls come
+        to programs that are `ragged` alone; for others there are `attends` and `picked`, see
+        `pidsl.runtime.sequences`.
         """
 
     def backward(

@@ -98,10 +98,10 @@ WRONG: list[tuple[str, str, Callable[[Arguments], Arguments], str]] = [
      "  where: kernel(q, k, v) of window(3)\n  try: no offset, and term.shift(1) for a pattern of lags such as window "
      "or causal: 1 queries stand before the first key"),
     ("float offset", "torch", lambda a: {"offset": 1.0},
-     "offset: 1.0 (float)\n  expected: an integer >= 0\n  where: kernel(q, k, v) of window(3)"),
-    ("tensor offset", "torch", lambda a: {"offset": torch.tensor(3)},
-     "offset: tensor(3) (Tensor)\n  expected: an integer >= 0\n"
-     "  where: kernel(q, k, v) of window(3)\n  try: int(offset)"),
+     "offset: 1.0 (float)\n  expected: an integer >= 0, or integers [batch]\n  where: kernel(q, k, v) of window(3)"),
+    ("tensor offset", "torch", lambda a: {"offset": torch.tensor(3.0)},
+     "offset: dtype float32\n  expected: int32 or int64\n"
+     "  where: kernel(q, k, v) of window(3)\n  try: offset.int()"),
     ("far offset", "torch", lambda a: {"offset": 2**31 - 8},
      "offset: 2147483640 with 8 queries\n  expected: offset + queries < 2147483648\n"
      "  where: kernel(q, k, v) of window(3)"),

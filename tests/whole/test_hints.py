@@ -40,6 +40,7 @@ from pidsl.errors import PidslError
 from pidsl.language.expr import Symbol
 from pidsl.nn import PiAttention, SparseAttention, rotate
 from pidsl.relation import counting
+from pidsl.runtime.call import ragged
 from pidsl.runtime.call.keywords import ELSEWHERE
 from pidsl.runtime.run_triton import cache
 from pidsl.runtime.run_triton.program import TritonProgram
@@ -559,11 +560,6 @@ KERNELS = [
     Case(
         "scale.item() for a constant", lambda: kernel(Q, K, V, scale=SCALE), lambda: kernel(Q, K, V, scale=SCALE.item())
     ),
-    Case(
-        "int(offset)",
-        lambda: kernel(Q, K, V, offset=torch.tensor(3)),
-        lambda: kernel(Q, K, V, offset=int(torch.tensor(3))),
-    ),
     Case("term.shift(3)", lambda: kernel(Q, K[:, :, :5], V[:, :, :5], offset=5 - 8), negative_offset),
     Case("term.shift(3)", lambda: causal.mask(8, 5, offset=-3), negative_offset),
     Case(
@@ -722,6 +718,36 @@ def device_check() -> None:
 # --- what other libraries call it: each text of `ELSEWHERE`, by a part of it, and what it names
 
 
+def packed(align: Any = None) -> None:
+    """Two documents of 3 and 5 queries; with an alignment, of 4 and 4 keys."""
+    ends, of_keys = torch.tensor([0, 3, 8]).int(), torch.tensor([0, 4, 8]).int()
+    q, k, v = (x[0].transpose(0, 1) for x in (Q, K, V))
+    out = kernel.packed(q, k, v, ends, None if align is None else of_keys, align=align)
+    mask = np.zeros((8, 8), bool)
+    if align is None:
+        mask[:3, :3], mask[3:, 3:] = TERM.mask(3), TERM.mask(5)
+    else:
+        mask[:3, :4], mask[4:, 4:] = TERM.mask(3, 4, offset=1), TERM.mask(4, 4)
+    judge = compiled(pidsl.pairs([(int(i), int(j)) for i, j in zip(*mask.nonzero(), strict=True)]))
+    same(out, judge(Q, K, V)[0].transpose(0, 1))
+
+
+def padded() -> None:
+    """The last three tokens are padding, or the first three."""
+    last, first = torch.tensor([5]), torch.tensor([-3])
+    out = kernel(Q, K, V, lengths=last, key_lengths=last)
+    same(out[:, :, :5], kernel(*(x[:, :, :5] for x in (Q, K, V))))
+    out = kernel(Q, K, V, offset=first, key_offset=first)
+    same(out[:, :, 3:], kernel(*(x[:, :, 3:] for x in (Q, K, V))))
+
+
+def documents() -> None:
+    """Ids in runs, a negative one for padding."""
+    out = kernel(Q, K, V, documents=torch.tensor([[4, 4, 4, -1, 9, 9, 9, 9]]))
+    same(out[:, :, 4:], kernel(*(x[:, :, 4:] for x in (Q, K, V))))
+    assert not out[:, :, 3].any()
+
+
 def grouped() -> None:
     same(kernel(Q, K, V), kernel(Q, *(x.repeat_interleave(2, 1) for x in (K, V))))
 
@@ -735,17 +761,11 @@ CALLED_ELSEWHERE: list[tuple[str, Action]] = [
         "the pattern is the mask",
         lambda: (compiled(where(lambda i, j: i - j < 2))(Q, K, V), compiled(pidsl.pairs([(1, 0)]))(Q, K, V)),
     ),
-    (
-        "term & pidsl.keys(p, None)",
-        lambda: same(
-            compiled(causal & pidsl.keys(3, None))(Q, K, V)[:, :, 3:],
-            compiled(causal)(*(x[:, :, 3:] for x in (Q, K, V))),
-        ),
-    ),
-    (
-        "k and v without them",
-        lambda: same(compiled(full)(Q, K[:, :, :5], V[:, :, :5]), compiled(full & pidsl.keys(0, 5))(Q, K, V)),
-    ),
+    ("lengths and key_lengths, integers [B], where the last tokens are padding; offset and key_offset", padded),
+    ("kernel.packed(q, k, v, cu_seqlens_q)", packed),
+    ("lengths=", lambda: kernel(Q, K, V, lengths=torch.tensor([5]))),
+    ("key_lengths=", lambda: kernel(Q, K, V, key_lengths=torch.tensor([5]))),
+    ("documents=", lambda: kernel(Q, K, V, documents=torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]]))),
     (
         "pidsl.compile(term & pidsl.causal)",
         lambda: same(compiled(window(2, 2) & causal)(Q, K, V), compiled(window(2))(Q, K, V)),
@@ -804,6 +824,59 @@ KEYWORDS = [
     Case("scal: scale=", lambda: kernel(Q, K, V, scal=1.0), lambda: kernel(Q, K, V, scale=1.0)),
     Case("options by keyword", lambda: kernel(Q, K, V, 0.5), lambda: kernel(Q, K, V, scale=0.5)),
     Case("the pattern is the mask", lambda: kernel(Q, K, V, Q), lambda: compiled(where(lambda i, j: i > j))(Q, K, V)),
+    Case(
+        "torch.as_tensor(lengths)",
+        lambda: kernel(Q, K, V, lengths=[5]),  # type: ignore[arg-type]
+        lambda: kernel(Q, K, V, lengths=torch.as_tensor([5])),
+    ),
+    Case(
+        "lengths.int()",
+        lambda: kernel(Q, K, V, lengths=torch.ones(1)),
+        lambda: kernel(Q, K, V, lengths=torch.ones(1).int()),
+    ),
+    Case(
+        "lengths.to(q.device)",
+        lambda: kernel(Q, K, V, lengths=torch.ones(1, device="meta").int()),
+        lambda: kernel(Q, K, V, lengths=torch.ones(1).int().to(Q.device)),
+    ),
+    Case("cu_seqlens_q.int()", lambda: kernel.packed(Q[0], K[0], V[0], torch.tensor([0, 4])), packed),
+    Case(
+        "cu_seqlens_q.to(q.device)",
+        lambda: kernel.packed(Q[0], K[0], V[0], torch.ones(2, device="meta").int()),
+        lambda: torch.ones(2).int().to(Q.device),
+    ),
+    Case(
+        'align="end" for queries that are the last',
+        lambda: kernel.packed(Q[0], K[0], V[0], torch.tensor([0, 4]).int(), torch.tensor([0, 2]).int()),
+        lambda: packed("end"),
+    ),
+    Case(
+        "kernel.packed(q, k, v, cu_seqlens_q, cu_seqlens_k)",
+        lambda: kernel(Q[:, :, :4], K, V, documents=torch.zeros(1, 4).int()),
+        lambda: packed("end"),
+    ),
+    Case(
+        "a negative id for tokens that are padding",
+        lambda: kernel(Q, K, V, documents=torch.zeros(1, 8).int(), lengths=5),
+        documents,
+    ),
+    Case(
+        "ids that are different for every document",
+        lambda: kernel(Q, K, V, documents=torch.tensor([[0, 0, 1, 1, 0, 0, 1, 1]])),
+        documents,
+    ),
+    Case(
+        "a call for each sequence",
+        lambda: compiled(SPANS)(Q, K, V, lengths=torch.tensor([5]), summaries=[None]),
+        lambda: compiled(SPANS)(*(x[:, :, :5] for x in (Q, K, V))),
+    ),
+    Case(
+        "kernel.packed(q, k, v, cu_seqlens), whose documents are counted",
+        lambda: patch(
+            ragged, "capturing", lambda device: True, lambda: kernel(Q, K, V, documents=torch.zeros(1, 8).int())
+        ),
+        packed,
+    ),
     Case("x alone", lambda: LAYER(*[torch.zeros(1, 5, 16)] * 3), lambda: LAYER(torch.zeros(1, 5, 16))),
 ]
 

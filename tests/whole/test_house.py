@@ -12,7 +12,7 @@ from source import imports, modules, tree
 MOST_PARAMETERS = 8
 
 # The public door, where everything that a call is given is a parameter.
-DOOR = {"pidsl.runtime.kernels.kernel:Kernel.__call__"}
+DOOR = {f"pidsl.runtime.kernels.kernel:Kernel.{name}" for name in ("__call__", "packed")}
 
 
 def known(name: str) -> str:

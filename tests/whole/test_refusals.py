@@ -229,7 +229,7 @@ FOREIGN = {
     "score_mod": "pidsl.score(...)",
     "block_mask": "is the mask",
     "mask": "is the mask",
-    "key_padding_mask": "pidsl.keys(p, None)",
+    "key_padding_mask": "lengths and key_lengths",
     "alibi_slopes": "alibi=True",
     "softmax_scale": "scale=",
     "window_size": "pidsl.window(left, right)",

@@ -63,7 +63,7 @@ def raise_faults(faults: Sequence[Fault], call: str) -> None:
 
 
 def check_attention(
-    rings: Sequence[Term], backend: str, q: Tensor, k: Tensor, v: Tensor, positions: Positions
+    rings: Sequence[Term], backend: str, q: Tensor, k: Tensor, v: Tensor, positions: Positions | None
 ) -> tuple[list[Fault], dict[str, Tensor]]:
     """Faults of the tensors and the positions of one call, and those of q, k and v that have four dimensions.
 
@@ -71,7 +71,7 @@ def check_attention(
         rings: patterns that hold a ring and so restrict the lengths.
         backend: "triton", "torch" or "reference": they differ in dtypes and head dimensions.
         q, k, v: as given.
-        positions: where the rows stand, each checked for itself.
+        positions: where the rows stand, each checked for itself; None for a ragged batch, which is checked elsewhere.
     """
     faults: list[Fault] = []
     usable: dict[str, Tensor] = {}
@@ -83,6 +83,8 @@ def check_attention(
     faults += check_kind(usable, DTYPES[backend], backend)
     faults += check_shapes(usable)
     faults += check_dims(usable, backend)
+    if positions is None:
+        return faults, usable
     offset, key_offset = positions
     if "q" in usable:
         faults += check_positions("offset", offset, usable["q"].shape[2])
@@ -97,12 +99,13 @@ def check_attention(
 
 
 def check_form(name: str, value: object, shape: str) -> Fault | None:
-    """The fault of something that is not an ordinary tensor of rank 4; None when it is one."""
+    """The fault of something that is not an ordinary tensor of the rank of a shape; None when it is one."""
     if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided:
         return check_tensor(name, value, f"a torch.Tensor {shape}")
-    if value.dim() != 4:
-        hint = f"{name}.unsqueeze(0) adds the batch" if value.dim() == 3 else ""
-        return Fault(name, f"shape {_shape(value)}", f"rank 4, {shape}", hint)
+    rank = shape.partition("]")[0].count(",") + 1
+    if value.dim() != rank:
+        hint = f"{name}.unsqueeze(0) adds the batch" if value.dim() == 3 and rank == 4 else ""
+        return Fault(name, f"shape {_shape(value)}", f"rank {rank}, {shape}", hint)
     return None
 
 
@@ -264,18 +267,28 @@ def check_position(name: str, value: Any) -> tuple[list[Fault], Any]:
     """`offset` or `key_offset` as an int, or a symbol of torch's, and its faults."""
     if type(value) is int and 0 <= value < POSITIONS:
         return [], value
-    if isinstance(value, int | torch.SymInt) and not isinstance(value, bool):
-        found: Any = value  # a symbol stays one: index() would fix its value
-    else:
-        try:
-            found = operator.index(None if isinstance(value, bool | Tensor) else value)  # type: ignore[arg-type]
-        except TypeError:
-            hint = f"int({name})" if isinstance(value, Tensor) and value.dim() == 0 and not value.is_meta else ""
-            got = repr(value)
-            got = type(value).__name__ if len(got) > 40 else f"{got} ({type(value).__name__})"
-            return [Fault(name, got, "an integer >= 0", hint)], 0
-    faults = check_positions(name, found, 0)
+    faults, found = _whole(name, value)
+    faults = faults or check_positions(name, found, 0)
     return faults, 0 if faults else found
+
+
+def check_length(name: str, value: Any) -> tuple[list[Fault], Any]:
+    """`lengths` or `key_lengths`, of all batch entries, as an int, or a symbol of torch's, and its faults."""
+    faults, found = _whole(name, value)
+    if not faults and _certain(found < 0):
+        faults = [Fault(name, f"{found}", "an integer >= 0, or integers [batch]")]
+    return faults, 0 if faults else found
+
+
+def _whole(name: str, value: Any) -> tuple[list[Fault], Any]:
+    if isinstance(value, int | torch.SymInt) and not isinstance(value, bool):
+        return [], value  # a symbol stays one: index() would fix its value
+    try:
+        return [], operator.index(None if isinstance(value, bool | Tensor) else value)  # type: ignore[arg-type]
+    except TypeError:
+        got = repr(value)
+        got = type(value).__name__ if len(got) > 40 else f"{got} ({type(value).__name__})"
+        return [Fault(name, got, "an integer >= 0, or integers [batch]", tensor_hint(name, value))], 0
 
 
 _BEFORE = {

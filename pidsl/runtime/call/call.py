@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from pidsl.runtime.call.segments import Segments
 from pidsl.runtime.call.sums import accumulator
 
 Inputs = Mapping[str, Any]  # by name, those the program asks for: tensors (slopes, bias, ...) and numbers (seed)
@@ -28,7 +30,8 @@ class Positions(NamedTuple):
 
 
 START = Positions()
-Rest = tuple[tuple[str, ...], Any, Positions, Inputs]  # names of tensors, scale, positions, the inputs that are none
+Where = Positions | Segments
+Rest = tuple[tuple[str, ...], Any, Where, Inputs]  # names of tensors, scale, positions, the inputs that are none
 
 
 class Call(NamedTuple):
@@ -39,7 +42,7 @@ class Call(NamedTuple):
         k: keys [B, Hkv, m, D].
         v: values [B, Hkv, m, Dv].
         scale: factor of the logits, a float; while torch traces, a tensor where it may differ between calls.
-        positions: where the rows stand.
+        positions: where the rows stand; in a ragged batch, which sequences it has.
         inputs: what the score reads, by name; empty for none.
     """
 
@@ -47,7 +50,7 @@ class Call(NamedTuple):
     k: Tensor
     v: Tensor
     scale: Any
-    positions: Positions = START
+    positions: Where = START
     inputs: Inputs = NO_INPUTS
 
     @property
@@ -86,3 +89,12 @@ class Call(NamedTuple):
             return (x.detach().to(dtype) if x.is_floating_point() else x).contiguous()
 
         return self._replace(inputs={name: fit(x) for name, x in self.inputs.items()})
+
+
+def of_rows(call: Call, x: Any) -> Any:
+    """An input [B, Hq, n, ...] of a call with 0 in rows that are in no sequence, whatever is there; others as they
+    are."""
+    if not isinstance(x, Tensor) or x.dim() < 3 or not isinstance(call.positions, Segments):
+        return x
+    present = call.positions.present(call.q.shape[0], call.q.shape[2])[:, None]
+    return torch.where(present if x.dim() == 3 else present[..., None], x, 0.0)

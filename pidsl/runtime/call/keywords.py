@@ -24,7 +24,13 @@ ELSEWHERE: Mapping[str, str] = {
     for names, hint in (
         ("attn_mask attention_mask mask block_mask mask_mod mask_fn src_mask sparse_mask sparsity_config", MASK),
         ("key_padding_mask src_key_padding_mask padding_mask",
-         "term & pidsl.keys(p, None), where the first p tokens are padding; where the last are, k and v without them"),
+         "lengths and key_lengths, integers [B], where the last tokens are padding; offset and key_offset, minus the "
+         "number of padding tokens, integers [B], where the first ones are"),
+        ("cu_seqlens cu_seqlens_q cu_seqlens_k cu_seq_q cu_seq_k cu_seqlens_kv",
+         "kernel.packed(q, k, v, cu_seqlens_q), of q, k and v [tokens, heads, dim]"),
+        ("seqused_k seqlen_k seq_lens kv_seq_lens cache_seqlens actual_seq_lengths_kv", "key_lengths="),
+        ("seqlens seqlen actual_seq_lengths sequence_lengths", "lengths="),
+        ("document_ids doc_ids document_id segment_ids sequence_ids", "documents="),
         ("is_causal causal use_causal_mask", "pidsl.compile(term & pidsl.causal)"),
         ("window window_size sliding_window local_window_size attention_window",
          "pidsl.compile(term & pidsl.window(left, right)); the token itself is counted on neither side"),
@@ -52,7 +58,8 @@ ELSEWHERE: Mapping[str, str] = {
         ("rope_theta rotary_base", "rope="),
         ("device dtype", "layer.to(...), or tensors.to(...): nothing is made on a device of its own"),
         ("batch_first", "nothing: x is [batch, tokens, dim]"),
-        ("scale offset return_lse slopes bias sinks temperature seed weights summaries alpha beta", _AT_CALL),
+        ("scale offset key_offset lengths key_lengths documents return_lse", _AT_CALL),
+        ("slopes bias sinks temperature seed weights summaries alpha beta", _AT_CALL),
         ("backend score output_gate affine tune", _AT_COMPILE),
     )
     for name in names.split()

@@ -11,8 +11,10 @@ stands at `key_offset`. A pattern holds on the positions of a sequence, `rows + 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence as Values
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 COLUMNS = ("batch", "row", "rows", "offset", "key", "keys", "key_offset")  # of the table, and one that is not used
@@ -73,6 +75,8 @@ class Segments(NamedTuple):
         moved: keys may start at a position other than 0.
         square: every sequence is known to have as many rows as keys, from position 0 on.
         keys_at: where keys lie, if it is not in the order of their positions.
+        whole: every row of q and every key belongs to a sequence.
+        stop: no row and no key stands at this position or behind it; None where nobody knows.
     """
 
     table: Tensor
@@ -83,8 +87,50 @@ class Segments(NamedTuple):
     moved: bool = False
     square: bool = False
     keys_at: Slots | Pages | None = None
+    whole: bool = False
+    stop: int | None = None
 
     @property
     def on_host(self) -> list[Sequence]:
         """The table as numbers; waits for the device."""
         return [Sequence(*row[: len(COLUMNS)]) for row in self.table.tolist()]
+
+    def present(self, batch: int, n: int) -> Tensor:
+        """bool [B, n]: the rows that are in a sequence."""
+        of, row, rows, *_ = self.table.long().unbind(1)
+        changes = torch.zeros(batch, n + 1, dtype=torch.int64, device=self.table.device)
+        changes.index_put_((of, row.clamp(max=n)), (rows > 0).long(), accumulate=True)
+        changes.index_put_((of, (row + rows).clamp(max=n)), -(rows > 0).long(), accumulate=True)
+        return changes.cumsum(1)[:, :n] > 0
+
+    # -- as an op of torch takes it: tensors, and numbers --------------------------------------------------------
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among its values."""
+        match self.keys_at:
+            case None:
+                return [self.table]
+            case Slots(table, _, positions):
+                return [self.table, table, positions]
+            case Pages(table, _):
+                return [self.table, table]
+
+    @property
+    def numbers(self) -> list[Any]:
+        """The numbers among its values."""
+        at, stop = self.keys_at, -1 if self.stop is None else self.stop
+        last = 0 if at is None else at.prefix if isinstance(at, Slots) else at.size
+        flags = int(self.moved), int(self.square), int(self.whole)
+        return [self.rows, self.keys, self.all_rows, self.all_keys, *flags, stop, last]
+
+    @classmethod
+    def of(cls, tensors: Values[Tensor], numbers: Values[Any]) -> Segments:
+        """From its tensors and its numbers."""
+        table, *places = tensors
+        rows, keys, all_rows, all_keys, moved, square, whole, stop, last = numbers
+        at: Slots | Pages | None = None
+        if places:
+            at = Slots(places[0], last, places[1]) if len(places) > 1 else Pages(places[0], last)
+        known = None if stop < 0 else stop
+        return cls(table, rows, keys, all_rows, all_keys, bool(moved), bool(square), at, bool(whole), known)

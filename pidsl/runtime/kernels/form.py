@@ -94,6 +94,7 @@ class Form(Sections):
     Attributes:
         inputs: names of what a call gives it beside q, k, v and what the score reads.
         cast: those of them that follow `torch.autocast`, as q, k and v do.
+        by_row: those of them whose tensors, of more than one axis, have a row per query: [B, Hq, n, ...].
         positional: the one of them that may be given by position.
         call: how it is called, for messages.
         parts: the kernels of its parts.
@@ -101,6 +102,7 @@ class Form(Sections):
 
     inputs: tuple[str, ...] = ()
     cast: tuple[str, ...] = ()
+    by_row: tuple[str, ...] = ()
     positional = ""
     call = "kernel(q, k, v)"
     parts: Mapping[Any, Kernel] = {}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pidsl.language.gate import Gate
 from pidsl.runtime.call.arguments import Fault, check_weights
-from pidsl.runtime.call.call import Call
+from pidsl.runtime.call.call import Call, of_rows
 from pidsl.runtime.kernels.form import Form
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Blend(Form):
         kernels: that of each branch, by name.
     """
 
-    inputs = cast = ("weights",)
+    inputs = cast = by_row = ("weights",)
     positional = "weights"
     call = "kernel(q, k, v, weights)"
 
@@ -41,7 +41,7 @@ class Blend(Form):
         return check_weights(usable, call.inputs.get("weights"), self.gate.names)
 
     def attend(self, call: Call, backend: str) -> tuple[Tensor, Tensor]:
-        weights, out, lses = call.inputs["weights"], None, []
+        weights, out, lses = of_rows(call, call.inputs["weights"]), None, []
         call = call._replace(inputs={name: x for name, x in call.inputs.items() if name != "weights"})
         for b, kernel in enumerate(self.parts.values()):
             result, lse = kernel.form.attend(call, backend)

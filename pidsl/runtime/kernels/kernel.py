@@ -3,20 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pidsl.language.recipe import Backend, Recipe
-from pidsl.runtime.call import arguments
+from pidsl.runtime import sequences
+from pidsl.runtime.call import arguments, ragged
 from pidsl.runtime.call.arguments import DTYPES, PARTS, Fault, head_dim_fits
-from pidsl.runtime.call.call import Call, Positions
+from pidsl.runtime.call.call import START, Call, Positions
 from pidsl.runtime.call.keywords import refuse
+from pidsl.runtime.call.ragged import Batch, Kept
+from pidsl.runtime.call.segments import Pages
 from pidsl.runtime.kernels.form import Form
-from pidsl.runtime.operator import recorded
+from pidsl.runtime.operator import is_traced, recorded
 from pidsl.runtime.programs import autocasts, preferred
+
+PACKED = {"q": "[tokens, heads, head_dim]", "k": "[tokens, kv_heads, head_dim]", "v": "[tokens, kv_heads, value_dim]"}
+
+
+class _Asked(NamedTuple):
+    """Where a call says its rows stand, as it says it.
+
+    Args:
+        entries: offset and key_offset; of a ragged batch also lengths and key_lengths.
+        documents: ids of tokens.
+        packed: cu_seqlens_q, cu_seqlens_k and their alignment.
+        cache: where k and v come from.
+    """
+
+    entries: tuple[Any, ...] = ()
+    documents: Any = None
+    packed: tuple[Any, ...] = ()
+    cache: Any = None
+
+    @property
+    def uniform(self) -> bool:
+        """Every batch entry has all rows, at the same positions."""
+        return len(self.entries) == 2
+
+    def batch(self, q: Tensor, k: Tensor, entries: Sequence[Any]) -> tuple[list[Fault], Any]:
+        """Its sequences, and what is wrong with them; `entries` with offsets that were checked."""
+        if self.cache is not None:
+            return [], ragged.of_cache(self.cache, q.shape[0], q.shape[2])
+        if self.packed:
+            return ragged.of_packed(q.device, *self.packed)
+        if self.documents is not None:
+            return ragged.of_documents(q, k, self.documents, entries)
+        return ragged.of_entries(q.shape[0], q.device, entries)
 
 
 class Kernel:
@@ -43,8 +79,9 @@ class Kernel:
         self._where = f"{form.call} of {recipe.of!r}"
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *more: Any, scale: float | None = None, offset: int = 0,
-        key_offset: int = 0, return_lse: bool = False, **inputs: Any,
+        self, q: Tensor, k: Tensor, v: Tensor, *more: Any, scale: float | None = None, offset: int | Tensor = 0,
+        key_offset: int | Tensor = 0, lengths: int | Tensor | None = None, key_lengths: int | Tensor | None = None,
+        documents: Tensor | None = None, return_lse: bool = False, **inputs: Any,
     ) -> Any:  # fmt: skip
         """Attention under the pattern, differentiable once in all tensors.
 
@@ -54,8 +91,14 @@ class Kernel:
             v: values [B, Hkv, m, Dv].
             more: the weights, where the kernel is that of a gate.
             scale: factor of the logits; default that of the score, or 1 / sqrt(D).
-            offset: row r of q stands at position `i = r + offset`.
-            key_offset: row c of k and v stands at position `j = c + key_offset`.
+            offset: row r of q stands at position `i = r + offset`; an integer tensor [B] for each batch entry, which
+                may be negative: rows before position 0 are padding on the left.
+            key_offset: row c of k and v stands at position `j = c + key_offset`; or a tensor [B], likewise.
+            lengths, key_lengths: of each batch entry, the rows of q, and of k and v, that there are: an integer or an
+                integer tensor [B]. What lies behind is padding: rows without a result (0, lse -inf, no gradient), and
+                keys that are never read. For the pattern, n and m are what is left: the length and the offset.
+            documents: an id for each token, integers [B, n]: the pattern holds within each run of equal ids, on
+                positions that start with it; negative ids are padding. Goes without offsets and lengths.
             return_lse: return (out, lse).
             inputs: what the recipe asks for, by name; `takes` has the names.
                 slopes, sinks, temperature [Hq], bias [Hq, table], seed: what `score.parameters` names, in any
@@ -84,13 +127,107 @@ class Kernel:
         """
         if more or (inputs and not self.takes.issuperset(inputs)):
             inputs = self._named(more, inputs)
-        given = self._cast(Call(q, k, v, scale, Positions(offset, key_offset), inputs))
-        backend, call, faults = self._checked(given)
+        batched = lengths is not None or key_lengths is not None or documents is not None
+        if batched or isinstance(offset, Tensor) or isinstance(key_offset, Tensor):
+            asked = _Asked((offset, key_offset, lengths, key_lengths), documents=documents)
+        else:
+            asked = _Asked((offset, key_offset))
+        out, lse = self._run(Call(q, k, v, scale, inputs=inputs), asked, return_lse, self._where)
+        return (out, lse) if return_lse else out
+
+    def packed(
+        self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None = None, *more: Any,
+        align: Literal["start", "end"] | None = None, scale: float | None = None, return_lse: bool = False,
+        **inputs: Any,
+    ) -> Any:  # fmt: skip
+        """Attention within each of several documents that lie one after the other, differentiable as calls are.
+
+        The pattern holds on the positions within each document, with its lengths as n and m; nothing is attended
+        across documents. Document d has the queries `cu_seqlens_q[d] .. cu_seqlens_q[d + 1] - 1`, and may be empty.
+
+        Args:
+            q: queries [T, Hq, D], any strides.
+            k: keys [Tk, Hkv, D], of q's dtype and device.
+            v: values [Tk, Hkv, Dv].
+            cu_seqlens_q: int32 [documents + 1], on q's device: 0, and where each document ends; the last is T.
+            cu_seqlens_k: the same of the keys; None: their documents are those of the queries.
+            more: the weights, where the kernel is that of a gate.
+            align: with `cu_seqlens_k`, which ends of a document's queries and keys meet. "start": query 0 stands at
+                the position of key 0. "end": the last query at that of the last key, as in flash-attention; queries
+                before the first key attend nothing.
+            scale, return_lse: as in a call.
+            inputs: as in a call; those with a row per query are [T, Hq, ...].
+
+        Returns:
+            out [T, Hq, Dv]; with `return_lse` also lse [Hq, T] (of a gate [Hq, T, branches]).
+
+        Raises:
+            ArgumentError, KeywordError, BackendError: as a call does, and for cu_seqlens that are not what they
+                should be.
+        """
+        where = f"kernel.packed(q, k, v, cu_seqlens_q) of {self.recipe.of!r}"
+        if more or (inputs and not self.takes.issuperset(inputs)):
+            inputs = self._named(more, inputs)
+        forms = [arguments.check_form(name, x, PACKED[name]) for name, x in (("q", q), ("k", k), ("v", v))]
+        faults = [x for x in forms if x is not None]
+        arguments.raise_faults(faults, where)
+        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+        for name in self.form.by_row:
+            x = inputs.get(name)
+            if isinstance(x, Tensor) and x.dim() > 1:
+                inputs[name] = x.transpose(0, 1).unsqueeze(0)
+        asked = _Asked(packed=(cu_seqlens_q, cu_seqlens_k, align))
+        out, lse = self._run(Call(q, k, v, scale, inputs=inputs), asked, return_lse, where)
+        out = out[0].transpose(0, 1).contiguous()
+        return (out, lse[0]) if return_lse else out
+
+    def decode(
+        self, q: Tensor, cache: Kept, *more: Any, scale: float | None = None, return_lse: bool = False, **inputs: Any
+    ) -> Any:
+        """Attention of the last tokens over the keys that a cache keeps, theirs among them; without gradients.
+
+        What `kernel(q, k, v, offset=tokens - n)` over all tokens gives, of each batch entry.
+
+        Args:
+            q: queries [B, Hq, n, D] of the last n tokens that were appended, n at most `cache.lookahead + 1`. Of a
+                batch entry with fewer tokens, the first rows are padding: 0, lse -inf.
+            cache: a `pidsl.Cache` of this kernel's pattern.
+            more, scale, return_lse, inputs: as in a call; no summaries.
+
+        Returns:
+            as a call.
+
+        Raises:
+            ArgumentError, KeywordError, BackendError: as a call does, and for a cache of another pattern.
+        """
+        where = f"kernel.decode(q, cache) of {self.recipe.of!r}"
+        if more or (inputs and not self.takes.issuperset(inputs)):
+            inputs = self._named(more, inputs)
+        fault = arguments.check_form("q", q, arguments.SHAPES["q"])
+        if fault is None and not callable(getattr(cache, "serves", None)):
+            hint = "pidsl.Cache(kernel, batch, kv_heads, head_dim, dtype, device)"
+            fault = Fault("cache", type(cache).__name__, "a pidsl.Cache", hint)
+        if fault is None and not cache.serves(self):
+            expected = f"a cache of {self.recipe.of!r}"
+            fault = Fault("cache", f"{cache!r}", expected, "pidsl.Cache(kernel, ...), of the kernel that decodes")
+        arguments.raise_faults([] if fault is None else [fault], where)
+        given = self._cast(Call(q, cache.keys, cache.values, scale, inputs=inputs))
+        arguments.raise_faults(ragged.check_cache(given.q, cache), where)
+        out, lse = self._run(given, _Asked(cache=cache), return_lse, where)
+        return (out, lse) if return_lse else out
+
+    def _run(self, call: Call, asked: _Asked, return_lse: bool, where: str) -> tuple[Tensor, Tensor]:
+        """(out, lse), if nothing is wrong with a call."""
+        given = self._cast(call)
+        backend, call, faults = self._checked(given, asked)
         if type(return_lse) is not bool:
             faults.append(Fault("return_lse", type(return_lse).__name__, "True or False"))
-        arguments.raise_faults(faults, self._where)
-        out, lse = self.form.attend(call, backend)
-        return (out, lse) if return_lse else out
+        arguments.raise_faults(faults, where)
+        batch: Any = call.positions
+        if isinstance(batch, Batch):
+            traced = is_traced(call.q, call.k, call.v)
+            call = call._replace(positions=sequences.segments(call.q, call.k, batch, bool(self.rings), traced))
+        return self.form.attend(call, backend)
 
     def _named(self, more: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
         """The inputs with one given by position among them, if the form has such; else an error."""
@@ -121,16 +258,26 @@ class Kernel:
         inputs = {name: cast(x) if name in self.form.cast else x for name, x in call.inputs.items()}
         return Call(cast(call.q), cast(call.k), cast(call.v), call.scale, call.positions, inputs)
 
-    def _checked(self, given: Call) -> tuple[str, Call, list[Fault]]:
-        """The backend and what to run, if there are no faults; and the faults."""
-        q, k, v, scale, (offset, key_offset), inputs = given
+    def _checked(self, given: Call, asked: _Asked) -> tuple[str, Call, list[Fault]]:
+        """The backend and what to run, if there are no faults; and the faults. Positions may be a `Batch` still."""
+        q, k, v, scale, _, inputs = given
         backend = self._backend_for(q, v)
         scale_faults, factor = arguments.check_scale(scale)
-        offset_faults, first = arguments.check_position("offset", offset)
-        key_faults, first_key = arguments.check_position("key_offset", key_offset)
-        positions = Positions(first, first_key)
-        faults, usable = arguments.check_attention(self.rings, backend, q, k, v, positions)
-        faults = [*faults, *scale_faults, *offset_faults, *key_faults]
+        faults, first = list(scale_faults), list(asked.entries)
+        positions: Any = None
+        for x, name in enumerate(ragged.ENTRIES[:2] if first else ()):
+            if not isinstance(first[x], Tensor):
+                more, first[x] = arguments.check_position(name, first[x])
+                faults += more
+        if asked.uniform:
+            positions = Positions(*first)
+        pool = isinstance(getattr(asked.cache, "keys_at", None), Pages)  # of pages, which belong to no batch entry
+        shown = [x[:1].expand(q.shape[0], *x.shape[1:]) if pool else x for x in (k, v)]
+        wrong, usable = arguments.check_attention(self.rings, backend, q, shown[0], shown[1], positions)
+        faults = [*wrong, *faults]
+        if positions is None and "q" in usable and "k" in usable:
+            wrong, positions = asked.batch(q, k, first)
+            faults += wrong
         if self.score is not None and self.score.scale is not None:
             if factor is not None:
                 faults.append(Fault("scale", f"{scale!r}", f"None: the kernel has {self.score!r}"))
@@ -141,7 +288,7 @@ class Kernel:
             factor = 1.0 if faults else 1.0 / math.sqrt(q.shape[3])
         if inputs or self.parameters:
             faults += arguments.check_parameters(self.score, self.parameters, usable, inputs)
-        call = Call(q, k, v, factor, positions, inputs)
+        call = Call(q, k, v, factor, positions or START, inputs)
         return backend, call, [*faults, *self.form.faults(call, usable, not faults)]
 
     def _backend_for(self, q: Tensor, v: Tensor) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pidsl.language.recipe import OutputGate
 from pidsl.runtime.call.arguments import Fault, check_numbers, tensor_hint
-from pidsl.runtime.call.call import Call
+from pidsl.runtime.call.call import Call, of_rows
 from pidsl.runtime.call.sums import accumulator
 from pidsl.runtime.kernels.form import Form
 
@@ -48,6 +48,7 @@ class Weighed(Form):
         self.output_gate, self.affine = output_gate, plain is not None
         self.inputs = (*self._kernel.inputs, "output_gate", "alpha", "beta")
         self.cast = (*self._kernel.cast, "output_gate")
+        self.by_row = (*self._kernel.by_row, "output_gate", "alpha", "beta")
         self.positional = self._kernel.positional
         self.call = self._kernel.call
 
@@ -56,12 +57,12 @@ class Weighed(Form):
         if self._plain is not None:
             out = self._weighed(out, call, backend, self._plain)
         if self.output_gate is not None:
-            gate = torch.sigmoid(call.inputs["output_gate"])
+            gate = torch.sigmoid(of_rows(call, call.inputs["output_gate"]))
             out = out * (gate[..., None] if self.output_gate == "head" else gate)
         return out, lse
 
     def _weighed(self, out: Tensor, call: Call, backend: str, plain: Form) -> Tensor:
-        alpha, beta = call.inputs.get("alpha", 1), call.inputs.get("beta", 0)
+        alpha, beta = (of_rows(call, call.inputs.get(name, usual)) for name, usual in (("alpha", 1), ("beta", 0)))
         precise = accumulator(out.dtype)
         found = out.to(precise) * _spread(alpha, precise)
         if isinstance(beta, Tensor) or beta != 0:

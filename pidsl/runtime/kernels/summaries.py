@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,11 +11,15 @@ from torch.nn.functional import pad
 
 from pidsl.language.summaries import Spans, Summaries
 from pidsl.language.terms import Term
-from pidsl.runtime.call.arguments import Fault, check_form, check_kind
+from pidsl.runtime import sequences
+from pidsl.runtime.call.arguments import Fault, check_form, check_kind, raise_faults
 from pidsl.runtime.call.call import Call, Positions
+from pidsl.runtime.call.ragged import Batch
+from pidsl.runtime.call.segments import Segments
 from pidsl.runtime.call.sums import accumulator
 from pidsl.runtime.kernels.form import Form
 from pidsl.runtime.kernels.merge import merged
+from pidsl.runtime.operator import is_traced
 
 if TYPE_CHECKING:
     from pidsl.runtime.kernels.kernel import Kernel
@@ -46,12 +50,18 @@ class Merge(Form):
 
     def faults(self, call: Call, usable: Mapping[str, Tensor], sound: bool) -> list[Fault]:
         levels, given = self.summaries.levels, call.inputs.get("summaries")
+        at: Any = call.positions
+        if isinstance(at, Batch | Segments):
+            return _check_ragged(call, given, at)
         faults = [] if given is None else _check_levels(given, levels)
         if faults or not sound:
             return faults
         return _check_given(usable, [None] * len(levels) if given is None else given, levels, call.positions)
 
     def attend(self, call: Call, backend: str) -> tuple[Tensor, Tensor]:
+        if isinstance(call.positions, Segments):  # spans begin anew with each sequence
+            _check_sequences(call.positions)
+            return sequences.forward(call, lambda one: self.attend(one, backend))
         exact, levels = self.parts["exact"].form, self.summaries.levels
         given = call.inputs.get("summaries") or [None] * len(levels)
         results = [exact.attend(call, backend)]
@@ -72,6 +82,30 @@ class Merge(Form):
         return pooled(call.k, level), self.parts[f"members {x}"].form.attend(call._replace(q=qbar), backend)[0]
 
 
+def _check_ragged(call: Call, given: Any, batch: Batch | Segments) -> list[Fault]:
+    """Faults of summaries of a batch with lengths or documents: each sequence pools its own tokens."""
+    if isinstance(batch, Segments):
+        hint = "kernel(q, k, v, offset=tokens, summaries=[(kbar, vbar), ...])"
+        return [Fault("cache", "one with summaries", "all keys, and summaries that are given", hint)]
+    if given is not None:
+        expected = "None: every sequence pools its own tokens"
+        return [Fault("summaries", f"tensors with {batch.kind}", expected, "a call for each sequence")]
+    if is_traced(call.q, call.k, call.v):
+        expected = "an eager call, which runs one sequence after the other"
+        return [Fault("summaries", f"{batch.kind} in a graph that torch traces", expected)]
+    return []
+
+
+def _check_sequences(of: Segments) -> None:
+    """Raise where a sequence has not the queries of all of its tokens, which its summaries pool."""
+    for number, one in enumerate(of.on_host):
+        if one.rows and (one.rows != one.keys or one.offset or one.key_offset):
+            got = f"{one.rows} queries from position {one.offset} on with {one.keys} keys, in sequence {number}"
+            raise_faults(
+                [Fault("q", got, "the queries of all tokens, which the default summaries pool")], "kernel(...)"
+            )
+
+
 def _check_levels(summaries: object, levels: Sequence[Spans]) -> list[Fault]:
     """Faults of what should be None or (kbar, vbar) for each level."""
     hint = "summaries=[(kbar, vbar), ...]"
@@ -90,9 +124,7 @@ def _kinds(own: object) -> str:
     return f"{len(own)} tensors" if isinstance(own, tuple | list) else type(own).__name__
 
 
-def _check_given(
-    usable: Mapping[str, Tensor], given: Given, levels: Sequence[Spans], positions: Positions
-) -> list[Fault]:
+def _check_given(usable: Mapping[str, Tensor], given: Given, levels: Sequence[Spans], positions: Any) -> list[Fault]:
     """Faults of the summaries, given tensors that fit each other."""
     q, k, v = (usable[name] for name in "qkv")
     n, m = q.shape[2], k.shape[2]

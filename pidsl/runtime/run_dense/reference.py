@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pidsl.language.heads import Heads
@@ -39,6 +40,8 @@ class ReferenceProgram:
     Args:
         plan: what to compute: its term and its score.
     """
+
+    ragged = False
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.score = plan, plan.score
@@ -79,10 +82,24 @@ class ReferenceProgram:
         dq, dk, dv, *found = (sums.to(x.dtype) for sums, x in zip(total, given, strict=True))
         return dq, dk, dv, dict(zip(call.names, found, strict=True))
 
+    def attends(self, n: int, m: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which keys at positions j queries at positions i attend: bool [queries, keys]."""
+        term = self.plan.term
+        assert not isinstance(term, Heads)
+        known = (j >= 0) & (j < m)  # no position is asked about that there is not
+        return table(term, range(int(i[0]), int(i[-1]) + 1), np.where(known, j, 0), n, m) & known
+
+    def picked(self, call: Call, keep: NDArray[np.bool_], at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """(out, lse) of a call whose keys stand at positions `at`, of which rows keep some."""
+        j = torch.from_numpy(at).to(call.q.device)
+        out, lse = self._attention(call, torch.from_numpy(keep).to(call.q.device), j)
+        return out.to(call.q.dtype), lse.to(accumulator(call.q.dtype))
+
     def _chunks(self, call: Call) -> Iterator[tuple[slice, Tensor]]:
         """Slices of rows, each with its mask [rows, m]."""
         term = self.plan.term
         assert not isinstance(term, Heads)
+        assert isinstance(call.positions, Positions)
         batch, heads, n, _ = call.q.shape
         m, (offset, key_offset) = call.k.shape[2], call.positions
         height = max(1, SCORES_AT_ONCE // max(1, batch * heads * m))
@@ -92,15 +109,16 @@ class ReferenceProgram:
             mask = table(term, i, j, offset + n, j.stop)
             yield slice(start, stop), torch.from_numpy(np.ascontiguousarray(mask)).to(call.q.device)
 
-    def _attention(self, call: Call, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(out, lse) of a call under its mask."""
+    def _attention(self, call: Call, mask: Tensor, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(out, lse) of a call under its mask; `at`: the positions of its keys, where they are listed."""
         dtype, device, (batch, heads, rows, _), keys = _precise(call.q), call.q.device, call.q.shape, call.k.shape[2]
         group = heads // call.k.shape[1]
+        assert isinstance(call.positions, Positions)
         q = call.q.to(dtype)
         k, v = (x.to(dtype).repeat_interleave(group, 1) for x in (call.k, call.v))
         inputs = {name: x.to(dtype) for name, x in call.inputs.items() if isinstance(x, Tensor)}
         i = torch.arange(rows, device=device)[:, None] + call.positions.offset
-        j = torch.arange(keys, device=device) + call.positions.key_offset
+        j = torch.arange(keys, device=device) + call.positions.key_offset if at is None else at
 
         scores = _Scores.apply(q, k, mask) * call.scale  # type: ignore[no-untyped-call]
         if "temperature" in inputs:
@@ -122,8 +140,9 @@ class ReferenceProgram:
         lse = torch.where(live[..., 0], torch.logsumexp(scores, -1), -torch.inf)
         p = torch.where(live & mask, torch.softmax(scores, -1), 0.0)
         if self.score.dropout:
-            head = torch.arange(batch * heads, device=device).view(batch, heads, 1, 1)
-            j = torch.arange(v.shape[2], device=device) + call.positions.key_offset  # a sink too
+            head = torch.arange(batch * heads, device=device).view(batch, heads, 1, 1) + call.inputs.get("stream", 0)
+            if "sinks" in inputs:
+                j = torch.cat([j, j.new_zeros(1)])  # its value is 0, dropped or not
             keep = kept(call.inputs["seed"], self.score.dropout, head, i, j)
             p = torch.where(keep, p / (1 - self.score.dropout), 0.0)
         out: Tensor = _Weighed.apply(p, v, mask)  # type: ignore[no-untyped-call]
@@ -132,6 +151,7 @@ class ReferenceProgram:
 
 def _rows(call: Call, rows: slice) -> Call:
     """The call of some rows alone."""
+    assert isinstance(call.positions, Positions)
     offset, key_offset = call.positions
     return call._replace(q=call.q[:, :, rows], positions=Positions(offset + rows.start, key_offset))
 

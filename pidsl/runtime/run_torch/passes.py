@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pidsl.language.score import PLAIN, Score
-from pidsl.runtime.call.call import Call, Gradients
+from pidsl.runtime.call.call import Call, Gradients, Positions
 from pidsl.runtime.call.logits import NOWHERE, TileScore, add_sinks, row_pull, sink_gradient, temperature_gradient
 from pidsl.runtime.call.sums import accumulator
 from pidsl.runtime.run_torch import diagonals, tile_ops
@@ -66,6 +66,7 @@ class Pass(Operands):
 
     def __init__(self, call: Call, score: Score, elements: int, more: int = 0) -> None:
         q, k, v, self.scale, positions, self.inputs = call
+        assert isinstance(positions, Positions)
         self.batch, self.heads, n, self.dim = q.shape
         _, self.kv_heads, m, self.value_dim = v.shape
         widest = max(self.dim, self.value_dim + more)
@@ -84,7 +85,8 @@ class Pass(Operands):
         if self.score.placed:
             i, head, stream = (torch.arange(x, device=q.device) for x in (n, self.heads, self.batch * self.heads))
             shape = self.batch, self.heads, n
-            i, head, stream = i + positions.offset, head[:, None], stream.view(*shape[:2], 1)
+            i, head, stream = i + self.sizes.offset, head[:, None], stream.view(*shape[:2], 1)
+            stream = stream + self.inputs.get("stream", 0)
             self.places = i.expand(shape), head.expand(shape), stream.expand(shape)
 
     def compute(self, pieces: tuple[Piece, ...]) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Callable
+from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from pidsl.runtime.call.call import Gradients
+from pidsl.language.heads import Heads
+from pidsl.runtime.call.call import Call, Gradients
+from pidsl.runtime.run_torch.passes import Forward
+from pidsl.runtime.run_torch.picked import Picked
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -30,6 +36,8 @@ class TorchProgram:
         forward, backward: its passes.
     """
 
+    ragged = False
+
     def __init__(self, plan: Plan, source: str | None = None) -> None:
         from pidsl.codegen.emit_torch.source import torch_source
 
@@ -38,6 +46,23 @@ class TorchProgram:
         self.module = _load(self.source)
         self.forward: Callable[..., tuple[Tensor, Tensor]] = self.module.forward
         self.backward: Callable[..., Gradients] = self.module.backward
+
+    def attends(self, n: int, m: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which keys at positions j queries at positions i attend: bool [queries, keys]."""
+        found = self._attends.attends(n=n, m=m, i=i[:, None], j=j[None])
+        return np.array(np.broadcast_to(found, (len(i), len(j))))
+
+    def picked(self, call: Call, keep: NDArray[np.bool_], at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """(out, lse) of a call whose keys stand at positions `at`, of which rows keep some."""
+        found: tuple[Tensor, Tensor] = Forward(call, self.plan.score).over(Picked(keep, at))
+        return found
+
+    @cached_property
+    def _attends(self) -> ModuleType:
+        from pidsl.codegen.emit_torch.pairs import pairs_source
+
+        assert not isinstance(self.plan.term, Heads)
+        return _load(f"from numpy import maximum, minimum\n\n\n{pairs_source(self.plan.term)}")
 
 
 def _load(source: str) -> ModuleType:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pidsl.codegen.choice.targets import Target
 from pidsl.errors import BackendError
-from pidsl.runtime.call.call import Call, Gradients
+from pidsl.runtime.call.call import Call, Gradients, Positions
 from pidsl.runtime.call.dropout import seed_key
 from pidsl.runtime.call.logits import row_pull, sink_gradient, temperature_gradient
 from pidsl.runtime.run_triton import cache
@@ -42,6 +42,7 @@ class TritonProgram:
         BackendError: the program cannot be written to the cache folder.
     """
 
+    ragged = False
     _interpreted = interpreted()
 
     def __init__(self, plan: Plan | None, source: str | None = None) -> None:
@@ -118,6 +119,7 @@ class TritonProgram:
             given |= {**inputs, **_numbers(call)}
             names, tensors = (*_QKV, *call.names), _facts(*call.tensors)
         precision = torch.get_float32_matmul_precision()
+        assert isinstance(positions, Positions)
         return self._forward(Form(names, tensors, positions, q.device, precision, False, target)), given
 
     def _of_backward(
@@ -132,6 +134,7 @@ class TritonProgram:
             given["grad_lse"] = grad_lse.to(torch.float32).contiguous()
         names, tensors = tuple(given), _facts(*given.values())
         precision = torch.get_float32_matmul_precision()
+        assert isinstance(call.positions, Positions)
         prepared = self._backward(Form(names, tensors, call.positions, q.device, precision, learned, target))
         return prepared, {**given, "scale": float(call.scale), **_numbers(call)}
 

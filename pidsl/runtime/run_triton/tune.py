@@ -47,7 +47,7 @@ class TunedProgram:
     """
 
     def __init__(self, default: TritonProgram, variant: Callable[[Sizes], TritonProgram], kind: Kind) -> None:
-        self.plan, self.source = default.plan, default.source
+        self.plan, self.source, self.ragged = default.plan, default.source, default.ragged
         self._default, self._variant, self._kind = default, variant, kind
         self._usual = _sizes(default.plan)
         self._chosen: dict[tuple[int, int, Pass], Size | None] = {}
