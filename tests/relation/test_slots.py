@@ -207,6 +207,15 @@ def test_a_proof_says_what_is_wrong() -> None:
     assert replace(f, rooms=(Room(0, 1, 0, 5, 4),)).proof.check()
 
 
+def collides(f: SlotFunction, until: int) -> bool:
+    """Whether, by the numbers alone, a key is written over one that is to live on; later than masks show."""
+    at, life = f(np.arange(until)), f.lives.at(np.arange(until))
+    (kept,) = (life >= -f.lookahead).nonzero()
+    order = kept[np.lexsort((kept, at[kept]))]
+    earlier, later = order[:-1], order[1:]
+    return bool(((at[earlier] == at[later]) & (later <= earlier + life[earlier] + f.lookahead)).any())
+
+
 def test_random_functions_are_judged_as_the_masks_judge_them() -> None:
     """Neither derived nor mutated: any table of small numbers."""
     draw = random.Random(5)
@@ -222,8 +231,7 @@ def test_random_functions_are_judged_as_the_masks_judge_them() -> None:
             base += draw.choice([0, 0, min(size, 9)])
         f = SlotFunction((term,), lookahead, prefix, tuple(rooms))
         holds, right = f.proof.check(), not wrong(f, 60)
-        later = not f.bounded or any(room.base < prefix for room in rooms)  # it may meet others, or the prefix, later
-        assert holds == right or (right and later), f
+        assert holds == right or (right and collides(f, 4000)), f
         agreed[holds] += 1
     assert min(agreed.values()) > 20
 
