@@ -66,9 +66,13 @@ class SlotStore:
         found = base + (later // period * many + rank) % size
         return torch.where(positions < prefix, positions, found) if prefix else found
 
+    def fits(self, tokens: int) -> bool:
+        return self.fixed or self.function.width(tokens) <= self.slots
+
     def grow(self, tokens: int) -> None:
-        if self.fixed or (slots := self.function.width(tokens)) <= self.slots:
+        if self.fits(tokens):
             return
+        slots = self.function.width(tokens)
         slots = min(-(-slots // PAGE) * PAGE, self.function.width(FOREVER))
         held = self._k, self._v, self._at
         self._k, self._v, self._at = self._empty(slots)
