@@ -12,7 +12,7 @@ import pytest
 import sympy
 
 import pidsl
-from pidsl import blocks, causal, keys, lags, neighborhood, queries, ring, stride, window
+from pidsl import blocks, causal, documents, keys, lags, neighborhood, no_leak, queries, ring, stride, window
 from pidsl.analysis import against_masks, ask, counts, degrees, depth_tokens, grids, memory
 from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.cost import cost
@@ -62,6 +62,7 @@ def about_counts() -> Iterator[Bound]:
         costs = cost(window(k), tokens)
         yield from (costs.forward_flops, costs.backward_flops, costs.kv_bytes, costs.memory_bytes, costs.pairs)
     yield cost(window(3) | stride(4) & causal, 100).forward_flops
+    yield from (no_leak(window(k) & documents), no_leak(window(3) & documents))
 
 
 def about_layers() -> Iterator[Bound]:

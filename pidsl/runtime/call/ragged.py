@@ -271,7 +271,7 @@ def _packed(tensors: Sequence[Tensor | None], numbers: Sequence[int], sizes: tup
         faults = []
         for name, x, count in zip(("cu_seqlens_q", "cu_seqlens_k"), tensors, sizes, strict=True):
             if x is not None:
-                faults += _check_ends(name, x, count)
+                faults += check_ends(name, x, count)
         raise_faults(faults, _PACKED)
     q = of_q.long()
     k = q if of_k is None else of_k.long()
@@ -282,7 +282,8 @@ def _packed(tensors: Sequence[Tensor | None], numbers: Sequence[int], sizes: tup
     return _table(zero, q[:-1] + early, rows - early, offset.clamp(min=0), k[:-1], keys, zero)
 
 
-def _check_ends(name: str, x: Tensor, count: int) -> list[Fault]:
+def check_ends(name: str, x: Tensor, count: int | None) -> list[Fault]:
+    """The fault of ends of documents that do not start at 0, fall, or do not end at `count`, where it is known."""
     ends: list[int] = x.tolist()
     of = "q" if name.endswith("q") else "k"
     if ends[0] != 0:
@@ -290,7 +291,7 @@ def _check_ends(name: str, x: Tensor, count: int) -> list[Fault]:
     for x0, (a, b) in enumerate(pairwise(ends)):
         if b < a:
             return [Fault(name, f"{name}[{x0 + 1}] = {b} after {a}", "ends of documents that never fall")]
-    if ends[-1] != count:
+    if count is not None and ends[-1] != count:
         return [Fault(name, f"{name}[{len(ends) - 1}] = {ends[-1]}", f"{count}, the tokens of {of}")]
     return []
 
