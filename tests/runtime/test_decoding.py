@@ -15,8 +15,9 @@ from pidsl import Cache, blocks, causal, heads, keys, layers, patterns, window
 
 B, HQ, HKV, D = 2, 2, 1, 8
 STEPS, LOOKAHEAD, ROOM = 2000, 3, 2600
+COMB = (window(7) | keys(0, None, 8)) & causal
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "comb": ((window(7) | keys(0, None, 8)) & causal, {}),
+    "comb": (COMB, {}),
     "sinks and window": (patterns.streaming_llm(63, sinks=4), {"max_tokens": ROOM}),
     "single skip": (patterns.pi_attention(63, 256), {}),
     "chunked": (blocks(64) & causal, {"max_tokens": ROOM}),
@@ -25,10 +26,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "heads": (heads([(1, window(15)), (1, (window(3) | keys(0, 4)) & causal)]), {"max_tokens": ROOM}),
     "pages": ((window(31) | keys(0, 4)) & causal, {"page_size": 16}),
     "pages with gaps": (window(7) | window(511) & keys(0, 4096, 64), {"page_size": 16, "max_tokens": ROOM}),
-    "layers": (
-        layers([window(15), (window(7) | keys(0, None, 8)) & causal, heads([(1, window(15)), (1, blocks(32) & causal)])]),
-        {"max_tokens": ROOM},
-    ),
+    "layers": (layers([window(15), COMB, heads([(1, window(15)), (1, blocks(32) & causal)])]), {"max_tokens": ROOM}),
 }  # fmt: skip
 
 

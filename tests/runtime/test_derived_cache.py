@@ -478,6 +478,98 @@ def test_values_are_not_looked_at_where_that_is_turned_off(monkeypatch: pytest.M
     cache.append(K, K, lengths=torch.tensor([1, 4]))
 
 
+# --- hints, followed
+# follows the hints of pidsl/runtime/cache/checks.py: check_new, check_place, check_each, check_pages
+# follows the hints of pidsl/runtime/cache/cache.py: _too_many, check_crop, pages_bound, load
+# follows the hints of pidsl/runtime/cache/pages.py: check_load
+# follows the hints of pidsl/runtime/cache/layers.py: append
+# follows the hints of pidsl/runtime/cache/patterns.py: patterns_of
+
+
+def prefix(cache: Any) -> Any:
+    """Of a prefix found elsewhere, the keys that must be held; the others may hold anything."""
+    k = torch.full((2, HKV, 40, D), torch.nan)
+    k[:, :, cache.resume(40)] = 1.0
+    cache.append(k, k)
+    assert (compiled(SINKS).decode(torch.randn(2, HKV, 1, D), cache) == 1.0).all()
+    return cache
+
+
+def stack() -> Any:
+    return made(compiled(pidsl.layers([SINKS, window(3)])))
+
+
+SPANS = pidsl.summaries(blocks(4) & causal, [pidsl.spans(4, pidsl.where(lambda i, j: j < i // 4))])
+HINTS: list[tuple[str, Callable[[], Any], Callable[[], Any]]] = [
+    (
+        "k.transpose(1, 2)",
+        lambda: made(SINKS).append(K.transpose(1, 2), K),
+        lambda: made(SINKS).append(K.transpose(1, 2).transpose(1, 2), K),
+    ),
+    (
+        "k.to(torch.float32)",
+        lambda: made(SINKS).append(K.double(), K),
+        lambda: made(SINKS).append(K.double().to(torch.float32), K),
+    ),
+    ("k.to('cpu')", lambda: made(SINKS).append(K.to("meta"), K), lambda: made(SINKS).append(K.to("cpu"), K)),
+    (
+        "table.to(torch.int32)",
+        lambda: loaded(lambda table: table.long()),
+        lambda: loaded(lambda table: table.long().to(torch.int32)),
+    ),
+    (
+        "the pages of the positions of cache.resume(tokens)",
+        lambda: loaded(lambda table: table.masked_fill(torch.arange(table.shape[1]) == 9, -1)),
+        lambda: loaded(needed),
+    ),
+    (
+        "torch.as_tensor(lengths)",
+        lambda: made(SINKS).append(K, K, lengths=[1, 2]),
+        lambda: made(SINKS).append(K, K, lengths=torch.as_tensor([1, 2])),
+    ),
+    (
+        "without max_tokens: it grows",
+        lambda: made(SINKS, max_tokens=2).append(K, K),
+        lambda: made(SINKS).append(K, K),
+    ),
+    ("pidsl.Cache(..., lookahead=...)", lambda: filled().crop(7), lambda: filled(lookahead=2).crop(7)),
+    ("page_size=16", lambda: made(SINKS).pages_bound, lambda: made(SINKS, page_size=16).pages_bound(t=99)),
+    ("takes those of resume(tokens) alone", lambda: made(SINKS).load(K, K, K), lambda: prefix(made(SINKS))),
+    (
+        "caches[layer].append(k, v)",
+        lambda: stack().append(K, K),
+        lambda: [stack()[layer].append(K, K) for layer in range(2)],
+    ),
+    (
+        "a cache of pidsl.compile(summaries.exact)",
+        lambda: made(compiled(SPANS)),
+        lambda: made(compiled(SPANS.exact)).append(K, K),
+    ),
+    ("pidsl.compile(term)", lambda: Cache(SINKS, 1, 1, 4, torch.float32, "cpu"), lambda: made(compiled(SINKS))),  # type: ignore[arg-type]
+]
+
+
+def needed(table: Tensor) -> Tensor:
+    """A table of nothing but the pages that a cache must have to resume."""
+    pages = {p // 4 for p in made(SINKS).resume(40).tolist()}
+    return table.masked_fill(torch.tensor([x not in pages for x in range(table.shape[1])]), -1)
+
+
+def loaded(changed: Callable[[Tensor], Tensor]) -> Any:
+    source, cache = filled(40, page_size=4), made(SINKS, page_size=4)
+    cache.load(source.store.pool, changed(source.keys_at.table), torch.tensor([40, 40]))
+    return cache
+
+
+@pytest.mark.parametrize("hint", HINTS, ids=[says for says, _, _ in HINTS])
+def test_a_hint_followed_works(hint: tuple[str, Callable[[], Any], Callable[[], Any]]) -> None:
+    says, wrong, right = hint
+    with pytest.raises(ArgumentError) as caught:
+        wrong()
+    assert says in f"{caught.value.hint}\n{caught.value.where}"  # of several faults, the hints are there
+    right()
+
+
 # --- pages of another cache
 
 
