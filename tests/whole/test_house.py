@@ -13,8 +13,8 @@ MOST_PARAMETERS = 8
 
 # The public door, where everything that a call is given is a parameter.
 DOOR = {
-    f"pidsl.runtime.{name}"
-    for name in ("kernels.kernel:Kernel.__call__", "kernels.kernel:Kernel.packed", "cache.cache:Cache.__init__")
+    *(f"pidsl.runtime.kernels.kernel:Kernel.{name}" for name in ("__call__", "packed")),
+    "pidsl.runtime.cache.cache:Cache.__init__",
 }
 
 

@@ -186,8 +186,8 @@ class Cache:
         faults = [] if lengths is None else check_within("lengths", lengths, 0, new, "of the new tokens")
         if self.max_tokens is not None and not faults:
             after = self.tokens + (new if lengths is None else lengths)
-            said = f"max_tokens = {self.max_tokens}"
-            faults += check_within("tokens", after, 0, self.max_tokens, said, "a cache without max_tokens, which grows")
+            said, hint = f"max_tokens = {self.max_tokens}", "pidsl.Cache(...) without max_tokens: it grows"
+            faults += check_within("tokens", after, 0, self.max_tokens, said, hint)
         return faults
 
     def crop(self, tokens: int | Tensor) -> None:
@@ -221,7 +221,7 @@ class Cache:
         if looks(self.form.device):
             back = (self._furthest - self.lookahead).clamp(min=0)
             said = f"at most lookahead = {self.lookahead} tokens behind the most that there were, and no more than now"
-            hint = "pidsl.Cache(..., lookahead=...) for as many as are taken back"
+            hint = "pidsl.Cache(..., lookahead=...), of as many tokens as are taken back"
             raise_faults(check_within("tokens", left, back, self.tokens, said, hint), where)
         return left
 
@@ -264,7 +264,7 @@ class Cache:
         """
         where = f"cache.load(pool, table, tokens) of {self!r}"
         if not isinstance(self.store, PageStore):
-            hint = "pidsl.Cache(..., page_size=...), or append(k, v), which takes the keys of resume(tokens) alone"
+            hint = "pidsl.Cache(..., page_size=...), or append(k, v), which takes those of resume(tokens) alone"
             raise ArgumentError("a cache without pages", "one with page_size", where, hint)
         faults = check_pages(pool, table, self.store.pool.shape[1:], self.form)
         faults += check_each("tokens", tokens, self.form, "tokens that there are")
