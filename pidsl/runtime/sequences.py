@@ -54,13 +54,8 @@ def sequences(q: Tensor, kind: str, tensors: list[Tensor | None], numbers: list[
 
 @sequences.register_fake
 def _table_shape(q: Tensor, kind: str, tensors: Any, numbers: Any, sizes: Any) -> Tensor:
-    count: Any
-    if kind == "entries":
-        count = sizes[0]
-    elif kind == "packed":
-        count = tensors[0].shape[0] - 1
-    else:
-        count = torch.library.get_ctx().new_dynamic_size()
+    # a size of its own, so that no graph is for one document alone, nor for more than one
+    count: Any = sizes[0] if kind == "entries" else torch.library.get_ctx().new_dynamic_size()
     return q.new_empty((count, len(COLUMNS) + 1), dtype=torch.int32)
 
 
