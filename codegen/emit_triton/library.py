@@ -29,13 +29,15 @@ import triton.language as tl
 # mod STEP, which CLASS says where there is one; or what OWN says), the walks over what they meet, whether that is one
 # key (row) each (LAGS), which keys and rows are attended (KEYS, ROWS; or CAREFUL: what the mask says), and what happens
 # to logits and weights. By a call: widths, the precision of products, the dtype of indices, whether every key and every
-# row that exists is attended, whether tiles come through tensor descriptors, into how many parts walks are split,
-# whether the last tile comes first, how many query heads share a tile of rows, whether warps have tasks of their own.
+# row that exists is attended, whether tiles come through tensor descriptors, into how many parts walks are split (of
+# how many tiles each; 0: alike), whether the last tile comes first, how many query heads share a tile of rows, whether
+# warps have tasks of their own; whether there are sequences, and where their keys lie ("slots", with a PERIOD, or
+# "pages" of so many keys; see `pidsl.runtime.call.segments`).
 STAGE = {"WALKS": (), "TILE": 0, "STEP": 1, "CLASS": None, "OWN": None, "LAGS": False, "KEYS": None, "ROWS": None,
          "CAREFUL": False, "SCORE": None, "DROPOUT": None, "ENTRY": None, "TABLE": 0, "WIDTH": 0}  # fmt: skip
 CALL = {"D": 0, "D_PAD": 0, "V": 0, "V_PAD": 0, "PRECISION": "ieee", "INDEX": tl.int32, "EVERY_KEY": False,
-        "EVERY_ROW": False, "TMA": False, "SPLITS": 1, "DESCENDING": False, "PACK": 1,
-        "SPECIALIZED": False}  # fmt: skip
+        "EVERY_ROW": False, "TMA": False, "SPLITS": 1, "PART": 0, "DESCENDING": False, "PACK": 1,
+        "SPECIALIZED": False, "RAGGED": False, "KEYS_AT": None, "PERIOD": 0, "PAGE": 0}  # fmt: skip
 Kind = namedtuple("Kind", [*STAGE, *CALL], defaults=[*STAGE.values(), *CALL.values()])
 # A walk: its LOOPS. Those of `_runs` ask SPAN for the class met, the BOUNDS of what each row (key) meets ("low",
 # "high", "both" or "") and the loops over TILES ("full", "masked" or "both") of SIZE; positions are STEP apart. Where
@@ -46,7 +48,8 @@ Walk = namedtuple("Walk", WALK, defaults=WALK.values())
 
 # Not worth a kernel each; `group` is: where it is 1 there is no loop over heads.
 NUMBERS = ["n", "m", "offset", "key_offset", "heads", "seed", "tiles", "classes", "pairs", "first_tile", "first_pair",
-           "own_first", "own_rows", "target_first", "target_rows"]  # fmt: skip
+           "own_first", "own_rows", "target_first", "target_rows", "prefix", "each", "sequences", "entries", "column",
+           "size", "beside", "moved", "end"]  # fmt: skip
 
 
 @triton.jit
@@ -64,15 +67,53 @@ def _floor_mod(x, y):
 
 
 @triton.jit
-def _program(tiles, classes, first_tile, KIND: tl.constexpr):
+def _which(x, listed, tiles, classes, heads, KIND: tl.constexpr):
+    """The tile, class, and pair of batch entry (or sequence) and head that a program has.
+
+    Where tiles are `listed`, see `list_tiles`, `tiles` are all of a head, and those behind the last one are -1.
+    """
+    if listed is not None:
+        at = listed + x % tiles * 4
+        return tl.load(at), tl.load(at + 1), tl.maximum(tl.load(at + 2), 0) * heads + x // tiles
+    else:
+        tile = x % tiles
+        if KIND.DESCENDING:
+            tile = tiles - 1 - tile
+        return tile, x // tiles % classes, x // tiles // classes
+
+
+@triton.jit
+def _program(listed, tiles, classes, first_tile, heads, KIND: tl.constexpr):
     """Which part of a split walk, which tile, class, and pair of batch entry and head of those launched."""
     split, x = 0, tl.program_id(0)
     if KIND.SPLITS > 1:
         split, x = x % KIND.SPLITS, x // KIND.SPLITS
-    tile = x % tiles
-    if KIND.DESCENDING:
-        tile = tiles - 1 - tile
-    return split, (first_tile + tile).to(KIND.INDEX), (x // tiles % classes).to(KIND.INDEX), x // tiles // classes
+    tile, c, pair = _which(x, listed, tiles, classes, heads, KIND)
+    return split, (first_tile + tile).to(KIND.INDEX), c.to(KIND.INDEX), pair
+
+
+@triton.jit
+def _place(pair, first_pair, heads, n, m, offset, key_offset, segments, KIND: tl.constexpr):
+    """What a pair is: its batch entry or sequence, batch entry, head, and its number among what is written; its n, m,
+    offset and key_offset; and its first row and key, of those of a batch entry."""
+    number, head = (pair + first_pair) // heads, (pair + first_pair) % heads
+    batch, own, row, key = number, pair, 0, 0
+    if KIND.RAGGED:
+        at = segments + number * 8
+        batch, row, n, offset = tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
+        key, m, key_offset = tl.load(at + 4), tl.load(at + 5), tl.load(at + 6)
+        own = batch * heads + head
+    lengths = n.to(KIND.INDEX), m.to(KIND.INDEX), offset.to(KIND.INDEX), key_offset.to(KIND.INDEX)
+    return number, batch, head, own, lengths, row, key
+
+
+@triton.jit
+def _nothing(t, c, length, KIND: tl.constexpr):
+    """Whether a program has no rows (keys): behind the last one of a short class or sequence, and of those listed."""
+    if KIND.OWN is None:
+        return (t < 0) | (t * KIND.TILE * KIND.STEP + c >= length)
+    else:
+        return t < 0
 
 
 @triton.jit
@@ -91,7 +132,10 @@ def _own(t, c, length, first, table, KIND: tl.constexpr):
 @triton.jit
 def _part(first, stop, split, KIND: tl.constexpr):
     """The part `split` of a loop."""
-    if KIND.SPLITS > 1:
+    if KIND.SPLITS > 1 and KIND.PART > 0:  # the last one has the rest
+        first += split * KIND.PART
+        stop = tl.where(split < KIND.SPLITS - 1, tl.minimum(stop, first + KIND.PART), stop)
+    elif KIND.SPLITS > 1:
         steps = tl.maximum(stop - first, 0)
         first, stop = first + steps * split // KIND.SPLITS, first + steps * (split + 1) // KIND.SPLITS
     return first, stop
@@ -169,9 +213,12 @@ def _rows(exists, r, place, KIND: tl.constexpr):
 
 
 @triton.jit
-def _matrix(base, batch, head, batch_stride, head_stride):
-    """Where the matrix of one head of one batch entry begins; always in 64 bits."""
-    return base + batch.to(tl.int64) * batch_stride + head.to(tl.int64) * head_stride
+def _matrix(base, batch, head, batch_stride, head_stride, row, row_stride, KIND: tl.constexpr):
+    """Where the matrix of one head of one batch entry begins, or that of a sequence; always in 64 bits."""
+    base += batch.to(tl.int64) * batch_stride + head.to(tl.int64) * head_stride
+    if KIND.RAGGED:
+        base += row.to(tl.int64) * row_stride
+    return base
 
 
 @triton.jit
@@ -225,6 +272,29 @@ def _pair(task, source, at, index, live, KIND: tl.constexpr):
 
 
 @triton.jit
+def _found(places, p, live, KIND: tl.constexpr):
+    """Where the keys at positions p lie: their rows of k and v, which of them are there, and how far on in k and v."""
+    table, held, prefix, k_b, v_b = places
+    if KIND.KEYS_AT == "slots":
+        x = tl.maximum(p - prefix, 0)
+        entry = table + x % KIND.PERIOD * 4
+        base, many = tl.load(entry), tl.load(entry + 1)
+        rank, size = tl.load(entry + 2), tl.load(entry + 3)
+        slot = tl.where(p < prefix, p, base + (x // KIND.PERIOD * many + rank) % tl.maximum(size, 1))
+        there = (p < prefix) | (size > 0)
+        if live is not None:
+            there &= live
+        there &= tl.load(held + slot, mask=there, other=-1) == p
+        return slot, there, 0, 0
+    else:
+        if live is None:
+            page = tl.load(table + p // KIND.PAGE)
+        else:
+            page = tl.load(table + p // KIND.PAGE, mask=live, other=-1)
+        return p % KIND.PAGE, page >= 0, (page.to(tl.int64) * k_b)[:, None], (page.to(tl.int64) * v_b)[:, None]
+
+
+@triton.jit
 def _keys(task, source, at, j, inside, keep, KIND: tl.constexpr):
     """Keys and their values; those are blanked that no row attends. Without a mask all of them are there."""
     live = inside
@@ -234,7 +304,13 @@ def _keys(task, source, at, j, inside, keep, KIND: tl.constexpr):
         elif KIND.KEYS is not None and not KIND.EVERY_KEY:
             head, n, m, offset, key_offset = task[2]
             live = (inside & KIND.KEYS(j, head, head, n, m, offset, key_offset)) != 0
-    return _pair(task, source, at, j, live, KIND)
+    if KIND.KEYS_AT is None:
+        return _pair(task, source, at, j, live, KIND)
+    else:
+        left, right, left_r, left_d, right_r, right_d = task[0]
+        j, live, left_on, right_on = _found(task[5], j + task[2][4], live, KIND)
+        task = (left + left_on, right + right_on, left_r, left_d, right_r, right_d), 0
+        return _pair(task, source, at, j, live, KIND)
 
 
 @triton.jit
@@ -461,63 +537,85 @@ def _begin(running, lse, sinks, row, ok, head, TILE: tl.constexpr, KIND: tl.cons
 @triton.jit(do_not_specialize=NUMBERS)
 def forward(
     q, k, v, out, lse, running, table, slopes, sinks, bias, temperature, seed,
+    segments, listed, key_table, held, prefix, each,
     scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
     q_b, q_h, q_r, q_d, k_b, k_h, k_r, k_d, v_b, v_h, v_r, v_d, KIND: tl.constexpr,
 ):  # fmt: skip
     """out and lse: a program owns a tile of rows and absorbs the keys that they meet."""
-    split, t, c, own = _program(tiles, classes, first_tile, KIND)
-    n, m, offset, key_offset = n.to(KIND.INDEX), m.to(KIND.INDEX), offset.to(KIND.INDEX), key_offset.to(KIND.INDEX)
+    of = heads
+    if KIND.PACK > 1:
+        of = heads // group
+    split, t, c, pair = _program(listed, tiles, classes, first_tile, of, KIND)
+    number, batch, head, own, lengths, first_row, first_key = _place(
+        pair, first_pair, of, n, m, offset, key_offset, segments, KIND
+    )
+    n, m, offset, key_offset = lengths
     if KIND.CLASS is not None:
         c = KIND.CLASS(offset, key_offset)
-    if KIND.STEP > 1 and t * KIND.TILE * KIND.STEP + c >= n:  # the last tile of a short class
+    if (KIND.STEP > 1 or KIND.RAGGED) and _nothing(t, c, n, KIND):
         return
     r, exists, a = _own(t, c, n, offset, table, KIND)
     if KIND.PACK > 1:  # the rows of all query heads of a key head
-        batch, key_head = (own + first_pair) // (heads // group), (own + first_pair) % (heads // group)
+        key_head = head
         member = tl.arange(0, KIND.TILE) // (KIND.TILE // KIND.PACK)
         head, exists = key_head * group + member, exists & (member < group)
-        row = ((split * pairs + own) * group + member).to(tl.int64) * own_rows - own_first + r
-        queries = _matrix(q, batch, head, q_b, q_h)[:, None]
+        row = ((split * pairs + own) * group + member).to(tl.int64) * own_rows - own_first + first_row + r
+        queries = _matrix(q, batch, head, q_b, q_h, first_row, q_r, KIND)[:, None]
     else:
-        batch, head = (own + first_pair) // heads, (own + first_pair) % heads
         key_head = head // group
-        row = (split * pairs + own).to(tl.int64) * own_rows - own_first + r
-        queries = _matrix(q, batch, head, q_b, q_h)
+        row = (split * pairs + own).to(tl.int64) * own_rows - own_first + first_row + r
+        queries = _matrix(q, batch, head, q_b, q_h, first_row, q_r, KIND)
     place = head, n, m, offset, key_offset
     mine = _rows(exists, r, place, KIND)
     query = _load(queries, r, mine, q_r, q_d, KIND.D, KIND.D_PAD)
-    score = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
-    keys = _matrix(k, batch, key_head, k_b, k_h), _matrix(v, batch, key_head, v_b, v_h), k_r, k_d, v_r, v_d
+    score = _of_head(slopes, bias, temperature, seed, scale, number, head, heads, KIND)
+    if KIND.KEYS_AT == "pages":  # a page has the stride of a batch entry
+        left, right = k + key_head.to(tl.int64) * k_h, v + key_head.to(tl.int64) * v_h
+    else:
+        left = _matrix(k, batch, key_head, k_b, k_h, first_key, k_r, KIND)
+        right = _matrix(v, batch, key_head, v_b, v_h, first_key, v_r, KIND)
+    places = 0
+    if KIND.KEYS_AT == "slots":
+        places = key_table, held + batch.to(tl.int64) * each, prefix, 0, 0
+    elif KIND.KEYS_AT == "pages":
+        places = key_table + batch.to(tl.int64) * each, 0, 0, k_b, v_b
+    keys = left, right, k_r, k_d, v_r, v_d
     rows = query, r + offset, score
     state = _begin(running, lse, sinks, row, exists, head, KIND.TILE, KIND)
-    state = _meet((_tiles, _absorb), (keys, m, place, rows, exists), state, split, t, c, a, KIND)
+    state = _meet((_tiles, _absorb), (keys, m, place, rows, exists, places), state, split, t, c, a, KIND)
     _finish(out, lse, row, exists, state[0], state[1], state[2], KIND)
 
 
 @triton.jit(do_not_specialize=NUMBERS)
 def grad_query(
     q, k, v, grad_out, lse2, pull, grad_q, running, table, slopes, bias, temperature, seed, slope_sums, bias_sums,
+    segments, listed,
     scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
     q_b, q_h, q_r, q_d, k_b, k_h, k_r, k_d, v_b, v_h, v_r, v_d, go_b, go_h, go_r, go_d, KIND: tl.constexpr,
 ):  # fmt: skip
     """dQ, or where that is None the sums for slopes and bias: a program owns a tile of rows and meets keys."""
-    split, t, c, own = _program(tiles, classes, first_tile, KIND)
-    n, m, offset, key_offset = n.to(KIND.INDEX), m.to(KIND.INDEX), offset.to(KIND.INDEX), key_offset.to(KIND.INDEX)
+    split, t, c, pair = _program(listed, tiles, classes, first_tile, heads, KIND)
+    all_rows = n
+    number, batch, head, own, lengths, first_row, first_key = _place(
+        pair, first_pair, heads, n, m, offset, key_offset, segments, KIND
+    )
+    n, m, offset, key_offset = lengths
     if KIND.CLASS is not None:
         c = KIND.CLASS(offset, key_offset)
-    if KIND.STEP > 1 and t * KIND.TILE * KIND.STEP + c >= n:  # the last tile of a short class
+    if (KIND.STEP > 1 or KIND.RAGGED) and _nothing(t, c, n, KIND):
         return
     r, exists, a = _own(t, c, n, offset, table, KIND)
-    batch, head = (own + first_pair) // heads, (own + first_pair) % heads
     place = head, n, m, offset, key_offset
     mine = _rows(exists, r, place, KIND)
-    query = _load(_matrix(q, batch, head, q_b, q_h), r, mine, q_r, q_d, KIND.D, KIND.D_PAD)
-    grad = _load(_matrix(grad_out, batch, head, go_b, go_h), r, mine, go_r, go_d, KIND.V, KIND.V_PAD)
-    at = (own + first_pair).to(tl.int64) * n + r
+    query = _load(_matrix(q, batch, head, q_b, q_h, first_row, q_r, KIND), r, mine, q_r, q_d, KIND.D, KIND.D_PAD)
+    grads = _matrix(grad_out, batch, head, go_b, go_h, first_row, go_r, KIND)
+    grad = _load(grads, r, mine, go_r, go_d, KIND.V, KIND.V_PAD)
+    at = (batch * heads + head).to(tl.int64) * all_rows + first_row + r
     grads = grad, tl.load(lse2 + at, mask=mine, other=float("inf")), tl.load(pull + at, mask=mine, other=0.0)
-    score = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
-    key_head = head // group
-    keys = _matrix(k, batch, key_head, k_b, k_h), _matrix(v, batch, key_head, v_b, v_h), k_r, k_d, v_r, v_d
+    score = _of_head(slopes, bias, temperature, seed, scale, number, head, heads, KIND)
+    left = _matrix(k, batch, head // group, k_b, k_h, first_key, k_r, KIND)
+    right = _matrix(v, batch, head // group, v_b, v_h, first_key, v_r, KIND)
+    keys = left, right, k_r, k_d, v_r, v_d
     rows = query, r + offset, score
     if grad_q is None:
         sums = tl.zeros([KIND.TILE], tl.float32), tl.zeros([KIND.WIDTH], tl.float32)
@@ -532,7 +630,7 @@ def grad_query(
         state = tl.zeros([KIND.TILE, KIND.D_PAD], tl.float32)
         state = _meet((_tiles, _add_query_grad), (keys, m, place, rows, exists, grads), state, split, t, c, a, KIND)
         state *= scale / score[1]
-        row = (split * pairs + own).to(tl.int64) * own_rows - own_first + r
+        row = (split * pairs + own).to(tl.int64) * own_rows - own_first + first_row + r
         if running is not None:
             state += _load(running, row, exists, KIND.D, 1, KIND.D, KIND.D_PAD)
         _store(grad_q, row, exists, state, KIND.D, KIND.D_PAD)
@@ -541,37 +639,44 @@ def grad_query(
 @triton.jit(do_not_specialize=NUMBERS)
 def grad_key(
     q, k, v, grad_out, lse2, pull, grad_k, grad_v, running_k, running_v, table, slopes, bias, temperature, seed,
+    segments, listed,
     scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
     q_b, q_h, q_r, q_d, k_b, k_h, k_r, k_d, v_b, v_h, v_r, v_d, go_b, go_h, go_r, go_d, KIND: tl.constexpr,
 ):  # fmt: skip
     """dK and dV: a program owns a tile of keys and meets the rows of all query heads of its group."""
-    split, t, d, own = _program(tiles, classes, first_tile, KIND)
-    n, m, offset, key_offset = n.to(KIND.INDEX), m.to(KIND.INDEX), offset.to(KIND.INDEX), key_offset.to(KIND.INDEX)
+    split, t, d, pair = _program(listed, tiles, classes, first_tile, heads // group, KIND)
+    all_rows = n
+    number, batch, key_head, own, lengths, first_row, first_key = _place(
+        pair, first_pair, heads // group, n, m, offset, key_offset, segments, KIND
+    )
+    n, m, offset, key_offset = lengths
     if KIND.CLASS is not None:
         d = KIND.CLASS(offset, key_offset)
-    if KIND.STEP > 1 and t * KIND.TILE * KIND.STEP + d >= m:  # the last tile of a short class
+    if (KIND.STEP > 1 or KIND.RAGGED) and _nothing(t, d, m, KIND):
         return
     j, exists, b = _own(t, d, m, key_offset, table, KIND)
-    batch, key_head = (own + first_pair) // (heads // group), (own + first_pair) % (heads // group)
     mine = exists
     if KIND.KEYS is not None and not KIND.EVERY_KEY:
         first_head = key_head * group
         of_group = KIND.KEYS(j, first_head, first_head + group - 1, n, m, offset, key_offset)
         mine = (exists & of_group) != 0
-    key = _load(_matrix(k, batch, key_head, k_b, k_h), j, mine, k_r, k_d, KIND.D, KIND.D_PAD)
-    value = _load(_matrix(v, batch, key_head, v_b, v_h), j, mine, v_r, v_d, KIND.V, KIND.V_PAD)
+    left = _matrix(k, batch, key_head, k_b, k_h, first_key, k_r, KIND)
+    right = _matrix(v, batch, key_head, v_b, v_h, first_key, v_r, KIND)
+    key = _load(left, j, mine, k_r, k_d, KIND.D, KIND.D_PAD)
+    value = _load(right, j, mine, v_r, v_d, KIND.V, KIND.V_PAD)
     state = tl.zeros([KIND.TILE, KIND.D_PAD], tl.float32), tl.zeros([KIND.TILE, KIND.V_PAD], tl.float32)
     for member in tl.range(0, group, disable_licm=True):
         head = key_head * group + member
-        score = _of_head(slopes, bias, temperature, seed, scale, batch, head, heads, KIND)
-        rows = _matrix(q, batch, head, q_b, q_h), _matrix(grad_out, batch, head, go_b, go_h), q_r, q_d, go_r, go_d
-        row_0 = (batch * heads + head).to(tl.int64) * n
+        score = _of_head(slopes, bias, temperature, seed, scale, number, head, heads, KIND)
+        left = _matrix(q, batch, head, q_b, q_h, first_row, q_r, KIND)
+        right = _matrix(grad_out, batch, head, go_b, go_h, first_row, go_r, KIND)
+        row_0 = (batch * heads + head).to(tl.int64) * all_rows + first_row
         place, of_keys = (head, n, m, offset, key_offset), (key, value, j + key_offset, score)
-        task = rows, n, place, of_keys, exists, (lse2 + row_0, pull + row_0)
+        task = (left, right, q_r, q_d, go_r, go_d), n, place, of_keys, exists, (lse2 + row_0, pull + row_0)
         state = _meet((_tiles, _add_key_grads), task, state, split, t, d, b, KIND)
     sum_k, sum_v = state
     sum_k *= scale
-    row = (split * pairs + own).to(tl.int64) * own_rows - own_first + j
+    row = (split * pairs + own).to(tl.int64) * own_rows - own_first + first_key + j
     if running_k is not None:
         sum_k += _load(running_k, row, exists, KIND.D, 1, KIND.D, KIND.D_PAD)
         sum_v += _load(running_v, row, exists, KIND.V, 1, KIND.V, KIND.V_PAD)
@@ -579,22 +684,34 @@ def grad_key(
     _store(grad_v, row, exists, sum_v, KIND.V, KIND.V_PAD)
 
 
+@triton.jit
+def _few(segments, listed, tiles, heads, length, column, KIND: tl.constexpr):
+    """32 rows (keys): the number of their pair of batch entry and head, where that has them, and which there are."""
+    t, _, pair = _which(tl.program_id(0), listed, tiles, 1, heads, KIND)
+    x = t.to(tl.int64) * 32 + tl.arange(0, 32)
+    if KIND.RAGGED:
+        at = segments + pair // heads * 8
+        first, length = tl.load(at + column), tl.load(at + column + 1)
+        return tl.load(at) * heads + pair % heads, first + x, (x >= 0) & (x < length)
+    else:
+        return pair, x, x < length
+
+
 @triton.jit(do_not_specialize=NUMBERS)
 def row_statistics(
-    out, grad_out, lse, grad_lse, lse2, pull, n, heads, out_b, out_h, out_r, out_d, go_b, go_h, go_r, go_d,
-    KIND: tl.constexpr,
+    out, grad_out, lse, grad_lse, lse2, pull, segments, listed, n, heads, tiles,
+    out_b, out_h, out_r, out_d, go_b, go_h, go_r, go_d, KIND: tl.constexpr,
 ):  # fmt: skip
     """What the gradients need of each row: lse in base 2, and pull = rowsum(dO * O) - dlse; 32 rows of one head.
 
     Rows without keys get lse2 = +inf, which makes all their weights 0.
     """
-    tiles = tl.cdiv(n, 32)
-    pair = tl.program_id(0) // tiles
-    batch, head = pair // heads, pair % heads
-    r = (tl.program_id(0) % tiles).to(KIND.INDEX) * 32 + tl.arange(0, 32)
-    ok, row = r < n, pair.to(tl.int64) * n + r
-    o = _load(_matrix(out, batch, head, out_b, out_h), r, ok, out_r, out_d, KIND.V, KIND.V_PAD)
-    grad = _load(_matrix(grad_out, batch, head, go_b, go_h), r, ok, go_r, go_d, KIND.V, KIND.V_PAD)
+    pair, r, ok = _few(segments, listed, tiles, heads, n, 1, KIND)
+    batch, head, row, r = pair // heads, pair % heads, pair.to(tl.int64) * n + r, r.to(KIND.INDEX)
+    results = out + batch.to(tl.int64) * out_b + head.to(tl.int64) * out_h
+    grads = grad_out + batch.to(tl.int64) * go_b + head.to(tl.int64) * go_h
+    o = _load(results, r, ok, out_r, out_d, KIND.V, KIND.V_PAD)
+    grad = _load(grads, r, ok, go_r, go_d, KIND.V, KIND.V_PAD)
     sums = tl.sum(o.to(tl.float32) * grad.to(tl.float32), 1)
     if grad_lse is not None:
         sums -= tl.load(grad_lse + row, mask=ok, other=0.0)
@@ -606,14 +723,12 @@ def row_statistics(
 
 @triton.jit(do_not_specialize=NUMBERS)
 def join(
-    parts, part_lse, out, lse, running, sinks, pairs, heads, first_pair, own_rows, target_first, target_rows,
-    KIND: tl.constexpr,
+    parts, part_lse, out, lse, running, sinks, segments, listed, pairs, heads, tiles, first_pair, own_rows,
+    target_first, target_rows, KIND: tl.constexpr,
 ):  # fmt: skip
     """out and lse of a range of rows from the parts of a split walk and what earlier kernels left; 32 rows."""
-    tiles = tl.cdiv(own_rows, 32)
-    own = tl.program_id(0) // tiles
-    x = (tl.program_id(0) % tiles).to(tl.int64) * 32 + tl.arange(0, 32)
-    ok = (x < own_rows) & (target_first + x < target_rows)
+    own, x, ok = _few(segments, listed, tiles, heads, own_rows, 1, KIND)
+    ok &= target_first + x < target_rows
     row = own.to(tl.int64) * target_rows + target_first + x
     acc, top, total = _begin(running, lse, sinks, row, ok, (own + first_pair) % heads, 32, KIND)
     for split in range(KIND.SPLITS):
@@ -629,18 +744,61 @@ def join(
 
 @triton.jit(do_not_specialize=NUMBERS)
 def add_parts(
-    parts, grad, running, pairs, own_rows, target_first, target_rows,
-    WIDTH: tl.constexpr, PAD: tl.constexpr, SPLITS: tl.constexpr,
+    parts, grad, running, segments, listed, pairs, heads, tiles, own_rows, target_first, target_rows, column,
+    WIDTH: tl.constexpr, PAD: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     """A gradient of a range of rows from the parts of a split walk, in their order; 32 rows."""
-    tiles = tl.cdiv(own_rows, 32)
-    own = tl.program_id(0) // tiles
-    x = (tl.program_id(0) % tiles).to(tl.int64) * 32 + tl.arange(0, 32)
-    ok = (x < own_rows) & (target_first + x < target_rows)
+    own, x, ok = _few(segments, listed, tiles, heads, own_rows, column, KIND)
+    ok &= target_first + x < target_rows
     row = own.to(tl.int64) * target_rows + target_first + x
     total = tl.zeros([32, PAD], tl.float32)
     if running is not None:
         total += _load(running, row, ok, WIDTH, 1, WIDTH, PAD).to(tl.float32)
-    for split in range(SPLITS):
+    for split in range(KIND.SPLITS):
         total += _load(parts, (split * pairs + own).to(tl.int64) * own_rows + x, ok, WIDTH, 1, WIDTH, PAD)
     _store(grad, row, ok, total, WIDTH, PAD)
+
+
+@triton.jit
+def _counts(segments, e, there, classes, size, beside, end, moved, column):
+    """Classes of sequences, and tiles of each of those: of `size` positions, with so many `beside` each other."""
+    length = tl.load(segments + e * 8 + column, mask=there, other=0)
+    first = tl.load(segments + e * 8 + column + 1, mask=there, other=0) * moved
+    stop = tl.minimum(first + length, end)
+    tiles = tl.maximum((stop + size - 1) // size - first // size, 0) * beside
+    return tl.minimum(length, classes), tl.where(length > 0, tiles, 0)
+
+
+@triton.jit(do_not_specialize=NUMBERS)
+def list_tiles(
+    segments, listed, sequences, classes, size, beside, end, moved, column, SORTED: tl.constexpr, LAST: tl.constexpr,
+):  # fmt: skip
+    """The tiles of all sequences as rows (tile, class, sequence, 0) of a table: 64 tiles of one sequence.
+
+    They stand in the order of their numbers (the LAST ones first), whichever sequence they are of; or, not SORTED,
+    sequence after sequence.
+    """
+    own = tl.program_id(0) % sequences
+    own_classes, own_tiles = _counts(segments, own, own < sequences, classes, size, beside, end, moved, column)
+    t = tl.program_id(0) // sequences * 64 + tl.arange(0, 64)
+    before = tl.zeros([64], tl.int32)
+    for first in range(0, sequences, 64):
+        other = first + tl.arange(0, 64)
+        of_class, tiles = _counts(segments, other, other < sequences, classes, size, beside, end, moved, column)
+        if SORTED:
+            over = tiles[None, :] > t[:, None]
+            if LAST:
+                sooner = tl.maximum(tiles[None, :] - 1 - t[:, None], 0)
+            else:
+                sooner = tl.minimum(tiles[None, :], t[:, None])
+            sooner += (over & (other < own)[None, :]).to(tl.int32)
+            before += tl.sum(sooner * of_class[None, :], 1)
+        else:
+            before += tl.sum(tl.where(other < own, of_class * tiles, 0))
+    if not SORTED:
+        before += tl.where(LAST, own_tiles - 1 - t, t) * own_classes
+    for c in range(own_classes):
+        at, ok = listed + (before + c) * 4, t < own_tiles
+        tl.store(at, t, mask=ok)
+        tl.store(at + 1, tl.zeros([64], tl.int32) + c, mask=ok)
+        tl.store(at + 2, tl.zeros([64], tl.int32) + own, mask=ok)

@@ -80,8 +80,8 @@ def test_join(resumed: bool, sinks: bool) -> None:
     out, lse = of(2, 80, 8), of(2, 80)
     before, before_lse = out.clone(), lse.clone()
     join[(2 * 2,)](
-        parts, part_lse, out, lse, out if resumed else None, heads if sinks else None,
-        pairs=2, heads=2, first_pair=0, own_rows=40, target_first=32, target_rows=80,
+        parts, part_lse, out, lse, out if resumed else None, heads if sinks else None, None, None,
+        pairs=2, heads=2, tiles=2, first_pair=0, own_rows=40, target_first=32, target_rows=80,
         KIND=Kind(V=8, V_PAD=16, SPLITS=3),
     )  # fmt: skip
     states, values = [*part_lse], [*parts]
@@ -102,8 +102,8 @@ def test_add_parts(resumed: bool) -> None:
     parts, grad = of(4, 2, 50, 12), of(2, 60, 12)
     before = grad.clone()
     add_parts[(2 * 2,)](
-        parts, grad, grad if resumed else None, pairs=2, own_rows=50, target_first=10, target_rows=60, WIDTH=12, PAD=16,
-        SPLITS=4,
+        parts, grad, grad if resumed else None, None, None, pairs=2, heads=2, tiles=2, own_rows=50, target_first=10,
+        target_rows=60, column=1, WIDTH=12, PAD=16, KIND=Kind(SPLITS=4),
     )  # fmt: skip
     torch.testing.assert_close(grad[:, 10:], parts.sum(0) + (before[:, 10:] if resumed else 0.0))
     assert torch.equal(grad[:, :10], before[:, :10])
@@ -124,6 +124,7 @@ def test_a_walk_by_hand() -> None:
     strides = {f"{name}_{axis}": x.stride(i) for name, x in zip("qkv", (q, k, v)) for i, axis in enumerate("bhrd")}  # noqa: B905
     forward[(2 * 2,)](
         q, k, v, out, lse, **dict.fromkeys(("running", "table", "slopes", "sinks", "bias", "temperature", "seed")),
+        **dict.fromkeys(("segments", "listed", "key_table", "held")), prefix=0, each=0,
         scale=0.3, n=20, m=27, heads=2, group=2, tiles=2, classes=1, pairs=2, own_rows=20, **numbers, **strides,
         KIND=Kind(WALKS=(Walk(_every_other),), TILE=16, D=16, D_PAD=16, V=16, V_PAD=16),
     )  # fmt: skip

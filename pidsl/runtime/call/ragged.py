@@ -154,6 +154,9 @@ class Kept(Protocol):
     def serves(self, kernel: Any) -> bool:
         """Whether it keeps what the kernel asks for."""
 
+    def check_rows(self, rows: int) -> list[Fault]:
+        """Faults of a step with so many rows that only the values on the device show."""
+
 
 def of_cache(cache: Kept, batch: int, n: int) -> Segments:
     """The sequences of a step: n rows of q, which are the last tokens of each batch entry."""
@@ -182,7 +185,7 @@ def check_cache(q: Tensor, cache: Kept) -> list[Fault]:
         faults.append(Fault("q", f"dtype {_named(q)}", f"{_named(cache.keys)}, the dtype of the cache"))
     if q.device != cache.keys.device:
         faults.append(Fault("q", f"device {q.device}", f"{cache.keys.device}, the device of the cache"))
-    return faults
+    return faults or cache.check_rows(n)
 
 
 # -- values, and the table ---------------------------------------------------------------------------------------

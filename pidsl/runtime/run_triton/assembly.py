@@ -16,11 +16,13 @@ from pidsl.runtime.run_triton.attended import every_key, every_row
 from pidsl.runtime.run_triton.devices import interpreted, target_of
 from pidsl.runtime.run_triton.launch import Loaded, pad
 from pidsl.runtime.run_triton.prepared import Buffer, Facts, Given, Prepared, Step, View
+from pidsl.runtime.run_triton.sequences import BLOCK, SORTED, Bounds, Programs, Tiles
 
 ABSENT = ("running", "running_k", "running_v", "table", "slopes", "bias", "sinks", "temperature", "seed", "grad_lse",
-          "grad_q", "slope_sums", "bias_sums")  # fmt: skip
+          "grad_q", "slope_sums", "bias_sums", "segments", "listed", "key_table", "held")  # fmt: skip
 STRIDES = {"q": "q", "k": "k", "v": "v", "grad_out": "go", "out": "out"}  # tensors of any strides: how those are called
 _INT32 = 2**31
+ROWS = 32  # of a program that merges
 
 
 class Form(NamedTuple):
@@ -29,7 +31,7 @@ class Form(NamedTuple):
     Args:
         names: of the tensors of the call.
         tensors: their facts.
-        positions: where the rows stand.
+        positions: where the rows stand; of a ragged call what is known of its sequences.
         device: where the tensors are.
         precision: of products of float32, as torch names it.
         learned: whether the gradients of slopes and bias are wanted.
@@ -38,7 +40,7 @@ class Form(NamedTuple):
 
     names: tuple[str, ...]
     tensors: tuple[tuple[Any, ...], ...]
-    positions: Positions
+    positions: Positions | Bounds
     device: torch.device
     precision: str
     learned: bool = False
@@ -56,7 +58,8 @@ class Assembly:
     Attributes:
         target: what the kernels are for.
         known: the facts of the tensors of the call.
-        lengths: n, m, offset, key_offset.
+        ragged: what is known of the sequences of a ragged call, None for another one.
+        lengths: n, m, offset, key_offset; of the longest sequence there may be.
         pairs: of batch entry and query head.
         group: query heads of each key head.
         tensor_cores: whether they do the products.
@@ -70,28 +73,94 @@ class Assembly:
         self.known = known = {name: Facts(*x) for name, x in zip(form.names, form.tensors, strict=True)}
         self.buffers: dict[str, Buffer | View] = {}
         self.steps: list[Step] = []
-        q, k, v, (offset, key_offset) = known["q"], known["k"], known["v"], form.positions
-        n, m, heads = q.shape[2], k.shape[2], q.shape[1]
-        self.lengths = n, m, offset, key_offset
+        q, k, v, heads = known["q"], known["k"], known["v"], known["q"].shape[1]
+        self.ragged = form.positions if isinstance(form.positions, Bounds) else None
+        self.lengths = (q.shape[2], k.shape[2], *form.positions) if self.ragged is None else self.ragged.lengths
+        n, m, offset, key_offset = self.lengths
+        longest = max(self.lengths) if self.ragged is None else self.ragged.longest
         self.pairs, self.group = q.shape[0] * heads, heads // max(k.shape[1], 1)
         rounded = form.precision != "highest" and torch.version.hip is None
         self.tensor_cores = q.dtype != torch.float32 or rounded
         self.fields: dict[str, Any] = {
             "D": q.shape[3], "D_PAD": pad(q.shape[3]), "V": v.shape[3], "V_PAD": pad(v.shape[3]),
             "PRECISION": "tf32" if rounded and q.dtype == torch.float32 else "ieee",
-            "INDEX": tl.int32 if fits_int32(program.module, max(self.lengths)) else tl.int64,
+            "INDEX": tl.int32 if fits_int32(program.module, longest) else tl.int64,
             "EVERY_KEY": every_key(program.plan, n, m, form.positions, heads),
             "EVERY_ROW": every_row(program.plan, n, m, form.positions, heads),
         }  # fmt: skip
         self.common: dict[str, Any] = {
-            **dict.fromkeys(ABSENT), "n": n, "m": m, "offset": offset, "key_offset": key_offset,
+            **dict.fromkeys(ABSENT), "n": q.shape[2], "m": m, "offset": offset, "key_offset": key_offset,
+            "prefix": 0, "each": 0,
             "heads": heads, "group": self.group, **{name: Given(name) for name in (*known, "scale")},
         }  # fmt: skip
+        if self.ragged is not None:
+            self._of_sequences(self.ragged)
         if "DROPOUT" in program.module.PATTERN:
             self.common["seed"] = Given("seed")
         for name, called in STRIDES.items():
             if name in known:
                 self.common |= {f"{called}_{axis}": x for axis, x in zip("bhrd", known[name].strides, strict=True)}
+
+    def _of_sequences(self, bounds: Bounds) -> None:
+        """What kernels are told of sequences."""
+        self.fields["RAGGED"] = True
+        if bounds.keys_at is not None:
+            where, number = bounds.keys_at
+            self.fields |= {"KEYS_AT": where}
+            table = self.known["key_table"]
+            if where == "slots":
+                self.fields |= {"PERIOD": table.shape[0]}
+                self.common |= {"prefix": number, "each": self.known["held"].strides[0]}
+            else:
+                self.fields |= {"PAGE": number}
+                self.common |= {"each": table.strides[0]}
+
+    def outside(self, number: float) -> float | None:
+        """What results hold at first: a number where there may be rows that belong to no sequence."""
+        return None if self.ragged is None or self.ragged.whole else number
+
+    def programs(self, tiles: Tiles, heads: int, *, by_keys: bool = False, last_first: bool = False) -> Programs:
+        """Those for the tiles of all sequences of a ragged call, of so many heads.
+
+        Args:
+            tiles: those of a sequence.
+            heads: of a sequence.
+            by_keys: tiles are of keys.
+            last_first: the last tiles have the most work.
+        """
+        assert self.ragged is not None
+        bounds, sequences = self.ragged, self.known["segments"].shape[0]
+        longest, together = (bounds.keys, bounds.all_keys) if by_keys else (bounds.rows, bounds.all_rows)
+        each, classes = tiles.most(longest, from_0=bounds.square), min(tiles.classes, longest)
+        entries = tiles.most_of_all(sequences, min(together, sequences * longest))
+        if sequences * each * classes <= entries and not tiles.moved:  # programs of those do not see where they end
+            return Programs(each, classes, sequences * heads)
+        found = Given(f"{'keys' if by_keys else 'rows'} in {tiles}{', the last first' * last_first}")
+        if found not in self.buffers:
+            self.buffers[found] = Buffer((entries, 4), torch.int32, -1)
+            arguments = {
+                **tiles._asdict(), "moved": int(tiles.moved), "end": _INT32 - 1 if tiles.end is None else tiles.end,
+                "listed": found, "sequences": sequences, "column": 5 if by_keys else 2,
+                "SORTED": sequences <= SORTED, "LAST": last_first,
+            }  # fmt: skip
+            self.helper(library.list_tiles, sequences * -(-each // BLOCK), arguments)
+        return Programs(entries, 1, heads, found)
+
+    def few(self, rows: int, heads: int, count: int, *, by_keys: bool = False) -> tuple[int, dict[str, Any]]:
+        """Programs, and what those are given, that have some `rows` at a time.
+
+        Args:
+            rows: of each of them; of a ragged call all.
+            heads: of a batch entry.
+            count: pairs of batch entry and head.
+            by_keys: rows are those of keys.
+        """
+        if self.ragged is None:
+            found = Programs(-(-rows // ROWS), 1, count)
+        else:
+            found = self.programs(Tiles(ROWS), heads, by_keys=by_keys)
+        given = {"tiles": found.tiles, "listed": found.listed, "heads": heads, "column": 4 if by_keys else 1}
+        return found.grid, given
 
     def view(self, name: str, start: int) -> Given:
         """A buffer from one of its elements on."""
@@ -109,7 +178,7 @@ class Assembly:
 
     def helper(self, kernel: Any, grid: int, given: Mapping[str, Any], **fields: Any) -> None:
         """Launch a kernel that is the same in all programs."""
-        fields |= {name: self.fields[name] for name in ("V", "V_PAD", "INDEX")}
+        fields |= {name: self.fields[name] for name in ("V", "V_PAD", "INDEX", "RAGGED") if name in self.fields}
         self._step(kernel, grid, given, fields, {"num_warps": 4})
 
     def _step(
@@ -139,10 +208,10 @@ class Assembly:
 FUSED = {"enable_fp_fusion": True}  # a * b + c in one instruction; later versions of Triton want to be asked
 
 
-def fits_int32(module: Any, longest: int) -> bool:
-    """Whether every position and bound is below 2^31."""
+def fits_int32(module: Any, longest: int | None) -> bool:
+    """Whether every position and bound is below 2^31; None: nobody knows how long anything is."""
     constant, slope = module.REACH
-    return bool(constant + slope * longest < _INT32)
+    return longest is not None and bool(constant + slope * longest < _INT32)
 
 
 def fixed(x: Any) -> Any:

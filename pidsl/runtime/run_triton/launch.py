@@ -10,6 +10,9 @@ import numpy as np
 import triton
 
 from pidsl.codegen.plan.work import Counts, per_program
+from pidsl.runtime.run_triton.sequences import Tiles
+
+ALL = 1 << 30  # positions of what has as many tiles for every length
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,16 @@ class Stage:
         size, beside, tokens = self.box
         end = first + length if tokens is None else min(first + length, tokens)
         return 1, max(0, -(-end // size) - first // size) * beside
+
+    @property
+    def tiles(self) -> Tiles:
+        """Those of a sequence."""
+        if self.listed is not None:
+            return Tiles(ALL, beside=self.listed)
+        if self.box is not None:
+            size, beside, tokens = self.box
+            return Tiles(size, 1, beside, tokens, moved=True)
+        return Tiles(self.step * self.tile, self.classes)
 
     def work(self, program: Loaded, task: Any, lengths: tuple[int, int, int, int], own: tuple[int, int]) -> Counts:
         """[classes, tiles]: tiles that each program visits; where the plan is not known, one each.

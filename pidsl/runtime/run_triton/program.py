@@ -17,12 +17,14 @@ from pidsl.errors import BackendError
 from pidsl.runtime.call.call import Call, Gradients, Positions
 from pidsl.runtime.call.dropout import seed_key
 from pidsl.runtime.call.logits import row_pull, sink_gradient, temperature_gradient
-from pidsl.runtime.run_triton import cache
+from pidsl.runtime.call.segments import Segments
+from pidsl.runtime.run_triton import cache, sequences
 from pidsl.runtime.run_triton.assembly import Form
 from pidsl.runtime.run_triton.devices import interpreted, on
 from pidsl.runtime.run_triton.launch import Launch, Loaded
 from pidsl.runtime.run_triton.passes import prepare_backward, prepare_forward
 from pidsl.runtime.run_triton.prepared import Prepared, facts
+from pidsl.runtime.run_triton.sequences import Bounds
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -42,7 +44,7 @@ class TritonProgram:
         BackendError: the program cannot be written to the cache folder.
     """
 
-    ragged = False
+    ragged = True  # the positions of a call may be `Segments`
     _interpreted = interpreted()
 
     def __init__(self, plan: Plan | None, source: str | None = None) -> None:
@@ -90,6 +92,8 @@ class TritonProgram:
                     parts = (found[x].sum((0, 2)) for x in prepared.buffers if x.startswith(sums))
                     of_inputs[name] = sum(parts, torch.zeros_like(inputs[name]))  # in a fixed order
             if "sinks" in inputs:
+                if isinstance(call.positions, Segments) and not call.positions.whole:
+                    lse = lse.where(call.positions.present(lse.shape[0], lse.shape[2])[:, None], -torch.inf)
                 of_inputs["sinks"] = sink_gradient(inputs["sinks"], lse, row_pull(out, grad_out, grad_lse))
             if "temperature" in inputs:
                 of_inputs["temperature"] = temperature_gradient(inputs["temperature"], q, dq)
@@ -112,14 +116,17 @@ class TritonProgram:
 
     def _of_forward(self, call: Call, target: Target | None = None) -> tuple[Prepared, dict[str, Any]]:
         """The prepared forward pass of a call, and what the call brings to it."""
-        q, k, v, scale, positions, inputs = call
+        q, k, v, scale, where, inputs = call
         given = {"q": q, "k": k, "v": v, "scale": float(scale)}
         names, tensors = _QKV, _facts(q, k, v)
         if inputs:
             given |= {**inputs, **_numbers(call)}
             names, tensors = (*_QKV, *call.names), _facts(*call.tensors)
+        positions: Positions | Bounds = where if isinstance(where, Positions) else Bounds.of(where)
+        if isinstance(where, Segments):
+            more = sequences.tensors(where)
+            given, names, tensors = given | more, (*names, *more), (*tensors, *_facts(*more.values()))
         precision = torch.get_float32_matmul_precision()
-        assert isinstance(positions, Positions)
         return self._forward(Form(names, tensors, positions, q.device, precision, False, target)), given
 
     def _of_backward(
@@ -132,10 +139,13 @@ class TritonProgram:
         given |= {"out": out, "lse": lse.contiguous(), "grad_out": grad_out}
         if grad_lse is not None:
             given["grad_lse"] = grad_lse.to(torch.float32).contiguous()
+        where = call.positions
+        positions: Positions | Bounds = where if isinstance(where, Positions) else Bounds.of(where)
+        if isinstance(where, Segments):
+            given |= sequences.tensors(where)
         names, tensors = tuple(given), _facts(*given.values())
         precision = torch.get_float32_matmul_precision()
-        assert isinstance(call.positions, Positions)
-        prepared = self._backward(Form(names, tensors, call.positions, q.device, precision, learned, target))
+        prepared = self._backward(Form(names, tensors, positions, q.device, precision, learned, target))
         return prepared, {**given, "scale": float(call.scale), **_numbers(call)}
 
     def _prepared_forward(self, form: Form) -> Prepared:

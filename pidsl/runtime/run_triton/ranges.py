@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 LEAST = 4  # tiles of a part: to begin and to merge one takes as long as a few tiles
 SHORT = 16  # tiles of a walk that is never cut
 TIMES, BEYOND = 4, 64  # how many times the average number of tiles a walk may have, and how many beyond it
-PROGRAMS = 2  # wanted per multiprocessor
+PROGRAMS = 2  # wanted per multiprocessor,
+IDLE = 16  # and so many times more, where most of them may find nothing to do
 CACHED = 0.6  # of the second-level cache, that holds what a launch leaves for the next one
 LAUNCH = 12 << 20  # bytes that memory moves while a launch begins and ends
 PARTS = 1 << 28  # bytes of parts, which are too many for the cache anyway
@@ -50,13 +51,15 @@ class Work(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A launch of a stage: tiles first .. first + tiles - 1, and into how many parts each walk is cut."""
+    """A launch of a stage: tiles first .. first + tiles - 1, and into how many parts each walk is cut, with how many
+    tiles `each` (the last one has the rest; 0: all alike)."""
 
     stage: int
     first: int
     tiles: int
     splits: int = 1
     descending: bool = False
+    each: int = 0
 
 
 class Range(NamedTuple):
@@ -85,8 +88,7 @@ class Range(NamedTuple):
 def ranges(stages: Sequence[Work], length: int, pairs: int, multiprocessors: int) -> tuple[Range, ...]:
     """What a pass launches on its positions 0 .. length - 1, of each of so many pairs."""
     if any(stage.rows is None for stage in stages):  # nobody tells which rows are whose: each stage everywhere
-        everywhere = (_part(stage, number, 0, stage.tiles.shape[1], 1) for number, stage in enumerate(stages))
-        return (Range(0, length, tuple(everywhere)),)
+        return (everywhere(stages, length),)
     unit = lcm(*(_rows(stage) for stage in stages))
     most = np.array([_of_units(stage, unit, length) for stage in stages])  # [stages, units]
     splits = _splits(stages, most, pairs, multiprocessors)
@@ -101,6 +103,30 @@ def ranges(stages: Sequence[Work], length: int, pairs: int, multiprocessors: int
                 parts.append(_part(stage, number, first, last, int(count)))
         found.append(Range(start * unit, min(stop * unit, length), tuple(parts)))
     return tuple(found)
+
+
+def everywhere(stages: Sequence[Work], length: int, parts: Sequence[tuple[int, int]] = ()) -> Range:
+    """Each stage on all positions, in so many parts of so many tiles each."""
+    found = [_part(stage, number, 0, stage.tiles.shape[1], 1) for number, stage in enumerate(stages)]
+    cut = (part._replace(splits=splits, each=each) for part, (splits, each) in zip(found, parts, strict=False))
+    return Range(0, length, tuple(cut) if parts else tuple(found))
+
+
+def of_fixed_size(walk: int, programs: int, multiprocessors: int) -> tuple[int, int]:
+    """Into how many parts walks of at most so many tiles are cut, and tiles of each part, whatever sequences there are.
+
+    Parts are of one size, so that a sequence is cut at the same tiles beside whichever others; there are more of them
+    than a short one needs, but not too many, as those do nothing.
+
+    >>> of_fixed_size(1024, 8, 132), of_fixed_size(1024, 256, 132), of_fixed_size(1024, 512, 132)
+    ((128, 8), (16, 64), (1, 0))
+    """
+    if walk <= SHORT or programs >= PROGRAMS * multiprocessors:
+        return 1, 0
+    each = 2 * LEAST
+    while programs * _power(walk / each) > IDLE * PROGRAMS * multiprocessors:
+        each *= 2
+    return _power(walk / each), each
 
 
 def longest(average: float) -> float:

@@ -16,9 +16,20 @@ from pidsl.language.score import PLAIN
 from pidsl.runtime.run_triton.assembly import Assembly
 from pidsl.runtime.run_triton.launch import Stage, pad
 from pidsl.runtime.run_triton.prepared import Buffer, Facts, Given
-from pidsl.runtime.run_triton.ranges import PARTS, Handing, Part, Range, Work, even, ranges, together
+from pidsl.runtime.run_triton.ranges import (
+    PARTS,
+    Handing,
+    Part,
+    Range,
+    Work,
+    even,
+    everywhere,
+    of_fixed_size,
+    ranges,
+    together,
+)
+from pidsl.runtime.run_triton.sequences import Programs
 
-ROWS = 32  # of a program that merges
 LONG = 2  # tiles of a walk for which it pays to make tensor descriptors;
 WIDE = 128  # columns from which on it always does: addresses take registers that tiles need
 
@@ -53,9 +64,11 @@ class Sweep:
         n, m, offset, key_offset = made.lengths
         self.own = (m, key_offset) if task == "grad_key" else (n, offset)
         self.owner: Facts = made.known["k" if task == "grad_key" else "q"]
+        self.length = self.owner.shape[2]  # of all sequences
         self.stages: list[Stage] = made.program.stages(table or task.upper())
         self.pack = self._packed() if task == "forward" and self.stages else 1
         self.pairs = made.pairs // made.group if task == "grad_key" or self.pack > 1 else made.pairs
+        self.heads = self.owner.shape[1] // (made.group if self.pack > 1 else 1)  # of a batch entry, of the pairs
         self.kernel = getattr(made.program.module, task, None)  # a program without pieces has none
 
     @cached_property
@@ -70,13 +83,19 @@ class Sweep:
 
     def run(self) -> None:
         """Add buffers and launches."""
-        length, dtype = self.own[0], self.owner.dtype
+        length, dtype = self.length, self.owner.dtype
         for x in self.outputs:
-            self.made.buffers[x.argument] = Buffer((*self.owner.shape[:2], length, x.width), dtype)
+            shape = *self.owner.shape[:2], length, x.width
+            self.made.buffers[x.argument] = Buffer(shape, dtype, self.made.outside(0.0))
         if not self.stages or 0 in self.made.lengths[:2]:  # nothing meets anything
             everything = Pairs(0, self.pairs)
             return self._merge(Range(0, length, ()), everything, self._results(everything), 0)
-        for found in ranges(self.works, length, self.pairs, self.made.target.multiprocessors):
+        multiprocessors = self.made.target.multiprocessors
+        if self.made.ragged is not None:
+            wanted = [everywhere(self.works, length, self._cut(multiprocessors))]
+        else:
+            wanted = list(ranges(self.works, length, self.pairs, multiprocessors))
+        for found in wanted:
             if found.merged:
                 self._in_parts(found)
             else:
@@ -87,20 +106,22 @@ class Sweep:
         """Add launches of all programs of all stages, each of which leaves sums for slopes and bias."""
         bias = self.made.known.get("bias")
         for number, stage in enumerate(self.stages):
-            classes, tiles = stage.programs(*self.own)
-            shape = (*self.owner.shape[:2], classes * tiles)
+            part = Part(number, 0, stage.programs(*self.own)[1])
+            found = self._numbered(part, Pairs(0, self.pairs))
+            heads = self.owner.shape[1]
+            shape = (found.pairs // heads, heads, found.classes * found.tiles)
             sums = {"slope_sums": shape, "bias_sums": (*shape, 0 if bias is None else bias.shape[1])}
             given = {name: Given(f"{name}_{number}") for name in sums}
             for name, of_programs in sums.items():  # programs without rows write none
                 self.made.buffers[given[name]] = Buffer(of_programs, torch.float32, 0.0)
-            self._launch(Part(number, 0, tiles), Pairs(0, self.pairs), given, (0, self.own[0]))
+            self._launch(part, Pairs(0, self.pairs), given, (0, self.length))
 
     # -- ways to run a range ---------------------------------------------------------------------------------------
 
     def _in_turn(self, found: Range) -> None:
         """Each stage goes on from what the one before left in float32, which the last one turns into the result."""
         stages = [self.stages[part.stage] for part in found.parts]
-        begun, ended = stages[0].covers(*self.own), stages[-1].covers(*self.own)
+        begun, ended = self._covered(stages[0]), self._covered(stages[-1])
         between = len(stages) > 1 and self.owner.dtype != torch.float32
         for pairs in self._together(found, len(stages) + (not begun) + (between and not ended)):
             results = self._results(pairs)
@@ -110,7 +131,7 @@ class Sweep:
                 self._merge(found, pairs, handed, 0)
             for number, part in enumerate(found.parts):
                 target = results if ended and part is found.parts[-1] else handed
-                self._launch(part, pairs, {**target, **(before if number or not begun else {})}, (0, self.own[0]))
+                self._launch(part, pairs, {**target, **(before if number or not begun else {})}, (0, self.length))
             if between and not ended:
                 self._merge(found, pairs, results, 0, before)
 
@@ -118,7 +139,11 @@ class Sweep:
         """All stages write parts in float32, which one more kernel merges."""
         rows = found.stop - found.first
         each = 4 * found.merged * rows * sum(x.width for x in self.outputs)
-        for pairs in [Pairs(0, self.pairs)] if self.pack > 1 else self._even(PARTS // max(each, 1)):
+        for pairs in (
+            [Pairs(0, self.pairs)]
+            if self.pack > 1 or self.made.ragged is not None
+            else self._even(PARTS // max(each, 1))
+        ):
             heads = self._heads(pairs)
             sizes = {x.argument: x.width for x in self.outputs} | ({"lse": 1} if self.task == "forward" else {})
             for name, width in sizes.items():
@@ -134,6 +159,13 @@ class Sweep:
                 begun += part.splits
             self._merge(found, pairs, self._results(pairs), found.merged)
 
+    def _covered(self, stage: Stage) -> bool:
+        """Whether every position belongs to a program of a stage."""
+        if self.made.ragged is None:
+            return stage.covers(*self.own)
+        longest = self.made.ragged.longest
+        return stage.covers(longest, 0) if longest is not None else stage.whole
+
     def _even(self, most: int) -> list[Pairs]:
         """The pairs, at most so many at a time."""
         group = 1 if self.task == "grad_key" else self.made.group
@@ -141,9 +173,9 @@ class Sweep:
 
     def _together(self, found: Range, launches: int) -> list[Pairs]:
         """The pairs, a few at a time where that keeps what stages hand on in the cache."""
-        if len(found.parts) == 1 or self.pack > 1:
+        if len(found.parts) == 1 or self.pack > 1 or self.made.ragged is not None:
             return [Pairs(0, self.pairs)]
-        handed = 4 * self.own[0] * sum(x.width for x in self.outputs)
+        handed = 4 * self.length * sum(x.width for x in self.outputs)
         read, again = self._read(), len(found.parts) - 1
         programs = min(self._programs(part) for part in found.parts)
         of = Handing(read + handed, again * (read + 2 * handed), programs, launches)
@@ -161,13 +193,13 @@ class Sweep:
 
     def _results(self, pairs: Pairs) -> dict[str, Given]:
         """Where the results of some pairs are."""
-        rows = pairs.first * self.own[0]
+        rows = pairs.first * self.length
         found = {x.argument: self.made.view(x.argument, rows * x.width) for x in self.outputs}
         return {**found, "lse": self.made.view("lse", rows)} if self.task == "forward" else found
 
     def _running(self, x: Output, pairs: Pairs) -> Given:
         """Where stages leave what the next one goes on from."""
-        return self._between(f"running {x.argument}", (1, self._heads(pairs), self.own[0], x.width))
+        return self._between(f"running {x.argument}", (1, self._heads(pairs), self.length, x.width))
 
     def _between(self, name: str, shape: tuple[int, ...]) -> Given:
         """A buffer in float32 that launches on some pairs hand on, and on others again: for those that are the most."""
@@ -190,20 +222,27 @@ class Sweep:
         chosen = options(
             self.made.target, self.task, rows, cols, width, self.owner.dtype.itemsize, self.made.tensor_cores
         )
-        classes, _ = stage.programs(*self.own)
+        found = self._numbered(part, pairs)
         arguments = {
-            **given, "classes": classes, "tiles": part.tiles, "first_tile": part.first,
+            **given, "classes": found.classes, "tiles": found.tiles, "first_tile": part.first, "listed": found.listed,
             "pairs": pairs.many, "first_pair": pairs.first, "own_first": own[0], "own_rows": own[1],
             "table": None if stage.table is None else self.made.lists[stage.table],
         }  # fmt: skip
         described = self._described(part.stage)
         special = {
-            **stage.kind, "SPLITS": part.splits, "DESCENDING": part.descending,
-            "PACK": self.pack, "TMA": described,
+            **stage.kind, "SPLITS": part.splits, "PART": part.each,
+            "DESCENDING": part.descending and found.listed is None, "PACK": self.pack, "TMA": described,
             "SPECIALIZED": described and self.task == "forward" and self.made.target.specialized,
         }  # fmt: skip
-        grid = pairs.many * self._programs(part) * part.splits
-        self.made.stage(special, self.kernel, grid, arguments, **chosen)
+        self.made.stage(special, self.kernel, found.grid * part.splits, arguments, **chosen)
+
+    def _numbered(self, part: Part, pairs: Pairs) -> Programs:
+        """The programs of a launch, unsplit."""
+        stage = self.stages[part.stage]
+        if self.made.ragged is None:
+            return Programs(part.tiles, stage.programs(*self.own)[0], pairs.many)
+        by_keys = self.task == "grad_key"
+        return self.made.programs(stage.tiles, self.heads, by_keys=by_keys, last_first=part.descending)
 
     def _programs(self, part: Part) -> int:
         """Of a launch, for each pair, unsplit."""
@@ -215,21 +254,32 @@ class Sweep:
     ) -> None:  # fmt: skip
         """The results on a range from parts and from what was left `before`; of none of both, those of no key."""
         rows, count = found.stop - found.first, self._heads(pairs)
-        common = {"pairs": count, "own_rows": rows, "target_first": found.first, "target_rows": self.own[0]}
+        grid, programs = self.made.few(rows, self.owner.shape[1], count, by_keys=self.task == "grad_key")
+        common = {"pairs": count, "own_rows": rows, "target_first": found.first, "target_rows": self.length}
         for x in self.outputs:
             running = None if before is None else before[x.running]
             target = results[x.argument]
             parts = Given(f"parts of {x.argument} from {found.first}") if splits else target
-            given = {**common, "parts": parts, "running": running}
-            grid = count * triton.cdiv(rows, ROWS)
+            given = {**common, **programs, "parts": parts, "running": running}
             if self.task == "forward":
                 lse = results["lse"]
                 given |= {"out": target, "lse": lse, "first_pair": pairs.first}
                 given["part_lse"] = Given(f"parts of lse from {found.first}") if splits else lse
                 self.made.helper(library.join, grid, given, SPLITS=splits)
             else:
-                given |= {"grad": target, "WIDTH": x.width, "PAD": pad(x.width), "SPLITS": splits}
-                self.made.helper(library.add_parts, grid, given)
+                given |= {"grad": target, "WIDTH": x.width, "PAD": pad(x.width)}
+                self.made.helper(library.add_parts, grid, given, SPLITS=splits)
+
+    def _cut(self, multiprocessors: int) -> list[tuple[int, int]]:
+        """Into how many parts walks over the keys of few rows are cut, and tiles of each; none for more rows."""
+        found = []
+        for work in self.works:
+            programs = len(work.tiles) * self.made.known["segments"].shape[0] * self.heads
+            walk = int(work.tiles.max(initial=0)) if work.divisible else 0
+            found.append(of_fixed_size(walk, programs, multiprocessors))
+        few = all(x.consecutive and self.own[0] <= x.step * x.tile for x in self.stages)
+        parts = 4 * sum(x for x, _ in found) * self.length * self.made.pairs * sum(x.width for x in self.outputs)
+        return found if self.task == "forward" and few and parts <= PARTS else []
 
     # -- what a launch is specialised for --------------------------------------------------------------------------
 
@@ -248,7 +298,11 @@ class Sweep:
     def _described(self, number: int) -> bool:
         """Whether tiles come through tensor descriptors, which a program makes for itself: for walks of some length."""
         made = self.made
-        if not made.target.descriptors or not made.fields["EVERY_ROW" if self.task == "grad_key" else "EVERY_KEY"]:
+        if (
+            "KEYS_AT" in made.fields
+            or not made.target.descriptors
+            or not made.fields["EVERY_ROW" if self.task == "grad_key" else "EVERY_KEY"]
+        ):
             return False
         loops = getattr(made.program.module, "_runs", None)
         walks = self.stages[number].kind["WALKS"]

@@ -23,6 +23,7 @@ from pidsl.codegen.choice.targets import Kind, neighbours
 from pidsl.codegen.plan.walks import Pass, Runs
 from pidsl.errors import PidslError
 from pidsl.runtime.call.call import Call, Gradients
+from pidsl.runtime.call.segments import Segments
 from pidsl.runtime.run_triton import cache
 from pidsl.runtime.run_triton.program import TritonProgram
 
@@ -132,8 +133,10 @@ def _sizes(plan: Any) -> Sizes | None:
 
 
 def _lengths(call: Call) -> tuple[int, int]:
-    """n and m, rounded up to powers of two."""
+    """n and m, rounded up to powers of two; of the longest sequence that there may be."""
     n, m = call.q.shape[2], call.k.shape[2]
+    if isinstance(call.positions, Segments):
+        n, m = max(call.positions.rows, 1), max(call.positions.keys, 1)
     return 1 << (n - 1).bit_length(), 1 << (m - 1).bit_length()
 
 
