@@ -69,7 +69,7 @@ def of_entries(batch: int, device: torch.device, given: Sequence[Any]) -> tuple[
     for place, name in enumerate(ENTRIES):
         x = given[place]
         if isinstance(x, Tensor):
-            faults += _check_integers(name, x, device, [[batch], []], f"[{batch}], one for each batch entry")
+            faults += check_integers(name, x, device, [[batch], []], f"[{batch}], one for each batch entry")
         elif x is not None:
             wrong, given[place] = check_length(name, x)
             faults += wrong
@@ -114,7 +114,7 @@ def of_documents(q: Tensor, k: Tensor, ids: Any, others: Sequence[Any]) -> tuple
     shape = [q.shape[0], q.shape[2]]
     if fault := check_tensor("documents", ids, f"an int tensor {shape}, an id for each token"):
         return [fault], Batch("documents", (), ())
-    faults = _check_integers("documents", ids, q.device, [shape], f"{shape}, an id for each token")
+    faults = check_integers("documents", ids, q.device, [shape], f"{shape}, an id for each token")
     if q.shape[2] != k.shape[2]:
         got, hint = f"{k.shape[2]} keys for {q.shape[2]} queries", "kernel.packed(q, k, v, cu_seqlens_q, cu_seqlens_k)"
         faults.append(Fault("documents", got, "the keys of the same tokens", hint))
@@ -125,7 +125,8 @@ def of_documents(q: Tensor, k: Tensor, ids: Any, others: Sequence[Any]) -> tuple
     return faults, Batch("documents", (ids,), (), square=True)
 
 
-def _check_integers(name: str, x: Tensor, device: torch.device, shapes: Sequence[list[int]], said: str) -> list[Fault]:
+def check_integers(name: str, x: Tensor, device: torch.device, shapes: Sequence[list[int]], said: str) -> list[Fault]:
+    """Faults of a tensor that should be integers of one of these shapes, on a device."""
     faults = []
     if x.dtype not in INTEGERS:
         faults.append(Fault(name, f"dtype {_named(x)}", "int32 or int64", f"{name}.int()"))
