@@ -21,6 +21,7 @@ from pidsl.errors import (
     TooHardError,
     TruthError,
 )
+from pidsl.language.confined import confined
 from pidsl.language.door import stand_behind
 from pidsl.language.gate import Gate, gate
 from pidsl.language.heads import Heads, heads
@@ -34,6 +35,7 @@ from pidsl.language.trace import maximum, minimum, where
 from pidsl.language.vocabulary import (
     blocks,
     causal,
+    documents,
     empty,
     full,
     halo,
@@ -61,6 +63,8 @@ if TYPE_CHECKING:
     from pidsl.analysis.claims import check_claims
     from pidsl.analysis.compare import compare
     from pidsl.analysis.design import design
+    from pidsl.analysis.documents import no_leak
+    from pidsl.interop.packing import Packing
     from pidsl.runtime.cache.cache import Cache
     from pidsl.runtime.compile import compile
     from pidsl.runtime.kernels.form import Explained
@@ -69,17 +73,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArgumentError", "BackendError", "Bound", "Cache", "Explained", "Gate", "Heads", "Kernel", "KeywordError",
-    "ParseError", "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries",
+    "Packing", "ParseError", "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries",
     "SymbolError", "Term", "TermError", "TooHardError", "TruthError",
-    "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "design", "empty", "full", "gate",
-    "halo", "heads", "keys", "lags", "layers", "maximum", "merge", "minimum", "neighborhood", "pairs", "parse",
-    "queries", "ring", "score", "spans", "stride", "summaries", "symbols", "where", "window",
+    "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "confined", "design", "documents",
+    "empty", "full", "gate", "halo", "heads", "keys", "lags", "layers", "maximum", "merge", "minimum",
+    "neighborhood", "no_leak", "pairs", "parse", "queries", "ring", "score", "spans", "stride", "summaries",
+    "symbols", "where", "window",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 stand_behind({  # who answers the questions that one asks of a pattern, each imported when it is first asked
     "library": "pidsl.patterns:WRITTEN",
     "mask": "pidsl.relation.oracle:dense_mask",
+    "mask of documents": "pidsl.relation.oracle:document_mask",
     "relation": "pidsl.relation.build:relation",
     "equals": "pidsl.relation.queries:equals",
     "contained": "pidsl.relation.queries:contained",
@@ -112,8 +118,10 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         "design": "pidsl.analysis.design",
         "Explained": "pidsl.runtime.kernels.form",
         "Kernel": "pidsl.runtime.kernels.kernel",
+        "Packing": "pidsl.interop.packing",
         "compile": "pidsl.runtime.compile",
         "merge": "pidsl.runtime.kernels.merge",
+        "no_leak": "pidsl.analysis.documents",
     }
 
     register()

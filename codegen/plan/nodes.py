@@ -6,7 +6,7 @@ What the expressions in it are over is said in `pidsl.codegen.plan.walks`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pidsl.codegen.plan import describe, work
@@ -99,6 +99,10 @@ class Plan:
     def walked(self, kind: type[Walk]) -> Iterator[Piece]:
         """The pieces that are visited in one way."""
         return (piece for piece in self.pieces if isinstance(piece.forward, kind))
+
+    def noted(self, note: str) -> Plan:
+        """With one note more."""
+        return replace(self, notes=(*self.notes, note))
 
     def __str__(self) -> str:
         return describe.describe(self)

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import sympy
 
-from pidsl.analysis import against_masks, counts, degrees, grids, memory, reach, smt, stacks
+from pidsl.analysis import against_masks, counts, degrees, documents, grids, memory, reach, smt, stacks
 from pidsl.analysis import depth as depths
 from pidsl.analysis.assume import conditions, require_known
 from pidsl.analysis.bound import Bound, exact, unknown
@@ -55,15 +55,25 @@ def soon(question: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
     def asked(*args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
         slow = any(map(_is_slow, (*args, *kwargs.values())))
         with patience(SHARE if slow else 1.0):
-            return _kept(question(*args, **kwargs))
+            if args and documents.any_confined(about := _alone(args[0])):
+                found = question(documents.allowed(about), *args[1:], **kwargs)  # type: ignore[arg-type]
+                return _each(_each(found, _sure), lambda bound: documents.bounded(bound, about))
+            return _each(question(*args, **kwargs), _sure)
 
     return asked
 
 
-def _kept(answer: Answer) -> Answer:
+def _alone(patterns: Any) -> Any:
+    """A term, or a tuple of the terms of the layers."""
+    if isinstance(patterns, Schedule):
+        return patterns.unions
+    return tuple(patterns) if isinstance(patterns, list) else patterns
+
+
+def _each(answer: Answer, do: Callable[[Bound], Bound]) -> Answer:
     if isinstance(answer, Degree):
-        return cast(Answer, Degree(*map(_sure, (answer.of_query, answer.maximum, answer.average))))
-    return cast(Answer, _sure(cast(Bound, answer)))
+        return cast(Answer, Degree(*map(do, (answer.of_query, answer.maximum, answer.average))))
+    return cast(Answer, do(cast(Bound, answer)))
 
 
 def _sure(bound: Bound) -> Bound:

@@ -14,12 +14,13 @@ import sympy
 
 from pidsl.analysis.assume import conditions
 from pidsl.analysis.bound import Bound, Subject
+from pidsl.analysis.documents import ACROSS
 from pidsl.analysis.formulas import CeilLog, L, n, symbol
 from pidsl.analysis.judge import Judgement, judge
 from pidsl.analysis.schedules import BaseSchedule, SkipSchedule
 from pidsl.errors import TermError
 from pidsl.language.trace import where
-from pidsl.language.vocabulary import blocks, causal, keys, lags, queries, stride, symbols, window
+from pidsl.language.vocabulary import blocks, causal, documents, keys, lags, queries, stride, symbols, window
 from pidsl.relation.isl import in_turn
 
 PI = "Liu and Yu, pi-Attention, arXiv 2511.10696"
@@ -29,6 +30,8 @@ MISTRAL = "Jiang et al., Mistral 7B, arXiv 2310.06825"
 LOGSPARSE = "Li et al., LogSparse Transformer, arXiv 1907.00235"
 POWER = "Chen et al., PowerAttention, arXiv 2503.03588"
 BIGBIRD = "Zaheer et al., BigBird, arXiv 2007.14062"
+KRELL = "Krell et al., Efficient Sequence Packing without Cross-contamination, arXiv 2107.02027"
+PRACTICE = "a practice: position ids that restart with each document, and no mask"
 SINKS = "Xiao et al., StreamingLLM, arXiv 2309.17453"
 
 
@@ -272,6 +275,18 @@ def claims() -> Sequence[Claim]:
             "StreamingLLM, cache", SINKS, "a constant number of keys is kept",
             "sinks and a window: at most k + sinks keys are live, however long the stream",
             _claim(window(k) | (keys(0, s) & causal), "live keys", "<=", K + S, "k >= 0, sinks >= 1"),
+        ),
+        Claim(
+            "Packing, no cross-contamination", KRELL, "sequences packed into one do not attend to each other",
+            "lags 0..k and every multiple of the period, within each document, however tokens are cut into documents",
+            _claim(comb & documents, ACROSS, "<=", sympy.Integer(0), proper),
+        ),
+        Claim(
+            "Packing, positions alone", PRACTICE, "positions that start again with each sequence keep sequences apart",
+            "lags 0..k of the packed tokens; positions are embedded, the pattern does not know them",
+            _claim(window(k), ACROSS, "<=", sympy.Integer(0), "k >= 1"),
+            "the pattern has to be confined as well: the first tokens of a document see the last of the one before",
+            _claim(window(k) & documents, ACROSS, "<=", sympy.Integer(0), "k >= 1"),
         ),
     ]  # fmt: skip
     return found

@@ -23,7 +23,7 @@ from pidsl.analysis.plan_cost import plan_cost
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.errors import PidslError, SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.schedule import Schedule
-from pidsl.language.terms import Algebra, Term, require_concrete
+from pidsl.language.terms import Algebra, Term, require_concrete, require_free
 from pidsl.language.vocabulary import window
 from pidsl.relation import counting
 from pidsl.relation.isl import in_turn
@@ -205,6 +205,7 @@ def _row(name: str, pattern: Pattern, n: int, layers: int, head_dim: int) -> Row
     terms = _terms(pattern, n, layers)
     for term in terms:
         require_concrete(term, "compare patterns")
+        require_free(term, "what it costs and reaches")
     found: dict[str, tuple[Answer, ...]] = {}
     reasons: dict[str, str] = {}
 

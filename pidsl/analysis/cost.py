@@ -16,7 +16,7 @@ from pidsl.analysis.cost_check import DTYPES, factor, t, tensor_bytes
 from pidsl.analysis.formulas import n as tokens
 from pidsl.analysis.plan_cost import PlanCost, plan_cost
 from pidsl.errors import ArgumentError, PidslError, SizeError, SymbolError
-from pidsl.language.terms import Term
+from pidsl.language.terms import Term, is_confined
 from pidsl.relation.isl import in_turn
 
 FROM_PAIRS, FROM_LIVE, SIZES = "from the pairs", "from the live keys", "tensor sizes"
@@ -174,6 +174,8 @@ def _scaled(term: Term, quantity: str, source: Bound, given: dict[str, Any], len
 def _planned(
     term: Term, length: int | None, counts: Mapping[str, int], itemsize: int
 ) -> tuple[PlanCost | None, str]:  # fmt: skip
+    if is_confined(term):
+        return None, "no plan: what it computes depends on the documents"
     try:
         return plan_cost(term, length, counts["head_dim"], counts["heads"] * counts["batch"], itemsize), ""
     except SymbolError as e:

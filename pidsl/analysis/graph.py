@@ -12,7 +12,7 @@ import numpy as np
 from pidsl.analysis import stacks
 from pidsl.analysis.stacks import Stack, checked, square, stack
 from pidsl.errors import SizeError, TooHardError
-from pidsl.language.terms import Term, require_concrete
+from pidsl.language.terms import Term, require_concrete, require_free
 from pidsl.relation.isl import coalesced, in_turn, largest, limited, read_set
 from pidsl.relation.oracle import dense_mask
 
@@ -37,6 +37,7 @@ def attention_graph(term: Term, n: int) -> nx.DiGraph[int]:
         SymbolError: the term holds unbound symbols.
     """
     require_concrete(term, "draw its graph")
+    require_free(term, "its graph")
     count = stacks.number(n, "n")
     if count > NODES:
         raise SizeError(f"n = {n}", f"at most {NODES}", hint="path(term, i, j, layers) finds its way without a graph")
@@ -111,6 +112,8 @@ def paths(subject: object, i: int, j: int, layers: int | None = None, n: int | N
 
 def _arguments(subject: object, i: object, j: object, layers: object, n: object) -> tuple[Stack, int]:
     terms = stack(checked(subject), None if layers is None else stacks.number(layers, "layers"))
+    for term in terms:
+        require_free(term, "a path")
     query, key = stacks.number(i, "i"), stacks.number(j, "j")
     tokens = max(query, key) + 1 if n is None else stacks.number(n, "n", 1)
     if max(query, key) >= tokens:

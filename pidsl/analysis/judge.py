@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import sympy
 
-from pidsl.analysis import ask, smt
+from pidsl.analysis import ask, documents, smt
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas import Value, symbol, value_of
 from pidsl.analysis.graph import attention_graph
@@ -22,7 +22,7 @@ from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.well_formed import REACH
 from pidsl.errors import PidslError
-from pidsl.language.terms import Term
+from pidsl.language.terms import Term, is_confined
 from pidsl.relation.isl import in_turn
 
 Outcome = Literal["proved", "refuted", "unknown"]
@@ -115,7 +115,7 @@ def judge(claim: Bound) -> Judgement:
     found = refute(claim)
     if found is not None:
         return Judgement("refuted", claim, found, exact)
-    if exact is not None and exact.is_exact:
+    if exact is not None and exact.relation in ("==", claim.relation):
         stated = replace(claim, method="from the exact formula")
         if stated.proof.check():
             return Judgement("proved", stated, None, exact)
@@ -141,6 +141,8 @@ def exact_of(claim: Bound) -> Bound:
             return ask.degree(subject, own).maximum
         case "live keys":
             return ask.live(subject, own)
+        case documents.ACROSS:
+            return documents.no_leak(subject)
     raise ValueError(claim.quantity)
 
 
@@ -149,7 +151,7 @@ def check_claim(bound: Bound) -> Verdict:
     prover = smt.Prover()
     exact = exact_of(bound)
     first = exact.proof.verdict()
-    if not first.holds or not exact.is_exact:
+    if not first.holds or exact.relation not in ("==", bound.relation):
         return Verdict(False, first.steps, first.failure or "only a bound is known of the quantity itself")
     prover.include(first)
     positive = tuple(symbol(name) >= 0 for name in ("n", "t") if name in exact.symbols | bound.symbols)
@@ -166,8 +168,10 @@ def check_claim(bound: Bound) -> Verdict:
 
 def refute(claim: Bound) -> Counterexample | None:
     """The first counterexample in the order of the sum of the parameters, then of n; None if there is none so small."""
-    if claim.quantity not in (*REACH, "depth", "pairs", "max degree"):
+    if claim.quantity not in (*REACH, "depth", "pairs", "max degree", documents.ACROSS):
         return None
+    if claim.quantity != documents.ACROSS and documents.any_confined(claim.subject):
+        return None  # which pairs there are depends on the documents
     for numbers in _parameters(claim):
         lengths = [n for n in range(1, TOKENS + 1) if _admitted(claim, {**numbers, "n": n})]
         # what long sequences do not violate, short ones do not: look at all lengths only where it depends on them
@@ -237,6 +241,8 @@ def _measured(claim: Bound, values: dict[str, int]) -> tuple[Value, tuple[int, i
     n = values["n"]
     if claim.quantity == "depth":
         return _depth(claim, values), None
+    if claim.quantity == documents.ACROSS:
+        return _across(claim, values)
     masks = _masks(claim, values)
     if claim.quantity == "pairs":
         return int(masks[0].sum()), None
@@ -278,6 +284,19 @@ def _depth(claim: Bound, values: dict[str, int]) -> Value:
             if seen.tobytes() in before:
                 return float("inf")
             before.add(seen.tobytes())
+
+
+def _across(claim: Bound, values: dict[str, int]) -> tuple[Value, tuple[int, int] | None]:
+    """The most pairs between documents, over cuts into equal ones; and one of them."""
+    n = values["n"]
+    (term,) = _concrete(claim, values)
+    most: tuple[int, tuple[int, int] | None] = (0, None)
+    for ids in [np.arange(n), *(np.arange(n) // k for k in range(2, n))]:
+        mask = term.mask(n, documents=ids) if is_confined(term) else term.mask(n)
+        i, j = np.nonzero(mask & (ids[:, None] != ids[None, :]))
+        if len(i) > most[0]:
+            most = len(i), (int(i[0]), int(j[0]))
+    return most
 
 
 def _claimed(claim: Bound, values: dict[str, int]) -> Value:

@@ -25,7 +25,7 @@ from pidsl.analysis.lattice import Chambers, chambers, square, without
 from pidsl.analysis.progressions import keys_counter, loops_of
 from pidsl.analysis.proofs import Verdict
 from pidsl.errors import SizeError, TooHardError
-from pidsl.language.terms import Term, require_concrete
+from pidsl.language.terms import Term, require_concrete, require_free
 from pidsl.relation.counting import count_loops, period_of
 from pidsl.relation.isl import coalesced, disjoint, in_turn, limited, read_map, read_set
 from pidsl.relation.lives import asked
@@ -54,7 +54,7 @@ class Live:
     points: isl.Set | None = field(repr=False, compare=False, default=None)
 
     def contains(self, j: int, t: int) -> bool:
-        """Whether key j may still be attended when the tokens 0..t are processed.
+        """Whether key j (of pages: page j) may still be attended when the tokens 0..t are processed.
 
         Raises:
             TooHardError: the set is unknown.
@@ -222,6 +222,7 @@ def communication(term: Term, n: int, workers: int) -> Communication:
         TooHardError: isl's operation limit struck.
     """
     require_concrete(term, "count the rows between workers")
+    require_free(term, "which rows workers need")
     for name, value, least in (("n", n, 0), ("workers", workers, 1)):
         if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < least:
             raise SizeError(f"{name} = {value!r}", f"an integer >= {least}", where=repr(term))

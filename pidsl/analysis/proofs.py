@@ -162,6 +162,10 @@ METHODS: dict[str, Method] = {
     ),
     "tensor sizes": Method("the shapes of the tensors that are read or written", f"{_COST}:check_sizes"),
     "no layer": Method("without a layer, every token is itself", f"{_COST}:check_no_layer"),
+    "documents apart": Method(
+        "isl: of what programs compute of a document, every pair stays in it, for all starts, lengths and offsets",
+        "pidsl.analysis.documents:check_apart",
+    ),
     "second differences, at most": Method(
         "the second differences in n are at least the keys gained, for all values of the symbols (z3)",
         "pidsl.analysis.lag_pairs:check_pairs",
@@ -211,11 +215,21 @@ def _divides(bound: Bound) -> bool:
 @in_turn
 def verdict_of(bound: Bound) -> Verdict:
     """Verify a bound from its statement: that it is one, that no dense mask contradicts it, then by its method."""
-    from pidsl.analysis import against_masks
-    from pidsl.analysis.well_formed import misstated
+    from pidsl.analysis import documents
 
     if not bound.is_known:
         return Verdict(False, failure="nothing is claimed")
+    verdict = Verdict(False, failure="of a pattern within documents, only bounds are proved")
+    for statement in documents.proving(bound):
+        if (verdict := _verdict(statement)).holds:
+            break
+    return verdict
+
+
+def _verdict(bound: Bound) -> Verdict:
+    from pidsl.analysis import against_masks
+    from pidsl.analysis.well_formed import misstated
+
     method = METHODS.get(bound.method) if isinstance(bound.method, str) else None
     if method is None:
         return Verdict(False, failure=f"no method {bound.method!r}")

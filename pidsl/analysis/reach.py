@@ -30,6 +30,7 @@ from pidsl.analysis.stacks import (
     stack,
 )
 from pidsl.errors import SizeError, TooHardError
+from pidsl.language.terms import require_free
 from pidsl.relation.isl import in_turn, limited, read_map, read_set
 
 LAG_OPERATIONS = 200_000  # differences of many parts are slow ones: up to 20 microseconds each
@@ -136,6 +137,8 @@ def reachable(subject: object, layers: object = None) -> Reachable:
         TooHardError: isl's operation limit struck.
     """
     layers_ = stack(checked(subject), None if layers is None else stacks.number(layers, "layers"))
+    for term in layers_:
+        require_free(term, "what it reaches")
     lags = lag_sums(layers_)
     if lags is None:
         return Reachable(None, connected(layers_))

@@ -20,6 +20,7 @@ from pidsl.analysis import smt
 from pidsl.analysis.assume import is_condition
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.cost_check import DTYPES, FLOPS, TENSORS
+from pidsl.analysis.documents import ACROSS
 from pidsl.analysis.formulas import CeilLog, L, Periodic, Table, symbol
 from pidsl.analysis.lag_sets import domain
 from pidsl.analysis.schedules import LayerRule
@@ -30,7 +31,7 @@ COUNTED = ("pairs", "sparsity", "average degree")
 REACH = ("farthest", "contiguous")
 
 VARIABLES: dict[str, str] = {
-    **dict.fromkeys((*COUNTED, "max degree", "depth", *FLOPS, *TENSORS), "n"), "degree": "in",
+    **dict.fromkeys((*COUNTED, "max degree", "depth", ACROSS, *FLOPS, *TENSORS), "n"), "degree": "in",
     **dict.fromkeys(("live keys", "live pages", "kv bytes"), "t"), **dict.fromkeys(REACH, "nL"),
 }  # fmt: skip
 """The variables of a formula of each quantity, besides the symbols of the pattern."""
@@ -85,9 +86,10 @@ _COSTS: dict[str, Kind] = {
 
 ABOUT: dict[str, tuple[About, ...]] = {
     "from the exact formula": (
-        About(TERMS, ("pairs", "max degree", "live keys")),
+        About(TERMS, ("pairs", "max degree", "live keys", ACROSS)),
         About(ALL, REACH, {"layers": lambda x: _COUNT(x) or _any(x)}), About(ALL, ("depth",), {"of": _maybe(_PAIRS)}),
     ),
+    "documents apart": (About(TERMS, (ACROSS,)),),
     "first differences": (About(TERMS, ("degree", "max degree", "average degree")),),
     "second differences": (About(TERMS, ("pairs",)),),
     "second differences, at most": (About(TERMS, ("pairs",)),),

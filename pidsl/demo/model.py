@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,8 +21,8 @@ class DenseAttention(SparseAttention):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__(dim, heads, pidsl.causal, rope=ROPE)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(self.rotated(q), self.rotated(k), v, is_causal=True)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 class Block(nn.Module):

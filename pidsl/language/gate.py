@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pidsl.errors import SymbolError, TermError
-from pidsl.language.goes_with import check_inside
+from pidsl.language.goes_with import check_documents, check_inside
 from pidsl.language.terms import Algebra, Term
 
 
@@ -87,7 +87,8 @@ def gate(**branches: Term) -> Gate:
         A `Gate`, for `pidsl.compile`.
 
     Raises:
-        TermError: no branch, a name that is not an identifier, or a branch that is not a term.
+        TermError: no branch, a name that is not an identifier, or a branch that is not a term; `documents` in some of
+            the branches only.
     """
     if not branches:
         raise TermError("gate()", "at least one branch", hint="gate(local=window(63), skip=stride(256))")
@@ -100,4 +101,6 @@ def gate(**branches: Term) -> Gate:
             check_inside("gate", term, given, "gate(...)")
             nested = "one softmax over both is a | b" if isinstance(term, Gate) else "build it with pidsl.where"
             raise TermError(given, "a pidsl term", where="gate(...)", hint=nested)
-    return Gate(tuple(branches.items()))
+    made = Gate(tuple(branches.items()))
+    check_documents(branches.values(), repr(made), "gate(...)")
+    return made

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pidsl.errors import TermError
+from pidsl.language.terms import Term, is_confined
 
 PARTS: Mapping[str, str] = {  # how each is asked for
     "gate": "`gate(local=term, skip=term)`",
@@ -86,6 +87,24 @@ def check_inside(outer: str, value: object, given: str, where: str) -> None:
     inner = getattr(type(value), "part", outer)
     if inner != outer:
         check_together((outer, inner), given, where)
+
+
+def check_documents(terms: Iterable[Term], given: str, where: str) -> None:
+    """Raise where some of the patterns that one kernel or model is made of are confined to documents, and others not.
+
+    Args:
+        terms: the patterns.
+        given: what they are parts of, for the message.
+        where: the call.
+
+    Raises:
+        TermError: `documents` is in some of them only.
+    """
+    parts = list(terms)
+    if 0 < sum(map(is_confined, parts)) < len(parts):
+        free = next(term for term in parts if not is_confined(term))
+        expected = "`documents` in all of its patterns or in none: the others would see other documents"
+        raise TermError(f"{given}, in which {free!r} is not confined to documents", expected, where, "a & documents")
 
 
 def page() -> str:

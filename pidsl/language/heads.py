@@ -10,15 +10,15 @@ for each query head. They are not a term: `|` of two patterns gives every head m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pidsl.errors import SymbolError, TermError
 from pidsl.language.expr import Index
-from pidsl.language.goes_with import check_inside
-from pidsl.language.terms import Algebra, Term
+from pidsl.language.goes_with import check_documents, check_inside
+from pidsl.language.terms import Algebra, Documents, Term, within
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,9 @@ class Heads:
     @property
     def union(self) -> Term:
         """What any head attends: over this pattern information flows from token to token."""
-        return reduce(lambda a, b: a | b, self.distinct)
+        parts = [within(term) for term in self.distinct]
+        union = reduce(lambda a, b: a | b, [pattern for pattern, _ in parts])
+        return union & Documents() if parts[0][1] else union
 
     def __len__(self) -> int:
         return sum(count for count, _ in self.groups)
@@ -96,7 +98,10 @@ class Heads:
             for count, term in self.groups
         )
 
-    def mask(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> NDArray[np.bool_]:
+    def mask(
+        self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0, *,
+        documents: Sequence[int] | NDArray[np.integer[Any]] | None = None,
+    ) -> NDArray[np.bool_]:  # fmt: skip
         """The dense masks of all query heads, bool [heads, n, m]; see `Term.mask`.
 
         >>> import pidsl
@@ -109,7 +114,7 @@ class Heads:
         """
         import numpy as np
 
-        masks = {term: term.mask(n, m, offset, key_offset) for term in self.distinct}
+        masks = {term: term.mask(n, m, offset, key_offset, documents=documents) for term in self.distinct}
         return np.stack([masks[term] for term in self.terms])
 
     def degree(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> NDArray[np.int64]:
@@ -160,7 +165,7 @@ def heads(groups: Iterable[tuple[int, Term]]) -> Heads:
         `Heads`, for `pidsl.compile` and as a layer of `pidsl.layers`.
 
     Raises:
-        TermError: no group, a count below 1, or something that is not a term.
+        TermError: no group, a count below 1, or something that is not a term; `documents` in some groups only.
     """
     found: list[tuple[int, Term]] = []
     for index, group in enumerate(groups):
@@ -171,7 +176,9 @@ def heads(groups: Iterable[tuple[int, Term]]) -> Heads:
             found.append((count, term))
     if not found:
         raise TermError("heads([])", "at least one group", hint="heads([(6, window(63)), (2, causal)])")
-    return Heads(tuple(found))
+    made = Heads(tuple(found))
+    check_documents(made.distinct, repr(made), "heads([...])")
+    return made
 
 
 def _checked(index: int, group: Any) -> tuple[int, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pidsl.errors import SymbolError, TermError
@@ -44,26 +45,26 @@ class Algebra(Questions, Refused, Tree):
     __array_ufunc__ = None  # a NumPy array on the left does not spread the operator over its elements
 
     def __or__(self, other: Term) -> Term:
-        return shallow(Union(_self(self), require_term(other, "|")))
+        return shallow(Union(*_free("|", self, require_term(other, "|"))))
 
     def __and__(self, other: Term) -> Term:
         return shallow(Intersection(_self(self), require_term(other, "&")))
 
     def __sub__(self, other: Term) -> Term:
-        return Difference(_self(self), require_term(other, "-"))
+        return Difference(*_free("-", self, require_term(other, "-")))
 
     def __xor__(self, other: Term) -> Term:
-        return shallow(SymmetricDifference(_self(self), require_term(other, "^")))
+        return shallow(SymmetricDifference(*_free("^", self, require_term(other, "^"))))
 
     def __invert__(self) -> Term:
-        return Complement(_self(self))
+        return Complement(*_free("~", self))
 
     def __matmul__(self, other: Term) -> Term:
         """Two layers: i reaches j when `self` lets i see some token t and `other` lets t see j.
 
         The tokens between the layers are the m keys of the last one, `self`.
         """
-        return Compose(_self(self), require_term(other, "@"))
+        return Compose(*_free("@", self, require_term(other, "@")))
 
     def __pow__(self, layers: Index) -> Term:
         """`layers` layers of the same term; `a ** 0` is the diagonal.
@@ -75,7 +76,7 @@ class Algebra(Questions, Refused, Tree):
         Raises:
             TermError: `layers` is negative or not an integer.
         """
-        return Power.made(_self(self), layers)
+        return Power.made(*_free("**", self), layers)
 
     # Only reached when the left operand is no term; `_term` says so.
     def __ror__(self, other: object) -> Term:
@@ -101,7 +102,10 @@ class Algebra(Questions, Refused, Tree):
         >>> pidsl.window(2).T.equals(pidsl.window(0, 2))
         True
         """
-        return Transpose(_self(self))
+        if not is_confined(_self(self)):
+            return Transpose(_self(self))
+        parts = [part if part.confines else part.T for part in parts_of(Intersection, self)]
+        return reduce(lambda a, b: a & b, parts)  # within a document as anywhere else
 
     def shift(self, by: Index) -> Term:
         """The term moved `by` tokens into the past: every lag grows by `by` (negative: into the future).
@@ -117,7 +121,7 @@ class Algebra(Questions, Refused, Tree):
         Raises:
             TermError: `by` is not an integer.
         """
-        return Shift.made(_self(self), by)
+        return Shift.made(*_free("shift", self), by)
 
     def blocked(self, size: Index) -> Term:
         """The term read on block indices: i attends j when `i // size` attends `j // size`.
@@ -135,7 +139,7 @@ class Algebra(Questions, Refused, Tree):
         Raises:
             TermError: `size` is below 1 or not an integer.
         """
-        return Blocked.made(_self(self), size)
+        return Blocked.made(*_free("blocked", self), size)
 
     def dilated(self, step: Index) -> Term:
         """The term within each residue class mod `step`: `i mod step == j mod step`, and i // step attends j // step.
@@ -150,13 +154,14 @@ class Algebra(Questions, Refused, Tree):
         Raises:
             TermError: `step` is below 1 or not an integer.
         """
-        return Dilated.made(_self(self), step)
+        return Dilated.made(*_free("dilated", self), step)
 
     # -- how a kind of term is made and written: a word and its sizes, unless it says otherwise ---------------------
 
     LEAST: ClassVar[tuple[int | None, ...]] = ()  # what each size is at least, in the order of the fields; None: any
     USUAL: ClassVar[tuple[int, ...]] = ()  # what the last sizes are when they are not written
     OPEN: ClassVar[tuple[str, ...]] = ()  # sizes that may be None
+    confines: ClassVar[bool] = False  # whether the word is no pattern itself, but confines one to parts of the tokens
 
     @classmethod
     def made(cls, *values: Any) -> Term:
@@ -319,7 +324,7 @@ class Power(Algebra):
         return f"{of!r} ** {layers!r}"
 
     def source(self, inside: Inside) -> Shown:
-        return POWER, f"{inside(self.of, ATOM)} ** {show(self.layers, 6)}"
+        return POWER, f"{inside(self.of, ATOM)} ** {show(self.layers, 7)}"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -344,6 +349,27 @@ class Dilated(Algebra):
     step: Index
     LEAST = (None, 1)
     source, written = _method, classmethod(_called)
+
+
+def is_confined(term: Term) -> bool:
+    """Whether a pattern holds within each document: `documents` is one of the parts of its intersection.
+
+    >>> import pidsl
+    >>> is_confined(pidsl.window(3) & pidsl.documents), is_confined(pidsl.causal)
+    (True, False)
+    """
+    return term.confines or (isinstance(term, Intersection) and any(x.confines for x in parts_of(Intersection, term)))
+
+
+def _free(operator: str, *terms: Any) -> tuple[Term, ...]:
+    """Terms that an operator may combine: `documents` stands beside the whole pattern, and nowhere inside it."""
+    for term in terms:
+        if is_confined(term):
+            spelled = {"~": "~a", "**": "a ** layers"}.get(operator, f"(a {operator} b)")
+            spelled = f"a.{operator}(size)" if operator.isalpha() else spelled
+            expected = "`documents` beside the whole pattern: it confines all of it, or nothing"
+            raise TermError(f"{term!r} inside of `{operator}`", expected, "documents", f"{spelled} & documents")
+    return terms
 
 
 def walk(term: Term) -> Iterator[Term]:

@@ -6,8 +6,8 @@ length, with a proof (`pairs()`). The questions are here; who answers them is sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, cast, overload
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from pidsl.language.door import behind
 from pidsl.language.expr import whole
@@ -41,7 +41,10 @@ class Questions:
 
     # -- meaning -------------------------------------------------------------------------------------------------
 
-    def mask(self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> NDArray[np.bool_]:
+    def mask(
+        self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0, *,
+        documents: Sequence[int] | NDArray[np.integer[Any]] | None = None,
+    ) -> NDArray[np.bool_]:  # fmt: skip
         """The dense mask, by the slow obvious definition.
 
         Args:
@@ -49,6 +52,8 @@ class Questions:
             m: number of keys (columns); default: n.
             offset: position of the first query. Row r is position `i = r + offset`.
             key_offset: position of the first key. Column c is position `j = c + key_offset`.
+            documents: of a pattern `T & documents`, the document of each of the n tokens, in runs. Each document has
+                the mask of T at its own length. Without it, the mask has every pair that some documents allow.
 
         Returns:
             bool array [n, m]; `mask[r, c]` says whether position r + offset attends position c + key_offset. Always
@@ -61,11 +66,25 @@ class Questions:
                [1, 1, 0, 0],
                [0, 1, 1, 0],
                [0, 0, 1, 1]])
+        >>> (pidsl.causal & pidsl.documents).mask(4, documents=[0, 0, 0, 1]).astype(int)
+        array([[1, 0, 0, 0],
+               [1, 1, 0, 0],
+               [1, 1, 1, 0],
+               [0, 0, 0, 1]])
+
+        Raises:
+            SizeError: a length that is none, or does not fit; documents that are no runs, or not n.
+            SymbolError: the term holds unbound symbols.
+            TermError: documents for a pattern that is not confined to them.
         """
+        if documents is not None:
+            return behind("mask of documents")(self._own, n, m, offset, key_offset, documents)
         return behind("mask")(self._own, n, m, offset, key_offset)
 
     def relation(self) -> islpy.Map:
         """The exact relation `[n, m] -> { [i] -> [j] : 0 <= i < n and 0 <= j < m and ... }` as an isl map.
+
+        Of a pattern `T & documents`, every pair that some documents allow: a superset of what any of them have.
 
         Raises:
             SymbolError: the term holds unbound symbols.
@@ -74,11 +93,19 @@ class Questions:
         return behind("relation")(self._own)
 
     def equals(self, other: Term) -> bool:
-        """Whether both attend exactly the same pairs, for every n and m."""
+        """Whether both attend exactly the same pairs, for every n and m, and all documents.
+
+        Raises:
+            TermError: one of them is confined to documents, and the other is not.
+        """
         return behind("equals")(self._own, require_term(other, "equals"))
 
     def __le__(self, other: Term) -> bool:
-        """Whether every pair of `self` is a pair of `other`, for every n and m."""
+        """Whether every pair of `self` is a pair of `other`, for every n and m, and all documents.
+
+        Raises:
+            TermError: only `other` is confined to documents.
+        """
         return behind("contained")(self._own, require_term(other, "<="))
 
     def __ge__(self, other: Term) -> bool:

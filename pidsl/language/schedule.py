@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pidsl.errors import TermError
 from pidsl.language.door import behind
 from pidsl.language.expr import Index
-from pidsl.language.goes_with import check_inside
+from pidsl.language.goes_with import check_documents, check_inside
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Algebra, Term
 
@@ -90,7 +90,7 @@ def layers(terms: Iterable[Term | Heads]) -> Schedule:
     7
 
     Raises:
-        TermError: no layers, or one that is no pattern.
+        TermError: no layers, or one that is no pattern; `documents` in some layers only.
     """
     given = tuple(terms)
     for k, term in enumerate(given):
@@ -100,4 +100,6 @@ def layers(terms: Iterable[Term | Heads]) -> Schedule:
             raise TermError(given_, "a pattern, or heads", where="layers([...])")
     if not given:
         raise TermError("no layers", "at least one pattern", where="layers([])")
-    return Schedule(given)
+    made = Schedule(given)
+    check_documents(made.unions, repr(made), "layers([...])")
+    return made

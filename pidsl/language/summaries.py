@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from pidsl.errors import TermError
 from pidsl.language.door import behind
-from pidsl.language.goes_with import check_inside
+from pidsl.language.goes_with import check_documents, check_inside
 from pidsl.language.sizes import checked_size
-from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk
+from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk, within
 from pidsl.language.trace import where
 from pidsl.language.vocabulary import blocks, causal, lags, stride
 
@@ -84,6 +84,8 @@ class Summaries:
     Args:
         exact: which query attends which token by itself.
         levels: the spans.
+
+    Where exact keys and spans are confined to documents, numbers are those of one document.
     """
 
     part: ClassVar[str] = "summaries"
@@ -100,10 +102,11 @@ class Summaries:
         """
         import numpy as np
 
-        found = self.exact.mask(n).astype(np.int64)
+        found = within(self.exact)[0].mask(n).astype(np.int64)
         for level in self.levels:
             spans = level.count(n)
-            found += level.seen.mask(n, spans).astype(np.int64) @ level.members.mask(spans, n).astype(np.int64)
+            seen = within(level.seen)[0].mask(n, spans)
+            found += seen.astype(np.int64) @ level.members.mask(spans, n).astype(np.int64)
         return found
 
     def covers(self, term: Term, most: int | None = None) -> bool:
@@ -132,8 +135,9 @@ class Summaries:
         >>> fixed.logits(4096), pidsl.causal.pairs(4096)
         (266240, 8390656)
         """
-        of_spans = sum(x.seen.pairs(n, x.count(n)) + x.members.pairs(x.count(n), n) for x in self.levels)
-        return self.exact.pairs(n) + of_spans
+        seen = sum(within(x.seen)[0].pairs(n, x.count(n)) for x in self.levels)
+        members = sum(x.members.pairs(x.count(n), n) for x in self.levels)
+        return within(self.exact)[0].pairs(n) + seen + members
 
     def __repr__(self) -> str:
         return f"summaries({self.exact!r}, [{', '.join(map(repr, self.levels))}])"
@@ -193,7 +197,9 @@ def summaries(exact: Term, levels: Iterable[Spans]) -> Summaries:
         if not isinstance(level, Spans):
             given = f"level {index}: {level!r} ({type(level).__name__})"
             raise TermError(given, "spans", "summaries(exact, [spans, ...])", "spans(64, seen)")
-    return Summaries(_term(exact, "exact", "summaries(exact, [spans, ...])"), found)
+    made = Summaries(_term(exact, "exact", "summaries(exact, [spans, ...])"), found)
+    check_documents([made.exact, *(level.seen for level in found)], repr(made), "summaries(exact, [spans, ...])")
+    return made
 
 
 def _term(term: Term, name: str, where_: str) -> Term:

@@ -2,7 +2,7 @@
 
     Term ::= Full | Empty | Causal | Window(left, right) | Stride(period, phase) | Lags(values) | Ring(radius)
            | Keys(start, stop, step) | Queries(start, stop, step) | Blocks(size) | Where(pred, arity) | Pairs(values)
-           | Neighborhood(shape, window, stride, dilation, causal, border) | Halo(shape, block, halo)
+           | Neighborhood(shape, window, stride, dilation, causal, border) | Halo(shape, block, halo) | Documents
            | Union(Term, Term) | Intersection(Term, Term) | Difference(Term, Term) | SymmetricDifference(Term, Term)
            | Complement(Term) | Transpose(Term) | Compose(Term, Term) | Power(Term, Index)
            | Shift(Term, Index) | Blocked(Term, Index) | Dilated(Term, Index)
@@ -10,6 +10,7 @@
 A term is a relation between query positions i and key positions j, for every number of queries n and of keys m at
 once. It is a plain value: immutable, hashable, compared by structure. Sizes are integers, or symbols until `bind`.
 The operators `|`, `&` and `^` keep terms of many parts shallow (`pidsl.language.trees.shallow`).
+`Documents` confines a whole pattern: it stands in `T & documents` only, as a part of the outermost intersection.
 What a term means is defined by `pidsl.relation.oracle`. Each kind says which sizes it takes and how it is written; the
 words are here, what combines them is in `pidsl.language.operators`.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal, cast
 
 from pidsl.errors import TermError
@@ -35,16 +37,19 @@ from pidsl.language.operators import (
     SymmetricDifference,
     Transpose,
     Union,
+    is_confined,
     require_concrete,
     walk,
 )  # fmt: skip
 from pidsl.language.printing import ATOM, Inside, Shown, axes, call
 from pidsl.language.sizes import LIMIT, check_predicate, size
+from pidsl.language.trees import parts_of
 
 __all__ = [
-    "Algebra", "Blocked", "Blocks", "Causal", "Complement", "Compose", "Difference", "Dilated", "Empty", "Full", "Halo",
-    "Intersection", "Keys", "Lags", "Leaf", "Neighborhood", "Pairs", "Power", "Queries", "Ring", "Shift", "Stride",
-    "SymmetricDifference", "Term", "Transpose", "Union", "Where", "Window", "require_concrete", "walk",
+    "Algebra", "Blocked", "Blocks", "Causal", "Complement", "Compose", "Difference", "Dilated", "Documents",
+    "Empty", "Full", "Halo", "Intersection", "Keys", "Lags", "Leaf", "Neighborhood", "Pairs", "Power", "Queries",
+    "Ring", "Shift", "Stride", "SymmetricDifference", "Term", "Transpose", "Union", "Where", "Window",
+    "is_confined", "misplaced", "of_lags_alone", "require_concrete", "require_free", "walk", "within",
 ]  # fmt: skip
 
 
@@ -191,6 +196,13 @@ class Halo(Algebra):
         return ATOM, f"halo({_shape(self.shape)}, {axes(self.block)!r}, {axes(self.halo)!r})"
 
 
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Documents(Algebra):
+    """Query and key in one document, and the rest of the pattern on the positions within it."""
+
+    confines = True
+
+
 def _shape(lengths: tuple[int, ...]) -> str:
     return repr(lengths if len(lengths) > 1 else lengths[0])
 
@@ -210,8 +222,56 @@ Leaf = (
     | Pairs
     | Neighborhood
     | Halo
+    | Documents
 )
 Term = (
     Leaf | Union | Intersection | Difference | SymmetricDifference | Compose
     | Complement | Transpose | Power | Shift | Blocked | Dilated
+)  # fmt: skip
+
+
+def within(term: Term) -> tuple[Term, bool]:
+    """The pattern without `documents`, which holds within a document; and whether it is confined at all.
+
+    >>> import pidsl
+    >>> within(pidsl.window(3) & pidsl.documents), within(pidsl.documents), within(pidsl.causal)
+    ((window(3), True), (full, True), (causal, False))
+    """
+    if not is_confined(term):
+        return term, False
+    parts = [part for part in parts_of(Intersection, term) if not part.confines]
+    return (reduce(lambda a, b: a & b, parts) if parts else Full()), True
+
+
+def misplaced(term: Term) -> TermError:
+    """An error: `documents` inside of a pattern, where no operator puts it."""
+    return TermError(
+        f"{term!r} inside of a pattern", "`documents` beside the whole pattern", hint="(a | b) & documents"
+    )
+
+
+def require_free(term: Term, question: str) -> None:
+    """Raise for a question that has an answer only where the documents are known.
+
+    Raises:
+        TermError: the pattern is confined to documents.
+    """
+    if is_confined(term):
+        expected = f"a pattern without `documents`: {question} depends on where they start"
+        raise TermError(f"{term!r}", expected, hint="term.mask(n, documents=ids), which knows them")
+
+
+def of_lags_alone(term: Term) -> bool:
+    """Whether the words of a term say that it depends on the lag alone, wherever a sequence starts and ends.
+
+    >>> import pidsl
+    >>> of_lags_alone(pidsl.window(3) | pidsl.stride(8) & pidsl.causal), of_lags_alone(pidsl.blocks(8))
+    (True, False)
+    """
+    return all(isinstance(part, _OF_LAGS) for part in walk(term))
+
+
+_OF_LAGS = (
+    Full, Empty, Causal, Window, Stride, Lags, Union, Intersection, Difference, SymmetricDifference, Complement,
+    Transpose, Shift, Dilated,
 )  # fmt: skip

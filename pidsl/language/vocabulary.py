@@ -1,5 +1,8 @@
 """The words of the language: one checked constructor per row of the vocabulary.
 
+`full`, `empty`, `causal` and `documents` are constants. `T & documents` holds T within each of the documents that a
+call packs one after the other, on the positions within the document: windows, strides, sinks and blocks restart.
+
 `i` is the query position, `j` the key position, `lag = i - j`; n queries and m keys. Every size is an integer or a
 symbol; a wrong one raises `TermError` before anything is built.
 """
@@ -17,6 +20,7 @@ from pidsl.language.sizes import RESERVED, is_symbol_name, size
 from pidsl.language.terms import (
     Blocks,
     Causal,
+    Documents,
     Empty,
     Full,
     Keys,
@@ -31,13 +35,14 @@ from pidsl.language.terms import (
 )
 
 __all__ = [
-    "blocks", "causal", "empty", "full", "halo", "keys", "lags", "neighborhood", "pairs", "queries", "ring", "stride",
-    "symbols", "window",
+    "blocks", "causal", "documents", "empty", "full", "halo", "keys", "lags", "neighborhood", "pairs", "queries",
+    "ring", "stride", "symbols", "window",
 ]  # fmt: skip
 
 full = Full()
 empty = Empty()
 causal = Causal()
+documents = Documents()
 
 RESERVED.update(__all__)
 

@@ -24,6 +24,7 @@ from pidsl.language.terms import (
     Compose,
     Difference,
     Dilated,
+    Documents,
     Empty,
     Full,
     Halo,
@@ -43,8 +44,10 @@ from pidsl.language.terms import (
     Union,
     Where,
     Window,
+    misplaced,
     require_concrete,
     walk,
+    within,
 )  # fmt: skip
 from pidsl.language.trees import WIDE, Steps, extent, parts_of, run, width
 from pidsl.relation.frame import HOME, Frame
@@ -136,8 +139,22 @@ def needs_square(term: Term) -> bool:
 
 
 def unclipped(term: Term) -> isl.Map:
-    """The term over all integers i, j."""
+    """The term over all integers i, j; of one confined to documents, what some documents allow."""
+    pattern, confined = within(term)
+    if confined:
+        return _any_documents(unclipped(pattern), needs_square(pattern))
     return run(_unclipped(term, runs_within(term)))
+
+
+def _any_documents(pattern: isl.Map, square: bool) -> isl.Map:
+    """Pairs that a pattern has in some document s .. e - 1, which has the positions below n and the keys below m."""
+    further = "i' = i + 1 and j' = j + 1"
+    if not pattern.involves_dims(isl.dim_type.param, 0, 2) and pattern.is_equal(_at(pattern, further)):
+        return pattern  # of lags alone
+    bounds = "0 <= i < n and 0 <= j < m" + (" and n = m" if square else "")
+    one = pattern & read_map(f"[n, m] -> {{ [i] -> [j] : {bounds} }}")
+    ends = "0 <= s <= e and s <= n and s <= m and n' = min(e, n) - s and m' = min(e, m) - s"
+    return _at(one, f"exists s, e: i' = i - s and j' = j - s and {ends}")
 
 
 def _unclipped(term: Term, runs: Mapping[int, Runs]) -> Steps[isl.Map]:
@@ -173,6 +190,8 @@ def _unclipped(term: Term, runs: Mapping[int, Runs]) -> Steps[isl.Map]:
             return _listed(values)
         case Neighborhood() | Halo():
             return coalesced(_leaf(grid_condition(term)))
+        case Documents():
+            raise misplaced(term)
         case Union():
             return (yield _union(parts_of(Union, term), runs))
         case Intersection(a, b) if width(term) <= WIDE:

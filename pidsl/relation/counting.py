@@ -40,7 +40,7 @@ from pidsl.language.expr import (
     holds,
     largest,
 )
-from pidsl.language.terms import Halo, Neighborhood, Term
+from pidsl.language.terms import Halo, Neighborhood, Term, require_free
 from pidsl.relation.build import patience_for, relation
 from pidsl.relation.isl import MAX_OPERATIONS, limited, read_set
 from pidsl.relation.loops import VARIABLE, Loop, NoLoop, loops
@@ -84,6 +84,7 @@ def _key_loops(term: Term) -> tuple[Loop, ...] | TooHardError:
 
 def degree(term: Term, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> NDArray[np.int64]:
     """int64 [n]: how many keys each of the n queries attends."""
+    require_free(term, "how many keys a query has")
     rows, columns, first, first_key = check_lengths(term, n, m, offset, key_offset)
     found = _count(key_loops(term), range(first, first + rows), rows + first, range(first_key, first_key + columns))
     try:
@@ -94,6 +95,7 @@ def degree(term: Term, n: int, m: int | None = None, offset: int = 0, key_offset
 
 def pairs(term: Term, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> int:
     """The number of attended pairs."""
+    require_free(term, "how many pairs there are")
     rows, columns, first, first_key = check_lengths(term, n, m, offset, key_offset)
     if isinstance(term, Neighborhood | Halo) and first == first_key == 0 and min(rows, columns) >= prod(term.shape):
         return prod(int(dense_mask(axis, axis.shape[0]).sum()) for axis in axes(term))
@@ -112,6 +114,7 @@ def axes(term: Neighborhood | Halo) -> Iterator[Neighborhood | Halo]:
 
 def sparsity(term: Term, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> float:
     """1 - pairs / (n * m); 1.0 when there are no pairs to attend."""
+    require_free(term, "how many pairs there are")
     rows, columns, first, first_key = check_lengths(term, n, m, offset, key_offset)
     total = rows * columns
     return (total - pairs(term, rows, columns, first, first_key)) / total if total else 1.0
@@ -130,7 +133,7 @@ def _count(parts: tuple[Loop, ...], queries: range, n: int, keys: range) -> NDAr
     return count_loops(parts, {"n": n, "m": m, "i": i}, keys.start or None)
 
 
-def count_loops(parts: tuple[Loop, ...], env: Mapping[str, Any], start: int | None = None) -> NDArray[Any]:
+def count_loops(parts: tuple[Loop, ...], env: Mapping[str, Any], start: Any = None) -> NDArray[Any]:
     """Iterations of all loops, from `start` on, for parameters that are numbers or arrays of one shape."""
     shape = np.broadcast_shapes(*(np.shape(value) for value in env.values()))
     dtype = object if any(getattr(value, "dtype", None) is np.dtype(object) for value in env.values()) else np.int64

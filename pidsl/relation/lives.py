@@ -259,12 +259,11 @@ def outlived(terms: Sequence[Term], claim: Lives) -> str:
     # classes are k = 0 .. of a run: the first positions are x = 0 of a period of as many
     pieces = [(0, max(first, 1), run, "x = 0") for run in _runs(claim.first)]
     pieces += [(first, period, run, "x >= 0") for run in _runs(claim.classes)]
-    for term in terms:
+    pieces = [piece for piece in pieces if piece[2].first[0] != FOREVER]
+    for term in terms if pieces else ():
         points = asked(term, fresh=True)
         with limited(f"whether {term!r} asks for a key after its life"):
             for begin, many, run, which in pieces:
-                if run.first[0] == FOREVER:
-                    continue
                 late = read_set(
                     f"{{ [i, j] : exists x, k: j = {begin + run.start} + {many} x + k and 0 <= k < {run.count} "
                     f"and {which} and i > j + {run.first[0]} + {run.step[0]} k }}"
@@ -294,8 +293,6 @@ class LivesProof:
 
     def failure(self) -> str:
         """A query that asks too late, "" if there is none."""
-        if self.lives == ALL_FOREVER:
-            return ""
         try:
             return outlived(self.terms, self.lives)
         except TooHardError as e:

@@ -9,6 +9,9 @@ Python's integers where 64 bits might not do.
 A term is a relation on positions; `n` is the number of query positions and `m` of key positions (both counted from
 0). Offsets slice the relation: rows offset .. offset + n - 1 of the pattern with offset + n query positions, and keys
 key_offset .. key_offset + m - 1 of the pattern with key_offset + m keys.
+
+`T & documents` has, within each document, the mask of T at that document's length, and no other pairs. Where documents
+are not given it has the pairs that some documents allow.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from pidsl.errors import SizeError
+from pidsl.errors import SizeError, TermError
 from pidsl.language.expr import evaluate, holds, largest, whole
 from pidsl.language.sizes import LIMIT
 from pidsl.language.terms import (
@@ -33,6 +36,7 @@ from pidsl.language.terms import (
     Compose,
     Difference,
     Dilated,
+    Documents,
     Empty,
     Full,
     Halo,
@@ -53,8 +57,11 @@ from pidsl.language.terms import (
     Union,
     Where,
     Window,
+    misplaced,
+    of_lags_alone,
     require_concrete,
     walk,
+    within,
 )  # fmt: skip
 from pidsl.language.trees import Steps, bottom_up, children, run
 
@@ -65,6 +72,7 @@ Positions = range | Ints
 BLOCK = 1 << 16  # entries of a table that are computed at once
 SIDE = 512  # of the blocks of a product
 MOST = 1 << 34  # entries of the table of a layer
+CUT = 512  # tokens that are cut into documents in every way
 
 
 def check_lengths(
@@ -116,14 +124,72 @@ def dense_mask(term: Term, n: int, m: int | None = None, offset: int = 0, key_of
     return table(term, range(offset, stop), range(key_offset, end), stop, end)
 
 
+def document_mask(term: Term, n: int, m: object, offset: object, key_offset: object, documents: Any) -> Bools:
+    """bool array [n, n]: the mask of a pattern `T & documents`, one document after the other. See `Questions.mask`."""
+    pattern, confined = within(term)
+    if not confined:
+        hint = f"({term!r}) & documents" if type(term).__name__ in ("Union", "SymmetricDifference") else ""
+        hint = hint or f"{term!r} & documents"
+        raise TermError(f"documents for {term!r}", "a pattern that is confined to documents", hint=hint)
+    tokens, keys, first, first_key = check_lengths(term, n, m, offset, key_offset)
+    if keys != tokens or first or first_key:
+        given = f"documents with m = {m!r}, offset = {offset!r}, key_offset = {key_offset!r}"
+        raise SizeError(given, "as many keys as queries, both from position 0 on", f"{term!r}.mask(...)")
+    out = np.zeros((tokens, tokens), dtype=np.bool_)
+    for start, stop in document_runs(documents, tokens):
+        out[start:stop, start:stop] = dense_mask(pattern, stop - start)
+    return out
+
+
+def document_runs(documents: Any, tokens: int) -> list[tuple[int, int]]:
+    """The first token of each document, and the one after its last.
+
+    Raises:
+        SizeError: the ids are no integers, not one for each token, or not in runs.
+    """
+    ids = np.asarray(documents)
+    where = "term.mask(n, documents=ids)"
+    if ids.shape != (tokens,) or (ids.dtype.kind not in "iu" and tokens):
+        given = f"documents of shape {list(ids.shape)} and dtype {ids.dtype}"
+        raise SizeError(given, f"{tokens} integers, the document of each token", where)
+    starts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1).tolist()] if tokens else []
+    seen: dict[int, int] = {}
+    for start in starts:
+        if (before := seen.setdefault(int(ids[start]), start)) != start:
+            given = f"document {int(ids[start])} from token {before} and again from token {start}"
+            raise SizeError(given, "each document in one run of tokens", where)
+    return list(pairwise([*starts, tokens]))
+
+
 def table(term: Term, i: Positions, j: Positions, n: int, m: int) -> Bools:
     """bool [len(i), len(j)]: the term at any integer positions i (queries) and j (keys), also outside 0..n, 0..m."""
+    pattern, confined = within(term)
+    if confined and not of_lags_alone(pattern):
+        return _any_documents(pattern, i, j, n, m)
+    if confined:  # wherever a document starts, it has the lags that the pattern has
+        return table(pattern, i, j, n, m)
     layered: set[int] = set()
     for t in bottom_up(term):
         if isinstance(t, Compose | Power) or any(id(part) in layered for part in children(t)):
             layered.add(id(t))
     exact = _largest(term, i, j, n, m) >= 1 << 63
     return run(_Table(layered, object if exact else np.int64).of(term, i, j, n, m))
+
+
+def _any_documents(pattern: Term, i: Positions, j: Positions, n: int, m: int) -> Bools:
+    """Where a pattern holds within some document s .. e - 1, which has the positions below n and the keys below m."""
+    if max(n, m) > CUT:
+        hint = "term.mask(n, documents=ids), which knows them"
+        raise SizeError(f"{max(n, m)} tokens, cut into documents in every way", f"at most {CUT}", repr(pattern), hint)
+    found = np.zeros((n, m), dtype=np.bool_)
+    mask = lru_cache(maxsize=2 * CUT)(lambda rows, keys: dense_mask(pattern, rows, keys))
+    for e in range(1, max(n, m) + 1):
+        for s in range(min(e, n, m)):
+            rows, keys = min(e, n) - s, min(e, m) - s
+            found[s : s + rows, s : s + keys] |= mask(rows, keys)
+    (row, column) = (_int64(x) for x in (i, j))
+    at = np.pad(found, 1)[np.clip(row + 1, 0, n + 1)[:, None], np.clip(column + 1, 0, m + 1)[None, :]]
+    return np.asarray(at, dtype=np.bool_)
 
 
 class _Table:
@@ -252,6 +318,8 @@ def _leaf(term: Leaf | Power, row: Ints, column: Ints, n: int, m: int) -> Any:
             return _on_grid(shape, row[:, 0], column[0], lambda axis, y, u: _grown(block[axis], halo[axis], y, u))
         case Power():
             return lag == 0
+        case Documents():
+            raise misplaced(term)
         case _:
             assert_never(term)
 

@@ -11,8 +11,9 @@ from itertools import combinations
 
 import islpy as isl
 
+from pidsl.language.confined import confined
 from pidsl.language.summaries import Spans, Summaries
-from pidsl.language.terms import Term
+from pidsl.language.terms import Term, within
 from pidsl.relation.build import relation
 from pidsl.relation.isl import limited, read_set
 
@@ -35,6 +36,9 @@ def covers(summaries: Summaries, term: Term, most: int | None) -> bool:
     Raises:
         TooHardError: isl's operation limit struck.
     """
+    (summaries, inside), (term, confined_too) = confined(summaries), within(term)
+    if inside != confined_too:
+        return False
     parts = [_square(summaries.exact)]
     with limited(f"whether {summaries!r} covers {term!r}"):
         for level in summaries.levels:

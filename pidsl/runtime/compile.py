@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copyreg
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, overload
 
 import torch
 
 from pidsl.errors import BackendError
+from pidsl.language.confined import confined
 from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
 from pidsl.language.recipe import Backend, Composed, OutputGate, Recipe
@@ -124,7 +126,8 @@ def _built(recipe: Recipe) -> Any:
     if isinstance(recipe.of, Schedule):
         options = recipe.backend, recipe.score, recipe.output_gate, recipe.affine, recipe.tune
         return LayerKernels(recipe, [compile(Recipe(layer, *options)) for layer in recipe.of])
-    return Kernel(recipe, _form(recipe))
+    pattern, inside = confined(recipe.of)
+    return Kernel(recipe, _form(replace(recipe, of=pattern) if inside else recipe), inside)
 
 
 _kept = lru_cache(maxsize=512)(_built)

@@ -42,6 +42,8 @@ VERDICTS = {
     "PowerAttention, reach": "proved",
     "PowerAttention, distance": "proved",
     "StreamingLLM, cache": "proved",
+    "Packing, no cross-contamination": "proved",
+    "Packing, positions alone": "refuted",
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 import sympy
 
 import pidsl
-from pidsl import blocks, causal, keys, lags, neighborhood, queries, ring, stride, window
+from pidsl import blocks, causal, documents, keys, lags, neighborhood, no_leak, queries, ring, stride, window
 from pidsl.analysis import against_masks, ask, counts, degrees, depth_tokens, grids, memory
 from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.cost import cost
@@ -44,6 +44,7 @@ def about_counts() -> Iterator[Bound]:
         found = degrees.degree(term)
         yield from (counts.pairs(term), counts.sparsity(term), found.of_query, found.maximum, found.average)
     yield from (memory.live(window(4)).size, counts.pairs(stride(6, 2) ** 2))
+    yield from (memory.live(PI, lookahead=3).size, memory.live(PI, lookahead=0, page=3).size)
     grid: Any = neighborhood((5, 4), (3, 3))
     axes: Any = grids.grid_of(grid)
     yield from (grids.pairs(grid, axes), grids.degree(grid, axes).of_query, grids.degree(grid, axes).maximum)
@@ -62,6 +63,7 @@ def about_counts() -> Iterator[Bound]:
         costs = cost(window(k), tokens)
         yield from (costs.forward_flops, costs.backward_flops, costs.kv_bytes, costs.memory_bytes, costs.pairs)
     yield cost(window(3) | stride(4) & causal, 100).forward_flops
+    yield from (no_leak(window(k) & documents), no_leak(window(3) & documents))
 
 
 def about_layers() -> Iterator[Bound]:

@@ -24,6 +24,7 @@ from pidsl import (
     TruthError,
     blocks,
     causal,
+    documents,
     empty,
     full,
     halo,
@@ -84,6 +85,8 @@ MEANING = [
     (queries(-2), (2, 2, 1), "11 11"),
     (blocks(2), (5,), "11... 11... ..11. ..11. ....1"),
     (pairs([(0, 1), (2, 0), (9, 9)]), (3,), ".1. ... 1.."),
+    (documents, (2, 3), "111 111"),
+    (documents & causal, (3,), "1.. 11. 111"),
     (pairs([]), (1,), "."),
     (neighborhood(5, 3), (5,), "111.. 111.. .111. ..111 ..111"),
     (neighborhood(5, 3, border="cut"), (5,), "11... 111.. .111. ..111 ...11"),
@@ -288,6 +291,7 @@ def test_symbols() -> None:
     assert symbols("k") == k
     assert symbols("k, period") == (k, period)
     assert repr(2 * k + period // 3) == "2 * k + period // 3"
+    assert repr(causal ** (k * k)) == "causal ** (k * k)" and parse(repr(causal ** (2 * k))) == causal ** (2 * k)
     assert repr(12 // k % period - np.int64(1)) == "12 // k % period - 1"
     assert window(k + 0) == window(1 * k) == window(k // 1) == window(k)
     assert (window(k) | stride(period)).symbols == {"k", "period"}
@@ -628,8 +632,9 @@ MESSAGES = [
     (
         lambda: parse("window(3) | strides(4)"),
         "unknown word 'strides'\n"
-        "  expected: one of causal, empty, full, blocks, halo, keys, lags, neighborhood, pairs, queries, ring, stride, "
-        "window, where, gate, heads, layers, score, spans, summaries, compile, or a name of pidsl.patterns\n"
+        "  expected: one of causal, documents, empty, full, blocks, halo, keys, lags, neighborhood, "
+        "pairs, queries, ring, stride, window, where, gate, heads, layers, score, spans, summaries, compile, "
+        "or a name of pidsl.patterns\n"
         "  where: \n"
         "    window(3) | strides(4)\n"
         "                ^\n"

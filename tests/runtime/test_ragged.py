@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pidsl
-from pidsl import ArgumentError, blocks, causal, full, heads, keys, lags, patterns, score, stride, window
+from pidsl import ArgumentError, blocks, causal, documents, full, heads, keys, lags, patterns, score, stride, window
 from pidsl.language.terms import Term
 from pidsl.runtime.call.segments import Sequence as One
 from pidsl.testing import terms
@@ -472,3 +472,36 @@ def test_a_traced_call_looks_at_values_when_it_runs() -> None:
     traced(Q, K, V, torch.tensor([3, 8]))
     with pytest.raises(ArgumentError, match=r"lengths\[1\] = 9"):
         traced(Q, K, V, torch.tensor([3, 9]))
+
+
+# -- patterns of documents -----------------------------------------------------------------------------------------
+
+
+CONFINED: list[Any] = [
+    SINKS & documents, documents & causal, documents,
+    heads([(1, SINKS & documents), (1, documents & window(2))]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "triton"])
+@pytest.mark.parametrize("term", CONFINED, ids=str)
+def test_a_pattern_of_documents(term: Any, backend: Any) -> None:
+    kernel, ids = pidsl.compile(term, backend), torch.tensor([[0, 0, 0, 4, 4, 4, 4, 1, 1]])
+    q, k, v = made(9, 9)
+    out = kernel(q, k, v, documents=ids)
+    of = [part for _, part in term.groups] if isinstance(term, pidsl.Heads) else [term, term]
+    for head, part in enumerate(of):
+        mask = torch.from_numpy(part.mask(9, documents=ids[0].tolist()).copy())
+        one = [x[:, head : head + 1] for x in (q, k, v)]
+        torch.testing.assert_close(
+            out[:, head : head + 1], torch.nn.functional.scaled_dot_product_attention(*one, attn_mask=mask)
+        )
+    assert torch.equal(kernel.packed(*map(as_packed, (q, k, v)), ends([3, 4, 2])), as_packed(out))
+    assert "no pair crosses a document, for all documents and lengths: decided by isl" in str(kernel.plan)
+    with pytest.raises(ArgumentError, match="documents: nothing"):
+        kernel(q, k, v)
+    assert pidsl.parse(repr(kernel)) == kernel.recipe
+
+
+def test_a_plan_does_not_promise_what_is_not_so() -> None:
+    assert "no pair crosses" not in str(pidsl.compile(SINKS, "torch").plan)

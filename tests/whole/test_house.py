@@ -12,7 +12,10 @@ from source import imports, modules, tree
 MOST_PARAMETERS = 8
 
 # The public door, where everything that a call is given is a parameter.
-DOOR = {f"pidsl.runtime.kernels.kernel:Kernel.{name}" for name in ("__call__", "packed")}
+DOOR = {
+    *(f"pidsl.runtime.kernels.kernel:Kernel.{name}" for name in ("__call__", "packed")),
+    "pidsl.runtime.cache.cache:Cache.__init__",
+}
 
 
 def known(name: str) -> str:

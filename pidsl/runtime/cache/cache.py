@@ -13,13 +13,13 @@ from pidsl.language.door import behind
 from pidsl.language.terms import Term
 from pidsl.relation.lives import LivesProof, proved_lives
 from pidsl.relation.slots import SlotProof, slots
-from pidsl.runtime.cache.checks import check_each, check_new, check_size, check_within, looks
+from pidsl.runtime.cache.checks import check_each, check_new, check_pages, check_size, check_within, looks
 from pidsl.runtime.cache.layers import LayerCaches
 from pidsl.runtime.cache.pages import PageStore
 from pidsl.runtime.cache.patterns import patterns_of
 from pidsl.runtime.cache.slots import SlotStore
 from pidsl.runtime.cache.store import Form, Store, Times
-from pidsl.runtime.call.arguments import WIDE, Fault, raise_faults
+from pidsl.runtime.call.arguments import POSITIONS, WIDE, Fault, raise_faults
 from pidsl.runtime.call.segments import Pages, Slots
 from pidsl.runtime.kernels.kernel import Kernel
 from pidsl.runtime.kernels.layers import LayerKernels
@@ -105,7 +105,7 @@ class Cache:
             self.store = PageStore(self.terms, lookahead, self.form, page_size, layout, max_tokens)
         self.tokens = torch.zeros(batch, dtype=torch.int32, device=device)
         self._furthest = torch.zeros(batch, dtype=torch.int32, device=device)
-        self._most = 0
+        self._most, self._fewer, self._cropped = 0, False, False
 
     # -- what a kernel asks
 
@@ -129,10 +129,13 @@ class Cache:
         """No batch entry has more tokens than that: `max_tokens`, or what was appended so far."""
         return self._most if self.max_tokens is None else self.max_tokens
 
-    @property
-    def first_row(self) -> Tensor:
-        """The first row that may still ask, of each batch entry: int32 [B], `furthest - 1 - lookahead`, at least 0."""
-        return (self._furthest - 1 - self.lookahead).clamp(min=0)
+    def check_rows(self, rows: int) -> list[Fault]:
+        """The fault of a step with so many rows, after a crop: some may stand where keys are gone that they need."""
+        if not self._cropped or not looks(self.form.device):
+            return []
+        first, kept = (self.tokens - rows).clamp(min=0), (self._furthest - 1 - self.lookahead).clamp(min=0)
+        said = "positions of rows whose keys are kept, after a crop"
+        return check_within("the first query", first, kept, self.tokens, said)
 
     def serves(self, kernel: Kernel) -> bool:
         """Whether the cache keeps all keys that `kernel` can ask for: it was made for its patterns."""
@@ -160,7 +163,10 @@ class Cache:
         step = torch.arange(new, device=self.form.device)[None]
         counts = torch.full_like(self.tokens, new) if lengths is None else lengths.to(torch.int32)
         if self.max_tokens is None:
+            self._fewer |= lengths is not None
             self._most += new
+            if self._fewer and not self.store.fits(self._most):  # as many as that? this waits for the device, seldom
+                self._most = int((self.tokens + counts).max())
             self.store.grow(self._most)
         at = self.tokens[:, None].to(torch.int64) + step
         self.tokens.add_(counts)
@@ -180,8 +186,8 @@ class Cache:
         faults = [] if lengths is None else check_within("lengths", lengths, 0, new, "of the new tokens")
         if self.max_tokens is not None and not faults:
             after = self.tokens + (new if lengths is None else lengths)
-            said = f"max_tokens = {self.max_tokens}"
-            faults += check_within("tokens", after, 0, self.max_tokens, said, "a cache without max_tokens, which grows")
+            said, hint = f"max_tokens = {self.max_tokens}", "pidsl.Cache(...) without max_tokens: it grows"
+            faults += check_within("tokens", after, 0, self.max_tokens, said, hint)
         return faults
 
     def crop(self, tokens: int | Tensor) -> None:
@@ -197,8 +203,10 @@ class Cache:
         """
         left = self.check_crop(tokens)
         self.tokens.copy_(left)
-        if self.max_tokens is None and not isinstance(tokens, Tensor):
-            self._most = min(self._most, tokens)
+        self._cropped = True
+        if self.max_tokens is None:
+            self._fewer = True
+            self._most = self._most if isinstance(tokens, Tensor) else tokens
         self.store.forget(self._times())
 
     def check_crop(self, tokens: int | Tensor) -> Tensor:
@@ -213,7 +221,7 @@ class Cache:
         if looks(self.form.device):
             back = (self._furthest - self.lookahead).clamp(min=0)
             said = f"at most lookahead = {self.lookahead} tokens behind the most that there were, and no more than now"
-            hint = "pidsl.Cache(..., lookahead=...) for as many as are taken back"
+            hint = "pidsl.Cache(..., lookahead=...), of as many tokens as are taken back"
             raise_faults(check_within("tokens", left, back, self.tokens, said, hint), where)
         return left
 
@@ -238,8 +246,39 @@ class Cache:
         """Forget all tokens."""
         self.tokens.zero_()
         self._furthest.zero_()
-        self._most = 0
+        self._most, self._fewer, self._cropped = 0, False, False
         self.store.clear()
+
+    def load(self, pool: Tensor, table: Tensor, tokens: Tensor) -> None:
+        """Begin with the pages of another cache, of which those with a live key are copied; the cache must have pages.
+
+        Args:
+            pool: [pages, 2, page, Hkv, D] or [pages, 2, Hkv, page, D], as the layout of the cache is.
+            table: int32 [B, pages of a sequence], the page of the positions from `page_size * column` on, -1 for none.
+                Entries may share pages.
+            tokens: int [B], how many there are.
+
+        Raises:
+            ArgumentError: shapes, dtypes or devices do not fit, a page out of range, or one that is missing with a key
+                that rows may ask for; nothing was written.
+        """
+        where = f"cache.load(pool, table, tokens) of {self!r}"
+        if not isinstance(self.store, PageStore):
+            hint = "pidsl.Cache(..., page_size=...), or append(k, v), which takes those of resume(tokens) alone"
+            raise ArgumentError("a cache without pages", "one with page_size", where, hint)
+        faults = check_pages(pool, table, self.store.pool.shape[1:], self.form)
+        faults += check_each("tokens", tokens, self.form, "tokens that there are")
+        raise_faults(faults, where)
+        most = int(tokens.max())
+        raise_faults(check_within("tokens", tokens, 0, self.max_tokens or POSITIONS, "tokens that there may be"), where)
+        times = Times(tokens.long(), tokens.long() - 1 - self.lookahead)
+        raise_faults(self.store.check_load(pool, table, times, most), where)
+        self.clear()
+        self._most = most
+        self.store.grow(most)
+        for held in (self.tokens, self._furthest):
+            held.copy_(tokens)
+        self.store.load(pool, table, times)
 
     def _times(self) -> Times:
         tokens, furthest = self.tokens.to(torch.int64), self._furthest.to(torch.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,15 +10,14 @@ from torch import Tensor
 
 from pidsl.runtime.cache.store import Form
 from pidsl.runtime.call.arguments import POSITIONS, Fault, check_form, check_tensor
+from pidsl.runtime.call.ragged import checked
 
 INTEGERS = (torch.int32, torch.int64)
 
 
 def looks(device: torch.device) -> bool:
     """Whether values on the device are looked at, which waits for them: not in a graph, nor if told not to."""
-    if os.environ.get("PIDSL_CHECK_VALUES") == "0" or torch.compiler.is_compiling():
-        return False
-    return device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
+    return not torch.compiler.is_compiling() and checked(device)
 
 
 def check_size(name: str, value: object, least: int, most: int = POSITIONS) -> list[Fault]:
@@ -82,3 +81,33 @@ def check_within(name: str, value: Tensor, least: Any, most: Any, said: str, hin
     entry = int(wrong.nonzero()[0])
     low, high = (int(x[entry]) if isinstance(x, Tensor) else int(x) for x in (least, most))
     return [Fault(name, f"{int(value[entry])} for batch entry {entry}", f"{low} .. {high}: {said}", hint)]
+
+
+def check_pages(pool: object, table: object, shape: Sequence[int], form: Form) -> list[Fault]:
+    """Faults of the form of a pool of pages `[pages, *shape]` and of a table `[B, pages of a sequence]`."""
+    said = f"[pages, {', '.join(map(str, shape))}]"
+    faults = []
+    if fault := check_tensor("pool", pool, f"a torch.Tensor {said}"):
+        faults.append(fault)
+    else:
+        assert isinstance(pool, Tensor)
+        faults += check_place("pool", pool, (form.dtype,), form.device)
+        if pool.dim() != 5 or list(pool.shape[1:]) != list(shape):
+            faults.append(Fault("pool", f"shape {list(pool.shape)}", said))
+    if fault := check_tensor("table", table, f"an int32 tensor [{form.batch}, pages of a sequence]"):
+        return [*faults, fault]
+    assert isinstance(table, Tensor)
+    faults += check_place("table", table, (torch.int32,), form.device)
+    if table.dim() != 2 or table.shape[0] != form.batch:
+        faults.append(Fault("table", f"shape {list(table.shape)}", f"[{form.batch}, pages of a sequence]"))
+    return faults
+
+
+def check_table(table: Tensor, pages: int) -> list[Fault]:
+    """The fault of a table that names a page that a pool of so many does not have; waits for the device."""
+    wrong = (table < -1) | (table >= pages)
+    if not bool(wrong.any()):
+        return []
+    entry, page = wrong.nonzero()[0].tolist()
+    given = f"{int(table[entry, page])} for page {page} of batch entry {entry}"
+    return [Fault("table", given, f"0 .. {pages - 1}, or -1 for none")]

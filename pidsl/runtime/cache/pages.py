@@ -14,7 +14,9 @@ from torch import Tensor
 from pidsl.language.terms import Term
 from pidsl.relation.lives import LivesProof, proved_lives
 from pidsl.relation.pieces import Ints
+from pidsl.runtime.cache.checks import check_table
 from pidsl.runtime.cache.store import Form, LivesOnDevice, Times
+from pidsl.runtime.call.arguments import Fault
 from pidsl.runtime.call.segments import Pages
 
 AHEAD = 256  # tokens for which pools and tables grow at once
@@ -99,13 +101,15 @@ class PageStore:
         """That no row asks for a key of a page that was given back."""
         return LivesProof(self.terms, self.lives)
 
+    def fits(self, tokens: int) -> bool:
+        return self.fixed or tokens <= self._tokens
+
     def grow(self, tokens: int) -> None:
-        if self.fixed or tokens <= self._tokens:
+        if self.fits(tokens):
             return
         self._tokens = tokens if self._tokens < 0 else -(-tokens // AHEAD) * AHEAD
         device, count = self.form.device, -(-self._tokens // self.size)
-        at = np.arange(count * self.size)
-        ends = (at + self.lives.at(at)).reshape(count, self.size).max(1)
+        ends = self._ends_of(count)
         self._ends = torch.from_numpy(ends).to(device)
         wider = torch.full((self.form.batch, count), -1, dtype=torch.int32, device=device)
         wider[:, : self.table.shape[1]] = self.table
@@ -117,11 +121,16 @@ class PageStore:
             self._pool[:held] = old[:held]
             self.used = torch.cat([self.used[:held], self.used.new_zeros(pages + 1 - held)])
 
-    def _wanted(self, times: Times) -> Tensor:
-        """The pages with a live key, bool [B, P]."""
-        page = torch.arange(self.table.shape[1], device=self.form.device)
+    def _ends_of(self, count: int) -> Ints:
+        """The last row that asks for each of the first pages."""
+        at = np.arange(count * self.size)
+        return (at + self.lives.at(at)).reshape(count, self.size).max(1)
+
+    def _wanted(self, times: Times, ends: Tensor) -> Tensor:
+        """The pages with a live key, bool [B, P], given the last row that asks for each."""
+        page = torch.arange(len(ends), device=self.form.device)
         tokens, row = times.tokens[:, None], times.row[:, None]
-        wanted = ((page + 1) * self.size <= tokens) & (self._ends >= row)
+        wanted = ((page + 1) * self.size <= tokens) & (ends >= row)
         last = times.tokens // self.size  # begun, not full: only the keys that are there count
         at = last[:, None] * self.size + torch.arange(self.size, device=self.form.device)
         begun = ((at < tokens) & (self._lives.ends(at) >= row)).any(1)
@@ -129,7 +138,7 @@ class PageStore:
 
     def _settle(self, times: Times) -> None:
         """Give back the pages that nobody asks for any more, and take those that are new."""
-        wanted, held = self._wanted(times), self.table >= 0
+        wanted, held = self._wanted(times, self._ends), self.table >= 0
         table = self.table.to(torch.int64)
         self.used[torch.where(held & ~wanted, table, self.pages)] = False
         new = wanted & ~held
@@ -162,6 +171,30 @@ class PageStore:
         self._pool.copy_(self._pool.index_select(0, copied))
         self.used.copy_(torch.arange(self.pages + 1, device=self.form.device) < held.sum())
         self.table.copy_(torch.where(held, number, -1))
+
+    def check_load(self, pool: Tensor, table: Tensor, times: Times, most: int) -> list[Fault]:
+        """Faults of the values of a table: pages that the pool does not have, or that are missing."""
+        faults = check_table(table, pool.shape[0])
+        columns = -(-most // self.size)
+        if columns > table.shape[1]:
+            got = f"{table.shape[1]} pages of a sequence"
+            return [*faults, Fault("table", got, f"at least {columns}, for {most} tokens")]
+        wanted = self._wanted(times, torch.from_numpy(self._ends_of(columns)).to(self.form.device))
+        missing = wanted & (table[:, :columns] < 0)
+        if not faults and bool(missing.any()):
+            entry, page = missing.nonzero()[0].tolist()
+            expected = (
+                f"a page for positions {page * self.size} .. {(page + 1) * self.size - 1}, of which some are live"
+            )
+            hint = "the pages of the positions of cache.resume(tokens)"
+            faults.append(Fault("table", f"-1 for page {page} of batch entry {entry}", expected, hint))
+        return faults
+
+    def load(self, pool: Tensor, table: Tensor, times: Times) -> None:
+        """Take the live pages of another pool, in an empty store."""
+        self._settle(times)
+        entry, page = (self.table >= 0).nonzero(as_tuple=True)
+        self._pool[self.table[entry, page].long()] = pool[table[entry, page].long()]
 
     def clear(self) -> None:
         self.table.fill_(-1)

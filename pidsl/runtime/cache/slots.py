@@ -66,9 +66,13 @@ class SlotStore:
         found = base + (later // period * many + rank) % size
         return torch.where(positions < prefix, positions, found) if prefix else found
 
+    def fits(self, tokens: int) -> bool:
+        return self.fixed or self.function.width(tokens) <= self.slots
+
     def grow(self, tokens: int) -> None:
-        if self.fixed or (slots := self.function.width(tokens)) <= self.slots:
+        if self.fits(tokens):
             return
+        slots = self.function.width(tokens)
         slots = min(-(-slots // PAGE) * PAGE, self.function.width(FOREVER))
         held = self._k, self._v, self._at
         self._k, self._v, self._at = self._empty(slots)
@@ -116,7 +120,8 @@ class SlotStore:
         f = self.function
         if len(f.rooms) == 1 and f.rooms[0].size == GROWS and not f.prefix:
             return "all keys"
-        return f"{f.fixed} slots" + ("" if f.bounded else f" and {self.growth} of each {len(f.rooms)} keys")
+        slots = f"{f.fixed} slot{'s' * (f.fixed != 1)}"
+        return slots if f.bounded else f"{slots} and {self.growth} of each {len(f.rooms)} keys"
 
     @property
     def growth(self) -> int:
@@ -134,7 +139,7 @@ class SlotStore:
             some = f"p mod {len(f.rooms)} in {_listed([(c + f.prefix) % len(f.rooms) for c in classes])}"
             which = "all others" if f.prefix else "all keys"
             held = which if len(f.rooms) == 1 else some
-            ring = f"a ring of {size} slots from {base} on; asked for until {life} rows later"
+            ring = f"a ring of {size} slot{'s' * (size > 1)} from {base} on; asked for until {life} rows later"
             lines.append(f"{held}: " + (f"slots from {base} on, for ever" if size == GROWS else ring))
         if dead := [c for c, room in enumerate(f.rooms) if not f.writes(room)]:
             lines.append(f"{len(dead)} of {len(f.rooms)} classes are never asked for, and not kept")

@@ -73,6 +73,9 @@ class Store(Protocol):
     def kept(self) -> str:
         """What is kept, in a line."""
 
+    def fits(self, tokens: int) -> bool:
+        """Whether there is room for so many tokens in each batch entry."""
+
     def grow(self, tokens: int) -> None:
         """Make room for so many tokens in each batch entry."""
 

@@ -69,7 +69,7 @@ def of_entries(batch: int, device: torch.device, given: Sequence[Any]) -> tuple[
     for place, name in enumerate(ENTRIES):
         x = given[place]
         if isinstance(x, Tensor):
-            faults += _check_integers(name, x, device, [[batch], []], f"[{batch}], one for each batch entry")
+            faults += check_integers(name, x, device, [[batch], []], f"[{batch}], one for each batch entry")
         elif x is not None:
             wrong, given[place] = check_length(name, x)
             faults += wrong
@@ -114,7 +114,7 @@ def of_documents(q: Tensor, k: Tensor, ids: Any, others: Sequence[Any]) -> tuple
     shape = [q.shape[0], q.shape[2]]
     if fault := check_tensor("documents", ids, f"an int tensor {shape}, an id for each token"):
         return [fault], Batch("documents", (), ())
-    faults = _check_integers("documents", ids, q.device, [shape], f"{shape}, an id for each token")
+    faults = check_integers("documents", ids, q.device, [shape], f"{shape}, an id for each token")
     if q.shape[2] != k.shape[2]:
         got, hint = f"{k.shape[2]} keys for {q.shape[2]} queries", "kernel.packed(q, k, v, cu_seqlens_q, cu_seqlens_k)"
         faults.append(Fault("documents", got, "the keys of the same tokens", hint))
@@ -125,7 +125,8 @@ def of_documents(q: Tensor, k: Tensor, ids: Any, others: Sequence[Any]) -> tuple
     return faults, Batch("documents", (ids,), (), square=True)
 
 
-def _check_integers(name: str, x: Tensor, device: torch.device, shapes: Sequence[list[int]], said: str) -> list[Fault]:
+def check_integers(name: str, x: Tensor, device: torch.device, shapes: Sequence[list[int]], said: str) -> list[Fault]:
+    """Faults of a tensor that should be integers of one of these shapes, on a device."""
     faults = []
     if x.dtype not in INTEGERS:
         faults.append(Fault(name, f"dtype {_named(x)}", "int32 or int64", f"{name}.int()"))
@@ -152,6 +153,9 @@ class Kept(Protocol):
 
     def serves(self, kernel: Any) -> bool:
         """Whether it keeps what the kernel asks for."""
+
+    def check_rows(self, rows: int) -> list[Fault]:
+        """Faults of a step with so many rows that only the values on the device show."""
 
 
 def of_cache(cache: Kept, batch: int, n: int) -> Segments:
@@ -181,7 +185,7 @@ def check_cache(q: Tensor, cache: Kept) -> list[Fault]:
         faults.append(Fault("q", f"dtype {_named(q)}", f"{_named(cache.keys)}, the dtype of the cache"))
     if q.device != cache.keys.device:
         faults.append(Fault("q", f"device {q.device}", f"{cache.keys.device}, the device of the cache"))
-    return faults
+    return faults or cache.check_rows(n)
 
 
 # -- values, and the table ---------------------------------------------------------------------------------------
@@ -268,7 +272,7 @@ def _packed(tensors: Sequence[Tensor | None], numbers: Sequence[int], sizes: tup
         faults = []
         for name, x, count in zip(("cu_seqlens_q", "cu_seqlens_k"), tensors, sizes, strict=True):
             if x is not None:
-                faults += _check_ends(name, x, count)
+                faults += check_ends(name, x, count)
         raise_faults(faults, _PACKED)
     q = of_q.long()
     k = q if of_k is None else of_k.long()
@@ -279,7 +283,8 @@ def _packed(tensors: Sequence[Tensor | None], numbers: Sequence[int], sizes: tup
     return _table(zero, q[:-1] + early, rows - early, offset.clamp(min=0), k[:-1], keys, zero)
 
 
-def _check_ends(name: str, x: Tensor, count: int) -> list[Fault]:
+def check_ends(name: str, x: Tensor, count: int | None) -> list[Fault]:
+    """The fault of ends of documents that do not start at 0, fall, or do not end at `count`, where it is known."""
     ends: list[int] = x.tolist()
     of = "q" if name.endswith("q") else "k"
     if ends[0] != 0:
@@ -287,7 +292,7 @@ def _check_ends(name: str, x: Tensor, count: int) -> list[Fault]:
     for x0, (a, b) in enumerate(pairwise(ends)):
         if b < a:
             return [Fault(name, f"{name}[{x0 + 1}] = {b} after {a}", "ends of documents that never fall")]
-    if ends[-1] != count:
+    if count is not None and ends[-1] != count:
         return [Fault(name, f"{name}[{len(ends) - 1}] = {ends[-1]}", f"{count}, the tokens of {of}")]
     return []
 

@@ -12,7 +12,7 @@ A form that is given to a kernel holds the kernels of its parts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -52,6 +52,10 @@ class Plans:
 
     what: str
     parts: tuple[tuple[str, Plan | Plans], ...]
+
+    def noted(self, note: str) -> Plans:
+        """With a line more about all of them."""
+        return replace(self, what="\n".join(x for x in (self.what, note) if x))
 
     def __str__(self) -> str:
         lines = [self.what] if self.what else []
@@ -116,6 +120,11 @@ class Form(Sections):
     def rings(self) -> tuple[Term, ...]:
         """The patterns that hold a ring and so restrict the lengths."""
         return tuple(dict.fromkeys(term for part in self.parts.values() for term in part.form.rings))
+
+    @property
+    def patterns(self) -> tuple[Term, ...]:
+        """Those of all its programs."""
+        return tuple(dict.fromkeys(term for part in self.parts.values() for term in part.form.patterns))
 
     def faults(self, call: Call, usable: Mapping[str, Tensor], sound: bool) -> list[Fault]:
         """What is wrong with its inputs, given which of q, k and v are well formed, and whether they fit each other."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from pidsl.language.recipe import Backend, Recipe
+from pidsl.language.vocabulary import documents
+from pidsl.relation.documents import crossing
 from pidsl.runtime import sequences
 from pidsl.runtime.call import arguments, ragged
 from pidsl.runtime.call.arguments import DTYPES, PARTS, Fault, head_dim_fits
@@ -66,10 +68,11 @@ class Kernel:
         chosen, reason: what "auto" stands for on this machine, and why.
         form: how the results of programs become its own.
         takes: the names of what a call may give beside q, k, v and the positions.
+        confined: the pattern has the word `documents`: calls without documents are refused.
     """
 
-    def __init__(self, recipe: Recipe, form: Form) -> None:
-        self.recipe, self.form = recipe, form
+    def __init__(self, recipe: Recipe, form: Form, confined: bool = False) -> None:
+        self.recipe, self.form, self.confined = recipe, form, confined
         self.term, self.score = recipe.of, recipe.score
         self.backend: Backend = recipe.backend
         self.chosen, self.reason = preferred(recipe.backend)
@@ -132,6 +135,10 @@ class Kernel:
             asked = _Asked((offset, key_offset, lengths, key_lengths), documents=documents)
         else:
             asked = _Asked((offset, key_offset))
+        if self.confined and documents is None:
+            hint = "kernel(q, k, v, documents=ids), or kernel.packed(q, k, v, cu_seqlens_q)"
+            fault = Fault("documents", "nothing", "an id for each token, [B, n]: the pattern is one of documents", hint)
+            arguments.raise_faults([fault], self._where)
         out, lse = self._run(Call(q, k, v, scale, inputs=inputs), asked, return_lse, self._where)
         return (out, lse) if return_lse else out
 
@@ -306,7 +313,10 @@ class Kernel:
     @property
     def plan(self) -> Any:
         """What was decided and why: print it. On Triton, for head dimensions up to 64 in 16 bits."""
-        return self.form.plan
+        if not self.confined:
+            return self.form.plan
+        assert all(crossing(term & documents).is_empty() for term in self.form.patterns)
+        return self.form.plan.noted("no pair crosses a document, for all documents and lengths: decided by isl")
 
     def source(self, head_dim: int = 64) -> str:
         """The text of the generated program; of several, one after the other under their titles.

@@ -39,6 +39,10 @@ class Softmax(Form):
     def rings(self) -> tuple[Term, ...]:
         return (self.term,) if "ring" in (text := repr(self.term)) and rings(text) else ()
 
+    @property
+    def patterns(self) -> tuple[Term, ...]:
+        return (self.term,)
+
     def attend(self, call: Call, backend: str) -> tuple[Tensor, Tensor]:
         return attended(self.programs, backend, call)
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -24,6 +26,7 @@ from pidsl.runtime.call.sums import accumulator
 from pidsl.runtime.run_torch import diagonals, tile_ops
 from pidsl.runtime.run_torch.diagonals import DiagonalSet
 from pidsl.runtime.run_torch.key_sums import KeySums
+from pidsl.runtime.run_torch.picked import Picked
 from pidsl.runtime.run_torch.tile_ops import Logits, Rows
 from pidsl.runtime.run_torch.tiles import Batch, TileWalk
 from pidsl.runtime.run_torch.walks import Operands, Schedule, Sizes
@@ -65,7 +68,7 @@ class Pass(Operands):
     lags: Callable[[Schedule[Any], Operands], None]  # take in isolated lags
 
     def __init__(self, call: Call, score: Score, elements: int, more: int = 0) -> None:
-        q, k, v, self.scale, positions, self.inputs = call
+        q, k, v, self.scale, positions, self.inputs = self.call = call
         assert isinstance(positions, Positions)
         self.batch, self.heads, n, self.dim = q.shape
         _, self.kv_heads, m, self.value_dim = v.shape
@@ -139,7 +142,7 @@ class Pass(Operands):
             limit = logits if self.dense_only else min(limit, logits)
         return max(1, limit)
 
-    def logits(self, batch: Batch) -> Logits:
+    def logits(self, batch: Batch | Picked) -> Logits:
         """What becomes of the logits of a batch."""
         place = NOWHERE if self.places is None else batch.place()
         return Logits(self.scale, self.score, place, batch.mask)
@@ -171,7 +174,7 @@ class Forward(Pass):
         """Attention of tiles."""
         batch.put(self.attend(batch), tile_ops.write if batch.fresh else tile_ops.merge)
 
-    def attend(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def attend(self, batch: Batch | Picked) -> tuple[Tensor, Tensor]:
         """By the flash operation if that can do it."""
         (q,), (k, v), logits = batch.rows, map(self.fit, batch.keys), self.logits(batch)
         if self.score.additive and not self.dense_only:
@@ -185,6 +188,21 @@ class Forward(Pass):
     def over(self, *pieces: Piece) -> tuple[Tensor, Tensor]:
         """out `[B, Hq, n, Dv]` in q's dtype; lse `[B, Hq, n]` in float32 (float64 for float64)."""
         self.compute(pieces)
+        return self.finished()
+
+    def picked(self, keep: NDArray[np.bool_], at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """`over` one tile of all rows and keys that stand at listed positions, see `Picked`."""
+        self.many, batch = False, Picked(self.call, self.q, keep, at)
+        out, lse = self.attend(batch)
+        if not self.exact and not tile_ops.finite(out):
+            self.exact = True
+            out, lse = self.attend(batch)
+        shape = (self.batch, self.heads, self.sizes.n)
+        self.results = out.reshape(*shape, -1), lse.reshape(shape)
+        return self.finished()
+
+    def finished(self) -> tuple[Tensor, Tensor]:
+        """The results, in the shape and the dtype that a call wants."""
         out, lse = self.results
         if "sinks" in self.inputs:
             add_sinks(out, lse, self.inputs["sinks"])

@@ -1,50 +1,47 @@
-"""A piece of one tile: all rows, and keys that stand at listed positions."""
+"""All rows of a call, and keys that stand at listed positions, as one tile."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pidsl.runtime.run_torch.tiles import Side, TileSegment, TileWalk
-from pidsl.runtime.run_torch.walks import Bools, Sizes
+from pidsl.runtime.call.call import Call, Positions
+from pidsl.runtime.call.logits import Place
+from pidsl.runtime.run_torch.walks import Mask, mask_of
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class PickedSegment(TileSegment):
-    """The tile.
-
-    Args:
-        at: int64 [keys], their positions.
-    """
-
-    at: NDArray[np.int64]
-
-    def key_rows(self, device: torch.device) -> Tensor:
-        """The positions, where a score asks for them: keys have no gradients here."""
-        return torch.from_numpy(self.at).to(device)[None]
-
-
-@dataclass(frozen=True, slots=True)
-class Picked(TileWalk[PickedSegment]):
-    """Which pairs of the rows and the keys of a call are kept.
+class Picked:
+    """The tile, as a pass takes it: the rows of the query heads of a group lie above each other.
 
     Args:
-        keep_of: bool [rows, keys].
-        at: int64 [keys], their positions.
+        call: its rows, and its keys.
+        keep: bool [rows, keys].
+        at: int64 [keys], the positions of the keys.
+
+    Attributes:
+        rows: q [B, Hkv, group * n, D].
+        keys: k and v.
+        mask: the pairs to keep; None for all.
     """
 
-    keep_of: Bools
-    at: NDArray[np.int64]
+    def __init__(self, call: Call, q: Tensor, keep: NDArray[np.bool_], at: NDArray[np.int64]) -> None:
+        self.call, self.at = call, at
+        batch, heads, n, _ = q.shape
+        self._shape = batch, heads, n
+        kv_heads = call.k.shape[1]
+        self.rows, self.keys = (q.reshape(batch, kv_heads, heads // kv_heads * n, -1),), (call.k, call.v)
+        kept = keep if heads == kv_heads else np.tile(keep, (heads // kv_heads, 1))
+        self.mask: Mask | None = mask_of(kept, q.dtype, q.device)
 
-    def cut(self, sizes: Sizes) -> Iterator[PickedSegment]:
-        """The tile."""
-        rows, keys = self.keep_of.shape
-        yield PickedSegment(
-            visited=keys, masked=rows * keys, pairs=lambda: self.keep_of, counts=(1,),
-            rows=Side(0, (rows,), (rows,), (1,)), keys=Side(0, (keys,), (keys,), (1,)), fresh=True, at=self.at,
-        )  # fmt: skip
+    def place(self) -> Place:
+        """Where the pairs are."""
+        batch, heads, n = self._shape
+        kv_heads, device = self.call.k.shape[1], self.rows[0].device
+        assert isinstance(self.call.positions, Positions)
+        i = torch.arange(n, device=device) + self.call.positions.offset
+        head = torch.arange(heads, device=device)[:, None]
+        stream = torch.arange(batch * heads, device=device).view(batch, heads, 1) + self.call.inputs.get("stream", 0)
+        i, head, stream = (x.expand(batch, heads, n).reshape(batch, kv_heads, -1, 1) for x in (i, head, stream))
+        return Place(i, torch.from_numpy(self.at).to(device), head, stream)

@@ -16,7 +16,6 @@ from torch import Tensor
 from pidsl.language.heads import Heads
 from pidsl.runtime.call.call import Call, Gradients
 from pidsl.runtime.run_torch.passes import Forward
-from pidsl.runtime.run_torch.picked import Picked
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -54,8 +53,7 @@ class TorchProgram:
 
     def picked(self, call: Call, keep: NDArray[np.bool_], at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(out, lse) of a call whose keys stand at positions `at`, of which rows keep some."""
-        found: tuple[Tensor, Tensor] = Forward(call, self.plan.score).over(Picked(keep, at))
-        return found
+        return Forward(call, self.plan.score).picked(keep, at)
 
     @cached_property
     def _attends(self) -> ModuleType:

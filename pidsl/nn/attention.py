@@ -1,10 +1,10 @@
-"""Attention modules: projections around a pattern, and pi-attention with its fusion gate."""
+"""Attention modules: projections around a pattern, over a batch, over documents, and behind what a cache holds."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Never, Self
 
 import torch
@@ -16,18 +16,17 @@ from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.summaries import Summaries
-from pidsl.language.terms import Lags, Term
-from pidsl.runtime.call.arguments import check_kind, check_tensor, raise_faults
+from pidsl.language.terms import Term
+from pidsl.nn.places import Place, place, place_behind
+from pidsl.nn.rotary import rotate
+from pidsl.runtime.call import ragged
+from pidsl.runtime.call.arguments import Fault, check_kind, check_tensor, raise_faults
 from pidsl.runtime.call.keywords import refuse
 from pidsl.runtime.programs import autocasts
 
 if TYPE_CHECKING:
     from pidsl.language.recipe import Backend, OutputGate
-    from pidsl.patterns.pi import Skip
-
-__all__ = ["PiAttention", "SparseAttention", "rotate"]
-
-HIDDEN = 64  # width of the gate's MLP
+    from pidsl.runtime.cache.cache import Cache
 
 
 class Attention(nn.Module):
@@ -72,18 +71,61 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.head_dim, bias=bias)
         self.out = nn.Linear(dim, dim, bias=bias)
 
-    def forward(self, x: Tensor, *more: Never, **unknown: Never) -> Tensor:
+    def forward(
+        self, x: Tensor, *more: Never, lengths: int | Tensor | None = None, documents: Tensor | None = None,
+        offset: int | Tensor = 0, cache: Cache | None = None, **unknown: Never,
+    ) -> Tensor:  # fmt: skip
         """`x [B, n, dim]` to `[B, n, dim]`.
 
+        Positions, of the pattern and of rotary embeddings, count from 0 in every batch entry, in every document, and
+        go on behind the tokens of a cache.
+
+        Args:
+            x: the tokens.
+            lengths: how many tokens of each batch entry there are, an integer or int [B]; the others are padding.
+            documents: an id for each token, int [B, n], equal ones in one run: nothing is attended across; negative
+                ids are padding.
+            offset: position of the first token, or int [B]; negative: so many tokens of padding on the left.
+            cache: a `pidsl.Cache` of `layer.kernel`. The tokens follow those in it, and are appended: as many as
+                `cache.lookahead + 1`, or a whole prompt where it is empty, which may have `lengths`. Its keys are
+                kept without their gradients.
+
         Raises:
-            ArgumentError: x has another shape, dtype or device.
+            ArgumentError: x, or where its tokens stand, has another shape, dtype or device; what the kernel says of
+                values; a cache of another pattern, or with too many tokens to follow. Nothing was appended.
             KeywordError: an argument that the module does not take.
         """
         if more or unknown:
             where = f"{type(self).__name__}(...)(x)"
             refuse(self.forward, where, more, unknown, positional="x alone, which q, k and v are made of")
         self._check(x)
-        return self.out(self.mixed(x).transpose(1, 2).flatten(2))
+        given = {"lengths": lengths, "documents": documents, "offset": offset}
+        if cache is None:
+            found = self.mixed(x, place(x, given, f"{type(self).__name__}(...)(x)"))
+        else:
+            found = self._followed(x, given, cache)
+        return self.out(found.transpose(1, 2).flatten(2))
+
+    def _followed(self, x: Tensor, given: Mapping[str, Any], cache: Cache) -> Tensor:
+        """What the heads find for tokens that a cache then holds."""
+        name, n = f"{type(self).__name__}(...)(x, cache=...)", x.shape[1]
+        fault = None
+        if not callable(getattr(cache, "serves", None)) or not cache.serves(self.kernel):
+            hint = "pidsl.Cache(layer.kernel, batch, layer.kv_heads, layer.head_dim, dtype, device)"
+            fault = Fault("cache", f"{cache!r}", "a cache of this layer's kernel", hint)
+        elif given["documents"] is not None or isinstance(given["offset"], Tensor) or given["offset"] != 0:
+            got = "documents" if given["documents"] is not None else "offset"
+            expected = "nothing: tokens stand behind those of the cache, and those of one entry are one sequence"
+            fault = Fault(got, "a value with a cache", expected, "lengths=... for prompts of different lengths")
+        raise_faults([fault] if fault else [], name)
+        if n <= cache.lookahead + 1 and given["lengths"] is None:
+            return self.mixed(x, place_behind(x, cache))
+        if not torch.compiler.is_compiling() and ragged.checked(x.device) and bool((cache.tokens > 0).any()):
+            got = f"{n} tokens behind {int(cache.tokens.max())}" + ", with lengths" * (given["lengths"] is not None)
+            expected = f"at most lookahead + 1 = {cache.lookahead + 1} of each batch entry, or an empty cache"
+            hint = "pidsl.Cache(..., lookahead=...) for as many as come at once"
+            raise_faults([Fault("x", got, expected, hint)], name)
+        return self.mixed(x, place(x, given, name)._replace(cache=cache))
 
     def _check(self, x: Tensor) -> None:
         name, expected = type(self).__name__, f"[batch, n, {self.dim}]"
@@ -97,10 +139,12 @@ class Attention(nn.Module):
             if x.device != weight.device or (x.dtype != weight.dtype and not autocasts(kind)):
                 raise_faults(check_kind({"layer.qkv.weight": weight, "x": x}, (weight.dtype,), ""), name)
 
-    def mixed(self, x: Tensor) -> Tensor:
+    def mixed(self, x: Tensor, where: Place | None = None) -> Tensor:
         """What the heads find, [B, heads, n, D]."""
+        where = where or Place({}, length=x.shape[1])
         q, k, v = self.project(x)
-        return self.attend(q, k, v)
+        inputs = self.inputs(x, q, where)
+        return self.attend(self.rotated(q, where), self.rotated(k, where), v, where, inputs)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q [B, heads, n, D], k and v [B, kv_heads, n, D]: views of one projection, before rotation."""
@@ -108,13 +152,27 @@ class Attention(nn.Module):
         q, k, v = parts.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         return q, k, v
 
-    def rotated(self, x: Tensor) -> Tensor:
+    def rotated(self, x: Tensor, where: Place | None = None) -> Tensor:
         """Queries or keys turned by their positions, if the module has rotary position embedding."""
-        return x if self.rope is None else rotate(x, self.rope)
+        if self.rope is None:
+            return x
+        return rotate(x, self.rope) if where is None else rotate(x, self.rope, where.first, where.positions)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """[B, heads, n, D] from the projections."""
-        raise NotImplementedError
+    def inputs(self, x: Tensor, q: Tensor, where: Place) -> dict[str, Tensor]:
+        """What the kernel is given beside q, k and v; q before rotation."""
+        return {}
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, where: Place, inputs: Mapping[str, Tensor]) -> Tensor:
+        """[B, heads, n, D] from the projections, turned by their positions."""
+        cache = where.cache
+        if cache is None:
+            return self.kernel(q, k, v, **where.call, **inputs)
+        if where.follows:
+            cache.append(k, v)
+            return self.kernel.decode(q, cache, **inputs)
+        out = self.kernel(q, k, v, **where.call, **inputs)  # of a prompt, of which the cache does not keep all keys
+        cache.append(k, v, where.call.get("lengths"))
+        return out
 
     def extra_repr(self) -> str:
         rope = "" if self.rope is None else f", rope={self.rope:g}"
@@ -126,7 +184,8 @@ class SparseAttention(Attention):
 
     `y = W_o concat_h softmax_pattern(q_h k_h^T / sqrt(D)) v_h`, with q, k, v linear in x and D = dim / heads.
 
-    >>> layer = SparseAttention(64, 4, pidsl.window(63) | pidsl.lags(256))
+    >>> import pidsl, pidsl.nn
+    >>> layer = pidsl.nn.SparseAttention(64, 4, pidsl.window(63) | pidsl.lags(256))
     >>> layer(torch.randn(2, 100, 64)).shape
     torch.Size([2, 100, 64])
 
@@ -185,13 +244,7 @@ class SparseAttention(Attention):
         if affine:
             self.alpha, self.beta = nn.Parameter(torch.ones(heads)), nn.Parameter(torch.zeros(heads))
 
-    def mixed(self, x: Tensor) -> Tensor:
-        if self.output_gate is None and not self.affine:
-            return super().mixed(x)
-        q, k, v = self.project(x)
-        return self.kernel(self.rotated(q), self.rotated(k), v, **self.at_output(x))
-
-    def at_output(self, x: Tensor) -> dict[str, Tensor]:
+    def inputs(self, x: Tensor, q: Tensor, where: Place) -> dict[str, Tensor]:
         """The gate's logits, [B, heads, n] or [B, heads, n, D], and the parameters of affine weights."""
         found: dict[str, Tensor] = {"alpha": self.alpha, "beta": self.beta} if self.affine else {}
         if self.output_gate == "head":
@@ -199,118 +252,6 @@ class SparseAttention(Attention):
         elif self.output_gate == "element":
             found["output_gate"] = self.gate(x).unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)
         return found
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self.kernel(self.rotated(q), self.rotated(k), v)
-
-
-class PiAttention(Attention):
-    """pi-attention with the adaptive fusion gate: a softmax over the window, one over the skip, and a blend of both.
-
-    `out_i = alpha_i local_i + (1 - alpha_i) skip_i`, where per head and token `alpha_i = sigmoid(MLP(q_i))`; the MLP
-    is head_dim -> 64 -> GELU -> 1, shared by the heads, of the query before rotation. A token with nothing to skip to
-    (the first `period` tokens under the single causal skip) has alpha = 1, so that it loses nothing to an empty branch.
-
-    >>> layer = PiAttention(64, 4, k=15, period=32)
-    >>> layer(torch.randn(2, 100, 64)).shape
-    torch.Size([2, 100, 64])
-
-    The paper (arXiv 2511.10696) has a dynamic gate per head and token that blends local and long-range context; its
-    formula is not known to us, and this one is a reading of it. For the skip set see `pidsl.patterns.pi`.
-
-    Args:
-        dim, heads, kv_heads, bias, rope, backend: as in `SparseAttention`.
-        k: radius of the window in tokens.
-        period: the skip in tokens, the paper's pi.
-        skip: which reading of the skip set, as in `pidsl.patterns.pi_attention`.
-        causal: only keys j <= i.
-
-    Raises:
-        ArgumentError: as in `SparseAttention`.
-        TermError: as in `pidsl.patterns.pi_attention`.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        k: int,
-        period: int,
-        *,
-        skip: Skip = "single",
-        causal: bool = True,
-        kv_heads: int | None = None,
-        bias: bool = False,
-        rope: float | None = None,
-        backend: Backend = "auto",
-    ) -> None:
-        from pidsl.patterns import pi_branches, pi_gate
-
-        super().__init__(dim, heads, pi_gate(k, period, skip=skip, causal=causal), kv_heads, bias, rope, backend)
-        self.skip = pi_branches(k, period, skip=skip, causal=causal)["skip"]
-        self.skip_lags = tuple(map(int, self.skip.values)) if isinstance(self.skip, Lags) else (0,)  # type: ignore[arg-type]
-        self.gate = nn.Sequential(nn.Linear(self.head_dim, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self.kernel(self.rotated(q), self.rotated(k), v, self.weights(q))
-
-    def weights(self, q: Tensor) -> Tensor:
-        """`alpha` and `1 - alpha` of each head and token, [B, heads, n, 2], from the queries before rotation."""
-        alpha = torch.sigmoid(self.gate(q).squeeze(-1))
-        alpha = torch.where(self.can_skip(q.shape[2], q.device), alpha, 1.0)
-        return torch.stack([alpha, 1.0 - alpha], dim=-1)
-
-    def can_skip(self, n: int, device: torch.device) -> Tensor:
-        """bool [n]: whether there is a token to skip to; under the comb there is, the token itself."""
-        find = _in_reach if torch.compiler.is_compiling() else _kept_in_reach
-        return find(self.skip_lags, n, device)
-
-
-def _in_reach(lags: tuple[int, ...], n: int, device: torch.device) -> Tensor:
-    i = torch.arange(n, device=device)
-    return torch.stack([(i >= lag) & (i < n + lag) for lag in lags]).any(0)
-
-
-@lru_cache(maxsize=16)
-def _kept_in_reach(lags: tuple[int, ...], n: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return _in_reach(lags, n, device)
-
-
-def rotate(x: Tensor, base: float, offset: int = 0) -> Tensor:
-    """Rotary position embedding (arXiv 2104.09864): the pair (x_p, x_{p + D/2}) turns by `i * base ** (-2p / D)`.
-
-    Args:
-        x: [..., n, D], D even.
-        base: of the wavelengths.
-        offset: position of the first row.
-
-    Raises:
-        ArgumentError: x is no tensor of floating numbers with an even last axis, or base no number above 0.
-    """
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or x.shape[-1] % 2:
-        got = f"{list(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        raise ArgumentError(f"x: {got}", "a floating tensor [..., n, D], D even: pairs are turned", "rotate(x, base)")
-    if not isinstance(base, int | float) or not 0 < base < math.inf:
-        raise ArgumentError(f"base = {base!r}", "a number above 0", "rotate(x, base)", "base=10000.0")
-    turns = _turns if torch.compiler.is_compiling() else _kept_turns  # no cache knows a length that is a symbol
-    cos, sin = turns(x.shape[-2], x.shape[-1] // 2, base, offset, x.device)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
-
-
-def _turns(n: int, half: int, base: float, offset: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    pairs = torch.arange(half, dtype=torch.float64)
-    # a tensor to the power of a tensor: `base ** ...` would fix the base in a graph that torch traces, and n with it
-    frequencies = (torch.ones_like(pairs) * base) ** (-pairs / half)
-    angles = torch.arange(offset, offset + n, dtype=torch.float64)[:, None] * frequencies
-    return angles.cos().float().to(device), angles.sin().float().to(device)
-
-
-@lru_cache(maxsize=16)
-def _kept_turns(n: int, half: int, base: float, offset: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):  # what is kept must serve training too
-        return _turns(n, half, base, offset, device)
 
 
 def _check_sizes(module: str, dim: int, heads: int, kv_heads: int, rope: float | None) -> None:

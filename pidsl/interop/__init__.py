@@ -1,0 +1,1 @@
+"""What other libraries take, made from a pattern and a batch."""

@@ -1,0 +1,113 @@
+"""Where the tokens of a call stand: in a batch with lengths, in documents, behind those that a cache holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pidsl.runtime.call import ragged
+from pidsl.runtime.call.arguments import Fault, check_length, check_position, check_tensor, raise_faults
+
+
+class Place(NamedTuple):
+    """Where the tokens of x [B, n, dim] stand.
+
+    Args:
+        call: what the kernel is told of it.
+        first: position of the first token, where they are the same of each batch entry.
+        positions: else int [B, n], the position of each.
+        length: tokens of the sequence of each: a number, or int [B, 1] or [B, n].
+        cache: what is to hold their keys.
+        follows: they follow those that the cache holds.
+    """
+
+    call: Mapping[str, Any]
+    first: int = 0
+    positions: Tensor | None = None
+    length: Any = None
+    cache: Any = None
+    follows: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether they are the tokens of one sequence, all of them, in every batch entry."""
+        return self.positions is None and not self.call
+
+    def at(self, n: int, device: torch.device) -> Tensor:
+        """The position of each of n tokens, int [n] or [B, n]."""
+        return torch.arange(n, device=device) + self.first if self.positions is None else self.positions
+
+
+def place(x: Tensor, given: Mapping[str, Any], where: str) -> Place:
+    """Where tokens stand that are all there is.
+
+    Args:
+        x: the tokens.
+        given: `lengths`, `documents` and `offset`, as a module is called with them.
+        where: the call, for the message.
+
+    Raises:
+        ArgumentError: what is no such number or tensor.
+    """
+    (batch, n, _), device = x.shape, x.device
+    lengths, documents, offset = given["lengths"], given["documents"], given["offset"]
+    faults: list[Fault] = []
+    for name, value, shape in (("lengths", lengths, [batch]), ("documents", documents, [batch, n])):
+        if isinstance(value, Tensor) or (name == "documents" and value is not None):
+            faults += _faults(name, value, shape, device)
+        elif value is not None:
+            wrong, lengths = check_length(name, value)
+            faults += wrong
+    if isinstance(offset, Tensor):
+        faults += _faults("offset", offset, [batch], device)
+    else:
+        wrong, offset = check_position("offset", offset)
+        faults += wrong
+    raise_faults(faults, where)
+    call = {name: x for name, x in (("lengths", lengths), ("documents", documents)) if x is not None}
+    if documents is not None:
+        if isinstance(offset, Tensor) or offset != 0:
+            call["offset"] = offset  # which the kernel refuses
+        first, end = _ends(documents)
+        return Place(call, positions=torch.arange(n, device=device) - first, length=end - first)
+    if lengths is not None:
+        call["key_lengths"] = lengths
+    moved = isinstance(offset, Tensor) or offset != 0
+    if moved:
+        call |= {"offset": offset, "key_offset": offset}
+    length = _column(n if lengths is None else lengths) + _column(offset)
+    if isinstance(offset, Tensor):
+        return Place(call, positions=torch.arange(n, device=device) + _column(offset), length=length)
+    return Place(call, first=offset, length=length)
+
+
+def place_behind(x: Tensor, cache: Any) -> Place:
+    """Where tokens stand that follow those of a cache."""
+    n, before = x.shape[1], cache.tokens[:, None]
+    return Place({}, positions=before + torch.arange(n, device=x.device), length=before + n, cache=cache, follows=True)
+
+
+def _faults(name: str, value: Any, shape: list[int], device: torch.device) -> list[Fault]:
+    said = f"{shape}, one for each {'token' if name == 'documents' else 'batch entry'}"
+    if fault := check_tensor(name, value, f"an int tensor {said}"):
+        return [fault]
+    return ragged.check_integers(name, value, device, [shape, []] if name != "documents" else [shape], said)
+
+
+def _column(x: Any) -> Any:
+    """[B, 1] of one for each batch entry."""
+    return x.reshape(-1, 1) if isinstance(x, Tensor) else x
+
+
+def _ends(documents: Tensor) -> tuple[Tensor, Tensor]:
+    """The first token of the run of equal ids that each token is in, and the one after its last: int64 [B, n]."""
+    n = documents.shape[1]
+    index = torch.arange(n, device=documents.device).expand_as(documents)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    first = torch.where(begins, index, 0).cummax(1).values
+    ends = torch.where(begins.roll(-1, 1), index + 1, n)
+    return first, ends.flip(1).cummin(1).values.flip(1)
