@@ -372,6 +372,32 @@ def test_append_is_one_graph_for_all_steps(term: Term, options: dict[str, Any]) 
     assert len(graphs) == 1
 
 
+@pytest.mark.parametrize("options", [{}, {"page_size": 4}], ids=["slots", "pages"])
+def test_a_speculative_step_is_one_graph(options: dict[str, Any]) -> None:
+    """Append guesses, ask for their rows, take some back: traced once."""
+    kernel, graphs = compiled(COMB), []
+    cache, other = (made(kernel, max_tokens=LONG, lookahead=2, **options) for _ in range(2))
+
+    def counted(graph: Any, example: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def step(q: Tensor, k: Tensor, v: Tensor, accepted: Tensor) -> Tensor:
+        held = traced if torch.compiler.is_compiling() else other
+        left = held.tokens + accepted
+        held.append(k, v)
+        out = kernel.decode(q, held)
+        held.crop(left)
+        return out
+
+    traced, graph = cache, torch.compile(step, fullgraph=True, backend=counted)
+    for t in range(15):
+        given = [torch.randn(2, HKV, 3, D) for _ in range(3)]
+        accepted = torch.tensor([1 + t % 3, 1 + t % 2], dtype=torch.int32)
+        torch.testing.assert_close(graph(*given, accepted), step(*given, accepted))
+    assert torch.equal(cache.tokens, other.tokens) and len(graphs) == 1
+
+
 def test_append_through_inductor() -> None:
     cache, other = (made(COMB, max_tokens=LONG) for _ in range(2))
 

@@ -105,7 +105,7 @@ class Cache:
             self.store = PageStore(self.terms, lookahead, self.form, page_size, layout, max_tokens)
         self.tokens = torch.zeros(batch, dtype=torch.int32, device=device)
         self._furthest = torch.zeros(batch, dtype=torch.int32, device=device)
-        self._most, self._fewer, self._cropped = 0, False, False
+        self._most, self._fewer = 0, False
 
     # -- what a kernel asks
 
@@ -131,7 +131,7 @@ class Cache:
 
     def check_rows(self, rows: int) -> list[Fault]:
         """The fault of a step with so many rows, after a crop: some may stand where keys are gone that they need."""
-        if not self._cropped or not looks(self.form.device):
+        if rows == 1 or not looks(self.form.device):  # the last row is kept wherever a crop may go
             return []
         first, kept = (self.tokens - rows).clamp(min=0), (self._furthest - 1 - self.lookahead).clamp(min=0)
         said = "positions of rows whose keys are kept, after a crop"
@@ -203,7 +203,6 @@ class Cache:
         """
         left = self.check_crop(tokens)
         self.tokens.copy_(left)
-        self._cropped = True
         if self.max_tokens is None:
             self._fewer = True
             self._most = self._most if isinstance(tokens, Tensor) else tokens
@@ -245,7 +244,7 @@ class Cache:
         """Forget all tokens."""
         self.tokens.zero_()
         self._furthest.zero_()
-        self._most, self._fewer, self._cropped = 0, False, False
+        self._most, self._fewer = 0, False
         self.store.clear()
 
     def load(self, pool: Tensor, table: Tensor, tokens: Tensor) -> None:
