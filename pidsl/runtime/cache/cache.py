@@ -180,7 +180,7 @@ class Cache:
             faults += check_each("lengths", lengths, self.form, "how many of the new tokens are real")
         if not faults and looks(self.form.device):
             faults += self._too_many(k.shape[2], lengths)
-        self._refuse(faults, "append(k, v)")
+        self._raise(faults, "append(k, v)")
 
     def _too_many(self, new: int, lengths: Tensor | None) -> list[Fault]:
         faults = [] if lengths is None else check_within("lengths", lengths, 0, new, "of the new tokens")
@@ -214,13 +214,13 @@ class Cache:
             faults = check_each("tokens", tokens, self.form, "how many tokens are left")
         else:
             faults = check_size("tokens", tokens, 0)
-        self._refuse(faults, "crop(tokens)")
+        self._raise(faults, "crop(tokens)")
         left = tokens if isinstance(tokens, Tensor) else torch.full_like(self.tokens, tokens)
         if looks(self.form.device):
             back = (self._furthest - self.lookahead).clamp(min=0)
             said = f"at most lookahead = {self.lookahead} tokens behind the most that there were, and no more than now"
             hint = "pidsl.Cache(..., lookahead=...), of as many tokens as are taken back"
-            self._refuse(check_within("tokens", left, back, self.tokens, said, hint), "crop(tokens)")
+            self._raise(check_within("tokens", left, back, self.tokens, said, hint), "crop(tokens)")
         return left
 
     def reorder(self, indices: Tensor) -> None:
@@ -232,10 +232,10 @@ class Cache:
         Raises:
             ArgumentError: not such a tensor.
         """
-        self._refuse(check_each("indices", indices, self.form, "batch entries"), "reorder(indices)")
+        self._raise(check_each("indices", indices, self.form, "batch entries"), "reorder(indices)")
         if looks(self.form.device):
             faults = check_within("indices", indices, 0, self.form.batch - 1, "batch entries")
-            self._refuse(faults, "reorder(indices)")
+            self._raise(faults, "reorder(indices)")
         for held in (self.tokens, self._furthest):
             held.copy_(held.index_select(0, indices))
         self.store.reorder(indices)
@@ -266,11 +266,11 @@ class Cache:
             raise ArgumentError("a cache without pages", "one with page_size", self._call(call), hint)
         faults = check_pages(pool, table, self.store.pool.shape[1:], self.form)
         faults += check_each("tokens", tokens, self.form, "tokens that there are")
-        self._refuse(faults, call)
+        self._raise(faults, call)
         most = int(tokens.max())
-        self._refuse(check_within("tokens", tokens, 0, self.max_tokens or POSITIONS, "tokens that there may be"), call)
+        self._raise(check_within("tokens", tokens, 0, self.max_tokens or POSITIONS, "tokens that there may be"), call)
         times = Times(tokens.long(), tokens.long() - 1 - self.lookahead)
-        self._refuse(self.store.check_load(pool, table, times, most), call)
+        self._raise(self.store.check_load(pool, table, times, most), call)
         self.clear()
         self._most = most
         self.store.grow(most)
@@ -281,7 +281,7 @@ class Cache:
     def _call(self, call: str) -> str:
         return f"cache.{call} of {self!r}"
 
-    def _refuse(self, faults: list[Fault], call: str) -> None:
+    def _raise(self, faults: list[Fault], call: str) -> None:
         if faults:  # saying whose takes time
             raise_faults(faults, self._call(call))
 
@@ -312,7 +312,7 @@ class Cache:
         Returns:
             int64 [keys], ascending, on the CPU.
         """
-        self._refuse(check_size("tokens", tokens, 0), "resume(tokens)")
+        self._raise(check_size("tokens", tokens, 0), "resume(tokens)")
         at = torch.arange(tokens)
         ends = torch.from_numpy(proved_lives(self.terms).at(at.numpy())) + at
         return at[ends >= tokens - 1 - self.lookahead]
