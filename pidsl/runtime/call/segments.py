@@ -110,13 +110,10 @@ class Segments(NamedTuple):
     @property
     def tensors(self) -> list[Tensor]:
         """The tensors among its values."""
-        match self.keys_at:
-            case None:
-                return [self.table]
-            case Slots(table, _, positions):
-                return [self.table, table, positions]
-            case Pages(table, _):
-                return [self.table, table]
+        at = self.keys_at  # no `match`: torch 2.11 does not trace it
+        if isinstance(at, Slots):
+            return [self.table, at.table, at.positions]
+        return [self.table] if at is None else [self.table, at.table]
 
     @property
     def numbers(self) -> list[Any]:
