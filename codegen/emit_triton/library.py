@@ -780,6 +780,8 @@ def list_tiles(
     """
     own = tl.program_id(0) % sequences
     own_classes, own_tiles = _counts(segments, own, own < sequences, classes, size, beside, end, moved, column)
+    if tl.program_id(0) // sequences * 64 >= own_tiles:
+        return
     t = tl.program_id(0) // sequences * 64 + tl.arange(0, 64)
     before = tl.zeros([64], tl.int32)
     for first in range(0, sequences, 64):

@@ -54,7 +54,7 @@ class Live:
     points: isl.Set | None = field(repr=False, compare=False, default=None)
 
     def contains(self, j: int, t: int) -> bool:
-        """Whether key j may still be attended when the tokens 0..t are processed.
+        """Whether key j (of pages: page j) may still be attended when the tokens 0..t are processed.
 
         Raises:
             TooHardError: the set is unknown.

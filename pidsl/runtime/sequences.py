@@ -54,13 +54,8 @@ def sequences(q: Tensor, kind: str, tensors: list[Tensor | None], numbers: list[
 
 @sequences.register_fake
 def _table_shape(q: Tensor, kind: str, tensors: Any, numbers: Any, sizes: Any) -> Tensor:
-    count: Any
-    if kind == "entries":
-        count = sizes[0]
-    elif kind == "packed":
-        count = tensors[0].shape[0] - 1
-    else:
-        count = torch.library.get_ctx().new_dynamic_size()
+    # a size of its own, so that no graph is for one document alone, nor for more than one
+    count: Any = sizes[0] if kind == "entries" else torch.library.get_ctx().new_dynamic_size()
     return q.new_empty((count, len(COLUMNS) + 1), dtype=torch.int32)
 
 
@@ -69,14 +64,18 @@ def _table_shape(q: Tensor, kind: str, tensors: Any, numbers: Any, sizes: Any) -
 
 def forward(call: Call, run: Forward) -> tuple[Tensor, Tensor]:
     """(out, lse) of a ragged call, by `run` of calls that are not."""
-    q, v = call.q, call.v
-    out = q.new_zeros((*q.shape[:3], v.shape[3]))
-    lse = torch.full(q.shape[:3], -torch.inf, dtype=accumulator(q.dtype), device=q.device)
+    out, lse = _nothing(call)
     for one, own in _each(call):
         part, part_lse = run(own)
         _rows(out, one).copy_(part)
         _rows(lse, one).copy_(part_lse)
     return out, lse
+
+
+def _nothing(call: Call) -> tuple[Tensor, Tensor]:
+    """(out, lse) where no row is in a sequence."""
+    shape, dtype = call.q.shape[:3], accumulator(call.q.dtype)
+    return call.q.new_zeros((*shape, call.v.shape[3])), call.q.new_full(shape, -torch.inf, dtype=dtype)
 
 
 class Picking(Protocol):
@@ -93,10 +92,9 @@ class Picking(Protocol):
 def from_cache(call: Call, program: Picking, run: Forward) -> tuple[Tensor, Tensor]:
     """(out, lse) of a call whose keys lie in slots or on pages: those that a row attends are gathered, no others."""
     assert isinstance(call.positions, Segments)
-    q, v, at = call.q, call.v, call.positions.keys_at
+    q, at = call.q, call.positions.keys_at
     assert at is not None
-    out = q.new_zeros((*q.shape[:3], v.shape[3]))
-    lse = torch.full(q.shape[:3], -torch.inf, dtype=accumulator(q.dtype), device=q.device)
+    out, lse = _nothing(call)
     places = at.positions.cpu().numpy() if isinstance(at, Slots) else at.table.cpu().numpy()
     of = [one for one in call.positions.on_host if one.rows]
     first = 0
@@ -116,7 +114,10 @@ def from_cache(call: Call, program: Picking, run: Forward) -> tuple[Tensor, Tens
         if "seed" in inputs:
             inputs = {**inputs, "stream": first * q.shape[1]}
         own = Call(q[rows], k, v, call.scale, Positions(one.offset), inputs)
-        out[rows], lse[rows] = program.picked(own, keep[:, used], positions[used]) if len(used) else run(own)
+        found = program.picked(own, keep[:, used], positions[used]) if len(used) else run(own)
+        if found[1].shape == lse.shape:
+            return found
+        out[rows], lse[rows] = found
         first = last
     return out, lse
 

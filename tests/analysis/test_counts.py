@@ -37,7 +37,7 @@ few_terms = settings(random_terms, max_examples=settings.default.max_examples //
 
 def tampered(bound: Bound) -> list[Bound]:
     """Statements near the bound, all of them false."""
-    x = t if bound.quantity == "live keys" else n
+    x = t if bound.quantity in ("live keys", "live pages") else n
     wrong = [bound.expr + 1, bound.expr + sympy.Piecewise((1, sympy.Eq(x, 7)), (0, True))]
     return [dataclasses.replace(bound, expr=e) for e in wrong]
 
@@ -127,6 +127,24 @@ def test_live_keys_by_eye(term: Term, size: sympy.Expr, shown: str | None) -> No
 def test_live_keys_one_by_one() -> None:
     found = live(pidsl.keys(0, 2) | pidsl.window(3))
     assert [j for j in range(12) if found.contains(j, t=10)] == [0, 1, 8, 9, 10]
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+@pytest.mark.parametrize("page", [None, 1, 5])
+@pytest.mark.parametrize(
+    "term",
+    [pidsl.window(4), (pidsl.window(3) | pidsl.keys(0, None, 4)) & pidsl.causal, pidsl.blocks(6) & pidsl.causal,
+     pidsl.lags(0, 17) & pidsl.keys(0, None, 3), pidsl.window(2, 2)],
+    ids=repr,
+)  # fmt: skip
+def test_live_keys_of_a_cache(term: Term, lookahead: int, page: int | None) -> None:
+    """Rows behind the last token ask too; and pages with a live key."""
+    found, mask = live(term, lookahead, page), term.mask(80)
+    for last in range(40):
+        keys = mask[max(last - lookahead, 0) :, : last + 1].any(axis=0).nonzero()[0]
+        assert found.size(t=last) == len({int(j) // (page or 1) for j in keys})
+    check(found.size)
+    assert term.live(lookahead=lookahead, page=page) == found.size
 
 
 def test_communication_by_eye() -> None:

@@ -44,6 +44,7 @@ def about_counts() -> Iterator[Bound]:
         found = degrees.degree(term)
         yield from (counts.pairs(term), counts.sparsity(term), found.of_query, found.maximum, found.average)
     yield from (memory.live(window(4)).size, counts.pairs(stride(6, 2) ** 2))
+    yield from (memory.live(PI, lookahead=3).size, memory.live(PI, lookahead=0, page=3).size)
     grid: Any = neighborhood((5, 4), (3, 3))
     axes: Any = grids.grid_of(grid)
     yield from (grids.pairs(grid, axes), grids.degree(grid, axes).of_query, grids.degree(grid, axes).maximum)

@@ -26,14 +26,23 @@ from pidsl.runtime.run_triton.machine_code import LoopReport
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
+    from pidsl.runtime.call.segments import Segments
     from pidsl.runtime.run_triton.launch import Launch, Loaded, Stage
 
+PAGE = 16  # keys of a page
 PRODUCTS = {"forward": (1, 1), "grad_query": (2, 1), "grad_key": (2, 2), "grad_score": (1, 1)}  # with D, with Dv
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The call whose launches are compiled: its sizes, and whether what its score learns gets gradients."""
+    """The call whose launches are compiled.
+
+    Args:
+        batch, heads, key_heads, rows, keys: its sizes.
+        learned: what its score learns gets gradients.
+        sequences: 0 for a uniform call; else `batch` entries of lengths of their own, or that many packed documents.
+        keys_at: "slots" or "pages" for a step of decoding, which has no backward pass: rows are the last ones.
+    """
 
     batch: int = 2
     heads: int = 4
@@ -41,6 +50,8 @@ class Problem:
     rows: int = 4096
     keys: int = 4096
     learned: bool = True
+    sequences: int = 0
+    keys_at: str = ""
 
 
 class TensorFacts(NamedTuple):
@@ -204,14 +215,14 @@ class _Placed(NamedTuple):
 def _stages(request: Mapping[str, Any]) -> list[_Placed]:
     """The launches of forward and backward on contiguous tensors."""
     from pidsl.codegen.choice.targets import target
-    from pidsl.runtime.call.call import Call
+    from pidsl.runtime.call.call import START, Call
     from pidsl.runtime.run_triton import cache
     from pidsl.runtime.run_triton.launch import Loaded
     from pidsl.runtime.run_triton.program import TritonProgram
 
     problem, (head_dim, value_dim) = Problem(**request["problem"]), request["widths"]
     dtype = getattr(torch, request["kind"])
-    batch, heads, key_heads, rows, keys, learned = (getattr(problem, name) for name in Problem.__slots__)
+    batch, heads, key_heads, rows, keys = problem.batch, problem.heads, problem.key_heads, problem.rows, problem.keys
     by_head = torch.empty(heads, dtype=torch.float32, device="meta")
     source = request["source"]
     plan = pickle.loads(b64decode(request["plan"])) if request["plan"] else None
@@ -222,14 +233,36 @@ def _stages(request: Mapping[str, Any]) -> list[_Placed]:
         inputs = {name: known[name] for name in plan.score.parameters}
     shapes = ((heads, rows, head_dim), (key_heads, keys, head_dim), (key_heads, keys, value_dim))
     q, k, v = (torch.empty(batch, *shape, dtype=dtype, device="meta") for shape in shapes)
+    if problem.keys_at == "pages":
+        k, v = (x.view(batch * keys // PAGE, key_heads, PAGE, x.shape[3]) for x in (k, v))
     out = torch.empty(batch, heads, rows, value_dim, dtype=dtype, device="meta")
-    call = Call(q, k, v, 0.125, inputs=inputs)
-    forward, _, lse = program.forward_launches(call, target(request["target"]))
-    learned = learned and bool(inputs)
-    grads = torch.empty_like(out), torch.empty_like(lse)
-    backward, _ = program.backward_launches(call, out, lse, *grads, learned, target(request["target"]))
+    call = Call(q, k, v, 0.125, _segments(problem) if problem.sequences else START, inputs)
+    launches, _, lse = program.forward_launches(call, target(request["target"]))
+    if not problem.keys_at:
+        learned = problem.learned and bool(inputs)
+        grads = torch.empty_like(out), torch.empty_like(lse)
+        launches += program.backward_launches(call, out, lse, *grads, learned, target(request["target"]))[0]
     loaded = Loaded(cache.load(program.path, source), plan)
-    return [_placed(launch, loaded) for launch in forward + backward]
+    return [_placed(launch, loaded) for launch in launches]
+
+
+def _segments(problem: Problem) -> Segments:
+    """The sequences of a ragged call."""
+    from pidsl.runtime.call.segments import Pages, Segments, Slots
+
+    def table(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=torch.int32, device="meta")
+
+    batch, rows, keys = problem.batch, problem.rows, problem.keys
+    square, packed = rows == keys and not problem.keys_at, problem.sequences != batch
+    keys_at: Slots | Pages | None = None
+    if problem.keys_at:
+        slots = Slots(table(1, 4), 0, table(batch, keys))
+        keys_at = slots if problem.keys_at == "slots" else Pages(table(batch, keys // PAGE), PAGE)
+    return Segments(
+        table(problem.sequences, 8), rows, keys, batch * rows, batch * keys, square=square, keys_at=keys_at,
+        whole=packed, stop=keys,
+    )  # fmt: skip
 
 
 def _placed(launch: Launch, loaded: Loaded) -> _Placed:

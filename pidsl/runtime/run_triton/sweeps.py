@@ -271,15 +271,18 @@ class Sweep:
                 self.made.helper(library.add_parts, grid, given, SPLITS=splits)
 
     def _cut(self, multiprocessors: int) -> list[tuple[int, int]]:
-        """Into how many parts walks over the keys of few rows are cut, and tiles of each; none for more rows."""
+        """Into how many parts walks over the keys of few rows are cut, and tiles of each; none for more rows, nor where
+        all that is known of a sequence is how many keys all of them have: parts would depend on the others."""
+        bounds, sequences = self.made.ragged, self.made.known["segments"].shape[0]
+        few = all(x.consecutive and self.own[0] <= x.step * x.tile for x in self.stages)
+        if bounds is None or self.task != "forward" or not few or bounds.all_keys < sequences * bounds.keys:
+            return []
         found = []
         for work in self.works:
-            programs = len(work.tiles) * self.made.known["segments"].shape[0] * self.heads
             walk = int(work.tiles.max(initial=0)) if work.divisible else 0
-            found.append(of_fixed_size(walk, programs, multiprocessors))
-        few = all(x.consecutive and self.own[0] <= x.step * x.tile for x in self.stages)
+            found.append(of_fixed_size(walk, len(work.tiles) * sequences * self.heads, multiprocessors))
         parts = 4 * sum(x for x, _ in found) * self.length * self.made.pairs * sum(x.width for x in self.outputs)
-        return found if self.task == "forward" and few and parts <= PARTS else []
+        return found if parts <= PARTS else []
 
     # -- what a launch is specialised for --------------------------------------------------------------------------
 
