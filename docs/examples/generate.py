@@ -2,7 +2,8 @@
 
     python docs/examples/generate.py
 
-Each document counts through the letters in steps of its own, "adgbeh...": two letters say what follows. documents of several lengths into each row, and nothing is attended across them. Generation appends token by token to a
+Each document counts through the letters in steps of its own, "adgbeh...": two letters say what follows. Training packs
+documents of several lengths into each row, and nothing is attended across them. Generation appends token by token to a
 cache per layer, which holds the keys that the layer's pattern can still ask for, and no others.
 """
 
@@ -25,6 +26,8 @@ PATTERNS = [window(15) & documents, (window(3) | stride(4) & window(40) | keys(0
 
 
 class Model(nn.Module):
+    """Attention under a pattern for each layer, and one MLP."""
+
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(LETTERS, DIM)
@@ -48,6 +51,7 @@ class Model(nn.Module):
 
 
 def counted(start: int, step: int, length: int) -> list[int]:
+    """`length` letters, each `step` behind the one before."""
     return [(start + step * t) % LETTERS for t in range(length)]
 
 
@@ -96,6 +100,7 @@ def generate(model: Model, prompt: Tensor, count: int, caches: Any = None) -> Te
 
 
 def main(steps: int = 60, count: int = 60) -> bool:
+    """Whether the letters with a cache are those without."""
     torch.manual_seed(0)
     letters = random.Random(0)
     model = Model()
