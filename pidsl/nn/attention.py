@@ -17,7 +17,7 @@ from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Term
-from pidsl.nn.places import Place, place, place_behind
+from pidsl.nn.places import Place, of_one_document, place, place_behind
 from pidsl.nn.rotary import rotate
 from pidsl.runtime.call import ragged
 from pidsl.runtime.call.arguments import Fault, check_kind, check_tensor, raise_faults
@@ -125,7 +125,10 @@ class Attention(nn.Module):
             expected = f"at most lookahead + 1 = {cache.lookahead + 1} of each batch entry, or an empty cache"
             hint = "pidsl.Cache(..., lookahead=...) for as many as come at once"
             raise_faults([Fault("x", got, expected, hint)], name)
-        return self.mixed(x, place(x, given, name)._replace(cache=cache))
+        where = place(x, given, name)
+        if self.kernel.confined:  # the prompt of each batch entry is one document
+            where = where._replace(call=of_one_document(x, given["lengths"]))
+        return self.mixed(x, where._replace(cache=cache, lengths=given["lengths"]))
 
     def _check(self, x: Tensor) -> None:
         name, expected = type(self).__name__, f"[batch, n, {self.dim}]"
@@ -171,7 +174,7 @@ class Attention(nn.Module):
             cache.append(k, v)
             return self.kernel.decode(q, cache, **inputs)
         out = self.kernel(q, k, v, **where.call, **inputs)  # of a prompt, of which the cache does not keep all keys
-        cache.append(k, v, where.call.get("lengths"))
+        cache.append(k, v, where.lengths)
         return out
 
     def extra_repr(self) -> str:

@@ -20,7 +20,8 @@ class Place(NamedTuple):
         first: position of the first token, where they are the same of each batch entry.
         positions: else int [B, n], the position of each.
         length: tokens of the sequence of each: a number, or int [B, 1] or [B, n].
-        cache: what is to hold their keys.
+        cache: what is to hold their keys,
+        lengths: and of how many tokens of each batch entry; None: of all.
         follows: they follow those that the cache holds.
     """
 
@@ -29,6 +30,7 @@ class Place(NamedTuple):
     positions: Tensor | None = None
     length: Any = None
     cache: Any = None
+    lengths: Any = None
     follows: bool = False
 
     @property
@@ -88,6 +90,14 @@ def place_behind(x: Tensor, cache: Any) -> Place:
     """Where tokens stand that follow those of a cache."""
     n, before = x.shape[1], cache.tokens[:, None]
     return Place({}, positions=before + torch.arange(n, device=x.device), length=before + n, cache=cache, follows=True)
+
+
+def of_one_document(x: Tensor, lengths: int | Tensor | None) -> Mapping[str, Any]:
+    """What a kernel of documents is told of batch entries that are one each, with padding behind it."""
+    batch, n, _ = x.shape
+    index = torch.arange(n, device=x.device).expand(batch, n)
+    stop = n if lengths is None else _column(lengths)
+    return {"documents": torch.where(index < stop, 0, -1)}
 
 
 def _faults(name: str, value: Any, shape: list[int], device: torch.device) -> list[Fault]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pidsl.errors import ArgumentError
+from pidsl.language.confined import confined
 from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
 from pidsl.language.operators import Algebra
@@ -13,13 +14,13 @@ from pidsl.runtime.kernels.kernel import Kernel
 
 
 def patterns_of(kernel: Any) -> tuple[Term, ...]:
-    """The patterns that ask for keys when a kernel is called.
+    """The patterns that ask for keys when a kernel is called; without `documents`, since what is decoded is one.
 
     Raises:
         ArgumentError: it is no kernel, or one of summaries.
     """
     if isinstance(kernel, Kernel):
-        of = kernel.recipe.of
+        of, _ = confined(kernel.recipe.of)
         if isinstance(of, Algebra):
             return (of,)
         if isinstance(of, Gate):
