@@ -31,13 +31,13 @@ import triton.language as tl
 # to logits and weights. By a call: widths, the precision of products, the dtype of indices, whether every key and every
 # row that exists is attended, whether tiles come through tensor descriptors, into how many parts walks are split (of
 # how many tiles each; 0: alike), whether the last tile comes first, how many query heads share a tile of rows, whether
-# warps have tasks of their own; whether there are sequences, and where their keys lie ("slots", with a PERIOD, or
-# "pages" of so many keys; see `pidsl.runtime.call.segments`).
+# warps have tasks of their own; whether there are sequences, all from position 0 on (FROM_0), and where their keys lie
+# ("slots", with a PERIOD, or "pages" of so many keys; see `pidsl.runtime.call.segments`).
 STAGE = {"WALKS": (), "TILE": 0, "STEP": 1, "CLASS": None, "OWN": None, "LAGS": False, "KEYS": None, "ROWS": None,
          "CAREFUL": False, "SCORE": None, "DROPOUT": None, "ENTRY": None, "TABLE": 0, "WIDTH": 0}  # fmt: skip
 CALL = {"D": 0, "D_PAD": 0, "V": 0, "V_PAD": 0, "PRECISION": "ieee", "INDEX": tl.int32, "EVERY_KEY": False,
         "EVERY_ROW": False, "TMA": False, "SPLITS": 1, "PART": 0, "DESCENDING": False, "PACK": 1,
-        "SPECIALIZED": False, "RAGGED": False, "KEYS_AT": None, "PERIOD": 0, "PAGE": 0}  # fmt: skip
+        "SPECIALIZED": False, "RAGGED": False, "FROM_0": False, "KEYS_AT": None, "PERIOD": 0, "PAGE": 0}  # fmt: skip
 Kind = namedtuple("Kind", [*STAGE, *CALL], defaults=[*STAGE.values(), *CALL.values()])
 # A walk: its LOOPS. Those of `_runs` ask SPAN for the class met, the BOUNDS of what each row (key) meets ("low",
 # "high", "both" or "") and the loops over TILES ("full", "masked" or "both") of SIZE; positions are STEP apart. Where
@@ -100,8 +100,10 @@ def _place(pair, first_pair, heads, n, m, offset, key_offset, segments, KIND: tl
     batch, own, row, key = number, pair, 0, 0
     if KIND.RAGGED:
         at = segments + number * 8
-        batch, row, n, offset = tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
-        key, m, key_offset = tl.load(at + 4), tl.load(at + 5), tl.load(at + 6)
+        batch, row, n = tl.load(at), tl.load(at + 1), tl.load(at + 2)
+        key, m = tl.load(at + 4), tl.load(at + 5)
+        if not KIND.FROM_0:  # loops whose bounds come from memory take a few instructions more
+            offset, key_offset = tl.load(at + 3), tl.load(at + 6)
         own = batch * heads + head
     lengths = n.to(KIND.INDEX), m.to(KIND.INDEX), offset.to(KIND.INDEX), key_offset.to(KIND.INDEX)
     return number, batch, head, own, lengths, row, key

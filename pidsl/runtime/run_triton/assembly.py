@@ -103,7 +103,7 @@ class Assembly:
 
     def _of_sequences(self, bounds: Bounds) -> None:
         """What kernels are told of sequences."""
-        self.fields["RAGGED"] = True
+        self.fields |= {"RAGGED": True, "FROM_0": bounds.square}
         if bounds.keys_at is not None:
             where, number = bounds.keys_at
             self.fields |= {"KEYS_AT": where}
