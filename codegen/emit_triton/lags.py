@@ -13,6 +13,8 @@ from pidsl.codegen.plan.walks import Lag, Lags
 from pidsl.language.algebra import settled
 from pidsl.language.expr import Compare, Index, Pred, Truth, Var, substitute_pred
 
+NOWHERE = -(2**30)
+
 
 class LagsWalker(OfClasses[Lags]):
     """Lags, one after the other, without a loop."""
@@ -23,7 +25,10 @@ class LagsWalker(OfClasses[Lags]):
         return f"Piece {self.number}, {len(self.walk.lags)} diagonals: every {own} meets one {other} per lag."
 
     def loops(self, out: Lines) -> None:
-        out.put("r = a" if self.over_keys else "j = b")
+        own, letter = self.owned.name, self.owned.letter
+        out.put(f"{own} = {letter}")
+        with out.block("if KIND.RAGGED:"):  # plans are made for some rows and some keys
+            out.put(f"{own} = tl.where(task[1] > 0, {letter}, {NOWHERE})")
         for x in self.walk.lags:
             met = index_source(self._met_by(x))
             if not self.over_keys:

@@ -10,12 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from pidsl.codegen.tiling.forms import predicate
 from pidsl.errors import SizeError
 from pidsl.interop.attended import Attended
-from pidsl.language.expr import show_pred
 from pidsl.language.terms import Term
-from pidsl.relation.build import relation
 
 Ints = NDArray[np.int64]
 
@@ -75,13 +72,16 @@ def _listed(chosen: NDArray[np.bool_], device: torch.device) -> tuple[Tensor, Te
 
 def mask_mod(pattern: Term, here: Tensor, there: Tensor) -> Any:
     """The mask of packed documents as a function of indices, as FlexAttention calls it."""
-    found = predicate(relation(pattern).wrap().flatten(), ("i", "j"))
-    attends = eval(f"lambda i, j, n, m: {show_pred(found)}")
+    from pidsl.codegen.emit_torch.pairs import pairs_source
+
+    program: dict[str, Any] = {}
+    exec(pairs_source(pattern), program)
+    attends = program["attends"]
     document, position, positions, keys = here.unbind(0)
     own, place = there.unbind(0)
 
     def mask(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         same = document[q] == own[k]
-        return same & attends(position[q], place[k], positions[q], keys[q])
+        return same & attends(positions[q], keys[q], position[q], place[k])
 
     return mask

@@ -100,7 +100,8 @@ def lives(terms: Sequence[Term]) -> Lives | None:
     count = edge + 3 * period + 2
     if period > CLASSES or edge > LISTED or count > LONGEST:
         return _longest(terms, each)
-    life = np.stack([found.at(count) for found in each]).max(0)
+    with limited("the lives of keys, one by one"):
+        life = np.stack([found.at(count) for found in each]).max(0)
     for shorter in (d for d in range(1, period + 1) if period % d == 0):
         differs = np.flatnonzero(life[shorter:] != life[:-shorter])
         start = int(differs[-1]) + 1 if len(differs) else 0
@@ -148,8 +149,8 @@ class _Function:
         """The lives of the positions 0 .. count - 1."""
         j = np.arange(count)
         life = np.full(count, NEVER, dtype=np.int64)
-        # one more, so that 0 is none
         for domain, last in self.last:
+            # queries up to the last one: 0 is none
             queries = count_piece(domain, last.add_constant_val(isl.Val(1, last.get_ctx())), {"j": j})
             life = np.where(queries > 0, queries - 1 - j, life)
         ends = isl.Aff.zero_on_domain(isl.LocalSpace.from_space(self.forever.get_space()))

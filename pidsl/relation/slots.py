@@ -261,8 +261,10 @@ def _rooms(each: Sequence[int], lookahead: int, prefix: int) -> tuple[Room, ...]
     """Rooms for residue classes with these lives, one after the other, those that grow last."""
     period, base = len(each), prefix
     rooms: dict[int, Room] = {}
-    for life in sorted(set(each)):
-        own = [c for c in range(period) if each[c] == life]
+    classes: dict[int, list[int]] = {}
+    for c, life in enumerate(each):
+        classes.setdefault(life, []).append(c)
+    for life, own in sorted(classes.items()):
         if life < -lookahead:
             rooms |= {c: Room(0, 0, 0, 1, -lookahead - 1) for c in own}
             continue

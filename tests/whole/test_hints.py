@@ -748,6 +748,21 @@ def documents() -> None:
     assert not out[:, :, 3].any()
 
 
+def filled(kernel: Any, lookahead: int = 0) -> Any:
+    """A cache that holds K and V."""
+    cache = pidsl.Cache(
+        kernel, batch=1, kv_heads=2, head_dim=K.shape[3], dtype=K.dtype, device="cpu", lookahead=lookahead
+    )
+    cache.append(K, V)
+    return cache
+
+
+def decoded(rows: int = 1) -> None:
+    with torch.no_grad():
+        found = kernel.decode(Q[:, :, 8 - rows :].clone().requires_grad_(), filled(kernel, lookahead=rows - 1))
+    same(found, kernel(Q[:, :, 8 - rows :], K, V, offset=8 - rows))
+
+
 def grouped() -> None:
     same(kernel(Q, K, V), kernel(Q, *(x.repeat_interleave(2, 1) for x in (K, V))))
 
@@ -876,6 +891,27 @@ KEYWORDS = [
             ragged, "capturing", lambda device: True, lambda: kernel(Q, K, V, documents=torch.zeros(1, 8).int())
         ),
         packed,
+    ),
+    Case(
+        "kernel(q, k, v, documents=ids), or kernel.packed(q, k, v, cu_seqlens_q)",
+        lambda: compiled(TERM & pidsl.documents)(Q, K, V),
+        lambda: (packed(), documents()),
+    ),
+    Case(
+        "pidsl.Cache(kernel, batch, kv_heads, head_dim, dtype, device)",
+        lambda: kernel.decode(Q[:, :, :1], None),  # type: ignore[arg-type]
+        decoded,
+    ),
+    Case(
+        "pidsl.Cache(kernel, ...), of the kernel that decodes",
+        lambda: kernel.decode(Q[:, :, :1], filled(compiled(causal))),
+        decoded,
+    ),
+    Case("lookahead=1)", lambda: kernel.decode(Q[:, :, 6:], filled(kernel)), lambda: decoded(rows=2)),
+    Case(
+        "kernel(q, k, v, offset=...), whose keys are all there; or torch.no_grad()",
+        lambda: kernel.decode(Q[:, :, 7:].clone().requires_grad_(), filled(kernel)).sum().backward(),
+        decoded,
     ),
     Case("x alone", lambda: LAYER(*[torch.zeros(1, 5, 16)] * 3), lambda: LAYER(torch.zeros(1, 5, 16))),
 ]

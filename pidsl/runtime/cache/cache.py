@@ -105,7 +105,7 @@ class Cache:
             self.store = PageStore(self.terms, lookahead, self.form, page_size, layout, max_tokens)
         self.tokens = torch.zeros(batch, dtype=torch.int32, device=device)
         self._furthest = torch.zeros(batch, dtype=torch.int32, device=device)
-        self._most, self._fewer, self._cropped = 0, False, False
+        self._most, self._fewer = 0, False
 
     # -- what a kernel asks
 
@@ -131,7 +131,7 @@ class Cache:
 
     def check_rows(self, rows: int) -> list[Fault]:
         """The fault of a step with so many rows, after a crop: some may stand where keys are gone that they need."""
-        if not self._cropped or not looks(self.form.device):
+        if rows == 1 or not looks(self.form.device):  # the last row is kept wherever a crop may go
             return []
         first, kept = (self.tokens - rows).clamp(min=0), (self._furthest - 1 - self.lookahead).clamp(min=0)
         said = "positions of rows whose keys are kept, after a crop"
@@ -180,7 +180,7 @@ class Cache:
             faults += check_each("lengths", lengths, self.form, "how many of the new tokens are real")
         if not faults and looks(self.form.device):
             faults += self._too_many(k.shape[2], lengths)
-        raise_faults(faults, f"cache.append(k, v) of {self!r}")
+        self._raise(faults, "append(k, v)")
 
     def _too_many(self, new: int, lengths: Tensor | None) -> list[Fault]:
         faults = [] if lengths is None else check_within("lengths", lengths, 0, new, "of the new tokens")
@@ -203,7 +203,6 @@ class Cache:
         """
         left = self.check_crop(tokens)
         self.tokens.copy_(left)
-        self._cropped = True
         if self.max_tokens is None:
             self._fewer = True
             self._most = self._most if isinstance(tokens, Tensor) else tokens
@@ -215,14 +214,13 @@ class Cache:
             faults = check_each("tokens", tokens, self.form, "how many tokens are left")
         else:
             faults = check_size("tokens", tokens, 0)
-        where = f"cache.crop(tokens) of {self!r}"
-        raise_faults(faults, where)
+        self._raise(faults, "crop(tokens)")
         left = tokens if isinstance(tokens, Tensor) else torch.full_like(self.tokens, tokens)
         if looks(self.form.device):
             back = (self._furthest - self.lookahead).clamp(min=0)
             said = f"at most lookahead = {self.lookahead} tokens behind the most that there were, and no more than now"
             hint = "pidsl.Cache(..., lookahead=...), of as many tokens as are taken back"
-            raise_faults(check_within("tokens", left, back, self.tokens, said, hint), where)
+            self._raise(check_within("tokens", left, back, self.tokens, said, hint), "crop(tokens)")
         return left
 
     def reorder(self, indices: Tensor) -> None:
@@ -234,10 +232,10 @@ class Cache:
         Raises:
             ArgumentError: not such a tensor.
         """
-        where = f"cache.reorder(indices) of {self!r}"
-        raise_faults(check_each("indices", indices, self.form, "batch entries"), where)
+        self._raise(check_each("indices", indices, self.form, "batch entries"), "reorder(indices)")
         if looks(self.form.device):
-            raise_faults(check_within("indices", indices, 0, self.form.batch - 1, "batch entries"), where)
+            faults = check_within("indices", indices, 0, self.form.batch - 1, "batch entries")
+            self._raise(faults, "reorder(indices)")
         for held in (self.tokens, self._furthest):
             held.copy_(held.index_select(0, indices))
         self.store.reorder(indices)
@@ -246,7 +244,7 @@ class Cache:
         """Forget all tokens."""
         self.tokens.zero_()
         self._furthest.zero_()
-        self._most, self._fewer, self._cropped = 0, False, False
+        self._most, self._fewer = 0, False
         self.store.clear()
 
     def load(self, pool: Tensor, table: Tensor, tokens: Tensor) -> None:
@@ -262,23 +260,30 @@ class Cache:
             ArgumentError: shapes, dtypes or devices do not fit, a page out of range, or one that is missing with a key
                 that rows may ask for; nothing was written.
         """
-        where = f"cache.load(pool, table, tokens) of {self!r}"
+        call = "load(pool, table, tokens)"
         if not isinstance(self.store, PageStore):
             hint = "pidsl.Cache(..., page_size=...), or append(k, v), which takes those of resume(tokens) alone"
-            raise ArgumentError("a cache without pages", "one with page_size", where, hint)
+            raise ArgumentError("a cache without pages", "one with page_size", self._call(call), hint)
         faults = check_pages(pool, table, self.store.pool.shape[1:], self.form)
         faults += check_each("tokens", tokens, self.form, "tokens that there are")
-        raise_faults(faults, where)
+        self._raise(faults, call)
         most = int(tokens.max())
-        raise_faults(check_within("tokens", tokens, 0, self.max_tokens or POSITIONS, "tokens that there may be"), where)
+        self._raise(check_within("tokens", tokens, 0, self.max_tokens or POSITIONS, "tokens that there may be"), call)
         times = Times(tokens.long(), tokens.long() - 1 - self.lookahead)
-        raise_faults(self.store.check_load(pool, table, times, most), where)
+        self._raise(self.store.check_load(pool, table, times, most), call)
         self.clear()
         self._most = most
         self.store.grow(most)
         for held in (self.tokens, self._furthest):
             held.copy_(tokens)
         self.store.load(pool, table, times)
+
+    def _call(self, call: str) -> str:
+        return f"cache.{call} of {self!r}"
+
+    def _raise(self, faults: list[Fault], call: str) -> None:
+        if faults:  # saying whose takes time
+            raise_faults(faults, self._call(call))
 
     def _times(self) -> Times:
         tokens, furthest = self.tokens.to(torch.int64), self._furthest.to(torch.int64)
@@ -307,7 +312,7 @@ class Cache:
         Returns:
             int64 [keys], ascending, on the CPU.
         """
-        raise_faults(check_size("tokens", tokens, 0), f"cache.resume(tokens) of {self!r}")
+        self._raise(check_size("tokens", tokens, 0), "resume(tokens)")
         at = torch.arange(tokens)
         ends = torch.from_numpy(proved_lives(self.terms).at(at.numpy())) + at
         return at[ends >= tokens - 1 - self.lookahead]
@@ -341,7 +346,7 @@ class Cache:
         """
         if self.page_size is None:
             hint = "pidsl.Cache(..., page_size=16)"
-            raise ArgumentError("a cache without pages", "one with page_size", f"pages_bound of {self!r}", hint)
+            raise ArgumentError("a cache without pages", "one with page_size", self._call("pages_bound"), hint)
         return self.union.live(lookahead=self.lookahead, page=self.page_size)
 
     def explain(self) -> str:

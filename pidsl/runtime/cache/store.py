@@ -100,13 +100,12 @@ class LivesOnDevice:
 
     def __init__(self, lives: Lives, device: torch.device) -> None:
         self.start, self.period = len(lives.first), len(lives.classes)
+        self.one = self.start == 0 and self.period == 1  # life for all; torch may trace the numbers as symbols
         self.table = torch.tensor([*lives.first, *lives.classes], dtype=torch.int64, device=device)
 
     def ends(self, positions: Tensor) -> Tensor:
         """The last row that asks for the key of each position, int64."""
-        row = positions
-        if self.start or self.period > 1:
-            row = torch.where(positions < self.start, positions, self.start + (positions - self.start) % self.period)
-        else:
-            row = torch.zeros_like(positions)
-        return positions + self.table[row]
+        if self.one:
+            return positions + self.table
+        later = self.start + (positions - self.start) % self.period
+        return positions + self.table[torch.where(positions < self.start, positions, later)]

@@ -56,7 +56,10 @@ class Batch(NamedTuple):
             stop = max(n, m)
         elif self.tensors[0] is None and self.tensors[1] is None:
             stop = max(n + self.numbers[0], m + self.numbers[1])
-        return Segments(table, n, m, batch * n, batch * m, self.moved, self.square, whole=self.whole, stop=stop)
+        return Segments(
+            table, n, m, batch * n, batch * m, self.moved, self.square, whole=self.whole, stop=stop,
+            apart=self.kind == "entries",
+        )  # fmt: skip
 
 
 # -- what is given, before anyone looks at values ----------------------------------------------------------------
@@ -165,7 +168,7 @@ def of_cache(cache: Kept, batch: int, n: int) -> Segments:
     entries = torch.arange(batch, device=offset.device)
     table = _table(entries, row, n - row, offset.clamp(min=0), zero, cache.tokens.long(), zero)
     most = cache.most
-    return Segments(table, n, most, batch * n, batch * most, keys_at=cache.keys_at, stop=most)
+    return Segments(table, n, most, batch * n, batch * most, keys_at=cache.keys_at, stop=most, apart=True)
 
 
 def check_cache(q: Tensor, cache: Kept) -> list[Fault]:

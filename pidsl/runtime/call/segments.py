@@ -77,6 +77,7 @@ class Segments(NamedTuple):
         keys_at: where keys lie, if it is not in the order of their positions.
         whole: every row of q and every key belongs to a sequence.
         stop: no row and no key stands at this position or behind it; None where nobody knows.
+        apart: each sequence is a batch entry: what is known of all rows and keys does not depend on the other ones.
     """
 
     table: Tensor
@@ -89,6 +90,7 @@ class Segments(NamedTuple):
     keys_at: Slots | Pages | None = None
     whole: bool = False
     stop: int | None = None
+    apart: bool = False
 
     @property
     def on_host(self) -> list[Sequence]:
@@ -108,29 +110,27 @@ class Segments(NamedTuple):
     @property
     def tensors(self) -> list[Tensor]:
         """The tensors among its values."""
-        match self.keys_at:
-            case None:
-                return [self.table]
-            case Slots(table, _, positions):
-                return [self.table, table, positions]
-            case Pages(table, _):
-                return [self.table, table]
+        at = self.keys_at  # no `match`: torch 2.11 does not trace it
+        if isinstance(at, Slots):
+            return [self.table, at.table, at.positions]
+        return [self.table] if at is None else [self.table, at.table]
 
     @property
     def numbers(self) -> list[Any]:
         """The numbers among its values."""
         at, stop = self.keys_at, -1 if self.stop is None else self.stop
         last = 0 if at is None else at.prefix if isinstance(at, Slots) else at.size
-        flags = int(self.moved), int(self.square), int(self.whole)
+        flags = int(self.moved), int(self.square), int(self.whole), int(self.apart)
         return [self.rows, self.keys, self.all_rows, self.all_keys, *flags, stop, last]
 
     @classmethod
     def of(cls, tensors: Values[Tensor], numbers: Values[Any]) -> Segments:
         """From its tensors and its numbers."""
         table, *places = tensors
-        rows, keys, all_rows, all_keys, moved, square, whole, stop, last = numbers
+        rows, keys, all_rows, all_keys, moved, square, whole, apart, stop, last = numbers
         at: Slots | Pages | None = None
         if places:
             at = Slots(places[0], last, places[1]) if len(places) > 1 else Pages(places[0], last)
         known = None if stop < 0 else stop
-        return cls(table, rows, keys, all_rows, all_keys, bool(moved), bool(square), at, bool(whole), known)
+        flags = bool(moved), bool(square), at, bool(whole), known, bool(apart)
+        return cls(table, rows, keys, all_rows, all_keys, *flags)

@@ -51,7 +51,7 @@ class Merge(Form):
     def faults(self, call: Call, usable: Mapping[str, Tensor], sound: bool) -> list[Fault]:
         levels, given = self.summaries.levels, call.inputs.get("summaries")
         at: Any = call.positions
-        if isinstance(at, Batch | Segments):
+        if isinstance(at, Batch):
             return _check_ragged(call, given, at)
         faults = [] if given is None else _check_levels(given, levels)
         if faults or not sound:
@@ -82,11 +82,8 @@ class Merge(Form):
         return pooled(call.k, level), self.parts[f"members {x}"].form.attend(call._replace(q=qbar), backend)[0]
 
 
-def _check_ragged(call: Call, given: Any, batch: Batch | Segments) -> list[Fault]:
+def _check_ragged(call: Call, given: Any, batch: Batch) -> list[Fault]:
     """Faults of summaries of a batch with lengths or documents: each sequence pools its own tokens."""
-    if isinstance(batch, Segments):
-        hint = "kernel(q, k, v, offset=tokens, summaries=[(kbar, vbar), ...])"
-        return [Fault("cache", "one with summaries", "all keys, and summaries that are given", hint)]
     if given is not None:
         expected = "None: every sequence pools its own tokens"
         return [Fault("summaries", f"tensors with {batch.kind}", expected, "a call for each sequence")]

@@ -22,7 +22,7 @@ class Bounds(NamedTuple):
     """`Segments` without what stands on the device.
 
     Args:
-        rows, keys, all_rows, all_keys, moved, square, whole, stop: those of `Segments`.
+        rows, keys, all_rows, all_keys, moved, square, whole, stop, apart: those of `Segments`.
         keys_at: "slots" or "pages", and the prefix or the size of a page; None for keys in their order.
     """
 
@@ -35,6 +35,7 @@ class Bounds(NamedTuple):
     whole: bool
     stop: int | None
     keys_at: tuple[str, int] | None
+    apart: bool
 
     @classmethod
     def of(cls, x: Segments) -> Bounds:
@@ -47,7 +48,7 @@ class Bounds(NamedTuple):
                 keys_at = "pages", size
             case None:
                 keys_at = None
-        return cls(x.rows, x.keys, x.all_rows, x.all_keys, x.moved, x.square, x.whole, x.stop, keys_at)
+        return cls(x.rows, x.keys, x.all_rows, x.all_keys, x.moved, x.square, x.whole, x.stop, keys_at, x.apart)
 
     @property
     def lengths(self) -> tuple[int, int, int, int]:

@@ -275,7 +275,7 @@ class Sweep:
         all that is known of a sequence is how many keys all of them have: parts would depend on the others."""
         bounds, sequences = self.made.ragged, self.made.known["segments"].shape[0]
         few = all(x.consecutive and self.own[0] <= x.step * x.tile for x in self.stages)
-        if bounds is None or self.task != "forward" or not few or bounds.all_keys < sequences * bounds.keys:
+        if bounds is None or self.task != "forward" or not few or not bounds.apart:
             return []
         found = []
         for work in self.works:
@@ -289,7 +289,8 @@ class Sweep:
     def _packed(self) -> int:
         """Query heads of a key head that share a tile of rows, as a power of two: where a tile has room for all."""
         plan, group = self.made.program.plan, self.made.group
-        if plan is None or plan.of_heads or plan.score != PLAIN or group == 1:
+        bounds = self.made.ragged
+        if plan is None or plan.of_heads or plan.score != PLAIN or group == 1 or (bounds and not bounds.apart):
             return 1
         pack = int(triton.next_power_of_2(group))
         fits = (
