@@ -160,7 +160,7 @@ def step(entries: int, tokens: int, page: int = 16) -> tuple[Segments, tuple[int
     """A step of decoding from pages."""
     pages = Pages(torch.empty(entries, tokens // page, dtype=torch.int32, device="meta"), page)
     table = torch.empty(entries, 8, dtype=torch.int32, device="meta")
-    positions = Segments(table, 1, tokens, entries, entries * tokens, keys_at=pages, stop=tokens)
+    positions = Segments(table, 1, tokens, entries, entries * tokens, keys_at=pages, stop=tokens, apart=True)
     return positions, (entries * tokens // page, 8, page, 64)
 
 
@@ -188,7 +188,7 @@ def test_steps_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     results: list[tuple[Tensor, Tensor]] = []
     for lengths, most in (((700, 300, 1, 0), 700), ((5, 300, 699, 700), 700), ((600, 300, 3, 2), 650)):
         table = torch.tensor([[b, max(2 - m, 0), min(m, 2), max(m - 2, 0), 0, m, 0, 0] for b, m in enumerate(lengths)])
-        positions = Segments(table.int(), 2, most, 8, 4 * most, stop=most)
+        positions = Segments(table.int(), 2, most, 8, 4 * most, stop=most, apart=True)
         clean = [x.clone() for x in (k, v)]
         for b, m in enumerate(lengths):
             for x in clean:

@@ -261,7 +261,7 @@ def _segments(problem: Problem) -> Segments:
         keys_at = slots if problem.keys_at == "slots" else Pages(table(batch, keys // PAGE), PAGE)
     return Segments(
         table(problem.sequences, 8), rows, keys, batch * rows, batch * keys, square=square, keys_at=keys_at,
-        whole=packed, stop=keys,
+        whole=packed, stop=keys, apart=not packed,
     )  # fmt: skip
 
 
