@@ -23,9 +23,10 @@ from pidsl.codegen.plan.walks import Boxes, Lag, Lags, Layout, Listed, Run, Runs
 from pidsl.language.algebra import settled
 from pidsl.language.expr import Index, Pred, Truth, show, show_pred, vars_in
 from pidsl.language.score import PLAIN, Score
-from pidsl.relation.frame import HOME
+from pidsl.relation.frame import HOME, frame_of
 
 INDENT = "    "
+TRIANGLE = "triangle import Triangle"
 ORDER = ("n", "m", "offset", "key_offset", "c", "d", "t", "a", "b", "r", "j")
 
 
@@ -38,7 +39,7 @@ def torch_source(plan: Plan) -> str:
     Python's own judgement of the text is left to the loader, which comes next and before anyone sees it.
     """
     pieces = [_section(f"piece_{index}", piece) for index, piece in enumerate(plan.pieces)]
-    sections = [_header(plan, [x.what for x in pieces]), _imports(plan, {x.imported for x in pieces})]
+    sections = [_header(plan, [x.what for x in pieces]), _imports(plan, {y for x in pieces for y in x.imported})]
     if plan.score != PLAIN:
         sections.append(f"# What happens to the logits.\n{_lines('SCORE = Score(', _given(plan.score))})")
     for index, x in enumerate(pieces):
@@ -52,12 +53,12 @@ class Section(NamedTuple):
 
     Args:
         what: the piece, in a few words.
-        imported: by its text, from `pidsl.runtime.run_torch`.
+        imported: by its text, each from a module of `pidsl.runtime.run_torch`.
         parts: functions, and the value `PIECE_...` that the passes go over.
     """
 
     what: str
-    imported: str
+    imported: list[str]
     parts: list[str]
 
 
@@ -66,15 +67,18 @@ def _section(name: str, piece: Piece) -> Section:
         case Runs(layout, rows=rows):
             back = piece.grad_query.owned
             tiles = f"tiles of {rows} rows" + (f" (backward: {back})" if back != rows else "")
-            return Section(f"{layout}; {tiles}", "bands import Band, Run", [*_runs(name, piece)])
+            modules = ["bands import Band, Run"]
+            if up_to_each_row(piece):
+                tiles, modules = f"all keys up to each row; where asked pair by pair, {tiles}", [*modules, TRIANGLE]
+            return Section(f"{layout}; {tiles}", modules, [*_runs(name, piece)])
         case Boxes(grid, _, own) as walk:
             what = f"{grid}; boxes of {' x '.join(map(str, own))} queries"
-            return Section(what, "boxes import Axis, Boxes", [*_boxes(name, walk, piece.keep)])
+            return Section(what, ["boxes import Axis, Boxes"], [*_boxes(name, walk, piece.keep)])
         case Listed(blocks) as walk:
-            return Section(str(blocks), "lists import Listed", [*_list(name, walk, piece.keep[0])])
+            return Section(str(blocks), ["lists import Listed"], [*_list(name, walk, piece.keep[0])])
         case Lags(lags=lags):
             what = "diagonals, lags " + ", ".join(str(x.lag) for x in lags)
-            return Section(what, "diagonals import DiagonalSet, Lag", [*_lags(name, lags)])
+            return Section(what, ["diagonals import DiagonalSet, Lag"], [*_lags(name, lags)])
 
 
 def _header(plan: Plan, pieces: list[str]) -> str:
@@ -118,6 +122,16 @@ def _runs(name: str, piece: Piece) -> Iterator[str]:
         of_runs = f"runs=({''.join(f'{run}, ' for run in runs).rstrip(' ')})"
         layout = _given(replace(walk.layout, frame=HOME))
         yield _call(band.upper(), "Band", [f"rows={walk.rows}", of_runs, *arguments, *layout])
+        if up_to_each_row(piece):
+            yield f"{band.upper()} = Triangle({band.upper()})"
+
+
+def up_to_each_row(piece: Piece) -> bool:
+    """Whether a piece has exactly the keys j <= r + offset of every row r."""
+    if piece.relation is None or frame_of(piece.relation) != HOME:
+        return False
+    every, known = HOME.map("[r] -> [j] : 0 <= r < n and 0 <= j < m and j <= r + offset"), HOME.compared()
+    return bool(every.intersect_params(known).is_equal(piece.relation.intersect_params(known)))
 
 
 def _given(x: Layout | Score) -> list[str]:

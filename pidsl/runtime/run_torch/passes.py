@@ -66,6 +66,7 @@ class Pass(Operands):
     """
 
     lags: Callable[[Schedule[Any], Operands], None]  # take in isolated lags
+    learned = False
 
     def __init__(self, call: Call, score: Score, elements: int, more: int = 0) -> None:
         q, k, v, self.scale, positions, self.inputs = self.call = call
@@ -145,7 +146,12 @@ class Pass(Operands):
     def logits(self, batch: Batch | Picked) -> Logits:
         """What becomes of the logits of a batch."""
         place = NOWHERE if self.places is None else batch.place()
-        return Logits(self.scale, self.score, place, batch.mask)
+        return Logits(self.scale, self.score, place, batch.mask, batch.triangle)
+
+    @property
+    def native(self) -> bool:
+        """Not where a score or what is not finite asks for every pair."""
+        return self.score.additive and not (self.score.placed or self.dense_only or self.exact or self.learned)
 
 
 class Forward(Pass):

@@ -26,6 +26,8 @@ class Picked:
         mask: the pairs to keep; None for all.
     """
 
+    triangle = False
+
     def __init__(self, call: Call, q: Tensor, keep: NDArray[np.bool_], at: NDArray[np.int64]) -> None:
         self.call, self.at = call, at
         batch, heads, n, _ = q.shape

@@ -34,12 +34,14 @@ class Logits(NamedTuple):
         score: what is done to it then.
         place: where the pairs are, as far as the score asks.
         mask: the pairs to keep; None for all.
+        triangle: row x keeps the first x + 1 keys, and there is no mask.
     """
 
     scale: float
     score: TileScore
     place: Place
     mask: Mask | None
+    triangle: bool = False
 
     @property
     def bias(self) -> Tensor | None:
@@ -91,7 +93,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, logits: Logits) -> tuple[Tensor, Ten
         what is not finite, masked or not, out is not finite.
     """
     mask = logits.mask
-    out, lse = _flash(q, k, v, 0.0, False, attn_mask=logits.bias, scale=logits.scale)
+    out, lse = _flash(q, k, v, 0.0, logits.triangle, attn_mask=logits.bias, scale=logits.scale)
     if mask is not None and mask.dead is not None:
         lse = lse + mask.dead  # the flash operation reports 0
     if k.shape[2] < NARROW and not bool(lse.all()):  # it reports 0 for a row of NaN too
@@ -110,7 +112,7 @@ def attend_backward(rows: Rows, k: Tensor, v: Tensor, logits: Logits) -> tuple[T
     """
     q, out, grad_out, lse = rows
     bias, scale = logits.bias, logits.scale
-    dq, dk, dv = _flash_backward(grad_out, q, k, v, out, lse, 0.0, False, attn_mask=bias, scale=scale)
+    dq, dk, dv = _flash_backward(grad_out, q, k, v, out, lse, 0.0, logits.triangle, attn_mask=bias, scale=scale)
     return dq, dk, dv
 
 

@@ -43,6 +43,7 @@ class TileSegment(Segment):
         rows, keys: which.
         fresh: no earlier segment of the walk has these rows.
         copied: tiles are copied.
+        triangle: row x of a tile attends its first x + 1 keys.
     """
 
     counts: tuple[int, ...]
@@ -50,6 +51,7 @@ class TileSegment(Segment):
     keys: Side
     fresh: bool
     copied: bool = False
+    triangle: bool = False
     layouts: dict[Hashable, list[list[View]]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -137,14 +139,15 @@ class Batch:
         rows: what the pass reads of its rows, `[x, y, queries, ...]`.
         keys: of its keys, `[x, y, keys, D]`.
         mask: the pairs to keep; None for all.
+        triangle: row x keeps the first x + 1 keys.
         fresh: its rows hold nothing yet.
     """
 
-    __slots__ = ("_places", "_results", "_segment", "_where", "fresh", "given", "keys", "mask", "rows")
+    __slots__ = ("_places", "_results", "_segment", "_where", "fresh", "given", "keys", "mask", "rows", "triangle")
 
     def __init__(self, segment: TileSegment, given: Operands, views: list[Tensor], mask: Mask | None) -> None:
         self._segment, self.given, self.mask = segment, given, mask
-        self.fresh = segment.fresh and not given.started
+        self.fresh, self.triangle = segment.fresh and not given.started, segment.triangle
         results = len(given.rows)
         places = results + len(given.results)
         first = places if given.places is None else places + len(given.places)

@@ -222,6 +222,11 @@ class Operands:
     learned: bool = False  # the score learns from the gradients of the logits
     exact: bool  # what is not finite has been met: rows that do not exist must be masked, too
 
+    @property
+    def native(self) -> bool:
+        """Whether torch's flash operation does the work, and nothing is added to the logits."""
+        raise NotImplementedError
+
     def fit(self, x: Tensor) -> Tensor:
         """Keys or values in the form of the rows."""
         raise NotImplementedError

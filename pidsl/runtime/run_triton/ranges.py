@@ -28,6 +28,7 @@ SHORT = 16  # tiles of a walk that is never cut
 TIMES, BEYOND = 4, 64  # how many times the average number of tiles a walk may have, and how many beyond it
 PROGRAMS = 2  # wanted per multiprocessor,
 IDLE = 16  # and so many times more, where most of them may find nothing to do
+MUCH = 1.5  # times as many tiles in the second half of a long sequence as in the first
 CACHED = 0.6  # of the second-level cache, that holds what a launch leaves for the next one
 LAUNCH = 12 << 20  # bytes that memory moves while a launch begins and ends
 PARTS = 1 << 28  # bytes of parts, which are too many for the cache anyway
@@ -105,11 +106,22 @@ def ranges(stages: Sequence[Work], length: int, pairs: int, multiprocessors: int
     return tuple(found)
 
 
-def everywhere(stages: Sequence[Work], length: int, parts: Sequence[tuple[int, int]] = ()) -> Range:
-    """Each stage on all positions, in so many parts of so many tiles each."""
-    found = [_part(stage, number, 0, stage.tiles.shape[1], 1) for number, stage in enumerate(stages)]
-    cut = (part._replace(splits=splits, each=each) for part, (splits, each) in zip(found, parts, strict=False))
-    return Range(0, length, tuple(cut) if parts else tuple(found))
+def everywhere(stages: Sequence[Work], length: int) -> Range:
+    """Each stage on all positions."""
+    parts = (_part(stage, number, 0, stage.tiles.shape[1], 1) for number, stage in enumerate(stages))
+    return Range(0, length, tuple(parts))
+
+
+def of_sequences(stages: Sequence[Work], length: int, cut: Sequence[tuple[int, int]]) -> Range:
+    """Each stage on all positions of all sequences, in so many parts of so many tiles each; the last tiles come first
+    where they have much more to do, whichever length of a few tells."""
+    parts = []
+    for part, stage, (splits, each) in zip(everywhere(stages, length).parts, stages, cut, strict=True):
+        tiles = stage.tiles.max(0, initial=0)
+        half = len(tiles) // 2
+        rising = bool(MUCH * tiles[:half].mean() < tiles[len(tiles) - half :].mean()) if half else False
+        parts.append(part._replace(splits=splits, each=each, descending=rising))
+    return Range(0, length, tuple(parts))
 
 
 def of_fixed_size(walk: int, programs: int, multiprocessors: int) -> tuple[int, int]:

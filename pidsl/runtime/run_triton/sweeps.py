@@ -23,8 +23,8 @@ from pidsl.runtime.run_triton.ranges import (
     Range,
     Work,
     even,
-    everywhere,
     of_fixed_size,
+    of_sequences,
     ranges,
     together,
 )
@@ -92,7 +92,7 @@ class Sweep:
             return self._merge(Range(0, length, ()), everything, self._results(everything), 0)
         multiprocessors = self.made.target.multiprocessors
         if self.made.ragged is not None:
-            wanted = [everywhere(self.works, length, self._cut(multiprocessors))]
+            wanted = [of_sequences(self.works, length, self._cut(multiprocessors))]
         else:
             wanted = list(ranges(self.works, length, self.pairs, multiprocessors))
         for found in wanted:
@@ -271,18 +271,18 @@ class Sweep:
                 self.made.helper(library.add_parts, grid, given, SPLITS=splits)
 
     def _cut(self, multiprocessors: int) -> list[tuple[int, int]]:
-        """Into how many parts walks over the keys of few rows are cut, and tiles of each; none for more rows, nor where
+        """Into how many parts walks over the keys of few rows are cut, and tiles of each; one for more rows, and where
         all that is known of a sequence is how many keys all of them have: parts would depend on the others."""
         bounds, sequences = self.made.ragged, self.made.known["segments"].shape[0]
         few = all(x.consecutive and self.own[0] <= x.step * x.tile for x in self.stages)
         if bounds is None or self.task != "forward" or not few or not bounds.apart:
-            return []
+            return [(1, 0)] * len(self.works)
         found = []
         for work in self.works:
             walk = int(work.tiles.max(initial=0)) if work.divisible else 0
             found.append(of_fixed_size(walk, len(work.tiles) * sequences * self.heads, multiprocessors))
         parts = 4 * sum(x for x, _ in found) * self.length * self.made.pairs * sum(x.width for x in self.outputs)
-        return found if parts <= PARTS else []
+        return found if parts <= PARTS else [(1, 0)] * len(found)
 
     # -- what a launch is specialised for --------------------------------------------------------------------------
 
