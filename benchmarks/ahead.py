@@ -7,6 +7,7 @@
     python benchmarks/ahead.py --check                      what must hold, of the file as it is
     python benchmarks/ahead.py --page                       the tables of docs/gpu.md anew, from the file
     python benchmarks/ahead.py --library                    all patterns of docs/patterns.md, without a peer
+    python benchmarks/ahead.py --ragged                     packed documents and decoding, and what must hold of those
     python benchmarks/ahead.py --tutorial 06-fused-attention.py     Triton's tutorial (fetch it yourself)
 
 Every pattern is compiled in a process of its own (five to twenty seconds per D), and its rows are in the file as soon
@@ -26,6 +27,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import gpu_ragged
 import gpu_tables
 import torch
 import triton
@@ -46,7 +48,7 @@ def main() -> int:
     parser.add_argument("--no-peer", action="store_true", help="pidsl only")
     parser.add_argument("--again", action="store_true", help="what the file has already, too")
     parser.add_argument("--out", type=Path, help="the JSON file (default: benchmarks/results/ahead-TARGET.json)")
-    for name in ("print", "check", "page", "library"):
+    for name in ("print", "check", "page", "library", "ragged"):
         parser.add_argument(f"--{name}", action="store_true", help="see above")
     parser.add_argument("--term", help="see above")
     parser.add_argument("--tutorial", type=Path, help="see above")
@@ -63,6 +65,8 @@ def main() -> int:
         said = unexpected(broken(json.loads(out.read_text())))
         print("\n".join([*said, f"{len(said)} of what must hold does not"] if said else ["all of it holds"]))
         return int(bool(said))
+    elif args.ragged:
+        return int(bool(gpu_ragged.report(args.target, args.head_dim)))
     elif args.page:
         gpu_tables.renew(json.loads(out.read_text()))
     elif args.term or args.tutorial:

@@ -30,7 +30,7 @@ from pidsl.testing import terms
 
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="CPU tensors need the interpreter")
 KINDS = [Tiles(16), Tiles(24, 5), Tiles(16, beside=3, moved=True), Tiles(16, beside=3, end=60, moved=True)]
-SQUARE = Bounds(40, 40, 80, 80, moved=False, square=True, whole=True, stop=40, keys_at=None)
+SQUARE = Bounds(40, 40, 80, 80, moved=False, square=True, whole=True, stop=40, keys_at=None, apart=False)
 
 
 def expected(tiles: Tiles, lengths: list[tuple[int, int]]) -> list[tuple[int, int, int]]:

@@ -279,7 +279,7 @@ class Kernel:
         if asked.uniform:
             positions = Positions(*first)
         pool = isinstance(getattr(asked.cache, "keys_at", None), Pages)  # of pages, which belong to no batch entry
-        shown = [x[:1].expand(q.shape[0], *x.shape[1:]) if pool else x for x in (k, v)]
+        shown = [x.new_empty(()).expand(q.shape[0], *x.shape[1:]) if pool else x for x in (k, v)]
         wrong, usable = arguments.check_attention(self.rings, backend, q, shown[0], shown[1], positions)
         faults = [*wrong, *faults]
         if positions is None and "q" in usable and "k" in usable:
