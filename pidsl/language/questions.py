@@ -52,8 +52,9 @@ class Questions:
             m: number of keys (columns); default: n.
             offset: position of the first query. Row r is position `i = r + offset`.
             key_offset: position of the first key. Column c is position `j = c + key_offset`.
-            documents: of a pattern `T & documents`, the document of each of the n tokens, in runs. Each document has
-                the mask of T at its own length. Without it, the mask has every pair that some documents allow.
+            documents: of a pattern `T & documents`, the document of each of the n tokens, in runs; a negative one for
+                padding. Each document has the mask of T at its own length. Without it, the mask has every pair that
+                some documents allow.
 
         Returns:
             bool array [n, m]; `mask[r, c]` says whether position r + offset attends position c + key_offset. Always

@@ -142,7 +142,7 @@ def document_mask(term: Term, n: int, m: object, offset: object, key_offset: obj
 
 
 def document_runs(documents: Any, tokens: int) -> list[tuple[int, int]]:
-    """The first token of each document, and the one after its last.
+    """The first token of each document, and the one after its last; negative ids are padding.
 
     Raises:
         SizeError: the ids are no integers, not one for each token, or not in runs.
@@ -154,11 +154,11 @@ def document_runs(documents: Any, tokens: int) -> list[tuple[int, int]]:
         raise SizeError(given, f"{tokens} integers, the document of each token", where)
     starts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1).tolist()] if tokens else []
     seen: dict[int, int] = {}
-    for start in starts:
+    for start in (x for x in starts if ids[x] >= 0):
         if (before := seen.setdefault(int(ids[start]), start)) != start:
             given = f"document {int(ids[start])} from token {before} and again from token {start}"
             raise SizeError(given, "each document in one run of tokens", where)
-    return list(pairwise([*starts, tokens]))
+    return [(start, stop) for start, stop in pairwise([*starts, tokens]) if ids[start] >= 0]
 
 
 def table(term: Term, i: Positions, j: Positions, n: int, m: int) -> Bools:

@@ -58,7 +58,7 @@ k, period = symbols("k period")
 
 @st.composite
 def cuts(draw: st.DrawFn, most: int = 24) -> list[int]:
-    """The document of each token: runs of any ids, each once."""
+    """The document of each token: runs of any ids, each once; negative ones are padding."""
     lengths = draw(st.lists(st.integers(1, 9), max_size=5))
     names = draw(st.permutations(range(-2, len(lengths))))
     return [name for name, length in zip(names, lengths, strict=False) for _ in range(length)][:most]
@@ -67,7 +67,7 @@ def cuts(draw: st.DrawFn, most: int = 24) -> list[int]:
 def block_by_block(pattern: Term, ids: list[int]) -> Any:
     """The definition: the mask of the pattern at each document's length, on the diagonal."""
     out = np.zeros((len(ids), len(ids)), dtype=bool)
-    for one in set(ids):
+    for one in (x for x in set(ids) if x >= 0):  # negative ones are padding
         at = [t for t, own in enumerate(ids) if own == one]
         out[at[0] : at[-1] + 1, at[0] : at[-1] + 1] = pattern.mask(len(at))
     return out

@@ -88,6 +88,16 @@ def test_memory_of_a_forward(peers: ModuleType, tmp_path: Path) -> None:
     assert found["peak_resident_bytes"] >= found["before_bytes"] > 0
 
 
+def test_packed_documents(peers: ModuleType, tmp_path: Path) -> None:
+    packed, out = importlib.import_module("packed"), tmp_path / "packed.json"
+    small = ["--quick", "--no-flex", "--device", "cpu", "--n", "120", "--documents", "5", "--heads", "1"]
+    assert packed.main([*small, "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert sum(report["forward"]["lengths"]) == 120 and len(report["forward"]["lengths"]) == 5
+    assert report["forward"]["sides"]["packed"]["error"] < 1e-5
+    assert report["sixteen"]["compiled"] == {"python_sources": 0, "dynamo_graphs": 0}
+
+
 def test_time_from_term_to_source(peers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, unions = (getattr(sys.modules["compile_time"], name) for name in ("vocabulary", "unions"))
     assert len(whole(0)) > 20

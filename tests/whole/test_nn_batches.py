@@ -143,6 +143,28 @@ def test_a_step_is_one_graph() -> None:
     assert len(graphs) == 1
 
 
+WHERE: dict[str, Callable[[int], dict[str, Any]]] = {
+    "lengths": lambda s: {"lengths": torch.tensor([5 + s, 12 - s])},
+    "documents": lambda s: {"documents": (torch.arange(12) >= 3 + s).int().expand(2, 12)},
+    "offset": lambda s: {"offset": torch.tensor([-s, -3])},
+}
+
+
+@pytest.mark.parametrize("name", list(WHERE))
+@pytest.mark.parametrize("make", [MAKE["window"], MAKE["pi"]], ids=["sparse", "pi"])
+def test_one_graph_for_all_batches(make: Callable[[], Layer], name: str) -> None:
+    layer, x, graphs = made(make), torch.randn(2, 12, 32), []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    traced = torch.compile(lambda x, **where: layer(x, **where), backend=count, fullgraph=True)
+    for s in range(3):
+        close(traced(x, **WHERE[name](s)), layer(x, **WHERE[name](s)))
+    assert len(graphs) == 1
+
+
 @settings(max_examples=settings.default.max_examples // 5)
 @given(terms(2), st.lists(st.integers(0, 9), min_size=1, max_size=4))
 def test_any_pattern(pattern: pidsl.Term, lengths: list[int]) -> None:

@@ -313,10 +313,13 @@ class Kernel:
     @property
     def plan(self) -> Any:
         """What was decided and why: print it. On Triton, for head dimensions up to 64 in 16 bits."""
-        if not self.confined:
-            return self.form.plan
-        assert all(crossing(term & documents).is_empty() for term in self.form.patterns)
-        return self.form.plan.noted("no pair crosses a document, for all documents and lengths: decided by isl")
+        return self.form.plan.noted(self._no_leak()) if self.confined else self.form.plan
+
+    def _no_leak(self) -> str:
+        """What isl says, asked now, of pairs across documents."""
+        if not all(crossing(term & documents).is_empty() for term in self.form.patterns):
+            raise AssertionError(f"pairs of {self!r} cross documents")
+        return "no pair crosses a document, for all documents and lengths: decided by isl"
 
     def source(self, head_dim: int = 64) -> str:
         """The text of the generated program; of several, one after the other under their titles.
@@ -328,7 +331,7 @@ class Kernel:
 
     def explain(self) -> str:
         """The pattern, the backend and why, the plan, and what the cost model rejected, as text of several lines."""
-        return self.form.explain()
+        return f"{self._no_leak()}\n{self.form.explain()}" if self.confined else self.form.explain()
 
     def __repr__(self) -> str:
         return f"pidsl.{self.recipe!r}"

@@ -35,7 +35,7 @@ class Bounds(NamedTuple):
     whole: bool
     stop: int | None
     keys_at: tuple[str, int] | None
-    apart: bool
+    apart: bool = False
 
     @classmethod
     def of(cls, x: Segments) -> Bounds:
