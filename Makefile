@@ -47,6 +47,7 @@ machine: $(READY) ## the machine code of the GPU kernels beside FlexAttention's,
 	$(BIN)/python benchmarks/ahead.py --again
 	$(BIN)/python benchmarks/ahead.py --page
 	$(BIN)/python benchmarks/ahead.py --check
+	$(BIN)/python benchmarks/ahead.py --ragged
 
 clean: ## remove the environment, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
