@@ -33,7 +33,7 @@ WORDS = {
     window(9) | stride(4) & causal, "lags": lags(0, 1, 2, 30, 60), "grid": neighborhood((10, 10), 3),
     "classes": window(6).dilated(5), "rows of one class": queries(1, None, 7) | window(3), "columns of one class":
     keys(2, None, 9) & causal, "grid and keys": neighborhood((4, 8), 3) | keys(0, 2), "lists":
-    pairs([(x, x * 3 % 7) for x in range(7)]).blocked(16),
+    pairs([(x, x * 3 % 5) for x in range(5)]).blocked(16),
 }  # fmt: skip
 SCORES = {
     "sinks": score(sinks=True), "slopes": score(alibi=True), "bias": score(bias=(-3, 5)), "temperature":
@@ -181,7 +181,7 @@ OTHERS = Batch(
 @pytest.mark.parametrize("name", WORDS)
 def test_every_walk(name: str) -> None:
     check(WORDS[name], PACKED)
-    check(WORDS[name], OTHERS, kv_heads=2, group=2)
+    check(WORDS[name], OTHERS)
 
 
 def sequences(longest: int = 70) -> st.SearchStrategy[Batch]:
@@ -195,7 +195,7 @@ def sequences(longest: int = 70) -> st.SearchStrategy[Batch]:
 
 
 @settings(max_examples=settings.default.max_examples // 5)
-@given(terms(3), sequences(), st.sampled_from([(1, 1), (1, 3), (2, 2)]))
+@given(terms(2), sequences(40), st.sampled_from([(1, 1), (1, 3), (2, 2)]))
 def test_random_terms(term: Term, batch: Batch, sizes: tuple[int, int]) -> None:
     assume(not any(isinstance(x, Ring) for x in walk(term)))
     try:
