@@ -147,6 +147,28 @@ def test_one_graph_for_all_steps(term: Any) -> None:
     assert len(graphs) == 1
 
 
+class Step(torch.nn.Module):
+    """Append and decode, over a cache of its own."""
+
+    def __init__(self, page: int | None) -> None:
+        super().__init__()
+        self.kernel = pidsl.compile(SINKS, "torch")
+        self.cache = cache_of(self.kernel, max_tokens=64, page_size=page)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.cache.append(k, v)
+        found: Tensor = self.kernel.decode(q, self.cache)
+        return found
+
+
+@pytest.mark.parametrize("page", [None, 4])
+def test_an_exported_step(page: int | None) -> None:
+    k, v, q = tokens(20, HKV, 1), tokens(20, HKV, 2), tokens(20, HQ, 3)
+    steps = [(q[:, :, t : t + 1], k[:, :, t : t + 1], v[:, :, t : t + 1]) for t in range(20)]
+    exported, other = torch.export.export(Step(page), steps[0]).module(), Step(page)
+    assert all(torch.equal(exported(*step), other(*step)) for step in steps)
+
+
 def test_a_gradient_is_refused() -> None:
     kernel = pidsl.compile(SINKS, "torch")
     cache = cache_of(kernel)
