@@ -81,11 +81,11 @@ def hear(event: str, arguments: object) -> None:
 
 
 def tensor_bytes() -> int:
-    """Bytes of all tensors that are alive."""
+    """Bytes of all ordinary tensors that are alive."""
     gc.collect()
     storages: dict[int, int] = {}
     for x in gc.get_objects():
-        if type(x) is Tensor:
+        if type(x) is Tensor and x.layout == torch.strided and not (x.is_nested or x.is_meta):
             storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
     return sum(storages.values())
 
