@@ -312,7 +312,8 @@ def attention(
         numbers: offset, key_offset, seed, and those of `Segments`.
     """
     check_mode(program)
-    return run_forward(*_given([q, k, v, *inputs], factor, program, scale, numbers))
+    out, lse = run_forward(*_given([q, k, v, *inputs], factor, program, scale, numbers))
+    return out.contiguous(), lse
 
 
 @attention.register_fake

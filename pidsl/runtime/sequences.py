@@ -73,9 +73,12 @@ def forward(call: Call, run: Forward) -> tuple[Tensor, Tensor]:
 
 
 def _nothing(call: Call) -> tuple[Tensor, Tensor]:
-    """(out, lse) where no row is in a sequence."""
-    shape, dtype = call.q.shape[:3], accumulator(call.q.dtype)
-    return call.q.new_zeros((*shape, call.v.shape[3])), call.q.new_full(shape, -torch.inf, dtype=dtype)
+    """(out, lse) of rows that are in no sequence; where there are none, they are written for all."""
+    shape, dtype, width = call.q.shape[:3], accumulator(call.q.dtype), call.v.shape[3]
+    lse = call.q.new_full(shape, -torch.inf, dtype=dtype)
+    if isinstance(call.positions, Segments) and call.positions.whole:  # packed: token by token, as q
+        return call.q.new_empty((shape[0], shape[2], shape[1], width)).transpose(1, 2).detach(), lse
+    return call.q.new_zeros((*shape, width)), lse
 
 
 class Picking(Protocol):
