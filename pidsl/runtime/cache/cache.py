@@ -25,9 +25,6 @@ from pidsl.runtime.kernels.kernel import Kernel
 from pidsl.runtime.kernels.layers import LayerKernels
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from pidsl.analysis.bound import Bound
 
 
