@@ -7,11 +7,12 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 import pidsl
 from pidsl import Term, blocks, causal, keys, lags, patterns, stride, where, window
+from pidsl.errors import TooHardError
 from pidsl.relation.lives import ALL_FOREVER, FOREVER, NEVER, Lives, LivesProof, asked, lives, outlived, proved_lives
 from pidsl.relation.slots import GROWS, Room, SlotFunction, slots
 from pidsl.testing import terms
@@ -111,14 +112,18 @@ def test_random_patterns(term: Term, lookahead: int) -> None:
 @settings(max_examples=settings.default.max_examples * 2)
 @given(term=terms(3))
 def test_lives_are_those_of_the_masks(term: Term) -> None:
-    found = lives((term,))
+    try:
+        found = lives((term,))
+        refuted = "" if found is None else outlived((term,), found)
+    except TooHardError:
+        reject()
     if found is None:
         return
     at = np.arange(SHORT // 2)
     asks = ever(term, SHORT)[:, : SHORT // 2]
     least = np.where(asks.any(0), SHORT - 1 - asks[::-1].argmax(0) - at, NEVER)
     assert (found.at(at) >= least).all()
-    assert not outlived((term,), found)
+    assert not refuted
     sure = found.at(at) + at < SHORT
     assert (found.at(at) == least)[sure].all() or len(found.classes) == 1  # not periodic: as long as the longest
 

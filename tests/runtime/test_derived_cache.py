@@ -103,8 +103,11 @@ class Plain:
                 pages = {p // cache.page_size for p in alive}
                 assert {p // cache.page_size for p in places} >= pages
                 held = set((cache.keys_at.table[b] >= 0).nonzero().flatten().tolist())
-                reach = cache.store.proof.lives  # what lives for ever, masks need not show
-                assert held == pages or (FOREVER in (*reach.first, *reach.classes) and held > pages)
+                reach, row = cache.store.proof.lives, self.furthest[b] - 1 - cache.lookahead
+                ends = np.arange(len(k)) + reach.at(np.arange(len(k)))
+                assert held == {p // cache.page_size for p in np.flatnonzero(ends >= row).tolist()} >= pages
+                if len(reach.classes) > 1:  # else lives may be as long as the longest
+                    assert held == pages or FOREVER in (*reach.first, *reach.classes)  # which masks need not show
 
 
 def placed(cache: Cache, b: int) -> dict[int, tuple[int, int]]:
