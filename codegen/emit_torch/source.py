@@ -67,10 +67,12 @@ def _section(name: str, piece: Piece) -> Section:
         case Runs(layout, rows=rows):
             back = piece.grad_query.owned
             tiles = f"tiles of {rows} rows" + (f" (backward: {back})" if back != rows else "")
-            modules = ["bands import Band, Run"]
+            modules, bands = ["bands import Band, Run"], [*_runs(name, piece)]
             if up_to_each_row(piece):
                 tiles, modules = f"all keys up to each row; where asked pair by pair, {tiles}", [*modules, TRIANGLE]
-            return Section(f"{layout}; {tiles}", modules, [*_runs(name, piece)])
+                own = [name.upper()] + [f"{name.upper()}_GRAD"] * (piece.grad_query != piece.forward)
+                bands += [f"{band} = Triangle({band})" for band in own]
+            return Section(f"{layout}; {tiles}", modules, bands)
         case Boxes(grid, _, own) as walk:
             what = f"{grid}; boxes of {' x '.join(map(str, own))} queries"
             return Section(what, ["boxes import Axis, Boxes"], [*_boxes(name, walk, piece.keep)])
@@ -122,8 +124,6 @@ def _runs(name: str, piece: Piece) -> Iterator[str]:
         of_runs = f"runs=({''.join(f'{run}, ' for run in runs).rstrip(' ')})"
         layout = _given(replace(walk.layout, frame=HOME))
         yield _call(band.upper(), "Band", [f"rows={walk.rows}", of_runs, *arguments, *layout])
-        if up_to_each_row(piece):
-            yield f"{band.upper()} = Triangle({band.upper()})"
 
 
 def up_to_each_row(piece: Piece) -> bool:

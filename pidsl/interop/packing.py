@@ -180,7 +180,7 @@ class Packing:
     @property
     def documents(self) -> Tensor:
         """int32 [T]: the document of each query, counted from 0."""
-        return self._tensor(_numbered(self._ends_q)).int()
+        return self._tensor(_each(np.diff(self._ends_q))[0]).int()
 
     def _tensor(self, x: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.cu_seqlens_q.device)
@@ -229,8 +229,7 @@ class Packing:
             TooHardError: isl found no loops over the queries of a key.
         """
         table = self._table
-        of = np.repeat(np.arange(len(table)), table[:, 5])
-        key = np.arange(len(of)) - np.repeat(np.cumsum(table[:, 5]) - table[:, 5], table[:, 5])
+        of, key = _each(table[:, 5])
         offset, rows = table[of, 3], table[of, 2]
         attended = Attended(_pattern(term).T, key, table[of, 5], offset + rows)
         runs, more = attended.runs(offset, 3)
@@ -262,16 +261,13 @@ class Packing:
         here = np.zeros((4, self.tokens), dtype=np.int64)  # document, position, positions and keys of each query
         here[0] = -1
         here[:, of[1]] = of[0], attended.env["i"], attended.env["n"], sequences[:, 5]
-        table = self._table
-        there = np.repeat(np.arange(len(table)), table[:, 5])
-        key = np.arange(self.keys) - table[there, 4]
+        there, key = _each(self._table[:, 5])
         return block_mask(pattern, counts, self._tensor(here), self._tensor(np.stack([there, key])), block_size)
 
     def _sequence_of_rows(self) -> tuple[Ints, Ints]:
         """The document of every query that stands at a position, and which query that is."""
         table = self._table
-        of = np.repeat(np.arange(len(table)), table[:, 2])
-        within = np.arange(len(of)) - np.repeat(np.cumsum(table[:, 2]) - table[:, 2], table[:, 2])
+        of, within = _each(table[:, 2])
         return of, table[of, 1] + within
 
     def _rows(self, of: tuple[Ints, Ints]) -> tuple[Ints, Ints, Ints]:
@@ -292,8 +288,10 @@ def _pattern(term: Term) -> Term:
     return confined(term)[0]
 
 
-def _numbered(ends: Ints) -> Ints:
-    return np.repeat(np.arange(len(ends) - 1), np.diff(ends))
+def _each(counts: Ints) -> tuple[Ints, Ints]:
+    """Of things one after the other, so many of each kind: the kind of each, and its number among those."""
+    of = np.repeat(np.arange(len(counts)), counts)
+    return of, np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _row(name: str, given: Any, where: str) -> Tensor:

@@ -120,7 +120,7 @@ class Attention(nn.Module):
         raise_faults([fault] if fault else [], name)
         if n <= cache.lookahead + 1 and given["lengths"] is None:
             return self.mixed(x, place_behind(x, cache))
-        if not torch.compiler.is_compiling() and ragged.checked(x.device) and bool((cache.tokens > 0).any()):
+        if ragged.checked(x.device) and bool((cache.tokens > 0).any()):
             got = f"{n} tokens behind {int(cache.tokens.max())}" + ", with lengths" * (given["lengths"] is not None)
             expected = f"at most lookahead + 1 = {cache.lookahead + 1} of each batch entry, or an empty cache"
             hint = "pidsl.Cache(..., lookahead=...) for as many as come at once"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pidsl.runtime.call import ragged
-from pidsl.runtime.call.arguments import Fault, check_length, check_position, check_tensor, raise_faults
+from pidsl.runtime.call.arguments import Fault, check_length, check_position, raise_faults
 
 
 class Place(NamedTuple):
@@ -102,8 +102,6 @@ def of_one_document(x: Tensor, lengths: int | Tensor | None) -> Mapping[str, Any
 
 def _faults(name: str, value: Any, shape: list[int], device: torch.device) -> list[Fault]:
     said = f"{shape}, one for each {'token' if name == 'documents' else 'batch entry'}"
-    if fault := check_tensor(name, value, f"an int tensor {said}"):
-        return [fault]
     return ragged.check_integers(name, value, device, [shape, []] if name != "documents" else [shape], said)
 
 
@@ -116,8 +114,7 @@ def _ends(documents: Tensor) -> tuple[Tensor, Tensor]:
     """The first token of the run of equal ids that each token is in, and the one after its last: int64 [B, n]."""
     n = documents.shape[1]
     index = torch.arange(n, device=documents.device).expand_as(documents)
-    begins = torch.ones_like(documents, dtype=torch.bool)
-    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    begins = ragged.run_begins(documents)
     first = torch.where(begins, index, 0).cummax(1).values
     ends = torch.where(begins.roll(-1, 1), index + 1, n)
     return first, ends.flip(1).cummin(1).values.flip(1)

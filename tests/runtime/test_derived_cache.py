@@ -504,7 +504,7 @@ def test_no_kernel(of: Any) -> None:
 
 def test_values_are_not_looked_at_where_that_is_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = filled()
-    monkeypatch.setattr("pidsl.runtime.cache.checks.checked", lambda device: False)
+    monkeypatch.setattr("pidsl.runtime.cache.cache.checked", lambda device: False)
     cache.append(K, K, lengths=torch.tensor([1, 4]))
 
 

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from gpu_ragged import CALLS, LONGER, PLAIN
 
 from pidsl import causal, keys, window
 from pidsl.codegen.lower import lower
 from pidsl.language.terms import Term
 from pidsl.runtime.run_triton.ahead import PRODUCTS, KernelReport, Problem, compile_ahead
 
-LONGER = 1.03  # than the loops of a call without a table
-PLAIN = Problem(batch=8, heads=16, key_heads=16, rows=2048, keys=2048)  # of so many programs that no walk is cut
-PACKED = Problem(batch=1, heads=16, key_heads=16, rows=16384, keys=16384, sequences=16)
+PACKED = CALLS["packed"]
 SINKS = window(255) | keys(0, 4) & causal
 
 

@@ -13,13 +13,14 @@ from pidsl.language.door import behind
 from pidsl.language.terms import Term
 from pidsl.relation.lives import LivesProof, proved_lives
 from pidsl.relation.slots import SlotProof, slots
-from pidsl.runtime.cache.checks import check_each, check_new, check_pages, check_size, check_within, looks
+from pidsl.runtime.cache.checks import check_each, check_new, check_pages, check_size, check_within
 from pidsl.runtime.cache.layers import LayerCaches
 from pidsl.runtime.cache.pages import PageStore
 from pidsl.runtime.cache.patterns import patterns_of
 from pidsl.runtime.cache.slots import SlotStore
 from pidsl.runtime.cache.store import Form, Store, Times
 from pidsl.runtime.call.arguments import POSITIONS, WIDE, Fault, raise_faults
+from pidsl.runtime.call.ragged import checked
 from pidsl.runtime.call.segments import Pages, Slots
 from pidsl.runtime.kernels.kernel import Kernel
 from pidsl.runtime.kernels.layers import LayerKernels
@@ -128,7 +129,7 @@ class Cache:
 
     def check_rows(self, rows: int) -> list[Fault]:
         """The fault of a step with so many rows, after a crop: some may stand where keys are gone that they need."""
-        if rows == 1 or not looks(self.form.device):  # the last row is kept wherever a crop may go
+        if rows == 1 or not checked(self.form.device):  # the last row is kept wherever a crop may go
             return []
         first, kept = (self.tokens - rows).clamp(min=0), (self._furthest - 1 - self.lookahead).clamp(min=0)
         said = "positions of rows whose keys are kept, after a crop"
@@ -175,7 +176,7 @@ class Cache:
         faults = check_new(k, v, self.form)
         if lengths is not None:
             faults += check_each("lengths", lengths, self.form, "how many of the new tokens are real")
-        if not faults and looks(self.form.device):
+        if not faults and checked(self.form.device):
             faults += self._too_many(k.shape[2], lengths)
         self._raise(faults, "append(k, v)")
 
@@ -213,7 +214,7 @@ class Cache:
             faults = check_size("tokens", tokens, 0)
         self._raise(faults, "crop(tokens)")
         left = tokens if isinstance(tokens, Tensor) else torch.full_like(self.tokens, tokens)
-        if looks(self.form.device):
+        if checked(self.form.device):
             back = (self._furthest - self.lookahead).clamp(min=0)
             said = f"at most lookahead = {self.lookahead} tokens behind the most that there were, and no more than now"
             hint = "pidsl.Cache(..., lookahead=...), of as many tokens as are taken back"
@@ -230,7 +231,7 @@ class Cache:
             ArgumentError: not such a tensor.
         """
         self._raise(check_each("indices", indices, self.form, "batch entries"), "reorder(indices)")
-        if looks(self.form.device):
+        if checked(self.form.device):
             faults = check_within("indices", indices, 0, self.form.batch - 1, "batch entries")
             self._raise(faults, "reorder(indices)")
         for held in (self.tokens, self._furthest):

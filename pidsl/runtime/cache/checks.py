@@ -10,14 +10,7 @@ from torch import Tensor
 
 from pidsl.runtime.cache.store import Form
 from pidsl.runtime.call.arguments import POSITIONS, Fault, check_form, check_tensor
-from pidsl.runtime.call.ragged import checked
-
-INTEGERS = (torch.int32, torch.int64)
-
-
-def looks(device: torch.device) -> bool:
-    """Whether values on the device are looked at, which waits for them: not in a graph, nor if told not to."""
-    return not torch.compiler.is_compiling() and checked(device)
+from pidsl.runtime.call.ragged import INTEGERS
 
 
 def check_size(name: str, value: object, least: int, most: int = POSITIONS) -> list[Fault]:

@@ -115,9 +115,9 @@ def of_packed(
 def of_documents(q: Tensor, k: Tensor, ids: Any, others: Sequence[Any]) -> tuple[list[Fault], Batch]:
     """The batch of document ids; `others`: the values of `ENTRIES`, which go without."""
     shape = [q.shape[0], q.shape[2]]
-    if fault := check_tensor("documents", ids, f"an int tensor {shape}, an id for each token"):
-        return [fault], Batch("documents", (), ())
     faults = check_integers("documents", ids, q.device, [shape], f"{shape}, an id for each token")
+    if not isinstance(ids, Tensor):
+        return faults, Batch("documents", (), ())
     if q.shape[2] != k.shape[2]:
         got, hint = f"{k.shape[2]} keys for {q.shape[2]} queries", "kernel.packed(q, k, v, cu_seqlens_q, cu_seqlens_k)"
         faults.append(Fault("documents", got, "the keys of the same tokens", hint))
@@ -128,8 +128,10 @@ def of_documents(q: Tensor, k: Tensor, ids: Any, others: Sequence[Any]) -> tuple
     return faults, Batch("documents", (ids,), (), square=True)
 
 
-def check_integers(name: str, x: Tensor, device: torch.device, shapes: Sequence[list[int]], said: str) -> list[Fault]:
-    """Faults of a tensor that should be integers of one of these shapes, on a device."""
+def check_integers(name: str, x: Any, device: torch.device, shapes: Sequence[list[int]], said: str) -> list[Fault]:
+    """Faults of what should be a tensor of integers of one of these shapes, on a device."""
+    if fault := check_tensor(name, x, f"an int tensor {said}"):
+        return [fault]
     faults = []
     if x.dtype not in INTEGERS:
         faults.append(Fault(name, f"dtype {_named(x)}", "int32 or int64", f"{name}.int()"))
@@ -228,7 +230,10 @@ def capturing(device: torch.device) -> bool:
 
 
 def checked(device: torch.device) -> bool:
-    """Whether values are looked at: those on the CPU always, others unless that is turned off or impossible."""
+    """Whether values are looked at, which waits for the device: not those of a graph that is recorded, those on the CPU
+    always, others unless that is turned off."""
+    if torch.compiler.is_compiling():
+        return False
     if device.type == "cpu":
         return True
     return not capturing(device) and os.environ.get("PIDSL_CHECK_VALUES", "1") != "0"
@@ -310,9 +315,7 @@ def _documents(ids: Tensor) -> Tensor:
     batch, n = ids.shape
     if batch * n == 0:
         return torch.zeros(0, len(COLUMNS) + 1, dtype=torch.int32, device=ids.device)
-    begins = torch.ones_like(ids, dtype=torch.bool)
-    begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
-    entry, first = begins.nonzero().unbind(1)
+    entry, first = run_begins(ids).nonzero().unbind(1)
     of = ids[entry, first]
     after = torch.full_like(first, n)
     after[:-1] = torch.where(entry[1:] == entry[:-1], first[1:], n)
@@ -326,6 +329,13 @@ def _documents(ids: Tensor) -> Tensor:
         raise_faults([Fault("documents", got, "one run of tokens for each id", hint)], _DOCUMENTS)
     zero = torch.zeros_like(first)
     return _table(entry, first, after - first, zero, first, after - first, zero)
+
+
+def run_begins(ids: Tensor) -> Tensor:
+    """bool [B, n]: the tokens with which runs of equal ids begin."""
+    begins = torch.ones_like(ids, dtype=torch.bool)
+    begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    return begins
 
 
 def _again(entry: Tensor, of: Tensor) -> int | None:

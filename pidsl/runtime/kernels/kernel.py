@@ -139,7 +139,7 @@ class Kernel:
             hint = "kernel(q, k, v, documents=ids), or kernel.packed(q, k, v, cu_seqlens_q)"
             fault = Fault("documents", "nothing", "an id for each token, [B, n]: the pattern is one of documents", hint)
             arguments.raise_faults([fault], self._where)
-        out, lse = self._run(Call(q, k, v, scale, inputs=inputs), asked, return_lse, self._where)
+        out, lse = self._run(self._cast(Call(q, k, v, scale, inputs=inputs)), asked, return_lse, self._where)
         return (out, lse) if return_lse else out
 
     def packed(
@@ -184,7 +184,7 @@ class Kernel:
             if isinstance(x, Tensor) and x.dim() > 1:
                 inputs[name] = x.transpose(0, 1).unsqueeze(0)
         asked = _Asked(packed=(cu_seqlens_q, cu_seqlens_k, align))
-        out, lse = self._run(Call(q, k, v, scale, inputs=inputs), asked, return_lse, where)
+        out, lse = self._run(self._cast(Call(q, k, v, scale, inputs=inputs)), asked, return_lse, where)
         out = out[0].transpose(0, 1).contiguous()
         return (out, lse[0]) if return_lse else out
 
@@ -224,9 +224,8 @@ class Kernel:
         return (out, lse) if return_lse else out
 
     def _run(self, call: Call, asked: _Asked, return_lse: bool, where: str) -> tuple[Tensor, Tensor]:
-        """(out, lse), if nothing is wrong with a call."""
-        given = self._cast(call)
-        backend, call, faults = self._checked(given, asked)
+        """(out, lse) of a call that was cast, if nothing is wrong with it."""
+        backend, call, faults = self._checked(call, asked)
         if type(return_lse) is not bool:
             faults.append(Fault("return_lse", type(return_lse).__name__, "True or False"))
         arguments.raise_faults(faults, where)
