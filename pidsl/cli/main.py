@@ -1,0 +1,3 @@
+"""What `pidsl` runs."""
+
+from pidsl.__main__ import main as main

@@ -1,0 +1,1 @@
+"""Pictures of patterns, and a page that holds them all."""
