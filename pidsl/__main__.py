@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     analyse.add_argument("--check", action="store_true", help="verify every proof again")
     analyse.set_defaults(run=run_analyse)
     claims = commands.add_parser("claims", help="published bounds, proved or refuted; about a minute")
-    claims.add_argument("--markdown", action="store_true", help="as docs/claims.md")
+    claims.add_argument("--markdown", action="store_true", help="as docs/reference/claims.md")
     claims.set_defaults(run=run_claims)
     explain = commands.add_parser("explain", help="what the planner decided, and why")
     explain.set_defaults(run=lambda args: print(pidsl.compile(term_of(args), backend=args.backend).explain()))

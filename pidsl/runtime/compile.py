@@ -64,7 +64,8 @@ def compile(
     >>> kernel(q, k, v).shape
     torch.Size([1, 4, 100, 64])
 
-    Kernels are kept: compiling an equal term again is free. docs/goes_with.md says which of the options go together.
+    Kernels are kept: compiling an equal term again is free. docs/reference/goes_with.md says which of the options go
+    together.
 
     Args:
         term: a pattern without unbound symbols, or what is made of such: a `gate`, `heads`, `layers`, or
@@ -78,8 +79,8 @@ def compile(
             per head and query, or one per element (Gated Attention, arXiv 2505.06708, position G1).
         affine: attend with the weights `alpha * softmax + beta` on the attended keys, alpha and beta given at call
             time (Affine-Scaled Attention, arXiv 2602.23057); see `pidsl.runtime.kernels.output`.
-        tune: on a GPU, the first calls try a few sizes of tiles and keep the fastest; docs/settings.md says for which
-            calls and where.
+        tune: on a GPU, the first calls try a few sizes of tiles and keep the fastest;
+            docs/reference/settings.md says for which calls and where.
 
     Returns:
         A `Kernel`; for layers `LayerKernels`, a sequence of kernels.

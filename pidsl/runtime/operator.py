@@ -163,7 +163,7 @@ def _refuse_second(subject: str, instead: str) -> NoReturn:
 
 def _told(plan: Any) -> tuple[str, str]:
     """How errors call the kernel of a plan, and what does without it."""
-    formula = "the formula of docs/score.md over all pairs, under the mask torch.tensor(term.mask(n, m, offset))"
+    formula = "docs/reference/score.md's formula over all pairs, under the mask torch.tensor(term.mask(n, m, offset))"
     return f"the kernel of {plan.term!r}", _DENSE if plan.score == PLAIN else formula
 
 
