@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from pidsl.language.door import behind
 from pidsl.language.expr import whole
 from pidsl.language.refused import require_term
+from pidsl.language.shown import Shown
 
 if TYPE_CHECKING:
     import islpy
@@ -30,7 +31,7 @@ Assume = str | Iterable[str]
 LONG = 1 << 22  # tokens from which on square patterns are counted by formula
 
 
-class Questions:
+class Questions(Shown):
     """The queries that every term has."""
 
     __slots__ = ()
