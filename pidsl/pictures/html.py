@@ -9,7 +9,6 @@ from typing import Any
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.cost import Cost
 from pidsl.analysis.degrees import Degree
-from pidsl.codegen.plan.nodes import Plan
 from pidsl.errors import PidslError
 from pidsl.language.expr import walk as walk_expression
 from pidsl.language.gate import Gate
@@ -21,7 +20,6 @@ from pidsl.pictures import mathml, style, svg
 from pidsl.pictures.cells import Cells, cells_of
 from pidsl.pictures.highlight import highlighted
 from pidsl.pictures.parts import Panel, panels_of
-from pidsl.pictures.reordered import plan_pictures
 
 LEAST, MOST = 32, 512  # tokens of a picture that nobody gave a length
 PANELS = 12  # pictures of one value
@@ -32,8 +30,10 @@ FRAME = 'style="display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start;margi
 @singledispatch
 def html(value: Any) -> str:
     """A value of pidsl as HTML, without scripts and without anything from elsewhere."""
-    if hasattr(value, "explain"):  # kernels: their room needs torch, and is not imported here
+    if hasattr(value, "explain"):  # kernels and plans: their rooms are not imported for a mask
         return kernel_html(value)
+    if hasattr(value, "pieces"):
+        return plan_html(value)
     if hasattr(value, "parts"):
         return "".join(f"<div>{escape(title)}</div>{html(part)}" for title, part in value.parts)
     return f"<pre>{escape(repr(value))}</pre>"
@@ -167,9 +167,10 @@ def cost_html(found: Cost) -> str:
     return f"<div><code>{escape(found.pairs.shown_subject)}</code><table>{''.join(rows)}</table></div>"
 
 
-@html.register
-def plan_html(plan: Plan) -> str:
+def plan_html(plan: Any) -> str:
     """A plan: its pieces before and after they are laid out, and its text."""
+    from pidsl.pictures.reordered import plan_pictures
+
     pictures = "".join(plan_pictures(plan))
     text = f"<details><summary>the plan</summary><pre>{escape(str(plan))}</pre></details>"
     return f"<div><div {FRAME}>{pictures}</div>{text}</div>"

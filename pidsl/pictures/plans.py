@@ -13,13 +13,14 @@ from pidsl.language.terms import Term, within
 from pidsl.pictures import style
 from pidsl.pictures.figure import panels
 from pidsl.pictures.plot import image, key
-from pidsl.pictures.reordered import IN_FULL, IN_VAIN, PAIR, plan_of, reordered, waste
 
 MOST = 12  # pieces of a figure
 
 
 def plot_plans(terms: Sequence[Term], n: Any, ax: Axes | None) -> Figure:
     """Two panels for each piece of the plans of some patterns."""
+    from pidsl.pictures.reordered import IN_FULL, IN_VAIN, PAIR, plan_of, reordered, waste
+
     if ax is not None:
         raise TermError("ax for the two sides of a plan", "no ax: the picture makes its own", where="plot(...)")
     shown = [piece for term in terms for piece in reordered(plan_of(within(term)[0]), n)]
