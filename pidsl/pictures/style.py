@@ -35,3 +35,15 @@ def percent(part: int, whole: int) -> str:
     if share == 0 or share >= 99.995:
         return f"{share:.0f}%" if part in (0, whole) else "just below 100%"
     return f"{share:.1f}%" if share >= 1 else f"{share:.2g}%" if share >= 1e-4 else f"{share:.1e}%"
+
+
+def flops(count: int) -> str:
+    """Operations as people write them.
+
+    >>> flops(1_500), flops(2_000_000_000)
+    ('1.50 kFLOP', '2.00 GFLOP')
+    """
+    for size, name in ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.2f} {name}FLOP"
+    return f"{count} FLOP"

@@ -47,6 +47,7 @@ def test_the_mapping_names_the_folders() -> None:
 
 # --- the sdist, and the wheel that is built from it
 
+DATA = ("pidsl/py.typed", "pidsl/pictures/page.css", "pidsl/pictures/page.js")
 BESIDE = (
     "tests",
     "benchmarks",
@@ -101,7 +102,7 @@ def test_the_sdist_holds_what_make_test_needs(sdist: Path) -> None:
     assert files(sdist, *BESIDE) == files(ROOT, *BESIDE)
     assert {"tests/conftest.py", "tests/dense.py", ".ci/run"} <= files(sdist, *BESIDE)
     assert files(sdist, "codegen", "patterns") == files(ROOT, "codegen", "patterns")
-    assert files(sdist, "pidsl") == {*tree(), "pidsl/py.typed"}  # the symlinks of the checkout are folders
+    assert files(sdist, "pidsl") == {*tree(), *DATA}  # the symlinks of the checkout are folders
 
 
 def test_the_tests_run_from_the_sdist(sdist: Path) -> None:
@@ -123,7 +124,7 @@ def test_the_tests_run_from_the_sdist(sdist: Path) -> None:
 def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {name for name in names if not name.startswith("pidsl-")}
-    assert shipped == {*tree(), "pidsl/py.typed"}
+    assert shipped == {*tree(), *DATA}
     metadata = {name.partition("/")[0] for name in names} - {"pidsl"}
     assert len(metadata) == 1, f"top-level names beside pidsl: {metadata}"
 
