@@ -108,6 +108,7 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "reachable": "pidsl.analysis.reach:reachable",
     "communication": "pidsl.analysis.memory:communication",
     "plot": "pidsl.pictures.plot:plot",
+    "plot of formulas": "pidsl.pictures.lines:plot",
     "html": "pidsl.pictures.html:html",
     "svg": "pidsl.pictures.html:svg_of",
 })  # fmt: skip

@@ -10,10 +10,10 @@ from pidsl.language.door import behind
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from pidsl.language.terms import Term
-    from pidsl.pictures.figure import Picture
 
 Tiles = int | tuple[int, int] | str
 
@@ -25,6 +25,32 @@ class Displayed:
 
     def _repr_html_(self) -> str:
         return behind("html")(self)
+
+
+class Drawn(Displayed):
+    """A formula, or several, as lines."""
+
+    __slots__ = ()
+
+    def plot(self, most: int, *, ax: Axes | None = None, **values: int) -> Figure:
+        """The formula from 1 to `most` as a line; pairs and FLOPs beside those of dense attention.
+
+        >>> import pidsl
+        >>> figure = pidsl.window(pidsl.symbols("k")).pairs().plot(1000, k=63)
+        >>> [line.get_label() for line in figure.axes[0].get_lines()]
+        ['pairs', 'dense', 'causal']
+
+        Args:
+            most: the largest value of the symbol that is left open: n, mostly.
+            ax: matplotlib axes to draw into.
+            values: a number for each of the other symbols.
+
+        Raises:
+            SizeError: `most` is no number of at least 1.
+            SymbolError: more than one symbol is left open.
+            TooHardError: the formula is unknown.
+        """
+        return behind("plot of formulas")(self, most, ax=ax, **values)
 
 
 class Shown(Displayed):
@@ -39,7 +65,7 @@ class Shown(Displayed):
         self, n: int, m: int | None = None, *, of: int | None = None, layers: int | None = None,
         tiles: Tiles | None = None, against: Term | None = None,
         documents: Sequence[int] | NDArray[np.integer[Any]] | None = None, ax: Axes | None = None,
-    ) -> Picture:  # fmt: skip
+    ) -> Figure:  # fmt: skip
         """The pattern over n queries and m keys as a picture: rows are queries, columns are keys.
 
         Long sequences are drawn from the relation: a cell is then a tile, dark where every pair in it is attended,

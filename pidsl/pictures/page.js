@@ -231,7 +231,7 @@ function drawField() {
   field.style.height = `${ROW * rows}px`;
   field.width = width;
   field.height = ROW * rows;
-  by("rows").replaceChildren(...found.map((_, layer) => Object.assign(document.createElement("span"), { textContent: layer })));
+  by("rows").replaceChildren(...Array.from({ length: rows }, (_, layer) => Object.assign(document.createElement("span"), { textContent: layer })));
   const context = field.getContext("2d", PIXELS), image = context.createImageData(width, rows), data = image.data;
   const line = colour("--edge");
   const paper = colour("--paper"), some = colour("--some"), every = colour("--every"), mark = colour("--mark");

@@ -1,13 +1,15 @@
-"""Tiles of a pattern from its mask, until the relation has them."""
+"""Tiles of a pattern by counting the keys of each query at every border between tiles."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pidsl.language.terms import Term
+from pidsl.relation.counting import count_loops, key_loops
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,12 @@ class Tiles:
 
 def tile_map(term: Term, n: int, m: int, *, rows: int, columns: int) -> Tiles:
     """The tiles of n x m pairs."""
-    mask = term.mask(n, m)
-    shape = -(-n // rows), rows, -(-m // columns), columns
-    padding = ((0, -n % rows), (0, -m % columns))
-    some = np.pad(mask, padding).reshape(shape).any(axis=(1, 3))
-    every = np.pad(mask, padding, constant_values=True).reshape(shape).all(axis=(1, 3))
-    return Tiles(np.asarray(some), np.asarray(every & some))
+    starts, edges = np.arange(0, n, rows), np.arange(0, m, columns)
+    if not len(starts) or not len(edges):
+        nothing = np.zeros((len(starts), len(edges)), dtype=np.bool_)
+        return Tiles(nothing, nothing)
+    parts, env = key_loops(term), {"n": n, "m": m, "i": np.arange(n)}
+    behind = [np.add.reduceat(count_loops(parts, env, int(edge)), starts) for edge in (*edges, m)]
+    counts = np.stack([a - b for a, b in pairwise(behind)], axis=1)
+    sizes = (np.minimum(starts + rows, n) - starts)[:, None] * (np.minimum(edges + columns, m) - edges)
+    return Tiles(counts > 0, counts == sizes)

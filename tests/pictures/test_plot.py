@@ -292,3 +292,35 @@ def test_what_cannot_be_drawn_is_refused(error: type[PidslError], wrong: Any) ->
 def test_nothing_is_drawn_of_nothing() -> None:
     assert "0 pairs" in causal.plot(0).axes[0].get_title()
     assert "0 pairs" in pidsl.empty.plot(4).axes[0].get_title()
+
+
+def lines(figure: Any) -> dict[str, tuple[list[float], list[float]]]:
+    return {x.get_label(): (list(x.get_xdata()), list(x.get_ydata())) for x in figure.axes[0].get_lines()}
+
+
+def test_formulas_are_lines_through_their_values() -> None:
+    pattern = window(3) | stride(8) & causal
+    for n, y in zip(*lines(pattern.pairs().plot(60))["pairs"], strict=True):
+        assert y == pattern.pairs(int(n))
+    assert lines(causal.pairs().plot(1 << 20))["dense"][1][-1] == 2.0**40
+    k = pidsl.symbols("k")
+    found = lines(window(k).farthest().plot(20, k=3, n=1000))["farthest(layers=L)"]
+    assert found == (list(range(1, 21)), [3.0 * x for x in range(1, 21)])
+    costs = lines(pattern.cost(head_dim=32, heads=2).plot(50))
+    assert costs["forward"][1] == [4 * 32 * 2 * pattern.pairs(n) for n in range(1, 51)]
+    assert costs["forward, dense"][1][-1] == 4 * 32 * 2 * 50 * 50
+    with pytest.raises(SymbolError):
+        window(k).pairs().plot(20)
+    with pytest.raises(SymbolError):
+        window(k).cost().plot(20)
+    with pytest.raises(SizeError):
+        causal.pairs().plot(0)
+    with pytest.raises(TermError):
+        causal.cost(64).plot(20)
+
+
+def test_a_million_tokens_are_drawn_from_the_relation() -> None:
+    shown = drawn((window(63) | lags(1 << 18)).plot(1 << 20))
+    lag = np.arange(512)[:, None] - np.arange(512)[None, :]
+    assert ((shown > 0) == ((lag == 0) | (lag == 1) | (lag == 128))).all() and (shown < 2).all()
+    assert (drawn(causal.plot(1 << 20)) == np.tri(512) + np.tri(512, k=-1)).all()
