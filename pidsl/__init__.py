@@ -89,6 +89,7 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "relation": "pidsl.relation.build:relation",
     "equals": "pidsl.relation.queries:equals",
     "contained": "pidsl.relation.queries:contained",
+    "difference_at": "pidsl.relation.queries:difference_at",
     "is_empty": "pidsl.relation.queries:is_empty",
     "covers": "pidsl.relation.partition:covers",
     "degree": "pidsl.relation.counting:degree",
