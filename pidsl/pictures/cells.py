@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pidsl.errors import SizeError
 from pidsl.language.terms import Term
-from pidsl.pictures.tile_standin import tile_map
 from pidsl.relation.oracle import check_lengths, dense_mask, document_mask
+from pidsl.relation.tiles import tile_map
 
 MOST = 512  # cells of a side, unless tiles are asked for
 TILES = 2048  # tiles of a side that are drawn when they are asked for

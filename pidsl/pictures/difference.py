@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from pidsl.errors import TermError
+from pidsl.errors import TermError, TooHardError
 from pidsl.language.terms import Term, is_confined, within
 from pidsl.pictures import cells
 
@@ -47,28 +48,19 @@ def difference(a: Term, b: Term, n: int) -> Differing:
     kinds[ours.kinds > 0] = ONLY_FIRST
     kinds[theirs.kinds > 0] = ONLY_SECOND
     kinds[(ours.kinds > 0) & (theirs.kinds > 0)] = MIXED
-    first, only = _first(a, b, ours, theirs)
-    beyond = "" if first is not None else "equal for every n" if a.equals(b) else "but at other lengths"
-    return Differing(kinds, ours.n, first, only, beyond)
+    if not (kinds % BOTH).any():  # no cell of ONLY_FIRST, ONLY_SECOND or MIXED
+        return Differing(kinds, ours.n, None, beyond=_beyond(a, b))
+    if ours.of_pairs:
+        i, j = np.argwhere(kinds % BOTH)[0].tolist()
+        return Differing(kinds, ours.n, (i, j), bool(kinds[i, j] == ONLY_FIRST))
+    found = a.difference_at(b, ours.n)
+    assert found is not None, (a, b)
+    return Differing(kinds, ours.n, (found.i, found.j), found.only_in == "self")
 
 
-def _first(a: Term, b: Term, ours: cells.Cells, theirs: cells.Cells) -> tuple[tuple[int, int] | None, bool]:
-    """The first pair that differs, looked for in the first row of cells that has one."""
-    rows = np.flatnonzero((ours.kinds | theirs.kinds).any(axis=1))
-    if not len(rows):
-        return None, False
-    from pidsl.relation.oracle import table
-
-    n, start = ours.n, int(rows[0]) * ours.rows
-    columns = np.flatnonzero((ours.kinds | theirs.kinds)[rows[0]])
-    found: list[tuple[int, int, bool]] = []
-    queries = range(start, min(start + ours.rows, n))
-    for column in columns.tolist():
-        keys = range(column * ours.columns, min((column + 1) * ours.columns, n))
-        mine, other = table(a, queries, keys, n, n), table(b, queries, keys, n, n)
-        at = np.argwhere(mine ^ other)
-        if len(at):
-            i, j = at[0].tolist()
-            found.append((queries[i], keys[j], bool(mine[i, j])))
-    i, j, only = min(found)
-    return (i, j), only
+def _beyond(a: Term, b: Term) -> str:
+    """What isl says of other lengths."""
+    with suppress(TooHardError):
+        found = a.difference_at(b)
+        return "equal for every n" if found is None else str(found)
+    return ""
