@@ -225,14 +225,16 @@ def claims(subject: Any) -> str:
         total = len(published())
         return f"<p>None of the {total} published bounds that pidsl knows is about a pattern of this form.</p>"
     parts = []
-    for claim, values in found:
+    several = len(distinct(subject)) > 1
+    for claim, values, term in found:
         finding = find(claim)
         bound = claim.bound
         here = ", ".join(f"{name} = {value:,}" for name, value in sorted(values.items()))
         counter = finding.judgement.counterexample
+        about = f"<p>About <code>{escape(repr(term))}</code> in every layer and head:</p>" if several else ""
         lines = [
             f"<h3>{escape(claim.name)}: <span class='verdict {finding.verdict}'>{finding.verdict}</span></h3>",
-            f"<p>{escape(claim.statement)} <span class='soft'>({escape(claim.source)})</span></p>",
+            f"{about}<p>{escape(claim.statement)} <span class='soft'>({escape(claim.source)})</span></p>",
             f"<p>Read as: {escape(claim.reading)}</p>",
             f"<p>{mathml.statement(bound.name, bound.relation, bound.expr)}{conditions(bound)}"
             f"{f'; here {escape(here)}' if here else ''}</p>",
@@ -245,11 +247,11 @@ def claims(subject: Any) -> str:
     return "\n".join(parts)
 
 
-def concerning(subject: Any) -> Iterator[tuple[Claim, dict[str, int]]]:
-    """The claims about a pattern of the form of one of the subject's, with the values of their symbols.
+def concerning(subject: Any) -> Iterator[tuple[Claim, dict[str, int], Term]]:
+    """The claims about a pattern of the form of one of the subject's, with the values of their symbols and that one.
 
     >>> import pidsl
-    >>> [(claim.name, values) for claim, values in concerning(pidsl.window(3).dilated(4))][0]
+    >>> [(claim.name, values) for claim, values, _ in concerning(pidsl.window(3).dilated(4))][0]
     ('Longformer, dilated reach', {'k': 3, 'dilation': 4})
     """
     terms = [term for _, term in distinct(subject)]
@@ -259,7 +261,7 @@ def concerning(subject: Any) -> Iterator[tuple[Claim, dict[str, int]]]:
         for term in terms:
             values: dict[str, int] = {}
             if unified(claim.bound.subject, term, values):
-                yield claim, values
+                yield claim, values, term
                 break
 
 

@@ -255,7 +255,7 @@ def _lags(walk: Lags, n: int) -> Reordered:
         r = r[(r - x.lag >= 0) & (r - x.lag < first)]
         pairs[r, r - x.lag] = True
     tile = (64, 64)
-    title = f"{len(walk.lags)} diagonals, elementwise"
+    title = f"{len(walk.lags)} diagonal{'s' * (len(walk.lags) > 1)}, elementwise"
     return Reordered(title, n, _standing(pairs, tile), _kinds(pairs, 2 * pairs.astype(np.uint8)), tokens, tokens, tile)
 
 

@@ -106,7 +106,7 @@ def test_what_has_no_page_is_refused(error: type[PidslError], wrong: Any, tmp_pa
 
 def test_claims_are_those_about_patterns_of_the_form() -> None:
     def names(term: Any) -> list[str]:
-        return [claim.name for claim, _ in facts.concerning(term)]
+        return [claim.name for claim, _, _ in facts.concerning(term)]
 
     assert "pi-Attention, reach, comb" in names(window(63) | stride(256) & causal)
     assert "pi-Attention, reach, skip in every layer" in names(window(63) | lags(256))
