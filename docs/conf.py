@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any, get_args
 
-import pidsl
-import pidsl.analysis.ask  # before the modules that it stands on, which import each other
 from docutils import nodes
 from sphinx.util.inspect import TypeAliasForwardRef
 from sphinx.util.nodes import make_refnode
+
+import pidsl
+import pidsl.analysis.ask  # before the modules that it stands on, which import each other
 from pidsl.language.terms import Algebra
 
 project = "pidsl"
@@ -79,7 +80,7 @@ COLON = "\ue000"
 
 
 def _short(app: Any, env: Any, node: Any, content: Any) -> Any:
-    """Docstrings name `TermError` or `Bound`, and one public thing has this as its last name; a kind of term is a Term."""
+    """Docstrings name `TermError` or `Bound`: the one public thing that has it as its last name."""
     name = node.get("reftarget", "").rpartition(".")[2]
     objects = env.get_domain("py").objects
     for full, found in objects.items():
