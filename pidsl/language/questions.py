@@ -153,7 +153,7 @@ class Questions(Shown):
         self, n: int | None = None, m: int | None = None, offset: int = 0, key_offset: int = 0, *,
         assume: Assume = (),
     ) -> NDArray[np.int64] | Degree:  # fmt: skip
-        """How many keys each query attends: int64 array [n], exact; without n, formulas in i and n as `Bound`s.
+        """How many keys each query attends: int64 array [n], exact; without n, formulas in i and n, each a `Bound`.
 
         >>> import pidsl
         >>> pidsl.window(2).degree(4)
