@@ -17,9 +17,9 @@ from torch import Tensor
 import pidsl
 from pidsl.analysis import ask
 from pidsl.analysis.bound import Bound
+from pidsl.console import Progress, heading, table
 from pidsl.demo import figure
 from pidsl.demo.check import compare
-from pidsl.demo.console import Progress, heading, table
 from pidsl.demo.measure import MIB, Times, alternate, default_device, machine, versions
 from pidsl.demo.model import ROPE, Block, ByteModel, DenseAttention
 from pidsl.demo.output import Folder
