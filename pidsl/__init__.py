@@ -110,6 +110,10 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "path": "pidsl.analysis.graph:path",
     "reachable": "pidsl.analysis.reach:reachable",
     "communication": "pidsl.analysis.memory:communication",
+    "plot": "pidsl.pictures.plot:plot",
+    "plot of formulas": "pidsl.pictures.lines:plot",
+    "html": "pidsl.pictures.html:html",
+    "svg": "pidsl.pictures.html:svg_of",
 })  # fmt: skip
 
 if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported when it is first asked for

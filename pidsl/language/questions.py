@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from pidsl.language.door import behind
 from pidsl.language.expr import whole
 from pidsl.language.refused import require_term
+from pidsl.language.shown import Shown
 
 if TYPE_CHECKING:
     import islpy
@@ -31,7 +32,7 @@ Assume = str | Iterable[str]
 LONG = 1 << 22  # tokens from which on square patterns are counted by formula
 
 
-class Questions:
+class Questions(Shown):
     """The queries that every term has."""
 
     __slots__ = ()
@@ -152,7 +153,7 @@ class Questions:
         self, n: int | None = None, m: int | None = None, offset: int = 0, key_offset: int = 0, *,
         assume: Assume = (),
     ) -> NDArray[np.int64] | Degree:  # fmt: skip
-        """How many keys each query attends: int64 array [n], exact; without n, formulas in i and n as `Bound`s.
+        """How many keys each query attends: int64 array [n], exact; without n, formulas in i and n, each a `Bound`.
 
         >>> import pidsl
         >>> pidsl.window(2).degree(4)
