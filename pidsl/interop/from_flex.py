@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from pidsl.errors import PidslError, PredicateError, SizeError
 from pidsl.interop.flex import Flex, attends_of
@@ -111,6 +112,9 @@ def from_flex(
     if isinstance(mask_mod, Flex):
         n, m = n or mask_mod.n, m or mask_mod.m
         mask_mod = replace(mask_mod, n=n, m=n if m is None else m).mask_mod
+    if isinstance(mask_mod, BlockMask):
+        expected = "a mask_mod: the tiles that a BlockMask lists may leave out pairs of its own"
+        raise PredicateError("a BlockMask", expected, CALL, "pidsl.from_flex(block_mask.mask_mod)")
     _check_signature(mask_mod)
     return _Reading(mask_mod, B, H, n, n if m is None else m).read()
 

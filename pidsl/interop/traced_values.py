@@ -85,7 +85,7 @@ class Columns:
     n: int | None
     m: int | None
     by_name: dict[str, Column] = field(default_factory=dict)
-    bounded: bool = False  # whether something was taken from the lengths beside the tables
+    bounded: bool = False  # whether anything was taken from the lengths
 
     @property
     def width(self) -> int:
@@ -111,7 +111,7 @@ class Columns:
         n, m = self.n, self.m
         if ("i" in axes and n is None) or ("j" in axes and m is None):
             raise Unreadable("what it reads from a table is known for some lengths only", "from_flex(mask_mod, n=...)")
-        both = axes == "ij"
+        both, self.bounded = axes == "ij", True
 
         def placed(own: str, values: Any) -> Any:
             return values if not both or own == "ij" else values[:, None] if own == "i" else values[None, :]
