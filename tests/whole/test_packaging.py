@@ -57,6 +57,9 @@ BESIDE = (
     ".gitignore",
     "LICENSE",
     "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "CITATION.cff",
     "pyproject.toml",
 )
 
