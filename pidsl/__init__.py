@@ -89,6 +89,7 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "relation": "pidsl.relation.build:relation",
     "equals": "pidsl.relation.queries:equals",
     "contained": "pidsl.relation.queries:contained",
+    "difference_at": "pidsl.relation.queries:difference_at",
     "is_empty": "pidsl.relation.queries:is_empty",
     "covers": "pidsl.relation.partition:covers",
     "degree": "pidsl.relation.counting:degree",
@@ -107,6 +108,10 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "path": "pidsl.analysis.graph:path",
     "reachable": "pidsl.analysis.reach:reachable",
     "communication": "pidsl.analysis.memory:communication",
+    "plot": "pidsl.pictures.plot:plot",
+    "plot of formulas": "pidsl.pictures.lines:plot",
+    "html": "pidsl.pictures.html:html",
+    "svg": "pidsl.pictures.html:svg_of",
 })  # fmt: skip
 
 if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported when it is first asked for

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pidsl.codegen.tiling.forms import predicate
 from pidsl.language.expr import show_pred
 from pidsl.language.terms import Term
 from pidsl.relation.build import rows_relation
+from pidsl.relation.forms import predicate
 from pidsl.relation.isl import coalesced, limited, read_set
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pidsl.language.recipe import Backend, Recipe
+from pidsl.language.shown import Displayed
 from pidsl.language.vocabulary import documents
 from pidsl.relation.documents import crossing
 from pidsl.runtime import sequences
@@ -57,7 +58,7 @@ class _Asked(NamedTuple):
         return ragged.of_entries(q.shape[0], q.device, entries)
 
 
-class Kernel:
+class Kernel(Displayed):
     """A compiled pattern. Made by `compile`; immutable, safe to call from several threads, picklable.
 
     Attributes:

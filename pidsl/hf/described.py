@@ -1,0 +1,183 @@
+"""What the mask function hands to the layers: a pattern, and where the rows and keys of a call stand.
+
+It has a number or two for each batch entry, and never an entry for each pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from pidsl.hf.read import Mask, check_reading, read
+from pidsl.hf.refused import refuse
+from pidsl.language.terms import Term
+from pidsl.runtime.call.arguments import WIDE
+
+
+class Described:
+    """A mask, described.
+
+    Args:
+        term: the pattern, on positions that count from the first token of each batch entry.
+        sizes: queries, keys.
+        first: the positions of the first query and of the first key in the cache, padding included.
+        left: int [B], tokens of padding on the left; None: none.
+        stop: int [B], the position behind the last token that is no padding; None: there is no padding behind.
+        documents: ids of packed documents, [B, n]; None: each entry is one.
+        by_lag: the pattern is the same wherever positions count from.
+        is_full: it is every pair.
+    """
+
+    ndim = 4  # where generate() makes masks ahead, models are handed them as attention_mask, and ask for that
+
+    def __init__(
+        self, term: Term, sizes: tuple[int, int], first: tuple[Any, int], left: Tensor | None, stop: Tensor | None,
+        documents: Tensor | None, by_lag: bool, is_full: bool,
+    ) -> None:  # fmt: skip
+        self.term, self.by_lag, self.is_full = term, by_lag, is_full
+        self.n, self.m = sizes
+        self.row, self.key = first
+        self.left, self.stop, self.documents = left, stop, documents
+
+    def call(self, is_full: bool, by_lag: bool) -> dict[str, Any]:
+        """The arguments of a kernel's call that say where rows and keys stand, for a pattern of such a kind."""
+        if self.documents is not None:
+            return {"documents": self.documents}
+        found: dict[str, Any] = {}
+        row, key, left = self.row, self.key, self.left
+        if by_lag and key:  # no program is needed that knows where keys begin
+            row, key, left = row - key, 0, None if left is None else (left - key).clamp(min=0)
+        if left is None:
+            found["offset"], found["key_offset"] = (0 if is_full else row), key
+        else:
+            found["offset"] = 0 if is_full else row - left  # rows of padding see what others see where all see all
+            found["key_offset"] = key - left
+        if self.stop is not None:
+            found["key_lengths"] = (self.stop - self.key).clamp(0, self.m)
+        return found
+
+    def __repr__(self) -> str:
+        padded = "".join(f", {x}" for x in ("left", "stop", "documents") if getattr(self, x) is not None)
+        return f"Described({self.term!r}, {self.n} queries, {self.m} keys{padded})"
+
+    # -- models whose attention does not go through transformers' interface use a mask as a tensor
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        raise _not_through(getattr(function, "__name__", "an operation"))
+
+    def __getitem__(self, place: Any) -> NoReturn:
+        raise _not_through("a slice")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or not hasattr(Tensor, name):
+            raise AttributeError(name)
+        raise _not_through(name)
+
+
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "invert", "and", "rand", "or", "ror"):
+    setattr(Described, f"__{_name}__", lambda self, *other, name=_name: self.__getitem__(name))
+
+
+def _not_through(what: str) -> Exception:
+    given = f"attention that takes its mask as a tensor ({what}): it does not go through transformers' attention interface"
+    return refuse(given, 'a model that runs with attn_implementation="sdpa" through that interface')
+
+
+def described(
+    batch_size: int, q_length: int, kv_length: int, q_offset: Any = 0, kv_offset: int = 0,
+    mask_function: Mask | None = None, attention_mask: Tensor | None = None, device: Any = "cpu", **more: Any,
+) -> Described:  # fmt: skip
+    """The mask function that is registered with transformers: what `sdpa_mask` takes, to a description.
+
+    Raises:
+        UnsupportedError: the mask is none that pidsl has.
+    """
+    if isinstance(attention_mask, Described):  # made ahead by generate()
+        return attention_mask
+    assert mask_function is not None
+    if isinstance(q_offset, Tensor):
+        q_offset = q_offset.clone()  # a static cache counts on in the same tensor
+    reading = read(mask_function)
+    left, stop = _padding(attention_mask, kv_offset + kv_length)
+    if left is not None:
+        _check_shift(reading.traced, reading.is_full, attention_mask, q_offset, q_length)
+    if reading.documents is not None and not reading.by_lag:
+        _check_documents(reading.documents, reading.positions)
+    kind = (reading.parts, reading.documents is None, left is None)
+    if kind not in _CHECKED:
+        first = int(q_offset), int(kv_offset)
+        check_reading(mask_function, reading, (batch_size, q_length, kv_length), first, torch.device(device))
+        _CHECKED.add(kind)
+    return Described(
+        reading.term, (q_length, kv_length), (q_offset, kv_offset), left, stop, reading.documents, reading.by_lag,
+        reading.is_full,
+    )  # fmt: skip
+
+
+_CHECKED: set[Any] = set()  # kinds of masks whose reading was compared with the mask function
+
+
+def _padding(real: Tensor | None, stop: int) -> tuple[Tensor | None, Tensor | None]:
+    """The padding on the left of each entry, and where its tokens stop, None for no padding; of bool [B, S]."""
+    if real is None:
+        return None, None
+    if real.dim() != 2:
+        raise refuse(f"attention_mask of shape {list(real.shape)}", "[batch, tokens], 1 for tokens, 0 for padding")
+    size, count = real.shape[1], real.sum(1)
+    if bool((count == size).all()):
+        return None, None if stop <= size else torch.full_like(count, size)
+    places = torch.arange(size, device=real.device)
+    left = torch.where(real, places, size).amin(1)
+    end = torch.where(real, places + 1, 0).amax(1)
+    gaps = (end - left).clamp(min=0) != count
+    if bool(gaps.any()):
+        given = f"attention_mask with zeros between ones, in batch entry {int(gaps.nonzero()[0])}"
+        hint = 'padding on one side: tokenizer.padding_side = "left" to generate'
+        raise refuse(given, "one run of ones in each entry, padding before or behind it", hint=hint)
+    end = torch.maximum(end, left)
+    return (left if bool((left > 0).any()) else None), (end if bool((end < stop).any()) else None)
+
+
+def _check_shift(traced: bool, is_full: bool, real: Tensor | None, q_offset: Any, q_length: int) -> None:
+    if traced:
+        given = "a mask function of positions in the padded batch, with padding on the left"
+        raise refuse(given, "padding on the right for it")
+    if real is not None and not is_full and int(q_offset) + q_length != real.shape[1]:
+        given = f"queries up to position {int(q_offset) + q_length} and an attention_mask of {real.shape[1]} tokens"
+        raise refuse(given, "queries that are the last tokens, where a pattern is not full and padding is on the left")
+
+
+def _check_documents(ids: Tensor, positions: Tensor | None) -> None:
+    if positions is None:
+        return
+    positions = positions.expand(*ids.shape)
+    begins = torch.ones_like(ids, dtype=torch.bool)
+    begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    if bool((positions[begins] != 0).any()):
+        raise refuse("packed position_ids that do not start with 0", "positions from 0 on in each document")
+
+
+def check_masked(mask: Any, module: Any) -> None:
+    """Raise for a mask that is neither a description nor none.
+
+    Raises:
+        UnsupportedError: a tensor, or something else.
+    """
+    if isinstance(mask, Described) or mask is None:
+        return
+    if isinstance(mask, Tensor):
+        kind = "bool" if mask.dtype == torch.bool else "additive" if mask.dtype in WIDE else str(mask.dtype)
+        given = f"attention_mask: a tensor {list(mask.shape)} ({kind}), made by the caller or by the model itself"
+        raise refuse(given, "an attention_mask [batch, tokens] of the model, or position_ids of packed documents", module)
+    raise refuse(f"attention_mask: {type(mask).__name__}", "a mask of create_causal_mask and its like", module)
+
+
+def sizes_differ(mask: Described, query: Sequence[int], key: Sequence[int]) -> str:
+    """What of a description does not fit the tensors of a call, in words; empty where it fits."""
+    if query[2] != mask.n:
+        return f"{query[2]} queries, where the mask has {mask.n}"
+    return f"{key[2]} keys, where the mask has {mask.m}" if key[2] != mask.m else ""
