@@ -17,11 +17,12 @@ from typing import ClassVar
 
 from pidsl.errors import SymbolError, TermError
 from pidsl.language.goes_with import check_documents, check_inside
+from pidsl.language.shown import Shown
 from pidsl.language.terms import Algebra, Term
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Gate:
+class Gate(Shown):
     """Named branches in the order of their weights; made by `gate`.
 
     Args:

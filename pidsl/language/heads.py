@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pidsl.errors import SymbolError, TermError
 from pidsl.language.expr import Index
 from pidsl.language.goes_with import check_documents, check_inside
+from pidsl.language.shown import Shown
 from pidsl.language.terms import Algebra, Documents, Term, within
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Heads:
+class Heads(Shown):
     """Groups of query heads in order; made by `heads`. `len`, indexing and iteration go over single heads.
 
     Args:

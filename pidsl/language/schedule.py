@@ -11,6 +11,7 @@ from pidsl.language.door import behind
 from pidsl.language.expr import Index
 from pidsl.language.goes_with import check_documents, check_inside
 from pidsl.language.heads import Heads
+from pidsl.language.shown import Shown
 from pidsl.language.terms import Algebra, Term
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Schedule:
+class Schedule(Shown):
     """A pattern, or `heads`, per layer, the layer at the input first; see `layers`."""
 
     part: ClassVar[str] = "layers"

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 from pidsl.errors import TermError
 from pidsl.language.door import behind
 from pidsl.language.goes_with import check_documents, check_inside
+from pidsl.language.shown import Shown
 from pidsl.language.sizes import checked_size
 from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk, within
 from pidsl.language.trace import where
@@ -78,7 +79,7 @@ class Spans:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Summaries:
+class Summaries(Shown):
     """Exact keys and levels of spans; made by `summaries`.
 
     Args:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pidsl.language.recipe import Backend, Recipe
+from pidsl.language.shown import Displayed
 from pidsl.language.vocabulary import documents
 from pidsl.relation.documents import crossing
 from pidsl.runtime import sequences
@@ -57,7 +58,7 @@ class _Asked(NamedTuple):
         return ragged.of_entries(q.shape[0], q.device, entries)
 
 
-class Kernel:
+class Kernel(Displayed):
     """A compiled pattern. Made by `compile`; immutable, safe to call from several threads, picklable.
 
     Attributes:
@@ -65,7 +66,8 @@ class Kernel:
         term: the pattern, gate, heads or summaries.
         backend: as asked for; `plan` says what "auto" stands for on this machine.
         score: what happens to the logits, None for nothing.
-        chosen, reason: what "auto" stands for on this machine, and why.
+        chosen: what "auto" stands for on this machine.
+        reason: why it stands for that.
         form: how the results of programs become its own.
         takes: the names of what a call may give beside q, k, v and the positions.
         confined: the pattern has the word `documents`: calls without documents are refused.
@@ -104,18 +106,19 @@ class Kernel:
                 positions that start with it; negative ids are padding. Goes without offsets and lengths.
             return_lse: return (out, lse).
             inputs: what the recipe asks for, by name; `takes` has the names.
-                slopes, sinks, temperature [Hq], bias [Hq, table], seed: what `score.parameters` names, in any
-                    floating dtype, on q's device; see `pidsl.score`. The branches of a gate share them; `heads` have
-                    them in the order of the heads, and drop pairs by a seed for each launch.
-                weights [B, Hq, n, branches]: of a gate, of q's dtype, in the order of `gate.names`; nothing is
-                    broadcast (use `expand`).
-                output_gate [B, Hq, n] for "head", [B, Hq, n, Dv] for "element": logits, of q's dtype.
-                alpha, beta: of affine weights, a number, [Hq], or [B, Hq, n], of any floating dtype. Unless beta is
-                    the number 0, the plain program of the pattern runs a second time, with all logits 0, head
-                    dimension 8, and gradients for v alone.
-                summaries: for each level None, or the keys [B, H, spans, D] and values [B, H, spans, Dv] of its
-                    spans, each with H = Hq or Hkv. None: the default of every level, which pools q and k; it needs the
-                    queries of all tokens, so n == m and no offsets.
+
+                - slopes, sinks, temperature [Hq], bias [Hq, table], seed: what `score.parameters` names, in any
+                  floating dtype, on q's device; see `pidsl.score`. The branches of a gate share them; `heads` have
+                  them in the order of the heads, and drop pairs by a seed for each launch.
+                - weights [B, Hq, n, branches]: of a gate, of q's dtype, in the order of `gate.names`; nothing is
+                  broadcast (use `expand`).
+                - output_gate [B, Hq, n] for "head", [B, Hq, n, Dv] for "element": logits, of q's dtype.
+                - alpha, beta: of affine weights, a number, [Hq], or [B, Hq, n], of any floating dtype. Unless beta
+                  is the number 0, the plain program of the pattern runs a second time, with all logits 0, head
+                  dimension 8, and gradients for v alone.
+                - summaries: for each level None, or the keys [B, H, spans, D] and values [B, H, spans, Dv] of its
+                  spans, each with H = Hq or Hkv. None: the default of every level, which pools q and k; it needs
+                  the queries of all tokens, so n == m and no offsets.
 
         Returns:
             out [B, Hq, n, Dv] in q's dtype; with `return_lse` also the log-sum-exp of the logits [B, Hq, n] (of a

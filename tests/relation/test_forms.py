@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from pidsl.codegen.tiling.forms import Constraint, constraints
 from pidsl.language.expr import evaluate, show
+from pidsl.relation.forms import Constraint, constraints
 from pidsl.relation.isl import read_set
 
 CASES = [  # constraint, what it says when solved for b, whether that is the same
