@@ -31,6 +31,8 @@ SIZES = dict(
     max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
 )  # fmt: skip
 GROUPED = {**SIZES, "num_key_value_heads": 2, "head_dim": 8}
+BOTH = ["sliding_attention", "full_attention"]
+SLIDING = dict(use_sliding_window=True, sliding_window=5)
 FOUR = {**GROUPED, "num_hidden_layers": 4}
 MOE = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
 LATENT = dict(q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=8)
@@ -52,7 +54,7 @@ CAUSAL: dict[str, Callable[[], Any]] = {
     "mistral": lambda: T.MistralConfig(**GROUPED, sliding_window=5),
     "llama": lambda: T.LlamaConfig(**GROUPED),
     "gemma2": lambda: T.Gemma2Config(**GROUPED, sliding_window=5, query_pre_attn_scalar=16),
-    "gemma3": lambda: T.Gemma3TextConfig(**GROUPED, sliding_window=5, layer_types=["sliding_attention", "full_attention"]),
+    "gemma3": lambda: T.Gemma3TextConfig(**GROUPED, sliding_window=5, layer_types=BOTH),
     "gpt_oss": lambda: T.GptOssConfig(**GROUPED, sliding_window=5, num_local_experts=4, num_experts_per_tok=2),
     "llama4": lambda: T.Llama4TextConfig(**FOUR, attention_chunk_size=6, num_local_experts=2, intermediate_size_mlp=48),
     "phi3": lambda: T.Phi3Config(**{**GROUPED, "sliding_window": 5}),
@@ -62,7 +64,7 @@ CAUSAL: dict[str, Callable[[], Any]] = {
         window_size=5, max_position_embeddings=64, attention_dropout=0.0, resid_dropout=0.0, embed_dropout=0.0,
         bos_token_id=1, eos_token_id=2, pad_token_id=0,
     ),
-    "qwen2": lambda: T.Qwen2Config(**SIZES, num_key_value_heads=2, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "qwen2": lambda: T.Qwen2Config(**SIZES, **SLIDING, num_key_value_heads=2, max_window_layers=1),
     "qwen3_moe": lambda: T.Qwen3MoeConfig(**GROUPED, **MOE),
     "olmo2": lambda: T.Olmo2Config(**SIZES, num_key_value_heads=2),
     "olmo3": lambda: T.Olmo3Config(**{**SIZES, "num_hidden_layers": 4}, num_key_value_heads=2, sliding_window=5),
@@ -81,7 +83,7 @@ CAUSAL: dict[str, Callable[[], Any]] = {
         **SIZES, **LATENT, n_routed_experts=4, n_group=2, topk_group=1, num_experts_per_tok=2, moe_intermediate_size=32,
         first_k_dense_replace=1, num_key_value_heads=4,
     ),
-    "exaone4": lambda: T.Exaone4Config(**{**GROUPED, "num_hidden_layers": 4}, sliding_window=5, sliding_window_pattern=4),
+    "exaone4": lambda: T.Exaone4Config(**FOUR, sliding_window=5, sliding_window_pattern=4),
     "helium": lambda: T.HeliumConfig(**GROUPED),
     "glm4": lambda: T.Glm4Config(**GROUPED),
     "nemotron": lambda: T.NemotronConfig(**GROUPED),
@@ -89,17 +91,16 @@ CAUSAL: dict[str, Callable[[], Any]] = {
     "phi": lambda: T.PhiConfig(**SIZES),
     "biogpt": lambda: T.BioGptConfig(**SIZES, **NO_DROPOUT),
     "ministral": lambda: T.MinistralConfig(**GROUPED, sliding_window=5),
-    "smollm3_sliding": lambda: T.SmolLM3Config(**SIZES, num_key_value_heads=2, use_sliding_window=True, sliding_window=5),
+    "smollm3_sliding": lambda: T.SmolLM3Config(**SIZES, **SLIDING, num_key_value_heads=2),
     "gemma": lambda: T.GemmaConfig(**GROUPED),
     "apertus": lambda: T.ApertusConfig(**SIZES, num_key_value_heads=2),
     "arcee": lambda: T.ArceeConfig(**SIZES, num_key_value_heads=2),
     "hunyuan": lambda: T.HunYuanDenseV1Config(**GROUPED),
     "modernbert_decoder": lambda: T.ModernBertDecoderConfig(
-        **SIZES, local_attention=8, layer_types=["sliding_attention", "full_attention"], embedding_dropout=0.0,
+        **SIZES, local_attention=8, layer_types=BOTH, embedding_dropout=0.0,
         mlp_dropout=0.0, attention_dropout=0.0, cls_token_id=1, sep_token_id=2,
     ),
     "vaultgemma": lambda: T.VaultGemmaConfig(**GROUPED, sliding_window=5),
-    "dots1": lambda: T.Dots1Config(**GROUPED, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, n_group=1, topk_group=1, first_k_dense_replace=1),
     "gptj": lambda: T.GPTJConfig(**GPT, rotary_dim=4),
     "codegen": lambda: T.CodeGenConfig(**GPT, rotary_dim=4),
     "mpt": lambda: T.MptConfig(vocab_size=TOKENS, d_model=32, n_heads=4, n_layers=2, max_seq_len=64),
@@ -112,7 +113,8 @@ ENCODERS: dict[str, tuple[Any, Callable[[], Any]]] = {
     "modernbert": (
         T.AutoModelForMaskedLM,
         lambda: T.ModernBertConfig(
-            **{**SIZES, "num_hidden_layers": 4}, local_attention=8, global_attn_every_n_layers=3, cls_token_id=1, sep_token_id=2,
+            **{**SIZES, "num_hidden_layers": 4}, local_attention=8, global_attn_every_n_layers=3, cls_token_id=1,
+            sep_token_id=2,
             embedding_dropout=0.0, mlp_dropout=0.0, attention_dropout=0.0,
         ),
     ),
@@ -120,7 +122,9 @@ ENCODERS: dict[str, tuple[Any, Callable[[], Any]]] = {
     "electra": (T.AutoModelForMaskedLM, lambda: T.ElectraConfig(**SIZES, **NO_DROPOUT, embedding_size=16)),
     "distilbert": (
         T.AutoModelForMaskedLM,
-        lambda: T.DistilBertConfig(vocab_size=TOKENS, dim=32, n_layers=2, n_heads=4, hidden_dim=48, dropout=0.0, attention_dropout=0.0),
+        lambda: T.DistilBertConfig(
+            vocab_size=TOKENS, dim=32, n_layers=2, n_heads=4, hidden_dim=48, dropout=0.0, attention_dropout=0.0,
+        ),
     ),
     "eurobert": (T.AutoModelForMaskedLM, lambda: T.EuroBertConfig(**SIZES)),
 }  # fmt: skip
@@ -128,8 +132,11 @@ PAIRS: dict[str, Callable[[], Any]] = {
     "bart": lambda: T.BartConfig(**SEQ2SEQ),
     "marian": lambda: T.MarianConfig(**SEQ2SEQ),
     "t5gemma": t5gemma,
-    "t5": lambda: T.T5Config(vocab_size=TOKENS, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0, decoder_start_token_id=1),
-}  # fmt: skip
+    "t5": lambda: T.T5Config(
+        vocab_size=TOKENS, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0,
+        decoder_start_token_id=1,
+    ),
+}  # fmt: skip  # fmt: skip
 
 
 def made(auto: Any, config: Any, implementation: str, weights: Any = None) -> Any:
@@ -244,7 +251,9 @@ def main() -> None:
             rows.append([name, f"FAILS: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"])
         print(f"| {' | '.join(rows[-1])} |", flush=True)
     if given.json:
-        given.json.write_text(json.dumps({"torch": torch.__version__, "transformers": T.__version__, "rows": rows}, indent=1))
+        given.json.write_text(
+            json.dumps({"torch": torch.__version__, "transformers": T.__version__, "rows": rows}, indent=1)
+        )
 
 
 if __name__ == "__main__":

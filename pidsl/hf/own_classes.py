@@ -25,7 +25,7 @@ OTHERS = {  # module of transformers.models: its table
 }
 
 
-class GPTNeoAttention(gpt_neo.GPTNeoSelfAttention):  # type: ignore[misc]
+class GPTNeoAttention(gpt_neo.GPTNeoSelfAttention):
     """Attention of GPT-Neo: logits are not scaled, and a local layer sees the last `window_size` tokens."""
 
     def _attn(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None) -> tuple[Tensor, None]:
@@ -63,5 +63,5 @@ def register_own_classes(name: str) -> None:
 
 
 def changed_class(module: torch.nn.Module) -> type[torch.nn.Module] | None:
-    """The class by which attention of such a module runs by pidsl, where it is not that of the module itself."""
-    return GPTNeoAttention if type(module) is gpt_neo.GPTNeoSelfAttention else None
+    """The class by which attention of a module runs by pidsl, where its model has a table of classes."""
+    return GPTNeoAttention if type(module) in (gpt_neo.GPTNeoSelfAttention, GPTNeoAttention) else None
