@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 import pidsl
 from pidsl.errors import ArgumentError
 from pidsl.hf.derived import DerivedCache, why_not
+from pidsl.hf.interface import asks
 from pidsl.hf.own_classes import changed_class
 from pidsl.hf.refused import refuse
 from pidsl.hf.registered import register, runs_here
@@ -119,7 +120,7 @@ def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
     if model.config.is_encoder_decoder and len(list(_parts(model))) > 1:
         hint = "pidsl.hf.patch(model.get_encoder(), pattern), which patches the encoder alone"
         raise refuse(f"{type(model).__name__}: an encoder and a decoder", "one of them", hint=hint)
-    found = [x for x in model.modules() if changed_class(x) or _goes_through(type(x))]
+    found = [x for x in model.modules() if changed_class(x) or asks(type(x))]
     if not found:
         given = f"{type(model).__name__}, whose attention does not go through transformers' attention interface"
         raise refuse(given, "a model that runs with attn_implementation of any registered name")
@@ -133,11 +134,6 @@ def _parts(model: PreTrainedModel) -> Iterator[nn.Module]:
             if path.split(".")[-1] == name and isinstance(module, nn.Module):
                 yield module
                 break
-
-
-def _goes_through(kind: type[nn.Module]) -> bool:
-    forward = inspect.unwrap(kind.forward)
-    return "ALL_ATTENTION_FUNCTIONS" in getattr(getattr(forward, "__code__", None), "co_names", ())
 
 
 def _by_layer(

@@ -28,7 +28,12 @@ LISTED = [
     "mistral", "llama", "gemma2", "gemma3", "gpt_oss", "llama4", "phi3", "qwen3", "modernbert", "gpt_neo",
 ]  # fmt: skip
 MORE = ["bert", "deepseek_v3", "t5gemma"]
-REFUSED = {"mpt": "attention interface", "bloom": "attention interface", "falcon": "FALCON", "t5": "position_bias"}
+REFUSED = {
+    "mpt": "attention interface",
+    "bloom": "attention interface",
+    "falcon": "FalconForCausalLM",
+    "t5": "position_bias",
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +58,14 @@ def test_as_eager(small: ModuleType, name: str) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_by_name(small: ModuleType, name: str) -> None:
     assert REFUSED[name] in small.row(name)[1]
+
+
+def test_models_that_would_go_on_by_themselves(small: ModuleType) -> None:
+    """transformers takes the name for any model; these never ask for an attention function."""
+    config = small.T.XLNetConfig(vocab_size=99, d_model=32, n_layer=1, n_head=4, d_inner=32)
+    with pytest.raises(pidsl.hf.UnsupportedError, match="XLNetLMHeadModel, whose attention does not go through"):
+        small.made(small.T.AutoModelForCausalLM, config, "pidsl")
+    assert small.made(small.T.AutoModelForCausalLM, config, "eager")(ids()).logits.shape == (2, 17, 99)
 
 
 def pair(small: ModuleType, name: str, **more: Any) -> tuple[Any, Any]:

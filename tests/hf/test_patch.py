@@ -3,7 +3,7 @@
 # follows the hints of pidsl/hf/patching.py: attention_modules, _by_layer
 # follows the hints of pidsl/hf/derived.py: __init__, update
 # follows the hints of pidsl/hf/attention.py: _check_packed, _check_whole
-# follows the hints of pidsl/hf/own_classes.py: __init__
+# follows the hints of pidsl/hf/interface.py: checked
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_calls_refused_by_name(small: ModuleType) -> None:
     places = torch.cat([torch.arange(7), torch.arange(10)])[None]
     packed = own(ids(), position_ids=places, cu_seq_lens_q=torch.tensor([0, 7, 17]), use_cache=False).logits
     assert torch.allclose(packed[:, 7:], own(ids()[:, 7:]).logits, atol=1e-4)
-    with pytest.raises(pidsl.hf.UnsupportedError, match="for this model"):
+    with pytest.raises(pidsl.hf.UnsupportedError, match="a dict of sub-configs"):
         small.made(small.T.AutoModelForCausalLM, small.CAUSAL["falcon"](), "pidsl")
 
 
