@@ -11,6 +11,7 @@ from transformers.models.gpt_neo import modeling_gpt_neo as gpt_neo
 import pidsl
 from pidsl.hf.attention import attend
 from pidsl.hf.described import Described, check_masked
+from pidsl.hf.padding import Run
 
 MODULES = frozenset((gpt_neo.__name__,))
 
@@ -22,7 +23,7 @@ class GPTNeoAttention(gpt_neo.GPTNeoSelfAttention):
         check_masked(attention_mask, self)
         mask = attention_mask
         if mask is None:
-            mask = Described(pidsl.causal, (query.shape[2], key.shape[2]), (0, 0), None, None, None, True, False)
+            mask = Described(pidsl.causal, (query.shape[2], key.shape[2]), (0, 0), (Run(),), None, True, False)
         if self.attention_type == "local":
             mask = mask.within(pidsl.window(self.config.window_size - 1))
         dropout = self.attn_dropout.p if self.training else 0.0

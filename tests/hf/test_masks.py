@@ -19,7 +19,8 @@ from pidsl.hf.read import Reading, check_reading, read
 from pidsl.hf.refused import UnsupportedError
 
 # follows the hints of pidsl/hf/refused.py: refuse
-# follows the hints of pidsl/hf/described.py: _padding
+# follows the hints of pidsl/hf/described.py: refuse_gaps
+# follows the hints of pidsl/hf/padding.py: runs_of
 
 CAUSAL = masking_utils.causal_mask_function
 NO_PADDING = torch.zeros(2, dtype=torch.long)
@@ -63,9 +64,10 @@ def test_a_function_of_entries_is_not_taken_for_one_of_positions() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(["causal", "sliding", "chunked", "full", "both"]), st.integers(1, 7), st.integers(0, 6),
-    st.integers(0, 4), st.integers(1, 6), st.sampled_from(["left", "right", "none"]),
+    st.integers(0, 4), st.integers(1, 6), st.sampled_from(["left", "right", "none", "gaps"]),
+    st.integers(0, 2**10 - 1),
 )  # fmt: skip
-def test_calls_mean_the_mask(kind: str, w: int, before: int, dropped: int, n: int, side: str) -> None:
+def test_calls_mean_the_mask(kind: str, w: int, before: int, dropped: int, n: int, side: str, bits: int) -> None:
     """The kernel that a description calls attends what transformers' own bool mask has, on rows of real tokens."""
     total, dropped = before + n, min(before, dropped)
     real = torch.ones(2, total, dtype=torch.bool)
@@ -74,6 +76,8 @@ def test_calls_mean_the_mask(kind: str, w: int, before: int, dropped: int, n: in
         real[1, :pad] = False
     elif side == "right" and before == 0 and pad:
         real[1, -pad:] = False
+    elif side == "gaps" and kind in ("causal", "sliding", "full"):
+        real[1] = torch.tensor([bits >> x & 1 for x in range(total)], dtype=torch.bool)
     left = (real.cumsum(1) == 0).sum(1)
     mask = {
         "causal": masking_utils.causal_mask_function,
@@ -91,7 +95,8 @@ def test_calls_mean_the_mask(kind: str, w: int, before: int, dropped: int, n: in
     kernel = pidsl.compile(found.term, backend="reference")
     generator = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, 1, n, 8, generator=generator), torch.randn(2, 1, total - dropped, 8, generator=generator)
-    out = kernel(q, k, k, **found.call(found.is_full, found.by_lag))
+    calls = found.calls(found.is_full, found.by_lag)
+    out, _ = pidsl.merge([kernel(q, k, k, **call, return_lse=True) for call in calls])
     rows = wanted[:, 0].any(-1) & real[:, before:]
     dense = torch.nn.functional.scaled_dot_product_attention(q, k, k, attn_mask=wanted)
     assert torch.allclose(out[:, 0][rows], dense[:, 0][rows], atol=1e-5)
@@ -101,7 +106,8 @@ def test_calls_mean_the_mask(kind: str, w: int, before: int, dropped: int, n: in
 def mask_of(**more: Any) -> Any:
     config = LlamaConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, attn_implementation="pidsl")
     given = {"attention_mask": None, "cache": None, **more}
-    return masking_utils.create_causal_mask(config, torch.zeros(2, 8, 32), **given)
+    n = 8 if given["attention_mask"] is None else given["attention_mask"].shape[1]
+    return masking_utils.create_causal_mask(config, torch.zeros(2, n, 32), **given)
 
 
 def test_no_array_of_pairs() -> None:
@@ -120,7 +126,7 @@ STARTS = torch.arange(8)[None] + torch.tensor([3])
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"attention_mask": GAP}, "zeros between ones, in batch entry 1"),
+        ({"attention_mask": torch.tensor([[1] * 40, [1, 0] * 20])}, "20 stretches of ones in batch entry 1"),
         ({"block_sequence_ids": BLOCKS}, "block_sequence_ids"),
         ({"or_mask_function": lambda b, h, q, k: torch.abs(q - k) < 3}, "no predicate of query and key positions"),
         ({"and_mask_function": lambda b, h, q, k: GAP[b, k] == 1}, "no predicate of query and key positions"),
@@ -130,6 +136,12 @@ def test_refused(more: dict[str, Any], said: str) -> None:
     pidsl.hf.register()
     with pytest.raises(UnsupportedError, match=said):
         mask_of(**more)
+
+
+def test_gaps_under_chunks() -> None:
+    chunks = masking_utils.chunked_causal_mask_function(4, NO_PADDING)
+    with pytest.raises(UnsupportedError, match=r"zeros between ones, under blocks\(4\)[\s\S]*padding_side"):
+        described(batch_size=2, q_length=8, kv_length=8, mask_function=chunks, attention_mask=GAP.bool())
 
 
 def test_blocks_of_nothing() -> None:

@@ -91,6 +91,22 @@ def test_packed_position_ids(small: ModuleType, name: str) -> None:
     assert torch.allclose(found[1][:, 8:], alone, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["mistral", "gpt_oss", "gemma2", "gpt2"])
+def test_padding_between_tokens(small: ModuleType, name: str) -> None:
+    """Prompts padded on the right and then continued: padding stays between their tokens."""
+    eager, mine = pair(small, name)
+    mask = torch.ones_like(ids())
+    mask[0, 4:6], mask[1, -3:] = 0, 0  # fewer than a window: eager gives a row without keys the mean of all values
+    eager_out, out = (m(ids(), attention_mask=mask).logits[mask == 1] for m in (eager, mine))
+    assert torch.allclose(eager_out, out, atol=1e-4)
+    options = dict(max_new_tokens=9, do_sample=False, eos_token_id=None, pad_token_id=0, attention_mask=mask)
+    for kind in ("dynamic", "static"):
+        tokens = [m.generate(ids(), cache_implementation=kind, **options) for m in (eager, mine)]
+        assert torch.equal(*tokens)
+    with pytest.raises(pidsl.hf.UnsupportedError, match="zeros between ones, with a derived cache"):
+        mine.generate(ids(), cache=pidsl.hf.DerivedCache(mine), **options)
+
+
 def test_other_masks_of_the_library(small: ModuleType) -> None:
     """A decoder made bidirectional, and turns of a conversation over caches that drop keys and that do not."""
     models = pair(small, "mistral", is_causal=False)
