@@ -83,7 +83,9 @@ for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "invert", "and", "ran
 
 
 def _not_through(what: str) -> Exception:
-    given = f"attention that takes its mask as a tensor ({what}): it does not go through transformers' attention interface"
+    given = (
+        f"attention that takes its mask as a tensor ({what}): it does not go through transformers' attention interface"
+    )
     return refuse(given, 'a model that runs with attn_implementation="sdpa" through that interface')
 
 
@@ -172,7 +174,9 @@ def check_masked(mask: Any, module: Any) -> None:
     if isinstance(mask, Tensor):
         kind = "bool" if mask.dtype == torch.bool else "additive" if mask.dtype in WIDE else str(mask.dtype)
         given = f"attention_mask: a tensor {list(mask.shape)} ({kind}), made by the caller or by the model itself"
-        raise refuse(given, "an attention_mask [batch, tokens] of the model, or position_ids of packed documents", module)
+        raise refuse(
+            given, "an attention_mask [batch, tokens] of the model, or position_ids of packed documents", module
+        )
     raise refuse(f"attention_mask: {type(mask).__name__}", "a mask of create_causal_mask and its like", module)
 
 
