@@ -11,7 +11,6 @@ import torch
 
 import pidsl
 from pidsl.console import Progress
-from pidsl.demo import figure
 from pidsl.demo.measure import MIB, alternate, duration, peak_memory
 from pidsl.demo.output import Folder
 from pidsl.demo.run import Demo
@@ -37,11 +36,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 
 def test_every_file_is_there_and_whole(tiny: tuple[Path, dict]) -> None:
     out, _ = tiny
-    picture = {"figure.png"} if figure.available() else set()
-    assert {path.name for path in out.iterdir()} == {"pi_triton.py", "pi_torch.py", "results.json"} | picture
+    assert {path.name for path in out.iterdir()} == {"pi_triton.py", "pi_torch.py", "results.json", "figure.png"}
     assert "@triton.jit" in (out / "pi_triton.py").read_text()
-    if picture:
-        assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_figures(tiny: tuple[Path, dict]) -> None:
