@@ -188,4 +188,3 @@ def _with_cache(model: PreTrainedModel) -> Callable[..., Any]:
         return generate(model, *given, **named)
 
     return generate_with_cache
-

@@ -387,19 +387,14 @@ def _no_second(ctx: Any, *grads: Any) -> NoReturn:
 attention_backward.register_autograd(_no_second, setup_context=_name)
 
 
-def _forward_flops(
-    q: Tensor, k: Tensor, v: Tensor, inputs: list[Tensor], factor: Any, program: str, scale: float, numbers: list[int],
-    **_: Any,
-) -> int:  # fmt: skip
+def _forward_flops(*arguments: Any, **_: Any) -> int:
+    q, k, v, inputs, _factor, program, _scale, numbers = arguments
     spans = flops.spans_of(q, k, inputs[_count(program) :], numbers)
     return flops.forward_flops(q, v, program.split("; ")[0], spans)
 
 
-def _backward_flops(
-    tensors: list[Tensor], results: Any, grads: Any, factor: Any, program: str, scale: float, numbers: list[int],
-    learned: bool, **_: Any,
-) -> int:  # fmt: skip
-    q, k, v, *inputs = tensors
+def _backward_flops(*arguments: Any, **_: Any) -> int:
+    (q, k, v, *inputs), _results, _grads, _factor, program, _scale, numbers, _learned = arguments
     spans = flops.spans_of(q, k, inputs[_count(program) :], numbers)
     return flops.backward_flops(q, v, program.split("; ")[0], spans)
 
