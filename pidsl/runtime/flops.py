@@ -23,7 +23,6 @@ from pidsl.errors import BackendError
 from pidsl.language.heads import Heads
 from pidsl.language.parse import parse
 from pidsl.language.terms import Term
-from pidsl.relation import counting
 from pidsl.runtime.call.segments import Segments
 
 Formulas = Mapping[Any, Callable[..., int]]  # by op, called with its arguments as they are
@@ -86,6 +85,8 @@ def _pairs(q: Tensor, pattern: str, spans: Sequence[tuple[int, ...]]) -> int:
 
 @lru_cache(maxsize=4096)
 def _of_heads(pattern: str, heads: int, rows: int, keys: int, offset: int, key_offset: int) -> int:
+    from pidsl.relation import counting  # imports isl
+
     found: Term | Heads = parse(pattern)
     groups = found.groups if isinstance(found, Heads) else ((heads, found),)
     return sum(count * counting.pairs(term, rows, keys, offset, key_offset) for count, term in groups)
