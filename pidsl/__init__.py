@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from pidsl.analysis.compare import compare
     from pidsl.analysis.design import design
     from pidsl.analysis.documents import no_leak
+    from pidsl.interop.flex import to_flex
     from pidsl.interop.packing import Packing
     from pidsl.runtime.cache.cache import Cache
     from pidsl.runtime.compile import compile
@@ -78,7 +79,7 @@ __all__ = [
     "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "confined", "design", "documents",
     "empty", "full", "gate", "halo", "heads", "keys", "lags", "layers", "maximum", "merge", "minimum",
     "neighborhood", "no_leak", "pairs", "parse", "queries", "ring", "score", "spans", "stride", "summaries",
-    "symbols", "where", "window",
+    "symbols", "to_flex", "where", "window",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -127,6 +128,7 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         "compile": "pidsl.runtime.compile",
         "merge": "pidsl.runtime.kernels.merge",
         "no_leak": "pidsl.analysis.documents",
+        "to_flex": "pidsl.interop.flex",
     }
 
     register()

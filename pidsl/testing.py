@@ -30,7 +30,8 @@ from pidsl.language.score import Score, score
 from pidsl.language.summaries import Summaries, spans
 from pidsl.language.summaries import summaries as summaries_of
 from pidsl.language.terms import Algebra, Blocks, Keys, Leaf, Queries, Ring, Stride, Term, Window
-from pidsl.testing_kernels import Inputs, Shapes, assert_matches_dense, assert_plan_sound, inputs, shapes
+from pidsl.testing_dense import Inputs, Shapes, assert_matches_dense
+from pidsl.testing_kernels import assert_plan_sound, inputs, shapes
 
 __all__ = [
     "Inputs", "Shapes", "assert_matches_dense", "assert_plan_sound", "gates", "grids", "heads", "inputs", "lengths",

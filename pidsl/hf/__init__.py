@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pidsl.hf.derived import DerivedCache
-    from pidsl.hf.patched import patch, unpatch
+    from pidsl.hf.patching import patch, patched, unpatch
+    from pidsl.hf.refused import UnsupportedError
     from pidsl.hf.registered import register
 
-__all__ = ["DerivedCache", "patch", "register", "unpatch"]
+__all__ = ["DerivedCache", "UnsupportedError", "patch", "patched", "register", "unpatch"]
 
 if not TYPE_CHECKING:  # transformers and torch are imported when one of these is first asked for
     _LATER = {
         "DerivedCache": "pidsl.hf.derived",
-        "patch": "pidsl.hf.patched",
+        "patch": "pidsl.hf.patching",
+        "patched": "pidsl.hf.patching",
+        "UnsupportedError": "pidsl.hf.refused",
         "register": "pidsl.hf.registered",
-        "unpatch": "pidsl.hf.patched",
+        "unpatch": "pidsl.hf.patching",
     }
 
     def __getattr__(name: str) -> Any:

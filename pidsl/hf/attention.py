@@ -55,14 +55,15 @@ def attend(
         inputs["sinks"] = more["s_aux"]
     if dropout:
         inputs["seed"] = int(torch.randint(2**62, (), device="cpu"))
-    kept = getattr(key, "_pidsl_kept", None)
+    kept, call = getattr(key, "_pidsl_kept", None), mask.call(is_full, by_lag)
     if kept is not None:
-        return kept.attend(kernel, query, value, mask, scaling, inputs).transpose(1, 2), None
+        out = kept.attend(kernel, query, mask, call, {"scale": scaling, **inputs})
+        return out.transpose(1, 2).contiguous(), None
     if swapped is not None:
         _check_whole(module, mask, swapped)
     if wrong := sizes_differ(mask, query.shape, key.shape):
         raise refuse(wrong, "a mask of the tokens that the layer has", module)
-    out = kernel(query, key, value, scale=scaling, **mask.call(is_full, by_lag), **inputs)
+    out = kernel(query, key, value, scale=scaling, **call, **inputs)
     return out.transpose(1, 2).contiguous(), None
 
 

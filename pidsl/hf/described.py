@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+import pidsl
 from pidsl.hf.read import Mask, check_reading, read
 from pidsl.hf.refused import refuse
 from pidsl.language.terms import Term
@@ -59,6 +60,12 @@ class Described:
             found["key_lengths"] = (self.stop - self.key).clamp(0, self.m)
         return found
 
+    def within(self, term: Term) -> Described:
+        """The same call under both patterns; `term` is one of lags."""
+        sizes, first, marks = (self.n, self.m), (self.row, self.key), (self.left, self.stop, self.documents)
+        both = term if self.term == pidsl.causal and term <= pidsl.causal else self.term & term
+        return Described(both, sizes, first, *marks, self.by_lag, False)
+
     def __repr__(self) -> str:
         padded = "".join(f", {x}" for x in ("left", "stop", "documents") if getattr(self, x) is not None)
         return f"Described({self.term!r}, {self.n} queries, {self.m} keys{padded})"
@@ -87,6 +94,7 @@ def _not_through(what: str) -> Exception:
     return refuse(given, 'a model that runs with attn_implementation="sdpa" through that interface')
 
 
+@torch.compiler.disable  # it reads what closures hold: torch runs it between two graphs
 def described(
     batch_size: int, q_length: int, kv_length: int, q_offset: Any = 0, kv_offset: int = 0,
     mask_function: Mask | None = None, attention_mask: Tensor | None = None, device: Any = "cpu", **more: Any,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pidsl.errors import ArgumentError
 from pidsl.hf.attention import attend
 from pidsl.hf.described import described
+from pidsl.hf.own_classes import register_own_classes
 
-STOCK = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+STOCK = ("eager", "sdpa", "flex_attention")
 
 
 def register(name: str = "pidsl") -> None:
@@ -18,9 +20,10 @@ def register(name: str = "pidsl") -> None:
         name: what transformers knows it by.
 
     Raises:
-        ArgumentError: a name that transformers uses itself, or with a part that it reads something into.
+        ArgumentError: a name that transformers uses itself, or reads something into.
     """
-    if not isinstance(name, str) or not name.isidentifier() or name in STOCK or "flash" in name:
+    taken = isinstance(name, str) and (name in STOCK or "flash" in name or "sdpa" in name)
+    if not isinstance(name, str) or not name.isidentifier() or taken:
         expected = "a name of letters, digits and _ that transformers does not use"
         raise ArgumentError(f"name = {name!r}", expected, "pidsl.hf.register(name)", 'pidsl.hf.register("pidsl")')
     AttentionInterface.register(name, attend)
@@ -28,5 +31,7 @@ def register(name: str = "pidsl") -> None:
     register_own_classes(name)
 
 
-def register_own_classes(name: str) -> None:
-    """Models with a table of attention classes in place of the interface."""
+def runs_here(model: PreTrainedModel) -> bool:
+    """Whether attention of a model is ours."""
+    name = model.config.get_text_config(decoder=True)._attn_implementation
+    return name in ALL_ATTENTION_FUNCTIONS.valid_keys() and ALL_ATTENTION_FUNCTIONS[name] is attend

@@ -158,14 +158,13 @@ def _part(convex: isl.BasicSet) -> _Part:
 
 def _evaluated(parts: list[_Part], env: Mapping[str, int], down: int, across: int) -> Bools:
     """bool [down, across]: the tiles that lie in any of the parts."""
-    begun = np.zeros((down, across + 1), dtype=np.int32)  # how many intervals begin at a tile, less those that end
     out = np.zeros((down, across), dtype=np.bool_)
     far = max(*env.values(), down, across)
     for part in parts:
         most = max((largest(x, far) for x in (*part.least, *part.most, *part.tests)), default=0)
-        dtype: Any = object if most >= SAFE else np.int64
-        t, c = (np.arange(size).astype(dtype) for size in (down, across))
-        of_row = [test for test in part.tests if "c" not in vars_in(test)]
+        dtype: Any = np.int32 if most < SHORT else np.int64 if most < SAFE else object
+        t = np.arange(down).astype(dtype)
+        of_row, of_tile = ([x for x in part.tests if ("c" in vars_in(x)) == tile] for tile in (False, True))
         row = np.flatnonzero(_all_hold(of_row, {**env, "t": t}, down))
         own = {**env, "t": t[row]}
         first, last = np.zeros(len(row), dtype=dtype), np.full(len(row), across - 1, dtype=dtype)
@@ -173,20 +172,18 @@ def _evaluated(parts: list[_Part], env: Mapping[str, int], down: int, across: in
             first = np.maximum(first, evaluate(bound, own))
         for bound in part.most:
             last = np.minimum(last, evaluate(bound, own))
-        first, last = (x.clip(-1, across).astype(np.int64) for x in (first, last))
-        some = first <= last
-        row, first, last = row[some], first[some], last[some]
-        if len(of_row) == len(part.tests):
-            np.add.at(begun, (row, first), 1)
-            np.add.at(begun, (row, last + 1), -1)
-            continue
-        column = np.flatnonzero((c >= first.min(initial=across)) & (c <= last.max(initial=-1)))
-        dtype = np.int32 if most < SHORT else dtype
-        grid = {**env, "t": row[:, None].astype(dtype), "c": column.astype(dtype)}
-        within = (column >= first[:, None]) & (column <= last[:, None])
-        of_tile = [test for test in part.tests if "c" in vars_in(test)]
-        out[np.ix_(row, column)] |= within & _all_hold(of_tile, grid, within.shape)
-    return out | (np.cumsum(begun[:, :-1], axis=1, dtype=np.int32) > 0)
+        some = np.asarray(first <= last, dtype=np.bool_)
+        row, first, last = row[some], first[some].astype(np.int64), last[some].astype(np.int64)
+        begin, end = int(first.min(initial=across)), int(last.max(initial=-1)) + 1
+        if of_tile and begin < end:
+            grid = {**env, "t": row[:, None].astype(dtype), "c": np.arange(begin, end).astype(dtype)}
+            holding = _all_hold(of_tile, grid, (len(row), end - begin))
+            for r, a, b, here in zip(row.tolist(), first.tolist(), (last + 1).tolist(), holding, strict=True):
+                out[r, a:b] |= here[a - begin : b - begin]
+        else:
+            for r, a, b in zip(row.tolist(), first.tolist(), (last + 1).tolist(), strict=True):
+                out[r, a:b] = True
+    return out
 
 
 def _all_hold(tests: list[Pred], env: Mapping[str, Any], shape: int | tuple[int, ...]) -> Bools:

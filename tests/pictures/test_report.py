@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import pidsl
 from pidsl import blocks, causal, keys, lags, neighborhood, ring, stride, window
 from pidsl.errors import ArgumentError, PidslError, SizeError, SymbolError, TermError
 from pidsl.pictures import facts, report
+from pidsl.testing import terms
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browsing = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed to open the page in")
@@ -218,6 +221,29 @@ def test_the_mask_is_drawn(show: Any, term: pidsl.Term, n: int) -> None:
     set_slider(page, "token", token)
     set_slider(page, "layers", 3)
     assert (shown_field(page, n)[:4] == reached([pattern] * 3, token, n)).all()
+
+
+@browsing
+def test_the_keys_and_fields_of_random_patterns(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for section in ("bounds", "costs", "plans", "kernels", "claims"):
+        monkeypatch.setattr(facts, section, lambda *_: "")
+    page, path = browser.new_page(), tmp_path / "page.html"
+
+    @settings(max_examples=settings.default.max_examples // 4)
+    @given(terms(4, ring=True, grid=True), st.integers(1, 40))
+    def compared(term: pidsl.Term, n: int) -> None:
+        page.goto(report.write(term, path, n=n, layers=3).as_uri())
+        code = """(token) => { const rows = [];
+            for (let i = 0; i < n; i++) { const row = new Array(n).fill(0);
+                keys(0, i, (first, last, by) => { for (let x = first; x <= last; x += by) row[x] += 1; });
+                rows.push(row); }
+            return [rows, fields(token, 3).map((seen) => Array.from(seen))]; }"""
+        mask, seen = page.evaluate(code, n // 2)
+        assert (np.array(mask) == term.mask(n)).all()  # each key once
+        assert (np.array(seen) == reached([term] * 3, n // 2, n)).all()
+
+    compared()
+    page.close()
 
 
 @browsing
