@@ -21,7 +21,7 @@ from pidsl.errors import SizeError, TermError
 from pidsl.interop.attended import Attended
 from pidsl.language.expr import Compare, Truth, Var, vars_in, whole
 from pidsl.language.heads import Heads
-from pidsl.language.terms import Algebra, Term, is_confined, require_concrete
+from pidsl.language.terms import Term, is_confined, require_concrete
 from pidsl.relation.oracle import check_lengths
 from pidsl.relation.tiles import tile_map
 
@@ -63,7 +63,7 @@ def to_flex(
         SizeError: lengths that are none, or do not fit the pattern; a block size that is none.
         TooHardError: isl's operation limit struck.
     """
-    if not isinstance(term, Algebra | Heads):
+    if not isinstance(term, Term | Heads):
         given, expected = f"{term!r} ({type(term).__name__})", "a pattern, or heads: one mask over one softmax"
         raise TermError(given, expected, "pidsl.to_flex", "to_flex of each pattern in it")
     groups = term.groups if isinstance(term, Heads) else ((1, term),)
