@@ -68,13 +68,12 @@ def from_natten(
             refuse(from_natten, CALL, (), unknown)
         given, expected = f"{name} = ...", "what makes a pattern: kernel_size, stride, dilation, is_causal"
         raise TermError(given, expected, CALL, _BESIDE[name])
-    stride, dilation, is_causal = (1 if stride is None else stride, 1 if dilation is None else dilation, bool(is_causal)
-                                   if is_causal is None else is_causal)  # fmt: skip
-    found = (
-        _of_any_length(kernel_size, stride, dilation, is_causal)
-        if shape is None
-        else _of_grid(kernel_size, stride, dilation, is_causal, shape)
-    )
+    stride, dilation = (1 if x is None else x for x in (stride, dilation))
+    is_causal = False if is_causal is None else is_causal
+    if shape is None:
+        found = _of_any_length(kernel_size, stride, dilation, is_causal)
+    else:
+        found = _of_grid(kernel_size, stride, dilation, is_causal, shape)
     inputs: dict[str, Any] = {"scale": float(scale)} if scale else {}
     inputs |= {"return_lse": True} if return_lse else {}
     return Imported((found,), inputs) if inputs else found
@@ -83,8 +82,11 @@ def from_natten(
 def _of_grid(
     kernel_size: Sizes, stride: Sizes, dilation: Sizes, is_causal: bool | Sequence[bool], shape: Sizes
 ) -> Term:
-    sizes = [tuple(x) if isinstance(x, Sequence) else x for x in (shape, kernel_size, stride, dilation)]
-    found = neighborhood(*sizes, tuple(is_causal) if isinstance(is_causal, Sequence) else is_causal)
+    grid, keys, groups, apart = (
+        tuple(x) if isinstance(x, Sequence) else x for x in (shape, kernel_size, stride, dilation)
+    )
+    causal = tuple(is_causal) if isinstance(is_causal, Sequence) else is_causal
+    found = neighborhood(grid, keys, groups, apart, causal)
     assert isinstance(found, Neighborhood)
     for length, size, step in zip(found.shape, found.window, found.dilation, strict=True):
         if size * step > length:
@@ -94,9 +96,7 @@ def _of_grid(
     return found
 
 
-def _of_any_length(
-    kernel_size: Sizes, stride: Sizes, dilation: Sizes, is_causal: bool | Sequence[bool]
-) -> Term:
+def _of_any_length(kernel_size: Sizes, stride: Sizes, dilation: Sizes, is_causal: bool | Sequence[bool]) -> Term:
     """A causal window over one axis: nothing of it moves inward at a border."""
     one: list[Any] = [
         x[0] if isinstance(x, Sequence) and len(x) == 1 else x for x in (kernel_size, stride, dilation, is_causal)
