@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pidsl.errors import TermError
-from pidsl.interop.imported import Imported
+from pidsl.interop.imported import Imported, scale_of
 from pidsl.language.expr import whole
 from pidsl.language.grids import neighborhood
 from pidsl.language.terms import Neighborhood, Term
@@ -74,7 +74,7 @@ def from_natten(
         found = _of_any_length(kernel_size, stride, dilation, is_causal)
     else:
         found = _of_grid(kernel_size, stride, dilation, is_causal, shape)
-    inputs: dict[str, Any] = {"scale": float(scale)} if scale else {}
+    inputs: dict[str, Any] = {"scale": scale_of(scale, CALL)} if scale else {}
     inputs |= {"return_lse": True} if return_lse else {}
     return Imported((found,), inputs) if inputs else found
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pidsl.errors import ArgumentError
 from pidsl.interop.entries import of_mask
-from pidsl.interop.imported import Imported, Pattern
+from pidsl.interop.imported import Imported, Pattern, scale_of
 from pidsl.interop.sequences import common
 from pidsl.language.heads import heads
 from pidsl.language.score import score
@@ -58,7 +58,7 @@ def from_sdpa(
     if attn_mask is not None and is_causal:
         hint = "from_sdpa(attn_mask & torch.ones_like(attn_mask).tril())"
         raise ArgumentError("attn_mask and is_causal=True", "one of the two, as torch asks", CALL, hint)
-    inputs: dict[str, Any] = {} if scale is None else {"scale": float(scale)}
+    inputs: dict[str, Any] = {} if scale is None else {"scale": scale_of(scale, CALL)}
     logits = score(dropout=dropout_p) if dropout_p else None
     found: Pattern | Imported = Causal() if is_causal else Full()
     if attn_mask is not None:
