@@ -10,13 +10,17 @@ from pidsl.interop.imported import Imported, scale_of
 from pidsl.language.expr import whole
 from pidsl.language.grids import neighborhood
 from pidsl.language.terms import Neighborhood, Term
-from pidsl.language.vocabulary import window
 from pidsl.runtime.call.keywords import refuse
 
 __all__ = ["from_natten"]
 
 Sizes = int | Sequence[int]
 CALL = "pidsl.from_natten(kernel_size, ...)"
+
+# Its calls, as docs/reference/patterns.md has them.
+_CAUSAL = "na1d(kernel_size=w, is_causal=True)"
+_DILATED = "na1d(kernel_size=w, dilation=d, is_causal=True)"
+_GRID = "na1d, na2d, na3d(kernel_size=w, stride=s, dilation=d, is_causal=c)"
 
 # Of NATTEN's arguments, those that say how it computes, and not what.
 _HOW = frozenset([
@@ -86,7 +90,7 @@ def _of_grid(
         tuple(x) if isinstance(x, Sequence) else x for x in (shape, kernel_size, stride, dilation)
     )
     causal = tuple(is_causal) if isinstance(is_causal, Sequence) else is_causal
-    found = neighborhood(grid, keys, groups, apart, causal)
+    found = _spelled(_GRID, shape=grid, w=keys, s=groups, d=apart, c=causal)
     assert isinstance(found, Neighborhood)
     for length, size, step in zip(found.shape, found.window, found.dilation, strict=True):
         if size * step > length:
@@ -106,4 +110,10 @@ def _of_any_length(kernel_size: Sizes, stride: Sizes, dilation: Sizes, is_causal
         raise TermError("no shape", expected, CALL, "from_natten(..., shape=query.shape[1:-2])")
     size, apart = whole(one[0]) or 1, whole(one[2]) or 1
     neighborhood(size * apart, one[0], 1, one[2], True)  # refuses what sizes cannot be
-    return window(size - 1) if apart == 1 else window(size - 1).dilated(apart)
+    return _spelled(_CAUSAL, w=size) if apart == 1 else _spelled(_DILATED, w=size, d=apart)
+
+
+def _spelled(written: str, **sizes: Any) -> Term:
+    from pidsl.patterns.spellings import spelled
+
+    return spelled("NATTEN", written).made(**sizes)

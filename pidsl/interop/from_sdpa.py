@@ -18,7 +18,7 @@ from pidsl.interop.imported import Imported, Pattern, scale_of
 from pidsl.interop.sequences import common
 from pidsl.language.heads import heads
 from pidsl.language.score import score
-from pidsl.language.terms import Causal, Full, Term
+from pidsl.language.terms import Full, Term
 
 __all__ = ["from_sdpa"]
 
@@ -55,14 +55,16 @@ def from_sdpa(
         ArgumentError: a mask that no few words say: a table is no pattern; a float that is a bias; both a mask and
             is_causal, which torch refuses too.
     """
+    from pidsl.patterns.spellings import spelled
+
     if attn_mask is not None and is_causal:
         hint = "from_sdpa(attn_mask & torch.ones_like(attn_mask).tril())"
         raise ArgumentError("attn_mask and is_causal=True", "one of the two, as torch asks", CALL, hint)
     inputs: dict[str, Any] = {} if scale is None else {"scale": scale_of(scale, CALL)}
     logits = score(dropout=dropout_p) if dropout_p else None
-    found: Pattern | Imported = Causal() if is_causal else Full()
-    if attn_mask is not None:
-        found = _read(attn_mask)
+    found: Pattern | Imported = Full() if attn_mask is None else _read(attn_mask)
+    if is_causal:
+        found = spelled("torch", "scaled_dot_product_attention(is_causal=True)").made()
     if not inputs and logits is None:
         return found
     if isinstance(found, Imported):
