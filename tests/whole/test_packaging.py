@@ -58,6 +58,9 @@ BESIDE = (
     ".gitignore",
     "LICENSE",
     "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "CITATION.cff",
     "pyproject.toml",
 )
 
