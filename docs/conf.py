@@ -11,7 +11,7 @@ from sphinx.util.nodes import make_refnode
 
 import pidsl
 import pidsl.analysis.ask  # before the modules that it stands on, which import each other
-from pidsl.language.terms import Algebra
+from pidsl.language.terms import Node, Term
 
 project = "pidsl"
 author = "The pidsl authors"
@@ -59,10 +59,9 @@ add_module_names = False
 autodoc_type_aliases = {name: name for name in ("Term", "Index", "Assume", "Pattern", "Subject", "Value")}
 TypeAliasForwardRef.__repr__ = lambda self: self.name  # within `tuple[Term, ...]`
 
-# The type of a pattern is the union of its kinds; what they all can do stands in their base class, shown as the type.
-Algebra.__name__, Algebra.__qualname__, Algebra.__module__ = "Term", "Term", "pidsl"
-KINDS = tuple(kind.__name__ for kind in get_args(pidsl.Term))
-pidsl.Term = Algebra  # type: ignore[misc, assignment]
+# What all kinds of patterns can do stands in their base class.
+Term.__name__, Term.__qualname__, Term.__module__ = "Term", "Term", "pidsl"
+KINDS = tuple(kind.__name__ for kind in get_args(Node))
 
 # A type that has no page here, of another library or of the inside, is shown and not linked: nothing is fetched.
 nitpick_ignore_regex = [("py:class", r"[\w.]+"), ("py:.*", r"(torch|numpy|sympy|islpy|networkx|matplotlib|typing)\..*")]

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from pidsl.analysis.design import design
     from pidsl.analysis.documents import no_leak
     from pidsl.interop.flex import to_flex
+    from pidsl.interop.from_flex import from_flex
     from pidsl.interop.packing import Packing
     from pidsl.runtime.cache.cache import Cache
     from pidsl.runtime.compile import compile
@@ -77,7 +78,7 @@ __all__ = [
     "Packing", "ParseError", "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries",
     "SymbolError", "Term", "TermError", "TooHardError", "TruthError",
     "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "confined", "design", "documents",
-    "empty", "full", "gate", "halo", "heads", "keys", "lags", "layers", "maximum", "merge", "minimum",
+    "empty", "from_flex", "full", "gate", "halo", "heads", "keys", "lags", "layers", "maximum", "merge", "minimum",
     "neighborhood", "no_leak", "pairs", "parse", "queries", "ring", "score", "spans", "stride", "summaries",
     "symbols", "to_flex", "where", "window",
 ]  # fmt: skip
@@ -128,6 +129,7 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         "compile": "pidsl.runtime.compile",
         "merge": "pidsl.runtime.kernels.merge",
         "no_leak": "pidsl.analysis.documents",
+        "from_flex": "pidsl.interop.from_flex",
         "to_flex": "pidsl.interop.flex",
     }
 

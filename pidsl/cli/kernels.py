@@ -237,9 +237,9 @@ def subjects(found: Any, backend: str) -> list[tuple[Any, Any]]:
     from pidsl.language.heads import Heads
     from pidsl.language.recipe import Recipe
     from pidsl.language.schedule import Schedule
-    from pidsl.language.terms import Algebra
+    from pidsl.language.terms import Term
 
-    if isinstance(found, Recipe) and not isinstance(found.of, Algebra | Heads):
+    if isinstance(found, Recipe) and not isinstance(found.of, Term | Heads):
         return subjects(found.of, backend)
     of: list[Any]
     if isinstance(found, Schedule):

@@ -20,7 +20,7 @@ from pidsl.language.parse import parse
 from pidsl.language.recipe import Recipe
 from pidsl.language.schedule import Schedule, layers
 from pidsl.language.summaries import Summaries
-from pidsl.language.terms import Algebra, Term
+from pidsl.language.terms import Term
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 LONGEST = 2**31 - 1  # sizes of patterns stay below 2**31
@@ -108,17 +108,17 @@ def published(name: str) -> str:
 def term_of(text: str, bound: Mapping[str, int]) -> Term:
     """As `read`, of a term alone."""
     found = read(text, bound)
-    if not isinstance(found, Algebra):
+    if not isinstance(found, Term):
         here = ", ".join(title for title, _ in parts(found) if title)
         raise ParseError(f"{found!r}", "one term" + (f"; here are {here}" if here else ""))
-    return found  # type: ignore[return-value]
+    return found
 
 
 def parts(found: Any) -> list[tuple[str, Term]]:
     """The terms that something compiled is made of, under titles; a term has none."""
     match found:
-        case Algebra():
-            return [("", found)]  # type: ignore[list-item]
+        case Term():
+            return [("", found)]
         case Gate():
             return [(f"branch {name}", term) for name, term in found.branches]
         case Heads():

@@ -50,16 +50,7 @@ def flex_attention(term: Term, q: Tensor) -> Attend:
     """FlexAttention under the pattern, compiled."""
     from torch.nn.attention import flex_attention as flex
 
-    from pidsl.codegen.emit_torch.pairs import pairs_source
-
-    program: dict[str, Any] = {}
-    exec(pairs_source(term), program)
-    attends, n = program["attends"], q.shape[2]
-
-    def mask_mod(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return attends(n, n, i, j)
-
-    mask = torch.compile(flex.create_block_mask)(mask_mod, None, None, n, n, device=str(q.device))
+    mask = pidsl.to_flex(term, device=q.device).block_mask(q.shape[2])
     compiled = torch.compile(flex.flex_attention)
     return lambda q, k, v: compiled(q, k, v, block_mask=mask)
 

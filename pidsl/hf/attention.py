@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import pidsl
-from pidsl.hf.described import Described, check_masked, sizes_differ
+from pidsl.hf.described import Described, check_masked, refuse_gaps, sizes_differ
+from pidsl.hf.padding import Run
 from pidsl.hf.refused import check_arguments, refuse
 from pidsl.hf.swapped import Swapped, swapped_in
 from pidsl.language.heads import Heads
@@ -55,15 +56,23 @@ def attend(
         inputs["sinks"] = more["s_aux"]
     if dropout:
         inputs["seed"] = int(torch.randint(2**62, (), device="cpu"))
-    kept, call = getattr(key, "_pidsl_kept", None), mask.call(is_full, by_lag)
+    kept, calls = getattr(key, "_pidsl_kept", None), mask.calls(is_full, by_lag)
+    if len(calls) > 1 and (swapped is not None or kept is not None):
+        raise refuse_gaps(f"under {term!r}" if swapped is not None else "with a derived cache")
     if kept is not None:
-        out = kept.attend(kernel, query, mask, call, {"scale": scaling, **inputs})
+        out = kept.attend(kernel, query, mask, calls[0], {"scale": scaling, **inputs})
         return out.transpose(1, 2).contiguous(), None
     if swapped is not None:
         _check_whole(module, mask, swapped)
     if wrong := sizes_differ(mask, query.shape, key.shape):
         raise refuse(wrong, "a mask of the tokens that the layer has", module)
-    out = kernel(query, key, value, scale=scaling, **call, **inputs)
+    results = [kernel(query, key, value, scale=scaling, return_lse=len(calls) > 1, **calls[0], **inputs)]
+    if len(calls) == 1:
+        return results[0].transpose(1, 2).contiguous(), None
+    if inputs.pop("sinks", None) is not None:  # which join the softmax once
+        kernel = _kernel(term, more.get("softcap"), False, dropout)
+    results += [kernel(query, key, value, scale=scaling, return_lse=True, **call, **inputs) for call in calls[1:]]
+    out, _ = pidsl.merge(results)
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -91,7 +100,7 @@ def _unmasked(module: Any, query: Tensor, key: Tensor, is_causal: bool | None) -
     """No mask at all: as scaled_dot_product_attention is called then."""
     n, m = query.shape[2], key.shape[2]
     causal = n > 1 and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    return Described(pidsl.causal if causal else pidsl.full, (n, m), (0, 0), None, None, None, True, not causal)
+    return Described(pidsl.causal if causal else pidsl.full, (n, m), (0, 0), (Run(),), None, True, not causal)
 
 
 def _check_packed(mask: Described, module: Any, cu_seqlens: Tensor | None) -> None:

@@ -42,15 +42,22 @@ class DerivedCache(HuggingFaceCache):
         if not runs_here(model):
             given = f"a model with attn_implementation={model.config._attn_implementation!r}"
             raise refuse(given, "one that runs by pidsl", hint='pidsl.hf.register(), then attn_implementation="pidsl"')
-        config = model.config.get_text_config(decoder=True)
-        others = sorted({*(getattr(config, "layer_types", None) or ())} - KINDS)
-        if model.config.is_encoder_decoder or others:
-            given = f"layers of kind {', '.join(others)}" if others else "a model with an encoder and a decoder"
-            raise refuse(given, "layers of attention", hint="generate without this cache")
+        if given := why_not(model):
+            raise refuse(given, "layers that cache the keys they attend", hint="generate without this cache")
         super().__init__(layer_class_to_replicate=partial(DerivedLayer, lookahead, max_tokens))  # type: ignore[arg-type]
 
 
-class DerivedLayer(CacheLayerMixin):
+def why_not(model: PreTrainedModel) -> str:
+    """What of a model a derived cache has no room for, in words; empty where it serves."""
+    config = model.config.get_text_config(decoder=True)
+    if others := sorted({*(getattr(config, "layer_types", None) or ())} - KINDS):
+        return f"layers of kind {', '.join(others)}"
+    if getattr(config, "kv_lora_rank", None) is not None:
+        return "latent attention (kv_lora_rank), which makes keys of what it caches"
+    return "a model with an encoder and a decoder" if model.config.is_encoder_decoder else ""
+
+
+class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """The cache of one layer.
 
     `update` hands the new keys on, marked; the attention function then lets `attend` keep them, for only there the
@@ -60,17 +67,13 @@ class DerivedLayer(CacheLayerMixin):
     is_sliding = False
 
     def __init__(self, lookahead: int = 0, max_tokens: int | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.lookahead, self.max_tokens = lookahead, max_tokens
+        self.is_croppable = lookahead > 0
         self.kept: Any = None  # a pidsl.Cache
         self.tokens = 0  # padding included
         self._new: tuple[Tensor, Tensor] | None = None
         self._waiting = False
-
-    @property
-    def is_croppable(self) -> bool:
-        """Whether `crop` can go back at all."""
-        return self.lookahead > 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing: the first `attend` makes the cache."""

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 import pidsl
+from pidsl.hf.padding import Run, runs_of
 from pidsl.hf.read import Mask, check_reading, read
-from pidsl.hf.refused import refuse
+from pidsl.hf.refused import UnsupportedError, refuse
 from pidsl.language.terms import Term
 from pidsl.runtime.call.arguments import WIDE
 
@@ -25,8 +26,7 @@ class Described:
         term: the pattern, on positions that count from the first token of each batch entry.
         sizes: queries, keys.
         first: the positions of the first query and of the first key in the cache, padding included.
-        left: int [B], tokens of padding on the left; None: none.
-        stop: int [B], the position behind the last token that is no padding; None: there is no padding behind.
+        runs: of real tokens; more than one where padding lies between them.
         documents: ids of packed documents, [B, n]; None: each entry is one.
         by_lag: the pattern is the same wherever positions count from.
         is_full: it is every pair.
@@ -35,20 +35,36 @@ class Described:
     ndim = 4  # where generate() makes masks ahead, models are handed them as attention_mask, and ask for that
 
     def __init__(
-        self, term: Term, sizes: tuple[int, int], first: tuple[Any, int], left: Tensor | None, stop: Tensor | None,
+        self, term: Term, sizes: tuple[int, int], first: tuple[Any, int], runs: tuple[Run, ...],
         documents: Tensor | None, by_lag: bool, is_full: bool,
     ) -> None:  # fmt: skip
         self.term, self.by_lag, self.is_full = term, by_lag, is_full
         self.n, self.m = sizes
         self.row, self.key = first
-        self.left, self.stop, self.documents = left, stop, documents
+        self.runs, self.documents = runs, documents
 
-    def call(self, is_full: bool, by_lag: bool) -> dict[str, Any]:
-        """The arguments of a kernel's call that say where rows and keys stand, for a pattern of such a kind."""
+    @property
+    def left(self) -> Tensor | None:
+        """int [B], tokens of padding on the left; None: none."""
+        return self.runs[0].left
+
+    @property
+    def stop(self) -> Tensor | None:
+        """int [B], the position behind the last token before padding; None: there is no padding behind."""
+        return self.runs[0].stop
+
+    def calls(self, is_full: bool, by_lag: bool) -> list[dict[str, Any]]:
+        """The arguments of a kernel's calls that say where rows and keys stand, for a pattern of such a kind.
+
+        There is a call for each run of keys, and their results are to be merged.
+        """
+        return [self._call(is_full, by_lag, *run) for run in self.runs]
+
+    def _call(self, is_full: bool, by_lag: bool, left: Tensor | None, stop: Tensor | None) -> dict[str, Any]:
         if self.documents is not None:
             return {"documents": self.documents}
         found: dict[str, Any] = {}
-        row, key, left = self.row, self.key, self.left
+        row, key = self.row, self.key
         if by_lag and key:  # no program is needed that knows where keys begin
             row, key, left = row - key, 0, None if left is None else (left - key).clamp(min=0)
         if left is None:
@@ -56,18 +72,18 @@ class Described:
         else:
             found["offset"] = 0 if is_full else row - left  # rows of padding see what others see where all see all
             found["key_offset"] = key - left
-        if self.stop is not None:
-            found["key_lengths"] = (self.stop - self.key).clamp(0, self.m)
+        if stop is not None:
+            found["key_lengths"] = (stop - self.key).clamp(0, self.m)
         return found
 
     def within(self, term: Term) -> Described:
         """The same call under both patterns; `term` is one of lags."""
-        sizes, first, marks = (self.n, self.m), (self.row, self.key), (self.left, self.stop, self.documents)
         both = term if self.term == pidsl.causal and term <= pidsl.causal else self.term & term
-        return Described(both, sizes, first, *marks, self.by_lag, False)
+        return Described(both, (self.n, self.m), (self.row, self.key), self.runs, self.documents, self.by_lag, False)
 
     def __repr__(self) -> str:
         padded = "".join(f", {x}" for x in ("left", "stop", "documents") if getattr(self, x) is not None)
+        padded += f", {len(self.runs)} runs" if len(self.runs) > 1 else ""
         return f"Described({self.term!r}, {self.n} queries, {self.m} keys{padded})"
 
     # -- models whose attention does not go through transformers' interface use a mask as a tensor
@@ -90,7 +106,9 @@ for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "invert", "and", "ran
 
 
 def _not_through(what: str) -> Exception:
-    given = f"attention that takes its mask as a tensor ({what}): it does not go through transformers' attention interface"
+    given = (
+        f"attention that takes its mask as a tensor ({what}): it does not go through transformers' attention interface"
+    )
     return refuse(given, 'a model that runs with attn_implementation="sdpa" through that interface')
 
 
@@ -110,18 +128,21 @@ def described(
     if isinstance(q_offset, Tensor):
         q_offset = q_offset.clone()  # a static cache counts on in the same tensor
     reading = read(mask_function)
-    left, stop = _padding(attention_mask, kv_offset + kv_length)
-    if left is not None:
+    runs = runs_of(attention_mask, kv_offset + kv_length, ("causal", 0) in reading.parts)
+    if len(runs) > 1 and not reading.is_full and not (reading.by_lag and ("causal", 0) in reading.parts):
+        raise refuse_gaps(f"under {reading.term!r}")
+    padded = any(x.left is not None for x in runs)
+    if padded:
         _check_shift(reading.traced, reading.is_full, attention_mask, q_offset, q_length)
     if reading.documents is not None and not reading.by_lag:
         _check_documents(reading.documents, reading.positions)
-    kind = (reading.parts, reading.documents is None, left is None)
-    if kind not in _CHECKED:
+    kind = (reading.parts, reading.documents is None, padded)
+    if reading.traced or kind not in _CHECKED:
         first = int(q_offset), int(kv_offset)
         check_reading(mask_function, reading, (batch_size, q_length, kv_length), first, torch.device(device))
         _CHECKED.add(kind)
     return Described(
-        reading.term, (q_length, kv_length), (q_offset, kv_offset), left, stop, reading.documents, reading.by_lag,
+        reading.term, (q_length, kv_length), (q_offset, kv_offset), runs, reading.documents, reading.by_lag,
         reading.is_full,
     )  # fmt: skip
 
@@ -129,25 +150,11 @@ def described(
 _CHECKED: set[Any] = set()  # kinds of masks whose reading was compared with the mask function
 
 
-def _padding(real: Tensor | None, stop: int) -> tuple[Tensor | None, Tensor | None]:
-    """The padding on the left of each entry, and where its tokens stop, None for no padding; of bool [B, S]."""
-    if real is None:
-        return None, None
-    if real.dim() != 2:
-        raise refuse(f"attention_mask of shape {list(real.shape)}", "[batch, tokens], 1 for tokens, 0 for padding")
-    size, count = real.shape[1], real.sum(1)
-    if bool((count == size).all()):
-        return None, None if stop <= size else torch.full_like(count, size)
-    places = torch.arange(size, device=real.device)
-    left = torch.where(real, places, size).amin(1)
-    end = torch.where(real, places + 1, 0).amax(1)
-    gaps = (end - left).clamp(min=0) != count
-    if bool(gaps.any()):
-        given = f"attention_mask with zeros between ones, in batch entry {int(gaps.nonzero()[0])}"
-        hint = 'padding on one side: tokenizer.padding_side = "left" to generate'
-        raise refuse(given, "one run of ones in each entry, padding before or behind it", hint=hint)
-    end = torch.maximum(end, left)
-    return (left if bool((left > 0).any()) else None), (end if bool((end < stop).any()) else None)
+def refuse_gaps(what: str) -> UnsupportedError:
+    """The error where padding lies between tokens, and positions count from the first one; to raise."""
+    given = f"attention_mask with zeros between ones, {what}"
+    hint = 'padding on one side: tokenizer.padding_side = "left" to generate'
+    return refuse(given, "one run of ones in each entry, padding before or behind it", hint=hint)
 
 
 def _check_shift(traced: bool, is_full: bool, real: Tensor | None, q_offset: Any, q_length: int) -> None:
@@ -180,7 +187,9 @@ def check_masked(mask: Any, module: Any) -> None:
     if isinstance(mask, Tensor):
         kind = "bool" if mask.dtype == torch.bool else "additive" if mask.dtype in WIDE else str(mask.dtype)
         given = f"attention_mask: a tensor {list(mask.shape)} ({kind}), made by the caller or by the model itself"
-        raise refuse(given, "an attention_mask [batch, tokens] of the model, or position_ids of packed documents", module)
+        raise refuse(
+            given, "an attention_mask [batch, tokens] of the model, or position_ids of packed documents", module
+        )
     raise refuse(f"attention_mask: {type(mask).__name__}", "a mask of create_causal_mask and its like", module)
 
 

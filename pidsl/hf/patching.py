@@ -13,7 +13,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 import pidsl
 from pidsl.errors import ArgumentError
-from pidsl.hf.derived import KINDS, DerivedCache
+from pidsl.hf.derived import DerivedCache, why_not
+from pidsl.hf.interface import asks
 from pidsl.hf.own_classes import changed_class
 from pidsl.hf.refused import refuse
 from pidsl.hf.registered import register, runs_here
@@ -76,7 +77,7 @@ def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> 
         setattr(module, NAME, Swapped(term))
     setattr(model, BEFORE, Before(before, tuple(classes)))
     if hasattr(model, "generate"):
-        model.generate = _with_cache(model)
+        vars(model)["generate"] = _with_cache(model)  # found before that of the class
     return model
 
 
@@ -119,7 +120,7 @@ def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
     if model.config.is_encoder_decoder and len(list(_parts(model))) > 1:
         hint = "pidsl.hf.patch(model.get_encoder(), pattern), which patches the encoder alone"
         raise refuse(f"{type(model).__name__}: an encoder and a decoder", "one of them", hint=hint)
-    found = [x for x in model.modules() if changed_class(x) or _goes_through(type(x))]
+    found = [x for x in model.modules() if changed_class(x) or asks(type(x))]
     if not found:
         given = f"{type(model).__name__}, whose attention does not go through transformers' attention interface"
         raise refuse(given, "a model that runs with attn_implementation of any registered name")
@@ -133,11 +134,6 @@ def _parts(model: PreTrainedModel) -> Iterator[nn.Module]:
             if path.split(".")[-1] == name and isinstance(module, nn.Module):
                 yield module
                 break
-
-
-def _goes_through(kind: type[nn.Module]) -> bool:
-    forward = inspect.unwrap(kind.forward)
-    return "ALL_ATTENTION_FUNCTIONS" in getattr(getattr(forward, "__code__", None), "co_names", ())
 
 
 def _by_layer(
@@ -169,7 +165,7 @@ def _where(model: PreTrainedModel) -> str:
 
 def _with_cache(model: PreTrainedModel) -> Callable[..., Any]:
     """`generate` with a derived cache, where nobody says which."""
-    generate = type(model).generate
+    generate: Callable[..., Any] = getattr(type(model), "generate")  # noqa: B009
 
     @wraps(generate)
     def generate_with_cache(*given: Any, **named: Any) -> Any:
@@ -178,14 +174,12 @@ def _with_cache(model: PreTrainedModel) -> Callable[..., Any]:
         told = any(named.get(x) is not None for x in said) or getattr(config, "cache_implementation", None)
         if told or named.get("use_cache", config.use_cache) is False:
             return generate(model, *given, **named)
-        kinds = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ()
         guessing = any(named.get(x) is not None for x in ("assistant_model", "prompt_lookup_num_tokens"))
         name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-        if guessing or not KINDS.issuperset(kinds):  # all keys: guesses are taken back by as many as there were
+        if guessing or why_not(model):  # all keys: guesses are taken back by as many as there were
             named[name] = DynamicCache()
         else:
             named[name] = DerivedCache(model)
         return generate(model, *given, **named)
 
     return generate_with_cache
-

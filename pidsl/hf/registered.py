@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pidsl.errors import ArgumentError
 from pidsl.hf.attention import attend
 from pidsl.hf.described import described
+from pidsl.hf.interface import is_ours, refuse_others
 from pidsl.hf.own_classes import register_own_classes
 
 STOCK = ("eager", "sdpa", "flex_attention")
@@ -29,9 +29,9 @@ def register(name: str = "pidsl") -> None:
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, described)
     register_own_classes(name)
+    refuse_others()
 
 
 def runs_here(model: PreTrainedModel) -> bool:
     """Whether attention of a model is ours."""
-    name = model.config.get_text_config(decoder=True)._attn_implementation
-    return name in ALL_ATTENTION_FUNCTIONS.valid_keys() and ALL_ATTENTION_FUNCTIONS[name] is attend
+    return is_ours(model.config.get_text_config(decoder=True)._attn_implementation)

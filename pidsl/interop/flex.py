@@ -7,7 +7,7 @@ Packing.block_mask     the same of packed documents, from the pairs that each ti
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -21,11 +21,11 @@ from pidsl.errors import SizeError, TermError
 from pidsl.interop.attended import Attended
 from pidsl.language.expr import Compare, Truth, Var, vars_in, whole
 from pidsl.language.heads import Heads
-from pidsl.language.terms import Algebra, Term, is_confined, require_concrete
+from pidsl.language.terms import Term, is_confined, require_concrete
 from pidsl.relation.oracle import check_lengths
 from pidsl.relation.tiles import tile_map
 
-__all__ = ["Flex", "block_mask", "packed_mask_mod", "tiles", "to_flex"]
+__all__ = ["Flex", "attends_of", "block_mask", "packed_mask_mod", "tiles", "to_flex"]
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -63,7 +63,7 @@ def to_flex(
         SizeError: lengths that are none, or do not fit the pattern; a block size that is none.
         TooHardError: isl's operation limit struck.
     """
-    if not isinstance(term, Algebra | Heads):
+    if not isinstance(term, Term | Heads):
         given, expected = f"{term!r} ({type(term).__name__})", "a pattern, or heads: one mask over one softmax"
         raise TermError(given, expected, "pidsl.to_flex", "to_flex of each pattern in it")
     groups = term.groups if isinstance(term, Heads) else ((1, term),)
@@ -106,7 +106,18 @@ class Flex:
         Raises:
             SizeError: what the pattern attends depends on the lengths, and `to_flex` was not told them.
         """
-        return self._mask_mod(self.n, self.m)
+        groups, first = list[tuple[int, int, Callable[..., Any]]](), 0
+        for count, term in self.term.groups if isinstance(self.term, Heads) else ((1, self.term),):
+            attends, of_lengths = attends_of(term)
+            if of_lengths and self.n is None:
+                expected = "the number of queries and keys, on which its pairs depend"
+                raise SizeError(f"{term!r}", expected, "pidsl.to_flex(term).mask_mod", "pidsl.to_flex(term, n)")
+            groups.append((first, first + count, attends))
+            first += count
+        each = isinstance(self.term, Heads)
+        mask = _of_heads(groups, self.n, self.m) if each else _of_all(groups[0][2], self.n, self.m)
+        mask.made_from = self  # type: ignore[attr-defined]  # in it n and m are numbers; `from_flex` finds them here
+        return mask
 
     def block_mask(self, n: int | None = None, m: int | None = None) -> BlockMask:
         """The BlockMask of n queries and m keys, [1, query heads or 1, n, m].
@@ -131,20 +142,7 @@ class Flex:
         maps = {term: tile_map(term, n, m, rows=rows, columns=columns) for term in distinct}
         each = [maps[term] for term in (self.term.terms if isinstance(self.term, Heads) else (self.term,))]
         some, every = np.stack([x.some for x in each]), np.stack([x.every for x in each])
-        return block_mask(some, every, self._mask_mod(n, m), (n, m), self.block_size, self.device)
-
-    def _mask_mod(self, n: int | None, m: int | None) -> MaskMod:
-        groups, first = list[tuple[int, int, Callable[..., Any]]](), 0
-        for count, term in self.term.groups if isinstance(self.term, Heads) else ((1, self.term),):
-            attends, of_lengths = _attends(term)
-            if of_lengths and n is None:
-                expected = "the number of queries and keys, on which its pairs depend"
-                raise SizeError(f"{term!r}", expected, "pidsl.to_flex(term).mask_mod", "pidsl.to_flex(term, n)")
-            groups.append((first, first + count, attends))
-            first += count
-        mask = _of_heads(groups, n, m) if isinstance(self.term, Heads) else _of_all(groups[0][2], n, m)
-        mask.made_from = self  # type: ignore[attr-defined]  # its lengths, to be read again for every length
-        return mask
+        return block_mask(some, every, replace(self, n=n, m=m).mask_mod, (n, m), self.block_size, self.device)
 
 
 def _of_all(attends: Callable[..., Any], n: int | None, m: int | None) -> MaskMod:
@@ -166,7 +164,7 @@ def _of_heads(groups: list[tuple[int, int, Callable[..., Any]]], n: int | None, 
 
 
 @lru_cache(maxsize=256)
-def _attends(term: Term) -> tuple[Callable[..., Any], bool]:
+def attends_of(term: Term) -> tuple[Callable[..., Any], bool]:
     """`attends(n, m, i, j)` of a pattern, a tensor of truth values; and whether it asks for the lengths."""
     from pidsl.codegen.emit_torch.pairs import pairs_predicate, pairs_source
 
@@ -246,7 +244,7 @@ def packed_mask_mod(pattern: Term, here: Tensor, there: Tensor) -> MaskMod:
         here: of each query its document (-1: none), position, positions and keys of that document, int64 [4, T].
         there: of each key its document and position, int64 [2, Tk].
     """
-    attends, _ = _attends(pattern)
+    attends, _ = attends_of(pattern)
     document, position, positions, keys = here.unbind(0)
     own, place = there.unbind(0)
 

@@ -26,7 +26,7 @@ from pidsl.interop.attended import Attended
 from pidsl.interop.flash import FlashMask, flash_columns
 from pidsl.interop.flex import block_mask, packed_mask_mod, tiles
 from pidsl.language.confined import confined
-from pidsl.language.terms import Algebra, Term, require_concrete
+from pidsl.language.terms import Term, require_concrete
 from pidsl.runtime.call import ragged
 from pidsl.runtime.call.arguments import Fault, check_tensor, raise_faults
 
@@ -283,7 +283,7 @@ class Packing:
 
 
 def _pattern(term: Term) -> Term:
-    if not isinstance(term, Algebra):
+    if not isinstance(term, Term):
         expected = "a pattern; of a gate, heads or layers, each of their patterns by itself"
         raise TermError(f"{term!r} ({type(term).__name__})", expected, "packing")
     require_concrete(term, "say which keys are attended")

@@ -12,7 +12,7 @@ from pidsl.language.expr import Index
 from pidsl.language.goes_with import check_documents, check_inside
 from pidsl.language.heads import Heads
 from pidsl.language.shown import Shown
-from pidsl.language.terms import Algebra, Term
+from pidsl.language.terms import Term
 
 if TYPE_CHECKING:
     from pidsl.analysis.bound import Bound
@@ -95,7 +95,7 @@ def layers(terms: Iterable[Term | Heads]) -> Schedule:
     """
     given = tuple(terms)
     for k, term in enumerate(given):
-        if not isinstance(term, Algebra | Heads):
+        if not isinstance(term, Term | Heads):
             given_ = f"layer {k}: {term!r} ({type(term).__name__})"
             check_inside("layers", term, given_, "layers([...])")
             raise TermError(given_, "a pattern, or heads", where="layers([...])")

@@ -16,7 +16,7 @@ from pidsl.errors import BackendError, PidslError
 from pidsl.language.expr import Symbol
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
-from pidsl.language.terms import Algebra, Term, within
+from pidsl.language.terms import Term, within
 from pidsl.pictures import mathml, style, svg
 from pidsl.pictures.highlight import highlighted
 from pidsl.pictures.html import conditions
@@ -256,7 +256,7 @@ def concerning(subject: Any) -> Iterator[tuple[Claim, dict[str, int], Term]]:
     """
     terms = [term for _, term in distinct(subject)]
     for claim in published():
-        if not isinstance(claim.bound.subject, Algebra):
+        if not isinstance(claim.bound.subject, Term):
             continue
         for term in terms:
             values: dict[str, int] = {}

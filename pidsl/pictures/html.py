@@ -15,7 +15,7 @@ from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.summaries import Summaries
-from pidsl.language.terms import Algebra, walk, within
+from pidsl.language.terms import Term, walk, within
 from pidsl.pictures import mathml, style, svg
 from pidsl.pictures.cells import Cells, cells_of
 from pidsl.pictures.highlight import highlighted
@@ -50,7 +50,7 @@ def kernel_html(kernel: Any) -> str:
 @html.register(Schedule)
 @html.register(Gate)
 @html.register(Summaries)
-@html.register(Algebra)
+@html.register(Term)
 def patterns(value: Any) -> str:
     """The text, and a picture of each pattern in it."""
     text = f"<div><code>{escape(repr(value))}</code></div>"
@@ -112,7 +112,7 @@ def _numbers(value: Any) -> list[int]:
         return [abs(value)]
     if isinstance(value, tuple):
         return [x for one in value[:64] for x in _numbers(one)]
-    if hasattr(value, "__match_args__") and not isinstance(value, Algebra):
+    if hasattr(value, "__match_args__") and not isinstance(value, Term):
         return [abs(x) for x in walk_expression(value) if isinstance(x, int)]
     return []
 

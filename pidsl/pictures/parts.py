@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from pidsl.errors import TermError
 from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.summaries import Summaries
-from pidsl.language.terms import Algebra, Term
+from pidsl.language.terms import Term
 from pidsl.pictures.style import shortened
 
 
@@ -33,8 +33,8 @@ class Panel:
 def panels_of(subject: Any) -> list[Panel]:
     """The patterns that are drawn, each once."""
     match subject:
-        case Algebra():
-            return [Panel(shortened(repr(subject)), cast("Term", subject))]
+        case Term():
+            return [Panel(shortened(repr(subject)), subject)]
         case Heads():
             return [
                 Panel(f"head{'s' * (len(x) > 1)} {numbers(x)}: {shortened(repr(t))}", t)
@@ -67,8 +67,8 @@ def schedule_of(subject: Any) -> Sequence[Term]:
         TermError: of a gate or of summaries, no pattern says what a token sees.
     """
     match subject:
-        case Algebra():
-            return (cast("Term", subject),)
+        case Term():
+            return (subject,)
         case Heads():
             return (subject.union,)
         case Schedule():

@@ -21,7 +21,7 @@ from pidsl.errors import ArgumentError, PidslError, SizeError, TermError
 from pidsl.language.expr import whole
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
-from pidsl.language.terms import Algebra, Term, is_confined, require_concrete, within
+from pidsl.language.terms import Term, is_confined, require_concrete, within
 from pidsl.language.vocabulary import causal
 from pidsl.pictures import facts, style
 from pidsl.pictures.field import LONGEST, MOST_LAYERS
@@ -103,7 +103,7 @@ class Shown:
 
 def checked(subject: Any, n: object, layers: object) -> Shown:
     """The patterns of a page, and its numbers."""
-    if not isinstance(subject, Algebra | Heads | Schedule):
+    if not isinstance(subject, Term | Heads | Schedule):
         given = f"{subject!r} ({type(subject).__name__})"
         raise TermError(given, "a pattern, heads or layers", where="a report")
     tokens, count = whole(n), whole(layers)

@@ -17,7 +17,7 @@ from pidsl.language.recipe import Backend, Composed, OutputGate, Recipe
 from pidsl.language.schedule import Schedule
 from pidsl.language.score import Score
 from pidsl.language.summaries import Summaries
-from pidsl.language.terms import Algebra, Term, require_concrete
+from pidsl.language.terms import Term, require_concrete
 from pidsl.runtime.call.keywords import refuse
 from pidsl.runtime.kernels.form import Form
 from pidsl.runtime.kernels.gate import Blend
@@ -102,7 +102,7 @@ def compile(
         check_tunable(recipe)
     if torch.compiler.is_compiling():  # prepared() asks it of what torch traces, where terms are no objects yet
         return _built(recipe)
-    if isinstance(recipe.of, Algebra):
+    if isinstance(recipe.of, Term):
         require_concrete(recipe.of, "compile the pattern")
     return _kept(recipe)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -61,6 +61,9 @@ class _Asked(NamedTuple):
 class Kernel(Displayed):
     """A compiled pattern. Made by `compile`; immutable, safe to call from several threads, picklable.
 
+    `torch.utils.flop_counter.FlopCounterMode` counts its calls as torch's own attention, over the attended pairs alone:
+    2 pairs (D + Dv) flops forward and 2 pairs (3 D + 2 Dv) backward, for each head, on any backend.
+
     Attributes:
         recipe: what it was compiled from.
         term: the pattern, gate, heads or summaries.
@@ -82,6 +85,27 @@ class Kernel(Displayed):
         self.rings = form.rings
         self.takes = frozenset((*PARTS, *form.inputs) if form.scored else form.inputs)
         self._where = f"{form.call} of {recipe.of!r}"
+
+    @overload
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *more: Any, scale: float | None = None, offset: int | Tensor = 0,
+        key_offset: int | Tensor = 0, lengths: int | Tensor | None = None, key_lengths: int | Tensor | None = None,
+        documents: Tensor | None = None, return_lse: Literal[False] = False, **inputs: Any,
+    ) -> Tensor: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *more: Any, scale: float | None = None, offset: int | Tensor = 0,
+        key_offset: int | Tensor = 0, lengths: int | Tensor | None = None, key_lengths: int | Tensor | None = None,
+        documents: Tensor | None = None, return_lse: Literal[True], **inputs: Any,
+    ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *more: Any, scale: float | None = None, offset: int | Tensor = 0,
+        key_offset: int | Tensor = 0, lengths: int | Tensor | None = None, key_lengths: int | Tensor | None = None,
+        documents: Tensor | None = None, return_lse: bool, **inputs: Any,
+    ) -> Any: ...  # fmt: skip
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *more: Any, scale: float | None = None, offset: int | Tensor = 0,
@@ -145,6 +169,26 @@ class Kernel(Displayed):
         out, lse = self._run(self._cast(Call(q, k, v, scale, inputs=inputs)), asked, return_lse, self._where)
         return (out, lse) if return_lse else out
 
+    @overload
+    def packed(
+        self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None = None, *more: Any,
+        align: Literal["start", "end"] | None = None, scale: float | None = None, return_lse: Literal[False] = False,
+        **inputs: Any,
+    ) -> Tensor: ...  # fmt: skip
+
+    @overload
+    def packed(
+        self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None = None, *more: Any,
+        align: Literal["start", "end"] | None = None, scale: float | None = None, return_lse: Literal[True],
+        **inputs: Any,
+    ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+
+    @overload
+    def packed(
+        self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None = None, *more: Any,
+        align: Literal["start", "end"] | None = None, scale: float | None = None, return_lse: bool, **inputs: Any,
+    ) -> Any: ...  # fmt: skip
+
     def packed(
         self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None = None, *more: Any,
         align: Literal["start", "end"] | None = None, scale: float | None = None, return_lse: bool = False,
@@ -190,6 +234,22 @@ class Kernel(Displayed):
         out, lse = self._run(self._cast(Call(q, k, v, scale, inputs=inputs)), asked, return_lse, where)
         out = out[0].transpose(0, 1).contiguous()
         return (out, lse[0]) if return_lse else out
+
+    @overload
+    def decode(
+        self, q: Tensor, cache: Kept, *more: Any, scale: float | None = None, return_lse: Literal[False] = False,
+        **inputs: Any,
+    ) -> Tensor: ...  # fmt: skip
+
+    @overload
+    def decode(
+        self, q: Tensor, cache: Kept, *more: Any, scale: float | None = None, return_lse: Literal[True], **inputs: Any
+    ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+
+    @overload
+    def decode(
+        self, q: Tensor, cache: Kept, *more: Any, scale: float | None = None, return_lse: bool, **inputs: Any
+    ) -> Any: ...  # fmt: skip
 
     def decode(
         self, q: Tensor, cache: Kept, *more: Any, scale: float | None = None, return_lse: bool = False, **inputs: Any
