@@ -18,6 +18,9 @@ from pathlib import Path
 import pytest
 
 import pidsl
+import pidsl.hf
+import pidsl.nn
+from pidsl import testing
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -164,7 +167,8 @@ def test_the_site_has_every_page(site: Path) -> None:
 def test_the_site_has_every_public_name(site: Path) -> None:
     inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
     described = {line.split(" ")[0] for line in zlib.decompress(inventory).decode().splitlines()}
-    assert not {f"pidsl.{name}" for name in pidsl.__all__} - described
+    public = {f"{module.__name__}.{name}" for module in (pidsl, pidsl.hf, pidsl.nn, testing) for name in module.__all__}
+    assert sorted(public - described) == []
 
 
 def test_the_site_asks_for_nothing_elsewhere(site: Path) -> None:
