@@ -14,6 +14,8 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -111,6 +113,43 @@ def test_the_generate_example(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_readme_has_an_example() -> None:
     assert len(doctest.DocTestParser().get_examples((ROOT / "README.md").read_text())) >= 10
+
+
+@pytest.fixture(scope="module")
+def notebooks() -> SimpleNamespace:
+    for package in ("nbformat", "nbclient", "ipykernel"):
+        pytest.importorskip(package, reason="the notebooks are made and run by pidsl[docs]")
+    return SimpleNamespace(**runpy.run_path(str(DOCS / "notebooks.py")))
+
+
+def test_the_notebooks_are_made_of_the_pages(notebooks: SimpleNamespace, tmp_path: Path) -> None:
+    """So that they say the same: `make notebooks`."""
+    notebooks.main(tmp_path)
+    made, kept = ({path.name: path.read_text() for path in of.iterdir()} for of in (tmp_path, DOCS / "notebooks"))
+    assert made == kept
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "tutorial").glob("[!i]*.md")), ids=lambda page: page.stem)
+def test_the_notebooks_run_and_show_what_the_pages_say(notebooks: SimpleNamespace, page: Path) -> None:
+    import nbclient
+
+    book = notebooks.notebook(page)
+    nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute()
+    judge = doctest.OutputChecker()
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    for cell, wanted in zip(code, notebooks.shown(page), strict=True):
+        got = "".join(shows(output) for output in cell.outputs)
+        assert judge.check_output(wanted, got, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE), (
+            f"{cell.source}\n{got}\n{wanted}"
+        )
+
+
+def shows(output: Any) -> str:
+    if output.output_type == "stream":
+        return str(output.text)
+    if output.output_type == "error":
+        return f"{output.ename}: {output.evalue}\n"
+    return f"{output.data['text/plain']}\n"
 
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
