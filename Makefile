@@ -44,6 +44,10 @@ docs: $(READY) ## the documentation as a site, in build/docs; a warning is an er
 	$(BIN)/python -m sphinx -W -n --keep-going -q docs build/docs
 	@echo 'open build/docs/index.html'
 
+notebooks: $(READY) ## the tutorial as notebooks, in docs/notebooks, and its pictures
+	$(BIN)/python docs/notebooks.py
+	$(BIN)/python docs/images.py
+
 linkcheck: $(READY) ## whether the links of the documentation to other sites answer; wants a network
 	$(BIN)/python -m sphinx -b linkcheck -q docs build/linkcheck
 
