@@ -20,7 +20,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest bench machine clean
+.PHONY: help demo test lint types pytest docs linkcheck notebooks bench machine clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -39,6 +39,17 @@ types: $(READY) ## mypy, strict
 
 pytest: $(READY) ## the tests alone
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+
+docs: $(READY) ## the documentation as a site, in build/docs; a warning is an error
+	$(BIN)/python -m sphinx -W -n --keep-going -q docs build/docs
+	@echo 'open build/docs/index.html'
+
+notebooks: $(READY) ## the tutorial as notebooks, in docs/notebooks, and its pictures
+	$(BIN)/python docs/notebooks.py
+	$(BIN)/python docs/images.py
+
+linkcheck: $(READY) ## whether the links of the documentation to other sites answer; wants a network
+	$(BIN)/python -m sphinx -b linkcheck -q docs build/linkcheck
 
 bench: $(READY) ## pidsl against its peers, writes benchmarks/results/
 	$(BIN)/python benchmarks/peers.py

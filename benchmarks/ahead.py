@@ -5,14 +5,14 @@
     python benchmarks/ahead.py --term "window(63) & stride(4)"      the tables of another pattern
     python benchmarks/ahead.py --target cuda:80             another GPU; hip:gfx942 tells little and has no peer
     python benchmarks/ahead.py --check                      what must hold, of the file as it is
-    python benchmarks/ahead.py --page                       the tables of docs/gpu.md anew, from the file
-    python benchmarks/ahead.py --library                    all patterns of docs/patterns.md, without a peer
+    python benchmarks/ahead.py --page                       the tables of docs/explanation/gpu.md anew, from the file
+    python benchmarks/ahead.py --library                    all patterns of docs/reference/patterns.md, without a peer
     python benchmarks/ahead.py --ragged                     packed documents and decoding, and what must hold of those
     python benchmarks/ahead.py --tutorial 06-fused-attention.py     Triton's tutorial (fetch it yourself)
 
 Every pattern is compiled in a process of its own (five to twenty seconds per D), and its rows are in the file as soon
 as they are known: a run that was stopped goes on where it was, `--again` starts anew. How to read the tables is said in
-docs/gpu.md.
+docs/explanation/gpu.md.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def compared(name: str, head_dim: int, target: str, *, peer: bool) -> dict[str, 
 
 
 def of_library(what: str, head_dim: int, target: str, *, call: bool) -> dict[str, Any]:
-    """pidsl's kernels for a call of docs/patterns.md, or for the text of a term."""
+    """pidsl's kernels for a call of docs/reference/patterns.md, or for the text of a term."""
     term = next(x.term for family in families() for x in family.calls if x.text == what) if call else pidsl.parse(what)
     return {
         "pidsl": compiled(

@@ -32,7 +32,7 @@ FEW = 8  # but for so many
 NARROW = "tiles of 64 x 64, on which what every tile costs weighs more; larger ones would compute more pairs"
 SETS = "masks of sets of lags cost more per pair than FlexAttention's, of fewer tiles"
 BOXES = "boxes of tokens compute their positions and gather keys; of fewer tiles than FlexAttention's"
-# What does not hold yet, by the beginning of what is said of it, and why; docs/gpu.md lists the same.
+# What does not hold yet, by the beginning of what is said of it, and why; docs/explanation/gpu.md lists the same.
 OPEN = {
     "window127 D 64 forward [0] full": NARROW,
     "window127 D 128 forward [0] full": NARROW,

@@ -1,4 +1,4 @@
-"""Tables of results of benchmarks/ahead.py: on the screen, and in docs/gpu.md."""
+"""Tables of results of benchmarks/ahead.py: on the screen, and in docs/explanation/gpu.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpu_limits import TASKS, kind_of, peer_loops, task_of, title
 
 from pidsl.runtime.run_triton.machine_code import GROUPS, TENSOR
 
-PAGE = Path(__file__).parent.parent / "docs" / "gpu.md"
+PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "gpu.md"
 SIDES = ("pidsl", "flex", "tutorial")
 FACTS = {
     "warps": "warps",

@@ -2,8 +2,8 @@
 
     python benchmarks/library.py        about a minute
 
-The patterns are the calls of docs/patterns.md. An answer is exact for every n (or from the tokens of a grid on), or
-unknown, with the reason. Writes benchmarks/results/library.json.
+The patterns are the calls of docs/reference/patterns.md. An answer is exact for every n (or from the tokens of a grid
+on), or unknown, with the reason. Writes benchmarks/results/library.json.
 """
 
 from __future__ import annotations

@@ -5,19 +5,35 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mask_functions import LENGTHS, SHAPES, Made
 
 
+class Mod(NamedTuple):
+    """A mask_mod of attention-gym, with numbers of queries and keys that it is for."""
+
+    written: str
+    mod: Any
+    shape: tuple[int, int]
+    sizes: dict[str, Any]
+
+
 def attention_gym() -> Iterator[Made]:
-    from attn_gym import masks as lib
     from torch.nn.attention.flex_attention import create_mask
 
-    def made(written: str, mod: Any, shape: tuple[int, int], **sizes: Any) -> Made:
-        return Made(written, create_mask(mod, 1, 1, *shape, device="cpu")[0, 0].numpy(), sizes)
+    for written, mod, shape, sizes in mods():
+        yield Made(written, create_mask(mod, 1, 1, *shape, device="cpu")[0, 0].numpy(), sizes)
+
+
+def mods() -> Iterator[Mod]:
+    """Every mask of attention-gym that is a mask_mod, at many sizes."""
+    from attn_gym import masks as lib
+
+    def made(written: str, mod: Any, shape: tuple[int, int], **sizes: Any) -> Mod:
+        return Mod(written, mod, shape, sizes)
 
     causal = lib.causal_mask
     for shape in SHAPES:
@@ -50,7 +66,7 @@ def attention_gym() -> Iterator[Made]:
     yield from _gym_of_grids(lib, made)
 
 
-def _gym_of_tensors(lib: Any, made: Callable[..., Made]) -> Iterator[Made]:
+def _gym_of_tensors(lib: Any, made: Callable[..., Mod]) -> Iterator[Mod]:
     """Masks of attention-gym that depend on tensors: documents, global tokens, trees, chosen tiles."""
     written = "generate_global_sliding_window(w, is_global), global tokens at positions"
     for n, w, positions in product(LENGTHS, (0, 3, 20), ((2,), (0, 5, 6, 40))):
@@ -91,7 +107,7 @@ def _gym_of_tensors(lib: Any, made: Callable[..., Made]) -> Iterator[Made]:
         yield made("generate_vsa_mask_mod(topk_indices, tile)", mod, (tiles * tile,) * 2, drawn=drawn, tile=tile)
 
 
-def _gym_of_grids(lib: Any, made: Callable[..., Made]) -> Iterator[Made]:
+def _gym_of_grids(lib: Any, made: Callable[..., Mod]) -> Iterator[Mod]:
     """Masks of attention-gym on canvases, whose tokens may be numbered by tiles or along a curve."""
     yield made("generate_natten(8, 8, 3, 5)", lib.generate_natten(8, 8, 3, 5), (64, 64))
     for (w, h), (a, b) in product(((1, 1), (5, 5), (8, 8), (5, 9), (9, 4)), ((1, 1), (3, 3), (3, 5), (2, 4), (7, 1))):

@@ -1,10 +1,11 @@
-"""The terms of docs/patterns.md against the masks that other libraries make, entry for entry.
+"""The terms of docs/reference/patterns.md against the masks that other libraries make, entry for entry.
 
     python benchmarks/masks.py --path CHECKOUT ...      what is installed, and packages in these folders
     python benchmarks/masks.py --libraries Splash,NATTEN
 
-Each library makes masks by its own code at many sizes; the term that its row of docs/patterns.md spells is evaluated at
-the same sizes. One line per row: distinct masks, entries, unequal entries. The exit status is 1 where an entry differs.
+Each library makes masks by its own code at many sizes; the term that its row of docs/reference/patterns.md spells is
+evaluated at the same sizes. One line per row: distinct masks, entries, unequal entries. The exit status is 1 where an
+entry differs.
 Results are written to benchmarks/results/masks.json when all libraries are asked for; one that is missing is named.
 """
 
@@ -52,7 +53,7 @@ LIBRARIES: dict[str, tuple[str, str, Callable[[], Iterator[Made]]]] = {  # its m
 
 @dataclass
 class Compared:
-    """One row of docs/patterns.md, over all its masks."""
+    """One row of docs/reference/patterns.md, over all its masks."""
 
     library: str
     written: str
@@ -134,7 +135,7 @@ def compared(library: str, masks: Iterator[Made]) -> list[Compared]:
 
 
 def spelled(library: str, written: str) -> Spelling:
-    """The row of docs/patterns.md."""
+    """The row of docs/reference/patterns.md."""
     return SPELLED[library, written]
 
 

@@ -1,6 +1,6 @@
 """The library of published patterns, one family per module. Installed as `pidsl.patterns`.
 
-What each follows, and how other libraries spell the same thing, is on the page docs/patterns.md.
+What each follows, and how other libraries spell the same thing, is on the page docs/reference/patterns.md.
 """
 
 if __name__ != "pidsl.patterns":  # from a checkout, `import patterns` would make a second copy of every class

@@ -4,7 +4,8 @@ In blocks of `block` tokens:  |b - c| <= (window - 1) / 2, or b or c is global, 
 for b. All widths count blocks, the own block included. Borders are cut. Published (base, ITC): blocks of 64 tokens,
 window 3, two global blocks, three random ones. As in the implementation in transformers, the global blocks are the
 first and the last one, and a block draws its random blocks from those that it does not attend anyway; which ones are
-drawn there depends on the seed *and* on NumPy, so a given layout is written with `pairs(...)`, see docs/patterns.md.
+drawn there depends on the seed *and* on NumPy, so a given layout is written with `pairs(...)`; see
+docs/reference/patterns.md.
 """
 
 from __future__ import annotations

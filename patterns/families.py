@@ -1,7 +1,7 @@
 """The library as data: every family with its calls at published parameters.
 
-`pidsl.patterns.page` makes docs/patterns.md of it, with the spellings of other libraries; the tests hold each call
-equal to its term.
+`pidsl.patterns.page` makes docs/reference/patterns.md of it, with the spellings of other libraries; the tests hold
+each call equal to its term.
 """
 
 from __future__ import annotations

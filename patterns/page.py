@@ -1,4 +1,4 @@
-"""The reference page of the library, docs/patterns.md: `python -m pidsl.patterns.page > docs/patterns.md`.
+"""The reference page of the library: `python -m pidsl.patterns.page > docs/reference/patterns.md`.
 
 The page is made of the docstrings of the modules, of the calls of `pidsl.patterns.families`, of the rows of
 `pidsl.patterns.spellings`, and of the plans that pidsl chooses for the calls. tests/patterns/test_patterns_library.py
@@ -72,7 +72,7 @@ def _attended(term: Term, n: int) -> int:
 
 
 def page() -> str:
-    """docs/patterns.md."""
+    """docs/reference/patterns.md."""
     return f"{reference()}\n{table()}"
 
 
@@ -90,8 +90,9 @@ def _head() -> list[str]:
     return [
         "# The library of published patterns",
         "",
-        "This page is generated: `python -m pidsl.patterns.page > docs/patterns.md`. Terms are in the words of pidsl:",
-        "`i` is the query, `j` the key, `window(left, right)` has both ends included, so `window(w)` holds w + 1 keys.",
+        "This page is generated: `python -m pidsl.patterns.page > docs/reference/patterns.md`. Terms are",
+        "in the words of pidsl: `i` is the query, `j` the key, `window(left, right)` has both ends included, so",
+        "`window(w)` holds w + 1 keys.",
         "In the tables of other libraries, the names in a term are the parameters of the call beside it, `drawn` a",
         "list of pairs; where they stand for tuples or lists, the term is Python. The conventions were read in sources",
         "and then run: `python benchmarks/masks.py` makes masks with the code of torch, Splash, attention-gym,",

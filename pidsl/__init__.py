@@ -64,6 +64,10 @@ if TYPE_CHECKING:
     from pidsl.analysis.compare import compare
     from pidsl.analysis.design import design
     from pidsl.analysis.documents import no_leak
+    from pidsl.interop.flex import to_flex
+    from pidsl.interop.from_flex import from_flex
+    from pidsl.interop.from_natten import from_natten
+    from pidsl.interop.from_sdpa import from_sdpa
     from pidsl.interop.packing import Packing
     from pidsl.runtime.cache.cache import Cache
     from pidsl.runtime.compile import compile
@@ -76,9 +80,9 @@ __all__ = [
     "Packing", "ParseError", "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries",
     "SymbolError", "Term", "TermError", "TooHardError", "TruthError",
     "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "confined", "design", "documents",
-    "empty", "full", "gate", "halo", "heads", "keys", "lags", "layers", "maximum", "merge", "minimum",
-    "neighborhood", "no_leak", "pairs", "parse", "queries", "ring", "score", "spans", "stride", "summaries",
-    "symbols", "where", "window",
+    "empty", "from_flex", "from_natten", "from_sdpa", "full", "gate", "halo", "heads", "keys", "lags", "layers",
+    "maximum", "merge", "minimum", "neighborhood", "no_leak", "pairs", "parse", "queries", "ring", "score", "spans",
+    "stride", "summaries", "symbols", "to_flex", "where", "window",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -89,6 +93,7 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "relation": "pidsl.relation.build:relation",
     "equals": "pidsl.relation.queries:equals",
     "contained": "pidsl.relation.queries:contained",
+    "difference_at": "pidsl.relation.queries:difference_at",
     "is_empty": "pidsl.relation.queries:is_empty",
     "covers": "pidsl.relation.partition:covers",
     "degree": "pidsl.relation.counting:degree",
@@ -107,6 +112,10 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "path": "pidsl.analysis.graph:path",
     "reachable": "pidsl.analysis.reach:reachable",
     "communication": "pidsl.analysis.memory:communication",
+    "plot": "pidsl.pictures.plot:plot",
+    "plot of formulas": "pidsl.pictures.lines:plot",
+    "html": "pidsl.pictures.html:html",
+    "svg": "pidsl.pictures.html:svg_of",
 })  # fmt: skip
 
 if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported when it is first asked for
@@ -122,6 +131,10 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         "compile": "pidsl.runtime.compile",
         "merge": "pidsl.runtime.kernels.merge",
         "no_leak": "pidsl.analysis.documents",
+        "from_flex": "pidsl.interop.from_flex",
+        "from_natten": "pidsl.interop.from_natten",
+        "from_sdpa": "pidsl.interop.from_sdpa",
+        "to_flex": "pidsl.interop.flex",
     }
 
     register()

@@ -29,8 +29,9 @@ from pidsl.language.schedule import Schedule, layers
 from pidsl.language.score import Score, score
 from pidsl.language.summaries import Summaries, spans
 from pidsl.language.summaries import summaries as summaries_of
-from pidsl.language.terms import Algebra, Blocks, Keys, Leaf, Queries, Ring, Stride, Term, Window
-from pidsl.testing_kernels import Inputs, Shapes, assert_matches_dense, assert_plan_sound, inputs, shapes
+from pidsl.language.terms import Blocks, Keys, Leaf, Queries, Ring, Stride, Term, Window
+from pidsl.testing_dense import Inputs, Shapes, assert_matches_dense
+from pidsl.testing_kernels import assert_plan_sound, inputs, shapes
 
 __all__ = [
     "Inputs", "Shapes", "assert_matches_dense", "assert_plan_sound", "gates", "grids", "heads", "inputs", "lengths",
@@ -141,7 +142,7 @@ def _leaves(ring: bool, grid: bool, symbols: tuple[str, ...]) -> Terms:
     return st.one_of(words)
 
 
-def _sized(word: type[Algebra], symbols: tuple[str, ...]) -> Terms:
+def _sized(word: type[Term], symbols: tuple[str, ...]) -> Terms:
     """A word whose sizes are any from their least up."""
     each = [sizes(-LARGEST if least is None else least, LARGEST, symbols) for least in word.LEAST]
     return st.builds(word.made, *each)

@@ -22,9 +22,9 @@ from pidsl.codegen.plan.walks import Over, Pass, Runs
 from pidsl.codegen.plan.work import FEW, LONG
 from pidsl.codegen.tiling.bands import Placed
 from pidsl.codegen.tiling.coordinates import mask_pred
-from pidsl.codegen.tiling.forms import Form
 from pidsl.errors import TooHardError
 from pidsl.language.expr import FloorDiv, Index, Sub, Var, evaluate, holds
+from pidsl.relation.forms import Form
 from pidsl.relation.isl import limited
 from pidsl.relation.loops import Loop, NoLoop, loops
 

@@ -22,10 +22,10 @@ from pidsl.codegen.choice.cost import LONGEST
 from pidsl.codegen.choice.grid_axes import Ends, GridAxis, Met
 from pidsl.codegen.plan.walks import Grid, Over
 from pidsl.codegen.tiling.bands import Bound, band
-from pidsl.codegen.tiling.forms import Floor, atoms_of, predicate
 from pidsl.errors import TooHardError
 from pidsl.language.algebra import greatest, smallest
 from pidsl.language.expr import Index, substitute, substitute_pred
+from pidsl.relation.forms import Floor, atoms_of, predicate
 from pidsl.relation.frame import Frame, frame_of
 from pidsl.relation.isl import coalesced, convex_parts, interval_of, limited, read_map, read_set
 

@@ -15,10 +15,10 @@ import islpy as isl
 from pidsl.codegen.choice.cost import Backend, Price
 from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import BlockList, Listed, Over
-from pidsl.codegen.tiling.forms import predicate
 from pidsl.language.expr import And, Not, Pred, fold
 from pidsl.language.terms import Blocked, Difference, Empty, Full, Intersection, Pairs, Term, Transpose, Union, walk
 from pidsl.relation.build import rows_relation
+from pidsl.relation.forms import predicate
 from pidsl.relation.frame import HOME, Frame
 from pidsl.relation.isl import coalesced, limited
 

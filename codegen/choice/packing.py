@@ -23,9 +23,9 @@ from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Layout
 from pidsl.codegen.tiling.bands import Placed, place
 from pidsl.codegen.tiling.coordinates import coordinates
-from pidsl.codegen.tiling.forms import constraints
 from pidsl.language.algebra import greatest, plus, smallest, times, total
 from pidsl.language.expr import And, Compare, Index, Max, Min, Pred, fold, simplify
+from pidsl.relation.forms import constraints
 from pidsl.relation.frame import frame_of
 from pidsl.relation.isl import convex_parts, interval_of
 

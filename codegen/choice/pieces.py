@@ -15,10 +15,10 @@ from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import Grid, Lag, Lags, Layout
 from pidsl.codegen.tiling.bands import Placed, interval, place
 from pidsl.codegen.tiling.coordinates import Coordinates, Tiles, coordinates, mask_pred
-from pidsl.codegen.tiling.forms import Floor, atoms_of, predicate
 from pidsl.codegen.tiling.tiles import sweep
 from pidsl.language.algebra import greatest, smallest
 from pidsl.language.expr import Pred, Truth, Var
+from pidsl.relation.forms import Floor, atoms_of, predicate
 from pidsl.relation.frame import HOME, Frame, frame_of
 from pidsl.relation.isl import coalesced, convex_parts
 

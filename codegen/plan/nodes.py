@@ -14,6 +14,7 @@ from pidsl.codegen.plan.walks import BlockList, Grid, Layout, Pass, Walk
 from pidsl.language.expr import Pred
 from pidsl.language.heads import Heads
 from pidsl.language.score import PLAIN, Score
+from pidsl.language.shown import Displayed
 from pidsl.language.terms import Term
 from pidsl.relation.frame import HOME, Frame
 
@@ -75,7 +76,7 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Displayed):
     """Disjoint pieces whose union is the term's relation, and how each is computed."""
 
     term: Term | Heads

@@ -15,9 +15,9 @@ import islpy as isl
 
 from pidsl.codegen.plan.walks import Over
 from pidsl.codegen.tiling.coordinates import Coordinates, mask
-from pidsl.codegen.tiling.forms import Form, constraints
 from pidsl.language.algebra import both
 from pidsl.language.expr import Pred
+from pidsl.relation.forms import Form, constraints
 from pidsl.relation.isl import convex_parts
 
 

@@ -18,8 +18,8 @@ from functools import lru_cache
 import islpy as isl
 
 from pidsl.codegen.plan.walks import Layout, Over, Run, Runs, Tiled
-from pidsl.codegen.tiling.forms import predicate
 from pidsl.language.expr import Index, Pred, Var, substitute, substitute_pred
+from pidsl.relation.forms import predicate
 from pidsl.relation.isl import coalesced, read_map, read_set
 
 

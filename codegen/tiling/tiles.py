@@ -22,10 +22,10 @@ import numpy as np
 from pidsl.codegen.plan.walks import Over, Run, Runs
 from pidsl.codegen.tiling.bands import Band, Bound, Placed, band
 from pidsl.codegen.tiling.coordinates import Tiles
-from pidsl.codegen.tiling.forms import Form
 from pidsl.codegen.tiling.tile_sets import general_sweep
 from pidsl.language.algebra import both, greatest, smallest
 from pidsl.language.expr import Index, Not, Pred, evaluate
+from pidsl.relation.forms import Form
 
 PROBE = 16384  # length at which a sweep without any full tile is taken to have none
 

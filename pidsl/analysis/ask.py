@@ -32,7 +32,7 @@ from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.well_formed import VARIABLES, names_of
 from pidsl.errors import SizeError, TermError, TooHardError
 from pidsl.language.schedule import Schedule
-from pidsl.language.terms import Algebra, Halo, Neighborhood, Pairs, Term, walk
+from pidsl.language.terms import Halo, Neighborhood, Pairs, Term, walk
 from pidsl.relation.isl import patience
 
 Assume: TypeAlias = str | sympy.Basic | Iterable[str | sympy.Basic]
@@ -88,7 +88,7 @@ def _whole_grid(patterns: object) -> Grid | None:
 
 def _is_slow(patterns: object) -> bool:
     terms = patterns if isinstance(patterns, tuple | list | Schedule) else (patterns,)
-    return any(_has_many(part) for term in terms if isinstance(term, Algebra) for part in walk(cast(Term, term)))
+    return any(_has_many(part) for term in terms if isinstance(term, Term) for part in walk(term))
 
 
 def _has_many(part: Term) -> bool:
@@ -361,7 +361,7 @@ def _assumed(subject: Any, assume: Assume, variables: str) -> tuple[sympy.Basic,
 
 
 def _domain(subject: Any) -> tuple[sympy.Basic, ...]:
-    return domain(cast(Term, subject)) if isinstance(subject, Algebra) else ()
+    return domain(subject) if isinstance(subject, Term) else ()
 
 
 def _static(assume: Assume) -> tuple[sympy.Basic, ...]:
@@ -378,13 +378,13 @@ def _at(bound: Bound, **values: int) -> Bound:
 
 
 def _one(term: Term) -> Term:
-    if not isinstance(term, Algebra):
+    if not isinstance(term, Term):
         raise TermError(f"{term!r} ({type(term).__name__})", "a pattern: window(64) | stride(256) & causal")
     return term
 
 
 def _subject(patterns: Patterns) -> Any:
-    if isinstance(patterns, LayerRule | Algebra):
+    if isinstance(patterns, LayerRule | Term):
         return patterns
     return tuple(_one(t) for t in (patterns.unions if isinstance(patterns, Schedule) else patterns))
 

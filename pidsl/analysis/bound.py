@@ -18,6 +18,7 @@ import sympy
 from pidsl.analysis.formulas import Value, holds, number, symbol, value_of
 from pidsl.analysis.schedules import LayerRule
 from pidsl.errors import SizeError, SymbolError, TermError, TooHardError
+from pidsl.language.shown import Drawn
 from pidsl.language.terms import Term
 from pidsl.relation.isl import in_turn
 
@@ -30,7 +31,7 @@ Subject = Term | tuple[Term, ...] | LayerRule
 
 
 @dataclass(frozen=True)
-class Bound:
+class Bound(Drawn):
     """What holds of one quantity of a pattern.
 
     >>> import pidsl

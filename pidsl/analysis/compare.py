@@ -23,7 +23,7 @@ from pidsl.analysis.plan_cost import plan_cost
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.errors import PidslError, SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.schedule import Schedule
-from pidsl.language.terms import Algebra, Term, require_concrete, require_free
+from pidsl.language.terms import Term, require_concrete, require_free
 from pidsl.language.vocabulary import window
 from pidsl.relation import counting
 from pidsl.relation.isl import in_turn
@@ -145,7 +145,7 @@ class Comparison:
                 line.append(text)
             cells.append(line)
         found = [f"[{k}] {reason}" for k, reason in enumerate(notes, 1)]
-        if any(not isinstance(row.pattern, Algebra) for row in self.rows):
+        if any(not isinstance(row.pattern, Term) for row in self.rows):
             found.append("the counts of a schedule are means over its layers, its degree is the largest")
         return cells, found
 
@@ -184,7 +184,7 @@ def compare(
     for name, value in (("n", n), ("layers", layers), ("head_dim", head_dim)):
         if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
             raise SizeError(f"{name} = {value!r}", "an integer >= 1", where="compare(...)")
-    if isinstance(patterns, Algebra | Schedule | BaseSchedule):
+    if isinstance(patterns, Term | Schedule | BaseSchedule):
         patterns = [cast(Pattern, patterns)]
     if isinstance(patterns, Mapping):
         named = [(str(name), pattern) for name, pattern in patterns.items()]
@@ -193,7 +193,7 @@ def compare(
     if not named:
         raise TermError("no patterns", "at least one", where="compare([])")
     for _, pattern in named:
-        if not isinstance(pattern, Algebra | Schedule | BaseSchedule):
+        if not isinstance(pattern, Term | Schedule | BaseSchedule):
             raise TermError(f"{pattern!r} ({type(pattern).__name__})", "a pattern or a schedule", where="compare(...)")
         if isinstance(pattern, Schedule) and pattern.unions != pattern.terms:
             expected = "a schedule of patterns: what is counted here is of one head"

@@ -16,6 +16,7 @@ from pidsl.analysis.cost_check import DTYPES, factor, t, tensor_bytes
 from pidsl.analysis.formulas import n as tokens
 from pidsl.analysis.plan_cost import PlanCost, plan_cost
 from pidsl.errors import ArgumentError, PidslError, SizeError, SymbolError
+from pidsl.language.shown import Drawn
 from pidsl.language.terms import Term, is_confined
 from pidsl.relation.isl import in_turn
 
@@ -23,7 +24,7 @@ FROM_PAIRS, FROM_LIVE, SIZES = "from the pairs", "from the live keys", "tensor s
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(Drawn):
     """What attention costs; every field but the last two is a `Bound`: a formula in n, or a number for a given n.
 
     Args:

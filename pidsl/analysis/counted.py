@@ -185,7 +185,8 @@ def _span(term: Term) -> int | None:
 
 def _repeats(term: Term) -> tuple[int, int]:
     """From where on whether i attends j is a matter of i modulo the period, the second: generous bounds of both."""
-    inner = [_repeats(x) for name in term.__slots__ if isinstance(x := getattr(term, name), Term)]
+    names: tuple[str, ...] = term.__slots__
+    inner = [_repeats(x) for name in names if isinstance(x := getattr(term, name), Term)]
     far, period = max((f for f, _ in inner), default=1), math.lcm(*(p for _, p in inner))
     match term:
         case Window(left, right):

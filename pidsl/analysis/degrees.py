@@ -27,6 +27,7 @@ from pidsl.analysis.progressions import loops_of, progressions
 from pidsl.analysis.windows import Windows
 from pidsl.errors import TooHardError
 from pidsl.language import expr as e
+from pidsl.language.shown import Displayed
 from pidsl.language.terms import Term, require_concrete
 from pidsl.relation.counting import period_of
 from pidsl.relation.isl import CONTEXT, affine, limited, read_set, region, scope
@@ -42,7 +43,7 @@ BRANCHES = 24  # of the formula of the largest degree
 
 
 @dataclass(frozen=True)
-class Degree:
+class Degree(Displayed):
     """Keys per query.
 
     Args:

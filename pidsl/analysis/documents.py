@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from pidsl.analysis.bound import Bound, Relation, exact, unknown
 from pidsl.errors import TermError
-from pidsl.language.terms import Algebra, Term, is_confined, of_lags_alone, within
+from pidsl.language.terms import Term, is_confined, of_lags_alone, within
 from pidsl.relation.documents import crossing
 from pidsl.relation.isl import in_turn
 
@@ -46,7 +46,7 @@ def no_leak(term: Term) -> Bound:
     Raises:
         TermError: not a pattern.
     """
-    if not isinstance(term, Algebra):
+    if not isinstance(term, Term):
         raise TermError(f"{term!r} ({type(term).__name__})", "a pattern: window(64) & documents")
     if not is_confined(term) and (term.symbols or not crossing(term).is_empty()):
         why = "a query attends keys of other documents wherever one starts between them; `T & documents` does not"
@@ -57,7 +57,7 @@ def no_leak(term: Term) -> Bound:
 def any_confined(subject: Any) -> bool:
     """Whether a pattern, or each of several, holds within documents."""
     terms = subject if isinstance(subject, tuple) else (subject,)
-    return any(isinstance(term, Algebra) and is_confined(cast(Term, term)) for term in terms)
+    return any(isinstance(term, Term) and is_confined(term) for term in terms)
 
 
 def allowed(subject: Any) -> Any:

@@ -6,10 +6,11 @@ from pidsl.analysis.claims import Finding, Findings
 
 INTRODUCTION = """# Published bounds, checked
 
-This page is generated: `python -m pidsl claims --markdown > docs/claims.md`. Each statement says in our words what a
-paper (or a summary of it, where the paper could not be had) claims; it is stated for one reading, and then either
-proved for all values of its parameters or refuted by a smallest counterexample. `pidsl.check_claims()` does it again,
-and `.check()` of a finding verifies the proof from the statement alone, or counts the counterexample in dense masks.
+This page is generated: `python -m pidsl claims --markdown > docs/reference/claims.md`. Each statement says in our words
+what a paper (or a summary of it, where the paper could not be had) claims; it is stated for one reading, and then
+either proved for all values of its parameters or refuted by a smallest counterexample. `pidsl.check_claims()` does
+it again, and `.check()` of a finding verifies the proof from the statement alone, or counts the counterexample in
+dense masks.
 
 Lags are `i - j`; `L` counts layers; `n` counts tokens; `CeilLog(b, x)` is the least c >= 0 with b**c >= x. A claim
 about the reach of layers is about sequences long enough to hold it.

@@ -18,7 +18,7 @@ from typing import TypeVar, cast
 import islpy as isl
 
 from pidsl.errors import SizeError, TermError, TooHardError
-from pidsl.language.terms import Algebra, Term, require_concrete
+from pidsl.language.terms import Term, require_concrete
 from pidsl.relation.build import relation
 from pidsl.relation.isl import coalesced, convex_parts, limited, read_map, read_set
 
@@ -50,9 +50,9 @@ def checked(subject: object) -> Subject:
         TermError: it is neither, or there is no term in it.
         SymbolError: a term holds unbound symbols.
     """
-    single = isinstance(subject, Algebra)
+    single = isinstance(subject, Term)
     items = (subject,) if single else tuple(subject) if isinstance(subject, Iterable) else ()
-    if not items or not all(isinstance(x, Algebra) for x in items):
+    if not items or not all(isinstance(x, Term) for x in items):
         raise TermError(f"{subject!r}", "a term, or a term per layer, the layer at the input first")
     terms = cast(Stack, items)
     for term in terms:

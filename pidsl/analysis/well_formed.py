@@ -25,7 +25,7 @@ from pidsl.analysis.formulas import CeilLog, L, Periodic, Table, symbol
 from pidsl.analysis.lag_sets import domain
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.stacks import WHOLE
-from pidsl.language.terms import Algebra
+from pidsl.language.terms import Term
 
 COUNTED = ("pairs", "sparsity", "average degree")
 REACH = ("farthest", "contiguous")
@@ -171,9 +171,9 @@ def misstated(bound: Bound) -> str:
 def _kind(subject: Any) -> str | None:
     if isinstance(subject, LayerRule):
         return RULE
-    if isinstance(subject, Algebra):
+    if isinstance(subject, Term):
         return OPEN if subject.symbols else ONE
-    several = isinstance(subject, tuple) and subject and all(isinstance(t, Algebra) for t in subject)
+    several = isinstance(subject, tuple) and subject and all(isinstance(t, Term) for t in subject)
     return SEVERAL if several and not names_of(subject) else None
 
 

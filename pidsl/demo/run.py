@@ -17,9 +17,9 @@ from torch import Tensor
 import pidsl
 from pidsl.analysis import ask
 from pidsl.analysis.bound import Bound
+from pidsl.console import Progress, heading, table
 from pidsl.demo import figure
 from pidsl.demo.check import compare
-from pidsl.demo.console import Progress, heading, table
 from pidsl.demo.measure import MIB, Times, alternate, default_device, machine, versions
 from pidsl.demo.model import ROPE, Block, ByteModel, DenseAttention
 from pidsl.demo.output import Folder
@@ -220,11 +220,8 @@ class Demo:
 
     def write_results(self, runs: list[Run]) -> None:
         """The picture and the figures."""
-        if figure.available():
-            size = min(5 * self.settings.period // 2, 1024)
-            print(self.folder.write("figure.png", lambda path: figure.draw(path, self.patterns, size, runs)))
-        else:
-            print("no picture: matplotlib is not installed (pip install 'pidsl[plot]')")
+        size = min(5 * self.settings.period // 2, 1024)
+        print(self.folder.write("figure.png", lambda path: figure.draw(path, self.patterns, size, runs)))
         print(self.folder.write("results.json", json.dumps(self.results, indent=1) + "\n"))
 
 

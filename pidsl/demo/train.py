@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from pidsl.demo.console import Progress
+from pidsl.console import Progress
 from pidsl.demo.measure import Times, peak_memory, synchronize
 from pidsl.demo.model import ByteModel
 from pidsl.demo.text import Text

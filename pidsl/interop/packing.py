@@ -24,9 +24,9 @@ from torch.nn.attention.flex_attention import BlockMask
 from pidsl.errors import ArgumentError, TermError
 from pidsl.interop.attended import Attended
 from pidsl.interop.flash import FlashMask, flash_columns
-from pidsl.interop.flex import block_mask, tiles
+from pidsl.interop.flex import block_mask, packed_mask_mod, tiles
 from pidsl.language.confined import confined
-from pidsl.language.terms import Algebra, Term, require_concrete
+from pidsl.language.terms import Term, require_concrete
 from pidsl.runtime.call import ragged
 from pidsl.runtime.call.arguments import Fault, check_tensor, raise_faults
 
@@ -262,7 +262,9 @@ class Packing:
         here[0] = -1
         here[:, of[1]] = of[0], attended.env["i"], attended.env["n"], sequences[:, 5]
         there, key = _each(self._table[:, 5])
-        return block_mask(pattern, counts, self._tensor(here), self._tensor(np.stack([there, key])), block_size)
+        mask_mod = packed_mask_mod(pattern, self._tensor(here), self._tensor(np.stack([there, key])))
+        block, lengths, device = (block_size, block_size), (self.tokens, self.keys), self.cu_seqlens_q.device
+        return block_mask(counts[None] > 0, counts[None] == block_size**2, mask_mod, lengths, block, device)
 
     def _sequence_of_rows(self) -> tuple[Ints, Ints]:
         """The document of every query that stands at a position, and which query that is."""
@@ -281,7 +283,7 @@ class Packing:
 
 
 def _pattern(term: Term) -> Term:
-    if not isinstance(term, Algebra):
+    if not isinstance(term, Term):
         expected = "a pattern; of a gate, heads or layers, each of their patterns by itself"
         raise TermError(f"{term!r} ({type(term).__name__})", expected, "packing")
     require_concrete(term, "say which keys are attended")

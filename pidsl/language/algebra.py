@@ -7,6 +7,7 @@ variable of a plan for what it is, an integer that is not negative.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import gcd
 from typing import assert_never
 
 from pidsl.language.expr import (
@@ -179,6 +180,46 @@ def positive(p: Pred) -> Pred:
             return positive(negated(x))
         case _:
             return p
+
+
+def tidied(p: Pred) -> Pred:
+    """`p` with every sum gathered, i ahead and constants on the right: `(j + 5) - (i + 5) >= -3 -> i - j <= 3`."""
+    match p:
+        case Compare(op, x, y):
+            terms, constant = _linear(Sub(_tidy(x), _tidy(y)))
+            if not terms:
+                return fold(Compare(op, constant, 0))
+            sign = 1 if terms.get(Var("i"), next(iter(terms.values()))) > 0 else -1
+            op, right, common = op if sign > 0 else _MIRRORED[op], -sign * constant, gcd(*terms.values())
+            if right % common and op in ("==", "!="):  # 2 * i == 7
+                return Truth(op == "!=")
+            if right % common:  # 2 * i < 7 is i <= 3
+                op, right = ("<=", right - (op == "<")) if op in ("<", "<=") else (">=", right + (op == ">"))
+                right = right // common if op == "<=" else -(-right // common)
+            else:
+                right //= common
+            return Compare(op, _sum({atom: sign * factor // common for atom, factor in terms.items()}, 0), right)
+        case And(x, y) | Or(x, y):
+            return fold(type(p)(tidied(x), tidied(y)))
+        case Not(x):
+            return fold(Not(tidied(x)))
+        case _:
+            return p
+
+
+def _tidy(e: Index) -> Index:
+    match e:
+        case FloorDiv(x, y) | Mod(x, y):
+            inside: Index = simplify(type(e)(_tidy(x), _tidy(y)))
+        case Min(x, y) | Max(x, y):
+            inside = simplify(type(e)(_tidy(x), _tidy(y)))
+        case Abs(x):
+            inside = simplify(Abs(_tidy(x)))
+        case Add(x, y) | Sub(x, y) | Mul(x, y):
+            inside = simplify(type(e)(_tidy(x), _tidy(y)))
+        case _:
+            return e
+    return _sum(*_linear(inside))
 
 
 def separated(p: Pred, keys: frozenset[str]) -> Pred:

@@ -12,7 +12,7 @@ from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.summaries import Spans, Summaries
-from pidsl.language.terms import Algebra, Term, within
+from pidsl.language.terms import Term, within
 
 Pattern = TypeVar("Pattern", bound=Term | Gate | Heads | Schedule | Summaries)
 
@@ -37,7 +37,7 @@ def confined(pattern: Pattern) -> tuple[Pattern, bool]:
 
 def _without(pattern: Term | Gate | Heads | Schedule | Summaries) -> tuple[Any, bool]:
     match pattern:
-        case Algebra():
+        case Term():
             return within(pattern)
         case Gate(branches):
             parts = [within(term) for _, term in branches]

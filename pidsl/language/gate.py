@@ -17,11 +17,12 @@ from typing import ClassVar
 
 from pidsl.errors import SymbolError, TermError
 from pidsl.language.goes_with import check_documents, check_inside
-from pidsl.language.terms import Algebra, Term
+from pidsl.language.shown import Shown
+from pidsl.language.terms import Term
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Gate:
+class Gate(Shown):
     """Named branches in the order of their weights; made by `gate`.
 
     Args:
@@ -96,7 +97,7 @@ def gate(**branches: Term) -> Gate:
         same = name.isascii() or name == unicodedata.normalize("NFKC", name)  # as Python reads it
         if not name.isidentifier() or keyword.iskeyword(name) or not same:
             raise TermError(f"branch name {name!r}", "an identifier that is not a Python keyword", where="gate(...)")
-        if not isinstance(term, Algebra):
+        if not isinstance(term, Term):
             given = f"{name} = {term!r} ({type(term).__name__})"
             check_inside("gate", term, given, "gate(...)")
             nested = "one softmax over both is a | b" if isinstance(term, Gate) else "build it with pidsl.where"

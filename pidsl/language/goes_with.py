@@ -1,6 +1,6 @@
 """What goes with what: the parts of a kernel's specification, and the pairs of them that have no meaning together.
 
-`REFUSED` is the only place that refuses a pair, and docs/goes_with.md, which `page` writes, shows it.
+`REFUSED` is the only place that refuses a pair, and docs/reference/goes_with.md, which `page` writes, shows it.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def check_documents(terms: Iterable[Term], given: str, where: str) -> None:
 
 
 def page() -> str:
-    """docs/goes_with.md."""
+    """docs/reference/goes_with.md."""
     names = list(PARTS)
     lines = [
         "# What goes with what",

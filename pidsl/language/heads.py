@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pidsl.errors import SymbolError, TermError
 from pidsl.language.expr import Index
 from pidsl.language.goes_with import check_documents, check_inside
-from pidsl.language.terms import Algebra, Documents, Term, within
+from pidsl.language.shown import Shown
+from pidsl.language.terms import Documents, Term, within
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Heads:
+class Heads(Shown):
     """Groups of query heads in order; made by `heads`. `len`, indexing and iteration go over single heads.
 
     Args:
@@ -187,9 +188,9 @@ def _checked(index: int, group: Any) -> tuple[int, Any]:
         raise TermError(f"group {index}: {group!r}", "a pair of a count of query heads and a term", where)
     count, term = group
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        turned = f"({term!r}, {count!r})" if isinstance(term, int) and isinstance(count, Algebra) else ""
+        turned = f"({term!r}, {count!r})" if isinstance(term, int) and isinstance(count, Term) else ""
         raise TermError(f"group {index}: {count!r} heads", "how many query heads, at least 1", where, turned)
-    if not isinstance(term, Algebra):
+    if not isinstance(term, Term):
         given = f"group {index}: {term!r} ({type(term).__name__})"
         check_inside("heads", term, given, where)
         raise TermError(given, "a pidsl term", where)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 from pidsl.errors import SymbolError, TermError
 from pidsl.language.expr import Expr, Index, Pred, show, substitute, substitute_pred, symbols_in
@@ -33,11 +33,8 @@ from pidsl.language.refused import Refused, require_term
 from pidsl.language.sizes import size
 from pidsl.language.trees import WIDE, Steps, Tree, children, own_values, parts_of, run, shallow, walk_tree, width
 
-if TYPE_CHECKING:
-    from pidsl.language.terms import Term
 
-
-class Algebra(Questions, Refused, Tree):
+class Term(Questions, Refused, Tree):
     """The operators that every term has, and through `Questions` what one can ask of it."""
 
     __slots__ = ()
@@ -48,7 +45,7 @@ class Algebra(Questions, Refused, Tree):
         return shallow(Union(*_free("|", self, require_term(other, "|"))))
 
     def __and__(self, other: Term) -> Term:
-        return shallow(Intersection(_self(self), require_term(other, "&")))
+        return shallow(Intersection(self, require_term(other, "&")))
 
     def __sub__(self, other: Term) -> Term:
         return Difference(*_free("-", self, require_term(other, "-")))
@@ -102,8 +99,8 @@ class Algebra(Questions, Refused, Tree):
         >>> pidsl.window(2).T.equals(pidsl.window(0, 2))
         True
         """
-        if not is_confined(_self(self)):
-            return Transpose(_self(self))
+        if not is_confined(self):
+            return Transpose(self)
         parts = [part if part.confines else part.T for part in parts_of(Intersection, self)]
         return reduce(lambda a, b: a & b, parts)  # within a document as anywhere else
 
@@ -166,7 +163,7 @@ class Algebra(Questions, Refused, Tree):
     @classmethod
     def made(cls, *values: Any) -> Term:
         """A term of this kind, made of the values of its fields, which are checked."""
-        return cast("Term", cls.sized(values) if cls.LEAST else cls(*values))
+        return cls.sized(values) if cls.LEAST else cls(*values)
 
     @classmethod
     def sized(cls, values: tuple[Any, ...]) -> Self:
@@ -200,7 +197,7 @@ class Algebra(Questions, Refused, Tree):
     @property
     def symbols(self) -> frozenset[str]:
         """Names of the symbols that are still open."""
-        return frozenset(name for t in walk(_self(self)) for name in _own_symbols(t))
+        return frozenset(name for t in walk(self) for name in _own_symbols(t))
 
     def bind(self, /, **values: Index) -> Term:
         """The term with symbols replaced by numbers (or by other symbols).
@@ -226,10 +223,10 @@ class Algebra(Questions, Refused, Tree):
                 where=repr(self),
             )
         checked = {name: size(v, name, f"bind({name}={v!r})", least=None) for name, v in values.items()}
-        return substitute_term(_self(self), checked)
+        return substitute_term(self, checked)
 
 
-# Kinds of terms share by assignment, with no classes between them and Algebra: where torch traces an object that it
+# Kinds of terms share by assignment, with no classes between them and Term: where torch traces an object that it
 # holds for a constant, it fails at methods of bases beyond the first.
 
 
@@ -248,7 +245,7 @@ def _infix(level: int, sign: str) -> Any:
     return source
 
 
-def _called(cls: type[Algebra], values: Iterable[Any]) -> str:
+def _called(cls: type[Term], values: Iterable[Any]) -> str:
     of, value = values
     return f"{of!r}.{call(cls.__name__.lower(), value)}"
 
@@ -260,35 +257,35 @@ def _method(self: Any, inside: Inside) -> Shown:
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Union(Algebra):
+class Union(Term):
     left: Term
     right: Term
     source = _infix(OR, "|")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Intersection(Algebra):
+class Intersection(Term):
     left: Term
     right: Term
     source = _infix(AND, "&")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Difference(Algebra):
+class Difference(Term):
     left: Term
     right: Term
     source = _infix(MINUS, "-")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class SymmetricDifference(Algebra):
+class SymmetricDifference(Term):
     left: Term
     right: Term
     source = _infix(XOR, "^")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Complement(Algebra):
+class Complement(Term):
     of: Term
 
     def source(self, inside: Inside) -> Shown:
@@ -296,7 +293,7 @@ class Complement(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Transpose(Algebra):
+class Transpose(Term):
     of: Term
 
     def source(self, inside: Inside) -> Shown:
@@ -304,7 +301,7 @@ class Transpose(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Compose(Algebra):
+class Compose(Term):
     """`left` after `right`: the last layer is `left`."""
 
     left: Term
@@ -313,7 +310,7 @@ class Compose(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Power(Algebra):
+class Power(Term):
     of: Term
     layers: Index
     LEAST = (None, 0)
@@ -328,7 +325,7 @@ class Power(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Shift(Algebra):
+class Shift(Term):
     of: Term
     by: Index
     LEAST = (None, None)
@@ -336,7 +333,7 @@ class Shift(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Blocked(Algebra):
+class Blocked(Term):
     of: Term
     size: Index
     LEAST = (None, 1)
@@ -344,7 +341,7 @@ class Blocked(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Dilated(Algebra):
+class Dilated(Term):
     of: Term
     step: Index
     LEAST = (None, 1)
@@ -374,7 +371,7 @@ def _free(operator: str, *terms: Any) -> tuple[Term, ...]:
 
 def walk(term: Term) -> Iterator[Term]:
     """`term` and every term inside it, each object once."""
-    return walk_tree(term, Algebra)
+    return walk_tree(term, Term)
 
 
 def _own_symbols(term: Term) -> Iterator[str]:
@@ -397,7 +394,7 @@ def _substituted(term: Term, values: Mapping[str, Index]) -> Steps[Term]:
         return term
     parts = []
     for part in own_values(term):
-        parts.append((yield _substituted(_self(part), values)) if isinstance(part, Algebra) else part)
+        parts.append((yield _substituted(part, values)) if isinstance(part, Term) else part)
     try:
         return type(term).made(*(_filled(part, values) for part in parts))
     except TermError as e:
@@ -424,7 +421,3 @@ def require_concrete(term: Term, purpose: str) -> None:
             where=repr(term),
             hint=f"term.bind({values})",
         )
-
-
-def _self(term: Algebra) -> Term:
-    return cast("Term", term)

@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 from pidsl.errors import ParseError, PidslError
 from pidsl.language import trace, vocabulary
@@ -35,11 +35,11 @@ from pidsl.language.schedule import Schedule, layers
 from pidsl.language.score import Score, score
 from pidsl.language.sizes import is_symbol_name
 from pidsl.language.summaries import Spans, Summaries, spans, summaries
-from pidsl.language.terms import Algebra, Term
+from pidsl.language.terms import Term
 from pidsl.language.trees import Steps, run
 
 CONSTANTS: Mapping[str, Any] = {
-    name: word for name in vocabulary.__all__ if isinstance(word := getattr(vocabulary, name), Algebra)
+    name: word for name in vocabulary.__all__ if isinstance(word := getattr(vocabulary, name), Term)
 }
 WORDS: Mapping[str, Callable[..., Any]] = {
     name: getattr(vocabulary, name) for name in vocabulary.__all__ if name not in {"symbols", *CONSTANTS}
@@ -49,7 +49,7 @@ SPECS: Mapping[str, Callable[..., Any]] = {
     "compile": Recipe,
 }  # fmt: skip
 METHODS: Mapping[str, Callable[..., Term]] = {
-    "shift": Algebra.shift, "blocked": Algebra.blocked, "dilated": Algebra.dilated,
+    "shift": Term.shift, "blocked": Term.blocked, "dilated": Term.dilated,
 }  # fmt: skip
 OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.BitOr: lambda a, b: a | b, ast.BitAnd: lambda a, b: a & b, ast.BitXor: lambda a, b: a ^ b,
@@ -235,9 +235,9 @@ class Parser:
                 return METHODS[method](of, *args, **named)
             case ast.Call(func=ast.Name(id=word)):
                 found = self._call(node, word)
-                if not isinstance(found, Algebra):
+                if not isinstance(found, Term):
                     raise self.fail(node, f"`{ast.unparse(node)}`, {KINDS.get(type(found), 'several terms')}", "a term")
-                return cast(Term, found)
+                return found
             case ast.BoolOp():
                 raise self.fail(node, "`and` or `or` between terms", "& or |", "a & b, a | b")
             case ast.UnaryOp(op=ast.Not()):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from pidsl.language.door import behind
 from pidsl.language.expr import whole
 from pidsl.language.refused import require_term
+from pidsl.language.shown import Shown
 
 if TYPE_CHECKING:
     import islpy
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
     from pidsl.analysis.memory import Communication
     from pidsl.analysis.reach import Reachable
     from pidsl.language.terms import Term
+    from pidsl.relation.queries import Difference
 
 Assume = str | Iterable[str]
 LONG = 1 << 22  # tokens from which on square patterns are counted by formula
 
 
-class Questions:
+class Questions(Shown):
     """The queries that every term has."""
 
     __slots__ = ()
@@ -101,6 +103,31 @@ class Questions:
         """
         return behind("equals")(self._own, require_term(other, "equals"))
 
+    def difference_at(self, other: Term, n: int | None = None) -> Difference | None:
+        """A pair that only one of both attends: the first, by query and key, at the least n at which they differ.
+
+        >>> import pidsl
+        >>> pidsl.window(3).difference_at(pidsl.causal)
+        Difference(i=4, j=0, n=5, m=5, only_in='other')
+        >>> pidsl.window(3).difference_at(pidsl.causal, n=4) is None
+        True
+
+        Args:
+            other: a pattern.
+            n: look at this many queries and keys only.
+
+        Returns:
+            None where both are equal, for every n and m (or at `n`). Lengths n = m are looked at first; patterns
+            that agree on these may differ at others. Of patterns confined to documents, a pair within one document.
+
+        Raises:
+            TermError: one of them is confined to documents, and the other is not.
+            SizeError: n is no length.
+            SymbolError: one of them holds unbound symbols.
+            TooHardError: isl's operation limit struck.
+        """
+        return behind("difference_at")(self._own, require_term(other, "difference_at"), n)
+
     def __le__(self, other: Term) -> bool:
         """Whether every pair of `self` is a pair of `other`, for every n and m, and all documents.
 
@@ -126,7 +153,7 @@ class Questions:
         self, n: int | None = None, m: int | None = None, offset: int = 0, key_offset: int = 0, *,
         assume: Assume = (),
     ) -> NDArray[np.int64] | Degree:  # fmt: skip
-        """How many keys each query attends: int64 array [n], exact; without n, formulas in i and n as `Bound`s.
+        """How many keys each query attends: int64 array [n], exact; without n, formulas in i and n, each a `Bound`.
 
         >>> import pidsl
         >>> pidsl.window(2).degree(4)

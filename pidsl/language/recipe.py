@@ -20,7 +20,7 @@ from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.score import Score
 from pidsl.language.summaries import Summaries
-from pidsl.language.terms import Algebra, Term
+from pidsl.language.terms import Term
 
 Composed = Gate | Heads | Schedule | Summaries
 Backend = Literal["auto", "triton", "torch", "reference"]
@@ -90,7 +90,7 @@ class Recipe:
 
 
 def _check_of(of: object) -> None:
-    if isinstance(of, Algebra | Composed):
+    if isinstance(of, Term | Composed):
         return
     if isinstance(of, str):
         hint = f"pidsl.compile(pidsl.parse({of!r}))"

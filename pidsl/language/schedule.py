@@ -11,14 +11,15 @@ from pidsl.language.door import behind
 from pidsl.language.expr import Index
 from pidsl.language.goes_with import check_documents, check_inside
 from pidsl.language.heads import Heads
-from pidsl.language.terms import Algebra, Term
+from pidsl.language.shown import Shown
+from pidsl.language.terms import Term
 
 if TYPE_CHECKING:
     from pidsl.analysis.bound import Bound
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Schedule:
+class Schedule(Shown):
     """A pattern, or `heads`, per layer, the layer at the input first; see `layers`."""
 
     part: ClassVar[str] = "layers"
@@ -94,7 +95,7 @@ def layers(terms: Iterable[Term | Heads]) -> Schedule:
     """
     given = tuple(terms)
     for k, term in enumerate(given):
-        if not isinstance(term, Algebra | Heads):
+        if not isinstance(term, Term | Heads):
             given_ = f"layer {k}: {term!r} ({type(term).__name__})"
             check_inside("layers", term, given_, "layers([...])")
             raise TermError(given_, "a pattern, or heads", where="layers([...])")

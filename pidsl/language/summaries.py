@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 from pidsl.errors import TermError
 from pidsl.language.door import behind
 from pidsl.language.goes_with import check_documents, check_inside
+from pidsl.language.shown import Shown
 from pidsl.language.sizes import checked_size
-from pidsl.language.terms import Algebra, Ring, Term, require_concrete, walk, within
+from pidsl.language.terms import Ring, Term, require_concrete, walk, within
 from pidsl.language.trace import where
 from pidsl.language.vocabulary import blocks, causal, lags, stride
 
@@ -78,7 +79,7 @@ class Spans:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Summaries:
+class Summaries(Shown):
     """Exact keys and levels of spans; made by `summaries`.
 
     Args:
@@ -203,7 +204,7 @@ def summaries(exact: Term, levels: Iterable[Spans]) -> Summaries:
 
 
 def _term(term: Term, name: str, where_: str) -> Term:
-    if not isinstance(term, Algebra):
+    if not isinstance(term, Term):
         given = f"{name} = {term!r} ({type(term).__name__})"
         check_inside("summaries", term, given, where_)
         raise TermError(given, "a pidsl term", where_)

@@ -25,7 +25,6 @@ from typing import Any, Literal, cast
 from pidsl.errors import TermError
 from pidsl.language.expr import Index, Pred, Truth, show_pred, vars_in, whole
 from pidsl.language.operators import (
-    Algebra,
     Blocked,
     Complement,
     Compose,
@@ -35,6 +34,7 @@ from pidsl.language.operators import (
     Power,
     Shift,
     SymmetricDifference,
+    Term,
     Transpose,
     Union,
     is_confined,
@@ -46,37 +46,37 @@ from pidsl.language.sizes import LIMIT, check_predicate, size
 from pidsl.language.trees import parts_of
 
 __all__ = [
-    "Algebra", "Blocked", "Blocks", "Causal", "Complement", "Compose", "Difference", "Dilated", "Documents",
-    "Empty", "Full", "Halo", "Intersection", "Keys", "Lags", "Leaf", "Neighborhood", "Pairs", "Power", "Queries",
-    "Ring", "Shift", "Stride", "SymmetricDifference", "Term", "Transpose", "Union", "Where", "Window",
+    "Blocked", "Blocks", "Causal", "Complement", "Compose", "Difference", "Dilated", "Documents",
+    "Empty", "Full", "Halo", "Intersection", "Keys", "Lags", "Leaf", "Neighborhood", "Node", "Pairs", "Power",
+    "Queries", "Ring", "Shift", "Stride", "SymmetricDifference", "Term", "Transpose", "Union", "Where", "Window",
     "is_confined", "misplaced", "of_lags_alone", "require_concrete", "require_free", "walk", "within",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Full(Algebra):
+class Full(Term):
     pass
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Empty(Algebra):
+class Empty(Term):
     pass
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Causal(Algebra):
+class Causal(Term):
     pass
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Window(Algebra):
+class Window(Term):
     left: Index
     right: Index
     LEAST, USUAL = (0, 0), (0,)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Stride(Algebra):
+class Stride(Term):
     period: Index
     phase: Index
     LEAST, USUAL = (1, 0), (0,)
@@ -91,7 +91,7 @@ class Stride(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Lags(Algebra):
+class Lags(Term):
     values: tuple[Index, ...]
 
     @classmethod
@@ -109,13 +109,13 @@ class Lags(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Ring(Algebra):
+class Ring(Term):
     radius: Index
     LEAST = (0,)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Keys(Algebra):
+class Keys(Term):
     start: Index
     stop: Index | None
     step: Index
@@ -124,7 +124,7 @@ class Keys(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Queries(Algebra):
+class Queries(Term):
     start: Index
     stop: Index | None
     step: Index
@@ -133,13 +133,13 @@ class Queries(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Blocks(Algebra):
+class Blocks(Term):
     size: Index
     LEAST = (1,)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Where(Algebra):
+class Where(Term):
     """A traced predicate over Var i, j and, with arity 4, n, m."""
 
     pred: Pred
@@ -159,7 +159,7 @@ class Where(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Pairs(Algebra):
+class Pairs(Term):
     values: tuple[tuple[int, int], ...]
 
     def source(self, inside: Inside) -> Shown:
@@ -167,7 +167,7 @@ class Pairs(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Neighborhood(Algebra):
+class Neighborhood(Term):
     """A window around every token of a row-major grid; one entry per axis in each tuple."""
 
     shape: tuple[int, ...]
@@ -185,7 +185,7 @@ class Neighborhood(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Halo(Algebra):
+class Halo(Term):
     """The block of every token of a row-major grid, grown by `halo`; one entry per axis in each tuple."""
 
     shape: tuple[int, ...]
@@ -197,7 +197,7 @@ class Halo(Algebra):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Documents(Algebra):
+class Documents(Term):
     """Query and key in one document, and the rest of the pattern on the positions within it."""
 
     confines = True
@@ -224,7 +224,7 @@ Leaf = (
     | Halo
     | Documents
 )
-Term = (
+Node = (
     Leaf | Union | Intersection | Difference | SymmetricDifference | Compose
     | Complement | Transpose | Power | Shift | Blocked | Dilated
 )  # fmt: skip

@@ -78,13 +78,13 @@ def where(predicate: Callable[..., Any]) -> Term:
         value = predicate(*(TracedIndex(Var(v)) for v in "ijnm"[: len(needed)]))
         return where_pred(as_pred(value))
     except (TruthError, PredicateError) as e:
-        raise type(e)(e.given, e.expected, _at(e.where, predicate, e), e.hint) from None
+        raise type(e)(e.given, e.expected, at_line(e.where, predicate, e), e.hint) from None
     except TermError as e:
-        raise PredicateError(e.given, e.expected, _at(e.where, predicate, e), e.hint) from None
+        raise PredicateError(e.given, e.expected, at_line(e.where, predicate, e), e.hint) from None
     except (TypeError, IndexError) as e:  # an operation that Python or NumPy did not find on a stand-in
         hint = "(j == 0) | (j == 4) for membership; compute with i and j, tables and functions cannot be traced"
         expected = f"affine and modular arithmetic: {WORDS}"
-        raise PredicateError(str(e), expected, _at("where(...)", predicate, e), hint) from e
+        raise PredicateError(str(e), expected, at_line("where(...)", predicate, e), hint) from e
 
 
 def _parameters(predicate: Callable[..., Any]) -> list[str]:
@@ -104,7 +104,7 @@ def _parameters(predicate: Callable[..., Any]) -> list[str]:
     name = getattr(predicate, "__name__", "mask_mod")
     if wrong := wrong_parameters(names if plain else ["*"], name if name.isidentifier() else "mask_mod"):
         given = f"a function of ({', '.join(map(str, parameters))})"
-        raise PredicateError(given, wrong[0], _at("where(...)", predicate, None), wrong[1])
+        raise PredicateError(given, wrong[0], at_line("where(...)", predicate, None), wrong[1])
     return names
 
 
@@ -144,13 +144,14 @@ def wrong_parameters(names: Sequence[str], function: str) -> tuple[str, str] | N
     return expected, "where(lambda i, j: i - j < 4)"
 
 
-def _at(where: str, predicate: Callable[..., Any], e: BaseException | None) -> str:
+def at_line(where: str, predicate: Callable[..., Any], e: BaseException | None) -> str:
     """`where` and the line of the user's own code that was at work, or else the one where the predicate begins."""
     found: tuple[str, int] | None = None
     for frame, line in traceback.walk_tb(e.__traceback__ if e else None):
         module = str(frame.f_globals.get("__name__", ""))
         library = module.partition(".")[0] in ("pidsl", "numpy", "torch")
-        if not module.startswith("pidsl.language.") and not (found and library):
+        own = module.startswith(("pidsl.language.", "pidsl.interop."))
+        if not own and not (found and library):
             found = (frame.f_code.co_filename, line)
     if found is None:
         function = inspect.unwrap(getattr(predicate, "func", predicate))

@@ -58,7 +58,8 @@ def symbols(names: str) -> Any:
         names: identifiers; not Python keywords, not words of the language, not i, j, n, m.
 
     Returns:
-        A `Symbol`, or a tuple of them: typed Any, so that `k, period = symbols("k period")` type-checks.
+        A `Symbol`, or a tuple of them. No type says how many names a text holds, so it is typed Any: write
+        `k: Symbol = symbols("k")` where a checker should know.
 
     Raises:
         TermError: there is no name, or one that is not allowed.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, reduce
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
 
 import islpy as isl
 
@@ -32,6 +32,7 @@ from pidsl.language.terms import (
     Keys,
     Lags,
     Neighborhood,
+    Node,
     Pairs,
     Power,
     Queries,
@@ -160,7 +161,8 @@ def _any_documents(pattern: isl.Map, square: bool) -> isl.Map:
 def _unclipped(term: Term, runs: Mapping[int, Runs]) -> Steps[isl.Map]:
     if id(term) in runs:
         return _any_of(map(condition, runs[id(term)]))
-    match term:
+    node = cast(Node, term)
+    match node:
         case Full():
             return _leaf("")
         case Empty():
@@ -189,7 +191,7 @@ def _unclipped(term: Term, runs: Mapping[int, Runs]) -> Steps[isl.Map]:
         case Pairs(values):
             return _listed(values)
         case Neighborhood() | Halo():
-            return coalesced(_leaf(grid_condition(term)))
+            return coalesced(_leaf(grid_condition(node)))
         case Documents():
             raise misplaced(term)
         case Union():
@@ -234,7 +236,7 @@ def _unclipped(term: Term, runs: Mapping[int, Runs]) -> Steps[isl.Map]:
             same = f"i = {s} i' + c and j = {s} j' + c and 0 <= c < {s}"
             return _at((yield _unclipped(a, runs)), f"exists c: {same} and {count}")
         case _:
-            assert_never(term)
+            assert_never(node)
 
 
 def _union(terms: list[Term], runs: Mapping[int, Runs]) -> Steps[isl.Map]:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 from math import prod
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -274,7 +274,7 @@ class _Table:
                         return inside
                     out[np.ix_(*own)] = inside
             case _:
-                found = _leaf(term, self._array(i)[:, None], self._array(j)[None, :], n, m)
+                found = _leaf(cast("Leaf | Power", term), self._array(i)[:, None], self._array(j)[None, :], n, m)
                 out = np.empty((len(i), len(j)), dtype=np.bool_)
                 out[...] = found
         return out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import islpy as isl
 
@@ -10,6 +12,7 @@ from pidsl.errors import TermError
 from pidsl.language.terms import Term, is_confined, within
 from pidsl.relation.build import needs_square, relation
 from pidsl.relation.isl import limited, read_set
+from pidsl.relation.oracle import check_lengths
 
 
 def equals(a: Term, b: Term) -> bool:
@@ -28,6 +31,54 @@ def contained(a: Term, b: Term) -> bool:
             raise _apart(a, b, "<=")
         return contained(within(a)[0], within(b)[0])
     return _decide(a, b, "<=", isl.Map.is_subset)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A pair that one of two patterns attends, and the other does not.
+
+    Args:
+        i, j: positions of the query and the key.
+        n, m: over how many queries and keys; of patterns confined to documents, within a document of these lengths.
+        only_in: which of them has the pair: "self", or "other".
+    """
+
+    i: int
+    j: int
+    n: int
+    m: int
+    only_in: Literal["self", "other"]
+
+    def __str__(self) -> str:
+        lengths = f"n = {self.n}" if self.n == self.m else f"n = {self.n}, m = {self.m}"
+        return f"with {lengths}, query {self.i} attends key {self.j} in {self.only_in} only"
+
+
+def difference_at(a: Term, b: Term, n: int | None = None) -> Difference | None:
+    """The first pair, by query and key, at the least n in which they differ; None: they are equal for all n and m.
+
+    Lengths n = m come first; where these do not tell them apart, the least n, and the least m with it.
+    """
+    if is_confined(a) and is_confined(b):
+        return difference_at(within(a)[0], within(b)[0], n)
+    if is_confined(a) or is_confined(b):
+        raise _apart(a, b, "difference_at")
+    x, y = relation(a), relation(b)
+    square = read_set("[n, m] -> { : n = m }")
+    lengths = [square] if needs_square(a) or needs_square(b) else [square, read_set("[n, m] -> { : }")]
+    if n is not None:
+        n = max(check_lengths(t, n, None, 0)[0] for t in (a, b))
+        lengths = [read_set(f"[n, m] -> {{ : n = {n} and m = {n} }}")]
+    with limited(f"where {a!r} and {b!r} differ"):
+        for allowed in lengths:
+            apart = [side.intersect_params(allowed).wrap().flatten() for side in (x - y, y - x)]
+            points = [side.move_dims(isl.dim_type.set, 0, isl.dim_type.param, 0, 2) for side in apart]
+            first = points[0].union(points[1]).lexmin()
+            if not first.is_empty():
+                at = first.sample_point()
+                n, m, i, j = (int(at.get_coordinate_val(isl.dim_type.set, k).to_python()) for k in range(4))
+                return Difference(i, j, n, m, "self" if first.is_subset(points[0]) else "other")
+    return None
 
 
 def is_empty(term: Term) -> bool:

@@ -25,7 +25,6 @@ from pidsl.language.expr import (
     simplify,
 )  # fmt: skip
 from pidsl.language.terms import (
-    Algebra,
     Causal,
     Complement,
     Difference,
@@ -52,7 +51,7 @@ FEW = 4 * WIDE  # operations; a term of fewer is left to isl
 
 def runs_within(term: Term) -> Mapping[int, Runs]:
     """The runs of each part of a long term that is of lags alone, by its id; of a short one, nothing."""
-    order = list(bottom_up(term, lambda t: isinstance(t, Algebra)))
+    order = list(bottom_up(term, lambda t: isinstance(t, Term)))
     length = len(order) + sum(len(t.values) for t in order if isinstance(t, Lags))
     if length + sum(extent(t.pred)[1] for t in order if isinstance(t, Where)) <= FEW:
         return {}

@@ -17,7 +17,7 @@ from pidsl.language.recipe import Backend, Composed, OutputGate, Recipe
 from pidsl.language.schedule import Schedule
 from pidsl.language.score import Score
 from pidsl.language.summaries import Summaries
-from pidsl.language.terms import Algebra, Term, require_concrete
+from pidsl.language.terms import Term, require_concrete
 from pidsl.runtime.call.keywords import refuse
 from pidsl.runtime.kernels.form import Form
 from pidsl.runtime.kernels.gate import Blend
@@ -64,7 +64,8 @@ def compile(
     >>> kernel(q, k, v).shape
     torch.Size([1, 4, 100, 64])
 
-    Kernels are kept: compiling an equal term again is free. docs/goes_with.md says which of the options go together.
+    Kernels are kept: compiling an equal term again is free. docs/reference/goes_with.md says which of the options go
+    together.
 
     Args:
         term: a pattern without unbound symbols, or what is made of such: a `gate`, `heads`, `layers`, or
@@ -78,8 +79,8 @@ def compile(
             per head and query, or one per element (Gated Attention, arXiv 2505.06708, position G1).
         affine: attend with the weights `alpha * softmax + beta` on the attended keys, alpha and beta given at call
             time (Affine-Scaled Attention, arXiv 2602.23057); see `pidsl.runtime.kernels.output`.
-        tune: on a GPU, the first calls try a few sizes of tiles and keep the fastest; docs/settings.md says for which
-            calls and where.
+        tune: on a GPU, the first calls try a few sizes of tiles and keep the fastest;
+            docs/reference/settings.md says for which calls and where.
 
     Returns:
         A `Kernel`; for layers `LayerKernels`, a sequence of kernels.
@@ -101,7 +102,7 @@ def compile(
         check_tunable(recipe)
     if torch.compiler.is_compiling():  # prepared() asks it of what torch traces, where terms are no objects yet
         return _built(recipe)
-    if isinstance(recipe.of, Algebra):
+    if isinstance(recipe.of, Term):
         require_concrete(recipe.of, "compile the pattern")
     return _kept(recipe)
 

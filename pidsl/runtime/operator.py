@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pidsl.errors import BackendError
 from pidsl.language.score import PLAIN
-from pidsl.runtime import sequences
+from pidsl.runtime import flops, sequences
 from pidsl.runtime.call.arguments import check_positions, check_scale, raise_faults
 from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.logits import sink_gradient
@@ -48,8 +48,10 @@ def attended(programs: Programs, backend: str, call: Call) -> tuple[Tensor, Tens
 
 
 def is_traced(*tensors: Tensor) -> bool:
-    """Whether torch is recording a graph, or a tensor has a dispatch of its own (fake, distributed, meta)."""
+    """Whether torch records a graph or counts flops, or a tensor has its own dispatch (fake, distributed, meta)."""
     if torch.compiler.is_compiling():
+        return True
+    if torch._C._len_torch_dispatch_stack() and flops.looking(FLOPS):
         return True
     for x in tensors:  # noqa: SIM110 (a generator would cost as much again)
         if type(x) not in ORDINARY or x.is_meta:
@@ -163,7 +165,7 @@ def _refuse_second(subject: str, instead: str) -> NoReturn:
 
 def _told(plan: Any) -> tuple[str, str]:
     """How errors call the kernel of a plan, and what does without it."""
-    formula = "the formula of docs/score.md over all pairs, under the mask torch.tensor(term.mask(n, m, offset))"
+    formula = "docs/reference/score.md's formula over all pairs, under the mask torch.tensor(term.mask(n, m, offset))"
     return f"the kernel of {plan.term!r}", _DENSE if plan.score == PLAIN else formula
 
 
@@ -319,6 +321,7 @@ def attention(
 @attention.register_fake
 def _attention_shapes(q: Tensor, k: Tensor, v: Tensor, inputs: Any, factor: Any, program: str, *rest: Any) -> Any:
     check_mode(program)
+    flops.register(FLOPS)
     return _empty_results(q, v)
 
 
@@ -382,3 +385,21 @@ def _no_second(ctx: Any, *grads: Any) -> NoReturn:
 
 
 attention_backward.register_autograd(_no_second, setup_context=_name)
+
+
+def _forward_flops(*arguments: Any, **_: Any) -> int:
+    q, k, v, inputs, _factor, program, _scale, numbers = arguments
+    spans = flops.spans_of(q, k, inputs[_count(program) :], numbers)
+    return flops.forward_flops(q, v, program.split("; ")[0], spans)
+
+
+def _backward_flops(*arguments: Any, **_: Any) -> int:
+    (q, k, v, *inputs), _results, _grads, _factor, program, _scale, numbers, _learned = arguments
+    spans = flops.spans_of(q, k, inputs[_count(program) :], numbers)
+    return flops.backward_flops(q, v, program.split("; ")[0], spans)
+
+
+FLOPS: flops.Formulas = {
+    torch.ops.pidsl.attention: _forward_flops,
+    torch.ops.pidsl.attention_backward: _backward_flops,
+}

@@ -1,7 +1,7 @@
 """One program per term, backend, kind of call and frame of positions: lowered, emitted and kept.
 
-`PIDSL_SHOW=plan,source` prints each plan and each generated program to stderr when it is made; docs/settings.md has
-this and the other environment variables.
+`PIDSL_SHOW=plan,source` prints each plan and each generated program to stderr when it is made;
+docs/reference/settings.md has this and the other environment variables.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pidsl.analysis.judge import judge, refute
 from pidsl.analysis.report import markdown
 from pidsl.analysis.schedules import SkipSchedule
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "claims.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "claims.md"
 K, P = symbol("k"), symbol("period")
 k, period = symbols("k period")
 VERDICTS = {

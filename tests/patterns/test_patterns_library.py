@@ -1,5 +1,5 @@
-"""The library of patterns: each against its paper's formula, its plan proved, its kernel against dense attention, and
-the page docs/patterns.md against what is computed; the spellings of other libraries against their formulas."""
+"""The library of patterns: each against its paper's formula, its plan proved, its kernel against dense attention,
+the page docs/reference/patterns.md against what is computed, and spellings of other libraries against formulas."""
 
 from __future__ import annotations
 
@@ -329,8 +329,8 @@ def test_published_plan_is_sound_and_lean(call: Call) -> None:
     assert found.ratio <= said[2] + 0.01, f"{found.ratio:.2f} is more than the page says, {said[2]}; {AGAIN}"
 
 
-AGAIN = "to write the page again: python -m pidsl.patterns.page > docs/patterns.md"
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "patterns.md").read_text(encoding="utf-8")
+AGAIN = "to write the page again: python -m pidsl.patterns.page > docs/reference/patterns.md"
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "reference" / "patterns.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(.+?)` \| (\d+) \| (\d+) \| \d+ \| ([\d.]+) \|", re.MULTILINE)
 WRITTEN = {call: (int(n), int(attended), float(ratio)) for call, n, attended, ratio in ROW.findall(PAGE)}
 

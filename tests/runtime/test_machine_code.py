@@ -52,7 +52,7 @@ def test_modelled_times_and_balance(name: str, head_dim: int) -> None:
 def test_all_of_it_holds_of_the_committed_results() -> None:
     found = json.loads((ROOT / "benchmarks" / "results" / "ahead-cuda-90.json").read_text())
     assert unexpected(broken(found)) == []
-    page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "gpu.md").read_text(encoding="utf-8")
     assert all(f"- `{what}`: {why}\n" in page for what, why in OPEN.items())
 
 

@@ -97,5 +97,5 @@ def test_every_pair(a: str, b: str) -> None:
 
 
 def test_the_page() -> None:
-    path = Path(__file__).parent.parent.parent / "docs" / "goes_with.md"
+    path = Path(__file__).parent.parent.parent / "docs" / "reference" / "goes_with.md"
     assert path.read_text(encoding="utf-8") == page(), "write pidsl.language.goes_with.page() to it"

@@ -140,7 +140,7 @@ def math_sdpa(q: Tensor) -> Tensor:
 
 
 def by_formula(q: Tensor) -> Tensor:
-    """docs/score.md, over all pairs."""
+    """docs/reference/score.md, over all pairs."""
     logits = 2.0 * torch.tanh(q @ Y.mT * 8**-0.5 / 2.0)
     mask = torch.tensor(DEAD.mask(5, 5, 0))
     weights = logits.exp() * mask
@@ -184,7 +184,7 @@ def dense_derivatives(f: Any, instead: Callable[[Tensor], Tensor]) -> None:
 
 
 MATH = "sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"
-FORMULA = "the formula of docs/score.md"
+FORMULA = "docs/reference/score.md's formula"
 DERIVATIVES = [
     Case(text, partial(how, plain(f)), partial(dense_derivatives, f, instead))
     for f, instead, text in ((D_KERNEL, math_sdpa, MATH), (D_SCORED, by_formula, FORMULA))

@@ -1,4 +1,7 @@
-"""The house: which room may know which, and habits that keep rooms apart. docs/extending.md says what stands where."""
+"""The house: which room may know which, and habits that keep rooms apart.
+
+docs/howto/extending.md says what stands where.
+"""
 
 from __future__ import annotations
 

@@ -47,6 +47,7 @@ def test_the_mapping_names_the_folders() -> None:
 
 # --- the sdist, and the wheel that is built from it
 
+DATA = ("pidsl/py.typed", "pidsl/pictures/page.css", "pidsl/pictures/page.js")
 BESIDE = (
     "tests",
     "benchmarks",
@@ -57,6 +58,9 @@ BESIDE = (
     ".gitignore",
     "LICENSE",
     "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "CITATION.cff",
     "pyproject.toml",
 )
 
@@ -101,7 +105,7 @@ def test_the_sdist_holds_what_make_test_needs(sdist: Path) -> None:
     assert files(sdist, *BESIDE) == files(ROOT, *BESIDE)
     assert {"tests/conftest.py", "tests/dense.py", ".ci/run"} <= files(sdist, *BESIDE)
     assert files(sdist, "codegen", "patterns") == files(ROOT, "codegen", "patterns")
-    assert files(sdist, "pidsl") == {*tree(), "pidsl/py.typed"}  # the symlinks of the checkout are folders
+    assert files(sdist, "pidsl") == {*tree(), *DATA}  # the symlinks of the checkout are folders
 
 
 def test_the_tests_run_from_the_sdist(sdist: Path) -> None:
@@ -123,7 +127,7 @@ def test_the_tests_run_from_the_sdist(sdist: Path) -> None:
 def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {name for name in names if not name.startswith("pidsl-")}
-    assert shipped == {*tree(), "pidsl/py.typed"}
+    assert shipped == {*tree(), *DATA}
     metadata = {name.partition("/")[0] for name in names} - {"pidsl"}
     assert len(metadata) == 1, f"top-level names beside pidsl: {metadata}"
 
@@ -197,7 +201,7 @@ def test_the_generic_names_do_not_import_from_the_checkout(name: str) -> None:
 
 LAYERS = ("pidsl.codegen", "pidsl.patterns")
 TABLE = "pidsl.codegen.choice.targets"  # facts, and no other module of the layer
-LATE = "pidsl.runtime.run_triton"  # is only imported where a Triton program is made
+LATE = ("pidsl.runtime.run_triton", "pidsl.pictures.reordered")  # imported where a program is made, a plan is drawn
 
 
 def layer(name: str) -> str:
@@ -206,6 +210,11 @@ def layer(name: str) -> str:
         if name == known or name.startswith(known + "."):
             return known
     return ""
+
+
+def is_late(name: str) -> bool:
+    """Whether a module is only imported inside of functions."""
+    return any(name == late or name.startswith(late + ".") for late in LATE)
 
 
 def wrong_imports(source: str, module: str, is_package: bool = False) -> list[str]:
@@ -217,7 +226,7 @@ def wrong_imports(source: str, module: str, is_package: bool = False) -> list[st
         generic = name.partition(".")[0] in ("codegen", "patterns")
         target = layer(name)
         # pidsl reaches a layer only inside a function; one layer never reaches the other.
-        late = (module.startswith(LATE + ".") and target == "pidsl.codegen") or name.startswith(TABLE + ".")
+        late = (is_late(module) and target == "pidsl.codegen") or name.startswith(TABLE + ".")
         upward = target in LAYERS and target != home and ((on_load and not late) or home != "pidsl")
         if generic or upward:
             wrong.append(f"{line}: {name}")
@@ -241,9 +250,9 @@ def test_what_imports_layers_on_load_is_imported_late() -> None:
     found = set()
     for installed, path in tree().items():
         name = module_name(installed)
-        if name == TABLE or not name.startswith(LATE + "."):
+        if name == TABLE or not is_late(name):
             for imported, _, on_load in imports(ast.parse(path.read_text(encoding="utf-8")), name.rpartition(".")[0]):
-                if (on_load and imported.startswith(LATE)) or (name == TABLE and on_load and layer(imported)):
+                if (on_load and is_late(imported)) or (name == TABLE and on_load and layer(imported)):
                     found.add((name, imported))
     assert found == set()
 

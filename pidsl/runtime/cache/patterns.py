@@ -8,7 +8,6 @@ from pidsl.errors import ArgumentError
 from pidsl.language.confined import confined
 from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
-from pidsl.language.operators import Algebra
 from pidsl.language.terms import Term
 from pidsl.runtime.kernels.kernel import Kernel
 
@@ -21,7 +20,7 @@ def patterns_of(kernel: Any) -> tuple[Term, ...]:
     """
     if isinstance(kernel, Kernel):
         of, _ = confined(kernel.recipe.of)
-        if isinstance(of, Algebra):
+        if isinstance(of, Term):
             return (of,)
         if isinstance(of, Gate):
             return tuple(dict.fromkeys(term for _, term in of.branches))

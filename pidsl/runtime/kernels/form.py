@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from pidsl.language.shown import Displayed
 from pidsl.language.terms import Term
 from pidsl.runtime.call.arguments import Fault
 from pidsl.runtime.call.call import Call
@@ -42,7 +43,7 @@ class Explained(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Plans:
+class Plans(Displayed):
     """The plans of several programs; print them.
 
     Args:

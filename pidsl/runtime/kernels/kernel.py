@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from pidsl.language.recipe import Backend, Recipe
+from pidsl.language.shown import Displayed
 from pidsl.language.vocabulary import documents
 from pidsl.relation.documents import crossing
 from pidsl.runtime import sequences
@@ -57,15 +58,19 @@ class _Asked(NamedTuple):
         return ragged.of_entries(q.shape[0], q.device, entries)
 
 
-class Kernel:
+class Kernel(Displayed):
     """A compiled pattern. Made by `compile`; immutable, safe to call from several threads, picklable.
+
+    `torch.utils.flop_counter.FlopCounterMode` counts its calls as torch's own attention, over the attended pairs alone:
+    2 pairs (D + Dv) flops forward and 2 pairs (3 D + 2 Dv) backward, for each head, on any backend.
 
     Attributes:
         recipe: what it was compiled from.
         term: the pattern, gate, heads or summaries.
         backend: as asked for; `plan` says what "auto" stands for on this machine.
         score: what happens to the logits, None for nothing.
-        chosen, reason: what "auto" stands for on this machine, and why.
+        chosen: what "auto" stands for on this machine.
+        reason: why it stands for that.
         form: how the results of programs become its own.
         takes: the names of what a call may give beside q, k, v and the positions.
         confined: the pattern has the word `documents`: calls without documents are refused.
@@ -80,6 +85,27 @@ class Kernel:
         self.rings = form.rings
         self.takes = frozenset((*PARTS, *form.inputs) if form.scored else form.inputs)
         self._where = f"{form.call} of {recipe.of!r}"
+
+    @overload
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *more: Any, scale: float | None = None, offset: int | Tensor = 0,
+        key_offset: int | Tensor = 0, lengths: int | Tensor | None = None, key_lengths: int | Tensor | None = None,
+        documents: Tensor | None = None, return_lse: Literal[False] = False, **inputs: Any,
+    ) -> Tensor: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *more: Any, scale: float | None = None, offset: int | Tensor = 0,
+        key_offset: int | Tensor = 0, lengths: int | Tensor | None = None, key_lengths: int | Tensor | None = None,
+        documents: Tensor | None = None, return_lse: Literal[True], **inputs: Any,
+    ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *more: Any, scale: float | None = None, offset: int | Tensor = 0,
+        key_offset: int | Tensor = 0, lengths: int | Tensor | None = None, key_lengths: int | Tensor | None = None,
+        documents: Tensor | None = None, return_lse: bool, **inputs: Any,
+    ) -> Any: ...  # fmt: skip
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *more: Any, scale: float | None = None, offset: int | Tensor = 0,
@@ -104,18 +130,19 @@ class Kernel:
                 positions that start with it; negative ids are padding. Goes without offsets and lengths.
             return_lse: return (out, lse).
             inputs: what the recipe asks for, by name; `takes` has the names.
-                slopes, sinks, temperature [Hq], bias [Hq, table], seed: what `score.parameters` names, in any
-                    floating dtype, on q's device; see `pidsl.score`. The branches of a gate share them; `heads` have
-                    them in the order of the heads, and drop pairs by a seed for each launch.
-                weights [B, Hq, n, branches]: of a gate, of q's dtype, in the order of `gate.names`; nothing is
-                    broadcast (use `expand`).
-                output_gate [B, Hq, n] for "head", [B, Hq, n, Dv] for "element": logits, of q's dtype.
-                alpha, beta: of affine weights, a number, [Hq], or [B, Hq, n], of any floating dtype. Unless beta is
-                    the number 0, the plain program of the pattern runs a second time, with all logits 0, head
-                    dimension 8, and gradients for v alone.
-                summaries: for each level None, or the keys [B, H, spans, D] and values [B, H, spans, Dv] of its
-                    spans, each with H = Hq or Hkv. None: the default of every level, which pools q and k; it needs the
-                    queries of all tokens, so n == m and no offsets.
+
+                - slopes, sinks, temperature [Hq], bias [Hq, table], seed: what `score.parameters` names, in any
+                  floating dtype, on q's device; see `pidsl.score`. The branches of a gate share them; `heads` have
+                  them in the order of the heads, and drop pairs by a seed for each launch.
+                - weights [B, Hq, n, branches]: of a gate, of q's dtype, in the order of `gate.names`; nothing is
+                  broadcast (use `expand`).
+                - output_gate [B, Hq, n] for "head", [B, Hq, n, Dv] for "element": logits, of q's dtype.
+                - alpha, beta: of affine weights, a number, [Hq], or [B, Hq, n], of any floating dtype. Unless beta
+                  is the number 0, the plain program of the pattern runs a second time, with all logits 0, head
+                  dimension 8, and gradients for v alone.
+                - summaries: for each level None, or the keys [B, H, spans, D] and values [B, H, spans, Dv] of its
+                  spans, each with H = Hq or Hkv. None: the default of every level, which pools q and k; it needs
+                  the queries of all tokens, so n == m and no offsets.
 
         Returns:
             out [B, Hq, n, Dv] in q's dtype; with `return_lse` also the log-sum-exp of the logits [B, Hq, n] (of a
@@ -141,6 +168,26 @@ class Kernel:
             arguments.raise_faults([fault], self._where)
         out, lse = self._run(self._cast(Call(q, k, v, scale, inputs=inputs)), asked, return_lse, self._where)
         return (out, lse) if return_lse else out
+
+    @overload
+    def packed(
+        self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None = None, *more: Any,
+        align: Literal["start", "end"] | None = None, scale: float | None = None, return_lse: Literal[False] = False,
+        **inputs: Any,
+    ) -> Tensor: ...  # fmt: skip
+
+    @overload
+    def packed(
+        self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None = None, *more: Any,
+        align: Literal["start", "end"] | None = None, scale: float | None = None, return_lse: Literal[True],
+        **inputs: Any,
+    ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+
+    @overload
+    def packed(
+        self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None = None, *more: Any,
+        align: Literal["start", "end"] | None = None, scale: float | None = None, return_lse: bool, **inputs: Any,
+    ) -> Any: ...  # fmt: skip
 
     def packed(
         self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None = None, *more: Any,
@@ -187,6 +234,22 @@ class Kernel:
         out, lse = self._run(self._cast(Call(q, k, v, scale, inputs=inputs)), asked, return_lse, where)
         out = out[0].transpose(0, 1).contiguous()
         return (out, lse[0]) if return_lse else out
+
+    @overload
+    def decode(
+        self, q: Tensor, cache: Kept, *more: Any, scale: float | None = None, return_lse: Literal[False] = False,
+        **inputs: Any,
+    ) -> Tensor: ...  # fmt: skip
+
+    @overload
+    def decode(
+        self, q: Tensor, cache: Kept, *more: Any, scale: float | None = None, return_lse: Literal[True], **inputs: Any
+    ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+
+    @overload
+    def decode(
+        self, q: Tensor, cache: Kept, *more: Any, scale: float | None = None, return_lse: bool, **inputs: Any
+    ) -> Any: ...  # fmt: skip
 
     def decode(
         self, q: Tensor, cache: Kept, *more: Any, scale: float | None = None, return_lse: bool = False, **inputs: Any

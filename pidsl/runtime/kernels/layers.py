@@ -7,11 +7,12 @@ from typing import Never, NoReturn, overload
 
 from pidsl.errors import KeywordError
 from pidsl.language.recipe import Recipe
+from pidsl.language.shown import Displayed
 from pidsl.runtime.kernels.form import Sections
 from pidsl.runtime.kernels.kernel import Kernel
 
 
-class LayerKernels(Sections, Sequence[Kernel]):
+class LayerKernels(Displayed, Sections, Sequence[Kernel]):
     """A compiled schedule: the kernel of each layer. Made by `compile`; immutable, picklable.
 
     Layers with equal patterns share one kernel.

@@ -1,0 +1,298 @@
+"""What a pattern is, costs and reaches: show, bounds, compare, design."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import pidsl
+from pidsl.cli.options import LENGTH, as_json, bind, flow, parts, pattern, read, write_json
+from pidsl.console import console, picture, table
+from pidsl.errors import ParseError, PidslError, SymbolError, TermError
+
+if TYPE_CHECKING:
+    from pidsl.analysis.assume import Condition
+    from pidsl.analysis.bound import Bound
+    from pidsl.analysis.compare import Row
+    from pidsl.language.terms import Term
+
+WIDEST = 64  # tokens of a text picture
+COUNTED = 1 << 22  # tokens up to which keys are counted query by query
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  pidsl show "window(2) | stride(5) & causal" -n 20
+  pidsl show longformer --tokens 65536 --json
+  echo "window(k) & causal" | pidsl show - --bind k=3"""
+)
+@pattern
+@click.option(
+    "-n", "--picture", "small", type=click.IntRange(0, WIDEST), default=32, show_default=True, metavar="TOKENS",
+    help=f"Tokens of the picture, at most {WIDEST}.",
+)  # fmt: skip
+@click.option(
+    "--tokens", type=LENGTH, default=4096, show_default=True, metavar="TOKENS", help="Tokens that are counted."
+)
+@as_json
+def show(pattern: str, bound: Mapping[str, int], small: int, tokens: int, as_json: bool) -> None:
+    """Draw PATTERN as text, and count its pairs.
+
+    Rows are queries, columns keys. Of heads, layers, gates and summaries each part is shown.
+
+    JSON: "pattern", and "parts" with "title", "pattern", "mask" (a string of 0 and 1 for each query), "tokens",
+    "pairs", "sparsity", "degree" ("min", "max", "mean"; null for more than 2^22 tokens).
+    """
+    found = read(pattern, bound)
+    each = [(title, term, term.mask(small), _counts(term, tokens)) for title, term in parts(found)]
+    if as_json:
+        shown = [
+            {
+                "title": title,
+                "pattern": repr(term),
+                "mask": ["".join("01"[int(x)] for x in row) for row in mask],
+                **counts,
+            }
+            for title, term, mask, counts in each
+        ]
+        write_json({"pattern": repr(found), "parts": shown})
+        return
+    to = console()
+    for title, term, mask, counts in each:
+        to.print(f"{title}: {term!r}" if title else repr(term), style="bold", soft_wrap=True)
+        click.echo(f"the first {small} tokens; rows: queries, columns: keys\n\n{picture(mask.tolist())}\n")
+        click.echo(f"at n = {tokens:,}: {counts['pairs']:,} pairs, {counts['sparsity']:.2%} of all not attended")
+        if degree := counts["degree"]:
+            click.echo("keys per query: {min:,} to {max:,}, {mean:.1f} on average".format(**degree))
+        click.echo()
+
+
+def _counts(term: Term, n: int) -> dict[str, Any]:
+    degree = None
+    if n <= COUNTED:
+        keys = term.degree(n)
+        degree = {"min": int(keys.min()), "max": int(keys.max()), "mean": float(keys.mean())}
+    formula = term.pairs() if n > COUNTED else None  # counting takes longer the longer the sequence
+    pairs = int(formula(n=n)) if formula is not None and formula.is_exact else term.pairs(n)
+    return {"tokens": n, "pairs": pairs, "sparsity": 1 - pairs / n**2, "degree": degree}
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  pidsl bounds "window(k) | lags(p)" --assume "p > k"
+  pidsl bounds "window(63) | stride(256) & causal" --layers 4 --check
+  pidsl bounds longformer --json"""
+)
+@pattern
+@click.option("--assume", default="", metavar="CONDITIONS", help='Such as "p > k, n > p".')
+@click.option("--layers", type=click.IntRange(1), metavar="L", help="Number of layers; default: any number L.")
+@click.option("--check", is_flag=True, help="Verify each proof from its statement; exit 1 if one fails.")
+@as_json
+@click.pass_context
+def bounds(
+    context: click.Context, pattern: str, bound: Mapping[str, int], assume: str, layers: int | None, check: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Formulas for every length, with proofs.
+
+    Pairs, keys per query, the largest number of them, keys that a decoder must keep, how far layers see (farthest:
+    the largest lag; contiguous: without a gap), and the depth. Of heads, layers and gates each pattern is counted by
+    itself, and they see together.
+
+    JSON: "pattern", and "bounds" with "of" (null: all), "quantity", "relation", "formula" (null: unknown, with
+    "reason"), "assumptions", "proof", "checked" (null: not asked).
+    """
+    from pidsl.analysis import ask
+    from pidsl.analysis.assume import conditions, require_known
+
+    subject = read(pattern, bound)
+    counted, seen = list(dict.fromkeys(term for _, term in parts(subject))), flow(subject)
+    symbols = frozenset().union(*(term.symbols for term in counted))
+    known = conditions(assume)
+    require_known(known, symbols, "nitL", repr(subject))
+
+    def about(variables: str, terms: Iterable[Term]) -> list[Condition]:
+        """The assumptions that a question with these variables can use."""
+        mine = {*variables}.union(*(term.symbols for term in terms))
+        return [c for c in known if {s.name for s in c.free_symbols} <= mine]
+
+    found: list[tuple[str | None, Bound]] = []
+    for term in counted:
+        degree = ask.degree(term, about("in", [term]))
+        own = [ask.pairs(term, about("n", [term])), degree.of_query, degree.maximum, ask.live(term, about("t", [term]))]
+        found += [(repr(term), x) for x in own]
+    far, near = about("nL" if layers is None else "n", seen), about("n", seen)
+    through: Any = seen[0] if len(seen) == 1 else seen
+    together = [
+        ask.farthest(through, layers, far),
+        ask.contiguous(through, layers, far),
+        ask.depth(through, assume=near),
+    ]
+    found += [(None, x) for x in together]
+    verdicts = [x.proof.verdict() if check and x.is_known else None for _, x in found]
+    if as_json:
+        each = [
+            {"of": of, **_bound(x), "checked": None if verdict is None else verdict.holds}
+            for (of, x), verdict in zip(found, verdicts, strict=True)
+        ]
+        write_json({"pattern": repr(subject), "bounds": each})
+    else:
+        for (_, x), verdict in zip(found, verdicts, strict=True):
+            click.echo(str(x))
+            if verdict is not None:
+                said = "yes" if verdict.holds else f"no, {verdict.failure}"
+                click.echo(f"  checked: {said}, {len(verdict.steps)} steps")
+            click.echo()
+    if not all(verdict is None or verdict.holds for verdict in verdicts):
+        context.exit(1)
+
+
+def _bound(x: Bound) -> dict[str, Any]:
+    return {
+        "quantity": x.name,
+        "relation": x.relation,
+        "formula": str(x.expr) if x.is_known else None,
+        "assumptions": [x.shown_condition(c) for c in x.assumptions],
+        "proof": x.proof.summary if x.is_known else None,
+        "reason": x.reason or None,
+    }
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  pidsl compare "window(64)" "window(64) | lags(512)" -n 1048576 --layers 12
+  pidsl compare local="window(64)" skip="window(64) | lags(512)" -n 65536
+  pidsl compare longformer bigbird streaming_llm -n 8192 --json"""
+)
+@click.argument("patterns", nargs=-1, required=True, metavar="[NAME=]PATTERN...")
+@bind
+@click.option("-n", "--tokens", "n", type=LENGTH, default=4096, show_default=True, metavar="TOKENS", help="Tokens.")
+@click.option("--layers", type=click.IntRange(1), default=1, show_default=True, metavar="L", help="Number of layers.")
+@click.option(
+    "--head-dim", type=click.IntRange(1), default=64, show_default=True, metavar="D", help="Of the plan's tiles."
+)
+@as_json
+def compare(
+    patterns: tuple[str, ...], bound: Mapping[str, int], n: int, layers: int, head_dim: int, as_json: bool
+) -> None:
+    """What patterns cost and how far they see, side by side.
+
+    --bind is for every pattern that has the symbol. "?" is unknown, with the reason in a footnote.
+
+    JSON: "tokens", "layers", and "rows" with "name", "pattern", and for "pairs", "sparsity", "degree", "depth",
+    "farthest", "contiguous", "live", "waste" an object of "value" (null: unknown), "relation", "reason".
+    """
+    from pidsl.analysis.compare import COLUMNS
+
+    sources = [_named(text) for text in patterns]
+    if sum(source.strip() == "-" for _, source in sources) > 1:
+        raise ParseError("two patterns from standard input", "`-` once, and the other patterns as text")
+    named: dict[str, Any] = {}
+    unused = dict(bound)
+    for name, source in sources:
+        pattern = read(source, {})
+        mine = {x: number for x, number in bound.items() if x in getattr(pattern, "symbols", ())}
+        unused = {x: number for x, number in unused.items() if x not in mine}
+        pattern = pattern.bind(**mine) if mine else pattern
+        key = name or repr(pattern)
+        if named.setdefault(key, pattern) != pattern:
+            raise TermError(f"two patterns under the name {key!r}", "a name for each")
+    for x, number in unused.items():
+        raise SymbolError(f"--bind {x}={number}", "a symbol of one of the patterns", where=", ".join(named))
+    found = pidsl.compare(named, n=n, layers=layers, head_dim=head_dim)
+    if as_json:
+        rows = [
+            {"name": row.name, "pattern": repr(row.pattern)}
+            | {
+                column: {
+                    "value": row[column],
+                    "relation": None if row[column] is None else row.relations.get(column, "=="),
+                    "reason": row.reasons.get(column),
+                }
+                for column in COLUMNS
+            }
+            for row in found
+        ]
+        write_json({"tokens": n, "layers": layers, "rows": rows})
+        return
+    notes = list(dict.fromkeys(reason for row in found for x in COLUMNS if (reason := row.reasons.get(x))))
+    cells = [[row.name, *(_cell(row, x, notes) for x in COLUMNS)] for row in found]
+    click.echo(f"n = {n:,}; farthest and contiguous through {layers} layer{'s' * (layers != 1)}; one head")
+    click.echo(table(["pattern", *COLUMNS.values()], cells))
+    for number, reason in enumerate(notes, 1):
+        click.echo(f"[{number}] {reason}")
+
+
+def _cell(row: Row, column: str, notes: list[str]) -> str:
+    reason = row.reasons.get(column)
+    return row.shown(column) + (f" [{notes.index(reason) + 1}]" if reason else "")
+
+
+def _named(text: str) -> tuple[str, str]:
+    """The name and the pattern of `NAME=PATTERN`; no name where there is none."""
+    match = re.match(r"\s*([\w][\w .-]*?)\s*=(?!=)\s*(.*)", text, re.DOTALL)
+    return (match[1], match[2]) if match else ("", text)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  pidsl design -n 65536 --layers 4
+  pidsl design -n 4096 --layers 4 --max-degree 64 --check
+  pidsl design -n 1048576 --layers 12 --family "window | skip" --json"""
+)
+@click.option("-n", "--tokens", "n", type=LENGTH, required=True, metavar="TOKENS", help="Tokens to connect.")
+@click.option("--layers", type=click.IntRange(1), required=True, metavar="L", help="At most so many layers.")
+@click.option("--max-degree", type=click.IntRange(1), metavar="KEYS", help="Keys of a query at most.")
+@click.option("--family", "families", multiple=True, metavar="NAME", help="Only this family; may be given again.")
+@click.option("--check", is_flag=True, help="Verify what was found from the statements; exit 1 if that fails.")
+@as_json
+@click.pass_context
+def design(
+    context: click.Context, n: int, layers: int, max_degree: int | None, families: tuple[str, ...], check: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """The fewest pairs that connect all tokens within so many layers.
+
+    Exit code 1 where nothing fits.
+
+    JSON: "tokens", "layers", "max_degree", "least_degree", "reason" (null where something fits), "missing" (why, by
+    family), "checked" (null: not asked), and "found" with "family", "parameters", "pattern", "pairs", "least_pairs",
+    "degree", "depth".
+    """
+    found = pidsl.design(n, layers, max_degree, families or None)
+    checked = found.check() if check and found.found else None
+    if as_json:
+        each = [
+            {
+                "family": x.family, "parameters": dict(x.parameters), "pattern": repr(x.pattern), "pairs": x.pairs,
+                "least_pairs": x.least_pairs, "degree": x.degree, "depth": _at(x.depth, n),
+            }
+            for x in found.found
+        ]  # fmt: skip
+        write_json({
+            "tokens": n, "layers": layers, "max_degree": max_degree, "least_degree": found.least_degree,
+            "reason": found.reason or None, "missing": dict(found.missing), "checked": checked, "found": each,
+        })  # fmt: skip
+    else:
+        click.echo(str(found))
+        if checked is not None:
+            click.echo(f"  checked: {'yes' if checked else 'no'}")
+    if not found.found or checked is False:
+        context.exit(1)
+
+
+def _at(bound: Bound, n: int) -> Any:
+    try:
+        return bound(n=n)
+    except PidslError:
+        return None
+
+
+COMMANDS = (show, bounds, compare, design)

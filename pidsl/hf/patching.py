@@ -1,0 +1,180 @@
+"""`patch`: another pattern in a model, and back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any, NamedTuple, TypeVar
+
+from torch import nn
+from transformers import DynamicCache, PreTrainedModel
+
+import pidsl
+from pidsl.errors import ArgumentError
+from pidsl.hf.derived import DerivedCache, why_not
+from pidsl.hf.interface import asks
+from pidsl.hf.own_classes import changed_class
+from pidsl.hf.refused import refuse
+from pidsl.hf.registered import register, runs_here
+from pidsl.hf.swapped import NAME, Swapped
+from pidsl.language.heads import Heads
+from pidsl.language.schedule import Schedule
+from pidsl.language.terms import Term
+
+Pattern = Term | Heads
+Model = TypeVar("Model", bound=PreTrainedModel)
+BEFORE = "_pidsl_before"
+
+
+class Before(NamedTuple):
+    """What a model was before it was patched."""
+
+    implementation: str
+    classes: tuple[tuple[nn.Module, type[nn.Module]], ...]
+
+
+def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> Model:
+    """Attend under another pattern, in every layer of a model, in some kinds of layers, or layer by layer.
+
+    The model runs by pidsl from then on. Positions count from the first token of each sequence. `generate` gets a
+    `DerivedCache`, unless it is told which cache to use. `unpatch(model)` puts things back; patching again replaces.
+
+    Args:
+        model: a decoder or an encoder of transformers, or one with a head on it; it is changed in place.
+        pattern: a term or heads for all layers; `pidsl.layers`, one for each; or a mapping of the names in
+            `config.layer_types`, where layers of other kinds keep their own.
+
+    Returns:
+        the model.
+
+    Raises:
+        UnsupportedError: a model whose attention does not go through transformers' attention interface.
+        ArgumentError: as many layers, heads or kinds of layers as the model does not have.
+        PidslError: whatever `pidsl.compile` says of a pattern.
+    """
+    modules = attention_modules(model)
+    swapped = _by_layer(model, modules, pattern)
+    heads = getattr(model.config.get_text_config(), "num_attention_heads", None)
+    for term in {id(x): x for x in swapped.values()}.values():
+        if isinstance(term, Heads) and heads not in (None, len(term)):
+            raise ArgumentError(f"heads for {len(term)} query heads", f"{heads}, as the model has", _where(model))
+        pidsl.compile(term)
+    unpatch(model)
+    before = model.config._attn_implementation
+    classes = []
+    register()
+    for module in modules:
+        if own := changed_class(module):
+            classes.append((module, type(module)))
+            module.__class__ = own
+    if classes:
+        model.config._attn_implementation_internal = "pidsl"
+    elif not runs_here(model):
+        model.set_attn_implementation("pidsl")
+    for module, term in swapped.items():
+        setattr(module, NAME, Swapped(term))
+    setattr(model, BEFORE, Before(before, tuple(classes)))
+    if hasattr(model, "generate"):
+        vars(model)["generate"] = MethodType(_generate, model)  # found before that of the class, copied with the model
+    return model
+
+
+def unpatch(model: Model) -> Model:
+    """Put a model back as it was before `patch`; nothing where it was not patched."""
+    before: Before | None = getattr(model, BEFORE, None)
+    if before is None:
+        return model
+    for module in model.modules():
+        if NAME in vars(module):
+            delattr(module, NAME)
+    for module, own in before.classes:
+        module.__class__ = own
+    if before.classes:
+        model.config._attn_implementation_internal = before.implementation
+    else:
+        model.set_attn_implementation(before.implementation)
+    vars(model).pop("generate", None)
+    delattr(model, BEFORE)
+    return model
+
+
+@contextmanager
+def patched(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> Iterator[Model]:
+    """`patch` for a while: `with pidsl.hf.patched(model, term): ...`."""
+    try:
+        yield patch(model, pattern)
+    finally:
+        unpatch(model)
+
+
+def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """The modules of a model that attend, the layer at the input first.
+
+    Raises:
+        UnsupportedError: there are none that go through transformers' attention interface; an encoder and a decoder.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise ArgumentError(f"{type(model).__name__}", "a model of transformers", "pidsl.hf.patch(model, pattern)")
+    if model.config.is_encoder_decoder and len(list(_parts(model))) > 1:
+        hint = "pidsl.hf.patch(model.get_encoder(), pattern), which patches the encoder alone"
+        raise refuse(f"{type(model).__name__}: an encoder and a decoder", "one of them", hint=hint)
+    found = [x for x in model.modules() if changed_class(x) or asks(type(x))]
+    if not found:
+        given = f"{type(model).__name__}, whose attention does not go through transformers' attention interface"
+        raise refuse(given, "a model that runs with attn_implementation of any registered name")
+    return found
+
+
+def _parts(model: PreTrainedModel) -> Iterator[nn.Module]:
+    """The encoder and the decoder that a model holds."""
+    for name in ("encoder", "decoder"):
+        for path, module in model.named_modules():
+            if path.split(".")[-1] == name and isinstance(module, nn.Module):
+                yield module
+                break
+
+
+def _by_layer(
+    model: PreTrainedModel, modules: list[nn.Module], pattern: Pattern | Schedule | Mapping[str, Pattern]
+) -> dict[nn.Module, Pattern]:
+    where = _where(model)
+    if isinstance(pattern, Schedule):
+        if len(pattern) != len(modules):
+            raise ArgumentError(f"{len(pattern)} layers", f"{len(modules)}, as the model has", where)
+        return dict(zip(modules, pattern, strict=True))
+    if isinstance(pattern, Mapping):
+        kinds = getattr(model.config.get_text_config(), "layer_types", None)
+        if kinds is None or len(kinds) != len(modules):
+            hint = "pidsl.hf.patch(model, pidsl.layers([...])), a pattern for each layer"
+            raise ArgumentError("patterns for kinds of layers", "a model whose config has layer_types", where, hint)
+        unknown = sorted({*pattern} - {*kinds})
+        if unknown:
+            raise ArgumentError(f"layers of kind {', '.join(unknown)}", f"{', '.join(sorted({*kinds}))}", where)
+        return {x: pattern[kind] for x, kind in zip(modules, kinds, strict=True) if kind in pattern}
+    if not isinstance(pattern, Term | Heads):
+        expected = "a term, heads, layers, or a mapping of layer types to such"
+        raise ArgumentError(f"{pattern!r}", expected, where)
+    return dict.fromkeys(modules, pattern)
+
+
+def _where(model: PreTrainedModel) -> str:
+    return f"pidsl.hf.patch({type(model).__name__}(...), pattern)"
+
+
+def _generate(model: PreTrainedModel, *given: Any, **named: Any) -> Any:
+    """`generate` with a derived cache, where nobody says which."""
+    generate: Callable[..., Any] = getattr(type(model), "generate")  # noqa: B009
+    said = ("cache", "past_key_values", "cache_implementation")
+    config = named.get("generation_config") or model.generation_config
+    told = any(named.get(x) is not None for x in said) or getattr(config, "cache_implementation", None)
+    if told or named.get("use_cache", config.use_cache) is False:
+        return generate(model, *given, **named)
+    guessing = any(named.get(x) is not None for x in ("assistant_model", "prompt_lookup_num_tokens"))
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    if guessing or why_not(model):  # all keys: guesses are taken back by as many as there were
+        named[name] = DynamicCache()
+    else:
+        named[name] = DerivedCache(model)
+    return generate(model, *given, **named)

@@ -1,0 +1,255 @@
+"""`from_flex`: a mask of FlexAttention read as a pattern.
+
+The mask is called once for each sequence and head with stand-ins (`traced`), what it computes becomes words of the
+language (`recognised`) or, with tables, documents or cases (`tables`); then it is compared with the mask itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from pidsl.errors import PidslError, PredicateError, SizeError
+from pidsl.interop.flex import Flex, attends_of
+from pidsl.interop.imported import Imported, Pattern
+from pidsl.interop.sequences import common, moved
+from pidsl.interop.tables import by_cases, documents_of
+from pidsl.interop.traced import traced
+from pidsl.interop.traced_values import Columns, Unreadable
+from pidsl.language.expr import Pred, Truth, vars_in, walk, whole
+from pidsl.language.heads import Heads, heads
+from pidsl.language.terms import Full, Term, Where, within
+from pidsl.language.trace import at_line, where
+from pidsl.relation.oracle import table
+from pidsl.relation.recognise import recognised
+
+__all__ = ["from_flex"]
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+FEW = 1024  # positions of which all pairs are compared
+CALL = "pidsl.from_flex(mask_mod, B, H, n, m)"
+
+
+def from_flex(
+    mask_mod: Callable[..., Any] | Flex, B: int | None = None, H: int | None = None, n: int | None = None,
+    m: int | None = None,
+) -> Term | Heads | Imported:  # fmt: skip
+    """The pattern of a `mask_mod(b, h, q_idx, kv_idx)`.
+
+    >>> import torch
+    >>> from_flex(lambda b, h, q, k: (torch.abs(q - k) <= 8) & (q >= k))
+    window(8)
+    >>> from_flex(lambda b, h, q, k: (q >= k) & (q - k <= torch.tensor([3, 3, 7])[h]), H=3)
+    heads([(2, window(3)), (1, window(7))])
+
+    Args:
+        mask_mod: made of arithmetic, comparisons and logic on the indices, `torch.where`, `clamp` and the like, and
+            tables indexed by b, h, q_idx or kv_idx; or what `to_flex` gave.
+        B, H: how many sequences and query heads, where the mask asks which it is.
+        n, m: how many queries and keys, where the mask reads tables by them: what comes back is for these lengths
+            then. m defaults to n.
+
+    Returns:
+        A term, or `heads` where query heads differ. Where the call of a kernel needs something besides, or sequences
+        differ, a `Imported`.
+
+    Raises:
+        PredicateError: the mask computes what no pattern says; the function of torch and the line are named. Or what
+            was read is not the mask itself: every result is compared with it, entry by entry, at a few lengths.
+        SizeError: B, H, n or m are no counts.
+    """
+    for name, size in (("B", B), ("H", H), ("n", n), ("m", m)):
+        if size is not None and (isinstance(size, bool) or (whole(size) or 0) < 1):
+            raise SizeError(f"{name} = {size!r}", "an integer >= 1, or None", CALL)
+    if isinstance(mask_mod, Flex):
+        n, m = n or mask_mod.n, m or mask_mod.m
+        mask_mod = replace(mask_mod, n=n, m=n if m is None else m).mask_mod
+    if isinstance(mask_mod, BlockMask):
+        expected = "a mask_mod: the tiles that a BlockMask lists may leave out pairs of its own"
+        raise PredicateError("a BlockMask", expected, CALL, "pidsl.from_flex(block_mask.mask_mod)")
+    _check_signature(mask_mod)
+    return _Reading(mask_mod, B, H, n, n if m is None else m).read()
+
+
+def _check_signature(mask_mod: Any) -> None:
+    try:
+        parameters = list(inspect.signature(mask_mod).parameters.values())
+    except (TypeError, ValueError):
+        raise PredicateError(f"{mask_mod!r}", "a function mask_mod(b, h, q_idx, kv_idx)", CALL) from None
+    needed = [
+        x.name for x in parameters if x.default is x.empty and x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)
+    ]
+    given = f"a function of ({', '.join(map(str, parameters))})"
+    if len(needed) == 5 or "score" in needed:
+        hint = "pidsl.score(softcap=50.0), pidsl.score(alibi=True) and the like, which change logits"
+        raise PredicateError(given, "a mask_mod: which pairs are attended; a score_mod is no mask", CALL, hint)
+    if len(needed) == 2 and len(parameters) == 2:
+        raise PredicateError(given, "a mask_mod of (b, h, q_idx, kv_idx)", CALL, "pidsl.where(lambda i, j: i - j < 4)")
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What one sequence and head attend: a predicate, and the pattern of it; of documents, those of the tokens."""
+
+    pred: Pred
+    term: Term
+    documents: Ints | None = None
+
+
+@dataclass(frozen=True)
+class _Reading:
+    mask_mod: Callable[..., Any]
+    batch: int | None
+    heads: int | None
+    n: int | None
+    m: int | None
+
+    def read(self) -> Term | Heads | Imported:
+        every = [[self._one(b, h) for h in _counted(self.heads)] for b in _counted(self.batch)]
+        inputs: dict[str, Tensor] = {}
+        confined = {x.documents is not None for row in every for x in row}
+        if len(confined) > 1:
+            expected = "documents in all sequences and heads, or in none"
+            raise PredicateError("documents in some of them only", expected, CALL, "from_flex(mask_mod, n=n) for each")
+        if True in confined:
+            inputs["documents"] = _documents([[x.documents for x in row] for row in every])
+        found = common(every[0][0].term, [row[0].term for row in every]) if len(every[0]) == 1 and not inputs else None
+        if found is None and len(every[0]) == 1 and not inputs:
+            found = moved([row[0].pred for row in every])
+        if found is not None:
+            return Imported((found[0],), found[1])
+        patterns = [_joined([x.term for x in row]) for row in every]
+        if len(set(patterns)) == 1:
+            patterns = patterns[:1]
+        return Imported(tuple(patterns), inputs) if len(patterns) > 1 or inputs else patterns[0]
+
+    def _one(self, b: int | None, h: int | None) -> _Read:
+        """The pattern of one sequence and head."""
+        columns = Columns(self.n, self.m)
+        try:
+            pred = self._predicate(b, h, columns)
+            if not columns.tables(pred):
+                found = _Read(pred, recognised(pred))
+                self._check(found, b, h, _lengths(pred, self.n, self.m, columns.bounded))
+                return found
+            assert self.n is not None and self.m is not None
+            if (guess := documents_of(pred, columns)) is not None:
+                found = _Read(pred, *guess)
+                if self._difference(found, b, h, self.n, self.m) is None:
+                    return found
+            found = _Read(pred, by_cases(pred, columns))
+            self._check(found, b, h, [(self.n, self.m)])
+            return found
+        except Unreadable as e:
+            raise PredicateError(e.what, "arithmetic on the indices, and tables of them", self._at(e), e.hint) from None
+        except PidslError:
+            raise
+        except (TypeError, ValueError, IndexError, RuntimeError, KeyError, AttributeError) as e:
+            given = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
+            raise PredicateError(given, "torch functions of the indices", self._at(e)) from e
+
+    def _predicate(self, b: int | None, h: int | None, columns: Columns) -> Pred:
+        made = getattr(self.mask_mod, "made_from", None)
+        if isinstance(made, Flex) and (h is not None or not isinstance(made.term, Heads)):
+            term = made.term[h or 0] if isinstance(made.term, Heads) else made.term
+            attends, of_lengths = attends_of(term)
+            if of_lengths:  # the lengths as names, where the mask itself has numbers
+                read = where(lambda i, j, n, m: attends(n, m, i, j))
+                return read.pred if isinstance(read, Where) else Truth(isinstance(read, Full))
+        return traced(self.mask_mod, b, h, columns)
+
+    def _at(self, e: BaseException) -> str:
+        return at_line(CALL, self.mask_mod, e)
+
+    # -- whether it is the mask ------------------------------------------------------------------------------------
+
+    def _check(self, found: _Read, b: int | None, h: int | None, lengths: Iterable[tuple[int, int]]) -> None:
+        for n, m in lengths:
+            if (at := self._difference(found, b, h, n, m)) is not None:
+                of = f"{found.term!r}, read from the mask, n = {n} and m = {m}: query {at[0]} and key {at[1]} differ"
+                expected = "a mask that gives the same whenever it is called, within the numbers of 32 bits"
+                raise PredicateError(of, expected, at_line(CALL, self.mask_mod, None))
+
+    def _difference(self, found: _Read, b: int | None, h: int | None, n: int, m: int) -> tuple[int, int] | None:
+        """A query and key of which the mask says something else; of many, only some are looked at."""
+        i, j = _positions(n), _positions(m)
+        own = _entries(found, i, j, n, m)
+        apart = np.argwhere(own != self._mask(b, h, i, j))
+        return (int(i[apart[0, 0]]), int(j[apart[0, 1]])) if len(apart) else None
+
+    def _mask(self, b: int | None, h: int | None, i: Ints, j: Ints) -> Bools:
+        from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+
+        sequence, head = torch.tensor(b or 0), torch.tensor(h or 0)
+
+        def one(q: Tensor, k: Tensor) -> Tensor:
+            return torch.as_tensor(self.mask_mod(sequence, head, q, k)).bool()
+
+        with TransformGetItemToIndex():
+            found = torch.vmap(torch.vmap(one, (None, 0)), (0, None))(torch.from_numpy(i), torch.from_numpy(j))
+        return np.asarray(found.cpu().numpy(), dtype=np.bool_)
+
+
+def _counted(count: int | None) -> Iterable[int | None]:
+    return [None] if count is None else range(count)
+
+
+def _joined(terms: list[Term]) -> Pattern:
+    return terms[0] if len(set(terms)) == 1 else heads([(1, term) for term in terms])
+
+
+def _documents(ids: list[list[Any]]) -> Tensor:
+    for row in ids:
+        if not all(np.array_equal(x, row[0]) for x in row):
+            expected = "the same documents for all query heads"
+            raise PredicateError(
+                "heads with documents of their own", expected, CALL, "from_flex(mask_mod, n=n) for each"
+            )
+    table = np.stack([row[0] for row in ids])
+    return torch.from_numpy(table if len(table) > 1 else table[0]).int()
+
+
+def _lengths(pred: Pred, n: int | None, m: int | None, bounded: bool) -> list[tuple[int, int]]:
+    """Numbers of queries and keys at which a pattern without tables is compared: beyond what it names."""
+    if bounded or vars_in(pred) & {"n", "m"}:
+        assert n is not None and m is not None
+        return [(n, m)]
+    numbers = [abs(x) for part in walk(pred) for x in _own_numbers(part)]
+    far = max([31, *(x for x in numbers if x < 1 << 24)])
+    return [(1, 1), (7, 12), (far + 40, 2 * far + 9), *([(n, m)] if n is not None and m is not None else [])]
+
+
+def _own_numbers(part: Any) -> list[int]:
+    return [x for x in (getattr(part, "left", None), getattr(part, "right", None)) if isinstance(x, int)]
+
+
+def _positions(length: int) -> Ints:
+    """All of few positions; of many the first, the last and some between, the same in every run."""
+    if length <= FEW:
+        return np.arange(length)
+    some = np.random.default_rng(length).integers(0, length, FEW // 2)
+    ends = np.arange(FEW // 4)
+    return np.unique(np.concatenate([ends, length - 1 - ends, some]))
+
+
+def _entries(found: _Read, i: Ints, j: Ints, n: int, m: int) -> Bools:
+    """bool [len(i), len(j)]: what was read says of these queries and keys."""
+    if found.documents is None:
+        return table(found.term, i, j, n, m)
+    pattern, ids = within(found.term)[0], found.documents
+    out = np.zeros((len(i), len(j)), dtype=np.bool_)
+    starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+    for start, stop in zip(starts, [*starts[1:], n], strict=True):
+        rows, keys = (np.flatnonzero((x >= start) & (x < stop)) for x in (i, j))
+        if ids[start] >= 0 and len(rows) and len(keys):
+            out[np.ix_(rows, keys)] = table(pattern, i[rows] - start, j[keys] - start, stop - start, stop - start)
+    return out

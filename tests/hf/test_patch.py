@@ -1,0 +1,221 @@
+"""Patterns put into models, with a cache of the keys that they can still ask for."""
+
+# follows the hints of pidsl/hf/patching.py: attention_modules, _by_layer
+# follows the hints of pidsl/hf/derived.py: __init__, update
+# follows the hints of pidsl/hf/attention.py: _check_packed, _check_whole
+# follows the hints of pidsl/hf/interface.py: checked
+
+from __future__ import annotations
+
+import copy
+import importlib
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pidsl
+import pidsl.hf
+from pidsl import blocks, causal, keys, stride, window
+from pidsl.errors import ArgumentError
+
+FOLDER = Path(__file__).resolve().parent.parent.parent / "benchmarks"
+OPTIONS: dict[str, Any] = dict(max_new_tokens=14, do_sample=False, eos_token_id=None, pad_token_id=0)
+COMB = window(3) | keys(0, None, 8) & causal
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(FOLDER))
+    pidsl.hf.register()
+    yield importlib.import_module("hf_models")
+    sys.path.remove(str(FOLDER))
+
+
+def model(small: ModuleType, name: str = "mistral", implementation: str = "eager") -> Any:
+    auto = small.T.AutoModelForCausalLM if name in small.CAUSAL else small.ENCODERS[name][0]
+    return small.made(auto, (small.CAUSAL.get(name) or small.ENCODERS[name][1])(), implementation)
+
+
+def ids(n: int = 17, batch: int = 2) -> Tensor:
+    return torch.randint(3, 99, (batch, n), generator=torch.Generator().manual_seed(1))
+
+
+def kept(cache: Any) -> list[list[int]]:
+    return [(layer.kept.positions >= 0).sum(1).tolist() for layer in cache.layers]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [COMB, window(3) | keys(0, 2) & causal, pidsl.heads([(2, window(4)), (2, stride(4) & causal)]),
+     pidsl.layers([window(2), blocks(8) & causal])],
+)  # fmt: skip
+def test_the_same_tokens_as_with_all_keys(small: ModuleType, pattern: Any) -> None:
+    patched = pidsl.hf.patch(model(small), pattern)
+    for side in ("none", "left"):
+        given = {**OPTIONS, "attention_mask": small.padded(ids(), side)}
+        wanted = patched.generate(ids(), use_cache=False, **given)
+        assert torch.equal(patched.generate(ids(), **given), wanted)
+        assert torch.equal(patched.generate(ids(), cache=small.T.DynamicCache(), **given), wanted)
+        beams = patched.generate(ids(), num_beams=3, **given)
+        assert torch.equal(beams, patched.generate(ids(), num_beams=3, cache=small.T.DynamicCache(), **given))
+
+
+def test_memory_is_bounded(small: ModuleType) -> None:
+    patched = pidsl.hf.patch(model(small, "llama"), pidsl.layers([window(3), COMB]))
+    cache = pidsl.hf.DerivedCache(patched)
+    mask = small.padded(ids(), "left")
+    patched.generate(ids(), cache=cache, attention_mask=mask, **{**OPTIONS, "max_new_tokens": 40})
+    assert cache.get_seq_length() == 56
+    assert kept(cache) == [[4, 4], [4 + 7, 4 + 7]]  # the last 4, and the multiples of 8 among 56 and 51 tokens
+    assert cache.layers[0].kept.keys.shape[2] == 4
+
+
+def test_patched_logits(small: ModuleType) -> None:
+    """What the same model gives under a mask of its own, by eager with a mask of four dimensions."""
+    own = model(small, "llama")
+    dense = torch.from_numpy(COMB.mask(17))[None, None].expand(2, 1, 17, 17)
+    additive = torch.where(dense, 0.0, torch.finfo(torch.float32).min)
+    wanted = own(ids(), attention_mask=additive).logits
+    plain = own(ids()).logits
+    with pidsl.hf.patched(own, COMB) as patched:
+        assert patched is own
+        assert torch.allclose(patched(ids()).logits, wanted, atol=1e-4)
+    assert torch.equal(own(ids()).logits, plain) and own.config._attn_implementation == "eager"
+    assert "generate" not in vars(own)
+
+
+@pytest.mark.parametrize("name", ["gpt_neo", "gemma3", "gpt_oss", "deepseek_v3", "gpt2"])
+def test_patch_other_models(small: ModuleType, name: str) -> None:
+    own = model(small, name)
+    before = own(ids()).logits
+    pidsl.hf.patch(own, window(2))
+    assert (own(ids()).logits - before).abs().max() > 1e-3
+    wanted = own.generate(ids(), use_cache=False, **OPTIONS)
+    assert torch.equal(own.generate(ids(), **OPTIONS), wanted)
+    pidsl.hf.patch(own, causal)  # in place of the first one
+    pidsl.hf.unpatch(pidsl.hf.unpatch(own))
+    assert torch.equal(own(ids()).logits, before)
+
+
+def test_kinds_of_layers(small: ModuleType) -> None:
+    own = model(small, "gemma3")
+    wanted = own(ids()).logits
+    pidsl.hf.patch(own, {"sliding_attention": window(4)})  # as its config has it
+    assert torch.allclose(own(ids()).logits, wanted, atol=1e-4)
+    assert torch.equal(own.generate(ids(), **OPTIONS), own.generate(ids(), use_cache=False, **OPTIONS))
+    with pytest.raises(ArgumentError, match="full_attention, sliding_attention"):
+        pidsl.hf.patch(own, {"local": window(4)})
+
+
+def test_an_encoder(small: ModuleType) -> None:
+    own = pidsl.hf.patch(model(small, "bert"), window(2, 2))
+    mask = small.padded(ids(), "left")
+    found = own(ids(), attention_mask=mask).logits[1, 5:]
+    assert torch.isfinite(found).all()
+    places = torch.arange(5, 17)[None]
+    assert torch.allclose(own(ids()[1:, 5:], position_ids=places).logits[0], found, atol=1e-4)
+
+
+def test_training_copies_and_pickles(small: ModuleType) -> None:
+    own = pidsl.hf.patch(model(small), COMB).train()
+    own.gradient_checkpointing_enable()
+    own(ids(), labels=ids(), use_cache=False).loss.backward()
+    assert all(torch.isfinite(x.grad).all() for x in own.parameters())
+    assert own.model.layers[0].self_attn.q_proj.weight.grad.abs().max() > 0
+    other = copy.deepcopy(own)
+    assert other.generate.__self__ is other
+    pidsl.hf.unpatch(own)
+    assert torch.equal(other.generate(ids(), **OPTIONS), other.generate(ids(), use_cache=False, **OPTIONS))
+    own = other
+    term = own.model.layers[0].self_attn._pidsl_swapped.term
+    assert pickle.loads(pickle.dumps(term)) == COMB
+    assert not [x for x in own.state_dict() if "pidsl" in x]
+
+
+def test_going_back(small: ModuleType) -> None:
+    own = pidsl.hf.patch(model(small), COMB)
+    wanted = own.generate(ids(batch=1), use_cache=False, **OPTIONS)
+    guessed = dict(prompt_lookup_num_tokens=3, **OPTIONS)
+    assert torch.equal(own.generate(ids(batch=1), **guessed), wanted)
+    cache = pidsl.hf.DerivedCache(own, lookahead=8)
+    assert torch.equal(own.generate(ids(batch=1), cache=cache, **guessed), wanted)
+    assert cache.is_croppable and not pidsl.hf.DerivedCache(own).layers
+    cache.reset()
+    assert cache.get_seq_length() == 0
+    with torch.no_grad():
+        own(ids(), cache=cache)
+    with pytest.raises(ArgumentError, match="lookahead"):
+        cache.crop(-9)
+    for change in (lambda: cache.batch_repeat_interleave(2), lambda: cache.batch_select_indices(torch.tensor([0]))):
+        with pytest.raises(pidsl.hf.UnsupportedError, match="as many batch entries as at first"):
+            change()
+
+
+def test_refused(small: ModuleType) -> None:
+    own = model(small)
+    unsupported = pidsl.hf.UnsupportedError
+    with pytest.raises(unsupported, match=r"implementation='eager'[\s\S]*pidsl.hf.register\(\)"):
+        pidsl.hf.DerivedCache(own)
+    with pytest.raises(ArgumentError, match="3 layers\n  expected: 2"):
+        pidsl.hf.patch(own, pidsl.layers([causal] * 3))
+    with pytest.raises(ArgumentError, match="heads for 3 query heads\n  expected: 4"):
+        pidsl.hf.patch(own, pidsl.heads([(3, causal)]))
+    with pytest.raises(ArgumentError, match="a term, heads, layers"):
+        pidsl.hf.patch(own, "causal")
+    with pytest.raises(ArgumentError, match="a model of transformers"):
+        pidsl.hf.patch(torch.nn.Linear(2, 2), causal)  # type: ignore[type-var]
+    with pytest.raises(ArgumentError, match=r"pidsl.hf.patch\(model, pidsl.layers"):
+        pidsl.hf.patch(model(small, "gpt2"), {"full_attention": causal})
+    with pytest.raises(unsupported, match="attention interface"):
+        pidsl.hf.patch(model(small, "bloom"), causal)
+    both = small.made(small.T.AutoModelForSeq2SeqLM, small.PAIRS["bart"](), "eager")
+    with pytest.raises(unsupported, match=r"pidsl.hf.patch\(model.get_encoder\(\), pattern\)"):
+        pidsl.hf.patch(both, causal)
+    pidsl.hf.patch(both.get_encoder(), window(2, 2))
+    assert torch.isfinite(both(ids(), decoder_input_ids=ids()).logits).all()
+    with pytest.raises(pidsl.SymbolError):
+        pidsl.hf.patch(own, window(pidsl.symbols("k")))
+    assert not hasattr(own, "_pidsl_before") and own.config._attn_implementation == "eager"
+
+
+def test_a_cache_that_dropped_keys_is_refused(small: ModuleType) -> None:
+    own = pidsl.hf.patch(model(small), causal)
+    with pytest.raises(pidsl.hf.UnsupportedError, match=r"dropped \d+ keys[\s\S]*DerivedCache\(model\)"):
+        own.generate(ids(), cache=small.T.DynamicCache(config=own.config), **OPTIONS)
+    assert own.generate(ids(), cache=pidsl.hf.DerivedCache(own), **OPTIONS).shape == (2, 31)
+
+
+def test_calls_refused_by_name(small: ModuleType) -> None:
+    own = model(small, "mistral", "pidsl")
+    for given, said in (
+        ({"attention_mask": torch.ones(2, 1, 17, 17, dtype=torch.bool)}, r"a tensor \[2, 1, 17, 17\] \(bool\)"),
+        ({"output_attentions": True}, "output_attentions: the weights"),
+        ({"head_mask": torch.ones(4)}, "head_mask: factors of heads"),
+        ({"cu_seq_lens_q": torch.tensor([0, 7, 17])}, "position_ids that restart in each document"),
+    ):
+        with pytest.raises(pidsl.hf.UnsupportedError, match=said):
+            own(ids(), **given)
+    places = torch.cat([torch.arange(7), torch.arange(10)])[None]
+    packed = own(ids(), position_ids=places, cu_seq_lens_q=torch.tensor([0, 7, 17]), use_cache=False).logits
+    assert torch.allclose(packed[:, 7:], own(ids()[:, 7:]).logits, atol=1e-4)
+    with pytest.raises(pidsl.hf.UnsupportedError, match="a dict of sub-configs"):
+        small.made(small.T.AutoModelForCausalLM, small.CAUSAL["falcon"](), "pidsl")
+
+
+def test_keys_that_a_layer_changes(small: ModuleType) -> None:
+    own = model(small, "llama", "pidsl")
+    cache = pidsl.hf.DerivedCache(own)
+    layer = cache.layer_class_to_replicate()
+    layer.update(torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 3, 8))
+    with pytest.raises(pidsl.hf.UnsupportedError, match="generate without this cache"):
+        layer.update(torch.zeros(1, 2, 1, 8), torch.zeros(1, 2, 1, 8))
+    with pytest.raises(pidsl.hf.UnsupportedError, match="latent attention"):
+        pidsl.hf.DerivedCache(model(small, "deepseek_v3", "pidsl"))
+    assert copy.deepcopy(own.config)._attn_implementation == "pidsl"
