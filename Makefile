@@ -41,7 +41,7 @@ pytest: $(READY) ## the tests alone
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 docs: $(READY) ## the documentation as a site, in build/docs; a warning is an error
-	$(BIN)/python -m sphinx -W -n --keep-going -q docs build/docs
+	$(BIN)/python -m sphinx -a -W -n --keep-going -q docs build/docs
 	@echo 'open build/docs/index.html'
 
 notebooks: $(READY) ## the tutorial as notebooks, in docs/notebooks, and its pictures
