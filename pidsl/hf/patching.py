@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MethodType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
@@ -14,8 +14,8 @@ from transformers import DynamicCache, PreTrainedModel
 import pidsl
 from pidsl.errors import ArgumentError
 from pidsl.hf.derived import DerivedCache, why_not
-from pidsl.hf.interface import asks
-from pidsl.hf.own_classes import changed_class
+from pidsl.hf.interface import asks, implementations, is_ours, models, parts, restore
+from pidsl.hf.own_classes import change_classes
 from pidsl.hf.refused import refuse
 from pidsl.hf.registered import register, runs_here
 from pidsl.hf.swapped import NAME, Swapped
@@ -26,13 +26,6 @@ from pidsl.language.terms import Term
 Pattern = Term | Heads
 Model = TypeVar("Model", bound=PreTrainedModel)
 BEFORE = "_pidsl_before"
-
-
-class Before(NamedTuple):
-    """What a model was before it was patched."""
-
-    implementation: str
-    classes: tuple[tuple[nn.Module, type[nn.Module]], ...]
 
 
 def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> Model:
@@ -62,20 +55,13 @@ def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> 
             raise ArgumentError(f"heads for {len(term)} query heads", f"{heads}, as the model has", _where(model))
         pidsl.compile(term)
     unpatch(model)
-    before = model.config._attn_implementation
-    classes = []
+    before = implementations(model)
     register()
-    for module in modules:
-        if own := changed_class(module):
-            classes.append((module, type(module)))
-            module.__class__ = own
-    if classes:
-        model.config._attn_implementation_internal = "pidsl"
-    elif not runs_here(model):
+    if not runs_here(model):
         model.set_attn_implementation("pidsl")
     for module, term in swapped.items():
         setattr(module, NAME, Swapped(term))
-    setattr(model, BEFORE, Before(before, tuple(classes)))
+    setattr(model, BEFORE, before)
     if hasattr(model, "generate"):
         vars(model)["generate"] = MethodType(_generate, model)  # found before that of the class, copied with the model
     return model
@@ -83,18 +69,14 @@ def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> 
 
 def unpatch(model: Model) -> Model:
     """Put a model back as it was before `patch`; nothing where it was not patched."""
-    before: Before | None = getattr(model, BEFORE, None)
+    before: list[tuple[Any, str]] | None = getattr(model, BEFORE, None)
     if before is None:
         return model
     for module in model.modules():
         if NAME in vars(module):
             delattr(module, NAME)
-    for module, own in before.classes:
-        module.__class__ = own
-    if before.classes:
-        model.config._attn_implementation_internal = before.implementation
-    else:
-        model.set_attn_implementation(before.implementation)
+    change_classes(model, before[0][1], is_ours(before[0][1]))
+    restore(before)
     vars(model).pop("generate", None)
     delattr(model, BEFORE)
     return model
@@ -120,7 +102,12 @@ def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
     if model.config.is_encoder_decoder and len(list(_parts(model))) > 1:
         hint = "pidsl.hf.patch(model.get_encoder(), pattern), which patches the encoder alone"
         raise refuse(f"{type(model).__name__}: an encoder and a decoder", "one of them", hint=hint)
-    found = [x for x in model.modules() if changed_class(x) or asks(type(x))]
+    several = {id(x.config): x for x in models(model) if any(asks(type(y)) for y in parts(x))}
+    if len(several) > 1:
+        names = ", ".join(sorted(type(x).__name__ for x in several.values()))
+        hint = "pidsl.hf.patch(model.get_decoder(), pattern), which patches one of them"
+        raise refuse(f"{type(model).__name__}, which is several models: {names}", "one of them", hint=hint)
+    found = [x for x in model.modules() if asks(type(x))]
     if not found:
         given = f"{type(model).__name__}, whose attention does not go through transformers' attention interface"
         raise refuse(given, "a model that runs with attn_implementation of any registered name")
