@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any, TypeVar
@@ -18,10 +18,10 @@ from pidsl.hf.interface import asks, implementations, is_ours, models, parts, re
 from pidsl.hf.own_classes import change_classes
 from pidsl.hf.refused import refuse
 from pidsl.hf.registered import register, runs_here
-from pidsl.hf.swapped import NAME, Swapped
+from pidsl.hf.swapped import NAME, Swapped, swapped_in
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
-from pidsl.language.terms import Term
+from pidsl.language.terms import Term, within
 
 Pattern = Term | Heads
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -53,6 +53,9 @@ def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> 
     for term in {id(x): x for x in swapped.values()}.values():
         if isinstance(term, Heads) and heads not in (None, len(term)):
             raise ArgumentError(f"heads for {len(term)} query heads", f"{heads}, as the model has", _where(model))
+        if any(within(x)[1] for x in _terms(term)):
+            hint = "the pattern without documents: position_ids that restart keep them apart under any pattern"
+            raise ArgumentError(f"{term!r}", "a pattern of positions in one sequence", _where(model), hint)
         pidsl.compile(term)
     unpatch(model)
     before = implementations(model)
@@ -146,6 +149,10 @@ def _by_layer(
     return dict.fromkeys(modules, pattern)
 
 
+def _terms(pattern: Pattern) -> Sequence[Term]:
+    return pattern.terms if isinstance(pattern, Heads) else (pattern,)
+
+
 def _where(model: PreTrainedModel) -> str:
     return f"pidsl.hf.patch({type(model).__name__}(...), pattern)"
 
@@ -156,7 +163,13 @@ def _generate(model: PreTrainedModel, *given: Any, **named: Any) -> Any:
     said = ("cache", "past_key_values", "cache_implementation")
     config = named.get("generation_config") or model.generation_config
     told = any(named.get(x) is not None for x in said) or getattr(config, "cache_implementation", None)
-    if told or named.get("use_cache", config.use_cache) is False:
+    if named.get("use_cache", config.use_cache) is False:
+        return generate(model, *given, **named)
+    patterns = [x.term for module in model.modules() if (x := swapped_in(module))]
+    if ahead := [x for pattern in patterns for x in _terms(pattern) if not x <= pidsl.causal]:
+        hint = "model.generate(..., use_cache=False), which computes all tokens again for each"
+        raise refuse(f"{ahead[0]!r}, in which tokens attend later ones, and a cache", "a causal pattern", model, hint)
+    if told:
         return generate(model, *given, **named)
     guessing = any(named.get(x) is not None for x in ("assistant_model", "prompt_lookup_num_tokens"))
     name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
