@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
+from types import MethodType
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
@@ -77,7 +77,7 @@ def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> 
         setattr(module, NAME, Swapped(term))
     setattr(model, BEFORE, Before(before, tuple(classes)))
     if hasattr(model, "generate"):
-        vars(model)["generate"] = _with_cache(model)  # found before that of the class
+        vars(model)["generate"] = MethodType(_generate, model)  # found before that of the class, copied with the model
     return model
 
 
@@ -163,23 +163,18 @@ def _where(model: PreTrainedModel) -> str:
     return f"pidsl.hf.patch({type(model).__name__}(...), pattern)"
 
 
-def _with_cache(model: PreTrainedModel) -> Callable[..., Any]:
+def _generate(model: PreTrainedModel, *given: Any, **named: Any) -> Any:
     """`generate` with a derived cache, where nobody says which."""
     generate: Callable[..., Any] = getattr(type(model), "generate")  # noqa: B009
-
-    @wraps(generate)
-    def generate_with_cache(*given: Any, **named: Any) -> Any:
-        said = ("cache", "past_key_values", "cache_implementation")
-        config = named.get("generation_config") or model.generation_config
-        told = any(named.get(x) is not None for x in said) or getattr(config, "cache_implementation", None)
-        if told or named.get("use_cache", config.use_cache) is False:
-            return generate(model, *given, **named)
-        guessing = any(named.get(x) is not None for x in ("assistant_model", "prompt_lookup_num_tokens"))
-        name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-        if guessing or why_not(model):  # all keys: guesses are taken back by as many as there were
-            named[name] = DynamicCache()
-        else:
-            named[name] = DerivedCache(model)
+    said = ("cache", "past_key_values", "cache_implementation")
+    config = named.get("generation_config") or model.generation_config
+    told = any(named.get(x) is not None for x in said) or getattr(config, "cache_implementation", None)
+    if told or named.get("use_cache", config.use_cache) is False:
         return generate(model, *given, **named)
-
-    return generate_with_cache
+    guessing = any(named.get(x) is not None for x in ("assistant_model", "prompt_lookup_num_tokens"))
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    if guessing or why_not(model):  # all keys: guesses are taken back by as many as there were
+        named[name] = DynamicCache()
+    else:
+        named[name] = DerivedCache(model)
+    return generate(model, *given, **named)

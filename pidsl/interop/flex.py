@@ -166,13 +166,13 @@ def _of_heads(groups: list[tuple[int, int, Callable[..., Any]]], n: int | None, 
 @lru_cache(maxsize=256)
 def attends_of(term: Term) -> tuple[Callable[..., Any], bool]:
     """`attends(n, m, i, j)` of a pattern, a tensor of truth values; and whether it asks for the lengths."""
-    from pidsl.codegen.emit_torch.pairs import pairs_predicate, pairs_source
+    from pidsl.codegen.emit_torch.pairs import attends_source, pairs_predicate
 
     pred = pairs_predicate(term)
     if isinstance(pred, Truth):
         pred = Compare(">=" if pred.value else "<", Var("i"), 0)
     program: dict[str, Any] = {"__name__": "pidsl.generated"}
-    exec(pairs_source(pred), program)
+    exec(attends_source(pred), program)
     return program["attends"], bool(vars_in(pred) & {"n", "m"})
 
 

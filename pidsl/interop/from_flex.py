@@ -7,8 +7,8 @@ language (`recognised`) or, with tables, documents or cases (`tables`); then it 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from pidsl.errors import PidslError, PredicateError, SizeError
 from pidsl.interop.flex import Flex, attends_of
+from pidsl.interop.imported import Imported, Pattern
 from pidsl.interop.sequences import common, moved
 from pidsl.interop.tables import by_cases, documents_of
 from pidsl.interop.traced import traced
@@ -30,58 +31,18 @@ from pidsl.language.trace import at_line, where
 from pidsl.relation.oracle import table
 from pidsl.relation.recognise import recognised
 
-__all__ = ["FromFlex", "from_flex"]
+__all__ = ["from_flex"]
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Pattern = Term | Heads
 FEW = 1024  # positions of which all pairs are compared
 CALL = "pidsl.from_flex(mask_mod, B, H, n, m)"
-
-
-@dataclass(frozen=True, eq=False)
-class FromFlex:
-    """A mask of FlexAttention as patterns, and what a call of their kernels takes besides q, k and v.
-
-    >>> import pidsl, torch
-    >>> ids = torch.tensor([0, 0, 0, 1, 1])
-    >>> found = from_flex(lambda b, h, q, k: (ids[q] == ids[k]) & (q >= k), n=5)
-    >>> found.pattern, found.inputs
-    (causal & documents, {'documents': tensor([0, 0, 0, 1, 1], dtype=torch.int32)})
-    >>> q, k, v = torch.randn(3, 1, 2, 5, 8)
-    >>> pidsl.compile(found.pattern, "torch")(q, k, v, **found.inputs).shape
-    torch.Size([1, 2, 5, 8])
-
-    Args:
-        patterns: one for all sequences of a batch, or one for each.
-        inputs: keyword arguments of the call: `documents` int32 [n] or [B, n]; `key_lengths` int64 [B]. Tensors are on
-            the CPU.
-    """
-
-    patterns: tuple[Pattern, ...]
-    inputs: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def pattern(self) -> Pattern:
-        """The pattern of all sequences.
-
-        Raises:
-            PredicateError: they have different ones.
-        """
-        if len(self.patterns) > 1:
-            expected = "one pattern for all sequences of a batch; these differ, and are calls of their own"
-            raise PredicateError(f"{len(self.patterns)} patterns", expected, CALL, "found.patterns[b] for sequence b")
-        return self.patterns[0]
-
-    def __repr__(self) -> str:
-        inputs = "".join(f", {name}={list(x.shape)}" for name, x in self.inputs.items())
-        return f"FromFlex({', '.join(map(repr, self.patterns))}{inputs})"
 
 
 def from_flex(
     mask_mod: Callable[..., Any] | Flex, B: int | None = None, H: int | None = None, n: int | None = None,
     m: int | None = None,
-) -> Term | Heads | FromFlex:  # fmt: skip
+) -> Term | Heads | Imported:  # fmt: skip
     """The pattern of a `mask_mod(b, h, q_idx, kv_idx)`.
 
     >>> import torch
@@ -99,7 +60,7 @@ def from_flex(
 
     Returns:
         A term, or `heads` where query heads differ. Where the call of a kernel needs something besides, or sequences
-        differ, a `FromFlex`.
+        differ, a `Imported`.
 
     Raises:
         PredicateError: the mask computes what no pattern says; the function of torch and the line are named. Or what
@@ -152,7 +113,7 @@ class _Reading:
     n: int | None
     m: int | None
 
-    def read(self) -> Term | Heads | FromFlex:
+    def read(self) -> Term | Heads | Imported:
         every = [[self._one(b, h) for h in _counted(self.heads)] for b in _counted(self.batch)]
         inputs: dict[str, Tensor] = {}
         confined = {x.documents is not None for row in every for x in row}
@@ -165,11 +126,11 @@ class _Reading:
         if found is None and len(every[0]) == 1 and not inputs:
             found = moved([row[0].pred for row in every])
         if found is not None:
-            return FromFlex((found[0],), found[1])
+            return Imported((found[0],), found[1])
         patterns = [_joined([x.term for x in row]) for row in every]
         if len(set(patterns)) == 1:
             patterns = patterns[:1]
-        return FromFlex(tuple(patterns), inputs) if len(patterns) > 1 or inputs else patterns[0]
+        return Imported(tuple(patterns), inputs) if len(patterns) > 1 or inputs else patterns[0]
 
     def _one(self, b: int | None, h: int | None) -> _Read:
         """The pattern of one sequence and head."""

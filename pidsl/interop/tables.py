@@ -22,7 +22,7 @@ from pidsl.language.terms import Blocked, Documents, Empty, Full, Term, Union
 from pidsl.language.trees import parts_of
 from pidsl.relation.recognise import recognised
 
-__all__ = ["by_cases", "documents_of"]
+__all__ = ["any_term", "by_cases", "documents_of", "of_runs"]
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -82,11 +82,11 @@ def _by_cases(pred: Pred, columns: Columns) -> Term:
     axes = columns.axes(pred)
     if len(axes) == 1:
         axis = next(iter(axes))
-        return _of_runs(columns.values(pred, axis), axis)
+        return of_runs(columns.values(pred, axis), axis)
     if isinstance(pred, Not):
         return ~_by_cases(pred.of, columns)
     if isinstance(pred, Or):
-        return _any(_by_cases(x, columns) for x in _joined(pred, columns))
+        return any_term(_by_cases(x, columns) for x in _joined(pred, columns))
     if any(len(columns.by_name[name].axes) > 1 for name in tables):
         return _listed(pred, columns)
     parts = list(parts_of(And, pred))
@@ -101,7 +101,7 @@ def _by_cases(pred: Pred, columns: Columns) -> Term:
     return _split(pred, columns)
 
 
-def _any(terms: Iterable[Term]) -> Term:
+def any_term(terms: Iterable[Term]) -> Term:
     """The union, written without parentheses."""
     parts = [part for term in terms for part in parts_of(Union, term) if not isinstance(part, Empty)]
     return reduce(lambda a, b: a | b, parts) if parts else Empty()
@@ -123,7 +123,7 @@ def _joined(pred: Or, columns: Columns) -> list[Pred]:
     return out
 
 
-def _of_runs(holds: Bools, axis: str) -> Term:
+def of_runs(holds: Bools, axis: str) -> Term:
     """Queries or keys in runs, in steps where there are too many."""
     word = words.queries if axis == "i" else words.keys
     at = np.flatnonzero(holds)
@@ -140,7 +140,7 @@ def _of_runs(holds: Bools, axis: str) -> Term:
     if len(runs) > MOST_CASES:
         name = "queries" if axis == "i" else "keys"
         raise Unreadable(f"a table with {len(runs)} runs of {name}", "keys(start, stop, step) for a few of them")
-    return _any(word(start, stop) for start, stop in runs)
+    return any_term(word(start, stop) for start, stop in runs)
 
 
 def _listed(pred: Pred, columns: Columns) -> Term:
@@ -185,7 +185,7 @@ def _split(pred: Pred, columns: Columns) -> Term:
             continue
         boxes = _boxes(places, n, m)
         terms.append(boxes if isinstance(term, Full) else term if isinstance(boxes, Full) else boxes & term)
-    return _any(terms)
+    return any_term(terms)
 
 
 def _too_many(cuts: Mapping[str, list[Run]]) -> Unreadable:
@@ -208,7 +208,7 @@ def _boxes(places: list[tuple[Run, Run]], n: int, m: int) -> Term:
             merged.append((rows, keys))
     if (tiles := _blocked(places, n, m)) is not None and len(merged) > 4:
         return tiles
-    return _any(_box(rows, keys, n, m) for rows, keys in merged)
+    return any_term(_box(rows, keys, n, m) for rows, keys in merged)
 
 
 def _blocked(places: list[tuple[Run, Run]], n: int, m: int) -> Term | None:
