@@ -3,7 +3,7 @@
 # follows the hints of pidsl/hf/patching.py: attention_modules, _by_layer
 # follows the hints of pidsl/hf/derived.py: __init__, update
 # follows the hints of pidsl/hf/attention.py: _check_packed, _check_whole
-# follows the hints of pidsl/hf/interface.py: checked
+# follows the hints of pidsl/hf/interface.py: _not_through
 
 from __future__ import annotations
 
