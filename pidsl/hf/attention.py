@@ -65,7 +65,8 @@ def attend(
     if swapped is not None:
         _check_whole(module, mask, swapped)
     if wrong := sizes_differ(mask, query.shape, key.shape):
-        raise refuse(wrong, "a mask of the tokens that the layer has", module)
+        hint = 'cache=pidsl.hf.DerivedCache(model), or cache_implementation="static"'
+        raise refuse(wrong, "a mask of the tokens that the layer has", module, hint)
     results = [kernel(query, key, value, scale=scaling, return_lse=len(calls) > 1, **calls[0], **inputs)]
     if len(calls) == 1:
         return results[0].transpose(1, 2).contiguous(), None

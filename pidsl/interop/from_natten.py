@@ -48,7 +48,7 @@ def from_natten(
     >>> from_natten(kernel_size=8, dilation=3, is_causal=True)
     window(7).dilated(3)
 
-    q, k and v of NATTEN are [batch, *shape, heads, dim]; a kernel of pidsl takes
+    q, k and v of NATTEN are `[batch, *shape, heads, dim]`; a kernel of pidsl takes
     `q.flatten(1, -3).transpose(1, 2)`, the tokens row by row.
 
     Args:

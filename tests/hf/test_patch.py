@@ -3,7 +3,7 @@
 # follows the hints of pidsl/hf/patching.py: attention_modules, _by_layer
 # follows the hints of pidsl/hf/derived.py: __init__, update
 # follows the hints of pidsl/hf/attention.py: _check_packed, _check_whole
-# follows the hints of pidsl/hf/interface.py: checked
+# follows the hints of pidsl/hf/interface.py: _not_through
 
 from __future__ import annotations
 
@@ -129,6 +129,11 @@ def test_training_copies_and_pickles(small: ModuleType) -> None:
     own(ids(), labels=ids(), use_cache=False).loss.backward()
     assert all(torch.isfinite(x.grad).all() for x in own.parameters())
     assert own.model.layers[0].self_attn.q_proj.weight.grad.abs().max() > 0
+    other = copy.deepcopy(own)
+    assert other.generate.__self__ is other
+    pidsl.hf.unpatch(own)
+    assert torch.equal(other.generate(ids(), **OPTIONS), other.generate(ids(), use_cache=False, **OPTIONS))
+    own = other
     term = own.model.layers[0].self_attn._pidsl_swapped.term
     assert pickle.loads(pickle.dumps(term)) == COMB
     assert not [x for x in own.state_dict() if "pidsl" in x]
