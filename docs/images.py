@@ -10,11 +10,11 @@ import pidsl
 from pidsl import causal, stride, window
 
 FOLDER = Path(__file__).parent / "images"
-PATTERN = window(3) | stride(8) & causal
+PATTERN = window(2) | stride(5) & causal
 PICTURES = {
     "mask": lambda: PATTERN.plot(32),
-    "plan": lambda: (window(63) | stride(256) & causal).plot(2048, tiles="plan"),
-    "field": lambda: PATTERN.plot(64, of=63, layers=3),
+    "plan": lambda: (stride(32) & causal).plot(8192, tiles="plan"),
+    "field": lambda: PATTERN.plot(64, of=63, layers=4),
 }
 
 

@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from pidsl.analysis.documents import no_leak
     from pidsl.interop.flex import to_flex
     from pidsl.interop.from_flex import from_flex
+    from pidsl.interop.from_natten import from_natten
+    from pidsl.interop.from_sdpa import from_sdpa
     from pidsl.interop.packing import Packing
     from pidsl.runtime.cache.cache import Cache
     from pidsl.runtime.compile import compile
@@ -78,9 +80,9 @@ __all__ = [
     "Packing", "ParseError", "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries",
     "SymbolError", "Term", "TermError", "TooHardError", "TruthError",
     "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "confined", "design", "documents",
-    "empty", "from_flex", "full", "gate", "halo", "heads", "keys", "lags", "layers", "maximum", "merge", "minimum",
-    "neighborhood", "no_leak", "pairs", "parse", "queries", "ring", "score", "spans", "stride", "summaries",
-    "symbols", "to_flex", "where", "window",
+    "empty", "from_flex", "from_natten", "from_sdpa", "full", "gate", "halo", "heads", "keys", "lags", "layers",
+    "maximum", "merge", "minimum", "neighborhood", "no_leak", "pairs", "parse", "queries", "ring", "score", "spans",
+    "stride", "summaries", "symbols", "to_flex", "where", "window",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -130,6 +132,8 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         "merge": "pidsl.runtime.kernels.merge",
         "no_leak": "pidsl.analysis.documents",
         "from_flex": "pidsl.interop.from_flex",
+        "from_natten": "pidsl.interop.from_natten",
+        "from_sdpa": "pidsl.interop.from_sdpa",
         "to_flex": "pidsl.interop.flex",
     }
 

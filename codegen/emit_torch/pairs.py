@@ -21,6 +21,11 @@ def pairs_predicate(term: Term) -> Pred:
         return predicate(kept, ("i", "j"))
 
 
-def pairs_source(pred: Pred) -> str:
-    """`attends(n, m, i, j)` as source: positions of existing queries and keys, arrays or numbers."""
+def pairs_source(term: Term) -> str:
+    """`attends(n, m, i, j)` of a pattern as source: positions of existing queries and keys, arrays or numbers."""
+    return attends_source(pairs_predicate(term))
+
+
+def attends_source(pred: Pred) -> str:
+    """The same of a predicate over n, m, i and j."""
     return f"def attends(n, m, i, j):\n    return {show_pred(pred)}\n"

@@ -18,6 +18,7 @@ from pidsl.analysis import against_masks, counts, degrees, documents, grids, mem
 from pidsl.analysis import depth as depths
 from pidsl.analysis.assume import conditions, require_known
 from pidsl.analysis.bound import Bound, exact, unknown
+from pidsl.analysis.corners import degree_by_corners, pairs_by_corners
 from pidsl.analysis.degrees import Degree
 from pidsl.analysis.formulas import n, symbol
 from pidsl.analysis.grids import Grid
@@ -119,7 +120,7 @@ def pairs(term: Term, assume: Assume = ()) -> Bound:
     assume = _assumed(_one(term), assume, "n")
     if grid := _whole_grid(term):
         return _under(grids.pairs(term, grid), assume)
-    return _under(_counted(term, "pairs", counts.pairs, pairs_by_lag, assume), assume)
+    return _under(_counted(term, assume), assume)
 
 
 @soon
@@ -139,11 +140,7 @@ def degree(term: Term, assume: Assume = ()) -> Degree:
             maximum = found.maximum if found.maximum.is_exact else degrees.maximum(term)
             found = replace(found, maximum=maximum, average=degrees.average(term))
     except (NotByLag, TooHardError) as e:
-        if concrete:
-            found = degrees.degree(term)
-        else:
-            names = ("degree", "max degree", "average degree")
-            found = Degree(*(unknown(term, name, f"{e}; {BIND}") for name in names))
+        found = degrees.degree(term) if concrete else _degree_by_corners(term, assume, e)
     return Degree(*(_under(b, assume) for b in (found.of_query, found.maximum, found.average)))
 
 
@@ -270,15 +267,31 @@ def live(term: Term, assume: Assume = (), lookahead: int | None = None, page: in
         return counted or unknown(term, "live keys", f"{e}; {BIND}")
 
 
-def _counted(
-    term: Term, quantity: str, numbers: Callable[[Term], Bound], symbols: Callable[..., Bound], assume: Assume
-) -> Bound:  # fmt: skip
-    if not _one(term).symbols:
-        return numbers(term)
+def _degree_by_corners(term: Term, assume: Assume, why: Exception) -> Degree:
+    reason = f"{why}; {BIND}"
     try:
-        return symbols(term, _static(assume))
-    except (NotByLag, TooHardError) as e:
-        return unknown(term, quantity, f"{e}; {BIND}")
+        found = degree_by_corners(term, _static(assume))
+    except (NotByLag, TooHardError):
+        found = unknown(term, "degree", reason)
+    others = (unknown(term, name, reason) for name in ("max degree", "average degree"))
+    return Degree(found, *others)
+
+
+def _counted(term: Term, assume: Assume) -> Bound:
+    """The pairs: by the lag where that is exact, else by corners, else at most by the lag."""
+    if not _one(term).symbols:
+        return counts.pairs(term)
+    at_most, why = None, ""
+    for way in (pairs_by_lag, pairs_by_corners):
+        try:
+            found = way(term, _static(assume))
+        except (NotByLag, TooHardError) as e:
+            why = str(e)
+            continue
+        if found.is_exact:
+            return found
+        at_most = found
+    return at_most or unknown(term, "pairs", f"{why}; {BIND}")
 
 
 def _reach(

@@ -10,6 +10,7 @@ Two readings of one term: `holds_at` is its definition, a condition on the lag, 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import gcd, lcm
@@ -18,9 +19,12 @@ from typing import TypeAlias
 import sympy
 
 from pidsl.analysis import smt
-from pidsl.analysis.formulas import from_index
+from pidsl.analysis.formulas import from_index, n
 from pidsl.errors import SymbolError, TooHardError
+from pidsl.language.expr import Index
 from pidsl.language.terms import (
+    Blocked,
+    Blocks,
     Causal,
     Complement,
     Difference,
@@ -28,7 +32,9 @@ from pidsl.language.terms import (
     Empty,
     Full,
     Intersection,
+    Keys,
     Lags,
+    Queries,
     Shift,
     Stride,
     SymmetricDifference,
@@ -104,10 +110,23 @@ def holds_at(term: Term, lag: sympy.Expr) -> Condition:
     Raises:
         NotByLag: the term looks at more than the lag.
     """
-    return run(_holds_at(term, lag))
+    for part in walk(term):
+        if isinstance(part, Keys | Queries | Blocks | Blocked):
+            raise NotByLag(f"{part!r} looks at more than the lag")
+    return attends(term, lag, sympy.Integer(0))
 
 
-def _holds_at(term: Term, lag: sympy.Expr) -> Steps[Condition]:
+def attends(term: Term, row: sympy.Expr, key: sympy.Expr) -> Condition:
+    """The condition on two positions of n under which the term attends: the definition of its words.
+
+    Raises:
+        NotByLag: a word that is not defined by positions, lags and blocks.
+    """
+    return run(_attends(term, row, key, n))
+
+
+def _attends(term: Term, row: sympy.Expr, key: sympy.Expr, length: sympy.Expr) -> Steps[Condition]:
+    lag = row - key
     match term:
         case Full():
             return sympy.true
@@ -121,28 +140,51 @@ def _holds_at(term: Term, lag: sympy.Expr) -> Steps[Condition]:
             return sympy.Eq(sympy.Mod(lag, from_index(period)), from_index(phase))
         case Lags(values):
             return sympy.Or(*(sympy.Eq(lag, from_index(v)) for v in values))
+        case Keys(start, stop, 1):
+            return _slice(key, start, stop, length)
+        case Queries(start, stop, 1):
+            return _slice(row, start, stop, length)
+        case Blocks(size):
+            s = from_index(size)
+            return sympy.Eq(sympy.floor(row / s), sympy.floor(key / s))
+        case Blocked(a, size):
+            s = from_index(size)
+            return (yield _attends(a, sympy.floor(row / s), sympy.floor(key / s), sympy.ceiling(length / s)))
         case Union(a, b):
-            return sympy.Or((yield _holds_at(a, lag)), (yield _holds_at(b, lag)))
+            return sympy.Or((yield _attends(a, row, key, length)), (yield _attends(b, row, key, length)))
         case Intersection(a, b):
-            return sympy.And((yield _holds_at(a, lag)), (yield _holds_at(b, lag)))
+            return sympy.And((yield _attends(a, row, key, length)), (yield _attends(b, row, key, length)))
         case Difference(a, b):
-            return sympy.And((yield _holds_at(a, lag)), sympy.Not((yield _holds_at(b, lag))))
+            no = sympy.Not((yield _attends(b, row, key, length)))
+            return sympy.And((yield _attends(a, row, key, length)), no)
         case SymmetricDifference(a, b):
-            x, y = (yield _holds_at(a, lag)), (yield _holds_at(b, lag))
+            x, y = (yield _attends(a, row, key, length)), (yield _attends(b, row, key, length))
             return sympy.Or(sympy.And(x, sympy.Not(y)), sympy.And(y, sympy.Not(x)))
         case Complement(a):
-            return sympy.Not((yield _holds_at(a, lag)))
+            return sympy.Not((yield _attends(a, row, key, length)))
         case Transpose(a):
-            return (yield _holds_at(a, -lag))
+            return (yield _attends(a, key, row, length))
         case Shift(a, by):
-            return (yield _holds_at(a, lag - from_index(by)))
+            return (yield _attends(a, row, key + from_index(by), length))
         case Dilated(Dilated(a, inner), step):  # one division: z3 knows little about divisions of divisions
-            return (yield _holds_at(Dilated(a, inner * step), lag))
+            return (yield _attends(Dilated(a, inner * step), row, key, length))
         case Dilated(a, step):
-            s = from_index(step)
-            return sympy.And(sympy.Eq(sympy.Mod(lag, s), 0), (yield _holds_at(a, sympy.floor(lag / s))))
+            s, zero = from_index(step), sympy.Integer(0)
+            if any(isinstance(part, Keys | Queries | Blocks | Blocked) for part in walk(a)):
+                raise NotByLag(f"{term!r} looks at more than the lag")
+            return sympy.And(sympy.Eq(sympy.Mod(lag, s), 0), (yield _attends(a, sympy.floor(lag / s), zero, length)))
         case _:
             raise NotByLag(f"{term!r} looks at more than the lag")
+
+
+def _slice(x: sympy.Expr, start: Index, stop: Index | None, length: sympy.Expr) -> Condition:
+    """Whether a position is from start to stop, of which a negative one counts from the end."""
+    found = []
+    for end, compare in ((start, operator.ge), (stop, operator.lt)):
+        if end is not None:
+            at = from_index(end)
+            found.append(sympy.Or(sympy.And(at >= 0, compare(x, at)), sympy.And(at < 0, compare(x, length + at))))
+    return sympy.And(*found)
 
 
 @dataclass

@@ -166,6 +166,11 @@ METHODS: dict[str, Method] = {
         "isl: of what programs compute of a document, every pair stays in it, for all starts, lengths and offsets",
         "pidsl.analysis.documents:check_apart",
     ),
+    "corners": Method(
+        "a sum of corners of the (query, key) plane, of which a key and a query more add what they say, for all values "
+        "of the symbols (z3)",
+        "pidsl.analysis.corners:check_corners",
+    ),
     "second differences, at most": Method(
         "the second differences in n are at least the keys gained, for all values of the symbols (z3)",
         "pidsl.analysis.lag_pairs:check_pairs",

@@ -46,6 +46,10 @@ class IsZero(sympy.Function):
     """A conclusion: the argument is 0. Unlike sympy's Eq it is not simplified each time that something is replaced."""
 
 
+class Count(sympy.Function):
+    """A conclusion: of numbers and conditions in turn, the numbers whose condition holds sum to 0."""
+
+
 @dataclass(frozen=True)
 class Obligation:
     """`conditions => conclusion` for all integers.
@@ -412,10 +416,10 @@ def _ask_z3(
     solver = z3.Solver()
     solver.set("rlimit", resources)
     for c in conditions:
-        solver.add(_boolean(c))
+        solver.add(boolean(c))
     wanted = conclusion is not None
     if wanted:
-        solver.add(z3.Not(_boolean(conclusion)))
+        solver.add(z3.Not(boolean(conclusion)))
     script = f"(set-logic QF_NIA)\n{solver.sexpr()}(check-sat)\n" if wanted else ""  # before z3 rewrites it
     if fresh:
         solver = z3.Solver(ctx=z3.Context())
@@ -432,22 +436,25 @@ def _ask_z3(
 
 
 @lru_cache(maxsize=1 << 14)
-def _boolean(c: Condition) -> Any:
+def boolean(c: Condition) -> Any:
     """A condition as a z3 formula."""
     if c == sympy.true or c == sympy.false:
         return z3.BoolVal(c == sympy.true)
     if isinstance(c, sympy.And):
-        return z3.And(*map(_boolean, c.args))
+        return z3.And(*map(boolean, c.args))
     if isinstance(c, sympy.Or):
-        return z3.Or(*map(_boolean, c.args))
+        return z3.Or(*map(boolean, c.args))
     if isinstance(c, sympy.Not):
-        return z3.Not(_boolean(c.args[0]))
+        return z3.Not(boolean(c.args[0]))
     if isinstance(c, sympy.ITE):
-        return z3.If(*map(_boolean, c.args))
+        return z3.If(*map(boolean, c.args))
     if isinstance(c, sympy.Implies):
-        return z3.Implies(*map(_boolean, c.args))
+        return z3.Implies(*map(boolean, c.args))
     if isinstance(c, IsZero):
         return _polynomial(c.args[0]) == z3.IntVal(0)
+    if isinstance(c, Count):
+        weights = [z3.If(boolean(x), int(w), 0) for w, x in zip(c.args[::2], c.args[1::2], strict=True)]
+        return z3.Sum(weights) == z3.IntVal(0)
     if isinstance(c, sympy.Rel):
         x = _polynomial(c.lhs - c.rhs)
         zero = z3.IntVal(0)

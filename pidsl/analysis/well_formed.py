@@ -93,6 +93,7 @@ ABOUT: dict[str, tuple[About, ...]] = {
     "first differences": (About(TERMS, ("degree", "max degree", "average degree")),),
     "second differences": (About(TERMS, ("pairs",)),),
     "second differences, at most": (About(TERMS, ("pairs",)),),
+    "corners": (About(TERMS, ("pairs", "degree")),),
     "layers by induction": (
         About(RULES, REACH, {"layers": lambda x: _from(0)(x) or _any(x)}),
         About(RULES, ("depth",), {"n": _maybe(_from(1))}),

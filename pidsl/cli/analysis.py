@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import pidsl
-from pidsl.cli.options import LENGTH, as_json, bind, parts, pattern, read, term_of, write_json
+from pidsl.cli.options import LENGTH, as_json, bind, flow, parts, pattern, read, write_json
 from pidsl.console import console, picture, table
 from pidsl.errors import ParseError, PidslError, SymbolError, TermError
 
@@ -101,37 +101,48 @@ def bounds(
     """Formulas for every length, with proofs.
 
     Pairs, keys per query, the largest number of them, keys that a decoder must keep, how far layers see (farthest:
-    the largest lag; contiguous: without a gap), and the depth.
+    the largest lag; contiguous: without a gap), and the depth. Of heads, layers and gates each pattern is counted by
+    itself, and they see together.
 
-    JSON: "pattern", and "bounds" with "quantity", "relation", "formula" (null: unknown, with "reason"),
-    "assumptions", "proof", "checked" (null: not asked).
+    JSON: "pattern", and "bounds" with "of" (null: all), "quantity", "relation", "formula" (null: unknown, with
+    "reason"), "assumptions", "proof", "checked" (null: not asked).
     """
     from pidsl.analysis import ask
     from pidsl.analysis.assume import conditions, require_known
 
-    term = term_of(pattern, bound)
+    subject = read(pattern, bound)
+    counted, seen = list(dict.fromkeys(term for _, term in parts(subject))), flow(subject)
+    symbols = frozenset().union(*(term.symbols for term in counted))
     known = conditions(assume)
-    require_known(known, term.symbols, "nitL", repr(term))
+    require_known(known, symbols, "nitL", repr(subject))
 
-    def about(variables: str) -> list[Condition]:
+    def about(variables: str, terms: Iterable[Term]) -> list[Condition]:
         """The assumptions that a question with these variables can use."""
-        return [c for c in known if {s.name for s in c.free_symbols} <= {*term.symbols, *variables}]
+        mine = {*variables}.union(*(term.symbols for term in terms))
+        return [c for c in known if {s.name for s in c.free_symbols} <= mine]
 
-    degree = ask.degree(term, about("in"))
-    far = about("nL" if layers is None else "n")
-    found = [
-        ask.pairs(term, about("n")), degree.of_query, degree.maximum, ask.live(term, about("t")),
-        ask.farthest(term, layers, far), ask.contiguous(term, layers, far), ask.depth(term, assume=about("n")),
-    ]  # fmt: skip
-    verdicts = [x.proof.verdict() if check and x.is_known else None for x in found]
+    found: list[tuple[str | None, Bound]] = []
+    for term in counted:
+        degree = ask.degree(term, about("in", [term]))
+        own = [ask.pairs(term, about("n", [term])), degree.of_query, degree.maximum, ask.live(term, about("t", [term]))]
+        found += [(repr(term), x) for x in own]
+    far, near = about("nL" if layers is None else "n", seen), about("n", seen)
+    through: Any = seen[0] if len(seen) == 1 else seen
+    together = [
+        ask.farthest(through, layers, far),
+        ask.contiguous(through, layers, far),
+        ask.depth(through, assume=near),
+    ]
+    found += [(None, x) for x in together]
+    verdicts = [x.proof.verdict() if check and x.is_known else None for _, x in found]
     if as_json:
         each = [
-            {**_bound(x), "checked": None if verdict is None else verdict.holds}
-            for x, verdict in zip(found, verdicts, strict=True)
+            {"of": of, **_bound(x), "checked": None if verdict is None else verdict.holds}
+            for (of, x), verdict in zip(found, verdicts, strict=True)
         ]
-        write_json({"pattern": repr(term), "bounds": each})
+        write_json({"pattern": repr(subject), "bounds": each})
     else:
-        for x, verdict in zip(found, verdicts, strict=True):
+        for (_, x), verdict in zip(found, verdicts, strict=True):
             click.echo(str(x))
             if verdict is not None:
                 said = "yes" if verdict.holds else f"no, {verdict.failure}"

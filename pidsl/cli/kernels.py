@@ -85,12 +85,13 @@ def _plan(found: Any) -> dict[str, Any]:
 
 
 class Target(click.ParamType[str]):
-    """`auto`, a backend, or a GPU."""
+    """`auto`, a backend, or a GPU, also by the compilers' names: sm_90 is cuda:90, gfx942 is hip:gfx942."""
 
     name = "TARGET"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not re.fullmatch(r"auto|triton|torch|reference|cuda:\d+|hip:gfx[0-9a-f]+", text := str(value)):
+        text = re.sub(r"^sm_(?=\d+$)", "cuda:", re.sub(r"^(?=gfx)", "hip:", str(value)))
+        if not re.fullmatch(r"auto|triton|torch|reference|cuda:\d+|hip:gfx[0-9a-f]+", text):
             self.fail(f"{value!r} is none of auto, triton, torch, reference, cuda:90, hip:gfx942", param, ctx)
         return text
 

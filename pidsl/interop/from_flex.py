@@ -7,8 +7,8 @@ language (`recognised`) or, with tables, documents or cases (`tables`); then it 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,71 +17,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from pidsl.errors import PidslError, PredicateError, SizeError
+from pidsl.errors import PidslError, PredicateError, SizeError, TooHardError
+from pidsl.interop.entries import of_entries
 from pidsl.interop.flex import Flex, attends_of
+from pidsl.interop.imported import Imported, Pattern
 from pidsl.interop.sequences import common, moved
 from pidsl.interop.tables import by_cases, documents_of
-from pidsl.interop.traced import traced
+from pidsl.interop.traced import traced, unsaid
 from pidsl.interop.traced_values import Columns, Unreadable
 from pidsl.language.expr import Pred, Truth, vars_in, walk, whole
 from pidsl.language.heads import Heads, heads
-from pidsl.language.terms import Full, Term, Where, within
+from pidsl.language.terms import Documents, Full, Term, Where, within
 from pidsl.language.trace import at_line, where
 from pidsl.relation.oracle import table
 from pidsl.relation.recognise import recognised
 
-__all__ = ["FromFlex", "from_flex"]
+__all__ = ["from_flex"]
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Pattern = Term | Heads
 FEW = 1024  # positions of which all pairs are compared
+MOST_ENTRIES = 1 << 22  # of a mask that is read from its entries
 CALL = "pidsl.from_flex(mask_mod, B, H, n, m)"
-
-
-@dataclass(frozen=True, eq=False)
-class FromFlex:
-    """A mask of FlexAttention as patterns, and what a call of their kernels takes besides q, k and v.
-
-    >>> import pidsl, torch
-    >>> ids = torch.tensor([0, 0, 0, 1, 1])
-    >>> found = from_flex(lambda b, h, q, k: (ids[q] == ids[k]) & (q >= k), n=5)
-    >>> found.pattern, found.inputs
-    (causal & documents, {'documents': tensor([0, 0, 0, 1, 1], dtype=torch.int32)})
-    >>> q, k, v = torch.randn(3, 1, 2, 5, 8)
-    >>> pidsl.compile(found.pattern, "torch")(q, k, v, **found.inputs).shape
-    torch.Size([1, 2, 5, 8])
-
-    Args:
-        patterns: one for all sequences of a batch, or one for each.
-        inputs: keyword arguments of the call: `documents` int32 [n] or [B, n]; `key_lengths` int64 [B]. Tensors are on
-            the CPU.
-    """
-
-    patterns: tuple[Pattern, ...]
-    inputs: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def pattern(self) -> Pattern:
-        """The pattern of all sequences.
-
-        Raises:
-            PredicateError: they have different ones.
-        """
-        if len(self.patterns) > 1:
-            expected = "one pattern for all sequences of a batch; these differ, and are calls of their own"
-            raise PredicateError(f"{len(self.patterns)} patterns", expected, CALL, "found.patterns[b] for sequence b")
-        return self.patterns[0]
-
-    def __repr__(self) -> str:
-        inputs = "".join(f", {name}={list(x.shape)}" for name, x in self.inputs.items())
-        return f"FromFlex({', '.join(map(repr, self.patterns))}{inputs})"
 
 
 def from_flex(
     mask_mod: Callable[..., Any] | Flex, B: int | None = None, H: int | None = None, n: int | None = None,
     m: int | None = None,
-) -> Term | Heads | FromFlex:  # fmt: skip
+) -> Term | Heads | Imported:  # fmt: skip
     """The pattern of a `mask_mod(b, h, q_idx, kv_idx)`.
 
     >>> import torch
@@ -99,7 +62,7 @@ def from_flex(
 
     Returns:
         A term, or `heads` where query heads differ. Where the call of a kernel needs something besides, or sequences
-        differ, a `FromFlex`.
+        differ, a `Imported`.
 
     Raises:
         PredicateError: the mask computes what no pattern says; the function of torch and the line are named. Or what
@@ -131,8 +94,11 @@ def _check_signature(mask_mod: Any) -> None:
     if len(needed) == 5 or "score" in needed:
         hint = "pidsl.score(softcap=50.0), pidsl.score(alibi=True) and the like, which change logits"
         raise PredicateError(given, "a mask_mod: which pairs are attended; a score_mod is no mask", CALL, hint)
-    if len(needed) == 2 and len(parameters) == 2:
-        raise PredicateError(given, "a mask_mod of (b, h, q_idx, kv_idx)", CALL, "pidsl.where(lambda i, j: i - j < 4)")
+    hint = "pidsl.where(lambda i, j: i - j < 4)" if len(needed) == len(parameters) == 2 else ""
+    try:
+        inspect.signature(mask_mod).bind(*"bhqk")
+    except TypeError:
+        raise PredicateError(given, "a mask_mod of (b, h, q_idx, kv_idx)", CALL, hint) from None
 
 
 @dataclass(frozen=True)
@@ -152,27 +118,41 @@ class _Reading:
     n: int | None
     m: int | None
 
-    def read(self) -> Term | Heads | FromFlex:
+    def read(self) -> Term | Heads | Imported:
         every = [[self._one(b, h) for h in _counted(self.heads)] for b in _counted(self.batch)]
         inputs: dict[str, Tensor] = {}
-        confined = {x.documents is not None for row in every for x in row}
-        if len(confined) > 1:
-            expected = "documents in all sequences and heads, or in none"
-            raise PredicateError("documents in some of them only", expected, CALL, "from_flex(mask_mod, n=n) for each")
-        if True in confined:
-            inputs["documents"] = _documents([[x.documents for x in row] for row in every])
-        found = common(every[0][0].term, [row[0].term for row in every]) if len(every[0]) == 1 and not inputs else None
+        if any(x.documents is not None for row in every for x in row):
+            if all(_share(row) for row in every) and self.n is not None:
+                every = [[_confined(x, self.n) for x in row] for row in every]
+                ids = np.stack([row[0].documents for row in every if row[0].documents is not None])
+                inputs["documents"] = torch.from_numpy(ids if len(ids) > 1 else ids[0]).int()
+            else:  # heads with documents of their own: as queries and keys
+                every = [[self._one(b, h, False) for h in _counted(self.heads)] for b in _counted(self.batch)]
+        found = None
+        if len(every[0]) == 1 and not inputs:
+            found = common([row[0].term for row in every], self.m)
         if found is None and len(every[0]) == 1 and not inputs:
             found = moved([row[0].pred for row in every])
         if found is not None:
-            return FromFlex((found[0],), found[1])
+            return Imported((found[0],), found[1])
         patterns = [_joined([x.term for x in row]) for row in every]
         if len(set(patterns)) == 1:
             patterns = patterns[:1]
-        return FromFlex(tuple(patterns), inputs) if len(patterns) > 1 or inputs else patterns[0]
+        return Imported(tuple(patterns), inputs) if len(patterns) > 1 or inputs else patterns[0]
 
-    def _one(self, b: int | None, h: int | None) -> _Read:
-        """The pattern of one sequence and head."""
+    def _one(self, b: int | None, h: int | None, confine: bool = True) -> _Read:
+        """The pattern of one sequence and head: what the mask computes with, else what its entries are."""
+        try:
+            return self._traced(b, h, confine)
+        except TooHardError:
+            raise
+        except PidslError as e:
+            found = self._by_entries(b, h)
+            if found is None:
+                raise e from e.__cause__
+            return found
+
+    def _traced(self, b: int | None, h: int | None, confine: bool) -> _Read:
         columns = Columns(self.n, self.m)
         try:
             pred = self._predicate(b, h, columns)
@@ -181,7 +161,7 @@ class _Reading:
                 self._check(found, b, h, _lengths(pred, self.n, self.m, columns.bounded))
                 return found
             assert self.n is not None and self.m is not None
-            if (guess := documents_of(pred, columns)) is not None:
+            if confine and (guess := documents_of(pred, columns)) is not None:
                 found = _Read(pred, *guess)
                 if self._difference(found, b, h, self.n, self.m) is None:
                     return found
@@ -192,9 +172,21 @@ class _Reading:
             raise PredicateError(e.what, "arithmetic on the indices, and tables of them", self._at(e), e.hint) from None
         except PidslError:
             raise
-        except (TypeError, ValueError, IndexError, RuntimeError, KeyError, AttributeError) as e:
-            given = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
-            raise PredicateError(given, "torch functions of the indices", self._at(e)) from e
+        except Exception as e:  # the mask's own, of any kind
+            raise PredicateError(_said(e), "torch functions of the indices", self._at(e)) from e
+
+    def _by_entries(self, b: int | None, h: int | None) -> _Read | None:
+        """What is read from the entries of a mask of few: words for them, or the pairs themselves."""
+        n, m = self.n, self.m
+        if n is None or m is None or n * m > MOST_ENTRIES:
+            return None
+        try:
+            mask, again = (self._mask(b, h, np.arange(n), np.arange(m), strict=True) for _ in range(2))
+        except Exception:  # it asks for a sequence or head, or FlexAttention cannot compute it either
+            return None
+        same = mask.shape == (n, m) and np.array_equal(mask, again)
+        term = of_entries(mask) if same else None
+        return None if term is None else _Read(Truth(False), term)
 
     def _predicate(self, b: int | None, h: int | None, columns: Columns) -> Pred:
         made = getattr(self.mask_mod, "made_from", None)
@@ -225,10 +217,13 @@ class _Reading:
         apart = np.argwhere(own != self._mask(b, h, i, j))
         return (int(i[apart[0, 0]]), int(j[apart[0, 1]])) if len(apart) else None
 
-    def _mask(self, b: int | None, h: int | None, i: Ints, j: Ints) -> Bools:
+    def _mask(self, b: int | None, h: int | None, i: Ints, j: Ints, strict: bool = False) -> Bools:
+        """bool [len(i), len(j)]: the mask itself; strictly, it may not ask for what it was not told."""
         from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 
-        sequence, head = torch.tensor(b or 0), torch.tensor(h or 0)
+        sequence, head = (
+            unsaid(name) if strict and x is None else torch.tensor(x or 0) for name, x in (("b", b), ("h", h))
+        )
 
         def one(q: Tensor, k: Tensor) -> Tensor:
             return torch.as_tensor(self.mask_mod(sequence, head, q, k)).bool()
@@ -246,15 +241,29 @@ def _joined(terms: list[Term]) -> Pattern:
     return terms[0] if len(set(terms)) == 1 else heads([(1, term) for term in terms])
 
 
-def _documents(ids: list[list[Any]]) -> Tensor:
-    for row in ids:
-        if not all(np.array_equal(x, row[0]) for x in row):
-            expected = "the same documents for all query heads"
-            raise PredicateError(
-                "heads with documents of their own", expected, CALL, "from_flex(mask_mod, n=n) for each"
-            )
-    table = np.stack([row[0] for row in ids])
-    return torch.from_numpy(table if len(table) > 1 else table[0]).int()
+def _share(row: list[_Read]) -> bool:
+    """Whether the heads of a sequence have the same documents, or have none."""
+    ids = [x.documents for x in row]
+    return (
+        all(x is None for x in ids) if ids[0] is None else all(x is not None and np.array_equal(x, ids[0]) for x in ids)
+    )
+
+
+def _confined(read: _Read, tokens: int) -> _Read:
+    """The same with documents: all tokens in one, where there were none."""
+    if read.documents is not None:
+        return read
+    term = Documents() if isinstance(read.term, Full) else read.term & Documents()
+    return replace(read, term=term, documents=np.zeros(tokens, dtype=np.int64))
+
+
+def _said(e: BaseException) -> str:
+    """What an exception is called and says, in a line."""
+    try:
+        says = str(e).strip().splitlines()[:1]
+    except Exception:  # what it holds has no text
+        says = []
+    return ": ".join([type(e).__name__, *says])
 
 
 def _lengths(pred: Pred, n: int | None, m: int | None, bounded: bool) -> list[tuple[int, int]]:

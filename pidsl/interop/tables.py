@@ -8,17 +8,19 @@ both axes        tree[q, kv]                                               pairs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 import pidsl.language.vocabulary as words
+from pidsl.interop.entries import of_entries
+from pidsl.interop.runs import MOST_CASES, any_term, of_runs
 from pidsl.interop.traced_values import Columns, Unreadable
 from pidsl.language.algebra import positive, tidied
 from pidsl.language.expr import Add, And, Index, Not, Or, Pred, Truth, Var, joint, simplify, substitute_pred
-from pidsl.language.terms import Blocked, Documents, Empty, Full, Term, Union
+from pidsl.language.terms import Blocked, Documents, Empty, Full, Term
 from pidsl.language.trees import parts_of
 from pidsl.relation.recognise import recognised
 
@@ -28,8 +30,6 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Run = tuple[int, int]
 
-MOST_CASES = 256  # runs of queries times runs of keys, each a part of a pattern
-MOST_PAIRS = 4096  # that are listed
 MOST_DOCUMENTS = 1 << 14
 
 
@@ -82,11 +82,11 @@ def _by_cases(pred: Pred, columns: Columns) -> Term:
     axes = columns.axes(pred)
     if len(axes) == 1:
         axis = next(iter(axes))
-        return _of_runs(columns.values(pred, axis), axis)
+        return of_runs(columns.values(pred, axis), axis)
     if isinstance(pred, Not):
         return ~_by_cases(pred.of, columns)
     if isinstance(pred, Or):
-        return _any(_by_cases(x, columns) for x in _joined(pred, columns))
+        return any_term(_by_cases(x, columns) for x in _joined(pred, columns))
     if any(len(columns.by_name[name].axes) > 1 for name in tables):
         return _listed(pred, columns)
     parts = list(parts_of(And, pred))
@@ -99,12 +99,6 @@ def _by_cases(pred: Pred, columns: Columns) -> Term:
             terms.append(_by_cases(reduce(lambda a, b: joint(And, a, b), mixed), columns))
         return reduce(lambda a, b: a & b, [x for x in terms if not isinstance(x, Full)] or terms)
     return _split(pred, columns)
-
-
-def _any(terms: Iterable[Term]) -> Term:
-    """The union, written without parentheses."""
-    parts = [part for term in terms for part in parts_of(Union, term) if not isinstance(part, Empty)]
-    return reduce(lambda a, b: a | b, parts) if parts else Empty()
 
 
 def _joined(pred: Or, columns: Columns) -> list[Pred]:
@@ -123,33 +117,12 @@ def _joined(pred: Or, columns: Columns) -> list[Pred]:
     return out
 
 
-def _of_runs(holds: Bools, axis: str) -> Term:
-    """Queries or keys in runs, in steps where there are too many."""
-    word = words.queries if axis == "i" else words.keys
-    at = np.flatnonzero(holds)
-    if not len(at):
-        return Empty()
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], holds, [False]]).astype(np.int8)))
-    runs = edges.reshape(-1, 2).tolist()
-    length = len(holds)
-    if runs == [[0, length]]:
-        return Full()
-    steps = np.diff(at)
-    if len(runs) > 2 and (steps == steps[0]).all():
-        return word(int(at[0]), int(at[-1]) + 1, int(steps[0]))
-    if len(runs) > MOST_CASES:
-        name = "queries" if axis == "i" else "keys"
-        raise Unreadable(f"a table with {len(runs)} runs of {name}", "keys(start, stop, step) for a few of them")
-    return _any(word(start, stop) for start, stop in runs)
-
-
 def _listed(pred: Pred, columns: Columns) -> Term:
     mask = columns.values(pred, "ij")
-    found = np.argwhere(mask)
-    if len(found) > MOST_PAIRS:
-        given = f"a table of query and key with {len(found)} pairs"
+    if (found := of_entries(mask)) is None:
+        given = f"a table of query and key with {np.count_nonzero(mask)} pairs"
         raise Unreadable(given, "pairs([...]) for a few; a mask that is data is no pattern")
-    return words.pairs([(int(i), int(j)) for i, j in found])
+    return found
 
 
 def _split(pred: Pred, columns: Columns) -> Term:
@@ -185,7 +158,7 @@ def _split(pred: Pred, columns: Columns) -> Term:
             continue
         boxes = _boxes(places, n, m)
         terms.append(boxes if isinstance(term, Full) else term if isinstance(boxes, Full) else boxes & term)
-    return _any(terms)
+    return any_term(terms)
 
 
 def _too_many(cuts: Mapping[str, list[Run]]) -> Unreadable:
@@ -208,7 +181,7 @@ def _boxes(places: list[tuple[Run, Run]], n: int, m: int) -> Term:
             merged.append((rows, keys))
     if (tiles := _blocked(places, n, m)) is not None and len(merged) > 4:
         return tiles
-    return _any(_box(rows, keys, n, m) for rows, keys in merged)
+    return any_term(_box(rows, keys, n, m) for rows, keys in merged)
 
 
 def _blocked(places: list[tuple[Run, Run]], n: int, m: int) -> Term | None:
@@ -216,7 +189,7 @@ def _blocked(places: list[tuple[Run, Run]], n: int, m: int) -> Term | None:
     chosen = []
     for rows, keys in places:
         for (start, stop), length in ((rows, n), (keys, m)):
-            if start % size or (stop - start != size and stop != length):
+            if start % size or (stop - start != size and (stop != length or stop - start > size)):
                 return None
         chosen.append((rows[0] // size, keys[0] // size))
     return Blocked(words.pairs(chosen), size)

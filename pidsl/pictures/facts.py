@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -14,6 +15,7 @@ from pidsl.analysis.claims import Claim, find
 from pidsl.analysis.claims import claims as published
 from pidsl.errors import BackendError, PidslError
 from pidsl.language.expr import Symbol
+from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.terms import Term, within
@@ -35,10 +37,22 @@ def version() -> str:
 def weights(subject: Any) -> list[int]:
     """How many heads and layers have each distinct pattern, in the order of the panels."""
     found: dict[Term, int] = {}
-    for part in subject if isinstance(subject, Schedule) else [subject]:
-        for term, many in part.distinct.items() if isinstance(part, Heads) else [(part, (0,))]:
-            found[term] = found.get(term, 0) + len(many)
+    for part in layers_of(subject):
+        for term, many in part:
+            found[term] = found.get(term, 0) + many
     return list(found.values())
+
+
+def layers_of(subject: Any) -> Iterator[list[tuple[Term, int]]]:
+    """Of each layer, its distinct patterns and how many heads, or branches of a gate, have each."""
+    for part in subject if isinstance(subject, Schedule) else [subject]:
+        match part:
+            case Heads():
+                yield [(term, len(heads)) for term, heads in part.distinct.items()]
+            case Gate():
+                yield list(Counter(term for _, term in part.branches).items())
+            case _:
+                yield [(part, 1)]
 
 
 def distinct(subject: Any) -> list[tuple[str, Term]]:
@@ -67,7 +81,8 @@ def bounds(subject: Any) -> str:
             parts += [_bound("keys of query i", degree.of_query), _bound("the most keys of a query", degree.maximum)]
         parts.append(_bound("keys that a decoder keeps after token t", _asked(ask.live, term)))
     if len(patterns) > 1:
-        parts.append("<h3>Through all layers, any head</h3>")
+        by = "any branch" if isinstance(subject, Gate) else "any head"
+        parts.append(f"<h3>Through all layers, {by}</h3>")
     through: Any = schedule_of(subject)
     through = through[0] if len(through) == 1 else tuple(through)
     for what, question in (
@@ -139,7 +154,8 @@ def costs(subject: Any, n: int) -> str:
     names = ("tokens", "pairs", "causal", "dense", "fewer than dense", "forward FLOPs")
     head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
     note = "Forward FLOPs: 4 x 64 for each attended pair, head dimension 64."
-    many_note = f" All {plain} heads and layers together." if plain > 1 else ""
+    together = "branches" if isinstance(subject, Gate) else "heads and layers"
+    many_note = f" All {plain} {together} together." if plain > 1 else ""
     drawn = svg.chart(across, series, across="tokens", up="attended pairs") if len(known) > 1 else ""
     return (
         f"<div class='key'>{key}</div><div class='wide'>{drawn}</div>"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from pidsl.errors import TermError
@@ -61,10 +63,10 @@ def panels_of(subject: Any) -> list[Panel]:
 
 
 def schedule_of(subject: Any) -> Sequence[Term]:
-    """A pattern per layer: over it information flows.
+    """A pattern per layer: over it information flows. Through a gate it flows by any branch.
 
     Raises:
-        TermError: of a gate or of summaries, no pattern says what a token sees.
+        TermError: of summaries, no pattern says what a token sees.
     """
     match subject:
         case Term():
@@ -73,9 +75,11 @@ def schedule_of(subject: Any) -> Sequence[Term]:
             return (subject.union,)
         case Schedule():
             return subject.unions
+        case Gate():
+            return (reduce(or_, (term for _, term in subject.branches)),)
         case _:
             given = f"what a token sees through {subject!r}"
-            raise TermError(given, "a pattern, heads or layers", where="plot(n, of=..., layers=...)")
+            raise TermError(given, "a pattern, heads, layers or a gate", where="plot(n, of=..., layers=...)")
 
 
 def numbers(given: Sequence[int]) -> str:

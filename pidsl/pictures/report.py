@@ -19,6 +19,7 @@ from typing import Any
 
 from pidsl.errors import ArgumentError, PidslError, SizeError, TermError
 from pidsl.language.expr import whole
+from pidsl.language.gate import Gate
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.terms import Term, is_confined, require_concrete, within
@@ -33,13 +34,13 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 
 
 def write(
-    subject: Term | Heads | Schedule, path: str | os.PathLike[str], *, n: int = 1024, layers: int = 4,
+    subject: Term | Heads | Schedule | Gate, path: str | os.PathLike[str], *, n: int = 1024, layers: int = 4,
     backend: str = "auto", title: str | None = None,
 ) -> Path:  # fmt: skip
     """Write a page about a pattern; a file that was there is replaced when all of the page is written.
 
     Args:
-        subject: a pattern, heads or layers, without open symbols.
+        subject: a pattern, heads, layers or a gate, without open symbols.
         path: the file, in a folder that there is.
         n: tokens of the pictures, at most 2**24.
         layers: the most layers through which a token is followed, at most 64.
@@ -52,7 +53,7 @@ def write(
     Raises:
         SizeError: a number that is none, or too large.
         SymbolError: the pattern holds unbound symbols: bind them.
-        TermError: a gate or summaries, or no pattern at all.
+        TermError: summaries, or no pattern at all.
         ArgumentError: the path is a folder, or lies in none.
         BackendError: a backend that there is not.
         TooHardError: keys for which isl finds no loops, and more than 4096 tokens.
@@ -103,9 +104,9 @@ class Shown:
 
 def checked(subject: Any, n: object, layers: object) -> Shown:
     """The patterns of a page, and its numbers."""
-    if not isinstance(subject, Term | Heads | Schedule):
+    if not isinstance(subject, Term | Heads | Schedule | Gate):
         given = f"{subject!r} ({type(subject).__name__})"
-        raise TermError(given, "a pattern, heads or layers", where="a report")
+        raise TermError(given, "a pattern, heads, layers or a gate", where="a report")
     tokens, count = whole(n), whole(layers)
     if tokens is None or not 1 <= tokens <= LONGEST:
         raise SizeError(f"n = {n!r}", f"1 <= n <= {LONGEST} tokens", where="a report")
@@ -118,9 +119,7 @@ def checked(subject: Any, n: object, layers: object) -> Shown:
     for panel in panels_of(subject):
         found.setdefault(panel.term, panel)
     numbers = {term: k for k, term in enumerate(found)}
-    parts: list[Any] = list(subject) if isinstance(subject, Schedule) else [subject]
-    layered = [list(part.distinct) if isinstance(part, Heads) else [part] for part in parts]
-    schedule = tuple(tuple(numbers[term] for term in layer) for layer in layered)
+    schedule = tuple(tuple(numbers[term] for term, _ in layer) for layer in facts.layers_of(subject))
     panels = tuple(Panel(panel.title, within(panel.term)[0]) for panel in found.values())
     return Shown(subject, tokens, count, panels, schedule)
 
@@ -209,6 +208,8 @@ def _facts(shown: Shown) -> str:
         entries.append((str(len(shown.schedule)), "layers"))
     if isinstance(shown.subject, Heads):
         entries.append((str(len(shown.subject)), "query heads"))
+    if isinstance(shown.subject, Gate):
+        entries.append((str(len(shown.subject.branches)), "branches, a softmax each"))
     items = "".join(f"<li><b>{escape(value)}</b><span>{escape(what)}</span></li>" for value, what in entries)
     note = "<p class='soft'>Within documents: everything here is about one document.</p>"
     return f"<ul class='facts'>{items}</ul>{note if any(map(is_confined, schedule_of(shown.subject))) else ''}"

@@ -57,6 +57,7 @@ def about_counts() -> Iterator[Bound]:
     yield ask.pairs(stride(p) & causal | lags(k))
     yield replace(ask.pairs(window(k)), method="from the exact formula")
     yield ask.live(keys(0, s) & causal | window(k))
+    yield from (ask.pairs(keys(0, s) & causal | window(k)), ask.degree(keys(0, s) & causal | window(k)).of_query)
     yield ask.live(stride(p) & window(k))
     yield ask.live(stride(p) & window(k) & stride(p + 1))
     for tokens in (None, 100):

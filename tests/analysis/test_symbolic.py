@@ -134,7 +134,7 @@ def test_a_bound_for_symbolic_moduli_is_not_returned_while_z3_does_not_decide_it
 
 
 def test_what_has_no_formula_says_why() -> None:
-    bound = (window(k) | keys(0, s)).pairs()
+    bound = (window(k) | blocks(s)).pairs()
     assert bound.relation == "unknown"
     assert "bind the symbols to numbers" in bound.reason
     assert "unknown" in str(bound)

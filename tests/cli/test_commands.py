@@ -140,9 +140,29 @@ def test_bounds(capsys: Said) -> None:
     found = as_json(capsys, "bounds", "window(4)", "--layers", "2")
     by_name = {x["quantity"]: x for x in found["bounds"]}
     assert by_name["farthest(layers=2)"]["relation"] == "==" and "8" in by_name["farthest(layers=2)"]["formula"]
-    assert all(x.keys() == {"quantity", "relation", "formula", "assumptions", "proof", "reason", "checked"}
+    assert all(x.keys() == {"of", "quantity", "relation", "formula", "assumptions", "proof", "reason", "checked"}
                for x in found["bounds"])  # fmt: skip
     assert all(x["checked"] is None for x in found["bounds"])
+
+
+@pytest.mark.parametrize(
+    ("text", "patterns", "through"),
+    [
+        (
+            "gate(a=window(3), b=stride(8) & causal)",
+            ["window(3)", "stride(8) & causal"],
+            "window(3) | stride(8) & causal",
+        ),
+        ("heads([(2, window(3)), (1, lags(9)), (1, window(3))])", ["window(3)", "lags(9)"], "window(3) | lags(9)"),
+        ("compile(gate(a=window(3)), backend='torch')", ["window(3)"], "window(3)"),
+    ],
+)
+def test_bounds_of_several_patterns(text: str, patterns: list[str], through: str, capsys: Said) -> None:
+    found = as_json(capsys, "bounds", text)["bounds"]
+    each = [x for pattern in patterns for x in as_json(capsys, "bounds", pattern)["bounds"] if x["of"] is not None]
+    together = [x for x in as_json(capsys, "bounds", through)["bounds"] if x["of"] is None]
+    assert found == each + together
+    assert len(as_json(capsys, "bounds", "layers([window(3), heads([(1, causal), (1, lags(2))])])")["bounds"]) == 15
 
 
 def test_a_proof_that_fails_is_exit_code_1(capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +218,7 @@ def test_source(capsys: Said) -> None:
 
 
 def test_source_for_a_gpu(capsys: Said) -> None:
-    found = as_json(capsys, "source", "window(3)", "--target", "cuda:90")
+    found = as_json(capsys, "source", "window(3)", "--target", "sm_90")
     assert len(found["kernels"]) >= 2
     for row in found["kernels"]:
         assert row["registers"] > 0 and row["shared_bytes"] >= 0

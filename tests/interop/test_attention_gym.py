@@ -12,11 +12,11 @@ from torch.nn.attention.flex_attention import create_mask
 import pidsl
 from pidsl import Heads, from_flex
 from pidsl.errors import PredicateError
-from pidsl.interop.from_flex import FromFlex
+from pidsl.interop.imported import Imported
 
 
 def entries(found, n, m):
-    if isinstance(found, FromFlex):
+    if isinstance(found, Imported):
         assert [*found.inputs] == ["documents"]
         return found.pattern.mask(n, documents=found.inputs["documents"].numpy())
     return found.mask(n, m)
@@ -32,9 +32,8 @@ def test_all_masks():
             continue
         seen.add(name)
         found = from_flex(mod, n=n, m=m)
-        np.testing.assert_array_equal(
-            entries(found, n, m), create_mask(mod, 1, 1, n, m, device="cpu")[0, 0].numpy(), err_msg=f"{written} {n} {m}"
-        )
+        wanted = create_mask(mod, 1, 1, n, m, device="cpu")[0, 0].numpy()
+        np.testing.assert_array_equal(entries(found, n, m), wanted, err_msg=f"{written} {n} {m}")
         if "where" not in repr(found):
             nice.add(name)
     makes = {name for name in dir(masks) if name.startswith("generate_")} | {"causal_mask", "batchify_mask_mod"}

@@ -278,7 +278,6 @@ def test_documents_are_drawn() -> None:
         (TermError, lambda: causal.plot(10, against="full")),
         (TermError, lambda: causal.plot(10, 12, against=full)),
         (TermError, lambda: (causal & pidsl.documents).plot(10, against=causal)),
-        (TermError, lambda: pidsl.gate(a=causal, b=full).plot(10, of=3)),
         (TermError, lambda: pidsl.gate(a=causal, b=full).plot(10, ax=Figure().subplots())),
         (TermError, lambda: causal.plot(10, ax=3)),
         (TermError, lambda: causal.plot(10, documents=[0] * 10)),

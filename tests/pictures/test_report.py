@@ -27,6 +27,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 browsing = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed to open the page in")
 
 PATTERN = window(3) | stride(16) & causal
+GATED = pidsl.gate(local=window(3), skip=stride(16) & causal, again=window(3))
+SPANS = pidsl.summaries(blocks(4) & causal, [pidsl.spans(4, pidsl.where(lambda i, j: j < i // 4))])
 LAYERED = pidsl.layers([window(2), pidsl.heads([(2, lags(5)), (1, keys(0, 1) & causal)]), window(1, 1)])
 
 
@@ -96,7 +98,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
         (SizeError, lambda folder: report.write(causal, folder / "x.html", n=1 << 25)),
         (SizeError, lambda folder: report.write(causal, folder / "x.html", layers=0)),
         (SymbolError, lambda folder: report.write(window(pidsl.symbols("k")), folder / "x.html")),
-        (TermError, lambda folder: report.write(pidsl.gate(a=causal, b=window(3)), folder / "x.html")),
+        (TermError, lambda folder: report.write(SPANS, folder / "x.html")),
         (TermError, lambda folder: report.write("causal", folder / "x.html")),
         (PidslError, lambda folder: report.write(causal, folder / "x.html", n=16, backend="cuda")),
     ],
@@ -283,6 +285,20 @@ def test_layers_and_heads(show: Any) -> None:
         set_slider(page, "layers", layers)
         through = [LAYERED.unions[k % 3] for k in range(layers)]
         assert (shown_field(page, n)[: layers + 1] == reached(through, token, n)).all()
+
+
+@browsing
+def test_the_branches_of_a_gate(show: Any) -> None:
+    n, page = 60, show(GATED, n=60, layers=4)
+    for k, term in enumerate([window(3), stride(16) & causal]):
+        page.locator("#pattern").select_option(str(k))
+        settled(page)
+        assert (shown_mask(page, n, n) == term.mask(n)).all()
+    pairs = 2 * window(3).pairs(n) + (stride(16) & causal).pairs(n)
+    assert f"{pairs:,}\nattended pairs" in page.locator(".facts").inner_text()
+    set_slider(page, "token", 50)
+    set_slider(page, "layers", 3)
+    assert (shown_field(page, n)[:4] == reached([PATTERN] * 3, 50, n)).all()
 
 
 @browsing

@@ -14,10 +14,15 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import pidsl
+import pidsl.hf
+import pidsl.nn
+from pidsl import testing
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -110,6 +115,43 @@ def test_readme_has_an_example() -> None:
     assert len(doctest.DocTestParser().get_examples((ROOT / "README.md").read_text())) >= 10
 
 
+@pytest.fixture(scope="module")
+def notebooks() -> SimpleNamespace:
+    for package in ("nbformat", "nbclient", "ipykernel"):
+        pytest.importorskip(package, reason="the notebooks are made and run by pidsl[docs]")
+    return SimpleNamespace(**runpy.run_path(str(DOCS / "notebooks.py")))
+
+
+def test_the_notebooks_are_made_of_the_pages(notebooks: SimpleNamespace, tmp_path: Path) -> None:
+    """So that they say the same: `make notebooks`."""
+    notebooks.main(tmp_path)
+    made, kept = ({path.name: path.read_text() for path in of.iterdir()} for of in (tmp_path, DOCS / "notebooks"))
+    assert made == kept
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "tutorial").glob("[!i]*.md")), ids=lambda page: page.stem)
+def test_the_notebooks_run_and_show_what_the_pages_say(notebooks: SimpleNamespace, page: Path) -> None:
+    import nbclient
+
+    book = notebooks.notebook(page)
+    nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute()
+    judge = doctest.OutputChecker()
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    for cell, wanted in zip(code, notebooks.shown(page), strict=True):
+        got = "".join(shows(output) for output in cell.outputs)
+        assert judge.check_output(wanted, got, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE), (
+            f"{cell.source}\n{got}\n{wanted}"
+        )
+
+
+def shows(output: Any) -> str:
+    if output.output_type == "stream":
+        return str(output.text)
+    if output.output_type == "error":
+        return f"{output.ename}: {output.evalue}\n"
+    return f"{output.data['text/plain']}\n"
+
+
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
@@ -164,7 +206,8 @@ def test_the_site_has_every_page(site: Path) -> None:
 def test_the_site_has_every_public_name(site: Path) -> None:
     inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
     described = {line.split(" ")[0] for line in zlib.decompress(inventory).decode().splitlines()}
-    assert not {f"pidsl.{name}" for name in pidsl.__all__} - described
+    public = {f"{module.__name__}.{name}" for module in (pidsl, pidsl.hf, pidsl.nn, testing) for name in module.__all__}
+    assert sorted(public - described) == []
 
 
 def test_the_site_asks_for_nothing_elsewhere(site: Path) -> None:

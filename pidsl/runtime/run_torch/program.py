@@ -57,10 +57,10 @@ class TorchProgram:
 
     @cached_property
     def _attends(self) -> ModuleType:
-        from pidsl.codegen.emit_torch.pairs import pairs_predicate, pairs_source
+        from pidsl.codegen.emit_torch.pairs import pairs_source
 
         assert not isinstance(self.plan.term, Heads)
-        return _load(f"from numpy import maximum, minimum\n\n\n{pairs_source(pairs_predicate(self.plan.term))}")
+        return _load(f"from numpy import maximum, minimum\n\n\n{pairs_source(self.plan.term)}")
 
 
 def _load(source: str) -> ModuleType:
