@@ -94,9 +94,7 @@ def _of_grid(
     return found
 
 
-def _of_any_length(
-    kernel_size: Sizes, stride: Sizes, dilation: Sizes, is_causal: bool | Sequence[bool]
-) -> Term:
+def _of_any_length(kernel_size: Sizes, stride: Sizes, dilation: Sizes, is_causal: bool | Sequence[bool]) -> Term:
     """A causal window over one axis: nothing of it moves inward at a border."""
     one: list[Any] = [
         x[0] if isinstance(x, Sequence) and len(x) == 1 else x for x in (kernel_size, stride, dilation, is_causal)
