@@ -1,8 +1,8 @@
 """The lowest versions that pyproject.toml allows: as pins for pip, and what was installed when tests ran with them.
 
-    make floors                                                # installs them into build/floors, and runs tests
-    python benchmarks/floors.py                                # the pins
-    python benchmarks/floors.py --record build/floors.xml      # the versions here, and how these tests came out
+make floors                                                # installs them into build/floors, and runs tests
+python benchmarks/floors.py                                # the pins
+python benchmarks/floors.py --record build/floors.xml      # the versions here, and how these tests came out
 """
 
 from __future__ import annotations

@@ -63,7 +63,9 @@ def test_refused_by_name(small: ModuleType, name: str) -> None:
 def test_models_that_would_go_on_by_themselves(small: ModuleType) -> None:
     """transformers takes the name for any model; these never ask for an attention function."""
     config = small.T.XLNetConfig(vocab_size=99, d_model=32, n_layer=1, n_head=4, d_inner=32)
-    with pytest.raises(pidsl.hf.UnsupportedError, match="XLNetModel, whose attention in XLNetRelativeAttention does not"):
+    with pytest.raises(
+        pidsl.hf.UnsupportedError, match="XLNetModel, whose attention in XLNetRelativeAttention does not"
+    ):
         small.made(small.T.AutoModelForCausalLM, config, "pidsl")
     assert small.made(small.T.AutoModelForCausalLM, config, "eager")(ids()).logits.shape == (2, 17, 99)
 
