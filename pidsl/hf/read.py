@@ -7,7 +7,8 @@ transformers says a mask as a predicate of batch entry, head, query and key, put
            | chunked(c, left padding)                    chunks count from the first token of each entry
            | mask & mask ... | mask | mask ...
            | remapped(mask, position_ids)                positions within packed documents
-           | same document(ids) | same block(ids)
+           | same document(ids)
+           | mask | same block(ids)                    tokens of an image see one another
 
 They are read by what their closures hold. Other functions, a user's, are traced as `pidsl.where` traces predicates.
 What was read is compared with the function itself, at a few positions, before it is used (`check_reading`).
@@ -42,6 +43,7 @@ class Reading(NamedTuple):
         positions: of the tokens within their documents, [B, n].
         left: the padding on the left that chunks count from, [B].
         traced: a function was traced, whose positions are those of the cache, padding included.
+        blocks: ids of blocks that see all of themselves besides, [B, m]; -1: none.
     """
 
     parts: tuple[Any, ...]
@@ -49,6 +51,7 @@ class Reading(NamedTuple):
     positions: Tensor | None = None
     left: Tensor | None = None
     traced: bool = False
+    blocks: Tensor | None = None
 
     @property
     def term(self) -> Term:
@@ -96,8 +99,7 @@ def read(mask: Mask) -> Reading:
         case "or_masks":
             return _either([x for x in held["mask_functions"] if not _says_nothing(x)])
         case "blockwise_overlay":
-            given = "block_sequence_ids: tokens that see all of their block, as those of an image do"
-            raise refuse(given, "a mask of positions, or block ids of -1, which is none")
+            return Reading((), blocks=held["block_sequence_ids"])
     return _traced(mask)
 
 
@@ -115,12 +117,21 @@ def _both(a: Reading, b: Reading) -> Reading:
 
     return Reading(
         tuple(dict.fromkeys((*a.parts, *b.parts))), one(a.documents, b.documents), one(a.positions, b.positions),
-        one(a.left, b.left), a.traced or b.traced,
+        one(a.left, b.left), a.traced or b.traced, one(a.blocks, b.blocks),
     )  # fmt: skip
 
 
 def _either(masks: Sequence[Mask]) -> Reading:
     read_ones = [read(x) for x in masks]
+    blocks = [x.blocks for x in read_ones if x.blocks is not None]
+    read_ones = [x for x in read_ones if x.blocks is None]
+    if len(blocks) > 1 or not read_ones:
+        raise refuse("a union of masks of blocks", "blocks beside one mask of positions")
+    found = _positions(read_ones)
+    return found._replace(blocks=blocks[0]) if blocks and not found.is_full else found
+
+
+def _positions(read_ones: Sequence[Reading]) -> Reading:
     if len(read_ones) == 1:
         return read_ones[0]
     if any(x.is_full for x in read_ones):
@@ -217,6 +228,9 @@ def check_reading(
         real = (i >= 0)[:, None] & (j >= 0)[None]
         stop = int(max(i.max(initial=0), j.max(initial=0))) + 1
         mine = table(reading.term, i.clip(0), j.clip(0), stop, stop) & same
+        if reading.blocks is not None:
+            ids = reading.blocks[b].cpu().numpy()
+            mine |= (ids[i][:, None] == ids[j][None]) & (ids[i] >= 0)[:, None]
         if ((mine != found[b]) & real).any():
             given = f"a mask that was read as {reading.term!r} and is another one"
             raise refuse(given, "a mask function of transformers.masking_utils")
