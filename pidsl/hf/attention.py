@@ -82,9 +82,10 @@ def attend(
     kernel = _kernel(term, more.get("softcap"), False, dropout)
     results += [kernel(query, key, value, scale=scaling, return_lse=True, **call, **inputs) for call in calls[1:]]
     if mask.blocks is not None:
-        kernel = _kernel(~term, more.get("softcap"), False, dropout)
+        ids, besides = mask.blocks
+        kernel = _kernel(besides, more.get("softcap"), False, dropout)
         k, v = key[:, :, : mask.n], value[:, :, : mask.n]
-        results.append(kernel(query, k, v, scale=scaling, return_lse=True, documents=mask.blocks, **inputs))
+        results.append(kernel(query, k, v, scale=scaling, return_lse=True, documents=ids, **inputs))
     out, _ = pidsl.merge(results)
     return out.transpose(1, 2).contiguous(), None
 

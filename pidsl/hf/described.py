@@ -30,14 +30,16 @@ class Described:
         documents: ids of packed documents, [B, n]; None: each entry is one.
         by_lag: the pattern is the same wherever positions count from.
         is_full: it is every pair.
-        blocks: an id for each token, [B, n], those of a block having the same one: they see one another besides.
+        blocks: an id for each token, [B, n], those of a block having the same one, and the pattern of what they see of
+            one another besides.
     """
 
     ndim = 4  # where generate() makes masks ahead, models are handed them as attention_mask, and ask for that
 
     def __init__(
         self, term: Term, sizes: tuple[int, int], first: tuple[Any, int], runs: tuple[Run, ...],
-        documents: Tensor | None, by_lag: bool, is_full: bool, blocks: Tensor | None = None,
+        documents: Tensor | None, by_lag: bool, is_full: bool,
+        blocks: tuple[Tensor, Term] | None = None,
     ) -> None:  # fmt: skip
         self.term, self.by_lag, self.is_full = term, by_lag, is_full
         self.n, self.m = sizes
@@ -155,11 +157,13 @@ def described(
     if reading.blocks is not None:
         if len(runs) > 1 or reading.documents is not None or not reading.by_lag or int(q_offset) or kv_offset:
             raise refuse_blocks("with packed documents, gaps, chunks, or before which a cache has tokens")
-        blocks = block_ids(reading.blocks[:, :q_length], attention_mask)
+        if not pidsl.window(0) <= reading.term:  # each token of none is a block of its own, which is not to see itself
+            raise refuse_blocks("and a mask in which tokens do not see themselves")
+        blocks = block_ids(reading.blocks[:, :q_length], attention_mask), reading.besides
     if reading.documents is not None and not reading.by_lag:
         _check_documents(reading.documents, reading.positions)
-    kind = (reading.parts, reading.documents is None, padded, blocks is None)
-    if reading.traced or kind not in _CHECKED:
+    kind = (reading.parts, reading.inside, reading.documents is None, padded)
+    if reading.traced or blocks is not None or kind not in _CHECKED:
         first = int(q_offset), int(kv_offset)
         check_reading(mask_function, reading, (batch_size, q_length, kv_length), first, torch.device(device))
         _CHECKED.add(kind)

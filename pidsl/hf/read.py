@@ -32,6 +32,7 @@ from pidsl.relation.oracle import table
 
 MODULE = "transformers.masking_utils"
 Mask = Callable[..., Any]
+NOTHING = (("lower", 0),)  # no pair
 
 
 class Reading(NamedTuple):
@@ -43,7 +44,8 @@ class Reading(NamedTuple):
         positions: of the tokens within their documents, [B, n].
         left: the padding on the left that chunks count from, [B].
         traced: a function was traced, whose positions are those of the cache, padding included.
-        blocks: ids of blocks that see all of themselves besides, [B, m]; -1: none.
+        blocks: ids of blocks that see themselves besides, [B, m]; -1: none.
+        inside: what holds within blocks too, as `parts`.
     """
 
     parts: tuple[Any, ...]
@@ -52,11 +54,17 @@ class Reading(NamedTuple):
     left: Tensor | None = None
     traced: bool = False
     blocks: Tensor | None = None
+    inside: tuple[Any, ...] = ()
 
     @property
     def term(self) -> Term:
         """The pattern; one object for all that are equal."""
         return _term(self.parts)
+
+    @property
+    def besides(self) -> Term:
+        """What pairs within blocks have besides."""
+        return _term(self.inside) & ~self.term
 
     @property
     def by_lag(self) -> bool:
@@ -99,7 +107,7 @@ def read(mask: Mask) -> Reading:
         case "or_masks":
             return _either([x for x in held["mask_functions"] if not _says_nothing(x)])
         case "blockwise_overlay":
-            return Reading((), blocks=held["block_sequence_ids"])
+            return Reading(NOTHING, blocks=held["block_sequence_ids"])
     return _traced(mask)
 
 
@@ -112,20 +120,24 @@ def _says_nothing(mask: Mask) -> bool:
 
 
 def _both(a: Reading, b: Reading) -> Reading:
+    if a.blocks is not None and b.blocks is not None:
+        raise refuse("an intersection of masks of blocks", "blocks beside one mask of positions")
+
     def one(x: Any, y: Any) -> Any:
         return y if x is None else x
 
     return Reading(
         tuple(dict.fromkeys((*a.parts, *b.parts))), one(a.documents, b.documents), one(a.positions, b.positions),
         one(a.left, b.left), a.traced or b.traced, one(a.blocks, b.blocks),
+        a.inside + b.inside + (b.parts if a.blocks is not None else ()) + (a.parts if b.blocks is not None else ()),
     )  # fmt: skip
 
 
 def _either(masks: Sequence[Mask]) -> Reading:
-    read_ones = [read(x) for x in masks]
-    blocks = [x.blocks for x in read_ones if x.blocks is not None]
-    read_ones = [x for x in read_ones if x.blocks is None]
-    if len(blocks) > 1 or not read_ones:
+    found_ones = [read(x) for x in masks]
+    blocks = [x.blocks for x in found_ones if x.blocks is not None]
+    read_ones = [x for x in found_ones if x.blocks is None]
+    if len(blocks) > 1 or not read_ones or any(x.blocks is not None and x.parts != NOTHING for x in found_ones):
         raise refuse("a union of masks of blocks", "blocks beside one mask of positions")
     found = _positions(read_ones)
     return found._replace(blocks=blocks[0]) if blocks and not found.is_full else found
@@ -230,7 +242,8 @@ def check_reading(
         mine = table(reading.term, i.clip(0), j.clip(0), stop, stop) & same
         if reading.blocks is not None:
             ids = reading.blocks[b].cpu().numpy()
-            mine |= (ids[i][:, None] == ids[j][None]) & (ids[i] >= 0)[:, None]
+            besides = table(reading.besides, i.clip(0), j.clip(0), stop, stop)
+            mine |= besides & (ids[i][:, None] == ids[j][None]) & (ids[i] >= 0)[:, None]
         if ((mine != found[b]) & real).any():
             given = f"a mask that was read as {reading.term!r} and is another one"
             raise refuse(given, "a mask function of transformers.masking_utils")

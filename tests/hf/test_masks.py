@@ -155,7 +155,32 @@ def test_blocks() -> None:
     pidsl.hf.register()
     found = mask_of(block_sequence_ids=BLOCKS, attention_mask=torch.tensor([[1] * 8, [0] * 4 + [1] * 4]))
     assert found.term == causal and "blocks" in repr(found)
-    assert found.blocks.tolist() == [[1, 1, 2, 3, 3, 3, 4, 5], [1, 2, 3, 4, 5, 5, 6, 7]]
+    assert found.blocks[0].tolist() == [[1, 1, 2, 3, 3, 3, 4, 5], [1, 2, 3, 4, 5, 5, 6, 7]]
+
+
+@pytest.mark.parametrize("sliding", [1, 2, 4, 9])
+def test_blocks_and_windows(sliding: int) -> None:
+    """A window that is narrower than a block holds within it where it is applied last, and does not where it is not."""
+    overlay = masking_utils.sliding_window_overlay(sliding)
+    blocks_of = masking_utils.blockwise_overlay(BLOCKS)
+    either, both = masking_utils.or_masks, masking_utils.and_masks
+    for mask in (both(either(CAUSAL, blocks_of), overlay), either(both(CAUSAL, overlay), blocks_of)):
+        reading = read(mask)
+        check_reading(mask, reading, (2, 8, 8), (0, 0), torch.device("cpu"))
+        found = described(batch_size=2, q_length=8, kv_length=8, mask_function=mask)
+        ids, besides = found.blocks
+        same = (ids[0][:, None] == ids[0][None]).numpy()
+        wanted = masking_utils.sdpa_mask(2, 8, 8, mask_function=mask, allow_is_causal_skip=False)
+        assert ((found.term.mask(8) | besides.mask(8) & same) == wanted[0, 0].numpy()).all()
+        assert not (found.term.mask(8) & besides.mask(8)).any()
+
+
+def test_unions_of_blocks() -> None:
+    blocks_of = masking_utils.blockwise_overlay(BLOCKS)
+    once = masking_utils.or_masks(CAUSAL, blocks_of)
+    for mask in (masking_utils.or_masks(once, bidirectional(2)), masking_utils.or_masks(once, blocks_of), blocks_of):
+        with pytest.raises(UnsupportedError, match="blocks|block_sequence_ids and"):
+            described(batch_size=2, q_length=8, kv_length=8, mask_function=mask)
 
 
 def test_blocks_of_nothing() -> None:
