@@ -179,7 +179,7 @@ def test_unions_of_blocks() -> None:
     blocks_of = masking_utils.blockwise_overlay(BLOCKS)
     once = masking_utils.or_masks(CAUSAL, blocks_of)
     for mask in (masking_utils.or_masks(once, bidirectional(2)), masking_utils.or_masks(once, blocks_of), blocks_of):
-        with pytest.raises(UnsupportedError, match="blocks|block_sequence_ids and"):
+        with pytest.raises(UnsupportedError, match=r"blocks|block_sequence_ids and"):
             described(batch_size=2, q_length=8, kv_length=8, mask_function=mask)
 
 
