@@ -20,7 +20,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest docs linkcheck notebooks bench machine clean
+.PHONY: help demo test lint types pytest docs linkcheck notebooks floors bench machine clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -41,7 +41,7 @@ pytest: $(READY) ## the tests alone
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 docs: $(READY) ## the documentation as a site, in build/docs; a warning is an error
-	$(BIN)/python -m sphinx -W -n --keep-going -q docs build/docs
+	$(BIN)/python -m sphinx -a -W -n --keep-going -q docs build/docs
 	@echo 'open build/docs/index.html'
 
 notebooks: $(READY) ## the tutorial as notebooks, in docs/notebooks, and its pictures
@@ -50,6 +50,19 @@ notebooks: $(READY) ## the tutorial as notebooks, in docs/notebooks, and its pic
 
 linkcheck: $(READY) ## whether the links of the documentation to other sites answer; wants a network
 	$(BIN)/python -m sphinx -b linkcheck -q docs build/linkcheck
+
+# On Linux the torch that pip finds is the one for CUDA, some gigabytes. FLOORS_PIP='--index-url https://...' names another.
+FLOORS := build/floors
+FLOORS_PIP ?=
+FLOORS_TESTS ?= tests/language tests/codegen/test_plan.py tests/analysis/test_proofs.py tests/runtime/test_kernel.py \
+	tests/pictures/test_plot.py tests/cli tests/hf tests/interop tests/whole/test_nn.py
+floors: ## some tests with the lowest versions that pyproject.toml allows, in an environment of their own
+	'$(PYTHON)' -m venv $(FLOORS)
+	'$(PYTHON)' benchmarks/floors.py > $(FLOORS)/pins.txt
+	$(FLOORS)/bin/python -m pip install --quiet $(FLOORS_PIP) -r $(FLOORS)/pins.txt
+	$(FLOORS)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(FLOORS)/bin/python -m pytest -q -p no:cacheprovider --junit-xml=$(FLOORS)/report.xml $(FLOORS_TESTS)
+	$(FLOORS)/bin/python benchmarks/floors.py --record $(FLOORS)/report.xml
 
 bench: $(READY) ## pidsl against its peers, writes benchmarks/results/
 	$(BIN)/python benchmarks/peers.py

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import pidsl.language.vocabulary as words
+from pidsl.language.terms import Term
+from pidsl.language.trace import maximum, minimum, where
 
 __all__ = ["Spelling"]
 
@@ -22,3 +27,13 @@ class Spelling:
     written: str
     term: str
     note: str = ""
+
+    def made(self, **sizes: Any) -> Term:
+        """The term with numbers, or tuples of them, for the names of the call.
+
+        >>> Spelling("NATTEN", "na1d(kernel_size=w, is_causal=True)", "window(w - 1)").made(w=9)
+        window(8)
+        """
+        known = {x: getattr(words, x) for x in words.__all__} | {x.__name__: x for x in (where, minimum, maximum)}
+        found: Term = eval(self.term, {"__builtins__": {"abs": abs, "range": range, "sum": sum}, **known, **sizes})
+        return found

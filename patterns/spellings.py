@@ -10,7 +10,7 @@ from pidsl.patterns.spelling import Spelling
 from pidsl.patterns.spellings_blocks import BLOCKS
 from pidsl.patterns.spellings_grids import GRIDS
 
-__all__ = ["OTHERS", "SPELLINGS", "Spelling"]
+__all__ = ["OTHERS", "SPELLINGS", "Spelling", "spelled"]
 
 ALIGNED = "aligned at the end: pass `offset=m - n`, or with n > m `.shift(n - m)` and no offset"
 _SHIFTED = "(i - p) // c == (j - p) // c"
@@ -257,3 +257,9 @@ OTHERS = (
         "known only with the queries: a term for each choice of tiles",
     ),
 )
+
+
+def spelled(library: str, written: str) -> Spelling:
+    """The row of a call of another library."""
+    rows = (x for each in (*SPELLINGS.values(), OTHERS) for x in each)
+    return next(x for x in rows if (x.library, x.written) == (library, written))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.models.gpt_neo import modeling_gpt_neo as gpt_neo
 
 import pidsl
@@ -36,6 +37,17 @@ def register_own_classes(name: str) -> None:
     gpt_neo.GPT_NEO_ATTENTION_CLASSES[name] = GPTNeoAttention
 
 
-def changed_class(module: torch.nn.Module) -> type[torch.nn.Module] | None:
-    """The class by which attention of a module runs by pidsl, where its model has a table of classes."""
-    return GPTNeoAttention if type(module) in (gpt_neo.GPTNeoSelfAttention, GPTNeoAttention) else None
+def changed_class(kind: type[torch.nn.Module]) -> type[torch.nn.Module] | None:
+    """The class by which attention of a class runs by pidsl, where its model has a table of classes."""
+    return GPTNeoAttention if kind in (gpt_neo.GPTNeoSelfAttention, GPTNeoAttention) else None
+
+
+def change_classes(model: PreTrainedModel, name: str, ours: bool) -> bool:
+    """Let a model that has such a table attend by pidsl, or by itself again; whether it has one."""
+    found = [x for x in model.modules() if changed_class(type(x))]
+    if not found or not (ours or name == "eager"):
+        return False
+    for x in found:
+        x.__class__ = GPTNeoAttention if ours else gpt_neo.GPTNeoSelfAttention
+    model.config._attn_implementation_internal = name
+    return True

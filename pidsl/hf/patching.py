@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MethodType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
@@ -14,25 +14,18 @@ from transformers import DynamicCache, PreTrainedModel
 import pidsl
 from pidsl.errors import ArgumentError
 from pidsl.hf.derived import DerivedCache, why_not
-from pidsl.hf.interface import asks
-from pidsl.hf.own_classes import changed_class
+from pidsl.hf.interface import asks, implementations, is_ours, models, parts, restore
+from pidsl.hf.own_classes import change_classes
 from pidsl.hf.refused import refuse
 from pidsl.hf.registered import register, runs_here
-from pidsl.hf.swapped import NAME, Swapped
+from pidsl.hf.swapped import NAME, Swapped, swapped_in
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
-from pidsl.language.terms import Term
+from pidsl.language.terms import Term, within
 
 Pattern = Term | Heads
 Model = TypeVar("Model", bound=PreTrainedModel)
 BEFORE = "_pidsl_before"
-
-
-class Before(NamedTuple):
-    """What a model was before it was patched."""
-
-    implementation: str
-    classes: tuple[tuple[nn.Module, type[nn.Module]], ...]
 
 
 def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> Model:
@@ -60,22 +53,18 @@ def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> 
     for term in {id(x): x for x in swapped.values()}.values():
         if isinstance(term, Heads) and heads not in (None, len(term)):
             raise ArgumentError(f"heads for {len(term)} query heads", f"{heads}, as the model has", _where(model))
+        if any(within(x)[1] for x in _terms(term)):
+            hint = "the pattern without documents: position_ids that restart keep them apart under any pattern"
+            raise ArgumentError(f"{term!r}", "a pattern of positions in one sequence", _where(model), hint)
         pidsl.compile(term)
     unpatch(model)
-    before = model.config._attn_implementation
-    classes = []
+    before = implementations(model)
     register()
-    for module in modules:
-        if own := changed_class(module):
-            classes.append((module, type(module)))
-            module.__class__ = own
-    if classes:
-        model.config._attn_implementation_internal = "pidsl"
-    elif not runs_here(model):
+    if not runs_here(model):
         model.set_attn_implementation("pidsl")
     for module, term in swapped.items():
         setattr(module, NAME, Swapped(term))
-    setattr(model, BEFORE, Before(before, tuple(classes)))
+    setattr(model, BEFORE, before)
     if hasattr(model, "generate"):
         vars(model)["generate"] = MethodType(_generate, model)  # found before that of the class, copied with the model
     return model
@@ -83,18 +72,14 @@ def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> 
 
 def unpatch(model: Model) -> Model:
     """Put a model back as it was before `patch`; nothing where it was not patched."""
-    before: Before | None = getattr(model, BEFORE, None)
+    before: list[tuple[Any, str]] | None = getattr(model, BEFORE, None)
     if before is None:
         return model
     for module in model.modules():
         if NAME in vars(module):
             delattr(module, NAME)
-    for module, own in before.classes:
-        module.__class__ = own
-    if before.classes:
-        model.config._attn_implementation_internal = before.implementation
-    else:
-        model.set_attn_implementation(before.implementation)
+    change_classes(model, before[0][1], is_ours(before[0][1]))
+    restore(before)
     vars(model).pop("generate", None)
     delattr(model, BEFORE)
     return model
@@ -120,7 +105,12 @@ def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
     if model.config.is_encoder_decoder and len(list(_parts(model))) > 1:
         hint = "pidsl.hf.patch(model.get_encoder(), pattern), which patches the encoder alone"
         raise refuse(f"{type(model).__name__}: an encoder and a decoder", "one of them", hint=hint)
-    found = [x for x in model.modules() if changed_class(x) or asks(type(x))]
+    several = {id(x.config): x for x in models(model) if any(asks(type(y)) for y in parts(x))}
+    if len(several) > 1:
+        names = ", ".join(sorted(type(x).__name__ for x in several.values()))
+        hint = "pidsl.hf.patch(model.get_decoder(), pattern), which patches one of them"
+        raise refuse(f"{type(model).__name__}, which is several models: {names}", "one of them", hint=hint)
+    found = [x for x in model.modules() if asks(type(x))]
     if not found:
         given = f"{type(model).__name__}, whose attention does not go through transformers' attention interface"
         raise refuse(given, "a model that runs with attn_implementation of any registered name")
@@ -159,6 +149,10 @@ def _by_layer(
     return dict.fromkeys(modules, pattern)
 
 
+def _terms(pattern: Pattern) -> Sequence[Term]:
+    return pattern.terms if isinstance(pattern, Heads) else (pattern,)
+
+
 def _where(model: PreTrainedModel) -> str:
     return f"pidsl.hf.patch({type(model).__name__}(...), pattern)"
 
@@ -169,7 +163,13 @@ def _generate(model: PreTrainedModel, *given: Any, **named: Any) -> Any:
     said = ("cache", "past_key_values", "cache_implementation")
     config = named.get("generation_config") or model.generation_config
     told = any(named.get(x) is not None for x in said) or getattr(config, "cache_implementation", None)
-    if told or named.get("use_cache", config.use_cache) is False:
+    if named.get("use_cache", config.use_cache) is False:
+        return generate(model, *given, **named)
+    patterns = [x.term for module in model.modules() if (x := swapped_in(module))]
+    if ahead := [x for pattern in patterns for x in _terms(pattern) if not x <= pidsl.causal]:
+        hint = "model.generate(..., use_cache=False), which computes all tokens again for each"
+        raise refuse(f"{ahead[0]!r}, in which tokens attend later ones, and a cache", "a causal pattern", model, hint)
+    if told:
         return generate(model, *given, **named)
     guessing = any(named.get(x) is not None for x in ("assistant_model", "prompt_lookup_num_tokens"))
     name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

@@ -6,7 +6,7 @@ Packing.block_mask     the same of packed documents, from the pairs that each ti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -31,6 +31,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Size = int | tuple[int, int]
+Listed = tuple[Tensor, Tensor]
 
 
 def to_flex(
@@ -138,11 +139,13 @@ class Flex:
             raise SizeError("block_mask()", "the number of queries", f"{self!r}", "block_mask(n)")
         m = n if m is None else m
         rows, columns = self.block_size
-        distinct = self.term.distinct if isinstance(self.term, Heads) else {self.term: (0,)}
-        maps = {term: tile_map(term, n, m, rows=rows, columns=columns) for term in distinct}
-        each = [maps[term] for term in (self.term.terms if isinstance(self.term, Heads) else (self.term,))]
-        some, every = np.stack([x.some for x in each]), np.stack([x.every for x in each])
-        return block_mask(some, every, replace(self, n=n, m=m).mask_mod, (n, m), self.block_size, self.device)
+        terms = list(self.term.terms) if isinstance(self.term, Heads) else [self.term]
+        distinct = list(dict.fromkeys(terms))
+        maps = [tile_map(term, n, m, rows=rows, columns=columns) for term in distinct]
+        some, every = np.stack([x.some for x in maps]), np.stack([x.every for x in maps])
+        mask_mod = replace(self, n=n, m=m).mask_mod
+        heads = [distinct.index(term) for term in terms]
+        return block_mask(some, every, mask_mod, (n, m), self.block_size, self.device, heads)
 
 
 def _of_all(attends: Callable[..., Any], n: int | None, m: int | None) -> MaskMod:
@@ -178,38 +181,74 @@ def attends_of(term: Term) -> tuple[Callable[..., Any], bool]:
 
 def block_mask(
     some: Bools, every: Bools, mask_mod: MaskMod, lengths: tuple[int, int], block_size: tuple[int, int],
-    device: torch.device,
+    device: torch.device, heads: Sequence[int] = (0,),
 ) -> BlockMask:  # fmt: skip
     """The BlockMask of some tiles.
 
     Args:
-        some: bool [heads, row tiles, column tiles], which tiles have a pair.
+        some: bool [patterns, row tiles, column tiles], which tiles have a pair.
         every: which have all of their pairs; what reaches beyond the lengths is none of them.
         mask_mod: says which pairs.
         lengths: how many queries and keys.
         block_size: of a tile.
         device: of the tensors.
+        heads: the pattern of each query head.
     """
     inside = [np.arange(1, count + 1) * size <= length
               for count, size, length in zip(every.shape[1:], block_size, lengths, strict=True)]  # fmt: skip
     full = every & (inside[0][:, None] & inside[1])
     partial = some & ~full
-    by_rows = [_listed(x, device) for x in (partial, full)]
-    by_columns = [_listed(x.swapaxes(1, 2), device) for x in (partial, full)]
+    (partial_rows, partial_columns), (full_rows, full_columns) = (_listed(x, heads, device) for x in (partial, full))
     return BlockMask(
-        lengths, *by_rows[0], *by_rows[1], *by_columns[0], *by_columns[1], BLOCK_SIZE=block_size, mask_mod=mask_mod
+        lengths, *partial_rows, *full_rows, *partial_columns, *full_columns, BLOCK_SIZE=block_size, mask_mod=mask_mod
     )
 
 
-def _listed(chosen: Bools, device: torch.device) -> tuple[Tensor, Tensor]:
-    """How many tiles are chosen in each row of tiles, and which: those first, ascending."""
-    number = np.count_nonzero(chosen, axis=-1).astype(np.int32)
+def _listed(chosen: Bools, of: Sequence[int], device: torch.device) -> tuple[Listed, Listed]:
+    """How many tiles are chosen in each row of tiles, and which: those first, ascending; and the same by columns."""
+    if np.count_nonzero(chosen) * 8 > chosen.size:
+        lists = [_of_many(x) for x in (chosen, np.ascontiguousarray(chosen.swapaxes(1, 2)))]
+    else:
+        heads, down, across = chosen.shape
+        row, column = np.divmod(np.flatnonzero(chosen), across)
+        head = row // down
+        by_column = np.argsort(head * across + column, kind="stable")
+        lists = [
+            _of_few(row, column, chosen.shape),
+            _of_few((head * across + column)[by_column], (row - head * down)[by_column], (heads, across, down)),
+        ]
+    rows, columns = (_for_heads(number, which, of, device) for number, which in lists)
+    return rows, columns
+
+
+def _for_heads(number: NDArray[np.int32], which: NDArray[np.int32], of: Sequence[int], device: torch.device) -> Listed:
+    if list(of) != list(range(len(number))):
+        most = number.max(axis=1, initial=0)
+        every = np.zeros((len(of), *which.shape[1:]), dtype=np.int32)
+        for head, pattern in enumerate(of):
+            every[head, :, : most[pattern]] = which[pattern, :, : most[pattern]]
+        number, which = number[list(of)], every
+    return torch.from_numpy(number)[None].to(device), torch.from_numpy(which)[None].to(device)
+
+
+def _of_few(row: Ints, tile: Ints, shape: tuple[int, ...]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """From the coordinates of the chosen ones, ascending: what no tile is written to is never touched."""
+    number = np.bincount(row, minlength=shape[0] * shape[1])
+    place = np.arange(len(row)) - np.repeat(np.cumsum(number) - number, number)
+    which = np.zeros(shape, dtype=np.int32)
+    which.reshape(-1)[row * shape[2] + place] = tile
+    return number.reshape(shape[:2]).astype(np.int32), which
+
+
+def _of_many(chosen: Bools) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Row by row: no temporaries as large as all tiles."""
+    number = np.add.reduce(chosen.view(np.uint8), axis=-1, dtype=np.int32)
     which = np.zeros(chosen.shape, dtype=np.int32)
-    rows = (x.reshape(-1, chosen.shape[-1]) for x in (np.ascontiguousarray(chosen), which))
-    for here, listed, count in zip(*rows, number.flat, strict=True):  # no temporaries as large as all tiles
+    rows = (x.reshape(-1, chosen.shape[-1]) for x in (chosen, which))
+    for here, listed, count in zip(*rows, number.flat, strict=True):
         if count:
             listed[:count] = here.nonzero()[0]
-    return torch.from_numpy(number)[None].to(device), torch.from_numpy(which)[None].to(device)
+    return number, which
 
 
 def tiles(attended: Attended, rows: Ints, first_key: Ints, sizes: tuple[int, int], block: int) -> Ints:

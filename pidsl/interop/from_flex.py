@@ -15,20 +15,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.attention.flex_attention import BlockMask, and_masks, noop_mask
 
-from pidsl.errors import PidslError, PredicateError, SizeError
+from pidsl.errors import PidslError, PredicateError, SizeError, TooHardError
+from pidsl.interop.entries import of_entries
 from pidsl.interop.flex import Flex, attends_of
 from pidsl.interop.imported import Imported, Pattern
+from pidsl.interop.scores import Scoring, finite
 from pidsl.interop.sequences import common, moved
 from pidsl.interop.tables import by_cases, documents_of
-from pidsl.interop.traced import traced
+from pidsl.interop.traced import traced, unsaid
 from pidsl.interop.traced_values import Columns, Unreadable
 from pidsl.language.expr import Pred, Truth, vars_in, walk, whole
 from pidsl.language.heads import Heads, heads
-from pidsl.language.terms import Full, Term, Where, within
+from pidsl.language.terms import Causal, Documents, Full, Term, Where, within
 from pidsl.language.trace import at_line, where
 from pidsl.relation.oracle import table
+from pidsl.relation.queries import contained
 from pidsl.relation.recognise import recognised
 
 __all__ = ["from_flex"]
@@ -36,31 +39,36 @@ __all__ = ["from_flex"]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 FEW = 1024  # positions of which all pairs are compared
+MOST_ENTRIES = 1 << 22  # of a mask that is read from its entries
 CALL = "pidsl.from_flex(mask_mod, B, H, n, m)"
 
 
 def from_flex(
-    mask_mod: Callable[..., Any] | Flex, B: int | None = None, H: int | None = None, n: int | None = None,
-    m: int | None = None,
+    mask_mod: Callable[..., Any] | Flex | None, B: int | None = None, H: int | None = None, n: int | None = None,
+    m: int | None = None, *, score_mod: Callable[..., Any] | None = None,
 ) -> Term | Heads | Imported:  # fmt: skip
-    """The pattern of a `mask_mod(b, h, q_idx, kv_idx)`.
+    """The pattern of a `mask_mod(b, h, q_idx, kv_idx)`, and the score of a `score_mod(score, b, h, q_idx, kv_idx)`.
 
     >>> import torch
     >>> from_flex(lambda b, h, q, k: (torch.abs(q - k) <= 8) & (q >= k))
     window(8)
     >>> from_flex(lambda b, h, q, k: (q >= k) & (q - k <= torch.tensor([3, 3, 7])[h]), H=3)
     heads([(2, window(3)), (1, window(7))])
+    >>> from_flex(lambda b, h, q, k: q >= k, score_mod=lambda score, b, h, q, k: 50.0 * torch.tanh(score / 50.0))
+    Imported(causal, score=score(softcap=50.0))
 
     Args:
         mask_mod: made of arithmetic, comparisons and logic on the indices, `torch.where`, `clamp` and the like, and
-            tables indexed by b, h, q_idx or kv_idx; or what `to_flex` gave.
+            tables indexed by b, h, q_idx or kv_idx; or what `to_flex` gave. None: all pairs.
         B, H: how many sequences and query heads, where the mask asks which it is.
         n, m: how many queries and keys, where the mask reads tables by them: what comes back is for these lengths
             then. m defaults to n.
+        score_mod: a cap by tanh, a factor, and what is added by head and lag: ALiBi and tables of relative positions,
+            whose numbers are the inputs of the call, without gradient. Pairs that get -inf are not attended.
 
     Returns:
         A term, or `heads` where query heads differ. Where the call of a kernel needs something besides, or sequences
-        differ, a `Imported`.
+        differ, an `Imported`.
 
     Raises:
         PredicateError: the mask computes what no pattern says; the function of torch and the line are named. Or what
@@ -76,8 +84,30 @@ def from_flex(
     if isinstance(mask_mod, BlockMask):
         expected = "a mask_mod: the tiles that a BlockMask lists may leave out pairs of its own"
         raise PredicateError("a BlockMask", expected, CALL, "pidsl.from_flex(block_mask.mask_mod)")
+    if mask_mod is None:
+        mask_mod = noop_mask
     _check_signature(mask_mod)
-    return _Reading(mask_mod, B, H, n, n if m is None else m).read()
+    m = n if m is None else m
+    if score_mod is None:
+        return _Reading(mask_mod, B, H, n, m).read()
+    scoring = Scoring(score_mod, B, H, (n, m))
+    if scoring.masks():
+        mask_mod = and_masks(mask_mod, finite(score_mod))
+    return _with_score(_Reading(mask_mod, B, H, n, m).read(), scoring)
+
+
+def _with_score(found: Term | Heads | Imported, scoring: Scoring) -> Term | Heads | Imported:
+    """What was read from a mask, with the score."""
+    patterns = found.patterns if isinstance(found, Imported) else (found,)
+    each = {x for pattern in patterns for x in (pattern.distinct if isinstance(pattern, Heads) else (pattern,))}
+    logits, more = scoring.read(all(contained(within(x)[0], Causal()) for x in each))
+    if logits is None:
+        return found
+    inputs = dict(found.inputs) if isinstance(found, Imported) else {}
+    if "offset" in inputs and "key_offset" not in inputs and more:
+        expected = "what is added to the score by the lag of positions: those of the queries are moved here"
+        raise PredicateError(f"{', '.join(more)} and an offset", expected, CALL, "from_flex(mask_mod) alone")
+    return Imported(patterns, inputs | more, logits)
 
 
 def _check_signature(mask_mod: Any) -> None:
@@ -90,10 +120,13 @@ def _check_signature(mask_mod: Any) -> None:
     ]
     given = f"a function of ({', '.join(map(str, parameters))})"
     if len(needed) == 5 or "score" in needed:
-        hint = "pidsl.score(softcap=50.0), pidsl.score(alibi=True) and the like, which change logits"
+        hint = "from_flex(None, score_mod=score_mod)"
         raise PredicateError(given, "a mask_mod: which pairs are attended; a score_mod is no mask", CALL, hint)
-    if len(needed) == 2 and len(parameters) == 2:
-        raise PredicateError(given, "a mask_mod of (b, h, q_idx, kv_idx)", CALL, "pidsl.where(lambda i, j: i - j < 4)")
+    hint = "pidsl.where(lambda i, j: i - j < 4)" if len(needed) == len(parameters) == 2 else ""
+    try:
+        inspect.signature(mask_mod).bind(*"bhqk")
+    except TypeError:
+        raise PredicateError(given, "a mask_mod of (b, h, q_idx, kv_idx)", CALL, hint) from None
 
 
 @dataclass(frozen=True)
@@ -116,13 +149,16 @@ class _Reading:
     def read(self) -> Term | Heads | Imported:
         every = [[self._one(b, h) for h in _counted(self.heads)] for b in _counted(self.batch)]
         inputs: dict[str, Tensor] = {}
-        confined = {x.documents is not None for row in every for x in row}
-        if len(confined) > 1:
-            expected = "documents in all sequences and heads, or in none"
-            raise PredicateError("documents in some of them only", expected, CALL, "from_flex(mask_mod, n=n) for each")
-        if True in confined:
-            inputs["documents"] = _documents([[x.documents for x in row] for row in every])
-        found = common(every[0][0].term, [row[0].term for row in every]) if len(every[0]) == 1 and not inputs else None
+        if any(x.documents is not None for row in every for x in row):
+            if all(_share(row) for row in every) and self.n is not None:
+                every = [[_confined(x, self.n) for x in row] for row in every]
+                ids = np.stack([row[0].documents for row in every if row[0].documents is not None])
+                inputs["documents"] = torch.from_numpy(ids if len(ids) > 1 else ids[0]).int()
+            else:  # heads with documents of their own: as queries and keys
+                every = [[self._one(b, h, False) for h in _counted(self.heads)] for b in _counted(self.batch)]
+        found = None
+        if len(every[0]) == 1 and not inputs:
+            found = common([row[0].term for row in every], self.m)
         if found is None and len(every[0]) == 1 and not inputs:
             found = moved([row[0].pred for row in every])
         if found is not None:
@@ -132,8 +168,19 @@ class _Reading:
             patterns = patterns[:1]
         return Imported(tuple(patterns), inputs) if len(patterns) > 1 or inputs else patterns[0]
 
-    def _one(self, b: int | None, h: int | None) -> _Read:
-        """The pattern of one sequence and head."""
+    def _one(self, b: int | None, h: int | None, confine: bool = True) -> _Read:
+        """The pattern of one sequence and head: what the mask computes with, else what its entries are."""
+        try:
+            return self._traced(b, h, confine)
+        except TooHardError:
+            raise
+        except PidslError as e:
+            found = self._by_entries(b, h)
+            if found is None:
+                raise e from e.__cause__
+            return found
+
+    def _traced(self, b: int | None, h: int | None, confine: bool) -> _Read:
         columns = Columns(self.n, self.m)
         try:
             pred = self._predicate(b, h, columns)
@@ -142,7 +189,7 @@ class _Reading:
                 self._check(found, b, h, _lengths(pred, self.n, self.m, columns.bounded))
                 return found
             assert self.n is not None and self.m is not None
-            if (guess := documents_of(pred, columns)) is not None:
+            if confine and (guess := documents_of(pred, columns)) is not None:
                 found = _Read(pred, *guess)
                 if self._difference(found, b, h, self.n, self.m) is None:
                     return found
@@ -153,9 +200,21 @@ class _Reading:
             raise PredicateError(e.what, "arithmetic on the indices, and tables of them", self._at(e), e.hint) from None
         except PidslError:
             raise
-        except (TypeError, ValueError, IndexError, RuntimeError, KeyError, AttributeError) as e:
-            given = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
-            raise PredicateError(given, "torch functions of the indices", self._at(e)) from e
+        except Exception as e:  # the mask's own, of any kind
+            raise PredicateError(_said(e), "torch functions of the indices", self._at(e)) from e
+
+    def _by_entries(self, b: int | None, h: int | None) -> _Read | None:
+        """What is read from the entries of a mask of few: words for them, or the pairs themselves."""
+        n, m = self.n, self.m
+        if n is None or m is None or n * m > MOST_ENTRIES:
+            return None
+        try:
+            mask, again = (self._mask(b, h, np.arange(n), np.arange(m), strict=True) for _ in range(2))
+        except Exception:  # it asks for a sequence or head, or FlexAttention cannot compute it either
+            return None
+        same = mask.shape == (n, m) and np.array_equal(mask, again)
+        term = of_entries(mask) if same else None
+        return None if term is None else _Read(Truth(False), term)
 
     def _predicate(self, b: int | None, h: int | None, columns: Columns) -> Pred:
         made = getattr(self.mask_mod, "made_from", None)
@@ -186,10 +245,13 @@ class _Reading:
         apart = np.argwhere(own != self._mask(b, h, i, j))
         return (int(i[apart[0, 0]]), int(j[apart[0, 1]])) if len(apart) else None
 
-    def _mask(self, b: int | None, h: int | None, i: Ints, j: Ints) -> Bools:
+    def _mask(self, b: int | None, h: int | None, i: Ints, j: Ints, strict: bool = False) -> Bools:
+        """bool [len(i), len(j)]: the mask itself; strictly, it may not ask for what it was not told."""
         from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 
-        sequence, head = torch.tensor(b or 0), torch.tensor(h or 0)
+        sequence, head = (
+            unsaid(name) if strict and x is None else torch.tensor(x or 0) for name, x in (("b", b), ("h", h))
+        )
 
         def one(q: Tensor, k: Tensor) -> Tensor:
             return torch.as_tensor(self.mask_mod(sequence, head, q, k)).bool()
@@ -207,15 +269,29 @@ def _joined(terms: list[Term]) -> Pattern:
     return terms[0] if len(set(terms)) == 1 else heads([(1, term) for term in terms])
 
 
-def _documents(ids: list[list[Any]]) -> Tensor:
-    for row in ids:
-        if not all(np.array_equal(x, row[0]) for x in row):
-            expected = "the same documents for all query heads"
-            raise PredicateError(
-                "heads with documents of their own", expected, CALL, "from_flex(mask_mod, n=n) for each"
-            )
-    table = np.stack([row[0] for row in ids])
-    return torch.from_numpy(table if len(table) > 1 else table[0]).int()
+def _share(row: list[_Read]) -> bool:
+    """Whether the heads of a sequence have the same documents, or have none."""
+    ids = [x.documents for x in row]
+    return (
+        all(x is None for x in ids) if ids[0] is None else all(x is not None and np.array_equal(x, ids[0]) for x in ids)
+    )
+
+
+def _confined(read: _Read, tokens: int) -> _Read:
+    """The same with documents: all tokens in one, where there were none."""
+    if read.documents is not None:
+        return read
+    term = Documents() if isinstance(read.term, Full) else read.term & Documents()
+    return replace(read, term=term, documents=np.zeros(tokens, dtype=np.int64))
+
+
+def _said(e: BaseException) -> str:
+    """What an exception is called and says, in a line."""
+    try:
+        says = str(e).strip().splitlines()[:1]
+    except Exception:  # what it holds has no text
+        says = []
+    return ": ".join([type(e).__name__, *says])
 
 
 def _lengths(pred: Pred, n: int | None, m: int | None, bounded: bool) -> list[tuple[int, int]]:

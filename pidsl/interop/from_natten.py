@@ -6,17 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from pidsl.errors import TermError
-from pidsl.interop.imported import Imported
+from pidsl.interop.imported import Imported, scale_of
 from pidsl.language.expr import whole
 from pidsl.language.grids import neighborhood
 from pidsl.language.terms import Neighborhood, Term
-from pidsl.language.vocabulary import window
 from pidsl.runtime.call.keywords import refuse
 
 __all__ = ["from_natten"]
 
 Sizes = int | Sequence[int]
 CALL = "pidsl.from_natten(kernel_size, ...)"
+
+# Its calls, as docs/reference/patterns.md has them.
+_CAUSAL = "na1d(kernel_size=w, is_causal=True)"
+_DILATED = "na1d(kernel_size=w, dilation=d, is_causal=True)"
+_GRID = "na1d, na2d, na3d(kernel_size=w, stride=s, dilation=d, is_causal=c)"
 
 # Of NATTEN's arguments, those that say how it computes, and not what.
 _HOW = frozenset([
@@ -44,7 +48,7 @@ def from_natten(
     >>> from_natten(kernel_size=8, dilation=3, is_causal=True)
     window(7).dilated(3)
 
-    q, k and v of NATTEN are [batch, *shape, heads, dim]; a kernel of pidsl takes
+    q, k and v of NATTEN are `[batch, *shape, heads, dim]`; a kernel of pidsl takes
     `q.flatten(1, -3).transpose(1, 2)`, the tokens row by row.
 
     Args:
@@ -68,14 +72,13 @@ def from_natten(
             refuse(from_natten, CALL, (), unknown)
         given, expected = f"{name} = ...", "what makes a pattern: kernel_size, stride, dilation, is_causal"
         raise TermError(given, expected, CALL, _BESIDE[name])
-    stride, dilation, is_causal = (1 if stride is None else stride, 1 if dilation is None else dilation, bool(is_causal)
-                                   if is_causal is None else is_causal)  # fmt: skip
-    found = (
-        _of_any_length(kernel_size, stride, dilation, is_causal)
-        if shape is None
-        else _of_grid(kernel_size, stride, dilation, is_causal, shape)
-    )
-    inputs: dict[str, Any] = {"scale": float(scale)} if scale else {}
+    stride, dilation = (1 if x is None else x for x in (stride, dilation))
+    is_causal = False if is_causal is None else is_causal
+    if shape is None:
+        found = _of_any_length(kernel_size, stride, dilation, is_causal)
+    else:
+        found = _of_grid(kernel_size, stride, dilation, is_causal, shape)
+    inputs: dict[str, Any] = {"scale": scale_of(scale, CALL)} if scale else {}
     inputs |= {"return_lse": True} if return_lse else {}
     return Imported((found,), inputs) if inputs else found
 
@@ -83,8 +86,11 @@ def from_natten(
 def _of_grid(
     kernel_size: Sizes, stride: Sizes, dilation: Sizes, is_causal: bool | Sequence[bool], shape: Sizes
 ) -> Term:
-    sizes = [tuple(x) if isinstance(x, Sequence) else x for x in (shape, kernel_size, stride, dilation)]
-    found = neighborhood(*sizes, tuple(is_causal) if isinstance(is_causal, Sequence) else is_causal)
+    grid, keys, groups, apart = (
+        tuple(x) if isinstance(x, Sequence) else x for x in (shape, kernel_size, stride, dilation)
+    )
+    causal = tuple(is_causal) if isinstance(is_causal, Sequence) else is_causal
+    found = _spelled(_GRID, shape=grid, w=keys, s=groups, d=apart, c=causal)
     assert isinstance(found, Neighborhood)
     for length, size, step in zip(found.shape, found.window, found.dilation, strict=True):
         if size * step > length:
@@ -104,4 +110,10 @@ def _of_any_length(kernel_size: Sizes, stride: Sizes, dilation: Sizes, is_causal
         raise TermError("no shape", expected, CALL, "from_natten(..., shape=query.shape[1:-2])")
     size, apart = whole(one[0]) or 1, whole(one[2]) or 1
     neighborhood(size * apart, one[0], 1, one[2], True)  # refuses what sizes cannot be
-    return window(size - 1) if apart == 1 else window(size - 1).dilated(apart)
+    return _spelled(_CAUSAL, w=size) if apart == 1 else _spelled(_DILATED, w=size, d=apart)
+
+
+def _spelled(written: str, **sizes: Any) -> Term:
+    from pidsl.patterns.spellings import spelled
+
+    return spelled("NATTEN", written).made(**sizes)

@@ -1,13 +1,10 @@
 """`from_sdpa`: the arguments of torch's `scaled_dot_product_attention` as a pattern.
 
-A mask that is a tensor has no words; it is read where few of them say it at its size:
-
-    full, empty; a set of lags; some keys and queries beside these; blocks; the last or first keys are padding
+A mask that is a tensor has no words; it is read where few of them say it at its size (`entries`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,19 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pidsl.errors import ArgumentError
-from pidsl.interop.imported import Imported, Pattern
+from pidsl.interop.entries import of_mask
+from pidsl.interop.imported import Imported, Pattern, scale_of
 from pidsl.interop.sequences import common
-from pidsl.interop.tables import any_term, of_runs
-from pidsl.interop.traced_values import Unreadable
 from pidsl.language.heads import heads
 from pidsl.language.score import score
-from pidsl.language.terms import Blocks, Causal, Empty, Full, Keys, Lags, Stride, Term, Window
+from pidsl.language.terms import Full, Term
 
-__all__ = ["from_sdpa", "of_mask"]
+__all__ = ["from_sdpa"]
 
 Bools = NDArray[np.bool_]
 CALL = "pidsl.from_sdpa(attn_mask, ...)"
-FEW = 16  # lags that are listed, and runs of them
 
 
 def from_sdpa(
@@ -60,14 +55,16 @@ def from_sdpa(
         ArgumentError: a mask that no few words say: a table is no pattern; a float that is a bias; both a mask and
             is_causal, which torch refuses too.
     """
+    from pidsl.patterns.spellings import spelled
+
     if attn_mask is not None and is_causal:
         hint = "from_sdpa(attn_mask & torch.ones_like(attn_mask).tril())"
         raise ArgumentError("attn_mask and is_causal=True", "one of the two, as torch asks", CALL, hint)
-    inputs: dict[str, Any] = {} if scale is None else {"scale": float(scale)}
+    inputs: dict[str, Any] = {} if scale is None else {"scale": scale_of(scale, CALL)}
     logits = score(dropout=dropout_p) if dropout_p else None
-    found: Pattern | Imported = Causal() if is_causal else Full()
-    if attn_mask is not None:
-        found = _read(attn_mask)
+    found: Pattern | Imported = Full() if attn_mask is None else _read(attn_mask)
+    if is_causal:
+        found = spelled("torch", "scaled_dot_product_attention(is_causal=True)").made()
     if not inputs and logits is None:
         return found
     if isinstance(found, Imported):
@@ -81,7 +78,7 @@ def _read(attn_mask: Tensor) -> Pattern | Imported:
     of: list[Pattern] = [x[0] if len(set(x)) == 1 else heads([(1, term) for term in x]) for x in patterns]
     if len(set(of)) == 1:
         return of[0]
-    if all(len(set(x)) == 1 for x in patterns) and (found := common(patterns[0][0], [x[0] for x in patterns])):
+    if all(len(set(x)) == 1 for x in patterns) and (found := common([x[0] for x in patterns], mask.shape[-1])):
         return Imported((found[0],), found[1])
     return Imported(tuple(of))
 
@@ -114,130 +111,3 @@ def _of_table(mask: Bools) -> Term:
     n, m = mask.shape
     given = f"an attn_mask [{n}, {m}] of {int(mask.sum())} pairs that are no set of lags, keys, queries and blocks"
     raise ArgumentError(given, "a mask that a few words say: a table is no pattern", CALL, hint)
-
-
-def of_mask(mask: Bools) -> Term | None:
-    """The pattern in a few words that is this mask, bool [n, m], at its size; None: none was found."""
-    n, m = mask.shape
-    if not n or not m or mask.all():
-        return Full()
-    if not mask.any():
-        return Empty()
-    below = bool(not np.triu(mask, 1).any())
-    guesses: tuple[Callable[[], Term | None], ...] = (
-        lambda: _of_lags(mask), lambda: _of_blocks(mask, below), lambda: _padded(mask), lambda: _beside(mask, below),
-    )  # fmt: skip
-    found = (guess() for guess in guesses)
-    return next((x for x in found if x is not None and np.array_equal(x.mask(n, m), mask)), None)
-
-
-def _lags(mask: Bools) -> NDArray[np.int64]:
-    """How many pairs have each of the lags -(m - 1) .. n - 1."""
-    n, m = mask.shape
-    lag = np.subtract.outer(np.arange(n), np.arange(m)) + m - 1
-    return np.bincount(lag[mask], minlength=n + m - 1)
-
-
-def _of_lags(mask: Bools) -> Term | None:
-    held = _lags(mask)
-    every = _lags(np.ones_like(mask))
-    return _named(held > 0, (mask.shape[0], mask.shape[1])) if ((held == 0) | (held == every)).all() else None
-
-
-def _named(held: Bools, shape: tuple[int, int]) -> Term | None:
-    """The words for a set of lags -(m - 1) .. n - 1."""
-    n, m = shape
-    lags = np.flatnonzero(held) - (m - 1)
-    if not len(lags):
-        return Empty()
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], held, [False]]).astype(np.int8))).reshape(-1, 2) - (m - 1)
-    runs = [(int(first), int(stop) - 1) for first, stop in edges]
-    if len(runs) > 2 and (found := _periodic(lags, shape)) is not None:
-        return found
-    if len(runs) > FEW:
-        return None
-    single = tuple(first for first, last in runs if first == last and first != 0)
-    parts = [_run(first, last, shape) for first, last in runs if first != last or first == 0]
-    if any(part is None for part in parts):
-        return None
-    return any_term([*[x for x in parts if x is not None], *([Lags(single)] if single else [])])
-
-
-def _run(first: int, last: int, shape: tuple[int, int]) -> Term | None:
-    n, m = shape
-    if first <= -(m - 1) and last >= n - 1:
-        return Full()
-    if last >= n - 1:
-        return Causal() if first == 0 else Causal().shift(first)
-    if first <= -(m - 1):
-        return ~Causal() if last == -1 else ~Causal().shift(last + 1)
-    if first <= 0 <= last:
-        return Window(last, -first)
-    return Lags(tuple(range(first, last + 1))) if last - first < FEW else None
-
-
-def _periodic(lags: NDArray[np.int64], shape: tuple[int, int]) -> Term | None:
-    """A window and every so manieth lag, both ways or behind only."""
-    past = lags[lags >= 0]
-    near = int(np.argmin(np.concatenate([np.diff(past) == 1, [False]]))) if len(past) else 0
-    far = past[near + 1 :] if near else past
-    steps = np.diff(far)
-    if len(steps) < 1 or steps[0] < 2 or not (steps == steps[0]).all():
-        return None
-    period, ahead = int(steps[0]), bool((lags < 0).any())
-    if int(far[-1]) + period > shape[0] - 1:  # as far as there are queries
-        word: Term = Stride(period, int(far[0]) % period)
-        word = word if ahead else word & Causal()
-        return Window(near, 0) | word if near else word
-    if near or int(far[0]) % period:
-        return None
-    return Window(int(lags[-1]) // period, int(-lags[0]) // period if ahead else 0).dilated(period)
-
-
-def _of_blocks(mask: Bools, below: bool) -> Term | None:
-    first = mask.argmax(1)
-    size = int(np.argmax(first > 0)) if (first > 0).any() else 0
-    return None if not size else Blocks(size) & Causal() if below else Blocks(size)
-
-
-def _beside(mask: Bools, below: bool) -> Term | None:
-    """Lags, and keys or queries that attend all there is."""
-    shape = mask.shape
-    allowed = np.tril(np.ones(shape, dtype=np.bool_)) if below else np.ones(shape, dtype=np.bool_)
-    for keys in _some((mask | ~allowed).all(0)):
-        for queries in _some(mask.all(1) & (not below)):
-            rest = allowed & ~keys[None, :] & ~queries[:, None]
-            held = _lags(mask & rest)
-            if not np.array_equal(held, _lags(rest) * (held > 0)):
-                continue
-            near = _named(held > 0, (mask.shape[0], mask.shape[1]))
-            try:
-                beside = [of_runs(x, axis) for x, axis in ((keys, "j"), (queries, "i")) if x.any()]
-            except Unreadable:
-                continue
-            if near is not None:
-                found = any_term([near, *(x & Causal() for x in beside)] if below else [near, *beside])
-                if np.array_equal(found.mask(*shape), mask):
-                    return found
-    return None
-
-
-def _some(held: Bools) -> list[Bools]:
-    """None of them, those before the last, all: the last keys are attended by few queries, whatever the pattern."""
-    inner = held.copy()
-    stop = len(held) - int(np.argmin(held[::-1])) if not held.all() else 0
-    inner[stop:] = False
-    return [x for k, x in enumerate((np.zeros_like(held), inner, held)) if not k or x.any()]
-
-
-def _padded(mask: Bools) -> Term | None:
-    """The last keys are padding, or the first ones."""
-    held = np.flatnonzero(mask.any(0))
-    first, stop = int(held[0]), int(held[-1]) + 1
-    if stop < mask.shape[1]:
-        inner = of_mask(mask[:, :stop])
-        return None if inner is None else inner & Keys(0, stop, 1)
-    if 0 < first < mask.shape[0]:
-        inner = of_mask(mask[first:, first:])
-        return None if inner is None else inner & Keys(first, None, 1)
-    return None

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pidsl.errors import PredicateError
+from pidsl.errors import ArgumentError, PredicateError
 from pidsl.language.heads import Heads
 from pidsl.language.score import Score
 from pidsl.language.terms import Term
 
-__all__ = ["Imported", "Pattern"]
+__all__ = ["Imported", "Pattern", "scale_of"]
 
 Pattern = Term | Heads
 
@@ -58,3 +58,15 @@ class Imported:
         parts += [f"{name}={list(x.shape) if hasattr(x, 'shape') else x!r}" for name, x in self.inputs.items()]
         parts += [f"score={self.score!r}"] * (self.score is not None)
         return f"Imported({', '.join(parts)})"
+
+
+def scale_of(scale: Any, where: str) -> float:
+    """A scale of the logits, as a call takes it.
+
+    Raises:
+        ArgumentError: it is no number.
+    """
+    try:
+        return float(scale)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"scale = {scale!r}", "a number, or None", where) from None

@@ -25,14 +25,20 @@ __all__ = ["common", "moved"]
 Found = tuple[Term, Mapping[str, Tensor]]
 
 
-def common(first: Term, terms: Sequence[Term]) -> Found | None:
-    """One pattern, and which keys of each sequence are no padding; None: that is not all they differ in."""
+def common(terms: Sequence[Term], keys: int | None = None) -> Found | None:
+    """One pattern, and which keys of each sequence are no padding; None: that is not all they differ in.
+
+    Args:
+        terms: of each sequence.
+        keys: how many there are, where that was said.
+    """
     if len(set(terms)) == 1:
         return None
     for at_start in (False, True):
         bases, bounds = set[Term](), list[int]()
         for term in terms:
             base, bound = _padded(term, at_start)
+            bound = keys if bound == -1 and keys is not None and not at_start else bound
             bounds.append(bound)
             if base is not None:
                 bases.add(base)

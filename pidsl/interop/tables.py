@@ -8,28 +8,28 @@ both axes        tree[q, kv]                                               pairs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 import pidsl.language.vocabulary as words
+from pidsl.interop.entries import of_entries
+from pidsl.interop.runs import MOST_CASES, any_term, of_runs
 from pidsl.interop.traced_values import Columns, Unreadable
 from pidsl.language.algebra import positive, tidied
 from pidsl.language.expr import Add, And, Index, Not, Or, Pred, Truth, Var, joint, simplify, substitute_pred
-from pidsl.language.terms import Blocked, Documents, Empty, Full, Term, Union
+from pidsl.language.terms import Blocked, Documents, Empty, Full, Term
 from pidsl.language.trees import parts_of
 from pidsl.relation.recognise import recognised
 
-__all__ = ["any_term", "by_cases", "documents_of", "of_runs"]
+__all__ = ["by_cases", "documents_of"]
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Run = tuple[int, int]
 
-MOST_CASES = 256  # runs of queries times runs of keys, each a part of a pattern
-MOST_PAIRS = 4096  # that are listed
 MOST_DOCUMENTS = 1 << 14
 
 
@@ -101,12 +101,6 @@ def _by_cases(pred: Pred, columns: Columns) -> Term:
     return _split(pred, columns)
 
 
-def any_term(terms: Iterable[Term]) -> Term:
-    """The union, written without parentheses."""
-    parts = [part for term in terms for part in parts_of(Union, term) if not isinstance(part, Empty)]
-    return reduce(lambda a, b: a | b, parts) if parts else Empty()
-
-
 def _joined(pred: Or, columns: Columns) -> list[Pred]:
     """The parts of a disjunction; those without tables as one, and those that compare both axes as one."""
     parts = list(parts_of(Or, pred))
@@ -123,33 +117,12 @@ def _joined(pred: Or, columns: Columns) -> list[Pred]:
     return out
 
 
-def of_runs(holds: Bools, axis: str) -> Term:
-    """Queries or keys in runs, in steps where there are too many."""
-    word = words.queries if axis == "i" else words.keys
-    at = np.flatnonzero(holds)
-    if not len(at):
-        return Empty()
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], holds, [False]]).astype(np.int8)))
-    runs = edges.reshape(-1, 2).tolist()
-    length = len(holds)
-    if runs == [[0, length]]:
-        return Full()
-    steps = np.diff(at)
-    if len(runs) > 2 and (steps == steps[0]).all():
-        return word(int(at[0]), int(at[-1]) + 1, int(steps[0]))
-    if len(runs) > MOST_CASES:
-        name = "queries" if axis == "i" else "keys"
-        raise Unreadable(f"a table with {len(runs)} runs of {name}", "keys(start, stop, step) for a few of them")
-    return any_term(word(start, stop) for start, stop in runs)
-
-
 def _listed(pred: Pred, columns: Columns) -> Term:
     mask = columns.values(pred, "ij")
-    found = np.argwhere(mask)
-    if len(found) > MOST_PAIRS:
-        given = f"a table of query and key with {len(found)} pairs"
+    if (found := of_entries(mask)) is None:
+        given = f"a table of query and key with {np.count_nonzero(mask)} pairs"
         raise Unreadable(given, "pairs([...]) for a few; a mask that is data is no pattern")
-    return words.pairs([(int(i), int(j)) for i, j in found])
+    return found
 
 
 def _split(pred: Pred, columns: Columns) -> Term:
@@ -216,7 +189,7 @@ def _blocked(places: list[tuple[Run, Run]], n: int, m: int) -> Term | None:
     chosen = []
     for rows, keys in places:
         for (start, stop), length in ((rows, n), (keys, m)):
-            if start % size or (stop - start != size and stop != length):
+            if start % size or (stop - start != size and (stop != length or stop - start > size)):
                 return None
         chosen.append((rows[0] // size, keys[0] // size))
     return Blocked(words.pairs(chosen), size)

@@ -8,7 +8,7 @@ refused by name else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +18,14 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pidsl.interop import traced_values as values
 from pidsl.interop.traced_values import Cases, Columns, Node, Ratio, Unreadable
-from pidsl.language.expr import And, Max, Min, Not, Or, Pred, Truth, Var, fold, joint
+from pidsl.language.expr import And, Max, Min, Mod, Not, Or, Pred, Truth, Var, fold, joint
 
-__all__ = ["traced"]
+__all__ = ["traced", "unsaid"]
 
 Mask = Callable[..., Any]
 Nodes = Any  # an object array of `Node`s
 MOST_ELEMENTS = 4096  # of one value, as of the tiles that a query has chosen
+LONGEST_PERIOD = 16  # of a table that is indexed by a remainder
 
 
 def traced(mask_mod: Mask, b: int | None, h: int | None, columns: Columns) -> Pred:
@@ -38,7 +39,7 @@ def traced(mask_mod: Mask, b: int | None, h: int | None, columns: Columns) -> Pr
     Raises:
         Unreadable: it computes what no term says.
     """
-    asked = [_Unsaid.made(name) if x is None else torch.tensor(x) for name, x in (("b", b), ("h", h))]
+    asked = [unsaid(name) if x is None else torch.tensor(x) for name, x in (("b", b), ("h", h))]
     with _Recorder(columns):
         i, j = (_Traced.of(_zero_dim(_plain(Var(name))), torch.int64) for name in "ij")
         found = mask_mod(*asked, i, j)
@@ -88,10 +89,22 @@ class _Unsaid(_Stand):
     called: str
 
     @classmethod
-    def made(cls, name: str) -> _Unsaid:
-        made = torch.Tensor._make_wrapper_subclass(cls, (), dtype=torch.int64)
-        made.called = name
-        return made
+    def __torch_dispatch__(cls, *given: Any, **more: Any) -> Any:
+        leaves = tree_flatten(given)[0]
+        raise _unsaid(next(x.called for x in leaves if isinstance(x, _Unsaid)), f"torch's {given[0]}")
+
+
+def unsaid(name: str) -> Tensor:
+    """Which sequence, "b", or head, "h", of a mask that is not to ask: any use of it raises Unreadable."""
+    made = torch.Tensor._make_wrapper_subclass(_Unsaid, (), dtype=torch.int64)
+    made.called = name
+    found: Tensor = made
+    return found
+
+
+def _unsaid(called: str, at: str) -> Unreadable:
+    what = "the sequence of a batch, b" if called == "b" else "the query head, h"
+    return Unreadable(f"{what} in {at}", f"from_flex(mask_mod, {called.upper()}=...)")
 
 
 class _Recorder(TorchFunctionMode):
@@ -119,7 +132,9 @@ class _Recorder(TorchFunctionMode):
         if name in ("__bool__", "item", "__int__", "__index__", "__float__", "tolist", "__iter__", "__len__"):
             hint = "(a) & (b), (a) | (b), ~(a), torch.where(test, a, b): the mask is traced once for all positions"
             raise Unreadable("a value of a query and a key as a number or truth value of Python", hint)
-        if (rule := _RULES.get(name)) is not None and (found := rule(self, args, kwargs)) is not None:
+        real = any(self.columns.real(node) for x in leaves if isinstance(x, _Traced) for node in x.nodes.flat)
+        rule = None if real and name not in _MOVES else _RULES.get(name)
+        if rule is not None and (found := rule(self, args, kwargs)) is not None:
             return found
         return self.by_value(func, name, leaves, layout)
 
@@ -132,14 +147,16 @@ class _Recorder(TorchFunctionMode):
             if plain and all(k < args[0].dim() and args[0].shape[k] == 1 for k in unsaid):
                 return [torch.tensor(0) if isinstance(x, _Unsaid) else x for x in leaves]
         asked = next(x.called for x in leaves if isinstance(x, _Unsaid))
-        what = "the sequence of a batch, b" if asked == "b" else "the query head, h"
-        raise Unreadable(f"{what} in {_shown(name)}", f"from_flex(mask_mod, {asked.upper()}=...)")
+        raise _unsaid(asked, _shown(name))
 
     def by_value(self, func: Any, name: str, leaves: list[Any], layout: Any) -> Any:
         """A function of torch for every query, or every key: a table of what it gives."""
         stands = [x for x in leaves if isinstance(x, _Traced)]
         axes = "".join(sorted(set().union(*(self._axes(x) for x in stands))))
-        if len(axes) == 2 and name not in ("__getitem__", "take", "index_select"):
+        real = len(axes) == 2 and any(self.columns.real(node) for x in stands for node in x.nodes.flat)
+        if real and not any(x.axes == "ij" for x in self.columns.by_name.values()):
+            raise Unreadable("a table of numbers that are not whole, of query and key together", "a table of integers")
+        if len(axes) == 2 and not real and name not in ("__getitem__", "take", "index_select"):
             raise Unreadable(f"{_shown(name)} of query and key together", _WORDS)
         try:
             given = [self._evaluated(x, axes) for x in stands]
@@ -272,6 +289,8 @@ _MADE = frozenset(
         "empty_like",
     ]
 )
+# What puts elements elsewhere, whatever they are.
+_MOVES = frozenset(["unsqueeze", "squeeze", "reshape", "view", "flatten", "clone", "detach", "contiguous", "cpu"])
 _WORDS = (
     "+ - * // %, abs, clamp, minimum, maximum, where, comparisons, & | ~ and tables indexed by b, h, q_idx or kv_idx"
 )
@@ -304,8 +323,10 @@ def _each(f: Callable[..., Node], op: str = "") -> Callable[..., Any]:
 def _rule(names: str, f: Callable[..., Any], turned: bool = False) -> dict[str, Rule]:
     def rule(recorder: _Recorder, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         given = [*args, *(kwargs[k] for k in ("other", "exponent") if k in kwargs)]
-        if any(k not in ("other", "exponent", "alpha", "out") for k in kwargs) or kwargs.get("alpha", 1) != 1:
+        if any(k not in ("other", "exponent", "alpha") for k in kwargs):
             return None
+        if (times := kwargs.get("alpha", 1)) != 1:
+            given[turned - 1] = _each(_pair(values.product))(recorder, given[turned - 1], times)
         return f(recorder, *(given[::-1] if turned else given))
 
     return dict.fromkeys(names.split(), rule)
@@ -346,6 +367,12 @@ def _invert(a: Node) -> Node:
     return values.pairwise(values.added(-1))(values.single(values.negative)(a), values.number(1))
 
 
+def _sign(a: Node) -> Node:
+    zero = values.number(0)
+    below = values.choose(values.compared("<")(a, zero), values.number(-1), zero)
+    return values.choose(values.compared(">")(a, zero), values.number(1), below)
+
+
 def _shifted(right: bool) -> Callable[[Node, Node], Node]:
     def of(a: Node, b: Node) -> Node:
         match values.numeric(b):
@@ -382,12 +409,23 @@ def _clamp(recorder: _Recorder, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     return x
 
 
-def _extreme(kind: Any) -> Rule:
+class _Extremes(NamedTuple):
+    values: Any
+    indices: Any
+
+
+def _extreme(kind: Any, pair: bool = True) -> Rule:
+    """Of two values, or of the elements of one: with an axis, torch gives where they are too."""
+    of = values.pairwise(values.picked(kind))
+
     def rule(recorder: _Recorder, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        given = [*args, *kwargs.values()]
-        if len(given) != 2 or not all(isinstance(x, Tensor) for x in given):
+        given = [*args, *(kwargs[k] for k in ("other",) if k in kwargs)]
+        if len(given) == 2 and all(isinstance(x, Tensor) for x in given):
+            return _each(of)(recorder, *given)
+        if not isinstance(args[0], _Traced) or not args[0].nodes.size:
             return None
-        return _each(values.pairwise(values.picked(kind)))(recorder, *given)
+        found = _reduced(of, None, _dtype(args[0]))(recorder, args, kwargs)
+        return _Extremes(found, None) if pair and found is not None and len(args) + len(kwargs) > 1 else found
 
     return rule
 
@@ -436,17 +474,20 @@ def _to(kind: torch.dtype) -> Rule:
     return lambda recorder, args, kwargs: _cast(recorder, args[:1], {}, kind)
 
 
-def _reduced(f: Callable[[Node, Node], Node], start: Node, kind: torch.dtype) -> Rule:
+def _reduced(f: Callable[[Node, Node], Node], start: Node | None, kind: torch.dtype) -> Rule:
+    """Over the elements of a value, or along one axis of it."""
+
     def rule(recorder: _Recorder, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         x, axis = (*args, kwargs.get("dim"))[:2]
+        axis = axis[0] if isinstance(axis, tuple | list) and len(axis) == 1 else axis
         if not isinstance(x, _Traced) or isinstance(axis, tuple | list):
             return None
-        nodes = x.nodes.reshape(-1) if axis is None else np.moveaxis(x.nodes, axis, 0)
+        nodes = x.nodes.reshape(-1) if axis is None or not x.nodes.shape else np.moveaxis(x.nodes, axis, 0)
         keep = bool(kwargs.get("keepdim", args[2] if len(args) > 2 else False))
         out = np.empty(nodes.shape[1:], dtype=object)
         for at in np.ndindex(out.shape):
-            held = start
-            for k in range(nodes.shape[0]):
+            held = nodes[(0, *at)] if start is None else start
+            for k in range(start is None, nodes.shape[0]):
                 held = f(held, nodes[(k, *at)])
             out[at] = held
         return _Traced.of(np.expand_dims(out, axis) if keep and axis is not None else out, kind)
@@ -464,14 +505,29 @@ def _reshaped(change: Callable[..., Nodes]) -> Rule:
 
 
 def _item(recorder: _Recorder, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """A part of a value with further axes, as `interval[0]`."""
+    """A part of a value with further axes, as `interval[0]`; or of a short table, whatever the lengths are."""
     x, at = args
+    if not isinstance(x, _Stand) and isinstance(x, Tensor) and isinstance(at, _Traced) and x.dim() == 1:
+        return _periodic(recorder, x, at)
     if not isinstance(x, _Traced) or any(isinstance(k, Tensor) for k in (at if isinstance(at, tuple) else (at,))):
         return None
     found = x.nodes[at]
     if not isinstance(found, np.ndarray) or found.dtype != object:
         found = _zero_dim(found)
     return _Traced.of(found, x.numbers)
+
+
+def _periodic(recorder: _Recorder, table: Tensor, at: _Traced) -> Any:
+    """`table[e % period]` as cases."""
+    match at.nodes.item() if at.nodes.shape == () else None:
+        case ((Truth(True), Ratio(Mod(_, int(period)), 1)),) if period <= min(len(table), LONGEST_PERIOD):
+            entries = recorder.nodes(table[:period])
+            found = entries[period - 1]
+            for k in range(period - 2, -1, -1):
+                if entries[k] != found:
+                    found = values.choose(values.compared("<=")(at.nodes.item(), values.number(k)), entries[k], found)
+            return _Traced.of(_zero_dim(found), table.dtype)
+    return None
 
 
 def _zero_dim(node: Node) -> Nodes:
@@ -521,13 +577,15 @@ _RULES: Mapping[str, Rule] = {
     **_rule("le less_equal __le__", _each(values.compared("<="), "truth")),
     **_rule("gt greater __gt__", _each(values.compared(">"), "truth")),
     **_rule("ge greater_equal __ge__", _each(values.compared(">="), "truth")),
-    **_rule("logical_and", _each(_logical(_and), "truth")),
-    **_rule("logical_or", _each(_logical(_or), "truth")),
-    **_rule("logical_xor", _each(_logical(_xor), "truth")),
-    **_rule("logical_not", _each(lambda a: fold(Not(values.truth(a))), "truth")),
-    **_rule("bitwise_and __and__ __rand__ __iand__", _both(_and, "&")),
-    **_rule("bitwise_or __or__ __ror__ __ior__", _both(_or, "|")),
-    **_rule("bitwise_xor __xor__ __rxor__ __ixor__", _both(_xor, "^")),
+    **_rule("sign sgn", _each(_sign)),
+    **_rule("relu", lambda recorder, x: _clamp(recorder, (x, 0), {})),
+    **_rule("logical_and logical_and_", _each(_logical(_and), "truth")),
+    **_rule("logical_or logical_or_", _each(_logical(_or), "truth")),
+    **_rule("logical_xor logical_xor_", _each(_logical(_xor), "truth")),
+    **_rule("logical_not logical_not_", _each(lambda a: fold(Not(values.truth(a))), "truth")),
+    **_rule("bitwise_and bitwise_and_ __and__ __rand__ __iand__", _both(_and, "&")),
+    **_rule("bitwise_or bitwise_or_ __or__ __ror__ __ior__", _both(_or, "|")),
+    **_rule("bitwise_xor bitwise_xor_ __xor__ __rxor__ __ixor__", _both(_xor, "^")),
     **_rule("bitwise_not __invert__", _each(_invert)),
     **_rule("bitwise_left_shift __lshift__", _each(_shifted(False))),
     **_rule("bitwise_right_shift __rshift__", _each(_shifted(True))),
@@ -536,7 +594,7 @@ _RULES: Mapping[str, Rule] = {
     "__rtruediv__": lambda recorder, args, kwargs: _divide(recorder, args[::-1], kwargs),
     "clamp": _clamp, "clip": _clamp,
     "clamp_min": _clamp, "clamp_max": lambda recorder, args, kwargs: _clamp(recorder, (args[0], None, args[1]), kwargs),
-    "min": _extreme(Min), "max": _extreme(Max),
+    "min": _extreme(Min), "max": _extreme(Max), "amin": _extreme(Min, False), "amax": _extreme(Max, False),
     "where": _where,
     "Tensor.where": lambda recorder, args, kwargs: _where(recorder, (args[1], args[0], *args[2:]), kwargs),
     "isin": _isin, "pow": _power, "__pow__": _power,

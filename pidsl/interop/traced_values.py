@@ -42,6 +42,8 @@ from pidsl.language.expr import (
 )  # fmt: skip
 
 MOST_CASES = 64
+INFINITE = 1 << 200  # beyond whatever it is compared with
+ENDLESS = 1 << 90
 DYADIC = 20  # binary digits behind the point of numbers in a table
 
 
@@ -102,6 +104,11 @@ class Columns:
             found |= set(self.by_name[name].axes) if name in self.by_name else {name}
         return frozenset(found)
 
+    def real(self, node: Node) -> bool:
+        """Whether numbers of a table are in it that are not whole: rules for whole numbers do not hold of them."""
+        parts = [e for case in node for e in (case[0], case[1].top)] if isinstance(node, tuple) else [node]
+        return any(not self.by_name[name].whole for e in parts for name in self.tables(e))
+
     def tables(self, e: Index | Pred) -> list[str]:
         """The names of the tables in an expression."""
         return sorted(vars_in(e) & self.by_name.keys())
@@ -145,9 +152,10 @@ class Columns:
             return Compare("!=", Var(name), 0)
         below = 1
         if values.dtype.kind == "f":
-            if not np.isfinite(values).all():
-                raise Unreadable("a table with numbers that are infinite or none")
-            below = next((1 << k for k in range(DYADIC + 1) if (values * (1 << k) % 1 == 0).all()), 0)
+            if np.isnan(values).any():
+                raise Unreadable("a table with numbers that are none")
+            finite = bool(np.isfinite(values).all())
+            below = next((1 << k for k in range(DYADIC + 1) if finite and (values * (1 << k) % 1 == 0).all()), 0)
             if not below:
                 return ((Truth(True), Ratio(Var(self._named(axes, values.astype(np.float64))))),)
             values = values * below
@@ -164,7 +172,9 @@ class Columns:
 
 def number(value: float | bool) -> Cases:
     """A constant."""
-    if value != value or value in (float("inf"), float("-inf")):
+    if value in (float("inf"), float("-inf")):
+        value = INFINITE if value > 0 else -INFINITE
+    if value != value:
         raise Unreadable(f"{value}", "a bound that is a whole number")
     exact = Fraction(str(value)) if isinstance(value, float) else Fraction(value)  # 0.3 is 3 / 10
     return ((Truth(True), Ratio(exact.numerator, exact.denominator)),)
@@ -243,6 +253,8 @@ def compared(op: str) -> Callable[[Node, Node], Pred]:
 
 
 def _compare(op: str, left: Index, right: Index) -> Pred:
+    if any(isinstance(x, int) and abs(x) >= ENDLESS for x in (left, right)):  # beside it, positions are nothing
+        left, right = (x if isinstance(x, int) else 0 for x in (left, right))
     if isinstance(left, int) and isinstance(right, int):
         return Truth(bool(COMPARISONS[op](left, right)))
     return fold(Compare(op, left, right))
@@ -362,7 +374,7 @@ def bits_of(e: Index, width: int) -> dict[int, tuple[Index, int]] | None:
     match e:
         case int() if e >= 0:
             return {k: (1, 0) for k in range(e.bit_length()) if e >> k & 1}
-        case Var():
+        case Var("i" | "j"):
             return {k: (e, k) for k in range(width)}
         case FloorDiv(x, int(y)) | Mod(x, int(y)) | Mul(x, int(y)) | Mul(int(y), x) if y > 0 and y & (y - 1) == 0:
             inside, shift = bits_of(x, width), y.bit_length() - 1
@@ -398,20 +410,40 @@ def of_bits(bits: Bits) -> Index:
     return found
 
 
+def _masked(x: Index, bits: int) -> Index:
+    """`x & bits`, of any whole number x: in runs of ones; with infinitely many ones where bits < 0."""
+    if bits < 0 and not -bits & ~bits:
+        return _times(simplify(FloorDiv(x, -bits)), -bits)
+    if bits < 0:
+        return simplify(Sub(x, _masked(x, ~bits)))
+    found: Index = 0
+    while bits:
+        low = (bits & -bits).bit_length() - 1
+        ones = (bits + (1 << low) & ~bits).bit_length() - 1 - low
+        run = simplify(Mod(simplify(FloorDiv(x, 1 << low)), 1 << ones))
+        found = simplify(Add(found, _times(run, 1 << low)))
+        bits &= bits + (1 << low)
+    return found
+
+
 def bitwise(op: str, width: int) -> Callable[[Ratio, Ratio], Ratio]:
-    """`&`, `|` and `^` of numbers whose bits stand apart."""
+    """`&`, `|` and `^` of whole numbers: with a constant, or of positions whose bits stand apart."""
 
     def of(a: Ratio, b: Ratio) -> Ratio:
         if isinstance(a.top, int) and isinstance(b.top, int):
             return Ratio({"&": a.top & b.top, "|": a.top | b.top, "^": a.top ^ b.top}[op])
+        for own, constant in ((a, b.top), (b, a.top)):
+            if isinstance(constant, int) and a.below == b.below == 1:
+                both = _masked(own.top, constant)
+                if op == "&":
+                    return Ratio(both)
+                most = _times(both, 2) if op == "^" else both
+                return Ratio(simplify(Sub(simplify(Add(own.top, constant)), most)))
         x, y = (bits_of(v.top, width) if v.below == 1 else None for v in (a, b))
         if x is None or y is None:
             raise Unreadable(f"{op} of the bits of numbers that overlap", "// and % by powers of two")
         if op == "&":
-            one, other = (x, y) if all(bit == (1, 0) for bit in y.values()) else (y, x)
-            if any(bit != (1, 0) for bit in other.values()):
-                raise Unreadable("& of the bits of two positions")
-            return Ratio(of_bits({k: bit for k, bit in one.items() if k in other}))
+            raise Unreadable("& of the bits of two positions")
         if x.keys() & y.keys():
             raise Unreadable(f"{op} of bits that overlap", "// and % by powers of two")
         return Ratio(of_bits({**x, **y}))

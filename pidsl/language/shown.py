@@ -32,7 +32,7 @@ class Drawn(Displayed):
 
     __slots__ = ()
 
-    def plot(self, most: int, *, ax: Axes | None = None, **values: int) -> Figure:
+    def plot(self, most: int = 1 << 16, *, ax: Axes | None = None, **values: int) -> Figure:
         """The formula from 1 to `most` as a line; pairs and FLOPs beside those of dense attention.
 
         >>> import pidsl

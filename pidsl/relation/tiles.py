@@ -174,12 +174,18 @@ def _evaluated(parts: list[_Part], env: Mapping[str, int], down: int, across: in
             last = np.minimum(last, evaluate(bound, own))
         some = np.asarray(first <= last, dtype=np.bool_)
         row, first, last = row[some], first[some].astype(np.int64), last[some].astype(np.int64)
+        wide = last - first + 1
         begin, end = int(first.min(initial=across)), int(last.max(initial=-1)) + 1
-        if of_tile and begin < end:
+        if of_tile and 4 * int(wide.sum()) > len(row) * (end - begin) > 0:  # most of a box, by rows and columns of it
             grid = {**env, "t": row[:, None].astype(dtype), "c": np.arange(begin, end).astype(dtype)}
             holding = _all_hold(of_tile, grid, (len(row), end - begin))
             for r, a, b, here in zip(row.tolist(), first.tolist(), (last + 1).tolist(), holding, strict=True):
                 out[r, a:b] |= here[a - begin : b - begin]
+        elif of_tile:
+            own_rows = np.repeat(row, wide)
+            tile = np.arange(len(own_rows)) + np.repeat(first - np.cumsum(wide) + wide, wide)
+            holding = _all_hold(of_tile, {**env, "t": own_rows.astype(dtype), "c": tile.astype(dtype)}, len(tile))
+            out[own_rows[holding], tile[holding]] = True
         else:
             for r, a, b in zip(row.tolist(), first.tolist(), (last + 1).tolist(), strict=True):
                 out[r, a:b] = True

@@ -6,6 +6,7 @@ import contextlib
 import doctest
 import importlib.util
 import io
+import json
 import re
 import runpy
 import shlex
@@ -172,6 +173,45 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), f"{link}: there is no {target}"
         assert target.is_relative_to(ROOT), f"{link} leaves the checkout"
         assert not anchor or anchor in anchors(target), f"{link}: no such heading, of {sorted(anchors(target))}"
+
+
+# Pages lead to other sites only here; whether these answer is asked by `make linkcheck`, which wants a network.
+ELSEWHERE = {"keepachangelog.com", "semver.org", "download.pytorch.org"}
+
+
+@each_page
+def test_links_to_other_sites_are_listed(page: Path) -> None:
+    found = re.findall(r"\b(https?)://([\w.-]+)", page.read_text(encoding="utf-8"))
+    assert {scheme for scheme, _ in found} <= {"https"}
+    assert {host for _, host in found} <= ELSEWHERE
+
+
+def test_the_citation_is_of_this_version() -> None:
+    """Of the Citation File Format 1.2.0, all that is required; authors are a group, which has a name."""
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    said = dict(re.findall(r'^([\w-]+):(?: "?(.*?)"?)?$', text, re.MULTILINE))
+    assert said.keys() >= {"cff-version", "message", "title", "authors", "version", "license"}
+    assert (said["cff-version"], said["version"], said["license"]) == ("1.2.0", pidsl.__version__, "MIT")
+    assert re.search(r'^authors:\n  - name: "', text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/reference/measured.md"])
+def test_times_are_those_of_the_committed_file(name: str) -> None:
+    """The table under the name of the file: pidsl, dense, FlexAttention, its mask, and forward + backward."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "cpu-16384.json").read_text())["results"]
+    sides = {(row["case"], row["side"]): row for row in found}
+    text = (ROOT / name).read_text(encoding="utf-8").partition("| pattern | pidsl forward |")[2].partition("\n\n")[0]
+    rows = [re.split(r" (?<!\\)\| ", line.strip("| ")) for line in text.splitlines()[2:]]
+    assert len(rows) == len({case for case, _ in sides})
+    for row, case in zip(rows, dict.fromkeys(case for case, _ in sides), strict=True):
+        dense, flex = sides[case, "dense SDPA"], sides[case, "FlexAttention"]
+        ours = sides[case, "pidsl"]
+        seconds = [
+            *(side["forward"]["median_seconds"] for side in (ours, dense, flex)),
+            flex["setup_seconds"]["mask"],
+            *(side["forward+backward"]["median_seconds"] for side in (ours, dense)),
+        ]
+        assert row[1:] == [f"{x:.2f} s" if x >= 1 else f"{1000 * x:.0f} ms" for x in seconds]
 
 
 NAMED = re.compile(r"\b(?:docs|benchmarks|tests|pidsl|codegen|patterns)/[\w./-]*\.(?:md|py|json|svg|png|ipynb)\b")

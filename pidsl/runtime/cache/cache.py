@@ -69,8 +69,8 @@ class Cache:
         ArgumentError: an argument is not what is said here.
     """
 
-    def __new__(cls, kernel: Kernel | LayerKernels, *args: Any, **options: Any) -> Any:
-        """`LayerCaches` for the kernels of layers."""
+    def __new__(cls, kernel: Kernel | LayerKernels | None = None, *args: Any, **options: Any) -> Any:
+        """`LayerCaches` for the kernels of layers; without any, what `copy` fills."""
         if isinstance(kernel, LayerKernels):
             return LayerCaches([cls(own, *args, **options) for own in kernel])
         return object.__new__(cls)
