@@ -24,6 +24,7 @@ from pidsl.analysis.plan_cost import plan_cost
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.errors import PidslError, SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.schedule import Schedule
+from pidsl.language.shown import Displayed
 from pidsl.language.terms import Term, require_concrete, require_free
 from pidsl.language.vocabulary import window
 from pidsl.relation import counting
@@ -84,7 +85,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Displayed):
     """A table of patterns; print it.
 
     Args:
@@ -116,14 +117,13 @@ class Comparison:
             return self.rows
         return tuple(self.rows[k * last // (SHOWN - 1)] for k in range(SHOWN))
 
+    @property
+    def as_text(self) -> tuple[str, list[list[str]], list[str]]:
+        """What is printed: a title, the cells of the table with their head, and notes."""
+        return self._title, *self._cells()
+
     def __str__(self) -> str:
-        cells, notes = self._cells()
-        width = [max(len(line[k]) for line in cells) for k in range(len(cells[0]))]
-        lines = [self._title]
-        for line in cells:
-            padded = [x.rjust(w) if k else x.ljust(w) for k, (x, w) in enumerate(zip(line, width, strict=True))]
-            lines.append("  " + "  ".join(padded).rstrip())
-        return "\n".join([*lines, *("  " + note for note in notes)])
+        return laid_out(*self.as_text)
 
     __repr__ = __str__
 
@@ -160,6 +160,16 @@ class Comparison:
         if any(not isinstance(row.pattern, Term) for row in self.rows):
             found.append("the counts of a schedule are means over its layers, its degree is the largest")
         return cells, found
+
+
+def laid_out(title: str, cells: list[list[str]], notes: list[str], left: int = 1) -> str:
+    """A table as text: the first columns are flush left."""
+    width = [max((len(line[k]) for line in cells), default=0) for k in range(len(cells[0]) if cells else 0)]
+    lines = [title]
+    for line in cells:
+        padded = [x.ljust(w) if k < left else x.rjust(w) for k, (x, w) in enumerate(zip(line, width, strict=True))]
+        lines.append("  " + "  ".join(padded).rstrip())
+    return "\n".join([*lines, *("  " + note for note in notes)])
 
 
 @in_turn

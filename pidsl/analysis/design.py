@@ -20,6 +20,7 @@ import numpy as np
 
 from pidsl.analysis import ask
 from pidsl.analysis.bound import Bound
+from pidsl.analysis.compare import laid_out
 from pidsl.analysis.cost import shown
 from pidsl.analysis.formulas import Value, symbol
 from pidsl.analysis.lag_pairs import pairs_by_lag
@@ -29,6 +30,7 @@ from pidsl.analysis.members import Family, Pattern, Ranges, require_used
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.analysis.search import Found, cheapest, layers_of
 from pidsl.errors import PidslError, SizeError, TermError, TooHardError
+from pidsl.language.shown import Displayed
 from pidsl.language.sizes import LIMIT
 from pidsl.language.terms import Term
 from pidsl.language.vocabulary import causal, lags, stride, window
@@ -82,7 +84,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Design:
+class Design(Displayed):
     """What was found; print it.
 
     Args:
@@ -123,26 +125,24 @@ class Design:
         """Whether there is a candidate and every proof holds."""
         return bool(self.found) and all(candidate.check() for candidate in self.found)
 
-    def __str__(self) -> str:
+    @property
+    def as_text(self) -> tuple[str, list[list[str]], list[str]]:
+        """What is printed: a title, the cells of the table with their head, and notes."""
         limit = "" if self.max_degree is None else f", at most {self.max_degree:,} keys per query"
         within = f"{self.layers} layer" + "s" * (self.layers != 1)
-        lines = [f"all causal pairs of n = {self.n:,} tokens within {within}{limit}"]
+        cells: list[list[str]] = []
         if self.found:
-            head = ["family", "pattern", "pairs of all layers", "least possible", "ratio", "degree", "depth"]
-            cells = [head]
-            for x in self.found:
-                least = ("", "") if x.least_pairs is None else (shown(x.least_pairs), f"{x.ratio:.2f}")
-                numbers = (shown(x.pairs), *least, shown(x.degree))
-                cells.append([x.family, repr(x.pattern), *numbers, str(_at(x.depth, self.n))])
-            width = [max(len(line[k]) for line in cells) for k in range(len(head))]
-            for line in cells:
-                padded = [x.ljust(w) if k < 2 else x.rjust(w) for k, (x, w) in enumerate(zip(line, width, strict=True))]
-                lines.append("  " + "  ".join(padded).rstrip())
-        else:
-            lines.append(f"  nothing fits: {self.reason}")
-        lines += [f"  {family}: {why}" for family, why in self.missing if self.found]
-        lines.append(f"  any pattern has a query with at least {self.least_degree:,} keys: degree^layers >= n")
-        return "\n".join(lines)
+            cells.append(["family", "pattern", "pairs of all layers", "least possible", "ratio", "degree", "depth"])
+        for x in self.found:
+            least = ["", ""] if x.least_pairs is None else [shown(x.least_pairs), f"{x.ratio:.2f}"]
+            depth = str(_at(x.depth, self.n))
+            cells.append([x.family, repr(x.pattern), shown(x.pairs), *least, shown(x.degree), depth])
+        notes = [f"{family}: {why}" for family, why in self.missing] if self.found else [f"nothing fits: {self.reason}"]
+        notes.append(f"any pattern has a query with at least {self.least_degree:,} keys: degree^layers >= n")
+        return f"all causal pairs of n = {self.n:,} tokens within {within}{limit}", cells, notes
+
+    def __str__(self) -> str:
+        return laid_out(*self.as_text, left=2)
 
     __repr__ = __str__
 

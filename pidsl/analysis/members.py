@@ -123,7 +123,9 @@ def members(family: Family, ranges: Ranges | None, where: str, most: int = MOST)
             raise SymbolError(f"no range for {name}", "a range for every parameter of a family", where, hint)
     names = [name for name in (*required, *optional) if name in told]
     if (many := prod(len(told[name]) for name in names)) > most:
-        hint = f'fewer numbers, such as ranges={{"{names[0]}": range({told[names[0]][0]}, {told[names[0]][-1]}, 16)}}'
+        widest = max(names, key=lambda name: len(told[name]))
+        low, high = min(told[widest]), max(told[widest])
+        hint = f'fewer numbers, such as ranges={{"{widest}": range({low}, {high}, 16)}}'
         raise SizeError(f"a family of {many:,} members", f"at most {most:,}", where, hint)
     for values in product(*(told[name] for name in names)):
         at = dict(zip(names, values, strict=True))

@@ -109,6 +109,14 @@ def test_many_rows_are_printed_in_part() -> None:
     assert "40 of 64 rows" in found.to_markdown()
 
 
+def test_tables_are_shown_in_notebooks() -> None:
+    html = compare(window(k), n=64, ranges={k: (1, 3)})._repr_html_()
+    assert html.count("<tr>") == 4 and "window(3)" in html and "<td style='text-align:right'>" in html
+    html = design(64, 3, family={"a < b": window(k)}, ranges={k: (1, 30)})._repr_html_()
+    assert html.count("<tr>") == 2 and "a &lt; b" in html and "at least 4 keys" in html
+    assert "nothing fits" in design(64, 3, 2)._repr_html_()
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
