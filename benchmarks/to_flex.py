@@ -5,7 +5,7 @@
 
 `to_flex(term).block_mask(n)` in a process that has made none of this term before (first), and again (median of the
 rounds). `create_block_mask` evaluates the mask for every pair of positions, so it is run at the largest length whose
-pairs fit in memory, once with the same `mask_mod`; there both BlockMasks are compared, tile for tile.
+pairs fit in memory (16384 take up to 15 GiB), once with the same `mask_mod`; there both are compared, tile for tile.
 """
 
 from __future__ import annotations

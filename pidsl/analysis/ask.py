@@ -7,6 +7,7 @@ pattern has numbers only, the answer holds for every number of tokens n; with sy
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial, wraps
 from math import prod
@@ -278,20 +279,18 @@ def _degree_by_corners(term: Term, assume: Assume, why: Exception) -> Degree:
 
 
 def _counted(term: Term, assume: Assume) -> Bound:
-    """The pairs: by the lag where that is exact, else by corners, else at most by the lag."""
+    """The pairs: by the lag where that is exact; by corners, in few cases; at most, by the lag; in many cases."""
     if not _one(term).symbols:
         return counts.pairs(term)
-    at_most, why = None, ""
-    for way in (pairs_by_lag, pairs_by_corners):
-        try:
-            found = way(term, _static(assume))
-        except (NotByLag, TooHardError) as e:
-            why = str(e)
-            continue
-        if found.is_exact:
-            return found
-        at_most = found
-    return at_most or unknown(term, "pairs", f"{why}; {BIND}")
+    given, at_most = _static(assume), None
+    with suppress(NotByLag, TooHardError):
+        at_most = pairs_by_lag(term, given)
+        if at_most.is_exact:
+            return at_most
+    try:
+        return pairs_by_corners(term, given, short=at_most is not None)
+    except (NotByLag, TooHardError) as e:
+        return at_most or unknown(term, "pairs", f"{e}; {BIND}")
 
 
 def _reach(

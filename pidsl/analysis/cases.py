@@ -24,8 +24,11 @@ from pidsl.errors import TooHardError
 from pidsl.relation.isl import in_turn
 
 RESOURCES = 200_000  # of z3 for one question
+MILLISECONDS = 3000  # of one that z3 spends on no resources
+DEGREE = 2  # of what parts two cases
 QUESTIONS = 3000
 LEAVES = 60
+VALUES = 16  # of leaves
 SPLIT = (sympy.Min, sympy.Max, sympy.Piecewise, sympy.floor)
 
 
@@ -68,6 +71,7 @@ class _Asked:
     def __post_init__(self) -> None:
         self.solver = z3.Solver()
         self.solver.set("rlimit", RESOURCES)
+        self.solver.set("timeout", MILLISECONDS)
         self.solver.add(*map(smt.boolean, self.given))
         self.known: dict[tuple[Condition, ...], bool] = {}
         self.asked = 0
@@ -146,12 +150,15 @@ def _joined(leaves: Sequence[_Leaf], asked: _Asked) -> sympy.Expr:
         TooHardError: they are too many.
     """
     values = list(dict.fromkeys(leaf.value for leaf in leaves))
-    candidates = _candidates(leaves, values, asked)
+    if len(values) > VALUES:
+        raise TooHardError(f"a formula of {len(values)} different cases", f"at most {VALUES}")
     left = {leaf: {value for value in values if _agree(leaf, value, asked)} for leaf in leaves}
     for value in sorted(values, key=lambda v: (sum(v in fits for fits in left.values()), -v.count_ops(), str(v))):
         if all(fits != {value} for fits in left.values()):  # another value does everywhere
             for fits in left.values():
                 fits.discard(value)
+    values = [value for value in values if any(value in fits for fits in left.values())]
+    candidates = _candidates(leaves, values, asked)
     cases: list[tuple[sympy.Expr, Condition]] = []
     while not (common := set.intersection(*left.values())):
         needing = {value: [leaf for leaf, fits in left.items() if fits == {value}] for value in values}
@@ -166,7 +173,7 @@ def _joined(leaves: Sequence[_Leaf], asked: _Asked) -> sympy.Expr:
         for leaf, fits in list(left.items()):
             if not asked.possible(*leaf.conditions, sympy.Not(condition)):
                 del left[leaf]
-            else:
+            elif len(fits) > 1:
                 fits.discard(value)
     last = _short(min(common, key=lambda v: (v.count_ops(), str(v))))
     return sympy.Piecewise(*cases, (last, True)) if cases else last
@@ -189,7 +196,8 @@ def _candidates(leaves: Sequence[_Leaf], values: Sequence[sympy.Expr], asked: _A
                 sides.setdefault(sympy.expand(c.lhs - c.rhs))
     for a, b in combinations(values, 2):
         for factor, _ in sympy.factor_list(a - b)[1]:
-            sides.setdefault(sympy.expand(factor))
+            if sympy.Poly(factor).total_degree() <= DEGREE:
+                sides.setdefault(sympy.expand(factor))
     for p, q in combinations(asked.quotients.values(), 2):
         sides.setdefault(p - q)
     found: dict[Condition, None] = {}
@@ -221,12 +229,17 @@ def _parting(
     def told(some: Sequence[Condition]) -> bool:
         return not any(asked.possible(*leaf.conditions, *some) for leaf in others)
 
+    def agrees(c: Condition) -> bool:  # where it holds in other leaves, the value is theirs
+        return not any(asked.possible(*leaf.conditions, c, sympy.Ne(leaf.value - value, 0)) for leaf in others)
+
     if not told(implied):
         return []
-    for size in (1, 2):
-        for some in combinations(implied, size):
-            if told(some):
-                return [(sympy.And(*some), value)]
+    for c in implied:
+        if told([c]) or agrees(c):
+            return [(c, value)]
+    for some in combinations(implied, 2):
+        if told(some):
+            return [(sympy.And(*some), value)]
     for c in sorted(implied, key=lambda c: -c.count_ops()):
         fewer = [x for x in implied if x != c]
         implied = fewer if told(fewer) else implied

@@ -11,7 +11,7 @@ from torch import Tensor
 import pidsl
 from pidsl.hf.described import Described, check_masked, refuse_gaps, sizes_differ
 from pidsl.hf.padding import Run
-from pidsl.hf.refused import check_arguments, refuse
+from pidsl.hf.refused import UnsupportedError, check_arguments, refuse
 from pidsl.hf.swapped import Swapped, swapped_in
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
@@ -56,7 +56,10 @@ def attend(
         inputs["sinks"] = more["s_aux"]
     if dropout:
         inputs["seed"] = int(torch.randint(2**62, (), device="cpu"))
-    kept, calls = getattr(key, "_pidsl_kept", None), mask.calls(is_full, by_lag)
+    kept, values = (getattr(x, "_pidsl_kept", None) for x in (key, value))
+    if kept is not values:
+        raise refuse_changed(module)
+    calls = mask.calls(is_full, by_lag)
     if len(calls) > 1 and (swapped is not None or kept is not None):
         raise refuse_gaps(f"under {term!r}" if swapped is not None else "with a derived cache")
     if kept is not None:
@@ -102,6 +105,13 @@ def _unmasked(module: Any, query: Tensor, key: Tensor, is_causal: bool | None) -
     n, m = query.shape[2], key.shape[2]
     causal = n > 1 and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
     return Described(pidsl.causal if causal else pidsl.full, (n, m), (0, 0), (Run(),), None, True, not causal)
+
+
+def refuse_changed(module: Any = None) -> UnsupportedError:
+    """The error where what a derived cache returned is not what the attention function was given; to raise."""
+    hint = "past_key_values=transformers.DynamicCache(), which keeps all keys"
+    given = "keys or values that a layer changed behind its cache, so that pidsl's attention function did not see them"
+    return refuse(given, "keys and values as the cache returns them", module, hint)
 
 
 def _check_packed(mask: Described, module: Any, cu_seqlens: Tensor | None) -> None:

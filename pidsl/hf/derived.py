@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache as HuggingFaceCache
 from transformers.cache_utils import CacheLayerMixin
 
 import pidsl
+from pidsl.hf.attention import refuse_changed
 from pidsl.hf.described import Described
 from pidsl.hf.refused import refuse
 from pidsl.hf.registered import runs_here
@@ -85,13 +86,13 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             UnsupportedError: those of the last call did not come to it.
         """
         if self._waiting:
-            given = "keys that pidsl's attention function did not see: a layer changed them behind its cache"
-            raise refuse(given, "keys as the cache returns them", hint="generate without this cache")
-        marked = key_states.view_as(key_states)
-        marked._pidsl_kept = self  # type: ignore[attr-defined]
+            raise refuse_changed()
+        marked = key_states.view_as(key_states), value_states.view_as(value_states)
+        for x in marked:
+            x._pidsl_kept = self  # type: ignore[attr-defined]
         self._new, self._waiting = (key_states, value_states), True
         self.tokens += key_states.shape[2]
-        return marked, value_states
+        return marked
 
     def attend(
         self, kernel: Kernel, query: Tensor, mask: Described, call: Mapping[str, Any], inputs: Mapping[str, Any]

@@ -88,11 +88,24 @@ class Described:
 
     # -- models whose attention does not go through transformers' interface use a mask as a tensor
 
+    def _refuse(self, name: str) -> NoReturn:
+        raise _not_through(name)
+
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
         raise _not_through(getattr(function, "__name__", "an operation"))
 
-    def __getitem__(self, place: Any) -> NoReturn:
+    def __getitem__(self, place: Any) -> Described:
+        """`mask[:, :, a:b, :]`, the mask of some of the queries (Gemma 4); other slices are refused."""
+        match place:
+            case (slice(start=None, stop=None), slice(start=None, stop=None), slice() as rows, *after) if (
+                after in ([], [slice(None)]) and self.documents is None and rows.step in (None, 1)
+            ):
+                start, stop, _ = rows.indices(self.n)
+                first = self.row + start, self.key
+                return Described(
+                    self.term, (max(stop - start, 0), self.m), first, self.runs, None, self.by_lag, self.is_full
+                )
         raise _not_through("a slice")
 
     def __getattr__(self, name: str) -> Any:
@@ -102,7 +115,7 @@ class Described:
 
 
 for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "invert", "and", "rand", "or", "ror"):
-    setattr(Described, f"__{_name}__", lambda self, *other, name=_name: self.__getitem__(name))
+    setattr(Described, f"__{_name}__", lambda self, *other, name=_name: self._refuse(name))
 
 
 def _not_through(what: str) -> Exception:
@@ -133,7 +146,7 @@ def described(
         raise refuse_gaps(f"under {reading.term!r}")
     padded = any(x.left is not None for x in runs)
     if padded:
-        _check_shift(reading.traced, reading.is_full, attention_mask, q_offset, q_length)
+        _check_shift(reading.traced and not reading.by_lag, reading.is_full, attention_mask, q_offset, q_length)
     if reading.documents is not None and not reading.by_lag:
         _check_documents(reading.documents, reading.positions)
     kind = (reading.parts, reading.documents is None, padded)

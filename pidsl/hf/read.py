@@ -58,7 +58,7 @@ class Reading(NamedTuple):
     @property
     def by_lag(self) -> bool:
         """Whether only the lag of a pair counts, so that positions may count from anywhere."""
-        return all(isinstance(x, tuple) and x[0] in ("causal", "full", "lower", "both") for x in self.parts)
+        return all(isinstance(x, tuple) and x[0] in ("causal", "full", "lower", "both", "lags") for x in self.parts)
 
     @property
     def is_full(self) -> bool:
@@ -123,23 +123,38 @@ def _either(masks: Sequence[Mask]) -> Reading:
     read_ones = [read(x) for x in masks]
     if len(read_ones) == 1:
         return read_ones[0]
+    if any(x.is_full for x in read_ones):
+        return Reading((("full", 0),), traced=any(x.traced for x in read_ones))
     if any(x.documents is not None or x.positions is not None or x.left is not None for x in read_ones):
         raise refuse("a union of masks of which one is of documents or of chunks", "a union of masks of positions")
     term = reduce(lambda a, b: a | b, (x.term for x in read_ones))
-    return Reading((term,), traced=any(x.traced for x in read_ones))
+    part = ("lags", term) if all(x.by_lag for x in read_ones) else term
+    return Reading((part,), traced=any(x.traced for x in read_ones))
 
 
 def _traced(mask: Mask) -> Reading:
     """A function of someone else's, as a predicate of query and key position."""
     name = f"{getattr(mask, '__module__', '')}.{getattr(mask, '__qualname__', type(mask).__name__)}".strip(".")
+
+    def asked(i: Any, j: Any) -> Any:
+        found = mask(0, 0, i, j)
+        return bool(found) if isinstance(found, Tensor) and found.numel() == 1 else found
+
     try:
-        term = pidsl.where(lambda i, j: mask(0, 0, i, j))
+        term = pidsl.where(asked)
+        moved = pidsl.where(lambda i, j: asked(i + 1, j + 1))
     except (PidslError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as e:
         said = e.given if isinstance(e, PidslError) else str(e)
         given = f"mask function {name}, which is no predicate of query and key positions: {said}"
         expected = "mask functions of transformers.masking_utils, or what pidsl.where traces"
         raise refuse(given, expected) from e
-    return Reading((term,), traced=True)
+    part: Any = ("full", 0) if term == pidsl.full else ("lags", term) if _equal(term, moved) else term
+    return Reading((part,), traced=True)
+
+
+@lru_cache(maxsize=256)
+def _equal(a: Term, b: Term) -> bool:
+    return a.equals(b)
 
 
 @lru_cache(maxsize=256)
@@ -163,6 +178,8 @@ def _term(parts: tuple[Any, ...]) -> Term:
         terms.append(pidsl.blocks(said["chunk"]))
     if "causal" in said:
         terms.append(pidsl.causal)
+    if "lags" in said:
+        terms.append(said["lags"])
     return reduce(lambda a, b: a & b, terms) if terms else pidsl.full
 
 

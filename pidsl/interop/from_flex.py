@@ -15,21 +15,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.attention.flex_attention import BlockMask, and_masks, noop_mask
 
 from pidsl.errors import PidslError, PredicateError, SizeError, TooHardError
 from pidsl.interop.entries import of_entries
 from pidsl.interop.flex import Flex, attends_of
 from pidsl.interop.imported import Imported, Pattern
+from pidsl.interop.scores import Scoring, finite
 from pidsl.interop.sequences import common, moved
 from pidsl.interop.tables import by_cases, documents_of
 from pidsl.interop.traced import traced, unsaid
 from pidsl.interop.traced_values import Columns, Unreadable
 from pidsl.language.expr import Pred, Truth, vars_in, walk, whole
 from pidsl.language.heads import Heads, heads
-from pidsl.language.terms import Documents, Full, Term, Where, within
+from pidsl.language.terms import Causal, Documents, Full, Term, Where, within
 from pidsl.language.trace import at_line, where
 from pidsl.relation.oracle import table
+from pidsl.relation.queries import contained
 from pidsl.relation.recognise import recognised
 
 __all__ = ["from_flex"]
@@ -42,27 +44,31 @@ CALL = "pidsl.from_flex(mask_mod, B, H, n, m)"
 
 
 def from_flex(
-    mask_mod: Callable[..., Any] | Flex, B: int | None = None, H: int | None = None, n: int | None = None,
-    m: int | None = None,
+    mask_mod: Callable[..., Any] | Flex | None, B: int | None = None, H: int | None = None, n: int | None = None,
+    m: int | None = None, *, score_mod: Callable[..., Any] | None = None,
 ) -> Term | Heads | Imported:  # fmt: skip
-    """The pattern of a `mask_mod(b, h, q_idx, kv_idx)`.
+    """The pattern of a `mask_mod(b, h, q_idx, kv_idx)`, and the score of a `score_mod(score, b, h, q_idx, kv_idx)`.
 
     >>> import torch
     >>> from_flex(lambda b, h, q, k: (torch.abs(q - k) <= 8) & (q >= k))
     window(8)
     >>> from_flex(lambda b, h, q, k: (q >= k) & (q - k <= torch.tensor([3, 3, 7])[h]), H=3)
     heads([(2, window(3)), (1, window(7))])
+    >>> from_flex(lambda b, h, q, k: q >= k, score_mod=lambda score, b, h, q, k: 50.0 * torch.tanh(score / 50.0))
+    Imported(causal, score=score(softcap=50.0))
 
     Args:
         mask_mod: made of arithmetic, comparisons and logic on the indices, `torch.where`, `clamp` and the like, and
-            tables indexed by b, h, q_idx or kv_idx; or what `to_flex` gave.
+            tables indexed by b, h, q_idx or kv_idx; or what `to_flex` gave. None: all pairs.
         B, H: how many sequences and query heads, where the mask asks which it is.
         n, m: how many queries and keys, where the mask reads tables by them: what comes back is for these lengths
             then. m defaults to n.
+        score_mod: a cap by tanh, a factor, and what is added by head and lag: ALiBi and tables of relative positions,
+            whose numbers are the inputs of the call, without gradient. Pairs that get -inf are not attended.
 
     Returns:
         A term, or `heads` where query heads differ. Where the call of a kernel needs something besides, or sequences
-        differ, a `Imported`.
+        differ, an `Imported`.
 
     Raises:
         PredicateError: the mask computes what no pattern says; the function of torch and the line are named. Or what
@@ -78,8 +84,30 @@ def from_flex(
     if isinstance(mask_mod, BlockMask):
         expected = "a mask_mod: the tiles that a BlockMask lists may leave out pairs of its own"
         raise PredicateError("a BlockMask", expected, CALL, "pidsl.from_flex(block_mask.mask_mod)")
+    if mask_mod is None:
+        mask_mod = noop_mask
     _check_signature(mask_mod)
-    return _Reading(mask_mod, B, H, n, n if m is None else m).read()
+    m = n if m is None else m
+    if score_mod is None:
+        return _Reading(mask_mod, B, H, n, m).read()
+    scoring = Scoring(score_mod, B, H, (n, m))
+    if scoring.masks():
+        mask_mod = and_masks(mask_mod, finite(score_mod))
+    return _with_score(_Reading(mask_mod, B, H, n, m).read(), scoring)
+
+
+def _with_score(found: Term | Heads | Imported, scoring: Scoring) -> Term | Heads | Imported:
+    """What was read from a mask, with the score."""
+    patterns = found.patterns if isinstance(found, Imported) else (found,)
+    each = {x for pattern in patterns for x in (pattern.distinct if isinstance(pattern, Heads) else (pattern,))}
+    logits, more = scoring.read(all(contained(within(x)[0], Causal()) for x in each))
+    if logits is None:
+        return found
+    inputs = dict(found.inputs) if isinstance(found, Imported) else {}
+    if "offset" in inputs and "key_offset" not in inputs and more:
+        expected = "what is added to the score by the lag of positions: those of the queries are moved here"
+        raise PredicateError(f"{', '.join(more)} and an offset", expected, CALL, "from_flex(mask_mod) alone")
+    return Imported(patterns, inputs | more, logits)
 
 
 def _check_signature(mask_mod: Any) -> None:
@@ -92,7 +120,7 @@ def _check_signature(mask_mod: Any) -> None:
     ]
     given = f"a function of ({', '.join(map(str, parameters))})"
     if len(needed) == 5 or "score" in needed:
-        hint = "pidsl.score(softcap=50.0), pidsl.score(alibi=True) and the like, which change logits"
+        hint = "from_flex(None, score_mod=score_mod)"
         raise PredicateError(given, "a mask_mod: which pairs are attended; a score_mod is no mask", CALL, hint)
     hint = "pidsl.where(lambda i, j: i - j < 4)" if len(needed) == len(parameters) == 2 else ""
     try:

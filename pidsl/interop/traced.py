@@ -88,6 +88,11 @@ class _Unsaid(_Stand):
 
     called: str
 
+    @classmethod
+    def __torch_dispatch__(cls, *given: Any, **more: Any) -> Any:
+        leaves = tree_flatten(given)[0]
+        raise _unsaid(next(x.called for x in leaves if isinstance(x, _Unsaid)), f"torch's {given[0]}")
+
 
 def unsaid(name: str) -> Tensor:
     """Which sequence, "b", or head, "h", of a mask that is not to ask: any use of it raises Unreadable."""
@@ -95,6 +100,11 @@ def unsaid(name: str) -> Tensor:
     made.called = name
     found: Tensor = made
     return found
+
+
+def _unsaid(called: str, at: str) -> Unreadable:
+    what = "the sequence of a batch, b" if called == "b" else "the query head, h"
+    return Unreadable(f"{what} in {at}", f"from_flex(mask_mod, {called.upper()}=...)")
 
 
 class _Recorder(TorchFunctionMode):
@@ -137,8 +147,7 @@ class _Recorder(TorchFunctionMode):
             if plain and all(k < args[0].dim() and args[0].shape[k] == 1 for k in unsaid):
                 return [torch.tensor(0) if isinstance(x, _Unsaid) else x for x in leaves]
         asked = next(x.called for x in leaves if isinstance(x, _Unsaid))
-        what = "the sequence of a batch, b" if asked == "b" else "the query head, h"
-        raise Unreadable(f"{what} in {_shown(name)}", f"from_flex(mask_mod, {asked.upper()}=...)")
+        raise _unsaid(asked, _shown(name))
 
     def by_value(self, func: Any, name: str, leaves: list[Any], layout: Any) -> Any:
         """A function of torch for every query, or every key: a table of what it gives."""

@@ -42,6 +42,8 @@ from pidsl.language.expr import (
 )  # fmt: skip
 
 MOST_CASES = 64
+INFINITE = 1 << 200  # beyond whatever it is compared with
+ENDLESS = 1 << 90
 DYADIC = 20  # binary digits behind the point of numbers in a table
 
 
@@ -150,9 +152,10 @@ class Columns:
             return Compare("!=", Var(name), 0)
         below = 1
         if values.dtype.kind == "f":
-            if not np.isfinite(values).all():
-                raise Unreadable("a table with numbers that are infinite or none")
-            below = next((1 << k for k in range(DYADIC + 1) if (values * (1 << k) % 1 == 0).all()), 0)
+            if np.isnan(values).any():
+                raise Unreadable("a table with numbers that are none")
+            finite = bool(np.isfinite(values).all())
+            below = next((1 << k for k in range(DYADIC + 1) if finite and (values * (1 << k) % 1 == 0).all()), 0)
             if not below:
                 return ((Truth(True), Ratio(Var(self._named(axes, values.astype(np.float64))))),)
             values = values * below
@@ -169,7 +172,9 @@ class Columns:
 
 def number(value: float | bool) -> Cases:
     """A constant."""
-    if value != value or value in (float("inf"), float("-inf")):
+    if value in (float("inf"), float("-inf")):
+        value = INFINITE if value > 0 else -INFINITE
+    if value != value:
         raise Unreadable(f"{value}", "a bound that is a whole number")
     exact = Fraction(str(value)) if isinstance(value, float) else Fraction(value)  # 0.3 is 3 / 10
     return ((Truth(True), Ratio(exact.numerator, exact.denominator)),)
@@ -248,6 +253,8 @@ def compared(op: str) -> Callable[[Node, Node], Pred]:
 
 
 def _compare(op: str, left: Index, right: Index) -> Pred:
+    if any(isinstance(x, int) and abs(x) >= ENDLESS for x in (left, right)):  # beside it, positions are nothing
+        left, right = (x if isinstance(x, int) else 0 for x in (left, right))
     if isinstance(left, int) and isinstance(right, int):
         return Truth(bool(COMPARISONS[op](left, right)))
     return fold(Compare(op, left, right))

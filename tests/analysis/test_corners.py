@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pidsl import blocks, causal, empty, full, keys, lags, queries, stride, symbols, window
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.cases import by_cases
-from pidsl.analysis.corners import METHOD, Corners, InBlocks, Lagged, check_corners, degree_by_corners, pairs_by_corners
+from pidsl.analysis.corner import InBlocks, Lagged
+from pidsl.analysis.corners import METHOD, Corners, check_corners, degree_by_corners, pairs_by_corners
 from pidsl.analysis.formulas import holds, symbol, value_of
 from pidsl.analysis.formulas import n as N
 from pidsl.analysis.lag_sets import NotByLag, Reader, attends

@@ -154,11 +154,17 @@ def test_padding_on_the_left_of_a_function_of_positions() -> None:
     padded = torch.tensor([[1] * 8, [0, 0, 1, 1, 1, 1, 1, 1]])
     with pytest.raises(UnsupportedError, match="padding on the left"):
         mask_of(attention_mask=padded, or_mask_function=lambda b, h, q, k: k < 2)
+    near = mask_of(attention_mask=padded, or_mask_function=lambda b, h, q, k: abs(q - k) < 3)  # positions from anywhere
+    assert near.term.equals(causal | window(2, 2)) and near.by_lag and near.left.tolist() == [0, 2]
+    everything = mask_of(attention_mask=padded, or_mask_function=lambda *at: torch.tensor(True))
+    assert everything.is_full and everything.term == full
     assert mask_of(attention_mask=padded.flip(1), or_mask_function=lambda b, h, q, k: k < 2).stop.tolist() == [8, 6]
 
 
 def test_a_description_is_no_tensor() -> None:
     found = described(batch_size=1, q_length=4, kv_length=4, mask_function=masking_utils.causal_mask_function)
+    some = described(batch_size=1, q_length=9, kv_length=9, mask_function=masking_utils.causal_mask_function)[:, :, -2:]
+    assert (some.n, some.m, some.row) == (2, 9, 7)
     for use in (
         lambda: found + 1,
         lambda: torch.zeros(4) + found,

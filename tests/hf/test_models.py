@@ -20,6 +20,7 @@ import torch
 
 import pidsl
 import pidsl.hf
+from pidsl import window
 from pidsl.errors import ArgumentError, BackendError
 from pidsl.hf import installed
 
@@ -27,11 +28,12 @@ FOLDER = Path(__file__).resolve().parent.parent.parent / "benchmarks"
 LISTED = [
     "mistral", "llama", "gemma2", "gemma3", "gpt_oss", "llama4", "phi3", "qwen3", "modernbert", "gpt_neo",
 ]  # fmt: skip
-MORE = ["bert", "deepseek_v3", "t5gemma"]
+MORE = ["bert", "deepseek_v3", "t5gemma", "gemma4", "gemma3_bidirectional"]
 REFUSED = {
     "mpt": "attention interface",
     "bloom": "attention interface",
     "falcon": "FalconForCausalLM",
+    "deberta": "DebertaV2Model, whose attention in DebertaV2Attention, DisentangledSelfAttention",
     "t5": "position_bias",
 }
 
@@ -67,7 +69,101 @@ def test_models_that_would_go_on_by_themselves(small: ModuleType) -> None:
         pidsl.hf.UnsupportedError, match="XLNetModel, whose attention in XLNetRelativeAttention does not"
     ):
         small.made(small.T.AutoModelForCausalLM, config, "pidsl")
-    assert small.made(small.T.AutoModelForCausalLM, config, "eager")(ids()).logits.shape == (2, 17, 99)
+    eager = small.made(small.T.AutoModelForCausalLM, config, "eager")
+    with pytest.raises(pidsl.hf.UnsupportedError, match="XLNet"):
+        eager.set_attn_implementation("pidsl")
+    assert {x.config._attn_implementation for x in (eager, eager.transformer)} == {"eager"}
+    assert eager(ids()).logits.shape == (2, 17, 99)
+
+
+def test_a_part_that_would_go_on_by_itself(small: ModuleType) -> None:
+    """The encoder of BigBirdPegasus has its own sparse attention; its decoder asks."""
+    config = small.T.BigBirdPegasusConfig(**small.SEQ2SEQ)
+    with pytest.raises(
+        pidsl.hf.UnsupportedError, match="BigBirdPegasusEncoder, whose attention in BigBirdPegasusBlock"
+    ):
+        small.made(small.T.AutoModel, config, "pidsl")
+    assert small.made(small.T.AutoModelForCausalLM, config, "pidsl").config._attn_implementation == "pidsl"
+
+
+def test_set_later(small: ModuleType) -> None:
+    """By `set_attn_implementation`, there and back: GPT-Neo too, which has a table of classes."""
+    for name in ("gpt_neo", "gemma3"):
+        own, _ = pair(small, name)
+        wanted = own(ids()).logits
+        own.set_attn_implementation("pidsl")
+        with pytest.raises(pidsl.hf.UnsupportedError, match=r"\(additive\)"):
+            own(ids(), attention_mask=torch.zeros(2, 1, 17, 17))
+        assert torch.allclose(own(ids()).logits, wanted, atol=1e-4)
+        own.set_attn_implementation("eager")
+        assert torch.equal(own(ids()).logits, wanted)
+
+
+def test_models_in_one(small: ModuleType) -> None:
+    """Text and images: by pidsl both, or one; tokens of images that see one another are refused."""
+    image = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, image_size=16)
+    config = small.T.Gemma3Config(
+        text_config=small.CAUSAL["gemma3"]().to_dict(), vision_config={**image, "patch_size": 8},
+        mm_tokens_per_image=4, image_token_id=90, boi_token_id=91, eoi_token_id=92,
+    )  # fmt: skip
+    auto = small.T.AutoModelForImageTextToText
+    eager = small.made(auto, config, "eager")
+    text = ids() % 80 + 3
+    pixels = torch.randn(1, 3, 16, 16)
+    seen = eager.get_image_features(pixels).pooler_output
+    for implementation in ("pidsl", {"text_config": "pidsl"}, {"text_config": "pidsl", "vision_config": "eager"}):
+        mine = small.made(auto, config, implementation, eager.state_dict())
+        assert mine.get_decoder().config._attn_implementation == "pidsl"
+        assert torch.allclose(mine(text).logits, eager(text).logits, atol=1e-4)
+        assert torch.allclose(mine.get_image_features(pixels).pooler_output, seen, atol=1e-4)
+    pictured = text[:1].clone()
+    pictured[:, 3:7] = 90
+    given = dict(pixel_values=pixels, token_type_ids=(pictured == 90).long())
+    with pytest.raises(pidsl.hf.UnsupportedError, match="block_sequence_ids: tokens that see all of their block"):
+        mine(pictured, **given)
+    with pytest.raises(
+        pidsl.hf.UnsupportedError, match=r"several models: Gemma3TextModel, SiglipVision[\s\S]*get_decoder"
+    ):
+        pidsl.hf.patch(mine, window(3))
+    pidsl.hf.patch(mine.get_decoder(), window(3))
+    wanted = mine.generate(text, use_cache=False, max_new_tokens=8, do_sample=False)
+    assert torch.equal(
+        mine.generate(text, cache=pidsl.hf.DerivedCache(mine), max_new_tokens=8, do_sample=False), wanted
+    )
+
+
+@pytest.mark.parametrize("name", ["mistral", "gpt_oss", "llama4", "gemma2", "gpt_neo"])
+def test_other_ways_to_generate(small: ModuleType, name: str) -> None:
+    models = pair(small, name)
+    mask = small.padded(ids(), "left")
+    options = dict(max_new_tokens=9, do_sample=False, eos_token_id=None, pad_token_id=0, attention_mask=mask)
+    ways: list[dict[str, Any]] = [
+        dict(use_cache=False), dict(num_beams=3), dict(num_beams=2, cache_implementation="static"),
+        dict(prefill_chunk_size=6),
+    ]  # fmt: skip
+    for way in ways:
+        wanted = models[0].generate(ids(), num_beams=way.get("num_beams", 1), **options)  # GPT-Neo: wrong when static
+        assert torch.equal(models[1].generate(ids(), **way, **options), wanted), way
+    once = {**options, "attention_mask": None, "prompt_lookup_num_tokens": 2, "cache": None}
+    assert torch.equal(*(m.generate(ids()[:1], **{**once, "cache": small.T.DynamicCache()}) for m in models))
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("llama", {"num_key_value_heads": 1}), ("llama", {"head_dim": 80}), ("mistral", {"sliding_window": 1}),
+     ("mistral", {"sliding_window": 40}), ("llama4", {"attention_chunk_size": 1})],
+)  # fmt: skip
+def test_odd_sizes(small: ModuleType, name: str, more: dict[str, int]) -> None:
+    eager, mine = pair(small, name, **more)
+    mask = small.padded(ids(), "left")
+    mask[0] = 0  # no token at all
+    for n in (17, 1):
+        found = [m(ids()[:, -n:], attention_mask=mask[:, -n:]).logits[1, max(0, n - 12) :] for m in (eager, mine)]
+        assert torch.allclose(*found, atol=1e-4) and torch.isfinite(found[1]).all()
+    options = dict(max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert torch.equal(*(m.generate(ids(), cache_implementation="static", **options) for m in (eager, mine)))
+    cache = pidsl.hf.DerivedCache(mine)
+    assert torch.equal(mine.generate(ids(), cache=cache, **options), eager.generate(ids(), use_cache=False, **options))
 
 
 def pair(small: ModuleType, name: str, **more: Any) -> tuple[Any, Any]:

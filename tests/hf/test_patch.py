@@ -1,8 +1,8 @@
 """Patterns put into models, with a cache of the keys that they can still ask for."""
 
-# follows the hints of pidsl/hf/patching.py: attention_modules, _by_layer
-# follows the hints of pidsl/hf/derived.py: __init__, update
-# follows the hints of pidsl/hf/attention.py: _check_packed, _check_whole
+# follows the hints of pidsl/hf/patching.py: patch, attention_modules, _by_layer, _generate
+# follows the hints of pidsl/hf/derived.py: __init__
+# follows the hints of pidsl/hf/attention.py: attend, refuse_changed, _check_packed, _check_whole
 # follows the hints of pidsl/hf/interface.py: _not_through
 
 from __future__ import annotations
@@ -158,6 +158,43 @@ def test_going_back(small: ModuleType) -> None:
             change()
 
 
+def test_a_cache_goes_on_from_a_copy(small: ModuleType) -> None:
+    """A prompt that is read once, and continued in several ways."""
+    own = pidsl.hf.patch(model(small), COMB)
+    cache = pidsl.hf.DerivedCache(own)
+    with torch.no_grad():
+        own(ids()[:1, :9], cache=cache)
+    for entry in (0, 1):
+        prompt = torch.cat([ids()[:1, :9], ids()[entry : entry + 1, 9:]], 1)
+        found = own.generate(prompt, cache=copy.deepcopy(cache), **OPTIONS)
+        assert torch.equal(found, own.generate(prompt, use_cache=False, **OPTIONS))
+    assert cache.get_seq_length() == 9
+
+
+def test_values_that_a_layer_changes(small: ModuleType) -> None:
+    """DiffLlama puts values together that its cache has apart."""
+    config = small.T.DiffLlamaConfig(**small.GROUPED)
+    eager = small.made(small.T.AutoModelForCausalLM, config, "eager")
+    mine = small.made(small.T.AutoModelForCausalLM, config, "pidsl", eager.state_dict())
+    assert torch.equal(*(m.generate(ids(), **OPTIONS) for m in (eager, mine)))
+    with pytest.raises(pidsl.hf.UnsupportedError, match="a layer changed behind its cache"):
+        mine.generate(ids(), cache=pidsl.hf.DerivedCache(mine), **OPTIONS)
+
+
+def test_patterns_that_look_ahead(small: ModuleType) -> None:
+    own = pidsl.hf.patch(model(small), window(2, 2))
+    for cache in ({}, {"cache_implementation": "static"}):
+        with pytest.raises(pidsl.hf.UnsupportedError, match=r"tokens attend later ones[\s\S]*use_cache=False"):
+            own.generate(ids(), **cache, **OPTIONS)
+    assert own.generate(ids(), use_cache=False, **OPTIONS).shape == (2, 31)
+    with pytest.raises(ArgumentError, match="the pattern without documents"):
+        pidsl.hf.patch(own, window(2) & pidsl.documents)
+    pidsl.hf.patch(own, window(2))
+    places = torch.cat([torch.arange(8), torch.arange(9)])[None]
+    packed = own(ids(), position_ids=places, use_cache=False).logits
+    assert torch.allclose(packed[:, 8:], own(ids()[:, 8:]).logits, atol=1e-4)
+
+
 def test_refused(small: ModuleType) -> None:
     own = model(small)
     unsupported = pidsl.hf.UnsupportedError
@@ -214,7 +251,7 @@ def test_keys_that_a_layer_changes(small: ModuleType) -> None:
     cache = pidsl.hf.DerivedCache(own)
     layer = cache.layer_class_to_replicate()
     layer.update(torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 3, 8))
-    with pytest.raises(pidsl.hf.UnsupportedError, match="generate without this cache"):
+    with pytest.raises(pidsl.hf.UnsupportedError, match=r"past_key_values=transformers.DynamicCache\(\)"):
         layer.update(torch.zeros(1, 2, 1, 8), torch.zeros(1, 2, 1, 8))
     with pytest.raises(pidsl.hf.UnsupportedError, match="latent attention"):
         pidsl.hf.DerivedCache(model(small, "deepseek_v3", "pidsl"))
