@@ -98,6 +98,14 @@ def test_packed_documents(peers: ModuleType, tmp_path: Path) -> None:
     assert report["sixteen"]["compiled"] == {"python_sources": 0, "dynamo_graphs": 0}
 
 
+def test_block_masks_for_flex_attention(peers: ModuleType, tmp_path: Path) -> None:
+    to_flex, out = importlib.import_module("to_flex"), tmp_path / "to-flex.json"
+    small = ["--device", "cpu", "--n", "2048", "--evaluated", "512", "--rounds", "1"]
+    assert to_flex.main([*small, "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert len(rows) == len(to_flex.TERMS) and all(row["evaluated"]["equal"] for row in rows)
+
+
 def test_time_from_term_to_source(peers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, unions = (getattr(sys.modules["compile_time"], name) for name in ("vocabulary", "unions"))
     assert len(whole(0)) > 20
