@@ -24,8 +24,9 @@ from pidsl.interop.flex import Flex, attends_of
 from pidsl.interop.imported import Imported, Pattern
 from pidsl.interop.scores import Scoring, finite
 from pidsl.interop.sequences import common, moved
+from pidsl.interop.stand_ins import unsaid
 from pidsl.interop.tables import by_cases, documents_of
-from pidsl.interop.traced import traced, unsaid
+from pidsl.interop.traced import traced
 from pidsl.interop.traced_values import Columns, Unreadable
 from pidsl.language.expr import Pred, Truth, vars_in, walk, whole
 from pidsl.language.heads import Heads, heads

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pidsl.errors import PredicateError
-from pidsl.interop.traced import unsaid
+from pidsl.interop.stand_ins import unsaid
 from pidsl.interop.traced_values import Unreadable
 from pidsl.language.score import LONGEST_TABLE, Score, score
 from pidsl.language.trace import at_line
