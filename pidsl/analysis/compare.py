@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,20 +19,23 @@ from pidsl.analysis.lag_pairs import pairs_by_lag
 from pidsl.analysis.lag_reach import reach_by_family
 from pidsl.analysis.lag_sets import NotByLag
 from pidsl.analysis.matrices import times
+from pidsl.analysis.members import Family, Pattern, Ranges, is_family, members, require_pattern, require_used
 from pidsl.analysis.plan_cost import plan_cost
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.errors import PidslError, SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.schedule import Schedule
+from pidsl.language.shown import Displayed
 from pidsl.language.terms import Term, require_concrete, require_free
 from pidsl.language.vocabulary import window
 from pidsl.relation import counting
 from pidsl.relation.isl import in_turn
 from pidsl.relation.oracle import dense_mask
 
-Pattern = Term | Schedule | BaseSchedule
 Answer = tuple[Value, Bound | None]  # a number, and the formula it comes from
 
 COUNTED = 1 << 22  # tokens up to which pairs without a formula are counted query by query
+MEMBERS = 1024  # of one family
+SHOWN = 40  # rows of a table as text
 MATRICES = 1024  # tokens up to which layers without a formula are multiplied out
 
 COLUMNS: dict[str, str] = {
@@ -82,7 +85,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Displayed):
     """A table of patterns; print it.
 
     Args:
@@ -107,14 +110,20 @@ class Comparison:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def shown_rows(self) -> tuple[Row, ...]:
+        """The rows that are printed: of many, some that are evenly apart, the first and the last among them."""
+        if (last := len(self.rows) - 1) < SHOWN:
+            return self.rows
+        return tuple(self.rows[k * last // (SHOWN - 1)] for k in range(SHOWN))
+
+    @property
+    def as_text(self) -> tuple[str, list[list[str]], list[str]]:
+        """What is printed: a title, the cells of the table with their head, and notes."""
+        return self._title, *self._cells()
+
     def __str__(self) -> str:
-        cells, notes = self._cells()
-        width = [max(len(line[k]) for line in cells) for k in range(len(cells[0]))]
-        lines = [self._title]
-        for line in cells:
-            padded = [x.rjust(w) if k else x.ljust(w) for k, (x, w) in enumerate(zip(line, width, strict=True))]
-            lines.append("  " + "  ".join(padded).rstrip())
-        return "\n".join([*lines, *("  " + note for note in notes)])
+        return laid_out(*self.as_text)
 
     __repr__ = __str__
 
@@ -134,7 +143,8 @@ class Comparison:
     def _cells(self) -> tuple[list[list[str]], list[str]]:
         notes: list[str] = []
         cells = [["pattern", *COLUMNS.values()]]
-        for row in self.rows:
+        rows = self.shown_rows
+        for row in rows:
             line = [row.name]
             for column in COLUMNS:
                 text = row.shown(column)
@@ -145,14 +155,27 @@ class Comparison:
                 line.append(text)
             cells.append(line)
         found = [f"[{k}] {reason}" for k, reason in enumerate(notes, 1)]
+        if len(rows) < len(self.rows):
+            found.append(f"{len(rows)} of {len(self.rows):,} rows are shown, evenly apart; `.rows` has all")
         if any(not isinstance(row.pattern, Term) for row in self.rows):
             found.append("the counts of a schedule are means over its layers, its degree is the largest")
         return cells, found
 
 
+def laid_out(title: str, cells: list[list[str]], notes: list[str], left: int = 1) -> str:
+    """A table as text: the first columns are flush left."""
+    width = [max((len(line[k]) for line in cells), default=0) for k in range(len(cells[0]) if cells else 0)]
+    lines = [title]
+    for line in cells:
+        padded = [x.ljust(w) if k < left else x.rjust(w) for k, (x, w) in enumerate(zip(line, width, strict=True))]
+        lines.append("  " + "  ".join(padded).rstrip())
+    return "\n".join([*lines, *("  " + note for note in notes)])
+
+
 @in_turn
 def compare(
-    patterns: Iterable[Pattern] | Mapping[str, Pattern], n: int, layers: int = 1, head_dim: int = 64
+    patterns: Iterable[Pattern | Family] | Mapping[str, Pattern | Family] | Pattern | Family, n: int, layers: int = 1,
+    head_dim: int = 64, *, ranges: Ranges | None = None,
 ) -> Comparison:  # fmt: skip
     """What patterns cost and how far they see, as a table.
 
@@ -164,11 +187,20 @@ def compare(
       local  68,155,360  99.9938%              65  16,384       768         768       64               1.97
       skip   69,203,424  99.9937%              66   2,055     6,144       3,008      512               2.91
 
+    A family is compared member by member:
+
+    >>> k = pidsl.symbols("k")
+    >>> found = compare({"sinks": pidsl.window(k) | pidsl.keys(0, 4) & pidsl.causal}, n=4096, ranges={k: [16, 64]})
+    >>> [(row.name, row["pairs"], row["live"]) for row in found]
+    [('sinks, k = 16', 85806, 20), ('sinks, k = 64', 280278, 68)]
+
     Args:
-        patterns: terms and schedules without symbols, in a list or under names.
+        patterns: terms and schedules in a list or under names, or one; with `ranges` also families: terms with symbols,
+            and functions of parameters that return a pattern (or None for no member).
         n: tokens, >= 1. No column takes time that grows with it, but for the waste up to 2**20 tokens.
         layers: how many layers `farthest` and `contiguous` look through; a schedule begins again after its last.
         head_dim: for which the waste of the plan is counted.
+        ranges: for each symbol and parameter of the families (low, high), both included, or its integers one by one.
 
     Returns:
         The table. Columns: attended pairs; the share of the n * n that is not attended; keys of the query with the
@@ -179,30 +211,40 @@ def compare(
     Raises:
         SizeError: n < 1, layers < 1 or head_dim < 1.
         TermError: no patterns, or what is none.
-        SymbolError: a pattern holds unbound symbols.
+        SymbolError: a pattern holds symbols without a range, or a range is for none.
     """
     for name, value in (("n", n), ("layers", layers), ("head_dim", head_dim)):
         if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
             raise SizeError(f"{name} = {value!r}", "an integer >= 1", where="compare(...)")
-    if isinstance(patterns, Term | Schedule | BaseSchedule):
-        patterns = [cast(Pattern, patterns)]
-    if isinstance(patterns, Mapping):
-        named = [(str(name), pattern) for name, pattern in patterns.items()]
-    else:
-        named = [(repr(pattern), pattern) for pattern in patterns]
+    named = list(_named(patterns, ranges))
     if not named:
         raise TermError("no patterns", "at least one", where="compare([])")
-    for _, pattern in named:
-        if not isinstance(pattern, Term | Schedule | BaseSchedule):
-            raise TermError(f"{pattern!r} ({type(pattern).__name__})", "a pattern or a schedule", where="compare(...)")
-        if isinstance(pattern, Schedule) and pattern.unions != pattern.terms:
-            expected = "a schedule of patterns: what is counted here is of one head"
-            raise TermError(f"{pattern!r}", expected, "compare(...)", "layers(pattern.unions), what any head attends")
     return Comparison(n, layers, tuple(_row(name, pattern, n, layers, head_dim) for name, pattern in named))
 
 
+def _named(
+    patterns: Iterable[Pattern | Family] | Mapping[str, Pattern | Family] | Pattern | Family, ranges: Ranges | None
+) -> Iterator[tuple[str, Pattern]]:  # fmt: skip
+    """Every pattern with its name; of families each member, with its numbers in its name."""
+    where = "compare(...)"
+    if isinstance(patterns, Mapping):
+        each = [(str(name), x) for name, x in patterns.items()]
+    else:
+        alone = isinstance(patterns, Pattern) or not isinstance(patterns, Iterable)
+        each = [("", x) for x in cast(Iterable[Any], [patterns] if alone else patterns)]
+    families = [x for _, x in each if is_family(x)] if ranges is not None else []
+    require_used(families, ranges, where)
+    for name, x in each:
+        if x in families or (not isinstance(x, Pattern) and callable(x)):
+            for member in members(cast(Family, x), ranges, where, most=MEMBERS):
+                yield (f"{name}, {member}" if name else repr(member.pattern)), member.pattern
+        else:
+            require_pattern(x, where)
+            yield name or repr(x), cast(Pattern, x)
+
+
 def _row(name: str, pattern: Pattern, n: int, layers: int, head_dim: int) -> Row:
-    terms = _terms(pattern, n, layers)
+    terms = terms_of(pattern, n, layers)
     for term in terms:
         require_concrete(term, "compare patterns")
         require_free(term, "what it costs and reaches")
@@ -215,12 +257,12 @@ def _row(name: str, pattern: Pattern, n: int, layers: int, head_dim: int) -> Row
         except PidslError as e:
             reasons[column] = reason_of(e)
 
-    note("pairs", lambda: [_pairs(term, n) for term in terms])
+    note("pairs", lambda: [pairs_at(term, n) for term in terms])
     if "pairs" in found:
         found["sparsity"] = tuple((1 - Fraction(value) / n**2, bound) for value, bound in found["pairs"])
     else:
         reasons["sparsity"] = reasons["pairs"]
-    note("degree", lambda: [_degree(term, n) for term in terms])
+    note("degree", lambda: [degree_at(term, n) for term in terms])
     note("depth", lambda: [_value(depth_at(pattern, n), n)])
     for quantity in ("farthest", "contiguous"):
         note(quantity, lambda quantity=quantity: [_reach(pattern, terms, quantity, n, layers, found)])  # type: ignore[misc]
@@ -246,7 +288,7 @@ def reason_of(e: PidslError) -> str:
     return " ".join(text.split())
 
 
-def _terms(pattern: Pattern, n: int, layers: int) -> tuple[Term, ...]:
+def terms_of(pattern: Pattern, n: int, layers: int) -> tuple[Term, ...]:
     """The patterns that are counted: each layer of a schedule; of a base schedule, as many as are asked for."""
     if isinstance(pattern, BaseSchedule):
         if not isinstance(pattern.base, int):
@@ -256,7 +298,7 @@ def _terms(pattern: Pattern, n: int, layers: int) -> tuple[Term, ...]:
     return pattern.unions if isinstance(pattern, Schedule) else (pattern,)
 
 
-def _pairs(term: Term, n: int) -> Answer:
+def pairs_at(term: Term, n: int) -> Answer:
     """By the formula for any term, by that for lags, or one by one."""
     bound = ask.pairs(term)
     if not bound.is_known:
@@ -268,7 +310,8 @@ def _pairs(term: Term, n: int) -> Answer:
     return _counted(bound, n, lambda: counting.pairs(term, n))
 
 
-def _degree(term: Term, n: int) -> Answer:
+def degree_at(term: Term, n: int) -> Answer:
+    """The keys of the query with the most, as `pairs_at` counts."""
     bound = ask.degree(term).maximum
     if not bound.is_known:
         try:

@@ -12,7 +12,7 @@ The search runs on the closed formulas of depth and pairs; what it finds is aske
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import comb
 
@@ -20,13 +20,17 @@ import numpy as np
 
 from pidsl.analysis import ask
 from pidsl.analysis.bound import Bound
+from pidsl.analysis.compare import laid_out
 from pidsl.analysis.cost import shown
-from pidsl.analysis.formulas import Value
+from pidsl.analysis.formulas import Value, symbol
 from pidsl.analysis.lag_pairs import pairs_by_lag
 from pidsl.analysis.lag_reach import reach_by_family
-from pidsl.analysis.lag_sets import NotByLag
+from pidsl.analysis.lag_sets import NotByLag, holds_at
+from pidsl.analysis.members import Family, Pattern, Ranges, require_used
 from pidsl.analysis.schedules import BaseSchedule
+from pidsl.analysis.search import Found, cheapest, layers_of
 from pidsl.errors import PidslError, SizeError, TermError, TooHardError
+from pidsl.language.shown import Displayed
 from pidsl.language.sizes import LIMIT
 from pidsl.language.terms import Term
 from pidsl.language.vocabulary import causal, lags, stride, window
@@ -50,36 +54,37 @@ class Candidate:
         degree: keys of the query with the most, in any layer.
         depth: a bound that is at most `layers` at n.
         counts: a bound for the pairs of each layer.
-        least_pairs: no pattern of this kind can have fewer pairs, see `least_pairs`.
+        least_pairs: no pattern of this kind can have fewer pairs, see `least_pairs`; None of patterns that look at
+            more than the lag, or ahead.
     """
 
     family: str
     parameters: tuple[tuple[str, int], ...]
-    pattern: Term | BaseSchedule
+    pattern: Pattern
     n: int
     layers: int
     pairs: int
     degree: int
     depth: Bound
     counts: tuple[Bound, ...]
-    least_pairs: int
+    least_pairs: int | None
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
         """Pairs / the fewest that are possible."""
-        return self.pairs / self.least_pairs
+        return None if self.least_pairs is None else self.pairs / self.least_pairs
 
     def check(self) -> bool:
         """Verify the depth and the pairs from the statements alone; takes seconds where z3 is asked."""
         distinct = {id(bound): bound for bound in (self.depth, *self.counts)}
-        if not all(bound.proof.check() for bound in distinct.values()):
+        if not all(bound.is_known and bound.proof.check() for bound in distinct.values()):
             return False
         connected, total = _at(self.depth, self.n), sum(bound(n=self.n) for bound in self.counts)
         return bool(self.depth.relation in ("==", "<=") and connected <= self.layers and total == self.pairs)
 
 
 @dataclass(frozen=True)
-class Design:
+class Design(Displayed):
     """What was found; print it.
 
     Args:
@@ -120,31 +125,33 @@ class Design:
         """Whether there is a candidate and every proof holds."""
         return bool(self.found) and all(candidate.check() for candidate in self.found)
 
-    def __str__(self) -> str:
+    @property
+    def as_text(self) -> tuple[str, list[list[str]], list[str]]:
+        """What is printed: a title, the cells of the table with their head, and notes."""
         limit = "" if self.max_degree is None else f", at most {self.max_degree:,} keys per query"
         within = f"{self.layers} layer" + "s" * (self.layers != 1)
-        lines = [f"all causal pairs of n = {self.n:,} tokens within {within}{limit}"]
+        cells: list[list[str]] = []
         if self.found:
-            head = ["family", "pattern", "pairs of all layers", "least possible", "ratio", "degree", "depth"]
-            cells = [head]
-            for x in self.found:
-                numbers = (shown(x.pairs), shown(x.least_pairs), f"{x.ratio:.2f}", shown(x.degree))
-                cells.append([x.family, repr(x.pattern), *numbers, str(_at(x.depth, self.n))])
-            width = [max(len(line[k]) for line in cells) for k in range(len(head))]
-            for line in cells:
-                padded = [x.ljust(w) if k < 2 else x.rjust(w) for k, (x, w) in enumerate(zip(line, width, strict=True))]
-                lines.append("  " + "  ".join(padded).rstrip())
-        else:
-            lines.append(f"  nothing fits: {self.reason}")
-        lines += [f"  {family}: {why}" for family, why in self.missing if self.found]
-        lines.append(f"  any pattern has a query with at least {self.least_degree:,} keys: degree^layers >= n")
-        return "\n".join(lines)
+            cells.append(["family", "pattern", "pairs of all layers", "least possible", "ratio", "degree", "depth"])
+        for x in self.found:
+            least = ["", ""] if x.least_pairs is None else [shown(x.least_pairs), f"{x.ratio:.2f}"]
+            depth = str(_at(x.depth, self.n))
+            cells.append([x.family, repr(x.pattern), shown(x.pairs), *least, shown(x.degree), depth])
+        notes = [f"{family}: {why}" for family, why in self.missing] if self.found else [f"nothing fits: {self.reason}"]
+        notes.append(f"any pattern has a query with at least {self.least_degree:,} keys: degree^layers >= n")
+        return f"all causal pairs of n = {self.n:,} tokens within {within}{limit}", cells, notes
+
+    def __str__(self) -> str:
+        return laid_out(*self.as_text, left=2)
 
     __repr__ = __str__
 
 
 @in_turn
-def design(n: int, layers: int, max_degree: int | None = None, families: Iterable[str] | None = None) -> Design:
+def design(
+    n: int, layers: int, max_degree: int | None = None, families: Iterable[str] | None = None, *,
+    family: Family | Mapping[str, Family] | None = None, ranges: Ranges | None = None,
+) -> Design:  # fmt: skip
     """The cheapest patterns that connect every causal pair of n tokens within so many layers.
 
     Minimizes the attended pairs of all layers together (then the largest degree, then the window), family by family;
@@ -167,11 +174,25 @@ def design(n: int, layers: int, max_degree: int | None = None, families: Iterabl
       nothing fits: a token sees at most 7^4 = 2,401 < 4,096 tokens: no pattern of any kind connects them
       any pattern has a query with at least 8 keys: degree^layers >= n
 
+    A family of one's own is a function of parameters, or a term with symbols, with a range for each:
+
+    >>> def dilated(w, s):
+    ...     return pidsl.window(w) | pidsl.window(w).dilated(s)
+    >>> print(design(1024, 4, family=dilated, ranges={"w": (4, 24), "s": [8, 16, 32]}))
+    all causal pairs of n = 1,024 tokens within 4 layers
+      family   pattern                              pairs of all layers  least possible  ratio  degree  depth
+      dilated  window(16) | window(16).dilated(32)              117,216          26,972   4.35      33      4
+      any pattern has a query with at least 6 keys: degree^layers >= n
+
     Args:
         n: tokens, 1 <= n < 2**31.
         layers: at most so many, >= 1.
         max_degree: keys of a query at most, >= 1; None: any number.
-        families: some of "window | stride", "window | skip", "base schedule", "window"; default: all.
+        families: some of "window | stride", "window | skip", "base schedule", "window"; default: all, or none beside a
+            family of one's own.
+        family: a function that returns a pattern (None: no member), or a term or schedule with symbols; or several
+            under names. Every member is tried: of patterns that look ahead, every pair has to be connected.
+        ranges: for each of its parameters (low, high), both included, or its integers one by one.
 
     Returns:
         The best of each family with formulas and proofs, and beside it what no pattern of its kind can beat; or why
@@ -179,7 +200,8 @@ def design(n: int, layers: int, max_degree: int | None = None, families: Iterabl
 
     Raises:
         SizeError: n < 1, layers < 1 or max_degree < 1.
-        TermError: an unknown family.
+        TermError: an unknown family, or what is none.
+        SymbolError: a parameter without a range, or a range without a parameter.
     """
     for name, value in (("n", n), ("layers", layers), ("max_degree", max_degree)):
         if value is None and name == "max_degree":
@@ -188,20 +210,43 @@ def design(n: int, layers: int, max_degree: int | None = None, families: Iterabl
             raise SizeError(f"{name} = {value!r}", "an integer >= 1", where="design(...)")
     if n >= LIMIT:
         raise SizeError(f"n = {n}", "n below 2**31: sizes of patterns stay below it", where="design(...)")
-    chosen = tuple(FAMILIES) if families is None else tuple(families)
-    for family in chosen:
-        if family not in FAMILIES:
-            raise TermError(f"family {family!r}", f"some of {', '.join(map(repr, FAMILIES))}", where="design(...)")
+    own = _own(family)
+    require_used(own.values(), ranges, "design(...)")
+    chosen = (() if own else tuple(FAMILIES)) if families is None else tuple(families)
+    for name in chosen:
+        if name not in FAMILIES:
+            raise TermError(f"family {name!r}", f"some of {', '.join(map(repr, FAMILIES))}", where="design(...)")
     limit = n if max_degree is None else min(max_degree, n)
     found, missing = [], []
-    for family in chosen:
-        best = FAMILIES[family].search(n, layers, limit)
+    for name, one in own.items():
+        cheap, note = cheapest(one, ranges or {}, n, layers, limit)
+        if cheap is not None:
+            found.append(_member(name, cheap, n, layers))
+        if note:
+            missing.append((name, note))
+    for name in chosen:
+        best = FAMILIES[name].search(n, layers, limit)
         if best is None:
-            missing.append((family, _why(family, n, layers, limit)))
+            missing.append((name, _why(name, n, layers, limit)))
         else:
-            found.append(_candidate(family, best, n, layers))
+            found.append(_candidate(name, best, n, layers))
     found.sort(key=lambda x: (x.pairs, x.degree))
     return Design(n, layers, max_degree, tuple(found), tuple(missing), least_degree(n, layers))
+
+
+def _own(family: Family | Mapping[str, Family] | None) -> dict[str, Family]:
+    """The caller's families under names; a function's is its own."""
+    if family is None:
+        return {}
+    if isinstance(family, Mapping):
+        if not family:
+            raise TermError("family = {}", "at least one", where="design(...)")
+        return {str(name): one for name, one in family.items()}
+    if isinstance(family, str):
+        hint = f"families=[{family!r}]" if family in FAMILIES else ""
+        raise TermError(f"family = {family!r}", "a function or a term with symbols", "design(...)", hint)
+    name = repr(family) if isinstance(family, Pattern) else getattr(family, "__name__", "family")
+    return {"family" if name == "<lambda>" else name: family}
 
 
 # -- what no pattern can beat ------------------------------------------------------------------------------------------
@@ -363,8 +408,8 @@ def _digit_pairs(base: int, layer: int, n: int) -> int:
 
 
 @dataclass(frozen=True)
-class Family:
-    """Patterns with parameters.
+class Known:
+    """A family with a search of its own.
 
     Args:
         names: of the parameters.
@@ -381,11 +426,11 @@ class Family:
     by_formula: bool = False
 
 
-FAMILIES: dict[str, Family] = {
-    "window | stride": Family(("k", "p"), lambda k, p: window(k) | stride(p) & causal, _combs),
-    "window | skip": Family(("k", "p"), lambda k, p: window(k) | lags(p), _skips, by_formula=True),
-    "base schedule": Family(("b",), BaseSchedule, _bases, same=False, by_formula=True),
-    "window": Family(("k",), window, _windows),
+FAMILIES: dict[str, Known] = {
+    "window | stride": Known(("k", "p"), lambda k, p: window(k) | stride(p) & causal, _combs),
+    "window | skip": Known(("k", "p"), lambda k, p: window(k) | lags(p), _skips, by_formula=True),
+    "base schedule": Known(("b",), BaseSchedule, _bases, same=False, by_formula=True),
+    "window": Known(("k",), window, _windows),
 }
 
 
@@ -408,6 +453,33 @@ def _candidate(family: str, choice: Choice, n: int, layers: int) -> Candidate:
         counts=counts,
         least_pairs=least_pairs(n, layers, kind.same),
     )
+
+
+def _member(name: str, found: Found, n: int, layers: int) -> Candidate:
+    """The best member of a family that a caller has."""
+    member, terms = found.member, layers_of(found.member.pattern, n, layers)
+    counts = {term: ask.pairs(term) for term in terms}
+    backwards = all(_by_lag(term) and term <= causal for term in counts)
+    return Candidate(
+        family=name,
+        parameters=member.values,
+        pattern=member.pattern,
+        n=n,
+        layers=layers,
+        pairs=found.pairs,
+        degree=found.degree,
+        depth=found.depth,
+        counts=tuple(counts[term] for term in terms),
+        least_pairs=least_pairs(n, layers, len(counts) == 1) if backwards else None,
+    )
+
+
+def _by_lag(term: Term) -> bool:
+    try:
+        holds_at(term, symbol("d"))
+    except NotByLag:
+        return False
+    return True
 
 
 def _depth(pattern: Term | BaseSchedule, n: int, by_formula: bool) -> Bound:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pidsl
-from pidsl.cli.options import LENGTH, as_json, bind, flow, parts, pattern, read, write_json
+from pidsl.cli.options import LENGTH, as_json, bind, flow, parts, pattern, ranges, read, write_json
 from pidsl.console import console, picture, table
 from pidsl.errors import ParseError, PidslError, SymbolError, TermError
 
@@ -168,10 +168,12 @@ def _bound(x: Bound) -> dict[str, Any]:
 Examples:
   pidsl compare "window(64)" "window(64) | lags(512)" -n 1048576 --layers 12
   pidsl compare local="window(64)" skip="window(64) | lags(512)" -n 65536
-  pidsl compare longformer bigbird streaming_llm -n 8192 --json"""
+  pidsl compare longformer bigbird streaming_llm -n 8192 --json
+  pidsl compare "window(k) | keys(0, 4) & causal" --range k=16,64,256"""
 )
 @click.argument("patterns", nargs=-1, required=True, metavar="[NAME=]PATTERN...")
 @bind
+@ranges
 @click.option("-n", "--tokens", "n", type=LENGTH, default=4096, show_default=True, metavar="TOKENS", help="Tokens.")
 @click.option("--layers", type=click.IntRange(1), default=1, show_default=True, metavar="L", help="Number of layers.")
 @click.option(
@@ -179,33 +181,21 @@ Examples:
 )
 @as_json
 def compare(
-    patterns: tuple[str, ...], bound: Mapping[str, int], n: int, layers: int, head_dim: int, as_json: bool
-) -> None:
+    patterns: tuple[str, ...], bound: Mapping[str, int], ranges: Mapping[str, list[int]], n: int, layers: int,
+    head_dim: int, as_json: bool,
+) -> None:  # fmt: skip
     """What patterns cost and how far they see, side by side.
 
-    --bind is for every pattern that has the symbol. "?" is unknown, with the reason in a footnote.
+    --bind is for every pattern that has the symbol; --range gives a row for each number. "?" is unknown, with the
+    reason in a footnote.
 
     JSON: "tokens", "layers", and "rows" with "name", "pattern", and for "pairs", "sparsity", "degree", "depth",
     "farthest", "contiguous", "live", "waste" an object of "value" (null: unknown), "relation", "reason".
     """
     from pidsl.analysis.compare import COLUMNS
 
-    sources = [_named(text) for text in patterns]
-    if sum(source.strip() == "-" for _, source in sources) > 1:
-        raise ParseError("two patterns from standard input", "`-` once, and the other patterns as text")
-    named: dict[str, Any] = {}
-    unused = dict(bound)
-    for name, source in sources:
-        pattern = read(source, {})
-        mine = {x: number for x, number in bound.items() if x in getattr(pattern, "symbols", ())}
-        unused = {x: number for x, number in unused.items() if x not in mine}
-        pattern = pattern.bind(**mine) if mine else pattern
-        key = name or repr(pattern)
-        if named.setdefault(key, pattern) != pattern:
-            raise TermError(f"two patterns under the name {key!r}", "a name for each")
-    for x, number in unused.items():
-        raise SymbolError(f"--bind {x}={number}", "a symbol of one of the patterns", where=", ".join(named))
-    found = pidsl.compare(named, n=n, layers=layers, head_dim=head_dim)
+    named = _all_named(patterns, bound)
+    found = pidsl.compare(named, n=n, layers=layers, head_dim=head_dim, ranges=ranges or None)
     if as_json:
         rows = [
             {"name": row.name, "pattern": repr(row.pattern)}
@@ -221,12 +211,35 @@ def compare(
         ]
         write_json({"tokens": n, "layers": layers, "rows": rows})
         return
-    notes = list(dict.fromkeys(reason for row in found for x in COLUMNS if (reason := row.reasons.get(x))))
-    cells = [[row.name, *(_cell(row, x, notes) for x in COLUMNS)] for row in found]
+    shown = found.shown_rows
+    notes = list(dict.fromkeys(reason for row in shown for x in COLUMNS if (reason := row.reasons.get(x))))
+    cells = [[row.name, *(_cell(row, x, notes) for x in COLUMNS)] for row in shown]
     click.echo(f"n = {n:,}; farthest and contiguous through {layers} layer{'s' * (layers != 1)}; one head")
     click.echo(table(["pattern", *COLUMNS.values()], cells))
     for number, reason in enumerate(notes, 1):
         click.echo(f"[{number}] {reason}")
+    if len(shown) < len(found):
+        click.echo(f"{len(shown)} of {len(found):,} rows, evenly apart; --json has all")
+
+
+def _all_named(patterns: Iterable[str], bound: Mapping[str, int]) -> dict[str, Any]:
+    """What `[NAME=]PATTERN...` say, by their names or else as they are, with numbers for symbols."""
+    sources = [_named(text) for text in patterns]
+    if sum(source.strip() == "-" for _, source in sources) > 1:
+        raise ParseError("two patterns from standard input", "`-` once, and the other patterns as text")
+    named: dict[str, Any] = {}
+    unused = dict(bound)
+    for name, source in sources:
+        pattern = read(source, {})
+        mine = {x: number for x, number in bound.items() if x in getattr(pattern, "symbols", ())}
+        unused = {x: number for x, number in unused.items() if x not in mine}
+        pattern = pattern.bind(**mine) if mine else pattern
+        key = name or repr(pattern)
+        if named.setdefault(key, pattern) != pattern:
+            raise TermError(f"two patterns under the name {key!r}", "a name for each")
+    for x, number in unused.items():
+        raise SymbolError(f"--bind {x}={number}", "a symbol of one of the patterns", where=", ".join(named))
+    return named
 
 
 def _cell(row: Row, column: str, notes: list[str]) -> str:
@@ -245,8 +258,11 @@ def _named(text: str) -> tuple[str, str]:
 Examples:
   pidsl design -n 65536 --layers 4
   pidsl design -n 4096 --layers 4 --max-degree 64 --check
-  pidsl design -n 1048576 --layers 12 --family "window | skip" --json"""
+  pidsl design -n 1048576 --layers 12 --family "window | skip" --json
+  pidsl design "window(w) & causal | lags(s)" -n 4096 --layers 8 -r w=1:64 -r s=64,128"""
 )
+@click.argument("patterns", nargs=-1, metavar="[[NAME=]PATTERN...]")
+@ranges
 @click.option("-n", "--tokens", "n", type=LENGTH, required=True, metavar="TOKENS", help="Tokens to connect.")
 @click.option("--layers", type=click.IntRange(1), required=True, metavar="L", help="At most so many layers.")
 @click.option("--max-degree", type=click.IntRange(1), metavar="KEYS", help="Keys of a query at most.")
@@ -255,18 +271,20 @@ Examples:
 @as_json
 @click.pass_context
 def design(
-    context: click.Context, n: int, layers: int, max_degree: int | None, families: tuple[str, ...], check: bool,
-    as_json: bool,
+    context: click.Context, patterns: tuple[str, ...], ranges: Mapping[str, list[int]], n: int, layers: int,
+    max_degree: int | None, families: tuple[str, ...], check: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """The fewest pairs that connect all tokens within so many layers.
 
+    Of the families that are known; or of each PATTERN, with a --range for each of its symbols: every member is tried.
     Exit code 1 where nothing fits.
 
     JSON: "tokens", "layers", "max_degree", "least_degree", "reason" (null where something fits), "missing" (why, by
     family), "checked" (null: not asked), and "found" with "family", "parameters", "pattern", "pairs", "least_pairs",
     "degree", "depth".
     """
-    found = pidsl.design(n, layers, max_degree, families or None)
+    own = _all_named(patterns, {}) or None
+    found = pidsl.design(n, layers, max_degree, families or None, family=own, ranges=ranges or None)
     checked = found.check() if check and found.found else None
     if as_json:
         each = [

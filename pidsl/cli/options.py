@@ -44,6 +44,35 @@ class Binding(click.ParamType[tuple[str, int]]):
         return name, int(number)
 
 
+class Numbers(click.ParamType[tuple[str, list[int]]]):
+    """`NAME=LOW:HIGH`, both included, `NAME=LOW:HIGH:STEP` or `NAME=NUMBER,NUMBER,...`."""
+
+    name = "NAME=LOW:HIGH"
+    most = 1 << 16
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, list[int]]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = (x.strip() for x in str(value).partition("="))
+        one = r"\s*[+-]?\d+\s*"
+        if not equals or not name.isidentifier() or not re.fullmatch(f"{one}(:{one}){{1,2}}|{one}(,{one})*", text):
+            self.fail(f"{value!r} is not NAME=LOW:HIGH, NAME=LOW:HIGH:STEP or NAME=NUMBER,NUMBER", param, ctx)
+        if ":" not in text:
+            return name, [int(x) for x in text.split(",")]
+        low, high, step = (*(int(x) for x in text.split(":")), 1)[:3]
+        if step < 1 or low > high or (high - low) // step >= self.most:
+            self.fail(f"{value!r} is not a range of 1 to {self.most:,} numbers, low to high", param, ctx)
+        return name, list(range(low, high + 1, step))
+
+
+def ranges(command: Command) -> Command:
+    """The option --range."""
+    return click.option(
+        "--range", "-r", "ranges", type=Numbers(), multiple=True, metavar="NAME=LOW:HIGH[:STEP]", callback=_once,
+        help="Numbers to try for a symbol, both ends included; or NAME=1,2,4. May be given again.",
+    )(command)  # fmt: skip
+
+
 def pattern(command: Command) -> Command:
     """The argument PATTERN and the option --bind."""
     return click.argument("pattern")(bind(command))
@@ -62,9 +91,9 @@ def as_json(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")(command)
 
 
-def _once(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, int], ...]) -> dict[str, int]:
-    """The bindings by name, none of them with two numbers."""
-    found: dict[str, int] = {}
+def _once(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """What is told of symbols by their names, of none of them twice."""
+    found: dict[str, Any] = {}
     for name, number in value:
         if found.setdefault(name, number) != number:
             raise click.BadParameter(f"{name} is {found[name]} and {number}", ctx, param)

@@ -7,8 +7,10 @@ from html import escape
 from typing import Any
 
 from pidsl.analysis.bound import Bound
+from pidsl.analysis.compare import Comparison
 from pidsl.analysis.cost import Cost
 from pidsl.analysis.degrees import Degree
+from pidsl.analysis.design import Design
 from pidsl.errors import PidslError
 from pidsl.language.expr import walk as walk_expression
 from pidsl.language.gate import Gate
@@ -165,6 +167,30 @@ def cost_html(found: Cost) -> str:
         rows.append(f"<tr><th style='text-align:left'>{name.replace('_', ' ')}</th>"
                     f"<td style='text-align:left'>{value}{conditions(bound)}</td></tr>")  # fmt: skip
     return f"<div><code>{escape(found.pairs.shown_subject)}</code><table>{''.join(rows)}</table></div>"
+
+
+@html.register
+def comparison_html(found: Comparison) -> str:
+    """Patterns side by side."""
+    return _table(*found.as_text, left=1)
+
+
+@html.register
+def design_html(found: Design) -> str:
+    """The best of each family, and what was not found."""
+    return _table(*found.as_text, left=2)
+
+
+def _table(title: str, cells: list[list[str]], notes: list[str], left: int) -> str:
+    """A line, a table whose first line names the columns, the first of them flush left, and lines below."""
+    rows = []
+    for number, line in enumerate(cells):
+        tag = "th" if number == 0 else "td"
+        sides = ["left" if k < left else "right" for k in range(len(line))]
+        each = [f"<{tag} style='text-align:{x}'>{escape(cell)}</{tag}>" for x, cell in zip(sides, line, strict=True)]
+        rows.append(f"<tr>{''.join(each)}</tr>")
+    below = "".join(f"<div style='opacity:.75'>{escape(note)}</div>" for note in notes)
+    return f"<div><div>{escape(title)}</div><table>{''.join(rows)}</table>{below}</div>"
 
 
 def plan_html(plan: Any) -> str:

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 import pidsl
 from pidsl import blocks, causal, keys, lags, neighborhood, ring, stride, symbols, window
-from pidsl.__main__ import main
 from pidsl.analysis import against_masks, ask, counts
 from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.formulas import CeilLog, Periodic, Table, holds, symbol, value_of
 from pidsl.analysis.schedules import BaseSchedule, SkipSchedule
+from pidsl.cli.main import main
 from pidsl.testing import terms
 
 k, p, s = symbols("k p s")
@@ -187,10 +187,10 @@ def test_names_of_the_question_and_of_schedules() -> None:
 
 
 def test_one_list_of_assumptions_serves_all_questions_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["analyse", "window(k) | lags(p)", "--assume", "p > k, n > p, L > 2, t > 3"]) == 0
+    assert main(["bounds", "window(k) | lags(p)", "--assume", "p > k, n > p, L > 2, t > 3"]) == 0
     shown = capsys.readouterr().out
     assert "for k >= 0, p > k, n > p\n" in shown and "L > 2" in shown and "t > 3" in shown
-    assert main(["analyse", "window(k)", "--assume", "n > q"]) == 2
+    assert main(["bounds", "window(k)", "--assume", "n > q"]) == 2
     assert "of the question: n, i, t, L" in capsys.readouterr().err
 
 

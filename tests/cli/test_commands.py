@@ -193,6 +193,26 @@ def test_design(capsys: Said) -> None:
     assert nothing["found"] == [] and "7^4" in nothing["reason"]
 
 
+def test_families_with_ranges(capsys: Said) -> None:
+    text = "window(k) | keys(0, 4) & causal"
+    found = as_json(capsys, "compare", f"sinks={text}", "causal", "--range", "k=2,4", "-n", "64")
+    k = pidsl.symbols("k")
+    wanted = pidsl.compare({"sinks": pidsl.parse(text), "causal": pidsl.causal}, n=64, ranges={k: [2, 4]})
+    assert [row["name"] for row in found["rows"]] == ["sinks, k = 2", "sinks, k = 4", "causal"]
+    assert [row["pairs"]["value"] for row in found["rows"]] == [row["pairs"] for row in wanted]
+    assert "40 of 64 rows" in said(capsys, "compare", "window(k)", "-r", "k=0:63", "-n", "32")
+    best = as_json(
+        capsys, "design", f"sinks={text}", "lags(s) | window(w)", "-n", "64", "--layers", "3",
+        "-r", "k=1:32", "-r", "w=1:20", "-r", "s=4:16:4",
+    )  # fmt: skip
+    api = pidsl.design(
+        64, 3, family={"sinks": pidsl.parse(text), "skip": pidsl.parse("lags(s) | window(w)")},
+        ranges={"k": (1, 32), "w": (1, 20), "s": [4, 8, 12, 16]},
+    )  # fmt: skip
+    assert [(x["pattern"], x["pairs"]) for x in best["found"]] == [(repr(x.pattern), x.pairs) for x in api.found]
+    assert "nothing fits" in said(capsys, "design", "window(k)", "-n", "64", "--layers", "2", "-r", "k=1:8", code=1)
+
+
 # --- kernels
 
 

@@ -916,7 +916,31 @@ KEYWORDS = [
     Case("x alone", lambda: LAYER(*[torch.zeros(1, 5, 16)] * 3), lambda: LAYER(torch.zeros(1, 5, 16))),
 ]
 
-CASES = [*LANGUAGE, *REFUSED, *PATTERNS, *ANALYSIS, *KERNELS, *KEYWORDS, *DERIVATIVES]
+FAMILY = pidsl.window(k) & causal
+FAMILIES = [
+    Case(
+        "families=['window']",
+        lambda: pidsl.design(9, 2, family="window"),  # type: ignore[arg-type]
+        lambda: pidsl.design(9, 2, families=["window"]),
+    ),
+    Case(
+        'ranges={"k": (1, 64)}',
+        lambda: pidsl.design(9, 2, family=FAMILY),
+        lambda: pidsl.design(9, 2, family=FAMILY, ranges={"k": (1, 64)}),
+    ),
+    Case(
+        'fewer numbers, such as ranges={"k": range(1, 9000, 16)}',
+        lambda: pidsl.design(9, 1, family=FAMILY, ranges={k: (1, 9000)}),
+        lambda: pidsl.design(9, 1, family=FAMILY, ranges={"k": range(1, 9000, 16)}),
+    ),
+    Case(
+        'ranges={"k": (16, 256)}',
+        lambda: pidsl.design(9, 2, family=FAMILY, ranges=[(16, 256)]),  # type: ignore[arg-type]
+        lambda: pidsl.design(9, 2, family=FAMILY, ranges={"k": (16, 256)}),
+    ),
+]
+
+CASES = [*FAMILIES, *LANGUAGE, *REFUSED, *PATTERNS, *ANALYSIS, *KERNELS, *KEYWORDS, *DERIVATIVES]
 NAMES = [f"{number}: {case.says}" for number, case in enumerate(CASES)]
 
 
