@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import pidsl
-from pidsl.hf.described import Described, check_masked, refuse_gaps, sizes_differ
+from pidsl.hf.described import Described, check_masked, refuse_blocks, refuse_gaps, sizes_differ
 from pidsl.hf.padding import Run
 from pidsl.hf.refused import UnsupportedError, check_arguments, refuse
 from pidsl.hf.swapped import Swapped, swapped_in
@@ -60,8 +60,12 @@ def attend(
     if kept is not values:
         raise refuse_changed(module)
     calls = mask.calls(is_full, by_lag)
-    if len(calls) > 1 and (swapped is not None or kept is not None):
-        raise refuse_gaps(f"under {term!r}" if swapped is not None else "with a derived cache")
+    if swapped is not None or kept is not None:
+        what = f"under {term!r}" if swapped is not None else "with a derived cache"
+        if len(calls) > 1:
+            raise refuse_gaps(what)
+        if mask.blocks is not None:
+            raise refuse_blocks(what)
     if kept is not None:
         out = kept.attend(kernel, query, mask, calls[0], {"scale": scaling, **inputs})
         return out.transpose(1, 2).contiguous(), None
@@ -70,12 +74,18 @@ def attend(
     if wrong := sizes_differ(mask, query.shape, key.shape):
         hint = 'cache=pidsl.hf.DerivedCache(model), or cache_implementation="static"'
         raise refuse(wrong, "a mask of the tokens that the layer has", module, hint)
-    results = [kernel(query, key, value, scale=scaling, return_lse=len(calls) > 1, **calls[0], **inputs)]
-    if len(calls) == 1:
+    parts = len(calls) + (mask.blocks is not None)
+    results = [kernel(query, key, value, scale=scaling, return_lse=parts > 1, **calls[0], **inputs)]
+    if parts == 1:
         return results[0].transpose(1, 2).contiguous(), None
-    if inputs.pop("sinks", None) is not None:  # which join the softmax once
-        kernel = _kernel(term, more.get("softcap"), False, dropout)
+    inputs.pop("sinks", None)  # which join the softmax once
+    kernel = _kernel(term, more.get("softcap"), False, dropout)
     results += [kernel(query, key, value, scale=scaling, return_lse=True, **call, **inputs) for call in calls[1:]]
+    if mask.blocks is not None:
+        ids, besides = mask.blocks
+        kernel = _kernel(besides, more.get("softcap"), False, dropout)
+        k, v = key[:, :, : mask.n], value[:, :, : mask.n]
+        results.append(kernel(query, k, v, scale=scaling, return_lse=True, documents=ids, **inputs))
     out, _ = pidsl.merge(results)
     return out.transpose(1, 2).contiguous(), None
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import pidsl
-from pidsl.hf.padding import Run, runs_of
+from pidsl.hf.padding import Run, block_ids, runs_of
 from pidsl.hf.read import Mask, check_reading, read
 from pidsl.hf.refused import UnsupportedError, refuse
 from pidsl.language.terms import Term
@@ -30,6 +30,8 @@ class Described:
         documents: ids of packed documents, [B, n]; None: each entry is one.
         by_lag: the pattern is the same wherever positions count from.
         is_full: it is every pair.
+        blocks: an id for each token, [B, n], those of a block having the same one, and the pattern of what they see of
+            one another besides.
     """
 
     ndim = 4  # where generate() makes masks ahead, models are handed them as attention_mask, and ask for that
@@ -37,11 +39,12 @@ class Described:
     def __init__(
         self, term: Term, sizes: tuple[int, int], first: tuple[Any, int], runs: tuple[Run, ...],
         documents: Tensor | None, by_lag: bool, is_full: bool,
+        blocks: tuple[Tensor, Term] | None = None,
     ) -> None:  # fmt: skip
         self.term, self.by_lag, self.is_full = term, by_lag, is_full
         self.n, self.m = sizes
         self.row, self.key = first
-        self.runs, self.documents = runs, documents
+        self.runs, self.documents, self.blocks = runs, documents, blocks
 
     @property
     def left(self) -> Tensor | None:
@@ -82,7 +85,7 @@ class Described:
         return Described(both, (self.n, self.m), (self.row, self.key), self.runs, self.documents, self.by_lag, False)
 
     def __repr__(self) -> str:
-        padded = "".join(f", {x}" for x in ("left", "stop", "documents") if getattr(self, x) is not None)
+        padded = "".join(f", {x}" for x in ("left", "stop", "documents", "blocks") if getattr(self, x) is not None)
         padded += f", {len(self.runs)} runs" if len(self.runs) > 1 else ""
         return f"Described({self.term!r}, {self.n} queries, {self.m} keys{padded})"
 
@@ -99,7 +102,10 @@ class Described:
         """`mask[:, :, a:b, :]`, the mask of some of the queries (Gemma 4); other slices are refused."""
         match place:
             case (slice(start=None, stop=None), slice(start=None, stop=None), slice() as rows, *after) if (
-                after in ([], [slice(None)]) and self.documents is None and rows.step in (None, 1)
+                after in ([], [slice(None)])
+                and self.documents is None
+                and self.blocks is None
+                and rows.step in (None, 1)
             ):
                 start, stop, _ = rows.indices(self.n)
                 first = self.row + start, self.key
@@ -147,16 +153,23 @@ def described(
     padded = any(x.left is not None for x in runs)
     if padded:
         _check_shift(reading.traced and not reading.by_lag, reading.is_full, attention_mask, q_offset, q_length)
+    blocks = None
+    if reading.blocks is not None:
+        if len(runs) > 1 or reading.documents is not None or not reading.by_lag or int(q_offset) or kv_offset:
+            raise refuse_blocks("with packed documents, gaps, chunks, or before which a cache has tokens")
+        if not pidsl.window(0) <= reading.term:  # each token of none is a block of its own, which is not to see itself
+            raise refuse_blocks("and a mask in which tokens do not see themselves")
+        blocks = block_ids(reading.blocks[:, :q_length], attention_mask), reading.besides
     if reading.documents is not None and not reading.by_lag:
         _check_documents(reading.documents, reading.positions)
-    kind = (reading.parts, reading.documents is None, padded)
-    if reading.traced or kind not in _CHECKED:
+    kind = (reading.parts, reading.inside, reading.documents is None, padded)
+    if reading.traced or blocks is not None or kind not in _CHECKED:
         first = int(q_offset), int(kv_offset)
         check_reading(mask_function, reading, (batch_size, q_length, kv_length), first, torch.device(device))
         _CHECKED.add(kind)
     return Described(
         reading.term, (q_length, kv_length), (q_offset, kv_offset), runs, reading.documents, reading.by_lag,
-        reading.is_full,
+        reading.is_full, blocks,
     )  # fmt: skip
 
 
@@ -168,6 +181,11 @@ def refuse_gaps(what: str) -> UnsupportedError:
     given = f"attention_mask with zeros between ones, {what}"
     hint = 'padding on one side: tokenizer.padding_side = "left" to generate'
     return refuse(given, "one run of ones in each entry, padding before or behind it", hint=hint)
+
+
+def refuse_blocks(what: str) -> UnsupportedError:
+    """The error where tokens of an image are to see one another and cannot; to raise."""
+    return refuse(f"block_sequence_ids {what}", "a prompt as a whole, under the model's own pattern")
 
 
 def _check_shift(traced: bool, is_full: bool, real: Tensor | None, q_offset: Any, q_length: int) -> None:

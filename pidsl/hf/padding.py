@@ -61,3 +61,25 @@ def runs_of(real: Tensor | None, keys: int, causal: bool) -> tuple[Run, ...]:
         begun, ended = bool((left > 0).any()), bool((stop < keys).any())
         found.append(Run(left if begun else None, stop if ended else None))
     return tuple(found)
+
+
+def block_ids(ids: Tensor, real: Tensor | None) -> Tensor:
+    """An id for each token, [B, n]: the same one within a block, and another one for each token that is in none.
+
+    Args:
+        ids: of the blocks, [B, n]; -1: none.
+        real: bool [B, S], which tokens are none of padding; None: all.
+
+    Raises:
+        UnsupportedError: a block with others in between.
+    """
+    inside = ids >= 0
+    if real is not None:
+        size = min(ids.shape[1], real.shape[1])
+        inside = inside & torch.nn.functional.pad(real[:, :size], (0, ids.shape[1] - size))
+    begins = torch.ones_like(inside)
+    begins[:, 1:] = ~inside[:, 1:] | ~inside[:, :-1] | (ids[:, 1:] != ids[:, :-1])
+    for entry, first in zip(ids, begins & inside, strict=True):
+        if len(entry[first].unique()) < int(first.sum()):
+            raise refuse("block_sequence_ids: a block that others stand in", "blocks of tokens that follow one another")
+    return begins.cumsum(1)

@@ -7,7 +7,8 @@ transformers says a mask as a predicate of batch entry, head, query and key, put
            | chunked(c, left padding)                    chunks count from the first token of each entry
            | mask & mask ... | mask | mask ...
            | remapped(mask, position_ids)                positions within packed documents
-           | same document(ids) | same block(ids)
+           | same document(ids)
+           | mask | same block(ids)                    tokens of an image see one another
 
 They are read by what their closures hold. Other functions, a user's, are traced as `pidsl.where` traces predicates.
 What was read is compared with the function itself, at a few positions, before it is used (`check_reading`).
@@ -31,6 +32,7 @@ from pidsl.relation.oracle import table
 
 MODULE = "transformers.masking_utils"
 Mask = Callable[..., Any]
+NOTHING = (("lower", 0),)  # no pair
 
 
 class Reading(NamedTuple):
@@ -42,6 +44,8 @@ class Reading(NamedTuple):
         positions: of the tokens within their documents, [B, n].
         left: the padding on the left that chunks count from, [B].
         traced: a function was traced, whose positions are those of the cache, padding included.
+        blocks: ids of blocks that see themselves besides, [B, m]; -1: none.
+        inside: what holds within blocks too, as `parts`.
     """
 
     parts: tuple[Any, ...]
@@ -49,11 +53,18 @@ class Reading(NamedTuple):
     positions: Tensor | None = None
     left: Tensor | None = None
     traced: bool = False
+    blocks: Tensor | None = None
+    inside: tuple[Any, ...] = ()
 
     @property
     def term(self) -> Term:
         """The pattern; one object for all that are equal."""
         return _term(self.parts)
+
+    @property
+    def besides(self) -> Term:
+        """What pairs within blocks have besides."""
+        return _term(self.inside) & ~self.term
 
     @property
     def by_lag(self) -> bool:
@@ -96,8 +107,7 @@ def read(mask: Mask) -> Reading:
         case "or_masks":
             return _either([x for x in held["mask_functions"] if not _says_nothing(x)])
         case "blockwise_overlay":
-            given = "block_sequence_ids: tokens that see all of their block, as those of an image do"
-            raise refuse(given, "a mask of positions, or block ids of -1, which is none")
+            return Reading(NOTHING, blocks=held["block_sequence_ids"])
     return _traced(mask)
 
 
@@ -110,17 +120,30 @@ def _says_nothing(mask: Mask) -> bool:
 
 
 def _both(a: Reading, b: Reading) -> Reading:
+    if a.blocks is not None and b.blocks is not None:
+        raise refuse("an intersection of masks of blocks", "blocks beside one mask of positions")
+
     def one(x: Any, y: Any) -> Any:
         return y if x is None else x
 
     return Reading(
         tuple(dict.fromkeys((*a.parts, *b.parts))), one(a.documents, b.documents), one(a.positions, b.positions),
-        one(a.left, b.left), a.traced or b.traced,
+        one(a.left, b.left), a.traced or b.traced, one(a.blocks, b.blocks),
+        a.inside + b.inside + (b.parts if a.blocks is not None else ()) + (a.parts if b.blocks is not None else ()),
     )  # fmt: skip
 
 
 def _either(masks: Sequence[Mask]) -> Reading:
-    read_ones = [read(x) for x in masks]
+    found_ones = [read(x) for x in masks]
+    blocks = [x.blocks for x in found_ones if x.blocks is not None]
+    read_ones = [x for x in found_ones if x.blocks is None]
+    if len(blocks) > 1 or not read_ones or any(x.blocks is not None and x.parts != NOTHING for x in found_ones):
+        raise refuse("a union of masks of blocks", "blocks beside one mask of positions")
+    found = _positions(read_ones)
+    return found._replace(blocks=blocks[0]) if blocks and not found.is_full else found
+
+
+def _positions(read_ones: Sequence[Reading]) -> Reading:
     if len(read_ones) == 1:
         return read_ones[0]
     if any(x.is_full for x in read_ones):
@@ -217,6 +240,10 @@ def check_reading(
         real = (i >= 0)[:, None] & (j >= 0)[None]
         stop = int(max(i.max(initial=0), j.max(initial=0))) + 1
         mine = table(reading.term, i.clip(0), j.clip(0), stop, stop) & same
+        if reading.blocks is not None:
+            ids = reading.blocks[b].cpu().numpy()
+            besides = table(reading.besides, i.clip(0), j.clip(0), stop, stop)
+            mine |= besides & (ids[i][:, None] == ids[j][None]) & (ids[i] >= 0)[:, None]
         if ((mine != found[b]) & real).any():
             given = f"a mask that was read as {reading.term!r} and is another one"
             raise refuse(given, "a mask function of transformers.masking_utils")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, and_masks, noop_mask
 
-from pidsl.errors import PidslError, PredicateError, SizeError, TooHardError
+from pidsl.errors import PidslError, PredicateError, SizeError, TermError
 from pidsl.interop.entries import of_entries
 from pidsl.interop.flex import Flex, attends_of
 from pidsl.interop.imported import Imported, Pattern
@@ -80,6 +80,7 @@ def from_flex(
             raise SizeError(f"{name} = {size!r}", "an integer >= 1, or None", CALL)
     if isinstance(mask_mod, Flex):
         n, m = n or mask_mod.n, m or mask_mod.m
+        H = len(mask_mod.term) if H is None and isinstance(mask_mod.term, Heads) else H
         mask_mod = replace(mask_mod, n=n, m=n if m is None else m).mask_mod
     if isinstance(mask_mod, BlockMask):
         expected = "a mask_mod: the tiles that a BlockMask lists may leave out pairs of its own"
@@ -120,7 +121,7 @@ def _check_signature(mask_mod: Any) -> None:
     ]
     given = f"a function of ({', '.join(map(str, parameters))})"
     if len(needed) == 5 or "score" in needed:
-        hint = "from_flex(None, score_mod=score_mod)"
+        hint = "from_flex(None, score_mod=score_mod), which gives a pidsl.score(...) where it is one"
         raise PredicateError(given, "a mask_mod: which pairs are attended; a score_mod is no mask", CALL, hint)
     hint = "pidsl.where(lambda i, j: i - j < 4)" if len(needed) == len(parameters) == 2 else ""
     try:
@@ -157,9 +158,10 @@ class _Reading:
             else:  # heads with documents of their own: as queries and keys
                 every = [[self._one(b, h, False) for h in _counted(self.heads)] for b in _counted(self.batch)]
         found = None
-        if len(every[0]) == 1 and not inputs:
+        of_all_heads = all(len({x.term for x in row}) == 1 for row in every)
+        if of_all_heads and not inputs:
             found = common([row[0].term for row in every], self.m)
-        if found is None and len(every[0]) == 1 and not inputs:
+        if found is None and of_all_heads and not inputs:
             found = moved([row[0].pred for row in every])
         if found is not None:
             return Imported((found[0],), found[1])
@@ -172,9 +174,7 @@ class _Reading:
         """The pattern of one sequence and head: what the mask computes with, else what its entries are."""
         try:
             return self._traced(b, h, confine)
-        except TooHardError:
-            raise
-        except PidslError as e:
+        except (PredicateError, TermError) as e:
             found = self._by_entries(b, h)
             if found is None:
                 raise e from e.__cause__
@@ -185,7 +185,8 @@ class _Reading:
         try:
             pred = self._predicate(b, h, columns)
             if not columns.tables(pred):
-                found = _Read(pred, recognised(pred))
+                own = self._made_from(h)
+                found = _Read(pred, recognised(pred) if own is None else own)
                 self._check(found, b, h, _lengths(pred, self.n, self.m, columns.bounded))
                 return found
             assert self.n is not None and self.m is not None
@@ -217,14 +218,21 @@ class _Reading:
         return None if term is None else _Read(Truth(False), term)
 
     def _predicate(self, b: int | None, h: int | None, columns: Columns) -> Pred:
-        made = getattr(self.mask_mod, "made_from", None)
-        if isinstance(made, Flex) and (h is not None or not isinstance(made.term, Heads)):
-            term = made.term[h or 0] if isinstance(made.term, Heads) else made.term
+        if (term := self._made_from(h)) is not None:
             attends, of_lengths = attends_of(term)
             if of_lengths:  # the lengths as names, where the mask itself has numbers
                 read = where(lambda i, j, n, m: attends(n, m, i, j))
                 return read.pred if isinstance(read, Where) else Truth(isinstance(read, Full))
         return traced(self.mask_mod, b, h, columns)
+
+    def _made_from(self, h: int | None) -> Term | None:
+        """The pattern of a mask that `to_flex` made: the words that were its own."""
+        made = getattr(self.mask_mod, "made_from", None)
+        if not isinstance(made, Flex) or (isinstance(made.term, Heads) and not 0 <= (h or 0) < len(made.term)):
+            return None
+        if isinstance(made.term, Heads):
+            return None if h is None else made.term[h]
+        return made.term
 
     def _at(self, e: BaseException) -> str:
         return at_line(CALL, self.mask_mod, e)

@@ -119,7 +119,8 @@ def test_no_array_of_pairs() -> None:
 
 
 GAP = torch.tensor([[1] * 8, [1, 0, 1, 1, 1, 1, 1, 1]])
-BLOCKS = torch.tensor([[0, 0, -1, -1, -1, -1, -1, -1]] * 2)
+BLOCKS = torch.tensor([[0, 0, -1, 1, 1, 1, -1, -1]] * 2)
+BROKEN = torch.tensor([[0, 0, -1, 0, -1, -1, -1, -1]] * 2)
 STARTS = torch.arange(8)[None] + torch.tensor([3])
 
 
@@ -127,7 +128,12 @@ STARTS = torch.arange(8)[None] + torch.tensor([3])
     ("more", "said"),
     [
         ({"attention_mask": torch.tensor([[1] * 40, [1, 0] * 20])}, "20 stretches of ones in batch entry 1"),
-        ({"block_sequence_ids": BLOCKS}, "block_sequence_ids"),
+        ({"block_sequence_ids": BROKEN}, "a block that others stand in"),
+        ({"block_sequence_ids": BLOCKS, "attention_mask": GAP}, "block_sequence_ids with packed documents, gaps"),
+        (
+            {"block_sequence_ids": BLOCKS, "or_mask_function": lambda b, h, q, k: k < 2},
+            "block_sequence_ids with packed",
+        ),
         ({"or_mask_function": lambda b, h, q, k: torch.abs(q - k) < 3}, "no predicate of query and key positions"),
         ({"and_mask_function": lambda b, h, q, k: GAP[b, k] == 1}, "no predicate of query and key positions"),
     ],
@@ -142,6 +148,39 @@ def test_gaps_under_chunks() -> None:
     chunks = masking_utils.chunked_causal_mask_function(4, NO_PADDING)
     with pytest.raises(UnsupportedError, match=r"zeros between ones, under blocks\(4\)[\s\S]*padding_side"):
         described(batch_size=2, q_length=8, kv_length=8, mask_function=chunks, attention_mask=GAP.bool())
+
+
+def test_blocks() -> None:
+    """Tokens of a block see one another; padding is in none."""
+    pidsl.hf.register()
+    found = mask_of(block_sequence_ids=BLOCKS, attention_mask=torch.tensor([[1] * 8, [0] * 4 + [1] * 4]))
+    assert found.term == causal and "blocks" in repr(found)
+    assert found.blocks[0].tolist() == [[1, 1, 2, 3, 3, 3, 4, 5], [1, 2, 3, 4, 5, 5, 6, 7]]
+
+
+@pytest.mark.parametrize("sliding", [1, 2, 4, 9])
+def test_blocks_and_windows(sliding: int) -> None:
+    """A window that is narrower than a block holds within it where it is applied last, and does not where it is not."""
+    overlay = masking_utils.sliding_window_overlay(sliding)
+    blocks_of = masking_utils.blockwise_overlay(BLOCKS)
+    either, both = masking_utils.or_masks, masking_utils.and_masks
+    for mask in (both(either(CAUSAL, blocks_of), overlay), either(both(CAUSAL, overlay), blocks_of)):
+        reading = read(mask)
+        check_reading(mask, reading, (2, 8, 8), (0, 0), torch.device("cpu"))
+        found = described(batch_size=2, q_length=8, kv_length=8, mask_function=mask)
+        ids, besides = found.blocks
+        same = (ids[0][:, None] == ids[0][None]).numpy()
+        wanted = masking_utils.sdpa_mask(2, 8, 8, mask_function=mask, allow_is_causal_skip=False)
+        assert ((found.term.mask(8) | besides.mask(8) & same) == wanted[0, 0].numpy()).all()
+        assert not (found.term.mask(8) & besides.mask(8)).any()
+
+
+def test_unions_of_blocks() -> None:
+    blocks_of = masking_utils.blockwise_overlay(BLOCKS)
+    once = masking_utils.or_masks(CAUSAL, blocks_of)
+    for mask in (masking_utils.or_masks(once, bidirectional(2)), masking_utils.or_masks(once, blocks_of), blocks_of):
+        with pytest.raises(UnsupportedError, match=r"blocks|block_sequence_ids and"):
+            described(batch_size=2, q_length=8, kv_length=8, mask_function=mask)
 
 
 def test_blocks_of_nothing() -> None:

@@ -100,7 +100,7 @@ def test_set_later(small: ModuleType) -> None:
 
 
 def test_models_in_one(small: ModuleType) -> None:
-    """Text and images: by pidsl both, or one; tokens of images that see one another are refused."""
+    """Text and images, by pidsl both or one; tokens of an image see one another."""
     image = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, image_size=16)
     config = small.T.Gemma3Config(
         text_config=small.CAUSAL["gemma3"]().to_dict(), vision_config={**image, "patch_size": 8},
@@ -116,16 +116,31 @@ def test_models_in_one(small: ModuleType) -> None:
         assert mine.get_decoder().config._attn_implementation == "pidsl"
         assert torch.allclose(mine(text).logits, eager(text).logits, atol=1e-4)
         assert torch.allclose(mine.get_image_features(pixels).pooler_output, seen, atol=1e-4)
-    pictured = text[:1].clone()
-    pictured[:, 3:7] = 90
-    given = dict(pixel_values=pixels, token_type_ids=(pictured == 90).long())
-    with pytest.raises(pidsl.hf.UnsupportedError, match="block_sequence_ids: tokens that see all of their block"):
-        mine(pictured, **given)
+    pictured = text.clone()
+    pictured[0, 3:7], pictured[1, 9:13] = 90, 90
+    given = dict(pixel_values=torch.cat([pixels, -pixels]), token_type_ids=(pictured == 90).long())
+    for side in ("none", "left", "right"):
+        mask = small.padded(text, side)
+        logits, grads = [], []
+        for m in (eager, mine):
+            m.zero_grad()
+            logits.append(m(pictured, attention_mask=mask, **given).logits[mask.bool()])
+            logits[-1].log_softmax(1)[:, 7].mean().backward()
+            grads.append(m.get_decoder().layers[0].self_attn.v_proj.weight.grad)
+        assert torch.allclose(*logits, atol=1e-4) and torch.allclose(*grads, atol=1e-4)
+        options = dict(max_new_tokens=6, do_sample=False, attention_mask=mask)
+        for kind in ("dynamic", "static") if side != "right" else ():
+            tokens = [m.generate(pictured, cache_implementation=kind, **options, **given) for m in (eager, mine)]
+            assert torch.equal(*tokens)
+    with pytest.raises(pidsl.hf.UnsupportedError, match="block_sequence_ids with a derived cache"):
+        mine.generate(pictured, cache=pidsl.hf.DerivedCache(mine), **given)
     with pytest.raises(
         pidsl.hf.UnsupportedError, match=r"several models: Gemma3TextModel, SiglipVision[\s\S]*get_decoder"
     ):
         pidsl.hf.patch(mine, window(3))
     pidsl.hf.patch(mine.get_decoder(), window(3))
+    with pytest.raises(pidsl.hf.UnsupportedError, match=r"block_sequence_ids under window\(3\)"):
+        mine(pictured, **given)
     wanted = mine.generate(text, use_cache=False, max_new_tokens=8, do_sample=False)
     assert torch.equal(
         mine.generate(text, cache=pidsl.hf.DerivedCache(mine), max_new_tokens=8, do_sample=False), wanted

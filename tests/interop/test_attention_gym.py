@@ -79,7 +79,7 @@ def test_score_mods_are_no_masks(name):
              for x in inspect.signature(make).parameters.values() if x.default is x.empty]  # fmt: skip
     with pytest.raises(PredicateError, match="a score_mod is no mask") as caught:
         from_flex(make(*given))
-    assert "pidsl.score(softcap=50.0)" in caught.value.hint and pidsl.score(softcap=50.0)
+    assert "from_flex(None, score_mod=score_mod)" in caught.value.hint and pidsl.score(softcap=50.0)
 
 
 def test_block_masks_are_no_masks():

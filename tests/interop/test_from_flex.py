@@ -26,11 +26,12 @@ from pidsl import (
     to_flex,
     window,
 )
+from pidsl.codegen.emit_torch.pairs import pairs_predicate
 from pidsl.errors import PredicateError, SizeError, TooHardError
 from pidsl.interop.imported import Imported
 from pidsl.interop.traced_values import bits_of, of_bits
 from pidsl.language.algebra import tidied
-from pidsl.language.expr import Var, evaluate, holds
+from pidsl.language.expr import Var, evaluate, holds, vars_in
 from pidsl.testing import predicates, terms
 
 IDS = torch.tensor([0] * 10 + [4] * 17 + [2] * 21)
@@ -253,12 +254,44 @@ def test_what_cannot_be_read_is_named():
     refused(lambda b, h, q, k: WIDTHS[q] > 0, "index", "", n=9)
     refused(lambda b, h, q, k: q.undefined > 3, "undefined", "")
     refused(lambda b, h, q, k: q >= k + turns.pop(), "query .* and key .* differ|random", "")
-    refused(lambda score, b, h, q, k: score, "score", "pidsl.score")
+    refused(lambda score, b, h, q, k: score, "score", "score_mod=score_mod")
     refused(lambda i, j: i >= j, "function of", "pidsl.where(lambda")
     refused(7, "function|7", "")
     for bad in (0, True, 2.5, -1):
         with pytest.raises(SizeError, match="n = "):
             from_flex(lambda b, h, q, k: q >= k, n=bad)
+
+
+# follows the hints of pidsl/interop/from_flex.py: from_flex, _check_signature, _with_score
+# follows the hints of pidsl/interop/imported.py: pattern
+# follows the hints of pidsl/interop/tables.py: _too_many
+# follows the hints of pidsl/interop/traced.py: __torch_function__
+def test_hints_are_followed():
+    mask = to_flex(window(4)).block_mask(30)
+    refused(mask, "a BlockMask|function", "pidsl.from_flex(block_mask.mask_mod)")
+    assert from_flex(mask.mask_mod) == window(4)
+
+    def score_mod(score, b, h, q, k):
+        return torch.where(q >= k, 50.0 * torch.tanh(score / 50.0), -float("inf"))
+
+    refused(score_mod, "score", "from_flex(None, score_mod=score_mod), which gives a pidsl.score(...)")
+    found = from_flex(None, score_mod=score_mod)
+    assert found.pattern == causal and found.score == pidsl.score(softcap=50.0)
+    refused(lambda i, j: i - j < 4, "function of", "pidsl.where(lambda i, j: i - j < 4)")
+    assert pidsl.where(lambda i, j: i - j < 4).mask(9).sum() == (window(3) | ~causal).mask(9).sum()
+
+    ahead, slopes = torch.tensor([3, 7]), pidsl.alibi_slopes(2)
+    given = {"B": 2, "H": 2, "n": 20, "score_mod": lambda s, b, h, q, k: s + slopes[h] * (k - q)}
+    refused(lambda b, h, q, k: q + ahead[b] >= k, "function|slopes and an offset", "from_flex(mask_mod) alone", **given)
+    assert from_flex(lambda b, h, q, k: q + ahead[b] >= k, B=2).pattern == causal
+
+    ids = (torch.arange(3000) * 7 % 3000) // 30
+    refused(lambda b, h, q, k: ids[q] == ids[k], "runs of queries", "pidsl.documents", n=3000)
+    sorted_ids = ids.sort().values
+    found = from_flex(lambda b, h, q, k: sorted_ids[q] == sorted_ids[k], n=3000)
+    assert found.pattern == documents and torch.equal(found.inputs["documents"], sorted_ids.int())
+    refused(lambda b, h, q, k: k <= q <= k + 4, "as a number or truth value", "(a) & (b)")
+    assert from_flex(lambda b, h, q, k: (k <= q) & (q <= k + 4)) == window(4)
 
 
 ROUND = [
@@ -268,29 +301,49 @@ ROUND = [
 ]  # fmt: skip
 
 
+def read_anew(flex):
+    """The mask_mod without what it was made from."""
+    mask_mod = flex.mask_mod
+    return lambda b, h, q, k: mask_mod(b, h, q, k)
+
+
 @pytest.mark.parametrize("term", ROUND, ids=repr)
 def test_round_trip(term):
     own = len(term) if isinstance(term, Heads) else None
     for flex in (to_flex(term, 30), to_flex(term, 30).mask_mod, to_flex(term).block_mask(30).mask_mod):
-        found = from_flex(flex, H=own, n=30)
-        pairs = zip(found, term, strict=True) if own else [(found, term)]
-        assert all(a.equals(b) for a, b in pairs)
-    words = {causal, full, window(63) | stride(256) & causal, window(5, 2)}
-    if term in words:
-        assert {*map(str.strip, repr(from_flex(to_flex(term))).split("|"))} <= {
-            *repr(term).split(" | "),
-            "causal & stride(256)",
-        }
+        assert from_flex(flex, H=own, n=30) == term
+    assert from_flex(to_flex(term, 30)) == term
+    found = from_flex(read_anew(to_flex(term, 30)), H=own, n=30)
+    for a, b in zip(found, term, strict=True) if own else [(found, term)]:
+        np.testing.assert_array_equal(a.mask(30), b.mask(30))
+    if term in {causal, full, window(63) | stride(256) & causal, window(5, 2)}:
+        assert found.equals(term) and len(repr(found)) == len(repr(term))
 
 
 @settings(max_examples=60)
-@given(terms(depth=2))
-def test_round_trip_of_any_term(term):
+@given(terms(depth=2), st.integers(1, 40), st.integers(1, 40))
+def test_round_trip_of_any_term(term, n, m):
+    flex = to_flex(term, n, m)
+    assert from_flex(flex) == term
     try:
-        found = from_flex(to_flex(term, 30))
-        assert found.equals(term)
+        found = from_flex(read_anew(flex), n=n, m=m)
     except TooHardError:
-        pass
+        return
+    np.testing.assert_array_equal(found.mask(n, m), term.mask(n, m))
+    if not {"n", "m"} & vars_in(pairs_predicate(term)):
+        assert found.equals(term)
+
+
+@settings(max_examples=25)
+@given(st.lists(terms(depth=1), min_size=1, max_size=3), st.integers(1, 30), st.integers(1, 30))
+def test_round_trip_of_heads(each, n, m):
+    term = pidsl.heads([(1 + k % 2, x) for k, x in enumerate(each)])
+    flex = to_flex(term, n, m)
+    assert from_flex(flex) == (term if len(set(term.terms)) > 1 else term.terms[0])
+    found = from_flex(read_anew(flex), H=len(term), n=n, m=m)
+    for h in range(len(term)):
+        own = found[h] if isinstance(found, Heads) else found
+        np.testing.assert_array_equal(own.mask(n, m), term[h].mask(n, m))
 
 
 @given(predicates())
@@ -314,3 +367,12 @@ def test_bits(steps):
         expr = of_bits({k: x for k, x in bits.items() if by >> k & 1}) if op == "&" else eval(f"expr {op} by")
         number = eval(f"number {op} by")
     np.testing.assert_array_equal(np.broadcast_to(evaluate(expr, {"i": np.arange(256)}), 256), number)
+
+
+def test_documents_of_every_batch_entry():
+    """As they are read without B: [n]."""
+    found = from_flex(lambda b, h, q, k: (IDS[q] == IDS[k]) & (q >= k), n=48)
+    q, k, v = torch.randn(3, 2, 2, 48, 8)
+    kernel = pidsl.compile(found.pattern, "torch")
+    each = kernel(q, k, v, documents=found.inputs["documents"].repeat(2, 1))
+    assert found.inputs["documents"].shape == (48,) and torch.equal(kernel(q, k, v, **found.inputs), each)

@@ -14,7 +14,7 @@ from pidsl import blocks, causal, documents, empty, full, keys, parse, ring, str
 from pidsl.errors import PidslError, SizeError, TermError, TooHardError
 from pidsl.testing import terms
 
-# follows the hints of pidsl/interop/flex.py: to_flex, block_mask, _mask_mod
+# follows the hints of pidsl/interop/flex.py: to_flex, block_mask, mask_mod
 # follows the hints of pidsl/relation/tiles.py: tile_map
 
 FIELDS = ["kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices",
@@ -72,6 +72,21 @@ def test_attention_through_it_is_dense_attention(term):
     expected = expected.masked_fill(~mask.any(-1, keepdim=True), 0.0)
     out = flex_attention(q, k, v, block_mask=to_flex(term).block_mask(300))
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has no backward on a CPU")
+@pytest.mark.parametrize("term", [*PATTERNS, HEADS], ids=repr)
+def test_gradients_are_those_through_its_own_block_mask(term):
+    own = len(term) if isinstance(term, pidsl.Heads) else 2
+    flex = to_flex(term, 300, device="cuda")
+    found = []
+    tensors = torch.randn(4, 1, own, 300, 16, device="cuda")
+    for block_mask in (flex.block_mask(), create_block_mask(flex.mask_mod, None, own, 300, 300, "cuda")):
+        q, k, v = (x.clone().requires_grad_() for x in tensors[:3])
+        out = torch.compile(flex_attention)(q, k, v, block_mask=block_mask)
+        found.append([out, *torch.autograd.grad(out, (q, k, v), tensors[3])])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_compiled_attention():

@@ -115,9 +115,11 @@ def of_packed(
 def of_documents(q: Tensor, k: Tensor, ids: Any, others: Sequence[Any]) -> tuple[list[Fault], Batch]:
     """The batch of document ids; `others`: the values of `ENTRIES`, which go without."""
     shape = [q.shape[0], q.shape[2]]
-    faults = check_integers("documents", ids, q.device, [shape], f"{shape}, an id for each token")
+    faults = check_integers("documents", ids, q.device, [shape, shape[1:]], f"{shape}, an id for each token")
     if not isinstance(ids, Tensor):
         return faults, Batch("documents", (), ())
+    if ids.dim() == 1 and not faults:  # the same in every batch entry
+        ids = ids.repeat(shape[0], 1)
     if q.shape[2] != k.shape[2]:
         got, hint = f"{k.shape[2]} keys for {q.shape[2]} queries", "kernel.packed(q, k, v, cu_seqlens_q, cu_seqlens_k)"
         faults.append(Fault("documents", got, "the keys of the same tokens", hint))

@@ -126,7 +126,7 @@ class Kernel(Displayed):
             lengths, key_lengths: of each batch entry, the rows of q, and of k and v, that there are: an integer or an
                 integer tensor [B]. What lies behind is padding: rows without a result (0, lse -inf, no gradient), and
                 keys that are never read. For the pattern, n and m are what is left: the length and the offset.
-            documents: an id for each token, integers [B, n]: the pattern holds within each run of equal ids, on
+            documents: an id for each token, integers [B, n] or [n]: the pattern holds within each run of equal ids, on
                 positions that start with it; negative ids are padding. Goes without offsets and lengths.
             return_lse: return (out, lse).
             inputs: what the recipe asks for, by name; `takes` has the names.
