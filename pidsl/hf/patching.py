@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MethodType
 from typing import Any, TypeVar
 
 from torch import nn
@@ -66,7 +65,7 @@ def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> 
         setattr(module, NAME, Swapped(term))
     setattr(model, BEFORE, before)
     if hasattr(model, "generate"):
-        vars(model)["generate"] = MethodType(_generate, model)  # found before that of the class, copied with the model
+        vars(model)["generate"] = Generate(model)  # found before that of the class, copied and pickled with the model
     return model
 
 
@@ -157,24 +156,37 @@ def _where(model: PreTrainedModel) -> str:
     return f"pidsl.hf.patch({type(model).__name__}(...), pattern)"
 
 
-def _generate(model: PreTrainedModel, *given: Any, **named: Any) -> Any:
-    """`generate` with a derived cache, where nobody says which."""
-    generate: Callable[..., Any] = getattr(type(model), "generate")  # noqa: B009
-    said = ("cache", "past_key_values", "cache_implementation")
-    config = named.get("generation_config") or model.generation_config
-    told = any(named.get(x) is not None for x in said) or getattr(config, "cache_implementation", None)
-    if named.get("use_cache", config.use_cache) is False:
+class Generate:
+    """`generate` of a patched model, with a derived cache where nobody says which."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """As the class of the model has it.
+
+        Raises:
+            UnsupportedError: tokens attend later ones, and a cache is used.
+        """
+        model = self.model
+        generate: Callable[..., Any] = getattr(type(model), "generate")  # noqa: B009
+        said = ("cache", "past_key_values", "cache_implementation")
+        config = named.get("generation_config") or model.generation_config
+        told = any(named.get(x) is not None for x in said) or getattr(config, "cache_implementation", None)
+        if named.get("use_cache", config.use_cache) is False:
+            return generate(model, *given, **named)
+        patterns = [x.term for module in model.modules() if (x := swapped_in(module))]
+        if ahead := [x for pattern in patterns for x in _terms(pattern) if not x <= pidsl.causal]:
+            hint = "model.generate(..., use_cache=False), which computes all tokens again for each"
+            raise refuse(
+                f"{ahead[0]!r}, in which tokens attend later ones, and a cache", "a causal pattern", model, hint
+            )
+        if told:
+            return generate(model, *given, **named)
+        guessing = any(named.get(x) is not None for x in ("assistant_model", "prompt_lookup_num_tokens"))
+        name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        if guessing or why_not(model):  # all keys: guesses are taken back by as many as there were
+            named[name] = DynamicCache()
+        else:
+            named[name] = DerivedCache(model)
         return generate(model, *given, **named)
-    patterns = [x.term for module in model.modules() if (x := swapped_in(module))]
-    if ahead := [x for pattern in patterns for x in _terms(pattern) if not x <= pidsl.causal]:
-        hint = "model.generate(..., use_cache=False), which computes all tokens again for each"
-        raise refuse(f"{ahead[0]!r}, in which tokens attend later ones, and a cache", "a causal pattern", model, hint)
-    if told:
-        return generate(model, *given, **named)
-    guessing = any(named.get(x) is not None for x in ("assistant_model", "prompt_lookup_num_tokens"))
-    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    if guessing or why_not(model):  # all keys: guesses are taken back by as many as there were
-        named[name] = DynamicCache()
-    else:
-        named[name] = DerivedCache(model)
-    return generate(model, *given, **named)

@@ -40,6 +40,7 @@ def of_mask(mask: Bools) -> Term | None:
     below = bool(not np.triu(mask, 1).any())
     guesses: tuple[Callable[[], Term | None], ...] = (
         lambda: _of_lags(mask), lambda: _of_blocks(mask, below), lambda: _padded(mask), lambda: _beside(mask, below),
+        lambda: _of_tiles(mask),
     )  # fmt: skip
     found = (guess() for guess in guesses)
     return next((x for x in found if x is not None and np.array_equal(x.mask(n, m), mask)), None)
@@ -112,6 +113,16 @@ def _of_blocks(mask: Bools, below: bool) -> Term | None:
     first = mask.argmax(1)
     size = int(np.argmax(first > 0)) if (first > 0).any() else 0
     return None if not size else Blocks(size) & Causal() if below else Blocks(size)
+
+
+def _of_tiles(mask: Bools) -> Term | None:
+    """Tiles of equal size, each full or empty: words for them, or the pairs of blocks."""
+    rows, keys = ((mask[1:] != mask[:-1]).any(1), (mask[:, 1:] != mask[:, :-1]).any(0))
+    size = int(np.gcd.reduce(np.concatenate([np.flatnonzero(x) + 1 for x in (rows, keys)]), initial=0))
+    if size < 2:
+        return None
+    inner = of_entries(mask[::size, ::size])
+    return None if inner is None else inner.blocked(size)
 
 
 def _beside(mask: Bools, below: bool) -> Term | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -181,28 +182,35 @@ class _Reading:
             return found
 
     def _traced(self, b: int | None, h: int | None, confine: bool) -> _Read:
-        columns = Columns(self.n, self.m)
         try:
-            pred = self._predicate(b, h, columns)
-            if not columns.tables(pred):
-                own = self._made_from(h)
-                found = _Read(pred, recognised(pred) if own is None else own)
-                self._check(found, b, h, _lengths(pred, self.n, self.m, columns.bounded))
-                return found
-            assert self.n is not None and self.m is not None
-            if confine and (guess := documents_of(pred, columns)) is not None:
-                found = _Read(pred, *guess)
-                if self._difference(found, b, h, self.n, self.m) is None:
-                    return found
-            found = _Read(pred, by_cases(pred, columns))
-            self._check(found, b, h, [(self.n, self.m)])
-            return found
+            try:
+                return self._of_columns(b, h, confine, Columns(self.n, self.m))
+            except Unreadable:
+                with suppress(Unreadable):
+                    return self._of_columns(b, h, confine, Columns(self.n, self.m, written=True))
+                raise
         except Unreadable as e:
             raise PredicateError(e.what, "arithmetic on the indices, and tables of them", self._at(e), e.hint) from None
         except PidslError:
             raise
         except Exception as e:  # the mask's own, of any kind
             raise PredicateError(_said(e), "torch functions of the indices", self._at(e)) from e
+
+    def _of_columns(self, b: int | None, h: int | None, confine: bool, columns: Columns) -> _Read:
+        pred = self._predicate(b, h, columns)
+        if not columns.tables(pred):
+            own = self._made_from(h)
+            found = _Read(pred, recognised(pred) if own is None else own)
+            self._check(found, b, h, _lengths(pred, self.n, self.m, columns.bounded))
+            return found
+        assert self.n is not None and self.m is not None
+        if confine and (guess := documents_of(pred, columns)) is not None:
+            found = _Read(pred, *guess)
+            if self._difference(found, b, h, self.n, self.m) is None:
+                return found
+        found = _Read(pred, by_cases(pred, columns))
+        self._check(found, b, h, [(self.n, self.m)])
+        return found
 
     def _by_entries(self, b: int | None, h: int | None) -> _Read | None:
         """What is read from the entries of a mask of few: words for them, or the pairs themselves."""
@@ -248,7 +256,8 @@ class _Reading:
 
     def _difference(self, found: _Read, b: int | None, h: int | None, n: int, m: int) -> tuple[int, int] | None:
         """A query and key of which the mask says something else; of many, only some are looked at."""
-        i, j = _positions(n), _positions(m)
+        few = FEW if (self.batch or 1) * (self.heads or 1) <= 16 else FEW // 4
+        i, j = _positions(n, few), _positions(m, few)
         own = _entries(found, i, j, n, m)
         apart = np.argwhere(own != self._mask(b, h, i, j))
         return (int(i[apart[0, 0]]), int(j[apart[0, 1]])) if len(apart) else None
@@ -316,12 +325,12 @@ def _own_numbers(part: Any) -> list[int]:
     return [x for x in (getattr(part, "left", None), getattr(part, "right", None)) if isinstance(x, int)]
 
 
-def _positions(length: int) -> Ints:
+def _positions(length: int, few: int) -> Ints:
     """All of few positions; of many the first, the last and some between, the same in every run."""
-    if length <= FEW:
+    if length <= few:
         return np.arange(length)
-    some = np.random.default_rng(length).integers(0, length, FEW // 2)
-    ends = np.arange(FEW // 4)
+    some = np.random.default_rng(length).integers(0, length, few // 2)
+    ends = np.arange(few // 4)
     return np.unique(np.concatenate([ends, length - 1 - ends, some]))
 
 

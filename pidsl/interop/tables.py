@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pidsl.language.vocabulary as words
-from pidsl.interop.entries import of_entries
+from pidsl.interop.entries import of_entries, of_mask
 from pidsl.interop.runs import MOST_CASES, any_term, of_runs
 from pidsl.interop.traced_values import Columns, Unreadable
 from pidsl.language.algebra import positive, tidied
@@ -88,7 +88,7 @@ def _by_cases(pred: Pred, columns: Columns) -> Term:
     if isinstance(pred, Or):
         return any_term(_by_cases(x, columns) for x in _joined(pred, columns))
     if any(len(columns.by_name[name].axes) > 1 for name in tables):
-        return _listed(pred, columns)
+        return _with_lists(pred, columns)
     parts = list(parts_of(And, pred))
     apart = [x for x in parts if not columns.tables(x) or len(columns.axes(x)) == 1]
     if apart and len(parts) > 1:
@@ -115,6 +115,18 @@ def _joined(pred: Or, columns: Columns) -> list[Pred]:
     for kind, same in kinds.items():
         out += same if kind == "ij" else [reduce(lambda a, b: joint(Or, a, b), same)]
     return out
+
+
+def _with_lists(pred: Pred, columns: Columns) -> Term:
+    """A table of both in words, beside what needs none; else what is left of it with that."""
+    parts = list(parts_of(And, pred))
+    free = [x for x in parts if not columns.tables(x)]
+    if free and len(free) < len(parts):
+        listed = reduce(lambda a, b: joint(And, a, b), [x for x in parts if x not in free])
+        mask = columns.values(listed, "ij")
+        if (found := of_mask(mask)) is not None:
+            return recognised(reduce(lambda a, b: joint(And, a, b), free)) & found
+    return _listed(pred, columns)
 
 
 def _listed(pred: Pred, columns: Columns) -> Term:

@@ -88,6 +88,7 @@ class Columns:
     m: int | None
     by_name: dict[str, Column] = field(default_factory=dict)
     bounded: bool = False  # whether anything was taken from the lengths
+    written: bool = False  # whether tables of coordinates are written as arithmetic
 
     @property
     def width(self) -> int:
@@ -159,7 +160,11 @@ class Columns:
             if not below:
                 return ((Truth(True), Ratio(Var(self._named(axes, values.astype(np.float64))))),)
             values = values * below
-        return ((Truth(True), Ratio(Var(self._named(axes, values.astype(np.int64))), below)),)
+        values = values.astype(np.int64)
+        if self.written and len(axes) == 1 and (e := _arithmetic(axes, values)) is not None:
+            self.bounded = True
+            return ((Truth(True), Ratio(e, below)),)
+        return ((Truth(True), Ratio(Var(self._named(axes, values)), below)),)
 
     def _named(self, axes: str, values: NDArray[Any]) -> str:
         for name, column in self.by_name.items():
@@ -168,6 +173,20 @@ class Columns:
         name = f"{axes}{len(self.by_name)}"
         self.by_name[name] = Column(axes, values)
         return name
+
+
+def _arithmetic(axis: str, values: NDArray[np.int64]) -> Index | None:
+    """`first + axis // step % period`, where a table is that: the coordinates of a grid."""
+    steps = np.diff(values)
+    up, down = np.flatnonzero(steps == 1), np.flatnonzero(steps < 0)
+    if not len(up):
+        return None
+    step = int(up[0]) + 1
+    e = simplify(FloorDiv(Var(axis), step))
+    if len(down):
+        e = simplify(Mod(e, max((int(down[0]) + 1) // step, 1)))
+    e = simplify(Add(e, int(values[0])))
+    return e if np.array_equal(evaluate(e, {axis: np.arange(len(values))}), values) else None
 
 
 def number(value: float | bool) -> Cases:

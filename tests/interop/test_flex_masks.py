@@ -10,6 +10,8 @@ from torch.nn.attention.flex_attention import and_masks, or_masks
 
 import pidsl
 from pidsl import from_flex
+from pidsl.interop.imported import Imported
+from pidsl.relation.oracle import table
 
 N = len(IDS)  # 48 tokens in three documents
 SEED = torch.Generator().manual_seed(0)
@@ -256,3 +258,33 @@ def test_a_reason_is_given():
     refused(lambda b, h, q, k: torch.where(h == 0, q >= k, q < 3), "query head, h", "H=...", n=8)
     for of_others in (lambda b, h, q: q > 0, lambda b, h, q, k, more: q > k, lambda: True, lambda b, h, q, *, k: q > k):
         refused(of_others, "a function of", "")
+
+
+LONG = {  # 4096 tokens, of which all pairs are not looked at
+    "max(abs(i // 64 - j // 64), abs(i % 64 - j % 64)) <= 3": lambda b, h, q, k: (
+        torch.maximum((LEFT[q] - LEFT[k]).abs(), (RIGHT[q] - RIGHT[k]).abs()) <= 3
+    ),
+    "pairs([...]).blocked(64) & causal": lambda b, h, q, k: TILES[q // 64, k // 64] & (q >= k),
+    "stride(3)": lambda b, h, q, k: (torch.arange(4096) % 3)[q] == (torch.arange(4096) % 3)[k],
+    "documents & window(63)": lambda b, h, q, k: (TILED[q] == TILED[k]) & near(63, b, h, q, k),
+    "window(9, 9) | queries(...) | keys(...)": lambda b, h, q, k: (
+        (TILED[q] == 2) | (TILED[k] == 4) | ((q - k).abs() < 10)
+    ),
+}  # fmt: skip
+LEFT, RIGHT = torch.arange(4096) // 64, torch.arange(4096) % 64
+TILES = torch.rand(64, 64, generator=SEED) < 0.3
+TILED = torch.bucketize(torch.arange(4096), torch.tensor([100, 777, 801, 1500, 3000]), right=True)
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_thousands_of_tokens(name):
+    """Those of which a few hundred are looked at once more."""
+    found = from_flex(LONG[name], n=4096)
+    at = torch.randint(0, 4096, (2, 4000), generator=SEED)
+    at[1, ::2] = (at[0, ::2] - at[1, ::2] % 70).clamp(min=0)
+    wanted = torch.vmap(lambda q, k: LONG[name](0, 0, q, k))(*at)
+    if isinstance(found, Imported):
+        assert repr(found.pattern) == "window(63) & documents" and torch.equal(found.inputs["documents"], TILED.int())
+    else:
+        own = table(found, at[0].numpy(), at[1].numpy(), 4096, 4096)[range(4000), range(4000)]
+        np.testing.assert_array_equal(own, wanted.numpy())
