@@ -290,7 +290,7 @@ def _counted(term: Term, assume: Assume) -> Bound:
     try:
         return pairs_by_corners(term, given, short=at_most is not None)
     except (NotByLag, TooHardError) as e:
-        return at_most or unknown(term, "pairs", f"{e}; {BIND}")
+        return at_most or unknown(term, "pairs", f"{' '.join(str(e).split())}; {BIND}")
 
 
 def _reach(

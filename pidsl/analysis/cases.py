@@ -24,9 +24,10 @@ from pidsl.errors import TooHardError
 from pidsl.relation.isl import in_turn
 
 RESOURCES = 200_000  # of z3 for one question
-MILLISECONDS = 3000  # of one that z3 spends on no resources
+MILLISECONDS = 1000  # of one that z3 spends on no resources
 DEGREE = 2  # of what parts two cases
 QUESTIONS = 3000
+UNDECIDED = 15  # questions that z3 may leave open
 LEAVES = 60
 VALUES = 16  # of leaves
 SPLIT = (sympy.Min, sympy.Max, sympy.Piecewise, sympy.floor)
@@ -74,17 +75,19 @@ class _Asked:
         self.solver.set("timeout", MILLISECONDS)
         self.solver.add(*map(smt.boolean, self.given))
         self.known: dict[tuple[Condition, ...], bool] = {}
-        self.asked = 0
+        self.asked, self.undecided = 0, 0
 
     def possible(self, *conditions: Condition) -> bool:
         """Whether some integers satisfy them, or z3 does not know."""
         if conditions not in self.known:
             self.asked += 1
-            if self.asked > QUESTIONS:
-                raise TooHardError(f"a formula that takes more than {QUESTIONS} questions to z3", "fewer cases")
+            if self.asked > QUESTIONS or self.undecided > UNDECIDED:
+                raise TooHardError("a formula whose cases z3 does not sort in time", "fewer cases")
             self.solver.push()
             self.solver.add(*map(smt.boolean, conditions))
-            self.known[conditions] = self.solver.check() != z3.unsat
+            answer = self.solver.check()
+            self.undecided += answer == z3.unknown
+            self.known[conditions] = answer != z3.unsat
             self.solver.pop()
         return self.known[conditions]
 
