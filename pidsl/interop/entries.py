@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 import pidsl.language.vocabulary as words
 from pidsl.interop.runs import any_term, of_runs
 from pidsl.interop.traced_values import Unreadable
-from pidsl.language.terms import Blocks, Causal, Empty, Full, Keys, Lags, Stride, Term, Window
+from pidsl.language.terms import Blocks, Causal, Documents, Empty, Full, Keys, Lags, Stride, Term, Window
 
-__all__ = ["of_entries", "of_mask"]
+__all__ = ["of_documents", "of_entries", "of_mask", "packed"]
 
 Bools = NDArray[np.bool_]
 FEW = 16  # lags that are listed, and runs of them
@@ -28,6 +28,11 @@ def of_entries(mask: Bools) -> Term | None:
         return found
     at = np.argwhere(mask)
     return words.pairs([(int(i), int(j)) for i, j in at]) if len(at) <= MOST_PAIRS else None
+
+
+def packed(mask: Bools) -> tuple[Term, NDArray[np.int64]] | None:
+    """The pattern within documents and the document of each token, where no few words say a mask without."""
+    return of_documents(mask) if of_mask(mask) is None else None
 
 
 def of_mask(mask: Bools) -> Term | None:
@@ -44,6 +49,33 @@ def of_mask(mask: Bools) -> Term | None:
     )  # fmt: skip
     found = (guess() for guess in guesses)
     return next((x for x in found if x is not None and np.array_equal(x.mask(n, m), mask)), None)
+
+
+def of_documents(mask: Bools) -> tuple[Term, NDArray[np.int64]] | None:
+    """The pattern within runs of tokens, `T & documents`, and the run of each token (-1: in no pair); None: no such.
+
+    Args:
+        mask: bool [n, n].
+    """
+    n = len(mask)
+    if not n or mask.shape != (n, n) or not mask.any():
+        return None
+    i, j = np.nonzero(mask)
+    starts, stops = (np.bincount(x, minlength=n) for x in (np.minimum(i, j), np.maximum(i, j)))
+    inside = np.cumsum(starts - np.concatenate([[0], stops[:-1]]))  # pairs that begin before a token and reach it
+    begins = np.cumsum(starts) - starts == np.concatenate([[0], np.cumsum(stops)[:-1]])
+    first = np.flatnonzero(begins)
+    runs = [(int(a), int(b)) for a, b in zip(first, [*first[1:], n], strict=True) if inside[a]]
+    longest = max(runs, key=lambda run: run[1] - run[0])
+    pattern = of_mask(mask[slice(*longest), slice(*longest)])
+    ids = np.full(n, -1, dtype=np.int64)
+    for number, (a, b) in enumerate(runs):
+        if pattern is None or not np.array_equal(pattern.mask(b - a), mask[a:b, a:b]):
+            return None
+        ids[a:b] = number
+    if pattern is None:
+        return None
+    return Documents() if isinstance(pattern, Full) else pattern & Documents(), ids
 
 
 def _lags(mask: Bools) -> NDArray[np.int64]:

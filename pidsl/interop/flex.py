@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from pidsl.errors import SizeError, TermError
+from pidsl.errors import ArgumentError, SizeError, TermError
 from pidsl.interop.attended import Attended
 from pidsl.language.expr import Compare, Truth, Var, vars_in, whole
 from pidsl.language.heads import Heads
@@ -62,6 +62,7 @@ def to_flex(
         TermError: a gate, layers, summaries, a recipe; a pattern confined to documents.
         SymbolError: the pattern holds unbound symbols.
         SizeError: lengths that are none, or do not fit the pattern; a block size that is none.
+        ArgumentError: a device that there is not.
         TooHardError: isl's operation limit struck.
     """
     if not isinstance(term, Term | Heads):
@@ -80,7 +81,12 @@ def to_flex(
     if n is not None:
         for _, pattern in groups:
             check_lengths(pattern, n, m, 0)
-    return Flex(term, n, n if m is None else m, (int(sizes[0]), int(sizes[1])), torch.device(device))
+    try:
+        place = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as e:  # of torch, by what it was built with
+        expected = f"a device that torch has here: {str(e).splitlines()[0]}"
+        raise ArgumentError(f"device = {device!r}", expected, "pidsl.to_flex") from None
+    return Flex(term, n, n if m is None else m, (int(sizes[0]), int(sizes[1])), place)
 
 
 @dataclass(frozen=True)

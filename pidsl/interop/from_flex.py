@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, and_masks, noop_mask
 
 from pidsl.errors import PidslError, PredicateError, SizeError, TermError
-from pidsl.interop.entries import of_entries
+from pidsl.interop.entries import of_entries, packed
 from pidsl.interop.flex import Flex, attends_of
 from pidsl.interop.imported import Imported, Pattern
 from pidsl.interop.scores import Scoring, finite
@@ -41,6 +41,7 @@ __all__ = ["from_flex"]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 FEW = 1024  # positions of which all pairs are compared
+LONG = 1 << 17  # queries and keys beyond the numbers of 16 bits, and products of them beyond those of 32
 MOST_ENTRIES = 1 << 22  # of a mask that is read from its entries
 CALL = "pidsl.from_flex(mask_mod, B, H, n, m)"
 
@@ -80,9 +81,10 @@ def from_flex(
     for name, size in (("B", B), ("H", H), ("n", n), ("m", m)):
         if size is not None and (isinstance(size, bool) or (whole(size) or 0) < 1):
             raise SizeError(f"{name} = {size!r}", "an integer >= 1, or None", CALL)
+    of_heads = isinstance(mask_mod, Flex) and isinstance(mask_mod.term, Heads) and H is None
     if isinstance(mask_mod, Flex):
         n, m = n or mask_mod.n, m or mask_mod.m
-        H = len(mask_mod.term) if H is None and isinstance(mask_mod.term, Heads) else H
+        H = len(mask_mod.term) if isinstance(mask_mod.term, Heads) and H is None else H
         mask_mod = replace(mask_mod, n=n, m=n if m is None else m).mask_mod
     if isinstance(mask_mod, BlockMask):
         expected = "a mask_mod: the tiles that a BlockMask lists may leave out pairs of its own"
@@ -92,7 +94,8 @@ def from_flex(
     _check_signature(mask_mod)
     m = n if m is None else m
     if score_mod is None:
-        return _Reading(mask_mod, B, H, n, m).read()
+        found = _Reading(mask_mod, B, H, n, m).read()
+        return heads([(H, found)]) if of_heads and H is not None and isinstance(found, Term) else found
     scoring = Scoring(score_mod, B, H, (n, m))
     if scoring.masks():
         mask_mod = and_masks(mask_mod, finite(score_mod))
@@ -177,7 +180,7 @@ class _Reading:
         try:
             return self._traced(b, h, confine)
         except (PredicateError, TermError) as e:
-            found = self._by_entries(b, h)
+            found = self._by_entries(b, h, confine)
             if found is None:
                 raise e from e.__cause__
             return found
@@ -205,7 +208,8 @@ class _Reading:
             self._check(found, b, h, _lengths(pred, self.n, self.m, columns.bounded))
             return found
         assert self.n is not None and self.m is not None
-        if confine and (guess := documents_of(pred, columns)) is not None:
+        guess = documents_of(pred, columns) or self._in_table(pred, columns) if confine else None
+        if guess is not None:
             found = _Read(pred, *guess)
             if self._difference(found, b, h, self.n, self.m) is None:
                 return found
@@ -213,7 +217,14 @@ class _Reading:
         self._check(found, b, h, [(self.n, self.m)])
         return found
 
-    def _by_entries(self, b: int | None, h: int | None) -> _Read | None:
+    def _in_table(self, pred: Pred, columns: Columns) -> tuple[Term, Ints] | None:
+        """The documents of a table of query and key, where no few words say it."""
+        by_pair = any(columns.by_name[name].axes == "ij" for name in columns.tables(pred))
+        if not by_pair or self.n is None or self.n != self.m or self.n**2 > MOST_ENTRIES:
+            return None
+        return packed(columns.values(pred, "ij"))
+
+    def _by_entries(self, b: int | None, h: int | None, confine: bool) -> _Read | None:
         """What is read from the entries of a mask of few: words for them, or the pairs themselves."""
         n, m = self.n, self.m
         if n is None or m is None or n * m > MOST_ENTRIES:
@@ -223,7 +234,11 @@ class _Reading:
         except Exception:  # it asks for a sequence or head, or FlexAttention cannot compute it either
             return None
         same = mask.shape == (n, m) and np.array_equal(mask, again)
-        term = of_entries(mask) if same else None
+        if not same:
+            return None
+        if confine and (found := packed(mask)) is not None:
+            return _Read(Truth(False), *found)
+        term = of_entries(mask)
         return None if term is None else _Read(Truth(False), term)
 
     def _predicate(self, b: int | None, h: int | None, columns: Columns) -> Pred:
@@ -257,7 +272,7 @@ class _Reading:
 
     def _difference(self, found: _Read, b: int | None, h: int | None, n: int, m: int) -> tuple[int, int] | None:
         """A query and key of which the mask says something else; of many, only some are looked at."""
-        few = FEW if (self.batch or 1) * (self.heads or 1) <= 16 else FEW // 4
+        few = FEW if (self.batch or 1) * (self.heads or 1) <= 16 and (n, m) != (LONG, LONG) else FEW // 4
         i, j = _positions(n, few), _positions(m, few)
         own = _entries(found, i, j, n, m)
         apart = np.argwhere(own != self._mask(b, h, i, j))
@@ -319,7 +334,8 @@ def _lengths(pred: Pred, n: int | None, m: int | None, bounded: bool) -> list[tu
         return [(n, m)]
     numbers = [abs(x) for part in walk(pred) for x in _own_numbers(part)]
     far = max([31, *(x for x in numbers if x < 1 << 24)])
-    return [(1, 1), (7, 12), (far + 40, 2 * far + 9), *([(n, m)] if n is not None and m is not None else [])]
+    known = [(n, m)] if n is not None and m is not None else []
+    return [(1, 1), (7, 12), (far + 40, 2 * far + 9), (LONG, LONG), *known]
 
 
 def _own_numbers(part: Any) -> list[int]:
@@ -327,12 +343,12 @@ def _own_numbers(part: Any) -> list[int]:
 
 
 def _positions(length: int, few: int) -> Ints:
-    """All of few positions; of many the first, the last and some between, the same in every run."""
+    """All of few positions; of many the first, the last and some between with their neighbours, always the same."""
     if length <= few:
         return np.arange(length)
-    some = np.random.default_rng(length).integers(0, length, few // 2)
+    some = np.random.default_rng(length).integers(0, length - 8, few // 16)[:, None] + np.arange(8)
     ends = np.arange(few // 4)
-    return np.unique(np.concatenate([ends, length - 1 - ends, some]))
+    return np.unique(np.concatenate([ends, length - 1 - ends, some.ravel()]))
 
 
 def _entries(found: _Read, i: Ints, j: Ints, n: int, m: int) -> Bools:

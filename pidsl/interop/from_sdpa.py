@@ -5,6 +5,7 @@ A mask that is a tensor has no words; it is read where few of them say it at its
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pidsl.errors import ArgumentError
-from pidsl.interop.entries import of_mask
+from pidsl.interop.entries import of_documents, of_mask
 from pidsl.interop.imported import Imported, Pattern, scale_of
+from pidsl.interop.runs import of_runs
 from pidsl.interop.sequences import common
+from pidsl.interop.traced_values import Unreadable
 from pidsl.language.heads import heads
 from pidsl.language.score import score
 from pidsl.language.terms import Full, Term
@@ -42,14 +45,15 @@ def from_sdpa(
 
     Args:
         attn_mask: bool (True: attended), or a float that is 0 or -inf; [n, m], or [B or 1, Hq or 1, n, m]. A pattern
-            is read that is this mask at its size.
+            is read that is this mask at its size; 1 for n or m: the same for all queries or keys. Packed documents
+            are inputs of the call.
         dropout_p: goes to `pidsl.score(dropout=...)`.
         is_causal: query i attends keys 0 .. i, also where there are more keys than queries (aligned at the start).
         scale: goes to the call.
         enable_gqa: needs nothing: k and v may have fewer heads than q.
 
     Returns:
-        A term, or `heads`. With dropout, a scale or padding, an `Imported`.
+        A term, or `heads`. With dropout, a scale, padding or documents, an `Imported`.
 
     Raises:
         ArgumentError: a mask that no few words say: a table is no pattern; a float that is a bias; both a mask and
@@ -57,6 +61,8 @@ def from_sdpa(
     """
     from pidsl.patterns.spellings import spelled
 
+    if not isinstance(is_causal, bool):
+        raise ArgumentError(f"is_causal = {is_causal!r}", "True or False", CALL)
     if attn_mask is not None and is_causal:
         hint = "from_sdpa(attn_mask & torch.ones_like(attn_mask).tril())"
         raise ArgumentError("attn_mask and is_causal=True", "one of the two, as torch asks", CALL, hint)
@@ -74,7 +80,12 @@ def from_sdpa(
 
 def _read(attn_mask: Tensor) -> Pattern | Imported:
     mask = _truths(attn_mask)
-    patterns = [[_of_table(head) for head in sequence] for sequence in mask]
+    try:
+        patterns = [[_of_table(head) for head in sequence] for sequence in mask]
+    except ArgumentError:
+        if (packed := _packed(mask)) is None:
+            raise
+        return packed
     of: list[Pattern] = [x[0] if len(set(x)) == 1 else heads([(1, term) for term in x]) for x in patterns]
     if len(set(of)) == 1:
         return of[0]
@@ -85,7 +96,10 @@ def _read(attn_mask: Tensor) -> Pattern | Imported:
 
 def _truths(attn_mask: Tensor) -> Bools:
     """bool [B, H, n, m]."""
-    if not isinstance(attn_mask, Tensor) or attn_mask.dim() not in (2, 3, 4):
+    if isinstance(attn_mask, Tensor) and (attn_mask.layout != torch.strided or attn_mask.is_meta):
+        given = "a meta tensor" if attn_mask.is_meta else f"a tensor of layout {attn_mask.layout}"
+        raise ArgumentError(f"attn_mask = {given}", "a tensor with an entry for each pair", CALL)
+    if not isinstance(attn_mask, Tensor) or attn_mask.dim() not in (2, 3, 4) or not attn_mask.numel():
         shape = f"{list(attn_mask.shape)}" if isinstance(attn_mask, Tensor) else type(attn_mask).__name__
         raise ArgumentError(f"attn_mask = {shape}", "a tensor [n, m] or [B or 1, Hq or 1, n, m]", CALL)
     if attn_mask.dtype.is_floating_point:
@@ -102,8 +116,26 @@ def _truths(attn_mask: Tensor) -> Bools:
     return np.asarray(attended.detach().cpu().numpy(), dtype=np.bool_)
 
 
+def _packed(mask: Bools) -> Imported | None:
+    """Sequences that are documents side by side, the same ones for all heads."""
+    read = [[of_documents(head) for head in sequence] for sequence in mask]
+    ids, of = [], list[Pattern]()
+    for sequence in read:
+        found = [x for x in sequence if x is not None]
+        if len(found) < len(sequence) or any(not np.array_equal(x[1], found[0][1]) for x in found):
+            return None
+        ids.append(found[0][1])
+        terms = [x[0] for x in found]
+        of.append(terms[0] if len(set(terms)) == 1 else heads([(1, term) for term in terms]))
+    documents = torch.from_numpy(ids[0] if len(ids) == 1 else np.stack(ids)).int()
+    return Imported(tuple(of[:1] if len(set(of)) == 1 else of), {"documents": documents})
+
+
 def _of_table(mask: Bools) -> Term:
-    if (found := of_mask(mask)) is not None:
+    if 1 in mask.shape:  # the same for all queries or keys, however many
+        with suppress(Unreadable):
+            return of_runs(mask[0], "j") if len(mask) == 1 else of_runs(mask[:, 0], "i")
+    elif (found := of_mask(mask)) is not None:
         return found
     hint = (
         "pidsl.where(lambda i, j: ...) with what the mask was made by; pidsl.pairs(np.argwhere(mask)) for a few pairs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,9 +65,12 @@ def scale_of(scale: Any, where: str) -> float:
     """A scale of the logits, as a call takes it.
 
     Raises:
-        ArgumentError: it is no number.
+        ArgumentError: it is no finite number.
     """
     try:
-        return float(scale)
-    except (TypeError, ValueError):
-        raise ArgumentError(f"scale = {scale!r}", "a number, or None", where) from None
+        number = float(scale)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ArgumentError(f"scale = {scale!r}", "a finite number, or None", where)
+    return number

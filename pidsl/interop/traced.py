@@ -83,10 +83,15 @@ class _Recorder(TorchFunctionMode):
             hint = "(a) & (b), (a) | (b), ~(a), torch.where(test, a, b): the mask is traced once for all positions"
             raise Unreadable("a value of a query and a key as a number or truth value of Python", hint)
         real = any(self.columns.real(node) for x in leaves if isinstance(x, Traced) for node in x.nodes.flat)
-        rule = None if real and name not in MOVES else RULES.get(name)
-        if rule is not None and (found := rule(self, args, kwargs)) is not None:
-            return found
-        return self.by_value(func, name, leaves, layout)
+        in_place = name.endswith("_") and not name.endswith("__")
+        rule = None if real and name not in MOVES else RULES.get(name.rstrip("_") if in_place else name)
+        found = None if rule is None else rule(self, args, kwargs)
+        if found is None:
+            found = self.by_value(func, name, leaves, layout)
+        if (in_place or name in _IN_PLACE) and isinstance(args[0], Traced):
+            args[0].nodes = np.broadcast_to(found.nodes, args[0].nodes.shape)
+            return args[0]
+        return found
 
     def _only_one(self, func: Any, name: str, args: Any, leaves: list[Any]) -> list[Any]:
         """Which sequence or head, of a mask that was told none: the only one that its table has."""
@@ -131,7 +136,8 @@ class _Recorder(TorchFunctionMode):
             raise Unreadable(f"{_shown(name)}, which gives {type(out).__name__}", _WORDS)
         if out.numel() and out[(0,) * len(axes)].numel() > MOST_ELEMENTS:
             raise Unreadable(f"{_shown(name)}, which gives {list(out.shape[len(axes) :])} numbers for one pair")
-        table = out.detach().cpu().numpy()
+        plain = out.detach().cpu()
+        table = (plain.float() if plain.dtype.is_floating_point and plain.element_size() < 4 else plain).numpy()
         nodes = np.empty(table.shape[len(axes) :], dtype=object)
         for at in np.ndindex(nodes.shape):
             nodes[at] = self.columns.add(axes, table[(slice(None),) * len(axes) + at])
@@ -185,6 +191,7 @@ def _shown(name: str) -> str:
     return "an index" if name == "__getitem__" else f"torch.{name.strip('_')}"
 
 
+_IN_PLACE = frozenset(f"__i{x}__" for x in ("add", "sub", "mul", "and", "or", "xor", "floordiv", "mod", "lshift"))
 _ASKED = frozenset(
     [
         "shape",

@@ -193,6 +193,8 @@ def _cast(recorder: Recording, args: Sequence[Any], kwargs: Mapping[str, Any], t
     x, kind = args[0], to or (wanted[0] if wanted else dtype_of(like[0]) if like else None)
     if kind is None or not isinstance(x, Traced):
         return x if isinstance(x, Traced) else None
+    if kind.itemsize < 4 and torch.bool not in (kind, x.numbers):  # numbers that wrap or round within these lengths
+        return None
     if kind == torch.bool:
         change: Callable[[Any], Node] = values.truth
     elif not kind.is_floating_point and x.numbers.is_floating_point:
@@ -282,10 +284,10 @@ def _power(recorder: Recording, args: Sequence[Any], kwargs: Mapping[str, Any]) 
 
 _pair, _one = values.pairwise, values.single
 RULES: Mapping[str, Rule] = {
-    **_rule("add __add__ __radd__ add_ __iadd__", _each(_pair(values.added(1)))),
-    **_rule("sub subtract __sub__ sub_ __isub__", _each(_pair(values.added(-1)))),
+    **_rule("add __add__ __radd__ __iadd__", _each(_pair(values.added(1)))),
+    **_rule("sub subtract __sub__ __isub__", _each(_pair(values.added(-1)))),
     **_rule("rsub __rsub__", _each(_pair(values.added(-1))), turned=True),
-    **_rule("mul multiply __mul__ __rmul__ mul_ __imul__", _each(_pair(values.product))),
+    **_rule("mul multiply __mul__ __rmul__ __imul__", _each(_pair(values.product))),
     **_rule("floor_divide __floordiv__", _each(_pair(values.floored))),
     **_rule("__rfloordiv__", _each(_pair(values.floored)), turned=True),
     **_rule("remainder __mod__", _each(_pair(values.remainder))),
@@ -293,7 +295,8 @@ RULES: Mapping[str, Rule] = {
     **_rule("fmod", _each(_remainder_toward_zero)),
     **_rule("abs absolute __abs__", _each(_one(values.magnitude))),
     **_rule("neg negative __neg__", _each(_one(values.negative))),
-    **_rule("positive __pos__ clone detach contiguous", lambda recorder, x, *_: x),
+    **_rule("positive __pos__ detach contiguous", lambda recorder, x, *_: x),
+    **_rule("clone", lambda recorder, x: Traced.of(x.nodes, x.numbers)),
     **_rule("minimum fmin", _each(_pair(values.picked(Min)))),
     **_rule("maximum fmax", _each(_pair(values.picked(Max)))),
     **_rule("floor", _each(_one(values.floor))),
@@ -308,13 +311,13 @@ RULES: Mapping[str, Rule] = {
     **_rule("ge greater_equal __ge__", _each(values.compared(">="), "truth")),
     **_rule("sign sgn", _each(_sign)),
     **_rule("relu", lambda recorder, x: _clamp(recorder, (x, 0), {})),
-    **_rule("logical_and logical_and_", _each(_logical(_and), "truth")),
-    **_rule("logical_or logical_or_", _each(_logical(_or), "truth")),
-    **_rule("logical_xor logical_xor_", _each(_logical(_xor), "truth")),
-    **_rule("logical_not logical_not_", _each(lambda a: fold(Not(values.truth(a))), "truth")),
-    **_rule("bitwise_and bitwise_and_ __and__ __rand__ __iand__", _both(_and, "&")),
-    **_rule("bitwise_or bitwise_or_ __or__ __ror__ __ior__", _both(_or, "|")),
-    **_rule("bitwise_xor bitwise_xor_ __xor__ __rxor__ __ixor__", _both(_xor, "^")),
+    **_rule("logical_and", _each(_logical(_and), "truth")),
+    **_rule("logical_or", _each(_logical(_or), "truth")),
+    **_rule("logical_xor", _each(_logical(_xor), "truth")),
+    **_rule("logical_not", _each(lambda a: fold(Not(values.truth(a))), "truth")),
+    **_rule("bitwise_and __and__ __rand__ __iand__", _both(_and, "&")),
+    **_rule("bitwise_or __or__ __ror__ __ior__", _both(_or, "|")),
+    **_rule("bitwise_xor __xor__ __rxor__ __ixor__", _both(_xor, "^")),
     **_rule("bitwise_not __invert__", _each(_invert)),
     **_rule("bitwise_left_shift __lshift__", _each(_shifted(False))),
     **_rule("bitwise_right_shift __rshift__", _each(_shifted(True))),
@@ -328,7 +331,8 @@ RULES: Mapping[str, Rule] = {
     "Tensor.where": lambda recorder, args, kwargs: _where(recorder, (args[1], args[0], *args[2:]), kwargs),
     "isin": _isin, "pow": _power, "__pow__": _power,
     "to": _cast, "type": _cast, "type_as": _cast,
-    "bool": _to(torch.bool), "int": _to(torch.int64), "long": _to(torch.int64), "short": _to(torch.int64),
+    "bool": _to(torch.bool), "int": _to(torch.int64), "long": _to(torch.int64), "short": _to(torch.int16),
+    "byte": _to(torch.uint8), "char": _to(torch.int8), "half": _to(torch.float16), "bfloat16": _to(torch.bfloat16),
     "float": _to(torch.float32), "double": _to(torch.float64), "cpu": lambda recorder, args, kwargs: args[0],
     "any": _reduced(lambda a, b: _or(a, values.truth(b)), Truth(False), torch.bool),
     "all": _reduced(lambda a, b: _and(a, values.truth(b)), Truth(True), torch.bool),

@@ -10,6 +10,7 @@ from torch.nn.attention.flex_attention import and_masks, or_masks
 
 import pidsl
 from pidsl import from_flex
+from pidsl.errors import PredicateError
 from pidsl.interop.imported import Imported
 from pidsl.relation.oracle import table
 
@@ -223,6 +224,42 @@ def test_batches():
     check(lambda b, h, q, k: (q - k <= WIDTHS[h] + AHEAD[b]) & (q >= k), 30, batch=3, heads=4)
     one = torch.tensor([9])
     assert repr(from_flex(lambda b, h, q, k: (k < one[b]) & (q >= k))) == "causal & keys(0, 9)"
+
+
+def changed_in_place(b, h, q, k):
+    near = q.clone()
+    near.sub_(3).clamp_(min=0)
+    found = k >= near
+    also = found
+    also &= q >= k
+    return found
+
+
+NARROW = {
+    "int8": lambda b, h, q, k: q.to(torch.int8) >= k.to(torch.int8),
+    "uint8": lambda b, h, q, k: q.to(dtype=torch.uint8) - k.type(torch.uint8) < 10,
+    "short": lambda b, h, q, k: q.short() * 1000 >= k.short() * 1000,
+    "float16": lambda b, h, q, k: q.to(torch.float16) >= k.half(),
+    "int32": lambda b, h, q, k: q.int() * 1_000_000 >= k.int() * 1_000_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_numbers_of_few_bits_are_no_pattern_of_every_length(name):
+    with pytest.raises(PredicateError):
+        from_flex(NARROW[name])
+    check(NARROW[name], 64, n=64)
+
+
+def test_truth_values_as_numbers_of_few_bits():
+    assert repr(check(lambda b, h, q, k: (q >= k).byte() * (q - k < 4).to(torch.int8) > 0, 30)) == "window(3)"
+    assert repr(check(changed_in_place, 30)) == "window(3)"
+
+
+def test_documents_are_found_in_the_entries():
+    both = (IDS[:, None] == IDS) & (torch.arange(N)[:, None] >= torch.arange(N))
+    found = check(lambda b, h, q, k: both.reshape(-1)[q * N + k], N, n=N)
+    assert repr(found.pattern) == "causal & documents"
 
 
 def boom(b, h, q, k):

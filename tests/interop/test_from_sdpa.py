@@ -98,6 +98,33 @@ def test_attention():
     torch.testing.assert_close(attention(q, *more, is_causal=True), expected)
 
 
+def test_what_is_the_same_for_all_queries_or_keys():
+    q, k, v = torch.randn(3, 2, 2, 20, 8)
+    early = torch.arange(20) < torch.tensor([[20], [13]])
+    for mask in (early[1:], early[1][:, None], early[:, None, None], early[:, None, None].flip(-1), early[:1, :1]):
+        expected = scaled_dot_product_attention(q, k, v, mask).nan_to_num(0.0)
+        found = from_sdpa(mask)
+        each = found.patterns if isinstance(found, Imported) else [found]
+        more = found.inputs if isinstance(found, Imported) else {}
+        out = [pidsl.compile(pattern, "torch")(q, k, v, **more) for pattern in each]
+        own = out[0] if len(out) == 1 else torch.stack([x[b] for b, x in enumerate(out)])
+        torch.testing.assert_close(own, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_packed_documents():
+    q, k, v = torch.randn(3, 2, 4, 40, 8)
+    ids = torch.tensor([[0] * 7 + [1] * 20 + [2] * 13, [0] * 31 + [-1] * 9])
+    same = (ids[:, :, None] == ids[:, None]) & (ids >= 0)[:, None]
+    near = torch.ones(40, 40, dtype=torch.bool).tril().triu(-3)
+    by_head = torch.stack([same, same & near, same & near.mT, same & near], 1)
+    for mask in (same[:1, None], (same & near)[:, None], same[0] & near.tril(), by_head):
+        found = from_sdpa(mask)
+        assert set(found.inputs) == {"documents"} and len(found.patterns) == 1
+        expected = scaled_dot_product_attention(q, k, v, mask).masked_fill(~mask.any(-1, keepdim=True), 0.0)
+        out = pidsl.compile(found.pattern, "torch")(q, k, v, **found.inputs)
+        torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_dropout():
     found = from_sdpa(is_causal=True, dropout_p=0.25)
     assert found.score == pidsl.score(dropout=0.25) and found.pattern == causal
@@ -124,4 +151,9 @@ def test_what_is_no_pattern_is_refused():
     refused("attn_mask = \\[4\\]", "", attn_mask=torch.ones(4))
     refused("attn_mask = ndarray", "", attn_mask=np.ones((4, 4)))
     refused("dropout = 1.5", "", TermError, dropout_p=1.5)
-    refused("scale", "", scale="half")
+    for scale in ("half", float("nan"), float("inf")):
+        refused("scale", "", scale=scale)
+    refused("meta", "", attn_mask=torch.ones(4, 4, device="meta"))
+    refused("layout", "", attn_mask=torch.eye(4).bool().to_sparse())
+    refused("attn_mask = \\[0, 4\\]", "", attn_mask=torch.ones(0, 4))
+    refused("is_causal = 'yes'", "", is_causal="yes")

@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import pidsl
 from pidsl import blocks, causal, documents, empty, full, keys, parse, ring, stride, to_flex, window
-from pidsl.errors import PidslError, SizeError, TermError, TooHardError
+from pidsl.errors import ArgumentError, PidslError, SizeError, TermError, TooHardError
 from pidsl.testing import terms
 
 # follows the hints of pidsl/interop/flex.py: to_flex, block_mask, mask_mod
@@ -125,6 +125,9 @@ def test_what_is_no_mask():
     for size in (0, 2.5, (4, 4, 4), True):
         with pytest.raises(SizeError, match="block_size"):
             to_flex(causal, block_size=size)
+    for device in ("nope", "cuda:99", 2.5):
+        with pytest.raises(ArgumentError, match="device"):
+            to_flex(causal, device=device)
     with pytest.raises(PidslError, match="symbol"):
         to_flex(window(pidsl.symbols("k")))
 
