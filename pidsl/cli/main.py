@@ -17,7 +17,7 @@ from rich.text import Text
 
 import pidsl
 from pidsl.cli import analysis, kernels, pages
-from pidsl.cli.carets import under
+from pidsl.cli.carets import told, under
 from pidsl.console import console
 from pidsl.errors import PidslError
 
@@ -59,6 +59,9 @@ for command in (*analysis.COMMANDS, *kernels.COMMANDS, *pages.COMMANDS):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who called: `pidsl ... >&-`
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 -- as long as the process
     if COMPLETE in os.environ:
         cli.main(given, prog_name="pidsl", complete_var=COMPLETE)
     try:
@@ -77,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"  see: {path} --help", file=sys.stderr)
         return 2
     except PidslError as e:
-        _say(str(e))
+        _say(told(given, e))
         return 2
     except MemoryError:
         _say("out of memory: a smaller n or another question")
@@ -85,6 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough; what is still buffered goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as e:  # a full disk behind standard output, say
+        _say(str(e))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted", "\npidsl: ")
         return 130

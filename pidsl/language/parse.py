@@ -19,7 +19,8 @@ import ast
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -204,6 +205,16 @@ class Parser:
         before = self.line.strip().encode()[: node.col_offset]  # Python counts bytes
         return ParseError(given, expected, self._caret(len(before.decode(errors="ignore"))), hint)
 
+    @contextmanager
+    def _at(self, node: ast.expr) -> Iterator[None]:
+        """What a word refuses points at `node`."""
+        try:
+            yield
+        except ParseError:
+            raise
+        except PidslError as e:
+            raise type(e)(e.given, e.expected, self.fail(node, "", "").where, e.hint) from None
+
     def spec(self, node: ast.expr) -> Any:
         """`node` where anything may stand that has a meaning of its own."""
         match node:
@@ -222,9 +233,13 @@ class Parser:
             case ast.Name(id=name):
                 raise self._unknown(node, name)
             case ast.BinOp(left=a, op=op, right=b) if type(op) in OPERATORS:
-                return OPERATORS[type(op)]((yield self._term(a)), (yield self._term(b)))
+                left, right = (yield self._term(a)), (yield self._term(b))
+                with self._at(node):
+                    return OPERATORS[type(op)](left, right)
             case ast.BinOp(left=a, op=ast.Pow(), right=b):
-                return (yield self._term(a)) ** self.size(b)
+                left, power = (yield self._term(a)), self.size(b)
+                with self._at(b):
+                    return left**power
             case ast.UnaryOp(op=ast.Invert(), operand=a):
                 return ~(yield self._term(a))
             case ast.Attribute(value=a, attr="T"):
@@ -232,7 +247,8 @@ class Parser:
             case ast.Call(func=ast.Attribute(value=a, attr=method)) if method in METHODS:
                 of: Term = yield self._term(a)
                 args, named = self.arguments(node, METHODS[method])
-                return METHODS[method](of, *args, **named)
+                with self._at(node):
+                    return METHODS[method](of, *args, **named)
             case ast.Call(func=ast.Name(id=word)):
                 found = self._call(node, word)
                 if not isinstance(found, Term):
@@ -259,7 +275,8 @@ class Parser:
             raise self._unknown(node, word)
         args, named = self.arguments(node, make)
         try:
-            return make(*args, **named)
+            with self._at(node):
+                return make(*args, **named)
         except PidslError:
             raise
         except (AttributeError, TypeError, ValueError) as e:

@@ -4,6 +4,8 @@
 # follows the hints of pidsl/cli/pages.py: report
 """
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,9 +52,10 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["show", "window(k)", "-b", "k=1", "-b", "k=2"], ["k is 1 and 2"]),
     (["show", "window(k)", "--bind", "k=1", "--bind", "1=k"], ["'1=k'", "^^^"]),
     (["show", "window(k)", "--bind", "k=-1"], ["-1"]),
-    (["show", "window(k)", "--bind", "p=1"], ["p"]),
-    (["show", "window(3)", "--bind", "k=2"], ["k"]),
-    (["show", "window(k)"], ["unbound symbol k"]),
+    (["show", "window(k)", "--bind", "p=1"], ["symbols of the term: k", "--bind p=1\n" + " " * 34 + "^^^"]),
+    (["show", "window(3)", "--bind=k=2"], ["no symbols", "^^^^^^^^^^"]),
+    (["show", "window(k)"], ["unbound symbol k", "\n    window(k)\n           ^", "try: --bind k=NUMBER"]),
+    (["plan", "window(k) | keys(0, s)"], ["unbound symbols k, s", "try: --bind k=NUMBER --bind s=NUMBER"]),
     (["compare", "window(k)", "causal", "--bind", "k=1", "--bind", "z=1"], ["--bind z=1", "a symbol of one"]),
     (["show", "compile(causal)", "--bind", "k=1"], ["--bind"]),
     # patterns
@@ -62,7 +65,10 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["show", "window"], ["`window` without its arguments", "^"]),
     (["show", ""], ["no text"]),
     (["show", "causal and full"], ["`and` or `or`"]),
-    (["show", "window(-1)"], ["left = -1"]),
+    (["show", "window(-1)"], ["left = -1", "\n    window(-1)\n    ^"]),
+    (["show", "causal | keys(5, 2, 0)"], ["step = 0", "\n    causal | keys(5, 2, 0)\n             ^"]),
+    (["show", "causal ** -1"], ["layers = -1", "\n" + " " * 14 + "^"]),
+    (["show", "heads([(1, causal.blocked(0))])"], ["size = 0", "\n" + " " * 15 + "^"]),
     (["show", "score(softcap=3.0)"], ["a pattern: a term, gate, heads, layers or summaries"]),
     (["show", "__import__('os')"], ["'__import__'"]),
     (["bench", "gate(a=causal, b=full)"], ["one term; here are branch a, branch b"]),
@@ -88,7 +94,7 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["check", "compile(causal, score=score(sinks=True))"], ["takes sinks", "a kernel of q, k and v alone"]),
     (["check", "compile(causal, output_gate='head')"], ["output_gate"]),
     # what is not there
-    (["claims", "Mistral"], ["claim 'Mistral'", "'Mistral, reach'"]),
+    (["claims", "Mistral"], ["claim 'Mistral'", "'Mistral, reach'", "pidsl claims Mistral\n" + " " * 17 + "^^^^^^^"]),
     (["demo", "--device", "nonsense"], ["--device nonsense"]),
     (["check", "causal", "--device", "cuda:99"], ["--device cuda:99"]),
     (["bench", "causal", "--device", "meta:x"], ["--device meta:x"]),
@@ -103,6 +109,13 @@ def test_mistakes(arguments: list[str], wanted: list[str], capsys: pytest.Captur
     assert captured.err.startswith("pidsl: ") or arguments == []
     for text in wanted:
         assert text in captured.err, captured.err
+
+
+@pytest.mark.parametrize(("streams", "code"), [("> /dev/full", 2), (">&-", 0), ("2>&- > /dev/full", 2)])
+def test_streams_that_take_nothing(streams: str, code: int) -> None:
+    called = f"'{sys.executable}' -m pidsl show causal {streams}"
+    ended = subprocess.run(["sh", "-c", called], capture_output=True, text=True, check=False)
+    assert ended.returncode == code and "Traceback" not in ended.stderr
 
 
 def test_the_check_of_documents_says_what_to_check(capsys: pytest.CaptureFixture[str]) -> None:
