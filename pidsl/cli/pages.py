@@ -145,6 +145,8 @@ def report(pattern: str, bound: Mapping[str, int], out: Path, n: int, layers: in
     """
     write: Any = import_module("pidsl.pictures.report").write
     found = read(pattern, bound)
+    if out.name in ("", "-"):
+        raise PidslError(f"{str(out)!r}", "the name of a file", hint="-o report.html")
     if not out.parent.is_dir():
         raise PidslError(f"{out}: no folder {str(out.parent)!r}", "a place to write the page", hint="-o report.html")
     try:

@@ -48,7 +48,7 @@ def common(terms: Sequence[Term], keys: int | None = None) -> Found | None:
         if at_start and (of_lags_alone(base) and contained(base, Causal())):
             padding = -torch.tensor(bounds)
             return base, {"offset": padding, "key_offset": padding}
-        if not at_start:
+        if not at_start and (keys is None or max(bounds) <= keys):
             return base, {"key_lengths": torch.tensor(bounds)}
     return None
 

@@ -95,6 +95,7 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["check", "compile(causal, output_gate='head')"], ["output_gate"]),
     # what is not there
     (["claims", "Mistral"], ["claim 'Mistral'", "'Mistral, reach'", "pidsl claims Mistral\n" + " " * 17 + "^^^^^^^"]),
+    (["report", "causal", "-o", "-"], ["the name of a file"]),
     (["demo", "--device", "nonsense"], ["--device nonsense"]),
     (["check", "causal", "--device", "cuda:99"], ["--device cuda:99"]),
     (["bench", "causal", "--device", "meta:x"], ["--device meta:x"]),

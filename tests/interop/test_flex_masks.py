@@ -256,6 +256,13 @@ def test_truth_values_as_numbers_of_few_bits():
     assert repr(check(changed_in_place, 30)) == "window(3)"
 
 
+def test_lengths_beyond_the_keys_are_no_lengths_of_a_call():
+    ends = torch.tensor([10, 50, 30])
+    for n in (20, 60):
+        found = check(lambda b, h, q, k: (k < ends[b]) & (q >= k), n, batch=3, n=n)
+        assert ("key_lengths" in found.inputs) == (n == 60)
+
+
 def test_documents_are_found_in_the_entries():
     both = (IDS[:, None] == IDS) & (torch.arange(N)[:, None] >= torch.arange(N))
     found = check(lambda b, h, q, k: both.reshape(-1)[q * N + k], N, n=N)
