@@ -50,12 +50,17 @@ class DerivedCache(HuggingFaceCache):
 
 def why_not(model: PreTrainedModel) -> str:
     """What of a model a derived cache has no room for, in words; empty where it serves."""
-    config = model.config.get_text_config(decoder=True)
-    if others := sorted({*(getattr(config, "layer_types", None) or ())} - KINDS):
+    if others := states(model):
         return f"layers of kind {', '.join(others)}"
-    if getattr(config, "kv_lora_rank", None) is not None:
+    if getattr(model.config.get_text_config(decoder=True), "kv_lora_rank", None) is not None:
         return "latent attention (kv_lora_rank), which makes keys of what it caches"
     return "a model with an encoder and a decoder" if model.config.is_encoder_decoder else ""
+
+
+def states(model: PreTrainedModel) -> list[str]:
+    """The kinds of layers that keep something else than keys: a state, or what a convolution has seen."""
+    config = model.config.get_text_config(decoder=True)
+    return sorted({*(getattr(config, "layer_types", None) or ())} - KINDS)
 
 
 class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -125,16 +130,29 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         elif n <= self.lookahead + 1 or not self._waiting:
             if self._waiting:
                 self._append(k, v, mask, before)
-            out = kernel.decode(query, self.kept, **inputs)
+            out = self._decode(kernel, query, mask, before, inputs)
         else:
             parts = []
             for s in range(0, n, self.lookahead + 1):
                 piece = slice(s, min(s + self.lookahead + 1, n))
                 self._append(k[:, :, piece], v[:, :, piece], mask, before + s)
-                parts.append(kernel.decode(query[:, :, piece], self.kept, **inputs))
+                parts.append(self._decode(kernel, query[:, :, piece], mask, before + s, inputs))
             out = torch.cat(parts, 2)
         self._waiting = False
         return out
+
+    def _decode(self, kernel: Kernel, query: Tensor, mask: Described, before: int, inputs: Mapping[str, Any]) -> Tensor:
+        """Attention of rows behind `before` others, all of which are kept by now."""
+        n = query.shape[2]
+        behind = None if mask.stop is None or n == 1 else (before + n - mask.stop).clamp(0, n)
+        if behind is None or not bool(behind.any()):
+            out: Tensor = kernel.decode(query, self.kept, **inputs)
+            return out
+        # the last rows given stand with the last tokens kept: padding behind these goes to the front and back again
+        at = torch.arange(n, device=query.device)
+        there, back = ((at + x[:, None]) % n for x in (-behind, behind))
+        out = kernel.decode(_rows(query, there), self.kept, **inputs)
+        return _rows(out, back)
 
     def _append(self, k: Tensor, v: Tensor, mask: Described, before: int) -> None:
         """Keep what is no padding of k and v, whose first row stands behind `before` others."""
@@ -149,9 +167,8 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         if before and bool((lengths == n).all()):
             self.kept.append(k, v)
             return
-        at = (torch.arange(n, device=k.device) + skipped[:, None]).clamp(max=n - 1)[:, None, :, None]
-        k, v = (x.gather(2, at.expand(-1, x.shape[1], -1, x.shape[3])) for x in (k, v))
-        self.kept.append(k, v, lengths)
+        at = (torch.arange(n, device=k.device) + skipped[:, None]).clamp(max=n - 1)
+        self.kept.append(_rows(k, at), _rows(v, at), lengths)
 
     def get_seq_length(self) -> int:
         """Tokens so far, padding included."""
@@ -192,3 +209,8 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def offload(self) -> NoReturn:
         """Refused."""
         raise refuse("offloading of a derived cache", "a cache on the device of its model")
+
+
+def _rows(x: Tensor, at: Tensor) -> Tensor:
+    """Rows of x [B, H, n, D] in another order, [B, n]."""
+    return x.gather(2, at[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))

@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 import pidsl
 from pidsl.errors import ArgumentError
-from pidsl.hf.derived import DerivedCache, why_not
+from pidsl.hf.derived import DerivedCache, states, why_not
 from pidsl.hf.interface import asks, implementations, is_ours, models, parts, restore
 from pidsl.hf.own_classes import change_classes
 from pidsl.hf.refused import refuse
@@ -31,7 +31,8 @@ def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> 
     """Attend under another pattern, in every layer of a model, in some kinds of layers, or layer by layer.
 
     The model runs by pidsl from then on. Positions count from the first token of each sequence. `generate` gets a
-    `DerivedCache`, unless it is told which cache to use. `unpatch(model)` puts things back; patching again replaces.
+    `DerivedCache`, unless it is told which cache to use, or layers have a state. `unpatch(model)` puts things back;
+    patching again replaces.
 
     Args:
         model: a decoder or an encoder of transformers, or one with a head on it; it is changed in place.
@@ -182,6 +183,8 @@ class Generate:
                 f"{ahead[0]!r}, in which tokens attend later ones, and a cache", "a causal pattern", model, hint
             )
         if told:
+            return generate(model, *given, **named)
+        if states(model):  # which only its own cache has room for
             return generate(model, *given, **named)
         guessing = any(named.get(x) is not None for x in ("assistant_model", "prompt_lookup_num_tokens"))
         name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

@@ -162,6 +162,31 @@ def test_going_back(small: ModuleType) -> None:
             change()
 
 
+@pytest.mark.parametrize("lookahead", [1, 3, 20])
+def test_padding_behind_tokens_of_one_call(small: ModuleType, lookahead: int) -> None:
+    """A call whose entries have different numbers of real tokens, with padding before or behind them."""
+    own = pidsl.hf.patch(model(small), COMB)
+    mask = torch.ones_like(ids())
+    mask[0, 13:], mask[1, :5] = 0, 0
+    with torch.no_grad():
+        wanted = own(ids(), attention_mask=mask, use_cache=False).logits
+        for steps in ((4, 4, 9), (12, 1, 4), (1, 15, 1)):
+            cache, found, start = pidsl.hf.DerivedCache(own, lookahead=lookahead), [], 0
+            for n in steps:
+                rows = ids()[:, start : start + n]
+                found.append(own(rows, attention_mask=mask[:, : start + n], past_key_values=cache).logits)
+                start += n
+            assert torch.allclose(torch.cat(found, 1)[mask == 1], wanted[mask == 1], atol=1e-4)
+
+
+def test_layers_with_a_state(small: ModuleType) -> None:
+    """They need the cache that transformers makes for them."""
+    own = pidsl.hf.patch(model(small, "jamba"), COMB)
+    assert torch.equal(own.generate(ids(), **OPTIONS), own.generate(ids(), use_cache=False, **OPTIONS))
+    with pytest.raises(pidsl.hf.UnsupportedError, match="layers of kind"):
+        pidsl.hf.DerivedCache(own)
+
+
 def test_a_cache_goes_on_from_a_copy(small: ModuleType) -> None:
     """A prompt that is read once, and continued in several ways."""
     own = pidsl.hf.patch(model(small), COMB)
