@@ -163,7 +163,8 @@ def _joined(leaves: Sequence[_Leaf], asked: _Asked) -> sympy.Expr:
     values = [value for value in values if any(value in fits for fits in left.values())]
     candidates = _candidates(leaves, values, asked)
     cases: list[tuple[sympy.Expr, Condition]] = []
-    while not (common := set.intersection(*left.values())):
+    common: set[sympy.Expr] = set()
+    while left and not (common := set.intersection(*left.values())):
         needing = {value: [leaf for leaf, fits in left.items() if fits == {value}] for value in values}
         told = [x for v, own in needing.items() if own for x in _parting(v, own, left, candidates, asked)]
         if not told:  # no condition tells all that need a value: some of them, then
@@ -178,7 +179,7 @@ def _joined(leaves: Sequence[_Leaf], asked: _Asked) -> sympy.Expr:
                 del left[leaf]
             elif len(fits) > 1:
                 fits.discard(value)
-    last = _short(min(common, key=lambda v: (v.count_ops(), str(v))))
+    last = _short(min(common, key=lambda v: (v.count_ops(), str(v)))) if left else cases.pop()[0]
     return sympy.Piecewise(*cases, (last, True)) if cases else last
 
 

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pidsl import blocks, causal, empty, full, keys, lags, queries, stride, symbols, window
+from pidsl.analysis import cases
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.cases import by_cases
 from pidsl.analysis.corner import InBlocks, Lagged
@@ -172,6 +173,11 @@ def test_cases_are_what_they_are_cases_of(term: Term, size: int, first: int, tok
     mask = (term.bind(**numbers) if numbers else term).mask(tokens)
     assert bound(n=tokens, **numbers) == mask.sum()
     assert all(degree(i=row, n=tokens, **numbers) == mask[row].sum() for row in range(0, tokens, 4))
+
+
+def test_a_condition_of_one_case_may_hold_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "_agree", lambda leaf, value, asked: leaf.value == value)  # as where z3 does not know
+    assert by_cases(sympy.Piecewise((N, N < K), (K, True)), [N <= K]) == N
 
 
 def test_cases_join() -> None:
