@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pidsl
-from pidsl.cli.options import LENGTH, as_json, bind, flow, parts, pattern, ranges, read, write_json
+from pidsl.cli.options import LENGTH, as_json, bind, parts, pattern, ranges, read, write_json
 from pidsl.console import console, picture, table
 from pidsl.errors import ParseError, PidslError, SymbolError, TermError
 
@@ -109,9 +109,12 @@ def bounds(
     """
     from pidsl.analysis import ask
     from pidsl.analysis.assume import conditions, require_known
+    from pidsl.language.recipe import Recipe
+    from pidsl.pictures.parts import schedule_of
 
     subject = read(pattern, bound)
-    counted, seen = list(dict.fromkeys(term for _, term in parts(subject))), flow(subject)
+    counted = list(dict.fromkeys(term for _, term in parts(subject)))
+    seen = schedule_of(subject.of if isinstance(subject, Recipe) else subject, "pidsl bounds")
     symbols = frozenset().union(*(term.symbols for term in counted))
     known = conditions(assume)
     require_known(known, symbols, "nitL", repr(subject))

@@ -8,8 +8,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from functools import reduce
-from operator import or_
 from typing import Any, TypeVar
 
 import click
@@ -162,22 +160,6 @@ def parts(found: Any) -> list[tuple[str, Term]]:
         case Recipe():
             return parts(found.of)
     raise ParseError(f"{found!r}", "a pattern: a term, gate, heads, layers or summaries")
-
-
-def flow(found: Any) -> tuple[Term, ...]:
-    """A pattern for each layer, over which information flows: by any head, by any branch of a gate."""
-    match found:
-        case Term():
-            return (found,)
-        case Heads():
-            return (found.union,)
-        case Schedule():
-            return tuple(found.unions)
-        case Gate():
-            return (reduce(or_, (term for _, term in found.branches)),)
-        case Recipe():
-            return flow(found.of)
-    raise ParseError(f"{found!r}", "a term, heads, layers or a gate: of what else no pattern says what a token sees")
 
 
 def write_json(found: Mapping[str, Any]) -> None:

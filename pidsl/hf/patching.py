@@ -177,14 +177,12 @@ class Generate:
         if named.get("use_cache", config.use_cache) is False:
             return generate(model, *given, **named)
         patterns = [x.term for module in model.modules() if (x := swapped_in(module))]
-        if ahead := [x for pattern in patterns for x in _terms(pattern) if not x <= pidsl.causal]:
+        if ahead := [x for pattern in dict.fromkeys(patterns) for x in _terms(pattern) if not x <= pidsl.causal]:
             hint = "model.generate(..., use_cache=False), which computes all tokens again for each"
             raise refuse(
                 f"{ahead[0]!r}, in which tokens attend later ones, and a cache", "a causal pattern", model, hint
             )
-        if told:
-            return generate(model, *given, **named)
-        if states(model):  # which only its own cache has room for
+        if told or states(model):  # of which only the model's own cache has room
             return generate(model, *given, **named)
         guessing = any(named.get(x) is not None for x in ("assistant_model", "prompt_lookup_num_tokens"))
         name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pidsl.language.vocabulary as words
-from pidsl.interop.runs import any_term, of_runs
+from pidsl.interop.runs import any_term, of_runs, runs_of
 from pidsl.interop.traced_values import Unreadable
 from pidsl.language.terms import Blocks, Causal, Documents, Empty, Full, Keys, Lags, Stride, Term, Window
 
@@ -97,8 +97,7 @@ def _named(held: Bools, shape: tuple[int, int]) -> Term | None:
     lags = np.flatnonzero(held) - (m - 1)
     if not len(lags):
         return Empty()
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], held, [False]]).astype(np.int8))).reshape(-1, 2) - (m - 1)
-    runs = [(int(first), int(stop) - 1) for first, stop in edges]
+    runs = [(start - (m - 1), stop - m) for start, stop in runs_of(held)]
     if len(runs) > 2 and (found := _periodic(lags, shape)) is not None:
         return found
     if len(runs) > FEW:

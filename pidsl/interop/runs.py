@@ -13,7 +13,7 @@ from pidsl.interop.traced_values import Unreadable
 from pidsl.language.terms import Empty, Full, Term, Union
 from pidsl.language.trees import parts_of
 
-__all__ = ["MOST_CASES", "any_term", "of_runs"]
+__all__ = ["MOST_CASES", "any_term", "of_runs", "runs_of"]
 
 Bools = NDArray[np.bool_]
 MOST_CASES = 256  # runs of queries times runs of keys, each a part of a pattern
@@ -25,16 +25,24 @@ def any_term(terms: Iterable[Term]) -> Term:
     return reduce(lambda a, b: a | b, parts) if parts else Empty()
 
 
+def runs_of(holds: Bools) -> list[tuple[int, int]]:
+    """Where it holds without a break: from the first place up to, and without, the second.
+
+    >>> runs_of(np.array([True, True, False, True]))
+    [(0, 2), (3, 4)]
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], holds, [False]]).astype(np.int8)))
+    return [(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
+
+
 def of_runs(holds: Bools, axis: str) -> Term:
     """Queries or keys in runs, in steps where there are too many."""
     word = words.queries if axis == "i" else words.keys
     at = np.flatnonzero(holds)
     if not len(at):
         return Empty()
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], holds, [False]]).astype(np.int8)))
-    runs = edges.reshape(-1, 2).tolist()
-    length = len(holds)
-    if runs == [[0, length]]:
+    runs = runs_of(holds)
+    if runs == [(0, len(holds))]:
         return Full()
     steps = np.diff(at)
     if len(runs) > 2 and (steps == steps[0]).all():

@@ -13,6 +13,8 @@ from __future__ import annotations
 import keyword
 import unicodedata
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import ClassVar
 
 from pidsl.errors import SymbolError, TermError
@@ -36,6 +38,11 @@ class Gate(Shown):
     def names(self) -> tuple[str, ...]:
         """Names of the branches, in the order of the last dimension of the weights."""
         return tuple(name for name, _ in self.branches)
+
+    @property
+    def union(self) -> Term:
+        """What any branch attends, as one pattern."""
+        return reduce(or_, (term for _, term in self.branches))
 
     @property
     def symbols(self) -> frozenset[str]:

@@ -102,13 +102,17 @@ def of_documents(term: Term, n: int, documents: Any) -> Cells:
     cell = side(tokens)
     if cell == 1:
         return from_mask(mask)
-    padded = -(-tokens // cell)
-    some, every = (
-        np.pad(mask, (0, -tokens % cell), constant_values=edge).reshape(padded, cell, padded, cell)
-        for edge in (False, True)
-    )
-    kinds = some.any(axis=(1, 3)).astype(np.uint8)
-    return Cells(kinds + (kinds.astype(bool) & every.all(axis=(1, 3))), cell, cell, tokens, tokens)
+    return tiled(mask, cell, cell)
+
+
+def tiled(mask: NDArray[np.bool_], rows: int, columns: int) -> Cells:
+    """The tiles of a mask, bool [n, m]."""
+    n, m = mask.shape
+    shape = -(-n // rows), rows, -(-m // columns), columns
+    padding = ((0, -n % rows), (0, -m % columns))
+    some = np.pad(mask, padding).reshape(shape).any(axis=(1, 3))
+    every = np.pad(mask, padding, constant_values=True).reshape(shape).all(axis=(1, 3))
+    return Cells(np.asarray(some.astype(np.uint8) + (some & every)), rows, columns, n, m)
 
 
 def tile_sides(tiles: object) -> tuple[int, int]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
 from typing import Any
 
 from pidsl.errors import TermError
@@ -62,7 +60,7 @@ def panels_of(subject: Any) -> list[Panel]:
             raise TermError(given, "a pattern, heads, layers, a gate or summaries", where="a picture")
 
 
-def schedule_of(subject: Any) -> Sequence[Term]:
+def schedule_of(subject: Any, where: str = "plot(n, of=..., layers=...)") -> Sequence[Term]:
     """A pattern per layer: over it information flows. Through a gate it flows by any branch.
 
     Raises:
@@ -76,10 +74,10 @@ def schedule_of(subject: Any) -> Sequence[Term]:
         case Schedule():
             return subject.unions
         case Gate():
-            return (reduce(or_, (term for _, term in subject.branches)),)
+            return (subject.union,)
         case _:
             given = f"what a token sees through {subject!r}"
-            raise TermError(given, "a pattern, heads, layers or a gate", where="plot(n, of=..., layers=...)")
+            raise TermError(given, "a pattern, heads, layers or a gate", where=where)
 
 
 def numbers(given: Sequence[int]) -> str:

@@ -28,7 +28,7 @@ from pidsl.language.expr import Var, evaluate, holds, whole
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
 from pidsl.pictures import style, svg
-from pidsl.pictures.cells import Kinds
+from pidsl.pictures.cells import Kinds, tiled
 from pidsl.relation.isl import in_turn
 
 SKIPPED, IN_VAIN, PAIR, IN_FULL = range(4)
@@ -194,14 +194,7 @@ def _pairs(piece: Piece, walk: Runs, env: dict[str, Any], first: int) -> NDArray
 
 def _standing(pairs: NDArray[np.bool_], tile: tuple[int, int]) -> Kinds:
     """Kinds of the pairs in tiles as tokens stand."""
-    n, m = pairs.shape
-    rows, cols = tile
-    shape = -(-n // rows), rows, -(-m // cols), cols
-    padding = ((0, -n % rows), (0, -m % cols))
-    some = np.pad(pairs, padding).reshape(shape).any(axis=(1, 3))
-    every = np.pad(pairs, padding, constant_values=True).reshape(shape).all(axis=(1, 3))
-    visited = (some.astype(np.uint8) + (some & every)).repeat(rows, 0).repeat(cols, 1)[:n, :m]
-    return _kinds(pairs, visited)
+    return _kinds(pairs, tiled(pairs, *tile).spread())
 
 
 def _boxes(piece: Piece, walk: Boxes, grid: Grid, n: int) -> Reordered:

@@ -26,7 +26,7 @@ from pidsl.language.terms import Term, is_confined, require_concrete, within
 from pidsl.language.vocabulary import causal
 from pidsl.pictures import facts, style
 from pidsl.pictures.field import LONGEST, MOST_LAYERS
-from pidsl.pictures.parts import Panel, panels_of, schedule_of
+from pidsl.pictures.parts import Panel, schedule_of
 from pidsl.pictures.script import keys_script
 from pidsl.relation.oracle import check_square
 
@@ -115,12 +115,10 @@ def checked(subject: Any, n: object, layers: object) -> Shown:
     for term in schedule_of(subject):
         require_concrete(term, "draw a report of it; bind its symbols first")
         check_square(term, tokens, tokens)
-    found: dict[Term, Panel] = {}
-    for panel in panels_of(subject):
-        found.setdefault(panel.term, panel)
-    numbers = {term: k for k, term in enumerate(found)}
+    distinct = facts.distinct(subject)
+    numbers = {term: k for k, (_, term) in enumerate(distinct)}
     schedule = tuple(tuple(numbers[term] for term, _ in layer) for layer in facts.layers_of(subject))
-    panels = tuple(Panel(panel.title, within(panel.term)[0]) for panel in found.values())
+    panels = tuple(Panel(title, within(term)[0]) for title, term in distinct)
     return Shown(subject, tokens, count, panels, schedule)
 
 

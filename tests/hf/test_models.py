@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +22,6 @@ from pidsl import window
 from pidsl.errors import ArgumentError, BackendError
 from pidsl.hf import installed
 
-FOLDER = Path(__file__).resolve().parent.parent.parent / "benchmarks"
 LISTED = [
     "mistral", "llama", "gemma2", "gemma3", "gpt_oss", "llama4", "phi3", "qwen3", "modernbert", "gpt_neo",
 ]  # fmt: skip
@@ -36,15 +33,6 @@ REFUSED = {
     "deberta": "DebertaV2Model, whose attention in DebertaV2Attention, DisentangledSelfAttention",
     "t5": "position_bias",
 }
-
-
-@pytest.fixture(scope="module")
-def small() -> Iterator[ModuleType]:
-    """benchmarks/hf_models.py, with its table of models."""
-    sys.path.insert(0, str(FOLDER))
-    pidsl.hf.register()
-    yield importlib.import_module("hf_models")
-    sys.path.remove(str(FOLDER))
 
 
 @pytest.mark.parametrize("name", [*LISTED, *MORE])

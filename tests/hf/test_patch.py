@@ -8,11 +8,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import pickle
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -25,17 +21,8 @@ import pidsl.hf
 from pidsl import blocks, causal, keys, stride, window
 from pidsl.errors import ArgumentError
 
-FOLDER = Path(__file__).resolve().parent.parent.parent / "benchmarks"
 OPTIONS: dict[str, Any] = dict(max_new_tokens=14, do_sample=False, eos_token_id=None, pad_token_id=0)
 COMB = window(3) | keys(0, None, 8) & causal
-
-
-@pytest.fixture(scope="module")
-def small() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(FOLDER))
-    pidsl.hf.register()
-    yield importlib.import_module("hf_models")
-    sys.path.remove(str(FOLDER))
 
 
 def model(small: ModuleType, name: str = "mistral", implementation: str = "eager") -> Any:
@@ -133,7 +120,6 @@ def test_training_copies_and_pickles(small: ModuleType) -> None:
     assert other.generate.model is other
     pidsl.hf.unpatch(own)
     assert torch.equal(other.generate(ids(), **OPTIONS), other.generate(ids(), use_cache=False, **OPTIONS))
-    own = other
     own = pidsl.hf.patch(model(small), COMB)  # checkpoints of transformers leave hooks that are not pickled
     again = pickle.loads(pickle.dumps(own))
     assert again.generate.model is again
