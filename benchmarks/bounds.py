@@ -38,7 +38,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import pidsl
-from pidsl.analysis import ask
+from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound
 from pidsl.errors import PidslError, SizeError, TermError
 from pidsl.language.terms import Term

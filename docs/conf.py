@@ -10,7 +10,7 @@ from sphinx.util.inspect import TypeAliasForwardRef
 from sphinx.util.nodes import make_refnode
 
 import pidsl
-import pidsl.analysis.ask  # before the modules that it stands on, which import each other
+import pidsl.analysis.questions  # before the modules that it stands on, which import each other
 from pidsl.language.terms import Node, Term
 
 project = "pidsl"

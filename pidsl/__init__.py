@@ -60,9 +60,6 @@ if TYPE_CHECKING:
     from pidsl import runtime as runtime
     from pidsl import testing as testing
     from pidsl.analysis.bound import Bound
-    from pidsl.analysis.claims import check_claims
-    from pidsl.analysis.compare import compare
-    from pidsl.analysis.design import design
     from pidsl.analysis.documents import no_leak
     from pidsl.interop.flex import to_flex
     from pidsl.interop.from_flex import from_flex
@@ -74,6 +71,9 @@ if TYPE_CHECKING:
     from pidsl.runtime.kernels.form import Explained
     from pidsl.runtime.kernels.kernel import Kernel
     from pidsl.runtime.kernels.merge import merge
+    from pidsl.studies.claims import check_claims
+    from pidsl.studies.compare import compare
+    from pidsl.studies.design import design
 
 __all__ = [
     "ArgumentError", "BackendError", "Bound", "Cache", "Explained", "Gate", "Heads", "Kernel", "KeywordError",
@@ -99,19 +99,19 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "degree": "pidsl.relation.counting:degree",
     "pairs": "pidsl.relation.counting:pairs",
     "sparsity": "pidsl.relation.counting:sparsity",
-    "degree for every length": "pidsl.analysis.ask:degree",
-    "pairs for every length": "pidsl.analysis.ask:pairs",
-    "sparsity for every length": "pidsl.analysis.ask:sparsity",
-    "live": "pidsl.analysis.ask:live",
-    "kv bytes": "pidsl.analysis.cost:kv_bytes",
-    "farthest": "pidsl.analysis.ask:farthest",
-    "contiguous": "pidsl.analysis.ask:contiguous",
-    "depth": "pidsl.analysis.ask:depth",
-    "cost": "pidsl.analysis.cost:cost",
-    "attention_graph": "pidsl.analysis.graph:attention_graph",
-    "path": "pidsl.analysis.graph:path",
-    "reachable": "pidsl.analysis.reach:reachable",
-    "communication": "pidsl.analysis.memory:communication",
+    "degree for every length": "pidsl.analysis.questions:degree",
+    "pairs for every length": "pidsl.analysis.questions:pairs",
+    "sparsity for every length": "pidsl.analysis.questions:sparsity",
+    "live": "pidsl.analysis.questions:live",
+    "kv bytes": "pidsl.studies.cost:kv_bytes",
+    "farthest": "pidsl.analysis.questions:farthest",
+    "contiguous": "pidsl.analysis.questions:contiguous",
+    "depth": "pidsl.analysis.questions:depth",
+    "cost": "pidsl.studies.cost:cost",
+    "attention_graph": "pidsl.studies.graph:attention_graph",
+    "path": "pidsl.studies.graph:path",
+    "reachable": "pidsl.analysis.layers.reach:reachable",
+    "communication": "pidsl.analysis.counting.live:communication",
     "plot": "pidsl.pictures.plot:plot",
     "plot of formulas": "pidsl.pictures.lines:plot",
     "html": "pidsl.pictures.html:html",
@@ -122,9 +122,9 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
     _LATER = {
         "Bound": "pidsl.analysis.bound",
         "Cache": "pidsl.runtime.cache.cache",
-        "check_claims": "pidsl.analysis.claims",
-        "compare": "pidsl.analysis.compare",
-        "design": "pidsl.analysis.design",
+        "check_claims": "pidsl.studies.claims",
+        "compare": "pidsl.studies.compare",
+        "design": "pidsl.studies.design",
         "Explained": "pidsl.runtime.kernels.form",
         "Kernel": "pidsl.runtime.kernels.kernel",
         "Packing": "pidsl.interop.packing",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import sympy
 
-from pidsl.analysis.formulas import Value, holds, number, symbol, value_of
+from pidsl.analysis.formulas.words import Value, holds, number, symbol, value_of
 from pidsl.analysis.schedules import LayerRule
 from pidsl.errors import SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.shown import Drawn
@@ -154,9 +154,9 @@ class Bound(Drawn):
             SymbolError: an assumption is about a name that neither the pattern nor the formula has.
             TermError: the assumptions contradict each other.
         """
-        from pidsl.analysis import smt
-        from pidsl.analysis.assume import conditions, require_known, simplified
-        from pidsl.analysis.well_formed import VARIABLES, names_of
+        from pidsl.analysis.formulas import smt
+        from pidsl.analysis.formulas.assume import conditions, require_known, simplified
+        from pidsl.analysis.statements import VARIABLES, names_of
 
         require_known(conditions(assume), names_of(self.subject), VARIABLES[self.quantity], self.shown_subject)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import sympy
 
-from pidsl.analysis.formulas import Periodic, Table
+from pidsl.analysis.formulas.words import Periodic, Table
 from pidsl.errors import PidslError
 from pidsl.relation.isl import in_turn
 
@@ -52,40 +52,40 @@ class Method:
     checker: str
 
 
-_REACH = "pidsl.analysis.reach_check"
-_BLOCKS = "pidsl.analysis.block_bounds"
-_DEPTH = "pidsl.analysis.depth_check"
-_COST = "pidsl.analysis.cost_check"
+_REACH = "pidsl.analysis.layers.reach_check"
+_BLOCKS = "pidsl.analysis.smaller.block_bounds"
+_DEPTH = "pidsl.analysis.layers.depth_check"
+_COST = "pidsl.analysis.sizes"
 
 METHODS: dict[str, Method] = {
     "from the exact formula": Method(
         "compared with the exact formula, whose own proof comes first, for all values of the symbols (z3)",
-        "pidsl.analysis.judge:check_claim",
+        "pidsl.studies.judge:check_claim",
     ),
     "first differences": Method(
         "one more lag is one more key, for all values of the symbols (z3), and the first lag agrees",
-        "pidsl.analysis.lag_degree:check_degree",
+        "pidsl.analysis.symbolic.lag_degree:check_degree",
     ),
     "layers by induction": Method(
         "what L layers reach, by induction over L, and the formula from it, for all values of the symbols (z3)",
-        "pidsl.analysis.lag_reach:check_reach",
+        "pidsl.analysis.symbolic.lag_reach:check_reach",
     ),
     "live keys by witness": Method(
         "the largest lag is attended and no larger one is, for all values of the symbols (z3)",
-        "pidsl.analysis.lag_live:check_live",
+        "pidsl.analysis.symbolic.lag_live:check_live",
     ),
     # concrete terms: pairs, keys per query, live keys
     "quasi-polynomial": Method(
         "equal to exact counts at as many n of each chamber as determine a quasi-polynomial",
-        "pidsl.analysis.counts_check:check_pairs",
+        "pidsl.analysis.counting.counts_check:check_pairs",
     ),
     "degree": Method(
         "isl: the keys of each query are arithmetic progressions, whose sizes sum to the formula for all i and n",
-        "pidsl.analysis.degrees_check:check_degree",
+        "pidsl.analysis.counting.degrees_check:check_degree",
     ),
     "largest degree": Method(
         "isl: no query has more keys, and for every n some query has as many",
-        "pidsl.analysis.degrees_check:check_maximum",
+        "pidsl.analysis.counting.degrees_check:check_maximum",
     ),
     "keys between blocks": Method(
         "blocks of tokens attend one another: made of the degrees between blocks, each proved by itself",
@@ -101,11 +101,11 @@ METHODS: dict[str, Method] = {
     ),
     "whole grids": Method(
         "a whole grid is a product of its axes, and layers act on each alone: worked out from masks of the axes",
-        "pidsl.analysis.grids:check_grid",
+        "pidsl.analysis.smaller.grids:check_grid",
     ),
     "live keys": Method(
         "equal to exact counts at as many t of each chamber as determine a quasi-polynomial",
-        "pidsl.analysis.memory:check_live",
+        "pidsl.analysis.counting.live:check_live",
     ),
     # pairs and lags of several layers
     "layers": Method("isl composes the layers and compares the formula for all n", f"{_REACH}:check_layers"),
@@ -122,24 +122,24 @@ METHODS: dict[str, Method] = {
     "depth by tokens": Method(
         "matrices for short n; for all others isl composes the layers that are enough, and follows tokens that lack "
         "keys after fewer of them",
-        "pidsl.analysis.depth_tokens:check_depth_by_tokens",
+        "pidsl.analysis.layers.depth_tokens:check_depth_by_tokens",
     ),
     "two-sided lags": Method(
         "finitely many lags behind and ahead: sums of them, and where these leave no gap any more",
-        "pidsl.analysis.two_sided:check_sides",
+        "pidsl.analysis.layers.two_sided:check_sides",
     ),
     "blocks": Method(
         "tokens are connected when their blocks are: the depth between blocks, proved by itself",
-        "pidsl.analysis.blocked:check_blocks",
+        "pidsl.analysis.smaller.blocked:check_blocks",
     ),
     "short sequences": Method(
         "of long gaps between tokens only the remainder matters, so dense masks of short sequences decide",
-        "pidsl.analysis.short:check_short",
+        "pidsl.analysis.layers.short:check_short",
     ),
     "repeating layers": Method(
         "layers repeat, for all n: of long gaps between tokens only the remainder matters, so dense masks of short "
         "sequences decide",
-        "pidsl.analysis.cycles:check_cycles",
+        "pidsl.analysis.layers.cycles:check_cycles",
     ),
     "matrices": Method("boolean matrices for this n, until they repeat", f"{_DEPTH}:check_matrices"),
     "form in L": Method(
@@ -150,7 +150,7 @@ METHODS: dict[str, Method] = {
     ),
     "second differences": Method(
         "the second differences in n are the keys gained, for all values of the symbols (z3), and n = 0, 1 agree",
-        "pidsl.analysis.lag_pairs:check_pairs",
+        "pidsl.analysis.symbolic.lag_pairs:check_pairs",
     ),
     # costs, and what needs no layer
     "from the pairs": Method(
@@ -169,11 +169,11 @@ METHODS: dict[str, Method] = {
     "corners": Method(
         "a sum of corners of the (query, key) plane, of which a key and a query more add what they say, for all values "
         "of the symbols (z3)",
-        "pidsl.analysis.corners:check_corners",
+        "pidsl.analysis.symbolic.corners:check_corners",
     ),
     "second differences, at most": Method(
         "the second differences in n are at least the keys gained, for all values of the symbols (z3)",
-        "pidsl.analysis.lag_pairs:check_pairs",
+        "pidsl.analysis.symbolic.lag_pairs:check_pairs",
     ),
 }
 
@@ -196,8 +196,8 @@ def proved(bound: Bound) -> Bound:
 
 @lru_cache(maxsize=512)
 def _proved(bound: Bound) -> Bound:
-    from pidsl.analysis import smt
     from pidsl.analysis.bound import unknown
+    from pidsl.analysis.formulas import smt
 
     with smt.patience(QUESTIONS):
         verdict = verdict_of(bound)
@@ -209,7 +209,7 @@ def _proved(bound: Bound) -> Bound:
 
 def _divides(bound: Bound) -> bool:
     """Whether a formula has floors; for open terms, floors of divisions by a symbol, of which z3 decides not all."""
-    from pidsl.analysis.well_formed import names_of
+    from pidsl.analysis.statements import names_of
 
     floors = bound.expr.atoms(sympy.floor, sympy.ceiling, sympy.Mod, Periodic, Table)
     if not names_of(bound.subject):
@@ -232,8 +232,8 @@ def verdict_of(bound: Bound) -> Verdict:
 
 
 def _verdict(bound: Bound) -> Verdict:
-    from pidsl.analysis import against_masks
-    from pidsl.analysis.well_formed import misstated
+    from pidsl.analysis import held_out as against_masks
+    from pidsl.analysis.statements import misstated
 
     method = METHODS.get(bound.method) if isinstance(bound.method, str) else None
     if method is None:

@@ -14,10 +14,10 @@ from pidsl.console import console, picture, table
 from pidsl.errors import ParseError, PidslError, SymbolError, TermError
 
 if TYPE_CHECKING:
-    from pidsl.analysis.assume import Condition
     from pidsl.analysis.bound import Bound
-    from pidsl.analysis.compare import Row
+    from pidsl.analysis.formulas.assume import Condition
     from pidsl.language.terms import Term
+    from pidsl.studies.compare import Row
 
 WIDEST = 64  # tokens of a text picture
 COUNTED = 1 << 22  # tokens up to which keys are counted query by query
@@ -107,8 +107,8 @@ def bounds(
     JSON: "pattern", and "bounds" with "of" (null: all), "quantity", "relation", "formula" (null: unknown, with
     "reason"), "assumptions", "proof", "checked" (null: not asked).
     """
-    from pidsl.analysis import ask
-    from pidsl.analysis.assume import conditions, require_known
+    from pidsl.analysis import questions as ask
+    from pidsl.analysis.formulas.assume import conditions, require_known
     from pidsl.language.recipe import Recipe
     from pidsl.pictures.parts import schedule_of
 
@@ -195,7 +195,7 @@ def compare(
     JSON: "tokens", "layers", and "rows" with "name", "pattern", and for "pairs", "sparsity", "degree", "depth",
     "farthest", "contiguous", "live", "waste" an object of "value" (null: unknown), "relation", "reason".
     """
-    from pidsl.analysis.compare import COLUMNS
+    from pidsl.studies.compare import COLUMNS
 
     named = _all_named(patterns, bound)
     found = pidsl.compare(named, n=n, layers=layers, head_dim=head_dim, ranges=ranges or None)

@@ -16,7 +16,7 @@ from pidsl.console import Progress, table
 from pidsl.errors import PidslError
 
 if TYPE_CHECKING:
-    from pidsl.analysis.claims import Finding
+    from pidsl.studies.claims import Finding
 
 
 @click.command(
@@ -43,9 +43,9 @@ def claims(
     JSON: "claims" with "name", "source", "statement", "reading", "stated", "verdict", "counterexample", "repair",
     "repaired" (its verdict), "checked" (null: not asked), "expected".
     """
-    from pidsl.analysis.claims import Findings, check_claims
-    from pidsl.analysis.claims import claims as published
-    from pidsl.analysis.report import markdown as page
+    from pidsl.studies.claims import Findings, check_claims
+    from pidsl.studies.claims import claims as published
+    from pidsl.studies.report import markdown as page
 
     known = [claim.name for claim in published()]
     for name in names:

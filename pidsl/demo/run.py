@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import pidsl
-from pidsl.analysis import ask
+from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound
 from pidsl.console import Progress, heading, table
 from pidsl.demo import figure

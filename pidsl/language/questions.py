@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pidsl.analysis.bound import Bound
-    from pidsl.analysis.cost import Cost
-    from pidsl.analysis.degrees import Degree
-    from pidsl.analysis.memory import Communication
-    from pidsl.analysis.reach import Reachable
+    from pidsl.analysis.counting.degrees import Degree
+    from pidsl.analysis.counting.live import Communication
+    from pidsl.analysis.layers.reach import Reachable
     from pidsl.language.terms import Term
     from pidsl.relation.queries import Difference
+    from pidsl.studies.cost import Cost
 
 Assume = str | Iterable[str]
 LONG = 1 << 22  # tokens from which on square patterns are counted by formula
@@ -212,20 +212,20 @@ class Questions(Shown):
         return behind("sparsity")(self._own, n, m, offset, key_offset)
 
     def live(self, *, assume: Assume = (), lookahead: int | None = None, page: int | None = None) -> Bound:
-        """How many keys of tokens 0 .. t a decoding step must keep for later queries; see `pidsl.analysis.ask.live`."""
+        """How many keys of tokens 0 .. t a decoding step must keep for later queries; see `analysis.questions.live`."""
         return behind("live")(self._own, assume, lookahead, page)
 
     def cost(
         self, n: int | None = None, *, head_dim: int = 64, dtype: str = "bf16", heads: int = 1,
         kv_heads: int | None = None, batch: int = 1,
     ) -> Cost:  # fmt: skip
-        """FLOPs and bytes of forward, backward and decoding; see `pidsl.analysis.cost.cost`."""
+        """FLOPs and bytes of forward, backward and decoding; see `pidsl.studies.cost.cost`."""
         return behind("cost")(self._own, n, head_dim=head_dim, dtype=dtype, heads=heads, kv_heads=kv_heads, batch=batch)
 
     # -- how far it sees -----------------------------------------------------------------------------------------
 
     def farthest(self, layers: int | None = None, *, assume: Assume = ()) -> Bound:
-        """The largest lag over which L layers carry information; see `pidsl.analysis.ask.farthest`.
+        """The largest lag over which L layers carry information; see `pidsl.analysis.questions.farthest`.
 
         >>> import pidsl
         >>> pidsl.window(4).farthest(3)(n=100)
@@ -234,11 +234,11 @@ class Questions(Shown):
         return behind("farthest")(self._own, layers, assume)
 
     def contiguous(self, layers: int | None = None, *, assume: Assume = ()) -> Bound:
-        """How many predecessors every token sees without a gap; see `pidsl.analysis.ask.contiguous`."""
+        """How many predecessors every token sees without a gap; see `pidsl.analysis.questions.contiguous`."""
         return behind("contiguous")(self._own, layers, assume)
 
     def depth(self, n: int | None = None, of: str | None = None, *, assume: Assume = ()) -> Bound:
-        """The fewest layers that connect every pair; see `pidsl.analysis.ask.depth`.
+        """The fewest layers that connect every pair; see `pidsl.analysis.questions.depth`.
 
         >>> import pidsl
         >>> pidsl.window(4).depth()(n=4096)
@@ -247,15 +247,15 @@ class Questions(Shown):
         return behind("depth")(self._own, n, of, assume)
 
     def attention_graph(self, n: int) -> networkx.DiGraph:
-        """The pattern over n tokens as a graph; see `pidsl.analysis.graph.attention_graph`."""
+        """The pattern over n tokens as a graph; see `pidsl.studies.graph.attention_graph`."""
         return behind("attention_graph")(self._own, n)
 
     def path(self, i: int, j: int, layers: int, n: int | None = None) -> list[int] | None:
-        """The tokens through which key j reaches query i; see `pidsl.analysis.graph.path`."""
+        """The tokens through which key j reaches query i; see `pidsl.studies.graph.path`."""
         return behind("path")(self._own, i, j, layers, n)
 
     def reachable(self, layers: int = 1) -> Reachable:
-        """The lags, or else the pairs, that L layers connect; see `pidsl.analysis.reach.reachable`.
+        """The lags, or else the pairs, that L layers connect; see `pidsl.analysis.layers.reach.reachable`.
 
         >>> import pidsl
         >>> (pidsl.window(4) | pidsl.lags(16)).reachable(2)
@@ -264,5 +264,5 @@ class Questions(Shown):
         return behind("reachable")(self._own, layers)
 
     def communication(self, n: int, workers: int) -> Communication:
-        """Key rows that each of P workers needs from each other; see `pidsl.analysis.memory.communication`."""
+        """Key rows that each of P workers needs from each other; see `pidsl.analysis.counting.live.communication`."""
         return behind("communication")(self._own, n, workers)

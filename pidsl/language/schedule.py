@@ -58,19 +58,19 @@ class Schedule(Shown):
         )
 
     def farthest(self, layers: int | None = None, *, assume: str | Iterable[str] = ()) -> Bound:
-        """The largest lag over which the layers carry information; see `pidsl.analysis.ask.farthest`."""
+        """The largest lag over which the layers carry information; see `pidsl.analysis.questions.farthest`."""
         return behind("farthest")(self, layers, assume)
 
     def contiguous(self, layers: int | None = None, *, assume: str | Iterable[str] = ()) -> Bound:
-        """How many predecessors every token sees without a gap; see `pidsl.analysis.ask.contiguous`."""
+        """How many predecessors every token sees without a gap; see `pidsl.analysis.questions.contiguous`."""
         return behind("contiguous")(self, layers, assume)
 
     def depth(self, n: int | None = None, of: str | None = None, *, assume: str | Iterable[str] = ()) -> Bound:
-        """The fewest layers, repeating the schedule, that connect every pair; see `pidsl.analysis.ask.depth`."""
+        """The fewest layers, repeating the schedule, that connect every pair; see `pidsl.analysis.questions.depth`."""
         return behind("depth")(self, n, of, assume)
 
     def path(self, i: int, j: int, n: int | None = None) -> list[int] | None:
-        """The tokens through which key j reaches query i, one more per layer; see `pidsl.analysis.graph.path`."""
+        """The tokens through which key j reaches query i, one more per layer; see `pidsl.studies.graph.path`."""
         return behind("path")(self.unions, i, j, None, n)
 
 

@@ -9,10 +9,8 @@ from dataclasses import fields, is_dataclass
 from html import escape
 from typing import Any
 
-from pidsl.analysis import ask
+from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.claims import Claim, find
-from pidsl.analysis.claims import claims as published
 from pidsl.errors import BackendError, PidslError
 from pidsl.language.expr import Symbol
 from pidsl.language.gate import Gate
@@ -23,6 +21,8 @@ from pidsl.pictures import mathml, style, svg
 from pidsl.pictures.highlight import highlighted
 from pidsl.pictures.html import conditions
 from pidsl.pictures.parts import panels_of, schedule_of
+from pidsl.studies.claims import Claim, find
+from pidsl.studies.claims import claims as published
 
 PATTERNS = 8  # distinct patterns whose bounds and plans are shown
 

@@ -7,10 +7,7 @@ from html import escape
 from typing import Any
 
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.compare import Comparison
-from pidsl.analysis.cost import Cost
-from pidsl.analysis.degrees import Degree
-from pidsl.analysis.design import Design
+from pidsl.analysis.counting.degrees import Degree
 from pidsl.errors import PidslError
 from pidsl.language.expr import walk as walk_expression
 from pidsl.language.gate import Gate
@@ -22,6 +19,9 @@ from pidsl.pictures import mathml, style, svg
 from pidsl.pictures.cells import Cells, cells_of
 from pidsl.pictures.highlight import highlighted
 from pidsl.pictures.parts import Panel, panels_of
+from pidsl.studies.compare import Comparison
+from pidsl.studies.cost import Cost
+from pidsl.studies.design import Design
 
 LEAST, MOST = 32, 512  # tokens of a picture that nobody gave a length
 PANELS = 12  # pictures of one value

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.cost import Cost
 from pidsl.errors import SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.expr import whole
 from pidsl.pictures import style
 from pidsl.pictures.figure import panels
+from pidsl.studies.cost import Cost
 
 POINTS = 160
 MOST = 1 << 40

@@ -12,7 +12,7 @@ from typing import Any
 
 import sympy
 
-from pidsl.analysis.formulas import CeilLog, Periodic, Table
+from pidsl.analysis.formulas.words import CeilLog, Periodic, Table
 
 SUM, PRODUCT, ATOM = 0, 1, 2  # how tightly a part binds
 MANY = 8  # values of a periodic number that are listed

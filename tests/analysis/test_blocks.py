@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pidsl
-from pidsl.analysis import block_bounds
-from pidsl.analysis.block_counts import levels
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.digits import count, in_blocks, in_tokens, query, rest, short
-from pidsl.analysis.formulas import i, n, value_of
-from pidsl.analysis.pieces import plain, written
+from pidsl.analysis.formulas.pieces import plain, written
+from pidsl.analysis.formulas.words import i, n, value_of
+from pidsl.analysis.smaller import block_bounds
+from pidsl.analysis.smaller.block_counts import levels
+from pidsl.analysis.smaller.digits import count, in_blocks, in_tokens, query, rest, short
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import CONTEXT, read_set

@@ -10,11 +10,11 @@ import pytest
 import pidsl
 from pidsl import keys, lags, symbols, window
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.claims import Finding, Findings, claims
-from pidsl.analysis.formulas import CeilLog, L, n, symbol
-from pidsl.analysis.judge import judge, refute
-from pidsl.analysis.report import markdown
+from pidsl.analysis.formulas.words import CeilLog, L, n, symbol
 from pidsl.analysis.schedules import SkipSchedule
+from pidsl.studies.claims import Finding, Findings, claims
+from pidsl.studies.judge import judge, refute
+from pidsl.studies.report import markdown
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "claims.md"
 K, P = symbol("k"), symbol("period")

@@ -11,14 +11,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pidsl import blocks, causal, empty, full, keys, lags, queries, stride, symbols, window
-from pidsl.analysis import cases
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.cases import by_cases
-from pidsl.analysis.corner import InBlocks, Lagged
-from pidsl.analysis.corners import METHOD, Corners, check_corners, degree_by_corners, pairs_by_corners
-from pidsl.analysis.formulas import holds, symbol, value_of
-from pidsl.analysis.formulas import n as N
-from pidsl.analysis.lag_sets import NotByLag, Reader, attends
+from pidsl.analysis.formulas import cases
+from pidsl.analysis.formulas.cases import by_cases
+from pidsl.analysis.formulas.words import holds, symbol, value_of
+from pidsl.analysis.formulas.words import n as N
+from pidsl.analysis.symbolic.corner import InBlocks, Lagged
+from pidsl.analysis.symbolic.corners import METHOD, Corners, check_corners, degree_by_corners, pairs_by_corners
+from pidsl.analysis.symbolic.lag_sets import NotByLag, Reader, attends
 from pidsl.errors import PidslError, TooHardError
 from pidsl.language.terms import Term
 

@@ -14,12 +14,10 @@ from hypothesis import strategies as st
 
 import pidsl
 from pidsl import blocks, causal, empty, full, keys, lags, layers, queries, ring, stride, window
-from pidsl.analysis import ask, matrices
+from pidsl.analysis import dense as matrices
+from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound, exact
-from pidsl.analysis.compare import COLUMNS, compare
-from pidsl.analysis.cost import cost
-from pidsl.analysis.formulas import n
-from pidsl.analysis.plan_cost import plan_cost, plan_of
+from pidsl.analysis.formulas.words import n
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.codegen.choice.targets import Kind
 from pidsl.codegen.lower import lower
@@ -29,6 +27,9 @@ from pidsl.errors import ArgumentError, SizeError, SymbolError, TermError, TooHa
 from pidsl.language.expr import evaluate, holds
 from pidsl.language.terms import Term
 from pidsl.relation.oracle import dense_mask
+from pidsl.studies.compare import COLUMNS, compare
+from pidsl.studies.cost import cost
+from pidsl.studies.plan_cost import plan_cost, plan_of
 from pidsl.testing import terms
 
 EXAMPLES = settings.default.max_examples
@@ -281,8 +282,8 @@ def test_plans_of_random_terms(term: Term, tokens: int) -> None:
 
 def test_neither_torch_nor_triton() -> None:
     code = (
-        "import sys, pidsl; from pidsl import window; from pidsl.analysis.compare import compare;"
-        "from pidsl.analysis.design import design;"
+        "import sys, pidsl; from pidsl import window; from pidsl.studies.compare import compare;"
+        "from pidsl.studies.design import design;"
         "print(compare([window(3)], n=100)); print(design(100, 2)); assert window(3).cost(100).plan;"
         "assert not {'torch', 'triton'} & set(sys.modules)"
     )

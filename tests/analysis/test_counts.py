@@ -13,19 +13,19 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import pidsl
-from pidsl.analysis.agreement import shape_of, values_at
-from pidsl.analysis.borders import Masks, borders
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.counts import inclusion, pairs, sparsity
-from pidsl.analysis.degrees import degree
-from pidsl.analysis.formulas import Periodic, Table, i, n
-from pidsl.analysis.guess import guess
-from pidsl.analysis.largest import Largest
-from pidsl.analysis.lattice import square
-from pidsl.analysis.memory import communication, live, t
-from pidsl.analysis.plane import evaluate
-from pidsl.analysis.quasi import formula, interpolate
-from pidsl.analysis.windows import Windows
+from pidsl.analysis.counting.borders import Masks, borders
+from pidsl.analysis.counting.counts import inclusion, pairs, sparsity
+from pidsl.analysis.counting.degrees import degree
+from pidsl.analysis.counting.largest import Largest
+from pidsl.analysis.counting.lattice import square
+from pidsl.analysis.counting.live import communication, live, t
+from pidsl.analysis.counting.windows import Windows
+from pidsl.analysis.formulas.agreement import shape_of, values_at
+from pidsl.analysis.formulas.guess import guess
+from pidsl.analysis.formulas.plane import evaluate
+from pidsl.analysis.formulas.quasi import formula, interpolate
+from pidsl.analysis.formulas.words import Periodic, Table, i, n
 from pidsl.errors import SizeError, SymbolError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.testing import terms

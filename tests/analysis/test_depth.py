@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 import pidsl
 from pidsl import Term, causal, full, keys, lags, stride, window
-from pidsl.analysis import ask, reach_check
+from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.depth import BRANCHES, Staircase, depth
-from pidsl.analysis.formulas import n, symbol
-from pidsl.analysis.piecewise import chain
-from pidsl.analysis.reach import contiguous, farthest
+from pidsl.analysis.formulas.piecewise import chain
+from pidsl.analysis.formulas.words import n, symbol
+from pidsl.analysis.layers import reach_check
+from pidsl.analysis.layers.depth import BRANCHES, Staircase, depth
+from pidsl.analysis.layers.reach import contiguous, farthest
 from pidsl.errors import PidslError, SizeError
 
 EXAMPLES = settings.default.max_examples

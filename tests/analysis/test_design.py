@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pidsl import causal, lags, stride, window
-from pidsl.analysis import matrices
-from pidsl.analysis.design import FAMILIES, design, least_degree, least_pairs
+from pidsl.analysis import dense as matrices
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.errors import SizeError, TermError
 from pidsl.language.terms import Term
 from pidsl.relation.oracle import dense_mask
+from pidsl.studies.design import FAMILIES, design, least_degree, least_pairs
 
 EXAMPLES = settings.default.max_examples
 SAME = [family for family in FAMILIES if FAMILIES[family].same]

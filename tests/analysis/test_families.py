@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pidsl import blocks, causal, compare, design, keys, lags, layers, queries, stride, symbols, window
-from pidsl.analysis import matrices
+from pidsl.analysis import dense as matrices
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.errors import PidslError, SizeError, SymbolError, TermError
 from pidsl.language.terms import Term

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from pidsl import blocks, causal, empty, keys, lags, ring, stride, where, window
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.cycles import by_cycles, by_number, numbers_of, turned
-from pidsl.analysis.formulas import L, n
-from pidsl.analysis.matrices import contiguous_in, farthest_in, times
-from pidsl.analysis.piecewise import Formula
-from pidsl.analysis.reach import contiguous, farthest
+from pidsl.analysis.dense import contiguous_in, farthest_in, times
+from pidsl.analysis.formulas.piecewise import Formula
+from pidsl.analysis.formulas.words import L, n
+from pidsl.analysis.layers.cycles import by_cycles, by_number, numbers_of, turned
+from pidsl.analysis.layers.reach import contiguous, farthest
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.oracle import dense_mask

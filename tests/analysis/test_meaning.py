@@ -14,10 +14,12 @@ import sympy
 
 import pidsl
 from pidsl import blocks, causal, full, keys, lags, ring, stride, where, window
-from pidsl.analysis import ask, counts, counts_check, lattice, memory
+from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.counts import pairs
-from pidsl.analysis.degrees import average
+from pidsl.analysis.counting import counts, counts_check, lattice
+from pidsl.analysis.counting import live as memory
+from pidsl.analysis.counting.counts import pairs
+from pidsl.analysis.counting.degrees import average
 from pidsl.errors import PidslError
 from pidsl.language.terms import Term
 from pidsl.relation import counting

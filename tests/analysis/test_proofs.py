@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import pidsl
 from pidsl import blocks, causal, full, keys, lags, parse, queries, ring, stride, window
-from pidsl.analysis import ask
+from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.lattice import square
+from pidsl.analysis.counting.lattice import square
 from pidsl.analysis.proofs import proved
 from pidsl.testing import terms
 
@@ -112,8 +112,8 @@ def test_depth_of_many_tokens_is_confirmed_by_its_formula(term: Any) -> None:
 FATAL = """
 import pidsl
 from pidsl import blocks, keys, stride
-from pidsl.analysis import never
-from pidsl.analysis.stacks import square
+from pidsl.analysis.layers import never
+from pidsl.analysis.layers.stacks import square
 from pidsl.relation.isl import limited
 term = blocks(8).T ** 2 - (keys(6, None, 2) - stride(5, 1).T)
 step = square(term)

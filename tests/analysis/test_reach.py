@@ -18,17 +18,18 @@ from hypothesis import strategies as st
 
 import pidsl
 from pidsl import blocks, causal, empty, full, keys, lags, queries, ring, stride, window
-from pidsl.analysis import depth_tokens, long_lags, matrices, reach_check, stacks
+from pidsl.analysis import dense as matrices
 from pidsl.analysis.bound import Bound, exact
-from pidsl.analysis.depth import depth
-from pidsl.analysis.formulas import L, Periodic, n
-from pidsl.analysis.graph import attention_graph, path, paths
-from pidsl.analysis.piecewise import formula, function, region
-from pidsl.analysis.reach import contiguous, farthest, reachable
+from pidsl.analysis.formulas.piecewise import formula, function, region
+from pidsl.analysis.formulas.words import L, Periodic, n
+from pidsl.analysis.layers import depth_tokens, long_lags, reach_check, stacks
+from pidsl.analysis.layers.depth import depth
+from pidsl.analysis.layers.reach import contiguous, farthest, reachable
 from pidsl.errors import SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import read_set
 from pidsl.relation.oracle import dense_mask
+from pidsl.studies.graph import attention_graph, path, paths
 from pidsl.testing import terms
 
 EXAMPLES = settings.default.max_examples

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 import pidsl
 from pidsl import blocks, lags, queries, ring, stride, where, window
-from pidsl.analysis import ask, matrices, short, two_sided
+from pidsl.analysis import dense as matrices
+from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound, exact
-from pidsl.analysis.depth import depth
-from pidsl.analysis.formulas import n
-from pidsl.analysis.gaps import Gaps, gaps_of
-from pidsl.analysis.matrices import Of
+from pidsl.analysis.dense import Of
+from pidsl.analysis.formulas.words import n
+from pidsl.analysis.layers import short, two_sided
+from pidsl.analysis.layers.depth import depth
+from pidsl.analysis.layers.gaps import Gaps, gaps_of
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.oracle import dense_mask

@@ -13,15 +13,20 @@ import sympy
 
 import pidsl
 from pidsl import blocks, causal, documents, keys, lags, neighborhood, no_leak, queries, ring, stride, window
-from pidsl.analysis import against_masks, ask, counts, degrees, depth_tokens, grids, memory
+from pidsl.analysis import held_out as against_masks
+from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound, exact
-from pidsl.analysis.cost import cost
-from pidsl.analysis.depth import depth
-from pidsl.analysis.formulas import CeilLog, L, Periodic, Table, i, n, symbol
+from pidsl.analysis.counting import counts, degrees
+from pidsl.analysis.counting import live as memory
+from pidsl.analysis.formulas.words import CeilLog, L, Periodic, Table, i, n, symbol
+from pidsl.analysis.layers import depth_tokens
+from pidsl.analysis.layers.depth import depth
+from pidsl.analysis.layers.reach import contiguous, farthest
 from pidsl.analysis.proofs import METHODS
-from pidsl.analysis.reach import contiguous, farthest
 from pidsl.analysis.schedules import BaseSchedule, SkipSchedule
-from pidsl.analysis.well_formed import ABOUT
+from pidsl.analysis.smaller import grids
+from pidsl.analysis.statements import ABOUT
+from pidsl.studies.cost import cost
 
 t = memory.t
 k, p, s = pidsl.symbols("k p s")

@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 
 import pidsl
 from pidsl import blocks, causal, keys, lags, neighborhood, ring, stride, symbols, window
-from pidsl.analysis import against_masks, ask, counts
+from pidsl.analysis import held_out as against_masks
+from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound, exact
-from pidsl.analysis.formulas import CeilLog, Periodic, Table, holds, symbol, value_of
+from pidsl.analysis.counting import counts
+from pidsl.analysis.formulas.words import CeilLog, Periodic, Table, holds, symbol, value_of
 from pidsl.analysis.schedules import BaseSchedule, SkipSchedule
 from pidsl.cli.main import main
 from pidsl.testing import terms

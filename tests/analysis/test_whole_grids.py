@@ -14,9 +14,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import pidsl
-from pidsl.analysis import grids, matrices
+from pidsl.analysis import dense as matrices
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.formulas import i, n
+from pidsl.analysis.formulas.words import i, n
+from pidsl.analysis.smaller import grids
 from pidsl.errors import SizeError
 from pidsl.language.terms import Term
 from pidsl.testing import grids as grid_terms

@@ -47,9 +47,9 @@ from pidsl import (
     where,
     window,
 )
-from pidsl.analysis.graph import attention_graph
 from pidsl.language.terms import Transpose, Union
 from pidsl.relation.documents import crossing
+from pidsl.studies.graph import attention_graph
 from pidsl.testing import terms
 
 PACKED = window(3) & documents

@@ -31,8 +31,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import pidsl
 from pidsl import blocks, causal, full, lags, maximum, parse, stride, where, window
-from pidsl.analysis import progressions, stacks
-from pidsl.analysis.graph import attention_graph
+from pidsl.analysis.counting import progressions
+from pidsl.analysis.layers import stacks
 from pidsl.codegen.emit_triton.expr import index_source
 from pidsl.demo.output import Folder
 from pidsl.demo.text import standard_library
@@ -44,6 +44,7 @@ from pidsl.runtime.call import ragged
 from pidsl.runtime.call.keywords import ELSEWHERE
 from pidsl.runtime.run_triton import cache
 from pidsl.runtime.run_triton.program import TritonProgram
+from pidsl.studies.graph import attention_graph
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Action = Callable[[], Any]

@@ -290,7 +290,7 @@ def test_modules_are_attributes(tmp_path: Path) -> None:
     code = """
 import pidsl
 pidsl.errors.PidslError, pidsl.language.terms.Term, pidsl.relation, pidsl.patterns.pi_attention, pidsl.demo
-pidsl.analysis.report, pidsl.analysis.bound.Bound, pidsl.codegen.check.check_plan, pidsl.runtime.run_triton
+pidsl.studies.report, pidsl.analysis.bound.Bound, pidsl.codegen.check.check_plan, pidsl.runtime.run_triton
 pidsl.nn.SparseAttention, pidsl.testing.terms, pidsl.testing_kernels.inputs
 """
     ran = python(code, cwd=tmp_path, PYTHONPATH=str(ROOT))

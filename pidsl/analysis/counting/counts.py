@@ -1,0 +1,235 @@
+"""How many pairs a pattern attends: a closed form in n that holds for every n >= 0.
+
+    relation with m = n  ->  chambers and period (isl)  ->  exact counts at enough n  ->  the quasi-polynomial
+
+Where whether i attends j does not depend on n, a sequence that grows by a token only gains that token's pairs, so
+that counts of one-dimensional sets, summed up, are all it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+
+import islpy as isl
+import numpy as np
+import sympy
+
+from pidsl.analysis.bound import Bound, exact, unknown
+from pidsl.analysis.counting.lattice import Chambers, by_length, chambers, rows_of, square
+from pidsl.analysis.counting.progressions import count_progressions, keys_counter, loops_of, progressions, sum_rows
+from pidsl.analysis.formulas import quasi
+from pidsl.analysis.formulas.words import n
+from pidsl.analysis.smaller import block_bounds
+from pidsl.errors import TooHardError
+from pidsl.language.terms import (
+    Complement,
+    Difference,
+    Full,
+    Intersection,
+    SymmetricDifference,
+    Term,
+    Union,
+    require_concrete,
+)
+from pidsl.relation.counting import count_loops, period_of
+from pidsl.relation.isl import disjoint, limited
+from pidsl.relation.loops import Loop
+from pidsl.relation.pieces import Ints
+
+METHOD = "quasi-polynomial"
+LISTED = 48  # numbers listed one by one in a formula, from which on it is taken apart if possible
+STEPS = 200_000_000  # of counting the keys of rows, a few seconds
+LONGEST = 150_000  # most lengths that are counted one after another
+
+
+def pairs(term: Term) -> Bound:
+    """The number of attended pairs for n tokens, m = n.
+
+    >>> import pidsl
+    >>> pairs(pidsl.window(2) & pidsl.causal).expr
+    Piecewise((n, n < 2), (3*n - 3, True))
+    >>> pairs(pidsl.stride(256) & pidsl.causal)(n=2**40)
+    2361183241984578420736
+
+    Args:
+        term: a term without symbols.
+
+    Returns:
+        A bound over n, exact for every n >= 0; unknown where isl's operation limit strikes.
+
+    Raises:
+        SymbolError: the term holds unbound symbols.
+    """
+    require_concrete(term, "count pairs")
+    return _pairs(term)
+
+
+@lru_cache(maxsize=256)
+def _pairs(term: Term) -> Bound:
+    try:
+        if (between := block_bounds.pairs(term)) is not None:
+            return between
+    except TooHardError:
+        pass
+    try:
+        expr, listed = _direct(term)
+    except TooHardError as e:
+        apart = _apart(term)
+        return unknown(term, "pairs", reason_of(e)) if apart is None else exact(term, "pairs", apart, METHOD)
+    if listed > LISTED and (apart := _apart(term)) is not None:
+        expr = apart
+    return exact(term, "pairs", expr, METHOD)
+
+
+def reason_of(e: TooHardError) -> str:
+    """Why there is no answer, in a line."""
+    return f"{e.given}{f' ({e.where.splitlines()[-1]})' if e.where else ''}"
+
+
+def _direct(term: Term) -> tuple[sympy.Expr, int]:
+    points = square(term)
+    grown = _grown(points)
+    if grown is not None:
+        shape, stretches = _by_length(grown)
+    else:
+        shape, stretches = _by_rows(points)
+    del shape
+    return quasi.expression(quasi.merged(stretches), n)
+
+
+def inclusion(term: Term) -> list[tuple[int, Term]]:
+    """Terms whose pairs, added and subtracted, are those of `term`; none where it is not made of two sets.
+
+    `a | b -> a + b - (a & b)`, `a - b -> a - (a & b)`, `a ^ b -> a + b - 2 (a & b)`, `~a -> full - a`, and
+    `(a | b) & c -> (a & c) + (b & c) - (a & b & c)`
+    """
+    match term:
+        case Union(a, b):
+            return [(1, a), (1, b), (-1, a & b)]
+        case Difference(a, b):
+            return [(1, a), (-1, a & b)]
+        case SymmetricDifference(a, b):
+            return [(1, a), (1, b), (-2, a & b)]
+        case Complement(a):
+            return [(1, Full()), (-1, a)]
+        case Intersection(a, b):
+            if found := inclusion(a):
+                return [(sign, part & b) for sign, part in found]
+            return [(sign, a & part) for sign, part in inclusion(b)]
+        case _:
+            return []
+
+
+def _apart(term: Term) -> sympy.Expr | None:
+    """A formula from those of other terms, by inclusion and exclusion, where they are short."""
+    parts = inclusion(term)
+    if not parts:
+        return None
+    total = sympy.Integer(0)
+    for sign, part in parts:
+        try:
+            expr, listed = _direct(part)
+        except TooHardError:
+            return None
+        if listed > LISTED:
+            inner = _apart(part)
+            if inner is None:
+                return None
+            expr = inner
+        total += sign * expr
+    return total
+
+
+def _grown(points: isl.Set) -> tuple[isl.Set, isl.Set] | None:
+    try:
+        with limited("whether pairs depend on n", 200_000):
+            return by_length(points)
+    except TooHardError:
+        return None
+
+
+def _by_length(grown: tuple[isl.Set, isl.Set]) -> tuple[Chambers, list[quasi.Stretch]]:
+    """Sums of what each token adds."""
+    with limited("the chambers of what a token adds"):
+        shape = chambers(grown[0]) | chambers(grown[1])
+    parts = [keys_counter(x, "[t] -> { : t >= 0 }") for x in grown]
+    most = shape.starts[-1] + 3 * shape.period
+    if most > LONGEST:
+        raise TooHardError(f"a formula of period {shape.period} from n = {shape.starts[-1]} on", f"{LONGEST} counts")
+    t = np.arange(most)
+    added = sum((count({"t": t}) for count in parts), np.zeros(most, dtype=np.int64))
+    values = np.concatenate([[0], np.cumsum(added)])
+    return shape, stretches_of(shape, lambda x: values[x])
+
+
+def _by_rows(points: isl.Set) -> tuple[Chambers, list[quasi.Stretch]]:
+    """Sums over the queries for each n on its own, part by part: each has a period of its own, often a short one."""
+    shape, each = Chambers((0,), 1), []
+    with limited("the parts of the pairs"):
+        parts = [isl.Set.from_basic_set(part) for part in disjoint(points)]
+    for part in parts:
+        with limited("the chambers of the number of pairs"):
+            own = chambers(part)
+        each.append(stretches_of(own, partial(sum_rows, count=_row_counter(part, own))))
+        shape |= own
+    if 3 * shape.period * len(each) > LONGEST:
+        raise TooHardError(f"a formula of period {shape.period}", f"at most {LONGEST} counts")
+    return shape, stretches_of(shape, lambda lengths: [sum(quasi.value(s, int(x)) for s in each) for x in lengths])
+
+
+def _row_counter(part: isl.Set, own: Chambers) -> Callable[[dict[str, Ints]], Ints]:
+    """Counts the keys of many queries."""
+    rows = rows_of(part)
+    try:
+        found = loops_of(rows, "[n, i] -> { : 0 <= i < n }")
+    except TooHardError:
+        return partial(count_progressions, progressions(rows))
+    _afford(own, found)
+    return partial(count_loops, found)
+
+
+def _afford(own: Chambers, found: Sequence[Loop]) -> None:
+    """Refuses counts of rows that would take long: a loop with a test of its own takes a step for each of a cycle."""
+    lengths = own.starts[-1] + 3 * own.period
+    cycles = [1 if x.inside is None else (period_of(x.inside) or lengths) // x.step + 1 for x in found]
+    steps = sum(cycles) * lengths**2 // 2
+    if steps > STEPS:
+        raise TooHardError(f"{steps} steps of counting for a formula of period {own.period}", f"at most {STEPS}")
+
+
+def stretches_of(shape: Chambers, count: Callable[[Ints], Sequence[int] | Ints]) -> list[quasi.Stretch]:
+    """Each chamber's quasi-polynomial, or its values where it is shorter than what determines one."""
+    found, wanted = [], []
+    nodes = 3 * shape.period
+    if nodes > LONGEST:
+        raise TooHardError(f"a formula of period {shape.period}", f"{LONGEST} counts")
+    for start, stop in zip(shape.starts, [*shape.starts[1:], None], strict=True):
+        short = stop is not None and stop - start <= nodes
+        wanted.append((start, stop, np.arange(start, stop if short and stop is not None else start + nodes), short))
+    values = count(np.concatenate([w[2] for w in wanted]))
+    at = 0
+    for start, stop, lengths, short in wanted:
+        here = [int(v) for v in values[at : at + len(lengths)]]
+        at += len(lengths)
+        if short:
+            found.append(quasi.Stretch(start, stop, None, tuple(here)))
+        else:
+            found.append(quasi.Stretch(start, stop, quasi.interpolate(here, start, shape.period)))
+    return found
+
+
+def sparsity(term: Term) -> Bound:
+    """The share of the n * n pairs that is not attended, for n >= 1.
+
+    >>> import pidsl
+    >>> sparsity(pidsl.causal)(n=3)
+    Fraction(1, 3)
+
+    Raises:
+        SymbolError: the term holds unbound symbols.
+    """
+    count = pairs(term)
+    if not count.is_known:
+        return unknown(term, "sparsity", count.reason)
+    return exact(term, "sparsity", 1 - count.expr / n**2, count.method, assumptions=(sympy.Ge(n, 1),))

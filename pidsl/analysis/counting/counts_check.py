@@ -1,0 +1,168 @@
+"""Verifies counts of pairs and of live keys from the statement alone.
+
+The relation is built again, its chambers and periods come from isl, and the formula is compared with counts at as many
+points of every chamber as determine a quasi-polynomial (the theorem of `agreement`). The counts come from dense masks
+where the lengths are short; else from arithmetic progressions that isl verifies.
+
+Formulas are found from the same chambers and periods. So the formula is compared once more where no chamber says
+that it need be: with dense masks beyond the last point, just past the start of each chamber, and for long sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import islpy as isl
+import numpy as np
+import sympy
+
+from pidsl.analysis.bound import Bound
+from pidsl.analysis.counting.lattice import Chambers, by_length, chambers, rows_of, square
+from pidsl.analysis.counting.progressions import (
+    count_progressions,
+    loops_of,
+    progressions,
+    sum_rows,
+)
+from pidsl.analysis.formulas.agreement import shape_of, values_at
+from pidsl.analysis.formulas.words import symbol
+from pidsl.analysis.proofs import Verdict
+from pidsl.errors import TooHardError
+from pidsl.relation.counting import count_loops
+from pidsl.relation.isl import disjoint, limited
+from pidsl.relation.oracle import dense_mask
+from pidsl.relation.pieces import Ints
+
+DENSE = 96  # lengths up to which the dense masks are counted
+POINTS = 1_000_000  # most points at which a formula is compared
+
+
+def stated(bound: Bound) -> tuple[sympy.Expr, int]:
+    """The formula for the number of pairs that a statement about it makes, and the first n for which it does.
+
+    Raises:
+        TooHardError: other assumptions.
+    """
+    n = symbol("n")
+    least = 0 if bound.quantity == "pairs" else 1
+    if bound.assumptions not in ((), (sympy.Ge(n, least),)) or (least and not bound.assumptions):
+        raise TooHardError(f"the assumptions {bound.assumptions}", f"n >= {least}")
+    match bound.quantity:
+        case "pairs":
+            return bound.expr, least
+        case "sparsity":
+            return sympy.expand(n**2 * (1 - bound.expr)), least
+        case _:  # average degree
+            return sympy.expand(n * bound.expr), least
+
+
+def check_pairs(bound: Bound) -> Verdict:
+    """Pairs, their share that is missing, and pairs per query."""
+    term, n = bound.term, symbol("n")
+    expr, least = stated(bound)
+    points = square(term, fresh=True)
+    with limited("the parts of the pairs"):
+        parts = [isl.Set.from_basic_set(part) for part in disjoint(points)]
+        each = [chambers(part) for part in parts]
+
+    def count(at: Ints) -> Ints:
+        last = int(at[-1]) + 1
+        if last <= DENSE:
+            return np.array([dense_mask(term, x).sum() for x in at], dtype=np.int64)
+        if last > POINTS:
+            raise TooHardError(f"{bound.name}: {last} lengths to count", f"at most {POINTS}")
+        return _pairs_up_to(points, parts, each, last)[at]
+
+    return compare(bound, expr, n, each, 2, count, least)
+
+
+def compare(
+    bound: Bound, expr: sympy.Expr, x: sympy.Symbol, each: list[Chambers], degree: int,
+    count: Callable[[Ints], Ints], least: int = 0,
+) -> Verdict:  # fmt: skip
+    """Whether a formula is a count.
+
+    Args:
+        bound: the statement, for the reasons.
+        expr: the formula of the count.
+        x: its variable.
+        each: chambers of the parts of the set that is counted.
+        degree: of its count.
+        count: the counts at given x, in ascending order.
+        least: the first x that matters.
+    """
+    own = Chambers((0,), 1)
+    for one in each:
+        own |= one
+    claimed = shape_of(expr, x)
+    both = own | Chambers(tuple(sorted(claimed.starts | {0, least})), claimed.period)
+    nodes = (max(degree, claimed.degree) + 1) * both.period
+    if len(both.starts) * nodes > POINTS:
+        raise TooHardError(f"{bound.name}: {len(both.starts) * nodes} points to compare", f"at most {POINTS}")
+    wanted = [
+        np.arange(start, start + nodes if stop is None else min(stop, start + nodes))
+        for start, stop in zip(both.starts, [*both.starts[1:], None], strict=True)
+        if start >= least
+    ]
+    at = np.concatenate(wanted)
+    right = count(at).astype(object)
+    top, bottom = values_at(expr, x, at.astype(object))
+    same = np.array([t is not None and t == r * bottom for t, r in zip(top, right, strict=True)], dtype=np.bool_)
+    if not same.all():
+        k = int(np.argmin(same))
+        return Verdict(False, failure=f"at {x} = {at[k]} the count is {right[k]}, not {expr.subs(x, int(at[k]))}")
+    return Verdict(
+        True,
+        (
+            f"the count is a quasi-polynomial of degree <= {degree} and period {own.period} from each of "
+            f"{x} = {', '.join(map(str, own.starts))} on (isl: vertices of {len(each)} disjoint parts)",
+            f"the formula is one of degree {claimed.degree} and period {claimed.period}",
+            f"they agree at {len(at)} points, {nodes} in each chamber or all of it: they are equal",
+        ),
+    )
+
+
+def _pairs_up_to(points: isl.Set, parts: list[isl.Set], each: list[Chambers], last: int) -> Ints:
+    """Pairs for n = 0, ..., last - 1."""
+    try:
+        with limited("whether pairs depend on n", 200_000):
+            grown = by_length(points)
+    except TooHardError:
+        grown = None
+    total = np.zeros(last, dtype=np.int64)
+    if grown is not None:
+        t = np.arange(last - 1)
+        total[1:] = np.cumsum(sum(progressions_counter(x, "[t] -> { : t >= 0 }")({"t": t}) for x in grown))
+        return total
+    for part, own in zip(parts, each, strict=True):
+        counter = progressions_counter(rows_of(part), "[n, i] -> { : 0 <= i < n }")
+        total += continued(own, 2, last, partial(sum_rows, count=counter))
+    return total
+
+
+def progressions_counter(points: isl.Set, context: str) -> Callable[[dict[str, Ints]], Ints]:
+    """Counts the points of a one-dimensional set, by progressions where isl finds them."""
+    try:
+        return partial(count_progressions, progressions(points))
+    except TooHardError:
+        return partial(count_loops, loops_of(points, context))
+
+
+def continued(own: Chambers, degree: int, last: int, count: Callable[[Ints], Ints]) -> Ints:
+    """Values at 0, ..., last - 1: counted where a chamber begins, continued by the recurrence of its quasi-polynomial.
+
+    For degree 2 and period p: f(x) = 3 f(x - p) - 3 f(x - 2p) + f(x - 3p).
+    """
+    found = np.zeros(last, dtype=np.int64)
+    p = own.period
+    stretches = [(a, min(b, last)) for a, b in zip(own.starts, [*own.starts[1:], last], strict=True) if a < last]
+    known = [np.arange(a, min(b, a + (degree + 1) * p)) for a, b in stretches]
+    at = np.concatenate(known)
+    found[at] = count(at)
+    weights = [3, -3, 1] if degree == 2 else [2, -1]
+    for (_, stop), begin in zip(stretches, known, strict=True):
+        for k in range(int(begin[-1]) + 1, stop, p):
+            size = min(p, stop - k)
+            found[k : k + size] = sum(w * found[k - d * p : k - d * p + size] for d, w in enumerate(weights, 1))
+    return found

@@ -1,0 +1,291 @@
+"""What the dense masks of a few hundred tokens say a quantity is: the other side of `against_masks`.
+
+Counted from the masks alone, by no relation and no formula.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+import sympy
+
+from pidsl.analysis.bound import Bound, Subject
+from pidsl.analysis.dense import Bools, contiguous_in, farthest_in, target_of, times
+from pidsl.analysis.formulas.words import Value
+from pidsl.analysis.schedules import LayerRule
+from pidsl.analysis.statements import names_of
+from pidsl.errors import PidslError
+from pidsl.language.terms import (
+    Blocked,
+    Blocks,
+    Causal,
+    Complement,
+    Compose,
+    Difference,
+    Dilated,
+    Empty,
+    Full,
+    Halo,
+    Keys,
+    Lags,
+    Leaf,
+    Neighborhood,
+    Pairs,
+    Power,
+    Queries,
+    Shift,
+    Stride,
+    SymmetricDifference,
+    Term,
+    Where,
+    Window,
+    walk,
+)  # fmt: skip
+from pidsl.relation.oracle import dense_mask, table
+
+ENTRIES = 400_000  # of one mask, a millisecond or two
+WORTH = {Compose: 4, Power: 4, Neighborhood: 40, Halo: 40, Pairs: 30, Where: 4}  # entries that one of these is worth
+WORK = 1e7  # multiplications of one sequence of layers, about a millisecond
+CORNER = 96  # tokens of a mask that shorter ones are cut from
+LAYERS = 8  # of a number of layers that is a symbol
+HORIZON = 160  # tokens after t, within which every key that is ever attended again must be
+TOKENS = 64  # the largest t
+LIVE = ("live keys", "live pages")
+
+
+def measured(bound: Bound, values: dict[str, int]) -> tuple[Value | None, bool]:
+    """The quantity, counted, and whether exactly or at least; None where that takes too long."""
+    if bound.quantity in LIVE:
+        return _live(bound, layers_of(bound.subject, values, 1)[0], values["t"])
+    n, layers = values["n"], bound.argument("layers")
+    if bound.quantity == "depth":
+        return _depth(bound, values), True
+    if bound.quantity in ("farthest", "contiguous"):
+        if layers is None and isinstance(bound.subject, tuple):
+            layers = len(bound.subject)
+        count = layers if isinstance(layers, int) else values.get("L")
+        if count is None or count * n**3 > WORK:
+            return None, True
+        seen = _after(layers_of(bound.subject, values, count), n)
+        if bound.quantity == "contiguous":
+            return contiguous_in(seen), True
+        far = farthest_in(seen)
+        return -math.inf if far is None else far, True
+    mask = _mask(layers_of(bound.subject, values, 1)[0], n)
+    match bound.quantity:
+        case "pairs":
+            return int(mask.sum()), True
+        case "degree":
+            return int(mask[values["i"]].sum()), True
+        case "max degree":
+            return int(mask.sum(axis=1).max()), True
+        case "average degree":
+            return Fraction(int(mask.sum()), n), True
+        case _:
+            return 1 - Fraction(int(mask.sum()), n * n), True
+
+
+@lru_cache(maxsize=256)
+def _after(layers: tuple[Term, ...], n: int) -> Bools:
+    """What layers connect, the one at the input first: of those that only look back a corner, no path leaves it."""
+    if n < CORNER and layers and look_back(layers):
+        return _after(layers, CORNER)[:n, :n]
+    seen = np.eye(n, dtype=np.bool_)
+    for term in layers:
+        seen = times(_mask(term, n), seen)
+    return seen
+
+
+def look_back(layers: Iterable[Term]) -> bool:
+    """Whether no layer attends a later key."""
+    return all(_corner_looks_back(term) for term in set(layers))
+
+
+@lru_cache(maxsize=256)
+def _corner_looks_back(term: Term) -> bool:
+    """Whether masks are corners of a longer one, in which no query attends a later key."""
+    return not varies(term) and longest_mask(term) >= CORNER and not np.triu(_mask(term, CORNER), 1).any()
+
+
+def _depth(bound: Bound, values: dict[str, int]) -> Value | None:
+    """The fewest layers that connect the pairs in question; the claimed oo, where all that are looked at do not."""
+    n = values["n"]
+    most = LAYERS if isinstance(bound.subject, LayerRule) else 2 * n
+    layers = layers_of(bound.subject, values, max(1, min(most, int(WORK / n**3))))
+    of = bound.argument("of")
+    if of is None:  # with symbols, only causal pairs are counted
+        masks = (_mask(term, n) for term in layers[:1] if not names_of(bound.subject))
+        of = "all" if any(np.triu(mask, 1).any() for mask in masks) else "causal"
+    if of == "causal" and n <= CORNER and look_back(layers):
+        enough = connected(layers_of(bound.subject, values, LAYERS))
+        return next((count for count, tokens in enumerate(enough, 1) if n <= tokens), _if_infinite(bound))
+    target, seen = target_of(of, n), np.eye(n, dtype=np.bool_)
+    for count, term in enumerate(layers, 1):
+        seen = times(_mask(term, n), seen)
+        if (seen | ~target).all():
+            return count
+    return _if_infinite(bound)
+
+
+def _if_infinite(bound: Bound) -> Value | None:
+    return math.inf if bound.expr == sympy.oo else None
+
+
+@lru_cache(maxsize=256)
+def connected(layers: tuple[Term, ...]) -> tuple[int, ...]:
+    """So many of the first tokens see all before them after the first layer, the first two, ... that only look back."""
+    seen, found = np.eye(CORNER, dtype=np.bool_), []
+    for term in layers:
+        seen = times(_mask(term, CORNER), seen)
+        whole = (seen | ~np.tri(CORNER, dtype=np.bool_)).all(axis=1)
+        found.append(CORNER if whole.all() else int(whole.argmin()))
+    return tuple(found)
+
+
+def _live(bound: Bound, term: Term, t: int) -> tuple[Value | None, bool]:
+    lookahead, page = bound.argument("lookahead"), bound.argument("page")
+    ever, exact = _ever(term)
+    keys = np.flatnonzero(ever[t + 1 if lookahead is None else max(t - lookahead, 0) :, : t + 1].any(axis=0))
+    return len(keys) if page is None else len(set((keys // page).tolist())), exact
+
+
+@lru_cache(maxsize=64)
+def _ever(term: Term) -> tuple[Bools, bool]:
+    """bool [i, j]: whether query i attends key j <= TOKENS at some length; and whether these i and lengths suffice."""
+    span = _span(term)
+    rows = TOKENS + 2 + (HORIZON // 4 if span is None else min(span, HORIZON))
+    exact = span is not None and span <= HORIZON
+    lengths = [rows]
+    if not _grows(term):
+        lengths, exact = list(range(2, rows + 1, 1 + rows // 6)), False
+    ever = np.zeros((rows, TOKENS + 1), dtype=np.bool_)
+    for n in lengths:
+        keys = np.arange(min(n, TOKENS + 1))
+        ever[:n, : len(keys)] |= table(term, np.arange(n), keys, n, n)
+    return ever, exact
+
+
+# Words that look at i and j alone, and of which `_repeats` knows from where on they repeat.
+REPEATING = (
+    Full | Empty | Causal | Window | Stride | Lags | Keys | Queries | Blocks | Pairs | Neighborhood | Halo
+)  # fmt: skip
+
+
+def _span(term: Term) -> int | None:
+    """So many tokens after j, whether i attends j has begun to repeat, and repeated; None: that is not told."""
+    if not all(isinstance(x, REPEATING) and not _from_the_end(x) for x in walk(term) if isinstance(x, Leaf)):
+        return None
+    far, period = _repeats(term)
+    return far + 2 * period
+
+
+def _repeats(term: Term) -> tuple[int, int]:
+    """From where on whether i attends j is a matter of i modulo the period, the second: generous bounds of both."""
+    names: tuple[str, ...] = term.__slots__
+    inner = [_repeats(x) for name in names if isinstance(x := getattr(term, name), Term)]
+    far, period = max((f for f, _ in inner), default=1), math.lcm(*(p for _, p in inner))
+    match term:
+        case Window(left, right):
+            return int(left) + int(right) + 1, 1  # type: ignore[arg-type]
+        case Stride(p, _):
+            return 1, int(p)  # type: ignore[arg-type]
+        case Lags(values):
+            return max((abs(int(v)) for v in values), default=0) + 1, 1  # type: ignore[arg-type]
+        case Keys(start, stop, step) | Queries(start, stop, step):
+            return abs(int(start)) + abs(int(stop or 0)) + 1, int(step)  # type: ignore[arg-type]
+        case Blocks(size):
+            return int(size), 1  # type: ignore[arg-type]
+        case Pairs(values):
+            return max((i for i, _ in values), default=0) + 1, 1
+        case Neighborhood(shape) | Halo(shape):
+            return math.prod(shape) + 1, 1
+        case Shift(_, by):
+            return far + abs(int(by)), period  # type: ignore[arg-type]
+        case Blocked(_, s) | Dilated(_, s):
+            return int(s) * (far + 1), int(s) * period  # type: ignore[arg-type]
+        case Compose():
+            return sum(f for f, _ in inner) + 2 * period, period
+        case Power(_, layers):
+            return max(1, int(layers)) * (far + 2 * period), period  # type: ignore[arg-type]
+    return far, period
+
+
+def _grows(term: Term) -> bool:
+    """Whether a longer sequence never takes a pair away."""
+    parts = list(walk(term))
+    if any(map(_at_lengths, parts)):
+        return False
+    less = any(isinstance(x, Complement | Difference | SymmetricDifference) for x in parts)
+    return not (less and any(isinstance(x, Compose | Power) for x in parts))
+
+
+@lru_cache(maxsize=256)
+def varies(subject: Subject) -> bool:
+    """Whether each length needs a mask of its own."""
+    terms = subject if isinstance(subject, tuple) else (subject,)
+    return any(isinstance(t, LayerRule) or any(map(_by_length, walk(t))) for t in terms)
+
+
+def _by_length(term: Term) -> bool:
+    """Whether what is attended depends on n by itself."""
+    return isinstance(term, Compose | Power) or _at_lengths(term)
+
+
+def _at_lengths(term: Term) -> bool:
+    """Whether a word looks at n or m, or may do so: one that is not known here."""
+    if isinstance(term, Where):
+        return term.arity == 4
+    return isinstance(term, Leaf) and (not isinstance(term, REPEATING) or _from_the_end(term))
+
+
+def _from_the_end(term: Term) -> bool:
+    return isinstance(term, Keys | Queries) and any(isinstance(x, int) and x < 0 for x in (term.start, term.stop))
+
+
+@lru_cache(maxsize=256)
+def _mask(term: Term, n: int) -> Bools:
+    """The mask of n tokens: a corner of a longer one, where that says the same."""
+    return dense_mask(term, n) if n > CORNER or varies(term) else _corner(term)[:n, :n]
+
+
+@lru_cache(maxsize=32)
+def _corner(term: Term) -> Bools:
+    return dense_mask(term, min(CORNER, longest_mask(term)))
+
+
+def longest_mask(term: Term) -> int:
+    """So many tokens has the longest mask that is looked at."""
+    return math.isqrt(ENTRIES // _worth(term))
+
+
+@lru_cache(maxsize=256)
+def _worth(term: Term) -> int:
+    """Steps for an entry of its mask, roughly."""
+    return sum(WORTH.get(type(part), 1) for part in walk(term))
+
+
+@lru_cache(maxsize=1024)
+def _bound(subject: Subject, values: tuple[tuple[str, int], ...]) -> Subject | None:
+    """The subject with numbers for its symbols; None where they do not fit."""
+    at = dict(values)
+    try:
+        if isinstance(subject, tuple):
+            return tuple(t.bind(**{name: at[name] for name in t.symbols}) for t in subject)
+        return subject.bind(**{name: at[name] for name in subject.symbols})
+    except PidslError:
+        return None
+
+
+def layers_of(subject: Subject, values: dict[str, int], count: int) -> tuple[Term, ...]:
+    """So many layers with numbers for their symbols, the one at the input first; none where the numbers do not fit."""
+    names = names_of(subject)
+    known = _bound(subject, tuple((name, values[name]) for name in sorted(names))) if names else subject
+    if known is None:
+        return ()
+    if isinstance(known, LayerRule):
+        return known.terms(count)
+    return tuple(known[k % len(known)] for k in range(count)) if isinstance(known, tuple) else (known,) * count

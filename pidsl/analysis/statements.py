@@ -1,0 +1,221 @@
+"""What a statement can be made of: which quantities of what a method proves, with which arguments, symbols, formulas.
+
+A checker is handed statements of its own kind only, so that it need not expect anything else: whatever is not such a
+statement is refused here, with the reason, and nothing is hidden that goes wrong inside a checker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import inf
+from typing import Any
+
+import sympy
+from sympy.functions.elementary.piecewise import ExprCondPair
+from sympy.logic.boolalg import BooleanFalse, BooleanTrue
+
+from pidsl.analysis.bound import Bound
+from pidsl.analysis.documents import ACROSS
+from pidsl.analysis.formulas import smt
+from pidsl.analysis.formulas.assume import is_condition
+from pidsl.analysis.formulas.words import CeilLog, L, Periodic, Table, symbol
+from pidsl.analysis.layers.stacks import WHOLE
+from pidsl.analysis.schedules import LayerRule
+from pidsl.analysis.sizes import DTYPES, FLOPS, TENSORS
+from pidsl.analysis.symbolic.lag_sets import domain
+from pidsl.language.terms import Term
+
+COUNTED = ("pairs", "sparsity", "average degree")
+REACH = ("farthest", "contiguous")
+
+VARIABLES: dict[str, str] = {
+    **dict.fromkeys((*COUNTED, "max degree", "depth", ACROSS, *FLOPS, *TENSORS), "n"), "degree": "in",
+    **dict.fromkeys(("live keys", "live pages", "kv bytes"), "t"), **dict.fromkeys(REACH, "nL"),
+}  # fmt: skip
+"""The variables of a formula of each quantity, besides the symbols of the pattern."""
+
+Kind = Callable[[Any], bool]  # of the value of an argument; one that is not there is None
+
+
+def _from(least: int, most: float = inf) -> Kind:
+    return lambda x: isinstance(x, int) and not isinstance(x, bool) and least <= x <= most
+
+
+def _maybe(kind: Kind) -> Kind:
+    return lambda x: x is None or kind(x)
+
+
+def _any(x: Any) -> bool:
+    """L of them."""
+    return isinstance(x, str | sympy.Symbol) and x in (L.name, L)
+
+
+def _named(*names: str) -> Kind:
+    return lambda x: isinstance(x, str) and x in names
+
+
+ONE, RULE, SEVERAL, OPEN = "a term with numbers", "a rule for layers", "a term per layer", "a term with symbols"
+NUMBERS, TERMS, STACKS, RULES, ALL = (ONE,), (ONE, OPEN), (ONE, SEVERAL), (ONE, OPEN, RULE), (ONE, OPEN, RULE, SEVERAL)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Statements of one kind.
+
+    Args:
+        subjects: what they can be about.
+        quantities: what they can say of it.
+        arguments: of the quantity; it has no others.
+    """
+
+    subjects: tuple[str, ...]
+    quantities: tuple[str, ...]
+    arguments: Mapping[str, Kind] = field(default_factory=dict)
+
+
+_COUNT, _PAIRS = _from(0, WHOLE), _named("causal", "all")  # of layers that are composed; of tokens, for depth
+_LAYERS, _EVERY = {"layers": _COUNT}, {"layers": _any}
+_DEPTH = {"of": _PAIRS, "n": _maybe(_from(1))}
+_TOKENS = {"n": _maybe(_from(0))}
+_ROWS = {"lookahead": _maybe(_from(0))}
+_COSTS: dict[str, Kind] = {
+    **dict.fromkeys(("head_dim", "heads", "kv_heads", "batch"), _from(1)), "dtype": _named(*DTYPES), **_TOKENS
+}  # fmt: skip
+
+ABOUT: dict[str, tuple[About, ...]] = {
+    "from the exact formula": (
+        About(TERMS, ("pairs", "max degree", "live keys", ACROSS)),
+        About(ALL, REACH, {"layers": lambda x: _COUNT(x) or _any(x)}), About(ALL, ("depth",), {"of": _maybe(_PAIRS)}),
+    ),
+    "documents apart": (About(TERMS, (ACROSS,)),),
+    "first differences": (About(TERMS, ("degree", "max degree", "average degree")),),
+    "second differences": (About(TERMS, ("pairs",)),),
+    "second differences, at most": (About(TERMS, ("pairs",)),),
+    "corners": (About(TERMS, ("pairs", "degree")),),
+    "layers by induction": (
+        About(RULES, REACH, {"layers": lambda x: _from(0)(x) or _any(x)}),
+        About(RULES, ("depth",), {"n": _maybe(_from(1))}),
+    ),
+    "live keys by witness": (About(TERMS, ("live keys",)),),
+    "quasi-polynomial": (About(NUMBERS, COUNTED),),
+    "degree": (About(NUMBERS, ("degree",)),),
+    "largest degree": (About(NUMBERS, ("max degree",)),),
+    "keys between blocks": (About(NUMBERS, ("degree",)),),
+    "largest between blocks": (About(NUMBERS, ("max degree",)),),
+    "pairs between blocks": (About(NUMBERS, COUNTED),),
+    "whole grids": (
+        About(NUMBERS, (*COUNTED, "degree", "max degree")), About(STACKS, REACH, {"layers": _from(1, WHOLE)}),
+        About(STACKS, ("depth",), _DEPTH),
+    ),
+    "live keys": (
+        About(NUMBERS, ("live keys",), _ROWS), About(NUMBERS, ("live pages",), {**_ROWS, "page": _from(1)}),
+    ),
+    "layers": (About(STACKS, REACH, _LAYERS),),
+    "lag sums": (About(STACKS, REACH, _LAYERS),),
+    "lag growth": (About(NUMBERS, REACH, _EVERY),),
+    "form in L": (About(NUMBERS, REACH, _EVERY),),
+    "stable layers": (About(NUMBERS, REACH, _EVERY),),
+    "repeating layers": (About(NUMBERS, REACH, _EVERY),),
+    "two-sided lags": (About(NUMBERS, ("depth",), {**_DEPTH, "of": _named("all")}),),
+    "lag depth": (About(NUMBERS, ("depth",), {**_DEPTH, "of": _named("causal")}),),
+    "blocks": (About(NUMBERS, ("depth",), _DEPTH),),
+    "short sequences": (About(NUMBERS, ("depth",), _DEPTH), About(STACKS, REACH, _LAYERS)),
+    "depth": (About(STACKS, ("depth",), _DEPTH),),
+    "depth by tokens": (About(NUMBERS, ("depth",), _DEPTH),),
+    "matrices": (About(STACKS, ("depth",), {**_DEPTH, "n": _from(1)}),),
+    "from the pairs": (About(TERMS, ("pairs", "sparsity"), _TOKENS), About(TERMS, (*FLOPS,), _COSTS)),
+    "from the live keys": (
+        About(TERMS, ("live keys",), _TOKENS),
+        About(TERMS, ("kv bytes",), {**_COSTS, **_ROWS, "value_dim": _maybe(_from(1))}),
+    ),
+    "tensor sizes": (About(TERMS, (*TENSORS,), _COSTS),),
+    "no layer": (About(ALL, REACH, {"layers": _from(0, 0)}),),
+}  # fmt: skip
+"""What each method proves."""
+
+
+def misstated(bound: Bound) -> str:
+    """Why a bound is no statement that its method could prove, "" if it is one.
+
+    >>> import pidsl
+    >>> from dataclasses import replace
+    >>> misstated(replace(pidsl.window(2).pairs(), method="depth"))
+    'depth says nothing about pairs'
+    """
+    kind = _kind(bound.subject)
+    if kind is None:
+        return f"no pattern: {bound.subject!r}"
+    about = next((one for one in ABOUT[bound.method] if bound.quantity in one.quantities), None)
+    if about is None:
+        return f"{bound.method} says nothing about {bound.quantity}"
+    if kind not in about.subjects:
+        return f"{bound.method} says nothing about {kind}"
+    if bound.relation not in ("==", "<=", ">="):
+        return f"no relation: {bound.relation!r}"
+    if not _fits(bound.given, about.arguments):
+        return f"arguments {bound.given!r}"
+    variables = "n" if isinstance(bound.argument("layers"), int) else VARIABLES[bound.quantity]
+    names = {symbol(name) for name in (*names_of(bound.subject), *variables)}
+    if not isinstance(bound.expr, sympy.Expr) or not _is_formula([bound.expr], names):
+        return f"no formula over {_listed(names)}: {bound.expr}"
+    if not isinstance(bound.assumptions, tuple) or not all(map(is_condition, bound.assumptions)):
+        return f"no conditions: {bound.assumptions!r}"
+    if not _is_formula(bound.assumptions, names):
+        return f"no conditions over {_listed(names)}: {bound.assumptions}"
+    known = [symbol(name) >= 0 for name in variables] + ([*domain(bound.term)] if kind == OPEN else [])
+    return "" if smt.consistent([*bound.assumptions, *known]) else "the assumptions contradict each other"
+
+
+def _kind(subject: Any) -> str | None:
+    if isinstance(subject, LayerRule):
+        return RULE
+    if isinstance(subject, Term):
+        return OPEN if subject.symbols else ONE
+    several = isinstance(subject, tuple) and subject and all(isinstance(t, Term) for t in subject)
+    return SEVERAL if several and not names_of(subject) else None
+
+
+@lru_cache(maxsize=256)
+def names_of(subject: Any) -> frozenset[str]:
+    """Names of the symbols of a pattern, of several, or of a rule."""
+    if isinstance(subject, tuple):
+        return frozenset(name for term in subject for name in term.symbols)
+    return subject.symbols
+
+
+def _fits(given: Any, arguments: Mapping[str, Kind]) -> bool:
+    """Whether the arguments of a statement are these and no others."""
+    if not isinstance(given, tuple) or not all(isinstance(x, tuple) and len(x) == 2 for x in given):
+        return False
+    values = dict(given) if all(isinstance(name, str) and value is not None for name, value in given) else None
+    if values is None or len(values) < len(given) or not values.keys() <= arguments.keys():
+        return False
+    return all(kind(values.get(name)) for name, kind in arguments.items())
+
+
+_PARTS = (
+    sympy.Rational, sympy.Add, sympy.Mul, sympy.Min, sympy.Max, sympy.floor, sympy.ceiling, sympy.Mod, sympy.Abs,
+    sympy.Piecewise, ExprCondPair, Periodic, Table, CeilLog, sympy.core.relational.Relational, sympy.And, sympy.Or,
+    sympy.Not, sympy.ITE, BooleanTrue, BooleanFalse,
+)  # fmt: skip
+
+
+def _is_formula(parts: Iterable[sympy.Basic], names: set[sympy.Symbol]) -> bool:
+    """Whether these are made of numbers, names, and what formulas are written with."""
+    return all(_is_part(x, names) for part in parts for x in sympy.preorder_traversal(part))
+
+
+def _is_part(x: Any, names: set[sympy.Symbol]) -> bool:
+    if isinstance(x, sympy.Symbol):
+        return x in names
+    if isinstance(x, sympy.Pow):
+        return bool(x.exp.is_integer)
+    if isinstance(x, sympy.Mod) and x.args[1].is_Number and not x.args[1] > 0:
+        return False
+    return isinstance(x, _PARTS) or x in (sympy.oo, -sympy.oo)
+
+
+def _listed(names: Iterable[sympy.Symbol]) -> str:
+    return ", ".join(sorted(s.name for s in names))

@@ -1,0 +1,1 @@
+"""Patterns with open symbols: formulas that hold for all their values."""

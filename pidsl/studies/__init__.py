@@ -1,0 +1,1 @@
+"""What one does with bounds: costs, comparisons, designs, and published claims."""

@@ -1,0 +1,59 @@
+"""The claims page: every published bound that is checked here, what became of it, and how to repair it."""
+
+from __future__ import annotations
+
+from pidsl.studies.claims import Finding, Findings
+
+INTRODUCTION = """# Published bounds, checked
+
+This page is generated: `python -m pidsl claims --markdown > docs/reference/claims.md`. Each statement says in our words
+what a paper (or a summary of it, where the paper could not be had) claims; it is stated for one reading, and then
+either proved for all values of its parameters or refuted by a smallest counterexample. `pidsl.check_claims()` does
+it again, and `.check()` of a finding verifies the proof from the statement alone, or counts the counterexample in
+dense masks.
+
+Lags are `i - j`; `L` counts layers; `n` counts tokens; `CeilLog(b, x)` is the least c >= 0 with b**c >= x. A claim
+about the reach of layers is about sequences long enough to hold it.
+"""
+
+
+def markdown(findings: Findings) -> str:
+    """The page for some findings."""
+    rows = ["| claim | verdict |", "|---|---|"]
+    rows += [f"| [{f.claim.name}](#{_anchor(f.claim.name)}) | {f.verdict} |" for f in findings]
+    failing = [f.claim.name for f in findings if f.verdict == "refuted"]
+    summary = f"{len(findings)} claims, {len(failing)} of them do not hold as read."
+    return "\n\n".join([INTRODUCTION.strip(), summary, "\n".join(rows), *map(_section, findings)]) + "\n"
+
+
+def _section(finding: Finding) -> str:
+    claim, bound = finding.claim, finding.judgement.claim
+    lines = [
+        f"## {claim.name}",
+        "",
+        f"**{finding.verdict.capitalize()}.** Claimed: {claim.statement} ({claim.source})",
+        "",
+    ]
+    lines.append(f"- Reading: {claim.reading}.")
+    lines.append(f"- Stated: `{bound.name}` of `{bound.shown_subject}` {bound.relation} `{bound.expr}`.")
+    if bound.assumptions:
+        lines.append("- For " + ", ".join(f"`{bound.shown_condition(c)}`" for c in bound.assumptions) + ".")
+    if finding.judgement.counterexample is not None:
+        lines.append(f"- Smallest counterexample: {finding.judgement.counterexample}.")
+    exact = finding.judgement.exact
+    if exact is not None and exact.is_exact:
+        lines.append(f"- Exactly: `{exact.expr}`.")
+    if finding.verdict == "proved":
+        lines.append(f"- Proof: {bound.proof.summary}.")
+    if claim.repair:
+        lines.append(f"- Repair: {claim.repair}.")
+    if finding.repaired is not None:
+        fixed = finding.repaired.claim
+        stated = f"`{fixed.name}` of `{fixed.shown_subject}` {fixed.relation} `{fixed.expr}`"
+        lines.append(f"- {finding.repaired.outcome.capitalize()}: {stated}.")
+    return "\n".join(lines)
+
+
+def _anchor(name: str) -> str:
+    kept = "".join(c for c in name.lower() if c.isalnum() or c in " -")
+    return kept.replace(" ", "-")
