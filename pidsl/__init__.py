@@ -110,7 +110,7 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "cost": "pidsl.studies.cost:cost",
     "attention_graph": "pidsl.studies.graph:attention_graph",
     "path": "pidsl.studies.graph:path",
-    "reachable": "pidsl.analysis.layers.reach:reachable",
+    "reachable": "pidsl.analysis.layers.reachable:reachable",
     "communication": "pidsl.analysis.counting.live:communication",
     "plot": "pidsl.pictures.plot:plot",
     "plot of formulas": "pidsl.pictures.lines:plot",

@@ -1,21 +1,21 @@
-"""A `Bound`: what is claimed about a pattern, under which assumptions, and how it can be checked again.
+"""A `Bound`: what is claimed about a pattern, under which assumptions, and what a checker needs to verify it.
 
-    quantity  relation  expr        e.g.  pairs(window(k) | stride(p))  ==  (k + 1)*n + ...   for k >= 0, p > k
+    question   relation  expr        e.g.  pairs(window(k) | stride(p))  ==  (k + 1)*n + ...   for k >= 0, p > k
 
 A bound is its own statement: everything that `proof.check()` reads is in its fields, so a bound with another formula
-has another proof, which fails. The checkers live beside the rules they know (`proofs` finds them by the name of the
-method) and start from the term alone.
+has another proof, which fails. The certificate says by which rule it is verified (`rules`), and what was found on the
+way that a checker need not search for again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import sympy
 
-from pidsl.analysis.formulas.words import Value, holds, number, symbol, value_of
+from pidsl.analysis.formulas.words import L, Value, holds, number, symbol, value_of
 from pidsl.analysis.schedules import LayerRule
 from pidsl.errors import SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.shown import Drawn
@@ -23,11 +23,96 @@ from pidsl.language.terms import Term
 from pidsl.relation.isl import in_turn
 
 if TYPE_CHECKING:
-    from pidsl.analysis.proofs import Proof
+    from pidsl.analysis.rules import Proof
 
 Relation = Literal["==", "<=", ">=", "unknown"]
 # one term, a term per layer (the layer at the input first), or a rule for any number of layers
 Subject = Term | tuple[Term, ...] | LayerRule
+ANY: Literal["L"] = "L"
+"""The number of layers that a formula in L is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Of the tensors that bytes and FLOPs are counted of.
+
+    Args:
+        head_dim: elements of a row of q, k and v.
+        heads, kv_heads: of queries, and of keys.
+        batch: sequences.
+        dtype: of q, k and v, by its short name.
+        value_dim: elements of a row of v; None: `head_dim`.
+    """
+
+    head_dim: int
+    heads: int
+    kv_heads: int
+    batch: int
+    dtype: str
+    value_dim: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of a pattern. Equal questions are equal values: see `asking`.
+
+    Args:
+        subject: a term, a term per layer, or a rule for layers.
+        quantity: "pairs", "degree", "farthest", ...
+        layers: how many, or `ANY`; None where the quantity is not about layers.
+        of: the pairs that a depth is about, "causal" or "all".
+        n: how many tokens, where the answer is for one number of them.
+        lookahead: of live keys: by how many tokens rows may lie behind the last one; None: only later ones ask.
+        page: of live keys: count pages of so many positions.
+        form: of bytes and FLOPs.
+    """
+
+    subject: Subject
+    quantity: str
+    layers: int | Literal["L"] | None = None
+    of: Literal["causal", "all"] | None = None
+    n: int | None = None
+    lookahead: int | None = None
+    page: int | None = None
+    form: Form | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The arguments of the quantity that it has, by name."""
+        found = {name: getattr(self, name) for name in ("layers", "of", "lookahead", "page")}
+        if isinstance(self.form, Form):
+            found |= {x.name: getattr(self.form, x.name) for x in fields(Form)}
+        return {name: value for name, value in (found | {"n": self.n}).items() if value is not None}
+
+
+def asking(subject: Subject, quantity: str, **given: Any) -> Question:
+    """The question with these arguments, in its normal form: any number of layers is `ANY`, a form is a `Form`."""
+    named = {name: given.pop(name) for name in [*given] if name in Form.__dataclass_fields__}
+    if named:
+        given["form"] = Form(**named)
+    if given.get("layers") == L:
+        given["layers"] = ANY
+    return Question(subject, quantity, **given)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """How a statement is verified.
+
+    Args:
+        rule: the name of the rule in `rules.RULES`.
+        facts: what was found: numbers, texts, formulas, terms, and tuples of them, by name. They may come from
+            anywhere: the rule's checker verifies what it uses of them.
+        premises: statements that it rests on, each with a certificate of its own.
+    """
+
+    rule: str = ""
+    facts: tuple[tuple[str, Any], ...] = ()
+    premises: tuple[Bound, ...] = ()
+
+    def fact(self, name: str) -> Any:
+        """What is said under a name; None where nothing is."""
+        return dict(self.facts).get(name)
 
 
 @dataclass(frozen=True)
@@ -41,25 +126,36 @@ class Bound(Drawn):
     ('==', 27)
 
     Args:
-        subject: the term, or a term per layer.
-        quantity: what is bounded: "pairs", "degree", "farthest", ...
+        question: what is bounded.
         relation: "==", "<=", ">=" or "unknown".
         expr: the formula, over integer symbols such as n, i, L and those of the term; `oo` where no number of layers
             is enough, `-oo` for the maximum of nothing.
         assumptions: conditions under which it holds, besides n >= 0.
-        method: name of the way it was proved, which is the way it is checked again.
-        given: arguments of the quantity, by name: (("layers", 3),).
+        certificate: how it is verified.
         reason: why it is unknown, or what the reader should know.
     """
 
-    subject: Subject
-    quantity: str
+    question: Question
     relation: Relation
     expr: sympy.Expr
     assumptions: tuple[sympy.Basic, ...] = ()
-    method: str = ""
-    given: tuple[tuple[str, Any], ...] = ()
+    certificate: Certificate = Certificate()
     reason: str = ""
+
+    @property
+    def subject(self) -> Subject:
+        """The term, a term per layer, or a rule for layers."""
+        return self.question.subject
+
+    @property
+    def quantity(self) -> str:
+        """What is bounded: "pairs", "degree", "farthest", ..."""
+        return self.question.quantity
+
+    @property
+    def method(self) -> str:
+        """The name of the rule by which it is verified."""
+        return self.certificate.rule
 
     @property
     def is_exact(self) -> bool:
@@ -90,13 +186,13 @@ class Bound(Drawn):
     @property
     def proof(self) -> Proof:
         """How the statement is proved; `proof.check()` does it again."""
-        from pidsl.analysis.proofs import Proof
+        from pidsl.analysis.rules import Proof
 
         return Proof(self)
 
     def argument(self, name: str) -> Any:
         """The argument of the quantity with this name; None if it has none."""
-        return dict(self.given).get(name)
+        return self.question.given.get(name)
 
     @in_turn
     def __call__(self, /, **values: int) -> Value:
@@ -154,21 +250,9 @@ class Bound(Drawn):
             SymbolError: an assumption is about a name that neither the pattern nor the formula has.
             TermError: the assumptions contradict each other.
         """
-        from pidsl.analysis.formulas import smt
-        from pidsl.analysis.formulas.assume import conditions, require_known, simplified
-        from pidsl.analysis.statements import VARIABLES, names_of
+        from pidsl.analysis.consequence import under
 
-        require_known(conditions(assume), names_of(self.subject), VARIABLES[self.quantity], self.shown_subject)
-
-        known = (*self.assumptions, *(c for c in conditions(assume) if c not in self.assumptions))
-        positive = [symbol(name) >= 0 for name in ("n", "t") if name in self.symbols]
-        smt.require_consistent([*known, *positive])
-        stated = []
-        for c in known:
-            others = [*positive, *(d for d in known if d != c)]
-            plain = isinstance(c, sympy.Rel) and c.has(sympy.Piecewise)
-            stated.append(c.func(simplified(c.lhs, others), simplified(c.rhs, others)) if plain else c)
-        return replace(self, expr=simplified(self.expr, [*known, *positive]), assumptions=tuple(stated))
+        return under(self, assume)
 
     def __int__(self) -> int:
         found = self()
@@ -182,7 +266,7 @@ class Bound(Drawn):
     @property
     def name(self) -> str:
         """The quantity with its arguments: `farthest(layers=3)`."""
-        inside = ", ".join(f"{key}={value}" for key, value in self.given)
+        inside = ", ".join(f"{key}={value}" for key, value in self.question.given.items())
         return f"{self.quantity}({inside})" if inside else self.quantity
 
     @property
@@ -215,14 +299,28 @@ class Bound(Drawn):
 
 def unknown(subject: Subject, quantity: str, reason: str, given: Mapping[str, Any] | None = None) -> Bound:
     """No answer, and why."""
-    return Bound(subject, quantity, "unknown", sympy.nan, given=tuple((given or {}).items()), reason=reason)
+    return Bound(asking(subject, quantity, **(given or {})), "unknown", sympy.nan, reason=reason)
 
 
 def exact(
-    subject: Subject, quantity: str, expr: object, method: str, *, given: Mapping[str, Any] | None = None,
+    subject: Subject, quantity: str, expr: object, rule: str, *, given: Mapping[str, Any] | None = None,
     assumptions: tuple[sympy.Basic, ...] = (), reason: str = "",
 ) -> Bound:  # fmt: skip
-    """The quantity is the formula."""
-    return Bound(
-        subject, quantity, "==", number(expr), assumptions, method, tuple((given or {}).items()), reason
-    )  # fmt: skip
+    """The quantity is the formula, by a rule without facts or premises."""
+    return Bound(asking(subject, quantity, **(given or {})), "==", number(expr), assumptions, Certificate(rule), reason)
+
+
+def restated(bound: Bound, **changes: Any) -> Bound:
+    """A bound with other fields, those of its question and its certificate among them: the certificate is the old one.
+
+    >>> import pidsl
+    >>> restated(pidsl.window(2).farthest(3), layers=4).proof.check()
+    False
+    """
+    question = {name: changes.pop(name) for name in [*changes] if name in Question.__dataclass_fields__}
+    certificate = {name: changes.pop(name) for name in [*changes] if name in Certificate.__dataclass_fields__}
+    if question:
+        changes["question"] = replace(bound.question, **question)
+    if certificate:
+        changes["certificate"] = replace(bound.certificate, **certificate)
+    return replace(bound, **changes)

@@ -7,10 +7,10 @@ depends on the documents: a formula about every pair that some documents allow i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from pidsl.analysis.bound import Bound, Relation, exact, unknown
+from pidsl.analysis.verdict import Verdict
 from pidsl.errors import TermError
 from pidsl.language.terms import Term, is_confined, of_lags_alone, within
 from pidsl.relation.documents import crossing
@@ -21,8 +21,6 @@ AT_MOST: Mapping[str, Relation] = {
     "pairs": "<=", "degree": "<=", "max degree": "<=", "average degree": "<=", "live keys": "<=", "live pages": "<=",
     "farthest": "<=", "sparsity": ">=",
 }  # fmt: skip
-
-WITHIN = ("contiguous", "depth")  # of one document only
 
 
 @in_turn
@@ -71,32 +69,8 @@ def allowed(subject: Any) -> Any:
     return pattern if of_lags_alone(pattern) else subject
 
 
-def bounded(answer: Bound, subject: Any) -> Bound:
-    """What an answer about all pairs that some documents allow says about those of any documents."""
-    relation = AT_MOST.get(answer.quantity)
-    if relation is None:
-        why = "documents are not connected, and within one it is that of the pattern without `documents`"
-        return unknown(subject, answer.quantity, why, dict(answer.given))
-    if answer.relation not in ("==", relation):
-        why = answer.reason if not answer.is_known else "it depends on the documents"
-        return unknown(subject, answer.quantity, why, dict(answer.given))
-    return replace(answer, subject=subject, relation=relation)
-
-
-def proving(bound: Bound) -> tuple[Bound, ...]:
-    """Statements each of which proves a bound: itself, or what it says of all pairs that some documents allow."""
-    if not any_confined(bound.subject) or bound.quantity not in (*AT_MOST, *WITHIN):
-        return (bound,)
-    if AT_MOST.get(bound.quantity) != bound.relation:
-        return ()
-    whole = replace(bound, subject=allowed(bound.subject))
-    return replace(whole, relation="=="), whole
-
-
-def check_apart(bound: Bound) -> Any:
+def check_apart(bound: Bound) -> Verdict:
     """Verify that no pair crosses: isl subtracts from what programs compute of a document what lies within it."""
-    from pidsl.analysis.proofs import Verdict
-
     if bound.expr != 0 or bound.relation == ">=":
         return Verdict(False, failure="only none is proved")
     left = crossing(bound.term)

@@ -17,7 +17,7 @@ from itertools import islice
 
 import sympy
 
-from pidsl.analysis.bound import Bound, unknown
+from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas.words import Periodic, Value, holds, symbol, value_of
 from pidsl.analysis.measured import (
     CORNER,
@@ -49,8 +49,8 @@ MEASURED = (
 def kept(bound: Bound) -> Bound:
     """The bound, or unknown where a mask contradicts it."""
     why = refutation(bound, FIRST)
-    return bound if not why else unknown(
-        bound.subject, bound.quantity, f"a formula was found and thrown away, it is wrong: {why}", dict(bound.given)
+    return bound if not why else Bound(
+        bound.question, "unknown", sympy.nan, reason=f"a formula was found and thrown away, it is wrong: {why}"
     )  # fmt: skip
 
 

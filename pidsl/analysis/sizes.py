@@ -6,15 +6,14 @@ formula of the statement is the factor times it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import sympy
 
-from pidsl.analysis.bound import Bound
-from pidsl.analysis.formulas import smt
+from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.formulas.words import n, symbol
-from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.verdict import Verdict
+from pidsl.analysis.ways import Asked, NotMine
 
 t = symbol("t")
 
@@ -52,66 +51,9 @@ def factor(quantity: str, given: dict[str, Any]) -> int:
     return FLOPS[quantity] * given["head_dim"] * given["heads"] * given["batch"]
 
 
-FLIPPED = {"==": "==", "<=": ">=", ">=": "<="}
-CLAIMED: dict[str, Any] = {"==": sympy.Eq, "<=": sympy.Ge, ">=": sympy.Le}  # formula against quantity, which it bounds
-
-
-@dataclass(frozen=True, slots=True)
-class _Expected:
-    expr: sympy.Expr
-    relation: str
-    needs: tuple[sympy.Basic, ...]
-
-
-def check_scaled(bound: Bound) -> Verdict:
-    """Verify pairs, sparsity, FLOPs or bytes of live keys from the pairs or live keys of the term."""
-    from pidsl.analysis import questions as ask
-
-    term, given = bound.term, dict(bound.given)
-    about = {"n", "t", "i", "L"}
-    assumptions = bound.assumptions
-    known = [c for c in assumptions if not {s.name for s in c.free_symbols} & about] if term.symbols else []
-    of_live = bound.quantity in ("live keys", "kv bytes")
-    whole = ask.live(term, known, bound.argument("lookahead")) if of_live else ask.pairs(term, known)
-    found = whole.proof.verdict()
-    if not found.holds:
-        return Verdict(False, found.steps, found.failure or whole.reason, found.smtlib)
-    expected = _expected(bound, given, whole)
-    prover = smt.Prover([*found.steps], [found.smtlib] if found.smtlib else [])
-    if expected.relation not in ("==", bound.relation):
-        return Verdict(False, failure=f"{whole.name} {whole.relation} does not give {bound.relation}")
-    for condition in expected.needs:
-        if condition not in (sympy.true, *assumptions):
-            prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
-    gap = sympy.expand(bound.expr - expected.expr)
-    if gap == 0:
-        prover.steps.append(f"{bound.quantity}: the factor times the {whole.quantity}, identically")
-    else:
-        if bound.quantity == "sparsity":  # n >= 1
-            gap = sympy.expand(gap * n**2)
-        positive = tuple(x >= 0 for x in (n, t) if x in gap.free_symbols)
-        prover.prove(smt.Obligation("the formula", (*assumptions, *positive), CLAIMED[bound.relation](gap, 0)))
-    return prover.verdict()
-
-
-def _expected(bound: Bound, given: dict[str, Any], whole: Bound) -> _Expected:
-    of_live = bound.quantity in ("live keys", "kv bytes")
-    expr, needs, relation = whole.expr, whole.assumptions, whole.relation
-    if bound.quantity == "sparsity":
-        expr, needs, relation = 1 - expr / n**2, (*needs, n >= 1), FLIPPED[relation]  # type: ignore[assignment]
-    elif bound.quantity not in ("pairs", "live keys"):
-        expr = factor(bound.quantity, given) * expr
-    if "n" in given:
-        at = {t: given["n"] - 1} if of_live else {n: given["n"]}
-        if of_live and given["n"] == 0:  # no token, no key
-            return _Expected(sympy.Integer(0), "==", ())
-        expr, needs = expr.subs(at), tuple(c.subs(at) for c in needs)
-    return _Expected(expr, relation, needs)
-
-
 def check_sizes(bound: Bound) -> Verdict:
     """Verify bytes of tensors from their shapes."""
-    given = dict(bound.given)
+    given = bound.question.given
     expr = tensor_bytes(bound.quantity, given)
     expr = expr.subs(n, given["n"]) if "n" in given else expr
     if sympy.expand(expr - bound.expr) != 0:
@@ -125,3 +67,12 @@ def check_no_layer(bound: Bound) -> Verdict:
     if not holds[bound.relation] or bound.expr.has(sympy.Piecewise):  # which need not say anything somewhere
         return Verdict(False, failure="without a layer, every token is itself: 0")
     return Verdict(True, ("without a layer, every token is itself",))
+
+
+def no_layer(asked: Asked) -> Bound:
+    """Without a layer, every token is itself."""
+    if asked.question.layers != 0:
+        raise NotMine
+    q = asked.question
+    reason = "no layer: every token is itself"
+    return exact(q.subject, q.quantity, 0, "no layer", given={"layers": 0}, reason=reason)

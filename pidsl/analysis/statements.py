@@ -16,12 +16,12 @@ import sympy
 from sympy.functions.elementary.piecewise import ExprCondPair
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
-from pidsl.analysis.bound import Bound
+from pidsl.analysis.bound import ANY, Bound, Form, Question
 from pidsl.analysis.documents import ACROSS
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.assume import is_condition
-from pidsl.analysis.formulas.words import CeilLog, L, Periodic, Table, symbol
-from pidsl.analysis.layers.stacks import WHOLE
+from pidsl.analysis.formulas.words import CeilLog, Periodic, Table, symbol
+from pidsl.analysis.layers.stacks import WHOLE as WHOLE
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.sizes import DTYPES, FLOPS, TENSORS
 from pidsl.analysis.symbolic.lag_sets import domain
@@ -39,25 +39,34 @@ VARIABLES: dict[str, str] = {
 Kind = Callable[[Any], bool]  # of the value of an argument; one that is not there is None
 
 
-def _from(least: int, most: float = inf) -> Kind:
+def from_(least: int, most: float = inf) -> Kind:
+    """Whole numbers from the least to the most."""
     return lambda x: isinstance(x, int) and not isinstance(x, bool) and least <= x <= most
 
 
-def _maybe(kind: Kind) -> Kind:
+def maybe(kind: Kind) -> Kind:
+    """None as well."""
     return lambda x: x is None or kind(x)
 
 
-def _any(x: Any) -> bool:
+def any_(x: Any) -> bool:
     """L of them."""
-    return isinstance(x, str | sympy.Symbol) and x in (L.name, L)
+    return isinstance(x, str) and x == ANY
 
 
-def _named(*names: str) -> Kind:
+def named(*names: str) -> Kind:
+    """One of these."""
     return lambda x: isinstance(x, str) and x in names
 
 
 ONE, RULE, SEVERAL, OPEN = "a term with numbers", "a rule for layers", "a term per layer", "a term with symbols"
-NUMBERS, TERMS, STACKS, RULES, ALL = (ONE,), (ONE, OPEN), (ONE, SEVERAL), (ONE, OPEN, RULE), (ONE, OPEN, RULE, SEVERAL)
+NUMBERS, TERMS, STACKS, WITH_RULES, ALL = (
+    (ONE,),
+    (ONE, OPEN),
+    (ONE, SEVERAL),
+    (ONE, OPEN, RULE),
+    (ONE, OPEN, RULE, SEVERAL),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,87 +84,34 @@ class About:
     arguments: Mapping[str, Kind] = field(default_factory=dict)
 
 
-_COUNT, _PAIRS = _from(0, WHOLE), _named("causal", "all")  # of layers that are composed; of tokens, for depth
-_LAYERS, _EVERY = {"layers": _COUNT}, {"layers": _any}
-_DEPTH = {"of": _PAIRS, "n": _maybe(_from(1))}
-_TOKENS = {"n": _maybe(_from(0))}
-_ROWS = {"lookahead": _maybe(_from(0))}
-_COSTS: dict[str, Kind] = {
-    **dict.fromkeys(("head_dim", "heads", "kv_heads", "batch"), _from(1)), "dtype": _named(*DTYPES), **_TOKENS
+COUNT, SIDES = from_(0, WHOLE), named("causal", "all")  # of layers that are composed; of tokens, for depth
+LAYERS, EVERY, SOME = {"layers": COUNT}, {"layers": any_}, {"layers": lambda x: COUNT(x) or any_(x)}
+DEPTH = {"of": SIDES, "n": maybe(from_(1))}
+TOKENS = {"n": maybe(from_(0))}
+ROWS = {"lookahead": maybe(from_(0))}
+PAGES = {**ROWS, "page": from_(1)}
+COSTS: dict[str, Kind] = {
+    **dict.fromkeys(("head_dim", "heads", "kv_heads", "batch"), from_(1)), "dtype": named(*DTYPES), **TOKENS
 }  # fmt: skip
-
-ABOUT: dict[str, tuple[About, ...]] = {
-    "from the exact formula": (
-        About(TERMS, ("pairs", "max degree", "live keys", ACROSS)),
-        About(ALL, REACH, {"layers": lambda x: _COUNT(x) or _any(x)}), About(ALL, ("depth",), {"of": _maybe(_PAIRS)}),
-    ),
-    "documents apart": (About(TERMS, (ACROSS,)),),
-    "first differences": (About(TERMS, ("degree", "max degree", "average degree")),),
-    "second differences": (About(TERMS, ("pairs",)),),
-    "second differences, at most": (About(TERMS, ("pairs",)),),
-    "corners": (About(TERMS, ("pairs", "degree")),),
-    "layers by induction": (
-        About(RULES, REACH, {"layers": lambda x: _from(0)(x) or _any(x)}),
-        About(RULES, ("depth",), {"n": _maybe(_from(1))}),
-    ),
-    "live keys by witness": (About(TERMS, ("live keys",)),),
-    "quasi-polynomial": (About(NUMBERS, COUNTED),),
-    "degree": (About(NUMBERS, ("degree",)),),
-    "largest degree": (About(NUMBERS, ("max degree",)),),
-    "keys between blocks": (About(NUMBERS, ("degree",)),),
-    "largest between blocks": (About(NUMBERS, ("max degree",)),),
-    "pairs between blocks": (About(NUMBERS, COUNTED),),
-    "whole grids": (
-        About(NUMBERS, (*COUNTED, "degree", "max degree")), About(STACKS, REACH, {"layers": _from(1, WHOLE)}),
-        About(STACKS, ("depth",), _DEPTH),
-    ),
-    "live keys": (
-        About(NUMBERS, ("live keys",), _ROWS), About(NUMBERS, ("live pages",), {**_ROWS, "page": _from(1)}),
-    ),
-    "layers": (About(STACKS, REACH, _LAYERS),),
-    "lag sums": (About(STACKS, REACH, _LAYERS),),
-    "lag growth": (About(NUMBERS, REACH, _EVERY),),
-    "form in L": (About(NUMBERS, REACH, _EVERY),),
-    "stable layers": (About(NUMBERS, REACH, _EVERY),),
-    "repeating layers": (About(NUMBERS, REACH, _EVERY),),
-    "two-sided lags": (About(NUMBERS, ("depth",), {**_DEPTH, "of": _named("all")}),),
-    "lag depth": (About(NUMBERS, ("depth",), {**_DEPTH, "of": _named("causal")}),),
-    "blocks": (About(NUMBERS, ("depth",), _DEPTH),),
-    "short sequences": (About(NUMBERS, ("depth",), _DEPTH), About(STACKS, REACH, _LAYERS)),
-    "depth": (About(STACKS, ("depth",), _DEPTH),),
-    "depth by tokens": (About(NUMBERS, ("depth",), _DEPTH),),
-    "matrices": (About(STACKS, ("depth",), {**_DEPTH, "n": _from(1)}),),
-    "from the pairs": (About(TERMS, ("pairs", "sparsity"), _TOKENS), About(TERMS, (*FLOPS,), _COSTS)),
-    "from the live keys": (
-        About(TERMS, ("live keys",), _TOKENS),
-        About(TERMS, ("kv bytes",), {**_COSTS, **_ROWS, "value_dim": _maybe(_from(1))}),
-    ),
-    "tensor sizes": (About(TERMS, (*TENSORS,), _COSTS),),
-    "no layer": (About(ALL, REACH, {"layers": _from(0, 0)}),),
-}  # fmt: skip
-"""What each method proves."""
+KV_COSTS = {**COSTS, **ROWS, "value_dim": maybe(from_(1))}
 
 
-def misstated(bound: Bound) -> str:
-    """Why a bound is no statement that its method could prove, "" if it is one.
-
-    >>> import pidsl
-    >>> from dataclasses import replace
-    >>> misstated(replace(pidsl.window(2).pairs(), method="depth"))
-    'depth says nothing about pairs'
-    """
+def misstated(bound: Bound, proves: Iterable[About]) -> str:
+    """Why a bound is no statement that a rule could prove which is about these, "" if it is one."""
+    if not isinstance(bound.question, Question):
+        return f"no question: {bound.question!r}"
     kind = _kind(bound.subject)
     if kind is None:
         return f"no pattern: {bound.subject!r}"
-    about = next((one for one in ABOUT[bound.method] if bound.quantity in one.quantities), None)
+    about = next((one for one in proves if bound.quantity in one.quantities), None)
     if about is None:
         return f"{bound.method} says nothing about {bound.quantity}"
     if kind not in about.subjects:
         return f"{bound.method} says nothing about {kind}"
     if bound.relation not in ("==", "<=", ">="):
         return f"no relation: {bound.relation!r}"
-    if not _fits(bound.given, about.arguments):
-        return f"arguments {bound.given!r}"
+    if not _fits(bound.question, about.arguments):
+        return f"arguments {bound.question.given!r}"
     variables = "n" if isinstance(bound.argument("layers"), int) else VARIABLES[bound.quantity]
     names = {symbol(name) for name in (*names_of(bound.subject), *variables)}
     if not isinstance(bound.expr, sympy.Expr) or not _is_formula([bound.expr], names):
@@ -185,14 +141,12 @@ def names_of(subject: Any) -> frozenset[str]:
     return subject.symbols
 
 
-def _fits(given: Any, arguments: Mapping[str, Kind]) -> bool:
-    """Whether the arguments of a statement are these and no others."""
-    if not isinstance(given, tuple) or not all(isinstance(x, tuple) and len(x) == 2 for x in given):
+def _fits(question: Question, arguments: Mapping[str, Kind]) -> bool:
+    """Whether the arguments of a question are these and no others."""
+    if not (question.form is None or type(question.form) is Form):
         return False
-    values = dict(given) if all(isinstance(name, str) and value is not None for name, value in given) else None
-    if values is None or len(values) < len(given) or not values.keys() <= arguments.keys():
-        return False
-    return all(kind(values.get(name)) for name, kind in arguments.items())
+    values = question.given
+    return values.keys() <= arguments.keys() and all(kind(values.get(name)) for name, kind in arguments.items())
 
 
 _PARTS = (

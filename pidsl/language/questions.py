@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pidsl.analysis.bound import Bound
-    from pidsl.analysis.counting.degrees import Degree
     from pidsl.analysis.counting.live import Communication
-    from pidsl.analysis.layers.reach import Reachable
+    from pidsl.analysis.layers.reachable import Reachable
+    from pidsl.analysis.questions import Degree
     from pidsl.language.terms import Term
     from pidsl.relation.queries import Difference
     from pidsl.studies.cost import Cost

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.counting.degrees import Degree
+from pidsl.analysis.questions import Degree
 from pidsl.errors import PidslError
 from pidsl.language.expr import walk as walk_expression
 from pidsl.language.gate import Gate

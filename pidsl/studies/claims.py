@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import sympy
 
-from pidsl.analysis.bound import Bound, Subject
+from pidsl.analysis.bound import Bound, Subject, asking
 from pidsl.analysis.documents import ACROSS
 from pidsl.analysis.formulas.assume import conditions
 from pidsl.analysis.formulas.words import CeilLog, L, n, symbol
@@ -297,7 +297,7 @@ def _claim(
 ) -> Bound:  # fmt: skip
     if quantity in ("farthest", "contiguous"):
         given.setdefault("layers", L)
-    return Bound(subject, quantity, relation, sympy.sympify(expr), conditions(assume), given=tuple(given.items()))
+    return Bound(asking(subject, quantity, **given), relation, sympy.sympify(expr), conditions(assume))
 
 
 def _list(assumptions: Sequence[Any]) -> str:

@@ -15,8 +15,6 @@ from pidsl.analysis.bound import Bound
 from pidsl.analysis.dense import times
 from pidsl.analysis.formulas.words import Value
 from pidsl.analysis.schedules import BaseSchedule
-from pidsl.analysis.symbolic.lag_degree import degree_by_lag
-from pidsl.analysis.symbolic.lag_pairs import pairs_by_lag
 from pidsl.analysis.symbolic.lag_reach import reach_by_family
 from pidsl.analysis.symbolic.lag_sets import NotByLag
 from pidsl.errors import PidslError, SizeError, SymbolError, TermError, TooHardError
@@ -301,24 +299,12 @@ def terms_of(pattern: Pattern, n: int, layers: int) -> tuple[Term, ...]:
 def pairs_at(term: Term, n: int) -> Answer:
     """By the formula for any term, by that for lags, or one by one."""
     bound = ask.pairs(term)
-    if not bound.is_known:
-        try:
-            by_lag = pairs_by_lag(term)
-        except (NotByLag, TooHardError):
-            by_lag = bound
-        bound = by_lag if by_lag.is_exact else bound
     return _counted(bound, n, lambda: counting.pairs(term, n))
 
 
 def degree_at(term: Term, n: int) -> Answer:
     """The keys of the query with the most, as `pairs_at` counts."""
     bound = ask.degree(term).maximum
-    if not bound.is_known:
-        try:
-            by_lag = degree_by_lag(term).maximum
-        except (NotByLag, TooHardError):
-            by_lag = bound
-        bound = by_lag if by_lag.is_exact else bound
     return _counted(bound, n, lambda: int(counting.degree(term, n).max()))
 
 

@@ -11,16 +11,17 @@ from typing import Any
 import sympy
 
 from pidsl.analysis import questions as ask
-from pidsl.analysis.bound import Bound, exact, unknown
+from pidsl.analysis.bound import Bound, asking, exact
+from pidsl.analysis.consequence import derived
 from pidsl.analysis.formulas.words import n as tokens
-from pidsl.analysis.sizes import DTYPES, factor, t, tensor_bytes
+from pidsl.analysis.sizes import DTYPES, tensor_bytes
 from pidsl.errors import ArgumentError, PidslError, SizeError, SymbolError
 from pidsl.language.shown import Drawn
 from pidsl.language.terms import Term, is_confined
 from pidsl.relation.isl import in_turn
 from pidsl.studies.plan_cost import PlanCost, plan_cost
 
-FROM_PAIRS, FROM_LIVE, SIZES = "from the pairs", "from the live keys", "tensor sizes"
+SIZES = "tensor sizes"
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def cost(
     pairs, live = ask.pairs(term), ask.live(term)
 
     def scaled(quantity: str, source: Bound) -> Bound:
-        return _scaled(term, quantity, source, given, length)
+        return derived(source, asking(term, quantity, **given, n=length))
 
     def sizes(quantity: str) -> Bound:
         expr = tensor_bytes(quantity, given)
@@ -126,7 +127,7 @@ def cost(
 
     plan, reason = _planned(term, length, checked, DTYPES[name])
     return Cost(
-        pairs=pairs if length is None else _scaled(term, "pairs", pairs, {}, length),
+        pairs=pairs if length is None else derived(pairs, asking(term, "pairs", n=length)),
         forward_flops=scaled("forward flops", pairs),
         backward_flops=scaled("backward flops", pairs),
         forward_read_bytes=sizes("forward read bytes"),
@@ -149,27 +150,7 @@ def kv_bytes(term: Term, lookahead: int, **form: Any) -> Bound:
         form: head_dim, value_dim, kv_heads, batch, dtype.
     """
     given = {**form, "heads": form["kv_heads"], "lookahead": lookahead}
-    return _scaled(term, "kv bytes", ask.live(term, (), lookahead), given, None)
-
-
-def _scaled(term: Term, quantity: str, source: Bound, given: dict[str, Any], length: int | None) -> Bound:
-    """The factor of a quantity times the pairs or the live keys, at n where n is given."""
-    at = given if length is None else {**given, "n": length}
-    if not source.is_known:
-        return unknown(term, quantity, source.reason, at)
-    of_live = source.quantity == "live keys"
-    times = factor(quantity, given) if given else 1
-    expr, conditions = times * source.expr, source.assumptions
-    if length is not None:
-        where = {t: length - 1} if of_live else {tokens: length}
-        conditions = tuple(c for c in (c.subs(where) for c in conditions) if c != sympy.true)
-        expr = expr.subs(where)
-        if of_live and length == 0:
-            expr, conditions = sympy.Integer(0), ()
-        if sympy.false in conditions:
-            return unknown(term, quantity, f"the formula does not hold for n = {length}", at)
-    method = FROM_LIVE if of_live else FROM_PAIRS
-    return Bound(term, quantity, source.relation, expr, conditions, method, tuple(at.items()), source.reason)
+    return derived(ask.live(term, (), lookahead), asking(term, "kv bytes", **given))
 
 
 def _planned(

@@ -16,10 +16,10 @@ import sympy
 
 from pidsl.analysis import documents
 from pidsl.analysis import questions as ask
-from pidsl.analysis.bound import Bound
+from pidsl.analysis.bound import Bound, Certificate
+from pidsl.analysis.consequence import RULE
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import Value, symbol, value_of
-from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.statements import REACH
 from pidsl.errors import PidslError
@@ -118,7 +118,7 @@ def judge(claim: Bound) -> Judgement:
     if found is not None:
         return Judgement("refuted", claim, found, exact)
     if exact is not None and exact.relation in ("==", claim.relation):
-        stated = replace(claim, method="from the exact formula")
+        stated = replace(claim, certificate=Certificate(RULE, (), (exact,)))
         if stated.proof.check():
             return Judgement("proved", stated, None, exact)
     return Judgement("unknown", claim, None, exact)
@@ -146,26 +146,6 @@ def exact_of(claim: Bound) -> Bound:
         case documents.ACROSS:
             return documents.no_leak(subject)
     raise ValueError(claim.quantity)
-
-
-def check_claim(bound: Bound) -> Verdict:
-    """Verify a bound by the exact formula of its quantity, whose own proof is verified first."""
-    prover = smt.Prover()
-    exact = exact_of(bound)
-    first = exact.proof.verdict()
-    if not first.holds or exact.relation not in ("==", bound.relation):
-        return Verdict(False, first.steps, first.failure or "only a bound is known of the quantity itself")
-    prover.include(first)
-    positive = tuple(symbol(name) >= 0 for name in ("n", "t") if name in exact.symbols | bound.symbols)
-    known = (*bound.assumptions, *positive)
-    for condition in exact.assumptions:
-        prover.prove(smt.Obligation(f"assumed: {condition}", known, condition))
-    compare = {"==": sympy.Eq, "<=": sympy.Le, ">=": sympy.Ge}[bound.relation]
-    gap = exact.expr - bound.expr
-    if gap.has(sympy.oo, sympy.nan):
-        return Verdict(False, tuple(prover.steps), f"the exact value is {exact.expr}")
-    prover.prove(smt.Obligation(f"{exact.expr} {bound.relation} {bound.expr}", known, compare(gap, 0)))
-    return prover.verdict()
 
 
 def refute(claim: Bound) -> Counterexample | None:

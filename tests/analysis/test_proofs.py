@@ -16,7 +16,7 @@ from pidsl import blocks, causal, full, keys, lags, parse, queries, ring, stride
 from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.counting.lattice import square
-from pidsl.analysis.proofs import proved
+from pidsl.analysis.rules import proved
 from pidsl.testing import terms
 
 k, p, s = pidsl.symbols("k p s")

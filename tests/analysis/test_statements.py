@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,7 +21,7 @@ from pidsl.analysis.formulas.words import CeilLog, L, Periodic, Table, i, n, sym
 from pidsl.analysis.layers import depth_tokens
 from pidsl.analysis.layers.depth import depth
 from pidsl.analysis.layers.reach import contiguous, farthest
-from pidsl.analysis.proofs import METHODS
+from pidsl.analysis.rules import RULES
 from pidsl.analysis.schedules import BaseSchedule, SkipSchedule
 from pidsl.analysis.smaller import grids
 from pidsl.analysis.statements import ABOUT

@@ -166,7 +166,7 @@ def test_bounds_of_several_patterns(text: str, patterns: list[str], through: str
 
 
 def test_a_proof_that_fails_is_exit_code_1(capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pidsl.analysis.proofs import Proof
+    from pidsl.analysis.rules import Proof
 
     verdict = type("No", (), {"holds": False, "failure": "made up", "steps": ()})
     monkeypatch.setattr(Proof, "verdict", lambda self: verdict)

@@ -9,18 +9,18 @@ that counts of one-dimensional sets, summed up, are all it takes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 import islpy as isl
 import numpy as np
 import sympy
 
-from pidsl.analysis.bound import Bound, exact, unknown
+from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.counting.lattice import Chambers, by_length, chambers, rows_of, square
 from pidsl.analysis.counting.progressions import count_progressions, keys_counter, loops_of, progressions, sum_rows
 from pidsl.analysis.formulas import quasi
 from pidsl.analysis.formulas.words import n
-from pidsl.analysis.smaller import block_bounds
+from pidsl.analysis.ways import Asked
 from pidsl.errors import TooHardError
 from pidsl.language.terms import (
     Complement,
@@ -30,7 +30,6 @@ from pidsl.language.terms import (
     SymmetricDifference,
     Term,
     Union,
-    require_concrete,
 )
 from pidsl.relation.counting import count_loops, period_of
 from pidsl.relation.isl import disjoint, limited
@@ -43,48 +42,22 @@ STEPS = 200_000_000  # of counting the keys of rows, a few seconds
 LONGEST = 150_000  # most lengths that are counted one after another
 
 
-def pairs(term: Term) -> Bound:
-    """The number of attended pairs for n tokens, m = n.
-
-    >>> import pidsl
-    >>> pairs(pidsl.window(2) & pidsl.causal).expr
-    Piecewise((n, n < 2), (3*n - 3, True))
-    >>> pairs(pidsl.stride(256) & pidsl.causal)(n=2**40)
-    2361183241984578420736
-
-    Args:
-        term: a term without symbols.
-
-    Returns:
-        A bound over n, exact for every n >= 0; unknown where isl's operation limit strikes.
+def pairs(asked: Asked) -> Bound:
+    """The number of attended pairs for n tokens, m = n, exact for every n >= 0.
 
     Raises:
-        SymbolError: the term holds unbound symbols.
+        TooHardError: isl's operation limit struck.
     """
-    require_concrete(term, "count pairs")
-    return _pairs(term)
-
-
-@lru_cache(maxsize=256)
-def _pairs(term: Term) -> Bound:
-    try:
-        if (between := block_bounds.pairs(term)) is not None:
-            return between
-    except TooHardError:
-        pass
+    term = asked.subject
     try:
         expr, listed = _direct(term)
-    except TooHardError as e:
-        apart = _apart(term)
-        return unknown(term, "pairs", reason_of(e)) if apart is None else exact(term, "pairs", apart, METHOD)
+    except TooHardError:
+        if (apart := _apart(term)) is None:
+            raise
+        return exact(term, "pairs", apart, METHOD)
     if listed > LISTED and (apart := _apart(term)) is not None:
         expr = apart
     return exact(term, "pairs", expr, METHOD)
-
-
-def reason_of(e: TooHardError) -> str:
-    """Why there is no answer, in a line."""
-    return f"{e.given}{f' ({e.where.splitlines()[-1]})' if e.where else ''}"
 
 
 def _direct(term: Term) -> tuple[sympy.Expr, int]:
@@ -217,19 +190,3 @@ def stretches_of(shape: Chambers, count: Callable[[Ints], Sequence[int] | Ints])
         else:
             found.append(quasi.Stretch(start, stop, quasi.interpolate(here, start, shape.period)))
     return found
-
-
-def sparsity(term: Term) -> Bound:
-    """The share of the n * n pairs that is not attended, for n >= 1.
-
-    >>> import pidsl
-    >>> sparsity(pidsl.causal)(n=3)
-    Fraction(1, 3)
-
-    Raises:
-        SymbolError: the term holds unbound symbols.
-    """
-    count = pairs(term)
-    if not count.is_known:
-        return unknown(term, "sparsity", count.reason)
-    return exact(term, "sparsity", 1 - count.expr / n**2, count.method, assumptions=(sympy.Ge(n, 1),))

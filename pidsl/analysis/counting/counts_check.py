@@ -27,7 +27,7 @@ from pidsl.analysis.counting.progressions import (
 )
 from pidsl.analysis.formulas.agreement import shape_of, values_at
 from pidsl.analysis.formulas.words import symbol
-from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.verdict import Verdict
 from pidsl.errors import TooHardError
 from pidsl.relation.counting import count_loops
 from pidsl.relation.isl import disjoint, limited

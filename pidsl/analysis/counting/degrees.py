@@ -16,7 +16,7 @@ from typing import Any
 import islpy as isl
 import sympy
 
-from pidsl.analysis.bound import Bound, exact, unknown
+from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.counting import counts
 from pidsl.analysis.counting.borders import Masks, borders
 from pidsl.analysis.counting.lattice import rows_of, square
@@ -24,13 +24,12 @@ from pidsl.analysis.counting.progressions import loops_of, progressions
 from pidsl.analysis.counting.windows import Windows
 from pidsl.analysis.formulas import pieces
 from pidsl.analysis.formulas.guess import guess
-from pidsl.analysis.formulas.piecewise import formula
+from pidsl.analysis.formulas.piecewise import Formula, formula
 from pidsl.analysis.formulas.words import from_index, i, n
-from pidsl.analysis.smaller import block_bounds
+from pidsl.analysis.ways import Asked
 from pidsl.errors import TooHardError
 from pidsl.language import expr as e
-from pidsl.language.shown import Displayed
-from pidsl.language.terms import Term, require_concrete
+from pidsl.language.terms import Term
 from pidsl.relation.counting import period_of
 from pidsl.relation.isl import CONTEXT, affine, limited, read_set, region, scope
 from pidsl.relation.loops import VARIABLE, Loop
@@ -44,80 +43,20 @@ GUESSED = 6  # periods of the number of keys, for which the largest is counted b
 BRANCHES = 24  # of the formula of the largest degree
 
 
-@dataclass(frozen=True)
-class Degree(Displayed):
-    """Keys per query.
-
-    Args:
-        of_query: of query i among n, for 0 <= i < n.
-        maximum: the most of any query, for n >= 1.
-        average: pairs / n, for n >= 1.
-    """
-
-    of_query: Bound
-    maximum: Bound
-    average: Bound
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, (self.of_query, self.maximum, self.average)))
-
-    __repr__ = __str__
-
-
-def degree(term: Term) -> Degree:
-    """How many keys a query attends.
-
-    >>> import pidsl
-    >>> found = degree(pidsl.window(4))
-    >>> found.of_query(i=2, n=100), found.maximum(n=100), found.average(n=100)
-    (3, 5, Fraction(49, 10))
-
-    Args:
-        term: a term without symbols.
-
-    Returns:
-        Three bounds, each exact, or unknown where isl's operation limit strikes.
-
-    Raises:
-        SymbolError: the term holds unbound symbols.
-    """
-    require_concrete(term, "count keys")
-    return _degree(term)
-
-
-@lru_cache(maxsize=256)
-def _degree(term: Term) -> Degree:
-    return Degree(of_query(term), maximum(term), average(term))
-
-
-@lru_cache(maxsize=256)
-def of_query(term: Term) -> Bound:
+def of_query(asked: Asked) -> Bound:
     """The keys of query i among n."""
     rows = (sympy.Ge(i, 0), sympy.Lt(i, n))
-    if (found := _between_blocks(block_bounds.degree, term)) is not None:
-        return found
-    try:
-        parts = _keys_of_one(term)
-    except TooHardError as error:
-        return unknown(term, "degree", counts.reason_of(error))
-    found = exact(term, "degree", sympy.Add(*(_formula(p) for p in parts)), "degree", assumptions=rows)
-    if _settled(found):  # a formula that its own checker cannot verify is not claimed
-        return found
-    return unknown(term, "degree", f"the sum of {len(parts)} parts could not be verified within isl's limit")
+    parts = _keys_of_one(asked.subject)
+    found = exact(asked.subject, "degree", sympy.Add(*(_formula(p) for p in parts)), "degree", assumptions=rows)
+    if not _settled(found):  # a formula that its own checker cannot verify is not claimed
+        raise TooHardError(f"the sum of {len(parts)} parts", "a formula that is verified within isl's limit")
+    return found
 
 
 def _settled(bound: Bound) -> bool:
     from pidsl.analysis.counting.degrees_check import settled
 
     return settled(bound)
-
-
-def _between_blocks(question: Callable[[Term], Bound | None], term: Term) -> Bound | None:
-    """The answer for a pattern between blocks; None for others, or where it is not known."""
-    try:
-        return question(term)
-    except TooHardError:
-        return None
 
 
 def _keys_of_one(term: Term) -> list[Part]:
@@ -170,45 +109,34 @@ def _direct(term: Term) -> list[Part]:
         return _parts(loops)
 
 
-def average(term: Term) -> Bound:
-    """Keys per query on average: pairs / n, for n >= 1."""
-    pairs = counts.pairs(term)
-    if not pairs.is_known:
-        return unknown(term, "average degree", pairs.reason)
-    expr = sympy.expand(pairs.expr / n) if pairs.method == counts.METHOD else pairs.expr / n
-    return exact(term, "average degree", expr, pairs.method, assumptions=(sympy.Ge(n, 1),))
+def largest(asked: Asked) -> Bound:
+    """The most keys of any query, for n >= 1, from the keys of each."""
+    term = asked.subject
+    parts = _keys_of_one(term)
+    with limited(f"the largest degree of {term!r}", 100_000):
+        keys = total(parts)
+        found = formula(_largest(keys), -sympy.oo, 1, BRANCHES)
+    return _most(term, found)
 
 
-def maximum(term: Term) -> Bound:
-    """The most keys of any query, for n >= 1."""
-    if (between := _between_blocks(block_bounds.maximum, term)) is not None:
-        return between
-    try:
-        parts = _keys_of_one(term)
-        with limited(f"the largest degree of {term!r}", 100_000):
-            keys = total(parts)
-            found = formula(_largest(keys), -sympy.oo, 1, BRANCHES)
-    except TooHardError as error:
-        return _guessed(term, error)
-    bound = exact(term, "max degree", found.expr, "largest degree", assumptions=found.assumptions)
-    # what isl found it cannot always verify within its limit; then nothing is claimed
-    return bound if _settled(bound) else unknown(term, "max degree", "could not be verified within isl's limit")
-
-
-def _guessed(term: Term, why: TooHardError) -> Bound:
+def largest_of_few(asked: Asked) -> Bound:
     """What counts at the first n suggest, where that can be verified."""
-    try:
-        pairs = square(term)
-        windows = Windows(borders(pairs), 1, 1)
-        masks = Masks(term, pairs, windows.start + GUESSED * windows.period)
-        values = [masks.largest(x) for x in range(1, windows.start + GUESSED * windows.period + 1)]
-    except TooHardError:
-        return unknown(term, "max degree", counts.reason_of(why))
+    term = asked.subject
+    pairs = square(term)
+    windows = Windows(borders(pairs), 1, 1)
+    masks = Masks(term, pairs, windows.start + GUESSED * windows.period)
+    values = [masks.largest(x) for x in range(1, windows.start + GUESSED * windows.period + 1)]
     found = guess(values, -sympy.oo, BRANCHES, GUESSED // 2 * windows.period)
     if found is None:
-        return unknown(term, "max degree", "no formula is seen in the first values")
+        raise TooHardError("the first values", "a formula that they follow")
+    return _most(term, found)
+
+
+def _most(term: Term, found: Formula) -> Bound:
     bound = exact(term, "max degree", found.expr, "largest degree", assumptions=found.assumptions)
-    return bound if _settled(bound) else unknown(term, "max degree", "no formula that can be verified")
+    if not _settled(bound):  # what isl found it cannot always verify within its limit; then nothing is claimed
+        raise TooHardError("the largest degree", "a formula that is verified within isl's limit")
+    return bound
 
 
 def _largest(keys: isl.PwAff) -> isl.PwAff:

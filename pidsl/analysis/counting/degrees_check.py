@@ -30,7 +30,7 @@ from pidsl.analysis.formulas.agreement import shape_of, values_at
 from pidsl.analysis.formulas.piecewise import function, region
 from pidsl.analysis.formulas.plane import Lines, collect, evaluate, of_isl
 from pidsl.analysis.formulas.words import i, n
-from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.verdict import Verdict
 from pidsl.errors import PidslError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import CONTEXT, limited, read_set

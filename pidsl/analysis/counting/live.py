@@ -16,14 +16,15 @@ import numpy as np
 import sympy
 
 from pidsl.analysis.bound import Bound, exact, unknown
-from pidsl.analysis.counting.counts import reason_of, stretches_of
+from pidsl.analysis.counting.counts import stretches_of
 from pidsl.analysis.counting.counts_check import compare, progressions_counter
 from pidsl.analysis.counting.lattice import Chambers, chambers, square, without
 from pidsl.analysis.counting.progressions import keys_counter, loops_of
 from pidsl.analysis.formulas import quasi
 from pidsl.analysis.formulas.agreement import values_at
 from pidsl.analysis.formulas.words import symbol
-from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.verdict import Verdict
+from pidsl.analysis.ways import Asked
 from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term, require_concrete, require_free
 from pidsl.relation.counting import count_loops, period_of
@@ -37,6 +38,11 @@ METHOD = "live keys"
 LISTED = 3000  # tokens after which the live keys are counted one by one
 
 _dim: Any = isl.dim_type
+
+
+def size(asked: Asked) -> Bound:
+    """How many keys, or pages, are live."""
+    return live(asked.subject, asked.question.lookahead, asked.question.page).size
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def _live(term: Term, lookahead: int | None, page: int | None) -> Live:
         found = stretches_of(shape, lambda times: count({"t": times}))
         expr, _ = quasi.expression(quasi.merged(found), t)
     except TooHardError as e:
-        return Live(unknown(term, quantity, reason_of(e), given), "unknown")
+        return Live(unknown(term, quantity, " ".join(f"{e.given}, {e.where}".split()), given), "unknown")
     return Live(exact(term, quantity, expr, METHOD, given=given, assumptions=assumptions), shown, points)
 
 

@@ -26,7 +26,7 @@ import sympy
 import z3
 
 from pidsl.analysis.formulas.words import CeilLog, internal
-from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.verdict import Verdict
 from pidsl.errors import TermError, TooHardError
 from pidsl.relation.isl import in_turn
 

@@ -8,19 +8,22 @@ layers that come to repeat      S_(k + p) = S_k, so S_L goes by L mod p   `stabl
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache
 
 import islpy as isl
 import sympy
 
-from pidsl.analysis.bound import Bound, exact
+from pidsl.analysis.bound import ANY, Bound, exact
 from pidsl.analysis.formulas.pieces import written
 from pidsl.analysis.formulas.piecewise import Branch, Formula, cases, function
 from pidsl.analysis.formulas.words import L, n
 from pidsl.analysis.layers import stacks
 from pidsl.analysis.layers.closed import closed_form
-from pidsl.analysis.layers.cycles import GIVEN, by_cycles, by_number
-from pidsl.analysis.layers.stacks import Intervals, Subject, attempt, connected, lag_sums, long_lags_of, missing_lags_of
+from pidsl.analysis.layers.cycles import GIVEN, by_number
+from pidsl.analysis.layers.lag_formulas import pairs_formula
+from pidsl.analysis.layers.reach import formula_of
+from pidsl.analysis.layers.stacks import Intervals, connected, lag_sums, long_lags_of, missing_lags_of
+from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import coalesced, limited, read_set
@@ -31,37 +34,61 @@ REGULAR = 40  # n from which on formulas are tried where short sequences are irr
 REPEATED = 14  # layers within which sets that come again are noticed
 
 
-def for_all_layers(quantity: str, subject: Subject) -> Bound:
-    """Farthest or contiguous of L layers.
+def by_growth(asked: Asked) -> Bound:
+    """Finitely many lags, none ahead: sums of them, for n beyond all of them."""
+    q, term = asked.question, _one(asked)
+    lags = lag_sums((term,))
+    if not isinstance(lags, tuple):
+        raise NotMine
+    largest = lags[-1][1] if lags else 0
+    return exact(term, q.quantity, growth(lags, q.quantity), "lag growth", given=GIVEN,
+                 assumptions=(sympy.Ge(L, 0), sympy.Ge(n, largest * L + 1)))  # fmt: skip
 
-    Raises:
-        TooHardError: it is not known for every L and n.
-    """
-    if isinstance(subject, tuple):
-        raise TooHardError("a schedule of L layers", "a number of layers")
-    lags = lag_sums((subject,))
-    if isinstance(lags, tuple):
-        expr = growth(lags, quantity)
-        largest = lags[-1][1] if lags else 0
-        return exact(subject, quantity, expr, "lag growth", given=GIVEN,
-                     assumptions=(sympy.Ge(L, 0), sympy.Ge(n, largest * L + 1)))  # fmt: skip
-    operations = OPERATIONS if lags is None else 8 * OPERATIONS
-    layers = _Layers(subject, 1)
-    for way in (_in_l, _repeating):
-        if isinstance(found := attempt(partial(way, quantity, layers, operations)), Bound):
-            return found
-    why = attempt(partial(by_cycles, quantity, subject))
-    if isinstance(why, Bound):
-        return why
-    layers = _Layers(subject, REGULAR)
-    for way in (_in_l, _repeating):
-        if isinstance(found := attempt(partial(way, quantity, layers, LATER)), Bound):
-            return found
-    both = attempt(partial(stacks.finite_lags, subject))
-    if quantity == "farthest" and isinstance(both, tuple):  # no path goes further than L times the largest lag
-        return exact(subject, quantity, both[-1][1] * L, "lag growth", given=GIVEN,
-                     assumptions=(sympy.Ge(L, 0), sympy.Ge(n, abs(both[-1][1]) * L + 1)))  # fmt: skip
-    raise why
+
+def by_form(asked: Asked) -> Bound:
+    """The pairs of L layers as a form in L."""
+    return _in_l(asked.question.quantity, _of(_one(asked), 1), _operations(_one(asked)))
+
+
+def by_repetition(asked: Asked) -> Bound:
+    """Layers that connect the same again and again, or all there is."""
+    return _repeating(asked.question.quantity, _of(_one(asked), 1), _operations(_one(asked)))
+
+
+def by_late_form(asked: Asked) -> Bound:
+    """As `by_form`, for long sequences only."""
+    return _in_l(asked.question.quantity, _of(_one(asked), REGULAR), LATER)
+
+
+def by_late_repetition(asked: Asked) -> Bound:
+    """As `by_repetition`, for long sequences only."""
+    return _repeating(asked.question.quantity, _of(_one(asked), REGULAR), LATER)
+
+
+def by_two_sides(asked: Asked) -> Bound:
+    """Finitely many lags, some ahead: no path goes further than L times the largest."""
+    q, term = asked.question, _one(asked)
+    both = stacks.finite_lags(term)
+    if q.quantity != "farthest" or both is None:
+        raise NotMine
+    return exact(term, q.quantity, both[-1][1] * L, "lag growth", given=GIVEN,
+                 assumptions=(sympy.Ge(L, 0), sympy.Ge(n, abs(both[-1][1]) * L + 1)))  # fmt: skip
+
+
+def _one(asked: Asked) -> Term:
+    """The pattern of each of any number of layers."""
+    if asked.question.layers != ANY or not isinstance(asked.subject, Term):
+        raise NotMine
+    return asked.subject
+
+
+def _operations(term: Term) -> int:
+    return OPERATIONS if lag_sums((term,)) is None else 8 * OPERATIONS
+
+
+@lru_cache(maxsize=64)
+def _of(term: Term, start: int) -> _Layers:
+    return _Layers(term, start)
 
 
 class _Layers:
@@ -97,12 +124,9 @@ class _Layers:
         return self.formulas[quantity, count]
 
     def _formula(self, quantity: str, count: int) -> Formula:
-        from pidsl.analysis.layers.reach import for_layers, pairs_formula
-
         if self.start > 1:
             return pairs_formula(quantity, self.pairs(count), self.start)
-        bound = for_layers(quantity, self.term, (self.term,) * count)
-        return Formula(bound.expr, max(int(c.rhs) for c in bound.assumptions))
+        return formula_of(quantity, (self.term,) * count)
 
     def same(self, k: int, count: int) -> bool:
         """Whether two numbers of layers connect the same."""

@@ -10,7 +10,7 @@ layers are then one of k + p formulas in n.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import lcm
 from typing import Any
@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import sympy
 
-from pidsl.analysis.bound import Bound, exact
+from pidsl.analysis.bound import ANY, Bound, exact, restated
 from pidsl.analysis.dense import Bools, contiguous_in, farthest_in, times
 from pidsl.analysis.formulas.piecewise import Formula
 from pidsl.analysis.formulas.words import L, holds, n
 from pidsl.analysis.layers.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.layers.gaps import Gaps, gaps_of
 from pidsl.analysis.layers.short import Masks
-from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.verdict import Verdict
+from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 
@@ -61,12 +62,15 @@ def turned(layers: int, first: int, period: int) -> int:
     return layers if layers < first else first + (layers - first) % period
 
 
-def by_cycles(quantity: str, term: Term) -> Bound:
+def by_cycles(asked: Asked) -> Bound:
     """Farthest or contiguous of L layers that repeat.
 
     Raises:
         TooHardError: they do not for all n, long sequences are not like short ones, or short ones take too long.
     """
+    quantity, term = asked.question.quantity, asked.subject
+    if asked.question.layers != ANY or not isinstance(term, Term):
+        raise NotMine
     found = _cycle(quantity, term, lambda gaps: gaps.start + PERIODS * gaps.period, WORK)
     formulas = [fitted(values, -sympy.oo, found.gaps.period) for values in found.values]
     expr, least = by_number(formulas, found.first, found.period)
@@ -171,7 +175,7 @@ def check_cycles(bound: Bound) -> Verdict:
         first, period = _turns(condition)
         start, turns = max(start, first), lcm(turns, period)
     claims = {
-        k: Claim(replace(bound, expr=chosen(k), given=(), assumptions=about_n))
+        k: Claim(restated(bound, expr=chosen(k), layers=None, assumptions=about_n))
         for k in range(start + turns)
         if all(holds(c, {L: k}) for c in about_l)
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import sub
 from typing import Literal, cast
@@ -12,8 +12,9 @@ from typing import Literal, cast
 import islpy as isl
 import sympy
 
-from pidsl.analysis import dense as matrices
-from pidsl.analysis.bound import Bound, exact, unknown
+from pidsl.analysis import dense
+from pidsl.analysis.bound import Bound, exact
+from pidsl.analysis.consequence import derived
 from pidsl.analysis.dense import Of
 from pidsl.analysis.formulas.piecewise import Branch, Formula, chain, formula
 from pidsl.analysis.formulas.words import n
@@ -21,24 +22,19 @@ from pidsl.analysis.layers import stacks
 from pidsl.analysis.layers.closed import closed_form, least_layers
 from pidsl.analysis.layers.depth_tokens import guessed
 from pidsl.analysis.layers.never import outside
-from pidsl.analysis.layers.reach import said
 from pidsl.analysis.layers.short import depth_formula
 from pidsl.analysis.layers.stacks import (
     Intervals,
     Subject,
-    attempt,
     causal_lags,
-    checked,
     connected,
     lag_sums,
     square,
     stack,
 )
-from pidsl.analysis.layers.two_sided import depth_of_sides
-from pidsl.analysis.smaller.blocked import depth_of_blocks
-from pidsl.errors import TermError, TooHardError
+from pidsl.analysis.ways import Asked, NotMine
+from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
-from pidsl.language.vocabulary import causal
 from pidsl.relation.isl import convex_parts, least, limited, read_map, read_set
 
 CLOSED = 5  # layers that are composed before a form in L is tried
@@ -51,115 +47,76 @@ MATRICES = 2048  # tokens
 SMALL = 64  # tokens for which matrices are the first choice
 
 
-def depth(subject: object, n: object = None, of: str | None = None) -> Bound:
-    """The fewest layers L >= 1 after which the pairs in question are connected through exactly L layers.
-
-    >>> import pidsl
-    >>> depth(pidsl.window(4)).expr
-    Piecewise((ceiling(n/4 - 1/4), n >= 2), (1, True))
-    >>> depth(pidsl.window(4) | pidsl.stride(16) & pidsl.causal)(n=2**40)
-    5
-    >>> depth(pidsl.stride(4) & pidsl.causal).reason
-    'no number of layers connects lag 1 (n >= 2)'
-
-    Args:
-        subject: a term; or a term per layer, the layer at the input first, which begins again after its last layer.
-        n: how many tokens; None: a formula in n, for n >= 1.
-        of: "causal" (every token and each of its predecessors) or "all" (every pair). Default: "causal" for what
-            only looks back, "all" for the rest.
-
-    Returns:
-        A bound; `oo` where no number of layers is enough, and then `reason` says what stays out of reach.
-
-    Raises:
-        SizeError: `n` is no integer >= 1.
-        SymbolError: a term holds unbound symbols.
-    """
-    known = checked(subject)
-    pairs = _pairs_in_question(known, of)
-    given: dict[str, object]
-    if n is None:
-        given = {"of": pairs}
-        found = attempt(lambda: _formula(known, pairs, given))
-        return unknown(known, "depth", said(found), given) if isinstance(found, TooHardError) else found
-    count = stacks.number(n, "n", 1)
-    given = {"of": pairs, "n": count}
-    by_matrices = attempt(lambda: _by_matrices(known, count, pairs, given)) if count <= SMALL else None
-    if isinstance(by_matrices, Bound):
-        return by_matrices
-    found = attempt(lambda: _formula(known, pairs, {"of": pairs}))
-    if isinstance(found, Bound) and found.assumptions[0].rhs <= count:
-        return exact(known, "depth", found(n=count), found.method, given=given, reason=found.reason)
-    if by_matrices is None and count <= MATRICES:
-        again = attempt(lambda: _by_matrices(known, count, pairs, given))
-        if isinstance(again, Bound):
-            return again
-        by_matrices = again
-    why = by_matrices or found
-    return unknown(known, "depth", said(why) if isinstance(why, TooHardError) else "long n only", given)
+def by_small_matrices(asked: Asked) -> Bound:
+    """Boolean matrices, where a number of tokens is small."""
+    return _by_matrices(asked, SMALL)
 
 
-def _pairs_in_question(subject: Subject, of: str | None) -> Of:
-    if of is None:
-        return "causal" if all(map(_is_causal, stack(subject, None))) else "all"
-    if of not in ("causal", "all"):
-        raise TermError(f"of = {of!r}", '"causal" or "all"')
-    return cast(Of, of)
+def by_formula(asked: Asked) -> Bound:
+    """What the formula in n says for a number of tokens."""
+    if asked.question.n is None:
+        raise NotMine
+    whole = replace(asked.question, n=None)
+    return derived(asked.ask(whole), asked.question)
 
 
-def _is_causal(term: Term) -> bool:
-    return attempt(lambda: term <= causal) is True
+def by_matrices(asked: Asked) -> Bound:
+    """Boolean matrices, where a number of tokens is given."""
+    return _by_matrices(asked, MATRICES)
 
 
-def _by_matrices(subject: Subject, count: int, of: Of, given: dict[str, object]) -> Bound:
-    found = matrices.depth_of(stack(subject, None), count, of)
+def _by_matrices(asked: Asked, most: int) -> Bound:
+    q = asked.question
+    if q.n is None or q.of is None or q.n > most:
+        raise NotMine("" if q.n is None else f"matrices of more than {most} tokens")
+    found = dense.depth_of(stack(asked.subject, None), q.n, q.of)
     value = sympy.oo if found is None else found
     reason = "some pair stays out of reach of every number of layers" if found is None else ""
-    return exact(subject, "depth", value, "matrices", given=given, reason=reason)
+    return exact(q.subject, "depth", value, "matrices", given={"of": q.of, "n": q.n}, reason=reason)
 
 
-def _formula(subject: Subject, of: Of, given: dict[str, object]) -> Bound:
-    if of == "causal" and not isinstance(subject, tuple) and causal_lags(subject) is not None:
-        found, reason = _of_lags(subject)
-        method = "lag depth"
-    elif not isinstance(subject, tuple) and (quick := _quickly(subject, of)) is not None:
-        found, method = quick
-        reason = _out_of_reach(found)
-    else:
-        several = attempt(lambda: _of_pairs(subject, of))
-        if isinstance(several, TooHardError):
-            if isinstance(subject, tuple):
-                raise several
-            counted = attempt(lambda: depth_formula(subject, of))
-            if isinstance(counted, TooHardError):
-                return _guessed(subject, of, given, several)
-            several = counted, _out_of_reach(counted)
-            method = "short sequences"
-        else:
-            method = "depth"
-        found, reason = several
-    return exact(subject, "depth", found.expr, method, given=given, assumptions=found.assumptions, reason=reason)
+def by_lags(asked: Asked) -> Bound:
+    """Layers that only look back, by the lag alone: when sums of lags have left no gap."""
+    term, of = _one(asked)
+    if of != "causal" or causal_lags(term) is None:
+        raise NotMine
+    found, reason = _of_lags(term)
+    return _made(asked, "lag depth", found, reason)
 
 
-def _quickly(term: Term, of: Of) -> tuple[Formula, str] | None:
-    """The depth of a term of a special kind, and the method that proves it; None for any other."""
-    ways = {"blocks": lambda: depth_of_blocks(term, of)}
-    if of == "all":
-        ways["two-sided lags"] = lambda: depth_of_sides(term)
-    for method, way in ways.items():
-        if isinstance(found := attempt(way), Formula):
-            return found, method
-    return None
+def by_composition(asked: Asked) -> Bound:
+    """isl composes layer after layer."""
+    q = asked.question
+    if q.n is not None or q.of is None:
+        raise NotMine
+    found, reason = _of_pairs(asked.subject, q.of)
+    return _made(asked, "depth", found, reason)
 
 
-def _guessed(term: Term, of: Of, given: dict[str, object], why: TooHardError) -> Bound:
-    """What the depths for few tokens suggest, where that can be proved."""
-    found = guessed(term, of)
-    bound = exact(term, "depth", found.expr, "depth by tokens", given=given, assumptions=found.assumptions,
-                  reason=_out_of_reach(found))  # fmt: skip
-    if not bound.proof.check():  # nothing is claimed that is not proved
-        raise why
-    return bound
+def by_short_sequences(asked: Asked) -> Bound:
+    """Dense masks of short sequences, where these decide about long ones."""
+    found = depth_formula(*_one(asked))
+    return _made(asked, "short sequences", found, _out_of_reach(found))
+
+
+def by_tokens(asked: Asked) -> Bound:
+    """What few tokens suggest, where following single tokens proves it."""
+    found = guessed(*_one(asked))
+    return _made(asked, "depth by tokens", found, _out_of_reach(found))
+
+
+def _one(asked: Asked) -> tuple[Term, Of]:
+    """The pattern of every layer, for a formula in n."""
+    q = asked.question
+    if q.n is not None or q.of is None or not isinstance(q.subject, Term):
+        raise NotMine
+    return q.subject, q.of
+
+
+def _made(asked: Asked, rule: str, found: Formula, reason: str) -> Bound:
+    q = asked.question
+    assumptions, given = found.assumptions, {"of": q.of}
+    return exact(q.subject, "depth", found.expr, rule, given=given, assumptions=assumptions, reason=reason)
 
 
 def _out_of_reach(found: Formula) -> str:

@@ -14,7 +14,7 @@ from pidsl.analysis.layers.closed import closed_form, is_closed_form, least_laye
 from pidsl.analysis.layers.depth import CLOSED, RECENT
 from pidsl.analysis.layers.never import outside
 from pidsl.analysis.layers.reach_check import CHECK_OPERATIONS, Parts, joined
-from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.verdict import Verdict
 from pidsl.errors import TooHardError
 from pidsl.relation.isl import CONTEXT, coalesced, least, limited, read_map, read_set
 

@@ -7,13 +7,11 @@ long n           so many layers connect everything: composed by isl; fewer do no
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import islpy as isl
 import sympy
 
 from pidsl.analysis import dense as matrices
-from pidsl.analysis.bound import Bound
+from pidsl.analysis.bound import Bound, restated
 from pidsl.analysis.dense import Of
 from pidsl.analysis.formulas.agreement import branch_starts
 from pidsl.analysis.formulas.guess import guess
@@ -22,7 +20,7 @@ from pidsl.analysis.formulas.words import n
 from pidsl.analysis.layers.by_values import value_at
 from pidsl.analysis.layers.follow import candidates, lacking, one_class
 from pidsl.analysis.layers.reach_check import layer as layer_of
-from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.verdict import Verdict
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import coalesced, limited, read_map, read_set
@@ -61,7 +59,7 @@ def check_depth_by_tokens(bound: Bound) -> Verdict:
     term, count, of = bound.term, bound.argument("n"), bound.argument("of")
     tokens_of((*bound.assumptions, sympy.Eq(n, count)))  # that satisfy the assumptions
     found = guessed(term, of)
-    whole = replace(bound, relation="==", expr=found.expr, assumptions=found.assumptions, given=(("of", of),))
+    whole = restated(bound, relation="==", expr=found.expr, assumptions=found.assumptions, n=None)
     verdict = _check_formula(whole)
     if verdict.holds and whole(n=count) != value_at(bound.expr, count):
         return Verdict(False, failure=f"{whole(n=count)} for {count} tokens")

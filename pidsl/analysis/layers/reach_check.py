@@ -18,7 +18,7 @@ from pidsl.analysis.formulas.words import L, n
 from pidsl.analysis.layers import long_lags
 from pidsl.analysis.layers.closed import closed_form, is_closed_form
 from pidsl.analysis.layers.stacks import WHOLE, Stack, checked, connected, stack
-from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.verdict import Verdict
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.build import unclipped

@@ -18,7 +18,7 @@ from pidsl.analysis.formulas.piecewise import Formula
 from pidsl.analysis.layers.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.layers.gaps import Gaps, gaps_of
 from pidsl.analysis.layers.stacks import checked, stack
-from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.verdict import Verdict
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.oracle import dense_mask

@@ -23,11 +23,11 @@ from math import gcd
 import sympy
 
 from pidsl.analysis import dense as matrices
-from pidsl.analysis.bound import Bound
-from pidsl.analysis.formulas.piecewise import Formula
+from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.layers.by_values import PERIODS, Claim, fitted
 from pidsl.analysis.layers.stacks import Intervals, added, finite_lags, merged, to_bits
-from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.verdict import Verdict
+from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 
@@ -145,17 +145,18 @@ def _sums(lags: Intervals, layers: int) -> Intervals:
     return added(_sums(lags, layers // 2), _sums(lags, layers - layers // 2))
 
 
-def depth_of_sides(term: Term) -> Formula | None:
-    """Depth of a term that looks both ways, up to some lag each; None for any other.
-
-    Raises:
-        TooHardError: see `sides`; or the depths follow no formula.
-    """
-    found = sides(term)
-    if found is None:
-        return None
+def depth(asked: Asked) -> Bound:
+    """Depth of a term that looks both ways, up to some lag each."""
+    q = asked.question
+    if q.of != "all" or q.n is not None or not isinstance(q.subject, Term) or (found := sides(q.subject)) is None:
+        raise NotMine
     last = found.steady + PERIODS * found.period + 1
-    return fitted([found.depth(count) for count in range(1, last + 1)], sympy.oo, found.period)
+    made = fitted([found.depth(count) for count in range(1, last + 1)], sympy.oo, found.period)
+    reason = "some pair stays out of reach of every number of layers" if made.expr.has(sympy.oo) else ""
+    given = {"of": q.of}
+    return exact(
+        q.subject, "depth", made.expr, "two-sided lags", given=given, assumptions=made.assumptions, reason=reason
+    )  # fmt: skip
 
 
 def check_sides(bound: Bound) -> Verdict:

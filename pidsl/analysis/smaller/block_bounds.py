@@ -22,7 +22,6 @@ from pidsl.analysis.formulas.agreement import shape_of, values_at
 from pidsl.analysis.formulas.pieces import written
 from pidsl.analysis.formulas.piecewise import function
 from pidsl.analysis.formulas.words import i, n
-from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.smaller.block_counts import (
     ROWS,
     Levels,
@@ -36,9 +35,11 @@ from pidsl.analysis.smaller.block_counts import (
     verified_pairs,
 )
 from pidsl.analysis.smaller.digits import count, in_blocks, in_tokens, query, rest, short
+from pidsl.analysis.verdict import Verdict
+from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import TooHardError
-from pidsl.language.terms import Term
-from pidsl.relation.isl import CONTEXT, largest, least, limited, read_set
+from pidsl.relation.isl import CONTEXT, least, limited, read_set
+from pidsl.relation.isl import largest as largest_of
 
 KEYS, PAIRS, LARGEST = "keys between blocks", "pairs between blocks", "largest between blocks"
 WORK = 300_000  # operations of isl for the largest degree
@@ -48,47 +49,48 @@ Powers = tuple[int, int]  # of q and r
 NAMES = ("n", "r", "i", "q")  # of functions between blocks: n of them, and query q of block i
 
 
-def degree(term: Term) -> Bound | None:
-    """The number of keys of a query; None for terms that are not between blocks.
+def degree(asked: Asked) -> Bound:
+    """The number of keys of a query.
 
     Raises:
         TooHardError: the degree of a term with one token per block is not known for every n.
     """
-    found = levels(term)
-    if found is None:
-        return None
+    found = _levels_of(asked)
     each, place, lacking = keys_of_query(found, degree_of)
     expr = in_tokens(each + place * rest - lacking * short, found.size)
-    return _made(exact(term, "degree", expr, KEYS, assumptions=ROWS), _degree_verdict, degree_of)
+    return _made(exact(asked.subject, "degree", expr, KEYS, assumptions=ROWS), _degree_verdict, degree_of)
 
 
-def pairs(term: Term) -> Bound | None:
-    """The number of pairs; None for terms that are not between blocks.
+def pairs(asked: Asked) -> Bound:
+    """The number of pairs.
 
     Raises:
         TooHardError: the pairs of a term with one token per block are not known for every n.
     """
-    found = levels(term)
-    if found is None:
-        return None
+    found = _levels_of(asked)
     each, once, twice = pairs_of(found, pairs_count)
     expr = in_tokens(each - once * short + twice * short**2, found.size)
-    return _made(exact(term, "pairs", expr, PAIRS), _pairs_verdict, pairs_count)
+    return _made(exact(asked.subject, "pairs", expr, PAIRS), _pairs_verdict, pairs_count)
 
 
-def maximum(term: Term) -> Bound | None:
-    """The most keys of any query; None for terms that are not between blocks.
+def largest(asked: Asked) -> Bound:
+    """The most keys of any query.
 
     Raises:
         TooHardError: the degree of a term with one token per block is not known for every n, or not the largest.
     """
-    found = levels(term)
-    if found is None:
-        return None
-    with limited(f"the largest degree of {term!r}", WORK):
+    found = _levels_of(asked)
+    with limited(f"the largest degree of {asked.subject!r}", WORK):
         expr = written(_largest(found), _lengths(found.size))
-    bound = exact(term, "max degree", in_tokens(expr, found.size), LARGEST, assumptions=(sympy.Ge(n, 1),))
+    assumptions = (sympy.Ge(n, 1),)
+    bound = exact(asked.subject, "max degree", in_tokens(expr, found.size), LARGEST, assumptions=assumptions)
     return _made(bound, _largest_verdict, degree_of)
+
+
+def _levels_of(asked: Asked) -> Levels:
+    if (found := levels(asked.subject)) is None:
+        raise NotMine
+    return found
 
 
 def _made(bound: Bound, verdict: Callable[[Bound, Of], Verdict], of: Of) -> Bound:
@@ -124,7 +126,7 @@ def _largest(found: Levels) -> isl.PwAff:
 def _values(f: isl.PwAff) -> Iterator[tuple[isl.Set, int]]:
     """Where a function that has few values has which."""
     known = isl.Set.from_pw_aff(f).project_out(isl.dim_type.param, 0, f.dim(isl.dim_type.param))
-    for value in range(least(known), largest(known) + 1):
+    for value in range(least(known), largest_of(known) + 1):
         yield f.eq_set((f - f).add_constant_val(isl.Val(value, CONTEXT))), value
 
 

@@ -22,10 +22,8 @@ from typing import cast
 
 import sympy
 
-from pidsl.analysis.bound import Bound
+from pidsl.analysis.bound import Bound, asking
 from pidsl.analysis.formulas.words import i, n
-from pidsl.analysis.symbolic.lag_degree import degree_by_lag
-from pidsl.analysis.symbolic.lag_sets import NotByLag
 from pidsl.errors import TooHardError
 from pidsl.language.terms import (
     Blocked,
@@ -232,18 +230,15 @@ def verified_pairs(term: Term) -> sympy.Expr:
 
 
 def _degree(term: Term) -> Bound:
-    from pidsl.analysis.counting import degrees
+    from pidsl.analysis.portfolio import answer
 
-    try:
-        return degree_by_lag(term, ()).of_query
-    except (NotByLag, TooHardError):
-        return degrees.of_query(term)
+    return answer(asking(term, "degree"))
 
 
 def _pairs(term: Term) -> Bound:
-    from pidsl.analysis import questions as ask
+    from pidsl.analysis.portfolio import answer
 
-    return ask.pairs(term)
+    return answer(asking(term, "pairs"))
 
 
 def _known(bound: Bound, assumptions: tuple[sympy.Basic, ...]) -> sympy.Expr:

@@ -11,23 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import Any
 
 import numpy as np
 import sympy
 
-from pidsl.analysis import dense as matrices
-from pidsl.analysis.bound import Bound, Subject, exact
-from pidsl.analysis.counting.degrees import Degree
+from pidsl.analysis import dense
+from pidsl.analysis.bound import Bound, Certificate
 from pidsl.analysis.dense import Bools, Of
 from pidsl.analysis.formulas.words import i, n
-from pidsl.analysis.proofs import Verdict
+from pidsl.analysis.verdict import Verdict
+from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Halo, Neighborhood
 from pidsl.relation.counting import axes
 from pidsl.relation.oracle import dense_mask
 
 METHOD = "whole grids"
+MANY = 256  # tokens of a grid of several axes, of which isl's operations take long
 LONGEST = 2048  # positions on an axis
 SEARCHED = 300_000_000  # pairs that are looked at for the first that is missing
 ROWS = (sympy.Ge(i, 0), sympy.Lt(i, n))
@@ -64,7 +64,7 @@ class Grid:
     def one_more(self, seen: tuple[Bools, ...], done: int) -> tuple[Bools, ...]:
         """What the layer after so many adds to what they connect."""
         layer = self.layers[done % len(self.layers)]
-        return tuple(matrices.times(x, y) for x, y in zip(layer, seen, strict=True))
+        return tuple(dense.times(x, y) for x, y in zip(layer, seen, strict=True))
 
 
 def grid_of(subject: object) -> Grid | None:
@@ -82,21 +82,35 @@ def grid_of(subject: object) -> Grid | None:
 # -- answers, for n >= N -----------------------------------------------------------------------------------------------
 
 
-def pairs(subject: Subject, grid: Grid, quantity: str = "pairs") -> Bound:
-    """Pairs, their share that is missing, or pairs per query."""
-    total = sympy.Integer(prod(int(mask.sum()) for mask in grid.layers[0]))
-    expr = {"pairs": total, "sparsity": 1 - total / n**2, "average degree": total / n}[quantity]
-    return _bound(subject, grid, quantity, expr)
+def pairs(asked: Asked) -> Bound:
+    """Pairs: as many as the pairs of the axes multiply to."""
+    return _bound(asked, sympy.Integer(_pairs(_grid(asked))))
 
 
-def degree(subject: Subject, grid: Grid) -> Degree:
-    """Keys of query i, the most of any, and the average."""
-    most = prod(int(mask.sum(axis=1).max()) for mask in grid.layers[0])
-    return Degree(
-        _bound(subject, grid, "degree", _of_query(grid), more=ROWS),
-        _bound(subject, grid, "max degree", sympy.Integer(most)),
-        pairs(subject, grid, "average degree"),
-    )
+def degree(asked: Asked) -> Bound:
+    """Keys of query i."""
+    return _bound(asked, _of_query(_grid(asked)), more=ROWS)
+
+
+def largest(asked: Asked) -> Bound:
+    """The most keys of any query."""
+    return _bound(asked, sympy.Integer(_largest(_grid(asked))))
+
+
+def _pairs(grid: Grid) -> int:
+    return prod(int(mask.sum()) for mask in grid.layers[0])
+
+
+def _largest(grid: Grid) -> int:
+    return prod(int(mask.sum(axis=1).max()) for mask in grid.layers[0])
+
+
+def _grid(asked: Asked) -> Grid:
+    """A grid of many tokens, about which isl can seldom say anything soon."""
+    grid = grid_of(asked.subject)
+    if grid is None or grid.tokens <= MANY:
+        raise NotMine
+    return grid
 
 
 def _of_query(grid: Grid) -> sympy.Expr:
@@ -123,21 +137,26 @@ def _steps(values: Sequence[int], x: sympy.Expr) -> sympy.Expr:
     return expr
 
 
-def reach(subject: Subject, grid: Grid, quantity: str, layers: int) -> Bound:
-    """Farthest or contiguous of so many layers, at least one.
+def reach(asked: Asked) -> Bound:
+    """Farthest or contiguous of so many layers.
 
     Raises:
         TooHardError: the first missing lag is one among too many.
     """
+    grid, layers = _grid(asked), asked.question.layers
+    if not isinstance(layers, int):
+        raise NotMine
+    return _bound(asked, _reach(grid, asked.question.quantity, layers))
+
+
+def _reach(grid: Grid, quantity: str, layers: int) -> sympy.Expr:
     seen = grid.after(layers)
     if quantity == "contiguous":
         first = _first_missing(grid, seen) - 1
-        expr = sympy.Piecewise((first, sympy.Eq(n, grid.tokens)), (-1, True))
-    else:
-        lags = [matrices.farthest_in(x) for x in seen]
-        known = [lag * stride for lag, stride in zip(lags, grid.strides, strict=True) if lag is not None]
-        expr = sympy.Integer(sum(known)) if len(known) == len(lags) else -sympy.oo
-    return _bound(subject, grid, quantity, expr, given={"layers": layers})
+        return sympy.Piecewise((first, sympy.Eq(n, grid.tokens)), (-1, True))
+    lags = [dense.farthest_in(x) for x in seen]
+    known = [lag * stride for lag, stride in zip(lags, grid.strides, strict=True) if lag is not None]
+    return sympy.Integer(sum(known)) if len(known) == len(lags) else -sympy.oo
 
 
 def _first_missing(grid: Grid, seen: tuple[Bools, ...]) -> int:
@@ -156,23 +175,27 @@ def _first_missing(grid: Grid, seen: tuple[Bools, ...]) -> int:
     return grid.tokens
 
 
-def depth(subject: Subject, grid: Grid, of: Of | None) -> Bound:
+def depth(asked: Asked) -> Bound:
     """The fewest layers that connect every pair in question."""
-    wanted = of or ("causal" if _looks_back(grid) else "all")
+    grid, q = _grid(asked), asked.question
+    if q.n is not None or q.of is None:
+        raise NotMine
+    expr, reason = _depth(grid, q.of)
+    return _bound(asked, expr, reason=reason)
+
+
+def _depth(grid: Grid, of: Of) -> tuple[sympy.Expr, str]:
     seen, count, past = grid.layers[0], 1, set()
-    while not _connects(seen, wanted):
+    while not _connects(seen, of):
         state = (count % len(grid.layers), *(np.packbits(x).tobytes() for x in seen))
         if state in past:
-            reason = "some pair stays out of reach of every number of layers"
-            return _bound(subject, grid, "depth", sympy.oo, given={"of": wanted}, reason=reason)
+            return sympy.oo, "some pair stays out of reach of every number of layers"
         past.add(state)
         seen, count = grid.one_more(seen, count), count + 1
-    expr = sympy.Piecewise((count, sympy.Eq(n, grid.tokens)), (sympy.oo, True))
-    reason = "tokens behind the grid see nothing"
-    return _bound(subject, grid, "depth", expr, given={"of": wanted}, reason=reason)
+    return sympy.Piecewise((count, sympy.Eq(n, grid.tokens)), (sympy.oo, True)), "tokens behind the grid see nothing"
 
 
-def _looks_back(grid: Grid) -> bool:
+def looks_back(grid: Grid) -> bool:
     """Whether no token attends a later one."""
     return not any(np.triu(mask, 1).any() for layer in grid.layers for mask in layer)
 
@@ -184,33 +207,28 @@ def _connects(seen: tuple[Bools, ...], of: Of) -> bool:
     return all((x | np.triu(np.ones_like(x), 1)).all() if k == 0 else x.all() for k, x in enumerate(long))
 
 
-def _bound(
-    subject: Subject, grid: Grid, quantity: str, expr: sympy.Expr, *, given: dict[str, Any] | None = None,
-    more: tuple[sympy.Basic, ...] = (), reason: str = "",
-) -> Bound:  # fmt: skip
-    return exact(subject, quantity, expr, METHOD, given=given, assumptions=(sympy.Ge(n, grid.tokens), *more),
-                 reason=reason)  # fmt: skip
+def _bound(asked: Asked, expr: sympy.Expr, *, more: tuple[sympy.Basic, ...] = (), reason: str = "") -> Bound:
+    grid = _grid(asked)
+    return Bound(asked.question, "==", expr, (sympy.Ge(n, grid.tokens), *more), Certificate(METHOD), reason)
 
 
 def check_grid(bound: Bound) -> Verdict:
     """The masks of the axes from the term, and from them the formula once more."""
+    more: tuple[sympy.Basic, ...] = ()
     grid = grid_of(bound.subject)
     if grid is None:
         return Verdict(False, failure="not a grid of several axes")
     match bound.quantity:
         case "farthest" | "contiguous":
-            found = reach(bound.subject, grid, bound.quantity, bound.argument("layers"))
+            expr = _reach(grid, bound.quantity, bound.argument("layers"))
         case "depth":
-            found = depth(bound.subject, grid, bound.argument("of"))
+            expr, _ = _depth(grid, bound.argument("of"))
         case "degree":
-            found = degree(bound.subject, grid).of_query
+            expr, more = _of_query(grid), ROWS
         case "max degree":
-            found = degree(bound.subject, grid).maximum
+            expr = sympy.Integer(_largest(grid))
         case _:
-            found = pairs(bound.subject, grid, bound.quantity)
-    expr, assumptions = found.expr, found.assumptions
-    if (count := bound.argument("n")) is not None and count >= grid.tokens:
-        expr, assumptions = expr.subs(n, count), ()
-    if (expr, assumptions) != (bound.expr, bound.assumptions):
-        return Verdict(False, failure=f"not the formula {expr} for {assumptions}")
+            expr = sympy.Integer(_pairs(grid))
+    if (expr, (sympy.Ge(n, grid.tokens), *more)) != (bound.expr, bound.assumptions):
+        return Verdict(False, failure=f"not the formula {expr}")
     return Verdict(True, (f"masks of the {len(grid.shape)} axes", f"a grid of {grid.tokens} tokens is their product"))

@@ -24,14 +24,15 @@ from typing import TypeAlias
 
 import sympy
 
-from pidsl.analysis.bound import Bound
+from pidsl.analysis.bound import Bound, Certificate, asking
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.cases import by_cases
 from pidsl.analysis.formulas.words import extreme, from_index, i, j, n
-from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.symbolic.corner import ONE, ZERO, Bounds, Corner, Progression, shape_of
 from pidsl.analysis.symbolic.lag_pairs import SIDES
 from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, Reader, attends, domain
+from pidsl.analysis.verdict import Verdict
+from pidsl.analysis.ways import Asked
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Index
 from pidsl.language.terms import (
@@ -293,14 +294,26 @@ def pairs_by_corners(term: Term, assume: Iterable[Condition] = (), *, short: boo
         TermError: contradictory assumptions.
     """
     found, total = _total(term, tuple(assume), Corners.area)
-    return _counted(Bound(term, "pairs", "==", total, tuple(found.reader.known), METHOD), (n >= 0,), short)
+    return _counted(
+        Bound(asking(term, "pairs"), "==", total, tuple(found.reader.known), Certificate(METHOD)), (n >= 0,), short
+    )
 
 
 def degree_by_corners(term: Term, assume: Iterable[Condition] = ()) -> Bound:
     """How many keys query i of n has. Args and errors as in `pairs_by_corners`."""
     found, total = _total(term, tuple(assume), Corners.row)
     rows = (i >= 0, i < n)
-    return _counted(Bound(term, "degree", "==", total, (*found.reader.known, *rows), METHOD), rows)
+    return _counted(Bound(asking(term, "degree"), "==", total, (*found.reader.known, *rows), Certificate(METHOD)), rows)
+
+
+def pairs(asked: Asked) -> Bound:
+    """`pairs_by_corners` as a way."""
+    return pairs_by_corners(asked.subject, asked.assume, short=asked.best is not None)
+
+
+def degree(asked: Asked) -> Bound:
+    """`degree_by_corners` as a way."""
+    return degree_by_corners(asked.subject, asked.assume)
 
 
 def _counted(bound: Bound, rows: tuple[Condition, ...], short: bool = False) -> Bound:

@@ -10,45 +10,41 @@ the most keys of a causal pattern is the last one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import sympy
 
-from pidsl.analysis.bound import Bound, exact
-from pidsl.analysis.counting.degrees import Degree
+from pidsl.analysis.bound import Bound, Certificate, Relation, asking, exact
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import i, internal, n
-from pidsl.analysis.proofs import Verdict
-from pidsl.analysis.symbolic.lag_pairs import SIDES, indicator, pairs_by_lag, steps_to
+from pidsl.analysis.symbolic.lag_pairs import SIDES, indicator, steps_to
 from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, Progression, Reader, domain, holds_at, subsets
+from pidsl.analysis.verdict import Verdict
+from pidsl.analysis.ways import Asked
 from pidsl.language.terms import Term
 
 METHOD = "first differences"
 x = internal("x")
 
 
-def degree_by_lag(term: Term, assume: Iterable[Condition] = ()) -> Degree:
-    """Keys of query i, the most of any query, and the average.
+def degree(asked: Asked) -> Bound:
+    """Keys of query i.
 
     Raises:
         NotByLag: the pattern is no union of progressions of lags, or symbols hide how they meet.
         TermError: contradictory assumptions.
     """
-    given = tuple(assume)
-    past, future, conditions = _counts(term, given)
-    rows = (i >= 0, i < n)
+    past, future, conditions = _counts(asked.subject, asked.assume)
     of_query = past.subs(x, i) + future.subs(x, n - 1 - i)
-    largest = past.subs(x, n - 1) + future.subs(x, n - 1)
-    relation = "==" if future == 0 or past == 0 else "<="
+    return exact(asked.subject, "degree", of_query, METHOD, assumptions=(*conditions, i >= 0, i < n))
+
+
+def largest(asked: Asked) -> Bound:
+    """The most keys of any query. Errors as in `degree`."""
+    past, future, conditions = _counts(asked.subject, asked.assume)
+    most = past.subs(x, n - 1) + future.subs(x, n - 1)
+    relation: Relation = "==" if future == 0 or past == 0 else "<="
     reason = "" if relation == "==" else "an upper bound: the most of the past and the most of the future"
-    pairs = pairs_by_lag(term, given)
-    average = Bound(
-        term, "average degree", pairs.relation, pairs.expr / n, (*pairs.assumptions, n >= 1), METHOD, (), pairs.reason
-    )
-    return Degree(
-        exact(term, "degree", of_query, METHOD, assumptions=(*conditions, *rows)),
-        Bound(term, "max degree", relation, largest, (*conditions, n >= 1), METHOD, (), reason),  # type: ignore[arg-type]
-        average,
+    return Bound(
+        asking(asked.subject, "max degree"), relation, most, (*conditions, n >= 1), Certificate(METHOD), reason
     )
 
 
@@ -93,13 +89,7 @@ def check_degree(bound: Bound) -> Verdict:
     except NotByLag as e:
         return Verdict(False, failure=str(e))
     relation, rows = "==", [n >= 1]
-    if bound.quantity == "average degree":
-        pairs = pairs_by_lag(term, plain)
-        prover.include(pairs.proof.verdict())
-        for condition in pairs.assumptions:
-            prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
-        relation, gap = pairs.relation, bound.expr * n - pairs.expr
-    elif bound.quantity == "max degree":
+    if bound.quantity == "max degree":
         relation = "==" if past == 0 or future == 0 else "<="  # the most of both sides, which no query need have
         gap = bound.expr - past.subs(x, n - 1) - future.subs(x, n - 1)
     else:

@@ -17,13 +17,14 @@ from itertools import product
 
 import sympy
 
-from pidsl.analysis.bound import Bound
+from pidsl.analysis.bound import Bound, Certificate, Relation, asking
 from pidsl.analysis.counting import live as memory
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import extreme, from_index, internal, symbol
-from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.symbolic.lag_pairs import steps_to
 from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, Progression, Reader, domain, holds_at
+from pidsl.analysis.verdict import Verdict
+from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import PidslError
 from pidsl.language.terms import Blocks, Causal, Full, Intersection, Keys, Term, Union, walk
 
@@ -49,7 +50,7 @@ class _Live:
     """
 
     size: sympy.Expr
-    relation: str
+    relation: Relation
     which: str
     assumptions: tuple[Condition, ...]
     obligations: tuple[smt.Obligation, ...]
@@ -63,7 +64,17 @@ def live_by_lag(subject: Term, assume: Iterable[Condition] = ()) -> Bound:
         TermError: contradictory assumptions.
     """
     live = _live(subject, tuple(assume))
-    return Bound(subject, "live keys", live.relation, live.size, live.assumptions, METHOD, (), live.which)  # type: ignore[arg-type]
+    certificate = Certificate(METHOD)
+    return Bound(
+        asking(subject, "live keys"), live.relation, live.size, live.assumptions, certificate, live.which
+    )  # fmt: skip
+
+
+def live(asked: Asked) -> Bound:
+    """`live_by_lag` as a way."""
+    if (asked.question.lookahead, asked.question.page) != (None, None):
+        raise NotMine("with symbols, only keys that later queries ask for are counted")
+    return live_by_lag(asked.subject, asked.assume)
 
 
 def _live(subject: Term, assume: tuple[Condition, ...]) -> _Live:

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterable
 
 import sympy
 
-from pidsl.analysis.bound import Bound
+from pidsl.analysis.bound import Bound, Certificate, asking
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import n
-from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, Progression, Reader, domain, holds_at, subsets
+from pidsl.analysis.verdict import Verdict
+from pidsl.analysis.ways import Asked
 from pidsl.language.terms import Term
 
 
@@ -50,7 +51,12 @@ def pairs_by_lag(term: Term, assume: Iterable[Condition] = ()) -> Bound:
         relation, reason = "<=", f"an upper bound: it depends on the symbols {e}"
     assumptions = (*domain(term), *given, *reader.chosen)
     method = "second differences" if relation == "==" else "second differences, at most"
-    return Bound(term, "pairs", relation, total, assumptions, method, (), reason)  # type: ignore[arg-type]
+    return Bound(asking(term, "pairs"), relation, total, assumptions, Certificate(method), reason)  # type: ignore[arg-type]
+
+
+def pairs(asked: Asked) -> Bound:
+    """`pairs_by_lag` as a way."""
+    return pairs_by_lag(asked.subject, asked.assume)
 
 
 def pairs_of(p: Progression, reader: Reader) -> sympy.Expr:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import cast
 
 import sympy
 
-from pidsl.analysis.bound import Bound, Subject
+from pidsl.analysis.bound import ANY, Bound, Certificate, Subject, asking
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import CeilLog, L, from_index, n
-from pidsl.analysis.proofs import Verdict
 from pidsl.analysis.schedules import BaseSchedule, LayerRule, SkipSchedule
 from pidsl.analysis.symbolic.families import Family, WindowAndSkip, WindowAndSomeSkips, WindowOnly
 from pidsl.analysis.symbolic.families_periodic import (
@@ -28,6 +28,8 @@ from pidsl.analysis.symbolic.families_periodic import (
     WindowAndSinks,
 )
 from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, Reader, Sides, domain, require_names
+from pidsl.analysis.verdict import Verdict
+from pidsl.analysis.ways import Asked, NotMine
 from pidsl.language.terms import Blocks, Causal, Intersection, Keys, Term, Union
 
 REACH = ("farthest", "contiguous", "depth")
@@ -177,8 +179,40 @@ def reach_by_family(
         expr = expr.subs(L, layers)
         more = tuple(c.subs(L, layers) for c in more)
     more = tuple(c for c in more if c != sympy.true)
-    given = () if quantity == "depth" else (("layers", L if layers is None else layers),)
-    return Bound(subject, quantity, "==", expr, (*found.assumptions, *more), "layers by induction", given, answer.note)
+    given: dict[str, object] = (
+        {"of": "causal"} if quantity == "depth" else {"layers": ANY if layers is None else layers}
+    )
+    certificate = Certificate("layers by induction")
+    return Bound(asking(subject, quantity, **given), "==", expr, (*found.assumptions, *more), certificate, answer.note)
+
+
+def reach(asked: Asked) -> Bound:
+    """`reach_by_family` as a way."""
+    return _for_every_n(asked, reach_by_family(asked.subject, asked.question.quantity, _number(asked), asked.assume))
+
+
+def depth(asked: Asked) -> Bound:
+    """`reach_by_family` as a way: the depth for every n."""
+    q = asked.question
+    if q.n is not None or q.of != "causal":
+        raise NotMine("" if q.n is not None else "with symbols, only causal pairs are counted")
+    return _for_every_n(asked, reach_by_family(q.subject, "depth", None, asked.assume))
+
+
+def _number(asked: Asked) -> int | None:
+    if isinstance(asked.subject, tuple):
+        raise NotByLag("a schedule of single layers: ask with numbers")
+    return None if asked.question.layers == ANY else cast(int, asked.question.layers)
+
+
+def _for_every_n(asked: Asked, found: Bound) -> Bound:
+    """The answer; of a pattern with numbers only where it holds for every n, since the ways for numbers know that."""
+    if isinstance(asked.subject, LayerRule) or asked.subject.symbols:
+        return found
+    about_n = [c for c in found.assumptions if n in c.free_symbols]
+    if not all(c == (n >= 1) for c in about_n) or sympy.false in found.assumptions:
+        raise NotMine
+    return found
 
 
 def check_reach(bound: Bound) -> Verdict:

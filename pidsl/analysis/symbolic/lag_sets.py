@@ -20,6 +20,7 @@ import sympy
 
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import from_index, n
+from pidsl.analysis.ways import NotMine
 from pidsl.errors import SymbolError, TooHardError
 from pidsl.language.expr import Index
 from pidsl.language.terms import (
@@ -49,7 +50,7 @@ from pidsl.language.trees import Steps, own_values, run
 Condition: TypeAlias = sympy.Basic
 
 
-class NotByLag(Exception):
+class NotByLag(NotMine):
     """The term is no union of progressions of lags, or not one that can be told with symbols."""
 
 

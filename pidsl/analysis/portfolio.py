@@ -1,0 +1,209 @@
+"""Which ways there are to answer a question, in order of price: the table of contents of this package.
+
+A way is a function that finds a bound for a question, or says why it cannot. One loop tries them: the first answer that
+nothing could be stronger than is taken, else the strongest of all. No answer is returned that a dense mask contradicts
+(`held_out`), or that its own rule does not confirm where that may fail. Without an answer, every reason is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
+
+import islpy as isl
+import sympy
+
+from pidsl.analysis import held_out
+from pidsl.analysis.bound import Bound, Question, Subject
+from pidsl.analysis.formulas import smt
+from pidsl.analysis.formulas.words import Periodic, Table, n
+from pidsl.analysis.rules import verdict_of
+from pidsl.analysis.schedules import LayerRule
+from pidsl.analysis.sizes import FLOPS
+from pidsl.analysis.statements import names_of
+from pidsl.analysis.ways import Asked, Kind, NotMine, Way
+from pidsl.errors import PidslError, TooHardError
+from pidsl.language.terms import Halo, Neighborhood, Pairs, Term, walk
+from pidsl.relation.isl import in_turn, patience
+
+MANY = 256  # tokens of a grid of several axes, or listed pairs, of which isl's operations take long
+SHARE = 0.03  # of the usual operations that questions about such terms get
+QUESTIONS = 500  # to z3, for confirming an answer: a second or a few
+
+MADE = (Way("what it is made of", "consequence:by_source"),)
+REACH = (
+    Way("no layer", "sizes:no_layer"),
+    Way("axes of a grid", "smaller.grids:reach", "numbers"),
+    Way("families of lags", "symbolic.lag_reach:reach", confirmed="where it divides"),
+    Way("sums of finitely many lags", "layers.any_layers:by_growth", "numbers"),
+    Way("sums of lags", "layers.reach:by_sums", "numbers"),
+    Way("layers composed", "layers.reach:by_composition", "numbers"),
+    Way("short sequences", "layers.reach:by_short_sequences", "numbers", "always"),
+    Way("few tokens, then layers composed", "layers.reach:by_guess", "numbers", "always"),
+    Way("a form in L", "layers.any_layers:by_form", "numbers", "where it divides"),
+    Way("layers that repeat", "layers.any_layers:by_repetition", "numbers", "always"),
+    Way("short sequences that repeat", "layers.cycles:by_cycles", "numbers", "always"),
+    Way("a form in L, for long sequences", "layers.any_layers:by_late_form", "numbers", "where it divides"),
+    Way("layers that repeat, for long sequences", "layers.any_layers:by_late_repetition", "numbers", "always"),
+    Way("sums of lags on both sides", "layers.any_layers:by_two_sides", "numbers"),
+)
+
+WAYS: dict[str, tuple[Way, ...]] = {
+    "pairs": (
+        Way("axes of a grid", "smaller.grids:pairs", "numbers"),
+        Way("lags", "symbolic.lag_pairs:pairs", "symbols", "where it divides"),
+        Way("corners", "symbolic.corners:pairs", "symbols"),
+        Way("blocks", "smaller.block_bounds:pairs", "numbers"),
+        Way("chambers of n", "counting.counts:pairs", "numbers"),
+        Way("lags", "symbolic.lag_pairs:pairs", "numbers", "where it divides"),
+    ),
+    "degree": (
+        Way("axes of a grid", "smaller.grids:degree", "numbers"),
+        Way("lags", "symbolic.lag_degree:degree", confirmed="where it divides"),
+        Way("blocks", "smaller.block_bounds:degree", "numbers"),
+        Way("progressions of keys", "counting.degrees:of_query", "numbers"),
+        Way("corners", "symbolic.corners:degree", "symbols"),
+    ),
+    "max degree": (
+        Way("axes of a grid", "smaller.grids:largest", "numbers"),
+        Way("lags", "symbolic.lag_degree:largest", confirmed="where it divides"),
+        Way("blocks", "smaller.block_bounds:largest", "numbers"),
+        Way("progressions of keys", "counting.degrees:largest", "numbers"),
+        Way("keys of few tokens", "counting.degrees:largest_of_few", "numbers"),
+    ),
+    "live keys": (
+        Way("chambers of t", "counting.live:size", "numbers"),
+        Way("lags", "symbolic.lag_live:live", confirmed="where it divides"),
+    ),
+    "live pages": (Way("chambers of t", "counting.live:size", "numbers"),),
+    "farthest": REACH,
+    "contiguous": REACH,
+    "depth": (
+        Way("axes of a grid", "smaller.grids:depth", "numbers"),
+        Way("families of lags", "symbolic.lag_reach:depth", confirmed="where it divides"),
+        Way("matrices of few tokens", "layers.depth:by_small_matrices", "numbers"),
+        Way("the formula in n", "layers.depth:by_formula"),
+        Way("matrices", "layers.depth:by_matrices", "numbers"),
+        Way("sums of lags", "layers.depth:by_lags", "numbers"),
+        Way("blocks", "smaller.blocked:depth", "numbers"),
+        Way("sums of lags on both sides", "layers.two_sided:depth", "numbers"),
+        Way("layers composed", "layers.depth:by_composition", "numbers", "where it divides"),
+        Way("short sequences", "layers.depth:by_short_sequences", "numbers", "always"),
+        Way("tokens followed", "layers.depth:by_tokens", "numbers", "always"),
+    ),
+    **dict.fromkeys(("sparsity", "average degree", "kv bytes", *FLOPS), MADE),
+}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of a question.
+
+    Args:
+        answer: the bound.
+        rows: each way that was tried, and what came of it.
+    """
+
+    answer: Bound
+    rows: tuple[tuple[str, str], ...] = field(compare=False)
+
+    def __str__(self) -> str:
+        width = max((len(name) for name, _ in self.rows), default=0)
+        return "\n".join([str(self.answer), *(f"  {name:{width}}  {what}" for name, what in self.rows)])
+
+
+@in_turn
+@lru_cache(maxsize=1024)
+def tried(question: Question, assume: tuple[sympy.Basic, ...] = ()) -> Tried:
+    """The strongest answer that some way finds, and what became of each way; unknown with all reasons without one."""
+    rows: list[tuple[str, str]] = []
+    best: Bound | None = None
+    for way in WAYS[question.quantity]:
+        if way.kind not in ("any", _kind(question)):
+            continue
+        found = _tried(way, Asked(question, assume, answer, best))
+        if isinstance(found, str):
+            rows += [(way.name, found)] if found else []
+            continue
+        rows.append((way.name, f"{found.relation} {found.expr}"))
+        best = max(best or found, found, key=_strength)
+        if _strength(best) >= ENOUGH:
+            break
+    if best is None:
+        why = "; ".join(dict.fromkeys(what for _, what in rows)) or "no way to an answer is known"
+        best = Bound(question, "unknown", sympy.nan, reason=why)
+    return Tried(best, tuple(rows))
+
+
+def answer(question: Question, assume: tuple[sympy.Basic, ...] = ()) -> Bound:
+    """The strongest answer that some way finds; unknown with all reasons where none does."""
+    return tried(question, assume).answer
+
+
+def _tried(way: Way, asked: Asked) -> Bound | str:
+    """The answer of a way, or why it has none; "" where the question is of another kind."""
+    try:
+        with patience(SHARE if _is_slow(asked.subject) else 1.0):
+            found = way.find(asked)
+    except NotMine as e:
+        return str(e)
+    except TooHardError as e:
+        return said(e)
+    except isl.Error as e:  # an assertion of isl's own
+        return f"isl failed: {e}".splitlines()[0]
+    if not found.is_known:
+        return found.reason
+    if why := held_out.refutation(found, held_out.FIRST):
+        return f"a formula was found and thrown away, it is wrong: {why}"
+    if way.confirmed == "always" or (way.confirmed and _divides(found)):
+        try:
+            with smt.patience(QUESTIONS):
+                verdict = verdict_of(found)
+        except PidslError as e:
+            return said(e)
+        if not verdict.holds:
+            return f"a formula was found that its own check does not confirm: {verdict.failure}"
+    return found
+
+
+@lru_cache(maxsize=256)
+def _is_slow(subject: Subject) -> bool:
+    """Whether isl can seldom answer for every n, and slowly."""
+    terms = subject if isinstance(subject, tuple) else (subject,)
+    return any(_has_many(part) for term in terms if isinstance(term, Term) for part in walk(term))
+
+
+def _has_many(part: Term) -> bool:
+    if isinstance(part, Pairs):
+        return len(part.values) > MANY
+    return isinstance(part, Neighborhood | Halo) and len(part.shape) > 1 and prod(part.shape) > MANY
+
+
+def said(e: PidslError) -> str:
+    """Why there is no answer, in one line."""
+    return " ".join((f"{e.given}, {e.where}" if e.where else e.given).split())
+
+
+@lru_cache(maxsize=256)
+def _kind(question: Question) -> Kind:
+    return "symbols" if isinstance(question.subject, LayerRule) or names_of(question.subject) else "numbers"
+
+
+ENOUGH = (2, 1)  # exact, for every n or from some number on
+
+
+def _strength(bound: Bound) -> tuple[int, int]:
+    """How much a bound says: whether it is exact, and for which n."""
+    about_n = [c for c in bound.assumptions if n in c.free_symbols]
+    every = bound.quantity == "degree" or all(c in (n >= 0, n >= 1) for c in about_n)
+    numbers = all(c.free_symbols == {n} for c in about_n)
+    return 2 if bound.is_exact else 1, 2 if every else 1 if numbers else 0
+
+
+def _divides(bound: Bound) -> bool:
+    """Whether a formula has floors; for open terms, floors of divisions by a symbol, of which z3 decides not all."""
+    floors = bound.expr.atoms(sympy.floor, sympy.ceiling, sympy.Mod, Periodic, Table)
+    if not names_of(bound.subject):
+        return bool(floors)
+    return any(x.atoms(sympy.Pow) or isinstance(x, sympy.Mod) for x in floors)

@@ -1,0 +1,356 @@
+"""Rules: by which theorem a statement is verified, what it can be about, and who checks it.
+
+What is trusted: the dense masks of the oracle (NumPy), isl, z3, and the checkers of the rules below. A checker reads a
+bound, its certificate and nothing else; it imports no module that finds formulas. Before it is asked, dense masks are
+compared with the statement at sizes of their own (`held_out`), and premises are verified by their own rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal
+
+from pidsl.analysis import held_out
+from pidsl.analysis.bound import Bound, Certificate
+from pidsl.analysis.documents import ACROSS
+from pidsl.analysis.sizes import FLOPS, TENSORS
+from pidsl.analysis.statements import (
+    ALL,
+    COSTS,
+    COUNTED,
+    DEPTH,
+    EVERY,
+    KV_COSTS,
+    LAYERS,
+    NUMBERS,
+    PAGES,
+    REACH,
+    ROWS,
+    SOME,
+    STACKS,
+    TERMS,
+    TOKENS,
+    WHOLE,
+    WITH_RULES,
+    About,
+    any_,
+    from_,
+    misstated,
+    named,
+)
+from pidsl.analysis.verdict import Verdict, failed
+from pidsl.errors import PidslError
+from pidsl.relation.isl import in_turn
+
+Principle = Literal["agreement", "induction", "reduction", "decision"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A way to verify.
+
+    Args:
+        theorem: one line for people: what is done, and what makes it a proof.
+        principle: agreement of two functions of a known shape at as many points as determine them; induction over
+            layers, lengths or lags; reduction to other statements; or a decision of isl or z3.
+        about: statements that it can prove.
+        checker: "module:function" that verifies a bound.
+    """
+
+    theorem: str
+    principle: Principle
+    about: tuple[About, ...]
+    checker: str
+
+    def check(self, bound: Bound) -> Verdict:
+        """Verify a statement of this kind, whose premises are verified."""
+        module, function = self.checker.split(":")
+        check: Callable[[Bound], Verdict] = getattr(import_module(module), function)
+        return check(bound)
+
+
+RULES: dict[str, Rule] = {
+    "first differences": Rule(
+        "one more lag is one more key, for all values of the symbols (z3), and the first lag agrees",
+        "induction",
+        (About(TERMS, ("degree", "max degree")),),
+        "pidsl.analysis.symbolic.lag_degree:check_degree",
+    ),
+    "layers by induction": Rule(
+        "what L layers reach, by induction over L, and the formula from it, for all values of the symbols (z3)",
+        "induction",
+        (
+            About(WITH_RULES, REACH, {"layers": lambda x: from_(0)(x) or any_(x)}),
+            About(WITH_RULES, ("depth",), {"of": named("causal")}),
+        ),
+        "pidsl.analysis.symbolic.lag_reach:check_reach",
+    ),
+    "live keys by witness": Rule(
+        "the largest lag is attended and no larger one is, for all values of the symbols (z3)",
+        "decision",
+        (About(TERMS, ("live keys",)),),
+        "pidsl.analysis.symbolic.lag_live:check_live",
+    ),
+    "quasi-polynomial": Rule(
+        "equal to exact counts at as many n of each chamber as determine a quasi-polynomial",
+        "agreement",
+        (About(NUMBERS, COUNTED),),
+        "pidsl.analysis.counting.counts_check:check_pairs",
+    ),
+    "degree": Rule(
+        "isl: the keys of each query are arithmetic progressions, whose sizes sum to the formula for all i and n",
+        "decision",
+        (About(NUMBERS, ("degree",)),),
+        "pidsl.analysis.counting.degrees_check:check_degree",
+    ),
+    "largest degree": Rule(
+        "isl: no query has more keys, and for every n some query has as many",
+        "decision",
+        (About(NUMBERS, ("max degree",)),),
+        "pidsl.analysis.counting.degrees_check:check_maximum",
+    ),
+    "keys between blocks": Rule(
+        "blocks of tokens attend one another: made of the degrees between blocks, each proved by itself",
+        "reduction",
+        (About(NUMBERS, ("degree",)),),
+        "pidsl.analysis.smaller.block_bounds:check_degree",
+    ),
+    "largest between blocks": Rule(
+        "isl: made of the degrees between blocks, each proved by itself, of which none is more and one as many",
+        "reduction",
+        (About(NUMBERS, ("max degree",)),),
+        "pidsl.analysis.smaller.block_bounds:check_maximum",
+    ),
+    "pairs between blocks": Rule(
+        "blocks of tokens attend one another: made of the pairs of blocks, each count proved by itself",
+        "reduction",
+        (About(NUMBERS, COUNTED),),
+        "pidsl.analysis.smaller.block_bounds:check_pairs",
+    ),
+    "whole grids": Rule(
+        "a whole grid is a product of its axes, and layers act on each alone: worked out from masks of the axes",
+        "reduction",
+        (
+            About(NUMBERS, (*COUNTED, "degree", "max degree")),
+            About(STACKS, REACH, {"layers": from_(1, WHOLE)}),
+            About(STACKS, ("depth",), DEPTH),
+        ),
+        "pidsl.analysis.smaller.grids:check_grid",
+    ),
+    "live keys": Rule(
+        "equal to exact counts at as many t of each chamber as determine a quasi-polynomial",
+        "agreement",
+        (
+            About(NUMBERS, ("live keys",), ROWS),
+            About(NUMBERS, ("live pages",), {**ROWS, "page": from_(1)}),
+        ),
+        "pidsl.analysis.counting.live:check_live",
+    ),
+    "layers": Rule(
+        "isl composes the layers and compares the formula for all n",
+        "decision",
+        (About(STACKS, REACH, LAYERS),),
+        "pidsl.analysis.layers.reach_check:check_layers",
+    ),
+    "lag sums": Rule(
+        "causal and translation invariant: sums of lags, compared with the formula for all n",
+        "decision",
+        (About(STACKS, REACH, LAYERS),),
+        "pidsl.analysis.layers.reach_check:check_lag_sums",
+    ),
+    "lag growth": Rule(
+        "sums of lags, and induction on the number of layers",
+        "induction",
+        (About(NUMBERS, REACH, EVERY),),
+        "pidsl.analysis.layers.reach_check:check_lag_growth",
+    ),
+    "lag depth": Rule(
+        "sums of lags, and induction on the number of layers",
+        "induction",
+        (About(NUMBERS, ("depth",), {**DEPTH, "of": named("causal")}),),
+        "pidsl.analysis.layers.depth_check:check_lag_depth",
+    ),
+    "depth": Rule(
+        "isl composes layer by layer, for all n; where none is enough, an invariant that holds of any number",
+        "decision",
+        (About(STACKS, ("depth",), DEPTH),),
+        "pidsl.analysis.layers.depth_check:check_depth",
+    ),
+    "depth by tokens": Rule(
+        "matrices for short n; for others isl composes enough layers, and follows tokens that lack keys after fewer",
+        "agreement",
+        (About(NUMBERS, ("depth",), DEPTH),),
+        "pidsl.analysis.layers.depth_tokens:check_depth_by_tokens",
+    ),
+    "two-sided lags": Rule(
+        "finitely many lags behind and ahead: sums of them, and where these leave no gap any more",
+        "induction",
+        (About(NUMBERS, ("depth",), {**DEPTH, "of": named("all")}),),
+        "pidsl.analysis.layers.two_sided:check_sides",
+    ),
+    "blocks": Rule(
+        "tokens are connected when their blocks are: the depth between blocks, proved by itself",
+        "reduction",
+        (About(NUMBERS, ("depth",), DEPTH),),
+        "pidsl.analysis.smaller.blocked:check_blocks",
+    ),
+    "short sequences": Rule(
+        "of long gaps between tokens only the remainder matters, so dense masks of short sequences decide",
+        "agreement",
+        (About(NUMBERS, ("depth",), DEPTH), About(STACKS, REACH, LAYERS)),
+        "pidsl.analysis.layers.short:check_short",
+    ),
+    "repeating layers": Rule(
+        "layers repeat, for all n: of long gaps only the remainder matters, so dense masks of short sequences decide",
+        "agreement",
+        (About(NUMBERS, REACH, EVERY),),
+        "pidsl.analysis.layers.cycles:check_cycles",
+    ),
+    "matrices": Rule(
+        "boolean matrices for this n, until they repeat",
+        "decision",
+        (About(STACKS, ("depth",), {**DEPTH, "n": from_(1)}),),
+        "pidsl.analysis.layers.depth_check:check_matrices",
+    ),
+    "form in L": Rule(
+        "isl verifies the pairs of L layers by induction on L, and compares the formula",
+        "induction",
+        (About(NUMBERS, REACH, EVERY),),
+        "pidsl.analysis.layers.reach_check:check_form_in_l",
+    ),
+    "stable layers": Rule(
+        "isl composes layers until one more adds nothing, and compares the formula",
+        "induction",
+        (About(NUMBERS, REACH, EVERY),),
+        "pidsl.analysis.layers.reach_check:check_stable_layers",
+    ),
+    "second differences": Rule(
+        "the second differences in n are the keys gained, for all values of the symbols (z3), and n = 0, 1 agree",
+        "induction",
+        (About(TERMS, ("pairs",)),),
+        "pidsl.analysis.symbolic.lag_pairs:check_pairs",
+    ),
+    "tensor sizes": Rule(
+        "the shapes of the tensors that are read or written",
+        "decision",
+        (About(TERMS, (*TENSORS,), COSTS),),
+        "pidsl.analysis.sizes:check_sizes",
+    ),
+    "no layer": Rule(
+        "without a layer, every token is itself",
+        "decision",
+        (About(ALL, REACH, {"layers": from_(0, 0)}),),
+        "pidsl.analysis.sizes:check_no_layer",
+    ),
+    "documents apart": Rule(
+        "isl: of what programs compute of a document, every pair stays in it, for all starts, lengths and offsets",
+        "decision",
+        (About(TERMS, (ACROSS,)),),
+        "pidsl.analysis.documents:check_apart",
+    ),
+    "corners": Rule(
+        "a sum of corners of the (query, key) plane, to which a key and a query more add what they say (z3)",
+        "induction",
+        (About(TERMS, ("pairs", "degree")),),
+        "pidsl.analysis.symbolic.corners:check_corners",
+    ),
+    "second differences, at most": Rule(
+        "the second differences in n are at least the keys gained, for all values of the symbols (z3)",
+        "induction",
+        (About(TERMS, ("pairs",)),),
+        "pidsl.analysis.symbolic.lag_pairs:check_pairs",
+    ),
+    "consequence": Rule(
+        "follows from another statement about the same pattern, proved by itself",
+        "reduction",
+        (
+            About(TERMS, ("pairs", "max degree", *COUNTED), TOKENS),
+            About(TERMS, (*FLOPS,), COSTS),
+            About(TERMS, ("degree", ACROSS)),
+            About(TERMS, ("live keys",), {**ROWS, **TOKENS}),
+            About(TERMS, ("live pages",), PAGES),
+            About(TERMS, ("kv bytes",), KV_COSTS),
+            About(ALL, REACH, SOME),
+            About(ALL, ("depth",), DEPTH),
+        ),
+        "pidsl.analysis.consequence:check",
+    ),
+}
+
+
+@in_turn
+def verdict_of(bound: Bound) -> Verdict:
+    """Verify a bound from its statement and its certificate.
+
+    That it is a statement of its rule, that no dense mask contradicts it, that its premises hold, and then by its rule.
+    """
+    if not bound.is_known:
+        return failed("nothing is claimed")
+    certificate = bound.certificate
+    if not isinstance(certificate, Certificate) or not isinstance(certificate.rule, str):
+        return failed(f"no certificate: {certificate!r}")
+    rule = RULES.get(certificate.rule)
+    if rule is None:
+        return failed(f"no rule {certificate.rule!r}")
+    try:
+        if why := misstated(bound, rule.about):
+            return failed(why)
+        if why := held_out.refutation(bound, held_out.AGAIN):
+            return failed(why)
+        steps: list[str] = []
+        scripts: list[str] = []
+        for premise in certificate.premises:
+            found = verdict_of(premise)
+            if not found.holds:
+                return failed(f"its premise {premise.name} of {premise.shown_subject}: {found.failure}", *steps)
+            steps += found.steps
+            scripts += [found.smtlib] if found.smtlib else []
+        own = rule.check(bound)
+    except PidslError as e:
+        return failed(str(e))
+    scripts += [own.smtlib] if own.smtlib else []
+    return Verdict(own.holds, (*steps, *own.steps), own.failure, "\n(reset)\n".join(scripts))
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The proof of a bound.
+
+    Attributes:
+        statement: the bound.
+    """
+
+    statement: Bound
+
+    @property
+    def summary(self) -> str:
+        """How it is proved, in one line: by the rule, or by that of what it follows from."""
+        certificate = self.statement.certificate
+        if certificate.rule == "consequence" and certificate.premises:
+            return certificate.premises[0].proof.summary
+        rule = RULES.get(certificate.rule)
+        return rule.theorem if rule else "none"
+
+    def check(self) -> bool:
+        """Verify the statement again, from nothing but the question, the formula, the assumptions and the certificate.
+
+        Returns:
+            True when every step holds; False when one fails or cannot be decided. `verdict()` says which.
+        """
+        return self.verdict().holds
+
+    def verdict(self) -> Verdict:
+        """As `check`, with the steps and the first failure."""
+        return verdict_of(self.statement)
+
+    def to_smtlib(self) -> str:
+        """What an SMT solver is asked, as SMT-LIB 2 scripts, each to be answered `unsat`; a comment where none is.
+
+        Scripts are separated by `(reset)`, so that the text can be given to any solver as it is.
+        """
+        verdict = self.verdict()
+        if not verdict.holds:
+            return f"; not proved: {verdict.failure}\n"
+        return verdict.smtlib or f"; proved without an SMT solver: {self.summary}\n"
