@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
 import numpy as np
 import pytest
 import sympy
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import pidsl
 from pidsl.analysis import dense as matrices
-from pidsl.analysis.bound import Bound
+from pidsl.analysis.bound import Bound, asking, restated
 from pidsl.analysis.formulas.words import i, n
+from pidsl.analysis.portfolio import answer
 from pidsl.analysis.smaller import grids
+from pidsl.analysis.ways import Asked
 from pidsl.errors import SizeError
 from pidsl.language.terms import Term
 from pidsl.testing import grids as grid_terms
 
-EXAMPLES = settings.default.max_examples
+few = settings(suppress_health_check=list(HealthCheck), max_examples=max(1, settings.default.max_examples // 2))
+
+
+@pytest.fixture(autouse=True)
+def small_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grids of few tokens are asked about by their axes, too."""
+    monkeypatch.setattr(grids, "MANY", 0)
 
 
 def stacked(subject: tuple[Term, ...], layers: int, length: int) -> Any:
     masks = [subject[k % len(subject)].mask(length) for k in range(layers)]
     return reduce(lambda seen, mask: matrices.times(mask, seen), masks)
+
+
+def asked(way: Callable[[Asked], Bound], subject: Any, quantity: str, **given: Any) -> Bound:
+    return way(Asked(asking(subject, quantity, **given), (), answer))
 
 
 def verified(bound: Bound) -> None:
@@ -36,11 +49,11 @@ def verified(bound: Bound) -> None:
         wrong = dataclasses.replace(bound, expr=expr)
         assert not wrong.proof.check(), wrong
     assert not dataclasses.replace(bound, assumptions=(sympy.Ge(n, 0),)).proof.check()
-    assert not dataclasses.replace(bound, subject=pidsl.window(3)).proof.check()
+    assert not restated(bound, subject=pidsl.window(3)).proof.check()
 
 
 @given(grid_terms(), st.integers(0, 5))
-@settings(max_examples=EXAMPLES // 2)
+@settings(few)
 def test_counts_are_those_of_masks(term: Term, more: int) -> None:
     grid = grids.grid_of(term)
     assume(grid is not None)
@@ -48,18 +61,17 @@ def test_counts_are_those_of_masks(term: Term, more: int) -> None:
     length = grid.tokens + more
     mask = term.mask(length)
     keys = mask.sum(axis=1)
-    found = grids.degree(term, grid)
-    assert [found.of_query(n=length, i=k) for k in range(length)] == keys.tolist()
-    assert found.maximum(n=length) == keys.max()
-    assert found.average(n=length) == sympy.Rational(int(keys.sum()), length)
-    assert grids.pairs(term, grid)(n=length) == keys.sum()
-    assert grids.pairs(term, grid, "sparsity")(n=length) == 1 - sympy.Rational(int(keys.sum()), length**2)
-    for bound in (found.of_query, found.maximum, found.average, grids.pairs(term, grid)):
+    each = asked(grids.degree, term, "degree")
+    most, all_ = asked(grids.largest, term, "max degree"), asked(grids.pairs, term, "pairs")
+    assert [each(n=length, i=k) for k in range(length)] == keys.tolist()
+    assert most(n=length) == keys.max()
+    assert all_(n=length) == keys.sum()
+    for bound in (each, most, all_):
         verified(bound)
 
 
 @given(grid_terms(), st.integers(0, 3), st.integers(1, 4))
-@settings(max_examples=EXAMPLES // 2)
+@settings(few)
 def test_reach_is_that_of_masks(term: Term, more: int, layers: int) -> None:
     subject = (term, term)
     grid = grids.grid_of(subject)
@@ -68,24 +80,21 @@ def test_reach_is_that_of_masks(term: Term, more: int, layers: int) -> None:
     length = grid.tokens + more
     seen = stacked(subject, layers, length)
     for quantity, measure in (("farthest", matrices.farthest_in), ("contiguous", matrices.contiguous_in)):
-        bound = grids.reach(subject, grid, quantity, layers)
+        bound = asked(grids.reach, subject, quantity, layers=layers)
         wanted = measure(seen)
         assert bound(n=length) == (-math.inf if wanted is None else wanted), bound
         verified(bound)
 
 
-@given(grid_terms(), st.sampled_from(["causal", "all", None]))
-@settings(max_examples=EXAMPLES // 2)
+@given(grid_terms(), st.sampled_from(["causal", "all"]))
+@settings(few)
 def test_depth_is_that_of_masks(term: Term, of: Any) -> None:
     grid = grids.grid_of(term)
     assume(grid is not None)
     assert grid is not None
-    bound = grids.depth(term, grid, of)
-    back = not np.triu(term.mask(grid.tokens), 1).any()
-    wanted = of or ("causal" if back else "all")
-    assert bound.given == (("of", wanted),)
+    bound = asked(grids.depth, term, "depth", of=of)
     for length in (grid.tokens, grid.tokens + 2):
-        known = matrices.depth_of((term,), length, wanted)
+        known = matrices.depth_of((term,), length, of)
         assert bound(n=length) == (math.inf if known is None else known)
     verified(bound)
 
