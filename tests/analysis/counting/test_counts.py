@@ -23,9 +23,9 @@ from pidsl.analysis.counting.largest import Largest
 from pidsl.analysis.counting.lattice import square
 from pidsl.analysis.counting.live import communication, live, t
 from pidsl.analysis.counting.windows import Windows
-from pidsl.analysis.formulas.agreement import shape_of, values_at
+from pidsl.analysis.formulas.agreement import shape_of
+from pidsl.analysis.formulas.evaluate import values_of
 from pidsl.analysis.formulas.guess import guess
-from pidsl.analysis.formulas.plane import evaluate
 from pidsl.analysis.formulas.quasi import formula, interpolate
 from pidsl.analysis.formulas.words import Periodic, Table, i, n
 from pidsl.analysis.portfolio import answer
@@ -193,7 +193,7 @@ def test_degrees_are_those_of_the_mask(term: Term) -> None:
     for length in (1, 2, 9, 26):
         rows = term.mask(length).sum(axis=1)
         if each is not None:
-            top, bottom = evaluate(each.expr, {i: np.arange(length), n: np.full(length, length)})
+            top, bottom, _ = values_of(each.expr, {i: np.arange(length), n: np.full(length, length)})
             assert (top == bottom * rows).all()
             assert each(i=length - 1, n=length) == rows[-1]
         if most is not None and not any(c.subs(n, length) == sympy.false for c in most.assumptions):
@@ -360,7 +360,7 @@ def test_interpolation_gives_back_the_values(values: list[int], start: int) -> N
 )
 def test_values_and_shapes_of_formulas(expr: sympy.Expr) -> None:
     at = np.arange(60).astype(object)
-    top, bottom = values_at(expr, n, at)
+    top, bottom, _ = values_of(expr, {n: at})
     values = [Fraction(x, bottom) for x in top]
     assert values == [Fraction(int(v.p), int(v.q)) for v in (expr.subs(n, x) for x in range(60))]
     shape = shape_of(expr, n)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
-import numpy as np
 import pytest
 import sympy
 from hypothesis import HealthCheck, assume, given, settings
@@ -16,13 +15,14 @@ from hypothesis import strategies as st
 
 import pidsl
 from pidsl.analysis import dense as matrices
-from pidsl.analysis.bound import Bound, asking, restated
-from pidsl.analysis.formulas.words import i, n
+from pidsl.analysis.bound import ANY, Bound, asking, restated
+from pidsl.analysis.formulas.words import L, i, n, symbol
 from pidsl.analysis.portfolio import answer
 from pidsl.analysis.smaller import grids
+from pidsl.analysis.smaller.axes import grid_of
 from pidsl.analysis.ways import Asked
 from pidsl.errors import SizeError
-from pidsl.language.terms import Term
+from pidsl.language.terms import Halo, Neighborhood, Term
 from pidsl.testing import grids as grid_terms
 
 few = settings(suppress_health_check=list(HealthCheck), max_examples=max(1, settings.default.max_examples // 2))
@@ -32,6 +32,9 @@ few = settings(suppress_health_check=list(HealthCheck), max_examples=max(1, sett
 def small_grids(monkeypatch: pytest.MonkeyPatch) -> None:
     """Grids of few tokens are asked about by their axes, too."""
     monkeypatch.setattr(grids, "MANY", 0)
+
+
+t = symbol("t")
 
 
 def stacked(subject: tuple[Term, ...], layers: int, length: int) -> Any:
@@ -55,14 +58,14 @@ def verified(bound: Bound) -> None:
 @given(grid_terms(), st.integers(0, 5))
 @settings(few)
 def test_counts_are_those_of_masks(term: Term, more: int) -> None:
-    grid = grids.grid_of(term)
+    grid = grid_of(term)
     assume(grid is not None)
     assert grid is not None
     length = grid.tokens + more
     mask = term.mask(length)
     keys = mask.sum(axis=1)
-    each = asked(grids.degree, term, "degree")
-    most, all_ = asked(grids.largest, term, "max degree"), asked(grids.pairs, term, "pairs")
+    each = asked(grids.answer, term, "degree")
+    most, all_ = asked(grids.answer, term, "max degree"), asked(grids.answer, term, "pairs")
     assert [each(n=length, i=k) for k in range(length)] == keys.tolist()
     assert most(n=length) == keys.max()
     assert all_(n=length) == keys.sum()
@@ -74,25 +77,76 @@ def test_counts_are_those_of_masks(term: Term, more: int) -> None:
 @settings(few)
 def test_reach_is_that_of_masks(term: Term, more: int, layers: int) -> None:
     subject = (term, term)
-    grid = grids.grid_of(subject)
+    grid = grid_of(subject)
     assume(grid is not None)
     assert grid is not None
     length = grid.tokens + more
     seen = stacked(subject, layers, length)
     for quantity, measure in (("farthest", matrices.farthest_in), ("contiguous", matrices.contiguous_in)):
-        bound = asked(grids.reach, subject, quantity, layers=layers)
+        bound = asked(grids.answer, subject, quantity, layers=layers)
         wanted = measure(seen)
         assert bound(n=length) == (-math.inf if wanted is None else wanted), bound
         verified(bound)
 
 
+@given(grid_terms())
+@settings(few)
+def test_reach_of_any_layers_is_that_of_masks(term: Term) -> None:
+    grid = grid_of(term)
+    assume(grid is not None)
+    assert grid is not None
+    for quantity, measure in (("farthest", matrices.farthest_in), ("contiguous", matrices.contiguous_in)):
+        bound = asked(grids.answer, term, quantity, layers=ANY)
+        for layers in range(1, 9):
+            wanted = measure(stacked((term,), layers, grid.tokens))
+            assert bound(n=grid.tokens, L=layers) == (-math.inf if wanted is None else wanted), bound
+        assert bound.proof.check(), bound.proof.verdict()
+        wrong = dataclasses.replace(bound, expr=sympy.Piecewise((bound.expr, L < 10), (7, True)))
+        assert not wrong.proof.check() or wrong.expr == bound.expr
+
+
+@given(grid_terms())
+@settings(few)
+def test_live_keys_are_those_of_masks(term: Term) -> None:
+    grid = grid_of(term)
+    assume(grid is not None)
+    assert grid is not None
+    bound, mask = asked(grids.answer, term, "live keys"), term.mask(grid.tokens + 2)
+    for last in range(grid.tokens + 1):
+        assert bound(t=last) == mask[last + 1 :, : last + 1].any(axis=0).sum(), last
+    verified_of_t = dataclasses.replace(bound, expr=bound.expr + sympy.Piecewise((1, t > 2), (0, True)))
+    assert bound.proof.check(), bound.proof.verdict()
+    assert not verified_of_t.proof.check()
+
+
+@given(grid_terms(), st.sampled_from(["&", "@", "T", "**", "|"]))
+@settings(few)
+def test_grids_of_operators(term: Term, operator: str) -> None:
+    other = term.T
+    made = {"&": term & other, "@": term @ other, "T": other, "**": term**2, "|": term | term}[operator]
+    grid = grid_of(made)
+    if not isinstance(term, Neighborhood | Halo) or grid is None:
+        return
+    assert asked(grids.answer, made, "pairs")(n=grid.tokens) == made.mask(grid.tokens).sum()
+    assert asked(grids.answer, made, "pairs").proof.check()
+
+
+def test_unions_of_grids_that_differ_on_one_axis_are_grids() -> None:
+    rows, columns = pidsl.neighborhood((6, 8), (3, 1)), pidsl.neighborhood((6, 8), (1, 3))
+    assert grid_of(rows | columns) is None
+    term = rows | pidsl.neighborhood((6, 8), (5, 1))
+    grid = grid_of(term)
+    assert grid is not None
+    assert [mask.sum() for mask in grid.layers[0]] == [30, 8]
+
+
 @given(grid_terms(), st.sampled_from(["causal", "all"]))
 @settings(few)
 def test_depth_is_that_of_masks(term: Term, of: Any) -> None:
-    grid = grids.grid_of(term)
+    grid = grid_of(term)
     assume(grid is not None)
     assert grid is not None
-    bound = asked(grids.depth, term, "depth", of=of)
+    bound = asked(grids.answer, term, "depth", of=of)
     for length in (grid.tokens, grid.tokens + 2):
         known = matrices.depth_of((term,), length, of)
         assert bound(n=length) == (math.inf if known is None else known)
@@ -137,4 +191,4 @@ def test_others_are_no_whole_grids() -> None:
         grid & pidsl.causal,
         (grid, pidsl.halo((4, 16), 2, 1)),
     ):
-        assert grids.grid_of(subject) is None
+        assert grid_of(subject) is None
