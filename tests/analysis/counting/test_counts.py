@@ -21,7 +21,8 @@ from pidsl.analysis.counting.borders import Masks, borders
 from pidsl.analysis.counting.counts import inclusion
 from pidsl.analysis.counting.largest import Largest
 from pidsl.analysis.counting.lattice import square
-from pidsl.analysis.counting.live import communication, live, t
+from pidsl.analysis.counting.live import live, t
+from pidsl.analysis.counting.traffic import communication
 from pidsl.analysis.counting.windows import Windows
 from pidsl.analysis.formulas.agreement import shape_of
 from pidsl.analysis.formulas.evaluate import values_of
