@@ -17,7 +17,7 @@ import sympy
 
 from pidsl.analysis.formulas.words import L, Value, holds, number, symbol, value_of
 from pidsl.analysis.schedules import LayerRule
-from pidsl.errors import SizeError, SymbolError, TermError, TooHardError
+from pidsl.errors import ParseError, SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.shown import Drawn
 from pidsl.language.terms import Term
 from pidsl.relation.isl import in_turn
@@ -189,6 +189,38 @@ class Bound(Drawn):
         from pidsl.analysis.rules import Proof
 
         return Proof(self)
+
+    def to_json(self) -> str:
+        """The statement and its certificate as JSON: `python -m pidsl verify FILE` checks it again."""
+        from pidsl.analysis.saved import to_json
+
+        return to_json(self)
+
+    @staticmethod
+    def from_json(text: str) -> Bound:
+        """A bound from what `to_json` wrote.
+
+        >>> import pidsl
+        >>> bound = pidsl.window(4).farthest(3)
+        >>> again = pidsl.Bound.from_json(bound.to_json())
+        >>> again == bound, again.proof.check()
+        (True, True)
+
+        Raises:
+            ParseError: it is no such text, or has several bounds.
+        """
+        from pidsl.analysis.saved import from_json
+
+        found = from_json(text)
+        if len(found) != 1:
+            raise ParseError(f"{len(found)} bounds", "one; `pidsl verify` reads several", "Bound.from_json")
+        return found[0]
+
+    def explain(self) -> str:
+        """Which ways to an answer were tried, in order of price, and what came of each."""
+        from pidsl.analysis.portfolio import explained
+
+        return explained(self)
 
     def argument(self, name: str) -> Any:
         """The argument of the quantity with this name; None if it has none."""

@@ -7,6 +7,7 @@ nothing could be stronger than is taken, else the strongest of all. No answer is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -16,6 +17,7 @@ import sympy
 
 from pidsl.analysis import held_out
 from pidsl.analysis.bound import Bound, Question, Subject
+from pidsl.analysis.consequence import RULE
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import Periodic, Table, n
 from pidsl.analysis.rules import verdict_of
@@ -108,10 +110,6 @@ class Tried:
     answer: Bound
     rows: tuple[tuple[str, str], ...] = field(compare=False)
 
-    def __str__(self) -> str:
-        width = max((len(name) for name, _ in self.rows), default=0)
-        return "\n".join([str(self.answer), *(f"  {name:{width}}  {what}" for name, what in self.rows)])
-
 
 @lru_cache(maxsize=1024)
 @in_turn
@@ -139,6 +137,20 @@ def tried(question: Question, assume: tuple[sympy.Basic, ...] = ()) -> Tried:
 def answer(question: Question, assume: tuple[sympy.Basic, ...] = ()) -> Bound:
     """The strongest answer that some way finds; unknown with all reasons where none does."""
     return tried(question, assume).answer
+
+
+def explained(bound: Bound) -> str:
+    """A bound with the ways to it, and what came of each, in order of price."""
+    premise = bound.certificate.premises[0] if bound.method == RULE else bound
+    rows = tried(premise.question, static(premise.assumptions)).rows
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join([str(bound), "  ways that were tried:", *(f"    {name:{width}}  {what}" for name, what in rows)])
+
+
+def static(assume: Iterable[sympy.Basic]) -> tuple[sympy.Basic, ...]:
+    """The conditions that are about the symbols of the pattern alone."""
+    own = {"n", "L", "i", "t"}
+    return tuple(c for c in assume if not {s.name for s in c.free_symbols} & own)
 
 
 def _tried(way: Way, asked: Asked) -> Bound | str:
