@@ -19,8 +19,9 @@ import sympy
 from pidsl.analysis import documents
 from pidsl.analysis.bound import ANY, Bound, Certificate, Question, Relation
 from pidsl.analysis.formulas import smt
-from pidsl.analysis.formulas.agreement import branch_starts, shape_of, values_at
+from pidsl.analysis.formulas.agreement import branch_starts, shape_of
 from pidsl.analysis.formulas.assume import Condition, conditions, require_known, simplified
+from pidsl.analysis.formulas.evaluate import values_of
 from pidsl.analysis.formulas.words import L, holds, internal, n, symbol
 from pidsl.analysis.sizes import FLOPS, factor
 from pidsl.analysis.statements import VARIABLES, names_of
@@ -194,8 +195,8 @@ def _agree(a: sympy.Expr, b: sympy.Expr, assumptions: Iterable[Condition]) -> bo
         at = at[[all(holds(c, {x: k}) for c in assumptions) for k in at]]
         for infinite in (1, -1):  # what is infinite is not equal to a number
             put = {sympy.oo: sympy.Integer(infinite), -sympy.oo: sympy.Integer(infinite * 7)}
-            (p, under_p), (q, under_q) = values_at(a.xreplace(put), x, at), values_at(b.xreplace(put), x, at)
-            if any(u is None or v is None or u * under_q != v * under_p for u, v in zip(p, q, strict=True)):
+            (p, under, known), (q, below, also) = (values_of(e.xreplace(put), {x: at}) for e in (a, b))
+            if not (known & also & (p * below == q * under)).all():
                 return False
     except (TooHardError, ValueError):
         return False

@@ -36,7 +36,7 @@ QUESTIONS = 500  # to z3, for confirming an answer: a second or a few
 MADE = (Way("what it is made of", "consequence:by_source"),)
 REACH = (
     Way("no layer", "sizes:no_layer"),
-    Way("axes of a grid", "smaller.grids:reach", "numbers"),
+    Way("axes of a grid", "smaller.grids:answer", "numbers"),
     Way("families of lags", "symbolic.lag_reach:reach", confirmed="where it divides"),
     Way("sums of finitely many lags", "layers.any_layers:by_growth", "numbers"),
     Way("sums of lags", "layers.reach:by_sums", "numbers"),
@@ -49,11 +49,12 @@ REACH = (
     Way("a form in L, for long sequences", "layers.any_layers:by_late_form", "numbers", "where it divides"),
     Way("layers that repeat, for long sequences", "layers.any_layers:by_late_repetition", "numbers", "always"),
     Way("sums of lags on both sides", "layers.any_layers:by_two_sides", "numbers"),
+    Way("axes of a small grid", "smaller.grids:of_few_tokens", "numbers"),
 )
 
 WAYS: dict[str, tuple[Way, ...]] = {
     "pairs": (
-        Way("axes of a grid", "smaller.grids:pairs", "numbers"),
+        Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("lags", "symbolic.lag_pairs:pairs", "symbols", "where it divides"),
         Way("corners", "symbolic.corners:pairs", "symbols"),
         Way("blocks", "smaller.block_bounds:pairs", "numbers"),
@@ -61,20 +62,21 @@ WAYS: dict[str, tuple[Way, ...]] = {
         Way("lags", "symbolic.lag_pairs:pairs", "numbers", "where it divides"),
     ),
     "degree": (
-        Way("axes of a grid", "smaller.grids:degree", "numbers"),
+        Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("lags", "symbolic.lag_degree:degree", confirmed="where it divides"),
         Way("blocks", "smaller.block_bounds:degree", "numbers"),
         Way("progressions of keys", "counting.degrees:of_query", "numbers"),
         Way("corners", "symbolic.corners:degree", "symbols"),
     ),
     "max degree": (
-        Way("axes of a grid", "smaller.grids:largest", "numbers"),
+        Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("lags", "symbolic.lag_degree:largest", confirmed="where it divides"),
         Way("blocks", "smaller.block_bounds:largest", "numbers"),
         Way("progressions of keys", "counting.degrees:largest", "numbers"),
         Way("keys of few tokens", "counting.degrees:largest_of_few", "numbers"),
     ),
     "live keys": (
+        Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("chambers of t", "counting.live:size", "numbers"),
         Way("lags", "symbolic.lag_live:live", confirmed="where it divides"),
     ),
@@ -82,7 +84,7 @@ WAYS: dict[str, tuple[Way, ...]] = {
     "farthest": REACH,
     "contiguous": REACH,
     "depth": (
-        Way("axes of a grid", "smaller.grids:depth", "numbers"),
+        Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("families of lags", "symbolic.lag_reach:depth", confirmed="where it divides"),
         Way("matrices of few tokens", "layers.depth:by_small_matrices", "numbers"),
         Way("the formula in n", "layers.depth:by_formula"),
@@ -93,6 +95,7 @@ WAYS: dict[str, tuple[Way, ...]] = {
         Way("layers composed", "layers.depth:by_composition", "numbers", "where it divides"),
         Way("short sequences", "layers.depth:by_short_sequences", "numbers", "always"),
         Way("tokens followed", "layers.depth:by_tokens", "numbers", "always"),
+        Way("axes of a small grid", "smaller.grids:of_few_tokens", "numbers"),
     ),
     **dict.fromkeys(("sparsity", "average degree", "kv bytes", *FLOPS), MADE),
 }

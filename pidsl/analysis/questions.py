@@ -20,7 +20,7 @@ from pidsl.analysis.formulas.words import symbol
 from pidsl.analysis.layers.stacks import attempt, number
 from pidsl.analysis.portfolio import answer, static
 from pidsl.analysis.schedules import LayerRule
-from pidsl.analysis.smaller.grids import grid_of, looks_back
+from pidsl.analysis.smaller.axes import grid_of
 from pidsl.analysis.statements import VARIABLES, names_of
 from pidsl.analysis.symbolic.lag_sets import domain
 from pidsl.errors import SizeError, TermError
@@ -240,7 +240,7 @@ def _sides(subject: Any) -> Literal["causal", "all"]:
     if isinstance(subject, LayerRule) or names_of(subject):
         return "causal"
     if grid := grid_of(subject):
-        return "causal" if looks_back(grid) else "all"
+        return "causal" if grid.looks_back() else "all"
     return "causal" if all(map(_looks_back, subject if isinstance(subject, tuple) else (subject,))) else "all"
 
 

@@ -130,14 +130,14 @@ RULES: dict[str, Rule] = {
         "pidsl.analysis.smaller.block_bounds:check_pairs",
     ),
     "whole grids": Rule(
-        "a whole grid is a product of its axes, and layers act on each alone: worked out from masks of the axes",
+        "rows of the mask of a grid are products of rows of its axes, on each of which layers act alone: counted from these",
         "reduction",
         (
-            About(NUMBERS, ("pairs", "degree", "max degree")),
-            About(STACKS, REACH, {"layers": from_(1, WHOLE)}),
+            About(NUMBERS, ("pairs", "degree", "max degree", "live keys")),
+            About(STACKS, REACH, {"layers": lambda x: from_(1, WHOLE)(x) or any_(x)}),
             About(STACKS, ("depth",), DEPTH),
         ),
-        "pidsl.analysis.smaller.grids:check_grid",
+        "pidsl.analysis.smaller.grids_check:check_grid",
     ),
     "live keys": Rule(
         "equal to exact counts at as many t of each chamber as determine a quasi-polynomial",

@@ -25,7 +25,8 @@ from pidsl.analysis.counting.progressions import (
     progressions,
     sum_rows,
 )
-from pidsl.analysis.formulas.agreement import shape_of, values_at
+from pidsl.analysis.formulas.agreement import shape_of
+from pidsl.analysis.formulas.evaluate import first_difference
 from pidsl.analysis.formulas.words import symbol
 from pidsl.analysis.verdict import Verdict
 from pidsl.errors import TooHardError
@@ -107,10 +108,7 @@ def compare(
     ]
     at = np.concatenate(wanted)
     right = count(at).astype(object)
-    top, bottom = values_at(expr, x, at.astype(object))
-    same = np.array([t is not None and t == r * bottom for t, r in zip(top, right, strict=True)], dtype=np.bool_)
-    if not same.all():
-        k = int(np.argmin(same))
+    if (k := first_difference(expr, {x: at.astype(object)}, right)) is not None:
         return Verdict(False, failure=f"at {x} = {at[k]} the count is {right[k]}, not {expr.subs(x, int(at[k]))}")
     return Verdict(
         True,

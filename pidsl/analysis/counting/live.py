@@ -21,7 +21,7 @@ from pidsl.analysis.counting.counts_check import compare, progressions_counter
 from pidsl.analysis.counting.lattice import Chambers, chambers, square, without
 from pidsl.analysis.counting.progressions import keys_counter, loops_of
 from pidsl.analysis.formulas import quasi
-from pidsl.analysis.formulas.agreement import values_at
+from pidsl.analysis.formulas.evaluate import first_difference
 from pidsl.analysis.formulas.words import symbol
 from pidsl.analysis.verdict import Verdict
 from pidsl.analysis.ways import Asked
@@ -174,8 +174,7 @@ def _differs(expr: sympy.Expr, points: isl.Set, each: list[Chambers]) -> str:
             continue
         with limited("the live keys after one token"):
             right = without(points.intersect_params(read_set(f"[t] -> {{ : t = {at} }}")), "t").count_val().to_python()
-        top, bottom = values_at(expr, t, np.array([at], dtype=object))
-        if top[0] is None or top[0] != int(right) * bottom:
+        if first_difference(expr, {t: np.array([at], dtype=object)}, np.array([int(right)], dtype=object)) is not None:
             return f"at t = {at}, held out, {right} keys are live, not {expr.subs(t, at)}"
     return ""
 

@@ -18,7 +18,8 @@ import sympy
 
 from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.counting.counts_check import stated
-from pidsl.analysis.formulas.agreement import shape_of, values_at
+from pidsl.analysis.formulas.agreement import shape_of
+from pidsl.analysis.formulas.evaluate import values_of
 from pidsl.analysis.formulas.pieces import written
 from pidsl.analysis.formulas.piecewise import function
 from pidsl.analysis.formulas.words import i, n
@@ -244,8 +245,6 @@ def _differ(right: sympy.Expr, claimed: sympy.Expr, first: int) -> str:
     if last > POINTS:
         raise TooHardError(f"{last} numbers of blocks to compare", f"at most {POINTS}")
     at = np.arange(first, last).astype(object)
-    (x, under), (y, below) = values_at(right, n, at), values_at(claimed, n, at)
-    for k, p, q in zip(at, x, y, strict=True):
-        if p is None or q is None or p * below != q * under:
-            return f"{claimed} is not {right} for {k} of them"
-    return ""
+    (x, under, known), (y, below, also) = values_of(right, {n: at}), values_of(claimed, {n: at})
+    same = known & also & (x * below == y * under)
+    return "" if same.all() else f"{claimed} is not {right} for {at[int(np.argmin(same))]} of them"
