@@ -113,8 +113,8 @@ class Tried:
         return "\n".join([str(self.answer), *(f"  {name:{width}}  {what}" for name, what in self.rows)])
 
 
-@in_turn
 @lru_cache(maxsize=1024)
+@in_turn
 def tried(question: Question, assume: tuple[sympy.Basic, ...] = ()) -> Tried:
     """The strongest answer that some way finds, and what became of each way; unknown with all reasons without one."""
     rows: list[tuple[str, str]] = []

@@ -19,7 +19,6 @@ from pidsl.analysis.sizes import FLOPS, TENSORS
 from pidsl.analysis.statements import (
     ALL,
     COSTS,
-    COUNTED,
     DEPTH,
     EVERY,
     KV_COSTS,
@@ -37,6 +36,7 @@ from pidsl.analysis.statements import (
     About,
     any_,
     from_,
+    maybe,
     misstated,
     named,
 )
@@ -96,7 +96,7 @@ RULES: dict[str, Rule] = {
     "quasi-polynomial": Rule(
         "equal to exact counts at as many n of each chamber as determine a quasi-polynomial",
         "agreement",
-        (About(NUMBERS, COUNTED),),
+        (About(NUMBERS, ("pairs",)),),
         "pidsl.analysis.counting.counts_check:check_pairs",
     ),
     "degree": Rule(
@@ -126,14 +126,14 @@ RULES: dict[str, Rule] = {
     "pairs between blocks": Rule(
         "blocks of tokens attend one another: made of the pairs of blocks, each count proved by itself",
         "reduction",
-        (About(NUMBERS, COUNTED),),
+        (About(NUMBERS, ("pairs",)),),
         "pidsl.analysis.smaller.block_bounds:check_pairs",
     ),
     "whole grids": Rule(
         "a whole grid is a product of its axes, and layers act on each alone: worked out from masks of the axes",
         "reduction",
         (
-            About(NUMBERS, (*COUNTED, "degree", "max degree")),
+            About(NUMBERS, ("pairs", "degree", "max degree")),
             About(STACKS, REACH, {"layers": from_(1, WHOLE)}),
             About(STACKS, ("depth",), DEPTH),
         ),
@@ -266,7 +266,8 @@ RULES: dict[str, Rule] = {
         "follows from another statement about the same pattern, proved by itself",
         "reduction",
         (
-            About(TERMS, ("pairs", "max degree", *COUNTED), TOKENS),
+            About(TERMS, ("pairs",), TOKENS),
+            About(TERMS, ("max degree", "sparsity", "average degree"), {"n": maybe(from_(1))}),
             About(TERMS, (*FLOPS,), COSTS),
             About(TERMS, ("degree", ACROSS)),
             About(TERMS, ("live keys",), {**ROWS, **TOKENS}),
@@ -280,6 +281,14 @@ RULES: dict[str, Rule] = {
 }
 
 
+def _is_certificate(x: object) -> bool:
+    """Whether this names a rule, facts, and premises; what the facts are is for the rule to say."""
+    if not (isinstance(x, Certificate) and isinstance(x.rule, str) and isinstance(x.premises, tuple)):
+        return False
+    named = isinstance(x.facts, tuple) and all(isinstance(f, tuple) and len(f) == 2 for f in x.facts)
+    return named and all(isinstance(name, str) for name, _ in x.facts) and all(isinstance(p, Bound) for p in x.premises)
+
+
 @in_turn
 def verdict_of(bound: Bound) -> Verdict:
     """Verify a bound from its statement and its certificate.
@@ -289,7 +298,7 @@ def verdict_of(bound: Bound) -> Verdict:
     if not bound.is_known:
         return failed("nothing is claimed")
     certificate = bound.certificate
-    if not isinstance(certificate, Certificate) or not isinstance(certificate.rule, str):
+    if not _is_certificate(certificate):
         return failed(f"no certificate: {certificate!r}")
     rule = RULES.get(certificate.rule)
     if rule is None:
@@ -310,6 +319,10 @@ def verdict_of(bound: Bound) -> Verdict:
         own = rule.check(bound)
     except PidslError as e:
         return failed(str(e))
+    except Exception as e:
+        if not certificate.facts:
+            raise
+        return failed(f"its facts are not what {certificate.rule!r} needs: {e!r}")  # they may come from anywhere
     scripts += [own.smtlib] if own.smtlib else []
     return Verdict(own.holds, (*steps, *own.steps), own.failure, "\n(reset)\n".join(scripts))
 

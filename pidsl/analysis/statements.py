@@ -27,11 +27,11 @@ from pidsl.analysis.sizes import DTYPES, FLOPS, TENSORS
 from pidsl.analysis.symbolic.lag_sets import domain
 from pidsl.language.terms import Term
 
-COUNTED = ("pairs", "sparsity", "average degree")
 REACH = ("farthest", "contiguous")
 
 VARIABLES: dict[str, str] = {
-    **dict.fromkeys((*COUNTED, "max degree", "depth", ACROSS, *FLOPS, *TENSORS), "n"), "degree": "in",
+    **dict.fromkeys(("pairs", "sparsity", "average degree", "max degree", "depth"), "n"),
+    **dict.fromkeys((ACROSS, *FLOPS, *TENSORS), "n"), "degree": "in",
     **dict.fromkeys(("live keys", "live pages", "kv bytes"), "t"), **dict.fromkeys(REACH, "nL"),
 }  # fmt: skip
 """The variables of a formula of each quantity, besides the symbols of the pattern."""
@@ -113,6 +113,8 @@ def misstated(bound: Bound, proves: Iterable[About]) -> str:
     if not _fits(bound.question, about.arguments):
         return f"arguments {bound.question.given!r}"
     variables = "n" if isinstance(bound.argument("layers"), int) else VARIABLES[bound.quantity]
+    if bound.question.n is not None:
+        variables = ""
     names = {symbol(name) for name in (*names_of(bound.subject), *variables)}
     if not isinstance(bound.expr, sympy.Expr) or not _is_formula([bound.expr], names):
         return f"no formula over {_listed(names)}: {bound.expr}"
