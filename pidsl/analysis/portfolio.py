@@ -33,9 +33,9 @@ MANY = 256  # tokens of a grid of several axes, or listed pairs, of which isl's 
 SHARE = 0.03  # of the usual operations that questions about such terms get
 QUESTIONS = 500  # to z3, for confirming an answer: a second or a few
 
-MADE = (Way("what it is made of", "consequence:by_source"),)
+MADE = (Way("what it is made of", "made:by_source"),)
 REACH = (
-    Way("no layer", "sizes:no_layer"),
+    Way("no layer", "made:no_layer"),
     Way("axes of a grid", "smaller.grids:answer", "numbers"),
     Way("families of lags", "symbolic.lag_reach:reach", confirmed="where it divides"),
     Way("sums of finitely many lags", "layers.any_layers:by_growth", "numbers"),
