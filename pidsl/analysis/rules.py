@@ -130,7 +130,7 @@ RULES: dict[str, Rule] = {
         "pidsl.analysis.smaller.block_bounds:check_pairs",
     ),
     "whole grids": Rule(
-        "rows of the mask of a grid are products of rows of its axes, on each of which layers act alone: counted from these",
+        "rows of the mask of a grid are products of rows of its axes, on each of which layers act alone",
         "reduction",
         (
             About(NUMBERS, ("pairs", "degree", "max degree", "live keys")),
