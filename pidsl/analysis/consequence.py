@@ -26,7 +26,6 @@ from pidsl.analysis.formulas.words import L, holds, internal, n, symbol
 from pidsl.analysis.sizes import FLOPS, factor
 from pidsl.analysis.statements import VARIABLES, names_of
 from pidsl.analysis.verdict import Verdict, failed
-from pidsl.analysis.ways import Asked
 from pidsl.errors import TooHardError
 
 RULE = "consequence"
@@ -45,13 +44,6 @@ class Reading:
     relation: Relation
     expr: sympy.Expr
     needs: tuple[Condition, ...]
-
-
-def source(question: Question) -> Question:
-    """The question about the quantity that this one is made of, for every n; itself, where it is made of none."""
-    if question.quantity in SOURCES:
-        return replace(question, quantity=SOURCES[question.quantity], n=None, form=None)
-    return replace(question, n=None)
 
 
 def read(premise: Bound, question: Question) -> Reading:
@@ -104,12 +96,6 @@ def derived(premise: Bound, question: Question, reason: str | None = None) -> Bo
     if sympy.false in found.needs:
         return Bound(question, "unknown", sympy.nan, reason=f"the formula does not hold for n = {question.n}")
     return Bound(question, found.relation, found.expr, found.needs, Certificate(RULE, (), (premise,)), why)
-
-
-def by_source(asked: Asked) -> Bound:
-    """From the quantity that this one is made of."""
-    found = asked.ask(source(asked.question), asked.assume)
-    return derived(found, asked.question)
 
 
 def bounded(answer: Bound, subject: Any) -> Bound:

@@ -7,6 +7,7 @@ nothing could be stronger than is taken, else the strongest of all. No answer is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -16,6 +17,7 @@ import sympy
 
 from pidsl.analysis import held_out
 from pidsl.analysis.bound import Bound, Question, Subject
+from pidsl.analysis.consequence import RULE
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import Periodic, Table, n
 from pidsl.analysis.rules import verdict_of
@@ -31,9 +33,9 @@ MANY = 256  # tokens of a grid of several axes, or listed pairs, of which isl's 
 SHARE = 0.03  # of the usual operations that questions about such terms get
 QUESTIONS = 500  # to z3, for confirming an answer: a second or a few
 
-MADE = (Way("what it is made of", "consequence:by_source"),)
+MADE = (Way("what it is made of", "made:by_source"),)
 REACH = (
-    Way("no layer", "sizes:no_layer"),
+    Way("no layer", "made:no_layer"),
     Way("axes of a grid", "smaller.grids:answer", "numbers"),
     Way("families of lags", "symbolic.lag_reach:reach", confirmed="where it divides"),
     Way("sums of finitely many lags", "layers.any_layers:by_growth", "numbers"),
@@ -113,10 +115,6 @@ class Tried:
     answer: Bound
     rows: tuple[tuple[str, str], ...] = field(compare=False)
 
-    def __str__(self) -> str:
-        width = max((len(name) for name, _ in self.rows), default=0)
-        return "\n".join([str(self.answer), *(f"  {name:{width}}  {what}" for name, what in self.rows)])
-
 
 @lru_cache(maxsize=1024)
 @in_turn
@@ -144,6 +142,20 @@ def tried(question: Question, assume: tuple[sympy.Basic, ...] = ()) -> Tried:
 def answer(question: Question, assume: tuple[sympy.Basic, ...] = ()) -> Bound:
     """The strongest answer that some way finds; unknown with all reasons where none does."""
     return tried(question, assume).answer
+
+
+def explained(bound: Bound) -> str:
+    """A bound with the ways to it, and what came of each, in order of price."""
+    premise = bound.certificate.premises[0] if bound.method == RULE else bound
+    rows = tried(premise.question, static(premise.assumptions)).rows
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join([str(bound), "  ways that were tried:", *(f"    {name:{width}}  {what}" for name, what in rows)])
+
+
+def static(assume: Iterable[sympy.Basic]) -> tuple[sympy.Basic, ...]:
+    """The conditions that are about the symbols of the pattern alone."""
+    own = {"n", "L", "i", "t"}
+    return tuple(c for c in assume if not {s.name for s in c.free_symbols} & own)
 
 
 def _tried(way: Way, asked: Asked) -> Bound | str:

@@ -112,7 +112,7 @@ RULES: dict[str, Rule] = {
         "pidsl.analysis.counting.degrees_check:check_maximum",
     ),
     "whole grids": Rule(
-        "rows of a grid are products of rows of its axes, and layers act on each axis alone: all is counted from these",
+        "rows of the mask of a grid are products of rows of its axes, on each of which layers act alone",
         "reduction",
         (
             About(NUMBERS, ("pairs", "degree", "max degree", "live keys")),

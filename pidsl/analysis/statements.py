@@ -18,15 +18,15 @@ from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from pidsl.analysis.bound import ANY, Bound, Form, Question
 from pidsl.analysis.documents import ACROSS
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.assume import is_condition
 from pidsl.analysis.formulas.words import CeilLog, Periodic, Table, symbol
-from pidsl.analysis.layers.stacks import WHOLE as WHOLE
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.sizes import DTYPES, FLOPS, TENSORS
-from pidsl.analysis.symbolic.lag_sets import domain
 from pidsl.language.terms import Term
 
+WHOLE = 4096  # layers that are composed one by one; more of them are asked for with L as a parameter
 REACH = ("farthest", "contiguous")
 
 VARIABLES: dict[str, str] = {
