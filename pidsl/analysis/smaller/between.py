@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from math import gcd
 from typing import Any, cast
 
@@ -80,7 +81,8 @@ class Levels:
     @property
     def any(self) -> Term:
         """Which block attends some token of which."""
-        return self.off | self.low | self.high
+        some = [x for x in (self.off, self.low, self.high) if x != Empty()]
+        return reduce(lambda a, b: a | b, some) if some else Empty()
 
     @property
     def rebuilt(self) -> Term:
@@ -246,10 +248,30 @@ def between(quantity: str, found: Levels, known: Formulas) -> sympy.Expr:
         case "contiguous":
             far = in_tokens(known[0], found.size)
             return sympy.Piecewise((n - 1, far >= blocks_of(s) - 1), (-1, far < 0), (s * far, True))
-        case "farthest" if n not in known[0].free_symbols:  # as far between all blocks as between all but the last
-            return sympy.Piecewise((-sympy.oo, known[0] < 0), (s * known[0] + s - 1, True))
         case _:
-            raise TooHardError(f"{quantity} of {found.any!r}", "the same for longer sequences")
+            far = late(known[0])[0]  # as far between all blocks as between all but the last
+            return sympy.Piecewise((-sympy.oo, far < 0), (s * far + s - 1, True))
+
+
+def late(expr: sympy.Expr) -> tuple[sympy.Expr, int]:
+    """What a formula is for long sequences, whatever n is, and from which n on.
+
+    >>> late(sympy.Piecewise((0, n <= 8), (8, True)))
+    (8, 9)
+
+    Raises:
+        TooHardError: it depends on n for ever.
+    """
+    start = 1
+    if isinstance(expr, sympy.Piecewise):
+        for _, c in expr.args[:-1]:
+            if not (isinstance(c, sympy.Lt | sympy.Le) and c.lhs == n and c.rhs.is_Integer):
+                raise TooHardError(f"the formula {expr}", "the same for all long sequences")
+            start = max(start, int(c.rhs) + isinstance(c, sympy.Le))
+        expr = expr.args[-1][0]
+    if n in expr.free_symbols:
+        raise TooHardError(f"the formula {expr}", "the same for all long sequences")
+    return expr, start
 
 
 def _pairs(s: sympy.Expr, known: Formulas) -> sympy.Expr:
@@ -321,14 +343,20 @@ def assumed(question: Question, found: Levels, premises: Sequence[Bound]) -> tup
         if any(set(p.assumptions) - allowed for p in premises):
             raise TooHardError("degrees or counts between blocks for some n", "for every n")
         return own[question.quantity]
-    s, made = sympy.Integer(found.size), []
-    one_more = 1 if question.quantity == "farthest" else 0  # as many blocks, and one
+    s, made, first = sympy.Integer(found.size), [], sympy.Integer(1)
+    one_more = 0
+    if question.quantity == "farthest":  # as many blocks, and one
+        one_more, first = 1, s * late(premises[0].expr)[1] + 1
     for c in premises[0].assumptions:
         if n not in c.free_symbols:
             made.append(c)
         elif isinstance(c, sympy.Ge | sympy.Gt) and c.lhs == n and n not in c.rhs.free_symbols:  # N >= x + 1
             least = c.rhs - 1 if isinstance(c, sympy.Ge) else c.rhs
-            made.append(sympy.Ge(n, sympy.expand(s * (least + one_more) + 1)))
+            tokens = sympy.expand(s * (least + one_more) + 1)
+            if tokens.is_Integer:
+                first = max(first, tokens)
+            else:
+                made.append(n >= tokens)
         else:
             raise TooHardError(f"a formula between blocks for {c}", "for n from some number on")
-    return tuple(made)
+    return (n >= first, *made)
