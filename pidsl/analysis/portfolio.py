@@ -66,15 +66,15 @@ WAYS: dict[str, tuple[Way, ...]] = {
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("lags", "symbolic.lag_degree:degree", confirmed="where it divides"),
         Way("blocks", "smaller.blocks:answer", "numbers"),
-        Way("progressions of keys", "counting.degrees:of_query", "numbers"),
+        Way("progressions of keys", "counting.degrees:of_query", "numbers", "always"),
         Way("corners", "symbolic.corners:degree", "symbols"),
     ),
     "max degree": (
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("lags", "symbolic.lag_degree:largest", confirmed="where it divides"),
         Way("blocks", "smaller.blocks:answer", "numbers"),
-        Way("progressions of keys", "counting.degrees:largest", "numbers"),
-        Way("keys of few tokens", "counting.degrees:largest_of_few", "numbers"),
+        Way("progressions of keys", "counting.degrees:largest", "numbers", "always"),
+        Way("keys of few tokens", "counting.degrees:largest_of_few", "numbers", "always"),
     ),
     "live keys": (
         Way("axes of a grid", "smaller.grids:answer", "numbers"),

@@ -18,7 +18,7 @@ from pidsl.analysis.bound import Bound, asking, restated
 from pidsl.analysis.counting import counts, degrees
 from pidsl.analysis.counting import live as live_module
 from pidsl.analysis.counting.borders import Masks, borders
-from pidsl.analysis.counting.counts import inclusion
+from pidsl.analysis.counting.inclusion import inclusion
 from pidsl.analysis.counting.largest import Largest
 from pidsl.analysis.counting.lattice import square
 from pidsl.analysis.counting.live import live, t
