@@ -16,7 +16,7 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import held_out
-from pidsl.analysis.bound import Bound, Question, Subject
+from pidsl.analysis.bound import Bound, Question, Subject, restated
 from pidsl.analysis.consequence import RULE
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import Periodic, Table, n
@@ -169,6 +169,8 @@ def _tried(way: Way, asked: Asked) -> Bound | str:
         return f"isl failed: {e}".splitlines()[0]
     if not found.is_known:
         return found.reason
+    if asked.question.allowed:
+        found = restated(found, allowed=True)
     if why := held_out.refutation(found, held_out.FIRST):
         return f"a formula was found and thrown away, it is wrong: {why}"
     if way.confirmed == "always" or (way.confirmed and _divides(found)):

@@ -14,7 +14,8 @@ from typing import Literal
 
 from pidsl.analysis import held_out
 from pidsl.analysis.bound import Bound, Certificate
-from pidsl.analysis.documents import ACROSS
+from pidsl.analysis.consequence import RULE
+from pidsl.analysis.documents import ACROSS, any_confined
 from pidsl.analysis.sizes import FLOPS, TENSORS
 from pidsl.analysis.statements import (
     ALL,
@@ -306,6 +307,12 @@ def verdict_of(bound: Bound) -> Verdict:
     try:
         if why := misstated(bound, rule.about):
             return failed(why)
+        if (
+            any_confined(bound.subject)
+            and not bound.question.allowed
+            and certificate.rule not in (RULE, "documents apart")
+        ):
+            return failed("of a pattern within documents, what is proved follows from all pairs that some allow")
         if why := held_out.refutation(bound, held_out.AGAIN):
             return failed(why)
         steps: list[str] = []
