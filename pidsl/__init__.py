@@ -116,7 +116,7 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "attention_graph": "pidsl.studies.graph:attention_graph",
     "path": "pidsl.studies.graph:path",
     "reachable": "pidsl.analysis.layers.reachable:reachable",
-    "communication": "pidsl.analysis.counting.live:communication",
+    "communication": "pidsl.analysis.counting.traffic:communication",
     "plot": "pidsl.pictures.plot:plot",
     "plot of formulas": "pidsl.pictures.lines:plot",
     "html": "pidsl.pictures.html:html",

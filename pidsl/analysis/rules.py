@@ -112,24 +112,6 @@ RULES: dict[str, Rule] = {
         (About(NUMBERS, ("max degree",)),),
         "pidsl.analysis.counting.degrees_check:check_maximum",
     ),
-    "keys between blocks": Rule(
-        "blocks of tokens attend one another: made of the degrees between blocks, each proved by itself",
-        "reduction",
-        (About(NUMBERS, ("degree",)),),
-        "pidsl.analysis.smaller.block_bounds:check_degree",
-    ),
-    "largest between blocks": Rule(
-        "isl: made of the degrees between blocks, each proved by itself, of which none is more and one as many",
-        "reduction",
-        (About(NUMBERS, ("max degree",)),),
-        "pidsl.analysis.smaller.block_bounds:check_maximum",
-    ),
-    "pairs between blocks": Rule(
-        "blocks of tokens attend one another: made of the pairs of blocks, each count proved by itself",
-        "reduction",
-        (About(NUMBERS, ("pairs",)),),
-        "pidsl.analysis.smaller.block_bounds:check_pairs",
-    ),
     "whole grids": Rule(
         "rows of the mask of a grid are products of rows of its axes, on each of which layers act alone",
         "reduction",
@@ -147,7 +129,7 @@ RULES: dict[str, Rule] = {
             About(NUMBERS, ("live keys",), ROWS),
             About(NUMBERS, ("live pages",), {**ROWS, "page": from_(1)}),
         ),
-        "pidsl.analysis.counting.live:check_live",
+        "pidsl.analysis.counting.counts_check:check_live",
     ),
     "layers": Rule(
         "isl composes the layers and compares the formula for all n",
@@ -192,10 +174,14 @@ RULES: dict[str, Rule] = {
         "pidsl.analysis.layers.two_sided:check_sides",
     ),
     "blocks": Rule(
-        "tokens are connected when their blocks are: the depth between blocks, proved by itself",
+        "tokens attend each other as their blocks do (isl): made of what is known between blocks, proved by itself",
         "reduction",
-        (About(NUMBERS, ("depth",), DEPTH),),
-        "pidsl.analysis.smaller.blocked:check_blocks",
+        (
+            About(NUMBERS, ("pairs", "degree", "max degree", "live keys")),
+            About(NUMBERS, REACH, SOME),
+            About(NUMBERS, ("depth",), DEPTH),
+        ),
+        "pidsl.analysis.smaller.blocks_check:check_blocks",
     ),
     "short sequences": Rule(
         "of long gaps between tokens only the remainder matters, so dense masks of short sequences decide",
