@@ -14,7 +14,6 @@ from typing import Literal
 
 from pidsl.analysis import held_out
 from pidsl.analysis.bound import Bound, Certificate
-from pidsl.analysis.consequence import RULE
 from pidsl.analysis.documents import ACROSS, any_confined
 from pidsl.analysis.sizes import FLOPS, TENSORS
 from pidsl.analysis.statements import (
@@ -58,12 +57,14 @@ class Rule:
             layers, lengths or lags; reduction to other statements; or a decision of isl or z3.
         about: statements that it can prove.
         checker: "module:function" that verifies a bound.
+        confined: whether it may be about a pattern within any documents.
     """
 
     theorem: str
     principle: Principle
     about: tuple[About, ...]
     checker: str
+    confined: bool = False
 
     def check(self, bound: Bound) -> Verdict:
         """Verify a statement of this kind, whose premises are verified."""
@@ -224,6 +225,7 @@ RULES: dict[str, Rule] = {
         "decision",
         (About(TERMS, (*TENSORS,), COSTS),),
         "pidsl.analysis.sizes:check_sizes",
+        confined=True,
     ),
     "no layer": Rule(
         "without a layer, every token is itself",
@@ -236,6 +238,7 @@ RULES: dict[str, Rule] = {
         "decision",
         (About(TERMS, (ACROSS,)),),
         "pidsl.analysis.documents:check_apart",
+        confined=True,
     ),
     "corners": Rule(
         "a sum of corners of the (query, key) plane, to which a key and a query more add what they say (z3)",
@@ -264,6 +267,7 @@ RULES: dict[str, Rule] = {
             About(ALL, ("depth",), DEPTH),
         ),
         "pidsl.analysis.consequence:check",
+        confined=True,
     ),
 }
 
@@ -293,11 +297,7 @@ def verdict_of(bound: Bound) -> Verdict:
     try:
         if why := misstated(bound, rule.about):
             return failed(why)
-        if (
-            any_confined(bound.subject)
-            and not bound.question.allowed
-            and certificate.rule not in (RULE, "documents apart")
-        ):
+        if any_confined(bound.subject) and not (bound.question.allowed or rule.confined):
             return failed("of a pattern within documents, what is proved follows from all pairs that some allow")
         if why := held_out.refutation(bound, held_out.AGAIN):
             return failed(why)

@@ -106,9 +106,14 @@ def misstated(bound: Bound, proves: Iterable[About]) -> str:
     confined, allowed = any_confined(bound.subject), bound.question.allowed
     if allowed is not (allowed and confined):
         return f"{bound.shown_subject} is no pattern within documents"
-    if confined and not allowed and bound.quantity not in (ACROSS, *TENSORS):
-        if bound.relation != {**AT_MOST, "kv bytes": "<=", **dict.fromkeys(FLOPS, "<=")}.get(bound.quantity):
-            return "of a pattern within documents, only bounds are proved"
+    most = {
+        **AT_MOST,
+        "kv bytes": "<=",
+        **dict.fromkeys(FLOPS, "<="),
+        **dict.fromkeys((ACROSS, *TENSORS), bound.relation),
+    }
+    if confined and not allowed and bound.relation != most.get(bound.quantity):
+        return "of a pattern within documents, only bounds are proved"
     about = next((one for one in proves if bound.quantity in one.quantities), None)
     if about is None:
         return f"{bound.method} says nothing about {bound.quantity}"
