@@ -57,7 +57,7 @@ TOKENS = 64  # the largest t
 LIVE = ("live keys", "live pages")
 
 
-def measured(bound: Bound, values: dict[str, int]) -> tuple[Value | None, bool]:
+def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[Value | None, bool]:
     """The quantity, counted, and whether exactly or at least; None where that takes too long."""
     if bound.quantity in LIVE:
         return _live(bound, layers_of(bound.subject, values, 1)[0], values["t"])
@@ -68,7 +68,7 @@ def measured(bound: Bound, values: dict[str, int]) -> tuple[Value | None, bool]:
         if layers is None and isinstance(bound.subject, tuple):
             layers = len(bound.subject)
         count = layers if isinstance(layers, int) else values.get("L")
-        if count is None or count * n**3 > WORK:
+        if count is None or count * n**3 > work:
             return None, True
         seen = _after(layers_of(bound.subject, values, count), n)
         if bound.quantity == "contiguous":
@@ -287,5 +287,8 @@ def layers_of(subject: Subject, values: dict[str, int], count: int) -> tuple[Ter
     if known is None:
         return ()
     if isinstance(known, LayerRule):
-        return known.terms(count)
+        try:
+            return known.terms(count)
+        except PidslError:  # a step beyond the largest size
+            return ()
     return tuple(known[k % len(known)] for k in range(count)) if isinstance(known, tuple) else (known,) * count
