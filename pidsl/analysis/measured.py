@@ -45,11 +45,12 @@ from pidsl.language.terms import (
     Window,
     walk,
 )  # fmt: skip
+from pidsl.language.trees import own_values
 from pidsl.relation.oracle import dense_mask, table
 
-ENTRIES = 400_000  # of one mask, a millisecond or two
+ENTRIES, FAR_ENTRIES = 400_000, 60_000_000  # of one mask: a millisecond or two, and some tenths of a second
 WORTH = {Compose: 4, Power: 4, Neighborhood: 40, Halo: 40, Pairs: 30, Where: 4}  # entries that one of these is worth
-WORK = 1e7  # multiplications of one sequence of layers, about a millisecond
+WORK, FAR_WORK = 1e7, 6e9  # multiplications of one sequence of layers: a millisecond, and some tenths of a second
 CORNER = 96  # tokens of a mask that shorter ones are cut from
 LAYERS = 8  # of a number of layers that is a symbol
 HORIZON = 160  # tokens after t, within which every key that is ever attended again must be
@@ -63,7 +64,7 @@ def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[
         return _live(bound, layers_of(bound.subject, values, 1)[0], values["t"])
     n, layers = values["n"], bound.argument("layers")
     if bound.quantity == "depth":
-        return _depth(bound, values), True
+        return _depth(bound, values, work), True
     if bound.quantity in ("farthest", "contiguous"):
         if layers is None and isinstance(bound.subject, tuple):
             layers = len(bound.subject)
@@ -111,11 +112,11 @@ def _corner_looks_back(term: Term) -> bool:
     return not varies(term) and longest_mask(term) >= CORNER and not np.triu(_mask(term, CORNER), 1).any()
 
 
-def _depth(bound: Bound, values: dict[str, int]) -> Value | None:
+def _depth(bound: Bound, values: dict[str, int], work: float) -> Value | None:
     """The fewest layers that connect the pairs in question; the claimed oo, where all that are looked at do not."""
     n = values["n"]
     most = LAYERS if isinstance(bound.subject, LayerRule) else 2 * n
-    layers = layers_of(bound.subject, values, max(1, min(most, int(WORK / n**3))))
+    layers = layers_of(bound.subject, values, max(1, min(most, int(work / n**3))))
     of = bound.argument("of")
     if of is None:  # with symbols, only causal pairs are counted
         masks = (_mask(term, n) for term in layers[:1] if not names_of(bound.subject))
@@ -148,8 +149,17 @@ def connected(layers: tuple[Term, ...]) -> tuple[int, ...]:
 
 def _live(bound: Bound, term: Term, t: int) -> tuple[Value | None, bool]:
     lookahead, page = bound.argument("lookahead"), bound.argument("page")
-    ever, exact = _ever(term)
-    keys = np.flatnonzero(ever[t + 1 if lookahead is None else max(t - lookahead, 0) :, : t + 1].any(axis=0))
+    first = t + 1 if lookahead is None else max(t - lookahead, 0)
+    if t <= TOKENS:
+        ever, exact = _ever(term)
+        asked = ever[first:, : t + 1]
+    else:  # from where on what is attended repeats is known, and a longer sequence takes nothing away
+        span = _span(term)
+        if span is None or not _grows(term) or (t + 1) * (t + span - first) > FAR_ENTRIES // _worth(term):
+            return None, True
+        n, exact = t + 1 + span, True
+        asked = table(term, np.arange(first, n), np.arange(t + 1), n, n)
+    keys = np.flatnonzero(asked.any(axis=0))
     return len(keys) if page is None else len(set((keys // page).tolist())), exact
 
 
@@ -257,9 +267,27 @@ def _corner(term: Term) -> Bools:
     return dense_mask(term, min(CORNER, longest_mask(term)))
 
 
-def longest_mask(term: Term) -> int:
+def longest_mask(term: Term, entries: int = ENTRIES) -> int:
     """So many tokens has the longest mask that is looked at."""
-    return math.isqrt(ENTRIES // _worth(term))
+    return math.isqrt(entries // _worth(term))
+
+
+def composed(term: Term) -> bool:
+    """Whether its mask is a product of others."""
+    return any(isinstance(part, Compose | Power) for part in walk(term))
+
+
+def sizes_of(terms: Iterable[Term]) -> set[int]:
+    """The whole numbers in terms, and the tokens of grids."""
+    found: set[int] = set()
+    for part in (part for term in terms for part in walk(term)):
+        if isinstance(part, Neighborhood | Halo):
+            found.add(math.prod(part.shape))
+        elif isinstance(part, Lags):
+            found.update(abs(x) for x in part.values if isinstance(x, int))
+        elif not isinstance(part, Pairs | Where):
+            found.update(abs(x) for x in own_values(part) if isinstance(x, int))
+    return found
 
 
 @lru_cache(maxsize=256)

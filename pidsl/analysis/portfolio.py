@@ -16,7 +16,7 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import held_out
-from pidsl.analysis.bound import Bound, Question, Subject
+from pidsl.analysis.bound import Bound, Question, Subject, restated
 from pidsl.analysis.consequence import RULE
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import Periodic, Table, n
@@ -33,9 +33,9 @@ MANY = 256  # tokens of a grid of several axes, or listed pairs, of which isl's 
 SHARE = 0.03  # of the usual operations that questions about such terms get
 QUESTIONS = 500  # to z3, for confirming an answer: a second or a few
 
-MADE = (Way("what it is made of", "consequence:by_source"),)
+MADE = (Way("what it is made of", "made:by_source"),)
 REACH = (
-    Way("no layer", "sizes:no_layer"),
+    Way("no layer", "made:no_layer"),
     Way("axes of a grid", "smaller.grids:answer", "numbers"),
     Way("families of lags", "symbolic.lag_reach:reach", confirmed="where it divides"),
     Way("sums of finitely many lags", "layers.any_layers:by_growth", "numbers"),
@@ -50,6 +50,7 @@ REACH = (
     Way("layers that repeat, for long sequences", "layers.any_layers:by_late_repetition", "numbers", "always"),
     Way("sums of lags on both sides", "layers.any_layers:by_two_sides", "numbers"),
     Way("axes of a small grid", "smaller.grids:of_few_tokens", "numbers"),
+    Way("blocks", "smaller.blocks:answer", "numbers"),
 )
 
 WAYS: dict[str, tuple[Way, ...]] = {
@@ -57,28 +58,29 @@ WAYS: dict[str, tuple[Way, ...]] = {
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("lags", "symbolic.lag_pairs:pairs", "symbols", "where it divides"),
         Way("corners", "symbolic.corners:pairs", "symbols"),
-        Way("blocks", "smaller.block_bounds:pairs", "numbers"),
+        Way("blocks", "smaller.blocks:answer", "numbers"),
         Way("chambers of n", "counting.counts:pairs", "numbers"),
         Way("lags", "symbolic.lag_pairs:pairs", "numbers", "where it divides"),
     ),
     "degree": (
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("lags", "symbolic.lag_degree:degree", confirmed="where it divides"),
-        Way("blocks", "smaller.block_bounds:degree", "numbers"),
-        Way("progressions of keys", "counting.degrees:of_query", "numbers"),
+        Way("blocks", "smaller.blocks:answer", "numbers"),
+        Way("progressions of keys", "counting.degrees:of_query", "numbers", "always"),
         Way("corners", "symbolic.corners:degree", "symbols"),
     ),
     "max degree": (
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("lags", "symbolic.lag_degree:largest", confirmed="where it divides"),
-        Way("blocks", "smaller.block_bounds:largest", "numbers"),
-        Way("progressions of keys", "counting.degrees:largest", "numbers"),
-        Way("keys of few tokens", "counting.degrees:largest_of_few", "numbers"),
+        Way("blocks", "smaller.blocks:answer", "numbers"),
+        Way("progressions of keys", "counting.degrees:largest", "numbers", "always"),
+        Way("keys of few tokens", "counting.degrees:largest_of_few", "numbers", "always"),
     ),
     "live keys": (
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("chambers of t", "counting.live:size", "numbers"),
         Way("lags", "symbolic.lag_live:live", confirmed="where it divides"),
+        Way("blocks", "smaller.blocks:answer", "numbers"),
     ),
     "live pages": (Way("chambers of t", "counting.live:size", "numbers"),),
     "farthest": REACH,
@@ -90,7 +92,7 @@ WAYS: dict[str, tuple[Way, ...]] = {
         Way("the formula in n", "layers.depth:by_formula"),
         Way("matrices", "layers.depth:by_matrices", "numbers"),
         Way("sums of lags", "layers.depth:by_lags", "numbers"),
-        Way("blocks", "smaller.blocked:depth", "numbers"),
+        Way("blocks", "smaller.blocks:answer", "numbers"),
         Way("sums of lags on both sides", "layers.two_sided:depth", "numbers"),
         Way("layers composed", "layers.depth:by_composition", "numbers", "where it divides"),
         Way("short sequences", "layers.depth:by_short_sequences", "numbers", "always"),
@@ -169,6 +171,8 @@ def _tried(way: Way, asked: Asked) -> Bound | str:
         return f"isl failed: {e}".splitlines()[0]
     if not found.is_known:
         return found.reason
+    if asked.question.allowed:
+        found = restated(found, allowed=True)
     if why := held_out.refutation(found, held_out.FIRST):
         return f"a formula was found and thrown away, it is wrong: {why}"
     if way.confirmed == "always" or (way.confirmed and _divides(found)):

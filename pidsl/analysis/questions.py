@@ -14,6 +14,7 @@ import sympy
 
 from pidsl.analysis import consequence, documents
 from pidsl.analysis.bound import ANY, Bound, Question, asking
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.assume import conditions, require_known
 from pidsl.analysis.formulas.words import symbol
@@ -22,7 +23,6 @@ from pidsl.analysis.portfolio import answer, static
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.smaller.axes import grid_of
 from pidsl.analysis.statements import VARIABLES, names_of
-from pidsl.analysis.symbolic.lag_sets import domain
 from pidsl.errors import SizeError, TermError
 from pidsl.language.schedule import Schedule
 from pidsl.language.shown import Displayed
@@ -193,7 +193,7 @@ def _asked(question: Question, assume: Assume) -> Bound:
     _require(subject, known, variables)
     own = static(known)
     if documents.any_confined(subject):
-        whole = replace(question, subject=documents.allowed(subject))
+        whole = documents.every_pair(question)
         return _under(consequence.bounded(answer(whole, own), subject), known)
     found = answer(question, own)
     if not found.is_known and names_of(subject) and BIND not in found.reason:

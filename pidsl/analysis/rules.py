@@ -14,7 +14,7 @@ from typing import Literal
 
 from pidsl.analysis import held_out
 from pidsl.analysis.bound import Bound, Certificate
-from pidsl.analysis.documents import ACROSS
+from pidsl.analysis.documents import ACROSS, any_confined
 from pidsl.analysis.sizes import FLOPS, TENSORS
 from pidsl.analysis.statements import (
     ALL,
@@ -57,12 +57,14 @@ class Rule:
             layers, lengths or lags; reduction to other statements; or a decision of isl or z3.
         about: statements that it can prove.
         checker: "module:function" that verifies a bound.
+        confined: whether it may be about a pattern within any documents.
     """
 
     theorem: str
     principle: Principle
     about: tuple[About, ...]
     checker: str
+    confined: bool = False
 
     def check(self, bound: Bound) -> Verdict:
         """Verify a statement of this kind, whose premises are verified."""
@@ -111,26 +113,8 @@ RULES: dict[str, Rule] = {
         (About(NUMBERS, ("max degree",)),),
         "pidsl.analysis.counting.degrees_check:check_maximum",
     ),
-    "keys between blocks": Rule(
-        "blocks of tokens attend one another: made of the degrees between blocks, each proved by itself",
-        "reduction",
-        (About(NUMBERS, ("degree",)),),
-        "pidsl.analysis.smaller.block_bounds:check_degree",
-    ),
-    "largest between blocks": Rule(
-        "isl: made of the degrees between blocks, each proved by itself, of which none is more and one as many",
-        "reduction",
-        (About(NUMBERS, ("max degree",)),),
-        "pidsl.analysis.smaller.block_bounds:check_maximum",
-    ),
-    "pairs between blocks": Rule(
-        "blocks of tokens attend one another: made of the pairs of blocks, each count proved by itself",
-        "reduction",
-        (About(NUMBERS, ("pairs",)),),
-        "pidsl.analysis.smaller.block_bounds:check_pairs",
-    ),
     "whole grids": Rule(
-        "rows of the mask of a grid are products of rows of its axes, on each of which layers act alone: counted from these",
+        "rows of the mask of a grid are products of rows of its axes, on each of which layers act alone",
         "reduction",
         (
             About(NUMBERS, ("pairs", "degree", "max degree", "live keys")),
@@ -146,7 +130,7 @@ RULES: dict[str, Rule] = {
             About(NUMBERS, ("live keys",), ROWS),
             About(NUMBERS, ("live pages",), {**ROWS, "page": from_(1)}),
         ),
-        "pidsl.analysis.counting.live:check_live",
+        "pidsl.analysis.counting.counts_check:check_live",
     ),
     "layers": Rule(
         "isl composes the layers and compares the formula for all n",
@@ -191,10 +175,14 @@ RULES: dict[str, Rule] = {
         "pidsl.analysis.layers.two_sided:check_sides",
     ),
     "blocks": Rule(
-        "tokens are connected when their blocks are: the depth between blocks, proved by itself",
+        "tokens attend each other as their blocks do (isl): made of what is known between blocks, proved by itself",
         "reduction",
-        (About(NUMBERS, ("depth",), DEPTH),),
-        "pidsl.analysis.smaller.blocked:check_blocks",
+        (
+            About(NUMBERS, ("pairs", "degree", "max degree", "live keys")),
+            About(NUMBERS, REACH, SOME),
+            About(NUMBERS, ("depth",), DEPTH),
+        ),
+        "pidsl.analysis.smaller.blocks_check:check_blocks",
     ),
     "short sequences": Rule(
         "of long gaps between tokens only the remainder matters, so dense masks of short sequences decide",
@@ -237,6 +225,7 @@ RULES: dict[str, Rule] = {
         "decision",
         (About(TERMS, (*TENSORS,), COSTS),),
         "pidsl.analysis.sizes:check_sizes",
+        confined=True,
     ),
     "no layer": Rule(
         "without a layer, every token is itself",
@@ -249,6 +238,7 @@ RULES: dict[str, Rule] = {
         "decision",
         (About(TERMS, (ACROSS,)),),
         "pidsl.analysis.documents:check_apart",
+        confined=True,
     ),
     "corners": Rule(
         "a sum of corners of the (query, key) plane, to which a key and a query more add what they say (z3)",
@@ -277,6 +267,7 @@ RULES: dict[str, Rule] = {
             About(ALL, ("depth",), DEPTH),
         ),
         "pidsl.analysis.consequence:check",
+        confined=True,
     ),
 }
 
@@ -306,6 +297,8 @@ def verdict_of(bound: Bound) -> Verdict:
     try:
         if why := misstated(bound, rule.about):
             return failed(why)
+        if any_confined(bound.subject) and not (bound.question.allowed or rule.confined):
+            return failed("of a pattern within documents, what is proved follows from all pairs that some allow")
         if why := held_out.refutation(bound, held_out.AGAIN):
             return failed(why)
         steps: list[str] = []

@@ -170,7 +170,7 @@ Examples:
 @as_json
 @click.pass_context
 def verify(context: click.Context, file: Path, as_json: bool) -> None:
-    """Verify the bounds of FILE by their certificates, without searching for anything.
+    """Saved bounds, verified by their certificates without a search.
 
     A bound is verified by its rule from the statement, its facts and its premises; nothing in the file is trusted.
     Exit code 1 where one is not.

@@ -20,8 +20,9 @@ import numpy as np
 import sympy
 
 from pidsl.analysis.bound import Bound
+from pidsl.analysis.counting import elsewhere
 from pidsl.analysis.counting.borders import Masks, borders
-from pidsl.analysis.counting.counts import inclusion
+from pidsl.analysis.counting.inclusion import inclusion
 from pidsl.analysis.counting.largest import Largest
 from pidsl.analysis.counting.lattice import rows_of, square
 from pidsl.analysis.counting.progressions import Progression, progressions, total_size
@@ -31,8 +32,8 @@ from pidsl.analysis.formulas.evaluate import first_difference, values_of
 from pidsl.analysis.formulas.piecewise import function, region
 from pidsl.analysis.formulas.plane import Lines, collect, of_isl
 from pidsl.analysis.formulas.words import i, n
-from pidsl.analysis.verdict import Verdict
-from pidsl.errors import PidslError, TooHardError
+from pidsl.analysis.verdict import Verdict, failed
+from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import CONTEXT, limited, read_set
 from pidsl.relation.pieces import Ints, count_piece
@@ -45,16 +46,17 @@ SAMPLES, SAMPLED = 128, 600  # points, and the lengths that they are from, at wh
 ROWS = "[n, i] -> { : 0 <= i < n }"
 
 
-def settled(bound: Bound) -> bool:
-    """Whether a degree, or the largest, is verified, before it is claimed at all."""
-    try:
-        return (check_maximum if bound.quantity == "max degree" else check_degree)(bound).holds
-    except PidslError:
-        return False
-
-
 def check_degree(bound: Bound) -> Verdict:
     """The formula is the number of keys of query i, for all 0 <= i < n."""
+    return _also_elsewhere(bound, _degree(bound))
+
+
+def _also_elsewhere(bound: Bound, found: Verdict) -> Verdict:
+    failure = elsewhere.differs(bound) if found.holds else ""
+    return failed(failure, *found.steps) if failure else found
+
+
+def _degree(bound: Bound) -> Verdict:
     if set(bound.assumptions) != {sympy.Ge(i, 0), sympy.Lt(i, n)}:
         return Verdict(False, failure=f"assumptions {bound.assumptions}")
     term = bound.term
@@ -195,6 +197,10 @@ def _progressions(term: Term) -> list[tuple[int, list[Progression]]]:
 
 def check_maximum(bound: Bound) -> Verdict:
     """No query has more keys, and for every n one has as many."""
+    return _also_elsewhere(bound, _most(bound))
+
+
+def _most(bound: Bound) -> Verdict:
     if not bound.assumptions:
         return Verdict(False, failure="claimed for n = 0, where there is no query")
     try:

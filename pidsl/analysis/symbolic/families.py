@@ -21,9 +21,10 @@ from typing import ClassVar
 
 import sympy
 
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas.smt import Obligation, follows
 from pidsl.analysis.formulas.words import L, internal, n
-from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, domain, holds_at
+from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, holds_at
 from pidsl.language.terms import Term
 
 And, Or, Not = sympy.And, sympy.Or, sympy.Not

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterable
 import sympy
 
 from pidsl.analysis.bound import Bound, Certificate, asking
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import n
-from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, Progression, Reader, domain, holds_at, subsets
+from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, Progression, Reader, holds_at, subsets
 from pidsl.analysis.verdict import Verdict
 from pidsl.analysis.ways import Asked
 from pidsl.language.terms import Term

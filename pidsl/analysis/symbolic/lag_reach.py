@@ -15,6 +15,7 @@ from typing import cast
 import sympy
 
 from pidsl.analysis.bound import ANY, Bound, Certificate, Subject, asking
+from pidsl.analysis.domains import domain, require_names
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import CeilLog, L, from_index, n
 from pidsl.analysis.schedules import BaseSchedule, LayerRule, SkipSchedule
@@ -27,7 +28,7 @@ from pidsl.analysis.symbolic.families_periodic import (
     WindowAndComb,
     WindowAndSinks,
 )
-from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, Reader, Sides, domain, require_names
+from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, Reader, Sides
 from pidsl.analysis.verdict import Verdict
 from pidsl.analysis.ways import Asked, NotMine
 from pidsl.language.terms import Blocks, Causal, Intersection, Keys, Term, Union

@@ -18,10 +18,11 @@ from typing import TypeAlias
 
 import sympy
 
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import from_index, n
 from pidsl.analysis.ways import NotMine
-from pidsl.errors import SymbolError, TooHardError
+from pidsl.errors import TooHardError
 from pidsl.language.expr import Index
 from pidsl.language.terms import (
     Blocked,
@@ -45,7 +46,7 @@ from pidsl.language.terms import (
     Window,
     walk,
 )  # fmt: skip
-from pidsl.language.trees import Steps, own_values, run
+from pidsl.language.trees import Steps, run
 
 Condition: TypeAlias = sympy.Basic
 
@@ -73,36 +74,6 @@ class Sides:
 
     past: tuple[Progression, ...]
     future: tuple[Progression, ...]
-
-
-def require_names(names: Iterable[str], where: str) -> None:
-    """Refuse symbols that a formula would mistake for its own variables.
-
-    Raises:
-        SymbolError: a symbol is called L (layers) or t (the last token seen).
-    """
-    for name in sorted({"L", "t"}.intersection(names)):
-        meaning = {"L": "the number of layers", "t": "the last token seen"}[name]
-        raise SymbolError(
-            f"a symbol called {name}", f"another name: {name} is {meaning} in formulas", where, f"{name}_"
-        )
-
-
-def domain(term: Term) -> tuple[Condition, ...]:
-    """What the sizes in a term satisfy, or the term would not exist: radii >= 0, periods >= 1, phases below periods.
-
-    Raises:
-        SymbolError: a symbol has the name of a variable of formulas.
-    """
-    require_names(term.symbols, repr(term))
-    found: dict[Condition, None] = {}
-    for t in walk(term):
-        sizes = zip(own_values(t), t.LEAST, strict=False)
-        wanted = [from_index(size) >= least for size, least in sizes if least is not None]
-        if isinstance(t, Stride) and t.phase != 0:
-            wanted.append(from_index(t.phase) < from_index(t.period))
-        found.update(dict.fromkeys(c for c in wanted if c != sympy.true))
-    return tuple(found)
 
 
 def holds_at(term: Term, lag: sympy.Expr) -> Condition:

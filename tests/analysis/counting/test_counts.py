@@ -18,10 +18,11 @@ from pidsl.analysis.bound import Bound, asking, restated
 from pidsl.analysis.counting import counts, degrees
 from pidsl.analysis.counting import live as live_module
 from pidsl.analysis.counting.borders import Masks, borders
-from pidsl.analysis.counting.counts import inclusion
+from pidsl.analysis.counting.inclusion import inclusion
 from pidsl.analysis.counting.largest import Largest
 from pidsl.analysis.counting.lattice import square
-from pidsl.analysis.counting.live import communication, live, t
+from pidsl.analysis.counting.live import live, t
+from pidsl.analysis.counting.traffic import communication
 from pidsl.analysis.counting.windows import Windows
 from pidsl.analysis.formulas.agreement import shape_of
 from pidsl.analysis.formulas.evaluate import values_of

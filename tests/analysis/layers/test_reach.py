@@ -22,7 +22,7 @@ from pidsl import blocks, causal, empty, full, keys, lags, queries, ring, stride
 from pidsl.analysis import dense as matrices
 from pidsl.analysis.bound import Bound, exact, restated
 from pidsl.analysis.formulas.piecewise import formula, function, region
-from pidsl.analysis.formulas.words import L, Periodic, n
+from pidsl.analysis.formulas.words import Periodic, n
 from pidsl.analysis.layers import depth_tokens, long_lags, reach_check, stacks
 from pidsl.analysis.layers.reachable import reachable
 from pidsl.errors import SizeError, SymbolError, TermError, TooHardError
