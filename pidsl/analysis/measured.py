@@ -344,5 +344,8 @@ def layers_of(subject: Subject, values: dict[str, int], count: int) -> tuple[Ter
     if known is None:
         return ()
     if isinstance(known, LayerRule):
-        return known.terms(count)
+        try:
+            return known.terms(count)
+        except PidslError:  # a step beyond the largest size
+            return ()
     return tuple(known[k % len(known)] for k in range(count)) if isinstance(known, tuple) else (known,) * count
