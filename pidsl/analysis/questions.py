@@ -22,7 +22,7 @@ from pidsl.analysis.portfolio import answer
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.smaller.grids import grid_of, looks_back
 from pidsl.analysis.statements import VARIABLES, names_of
-from pidsl.analysis.symbolic.lag_sets import domain
+from pidsl.analysis.symbolic.definition import domain
 from pidsl.errors import SizeError, TermError
 from pidsl.language.schedule import Schedule
 from pidsl.language.shown import Displayed

@@ -24,7 +24,7 @@ from pidsl.analysis.formulas.words import CeilLog, Periodic, Table, symbol
 from pidsl.analysis.layers.stacks import WHOLE as WHOLE
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.sizes import DTYPES, FLOPS, TENSORS
-from pidsl.analysis.symbolic.lag_sets import domain
+from pidsl.analysis.symbolic.definition import domain
 from pidsl.language.terms import Term
 
 COUNTED = ("pairs", "sparsity", "average degree")

@@ -16,7 +16,7 @@ from pidsl.analysis.dense import times
 from pidsl.analysis.formulas.words import Value
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.analysis.symbolic.lag_reach import reach_by_family
-from pidsl.analysis.symbolic.lag_sets import NotByLag
+from pidsl.analysis.symbolic.definition import NotByLag
 from pidsl.errors import PidslError, SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.schedule import Schedule
 from pidsl.language.shown import Displayed

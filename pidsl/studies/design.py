@@ -24,7 +24,7 @@ from pidsl.analysis.formulas.words import Value, symbol
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.analysis.symbolic.lag_pairs import pairs_by_lag
 from pidsl.analysis.symbolic.lag_reach import reach_by_family
-from pidsl.analysis.symbolic.lag_sets import NotByLag, holds_at
+from pidsl.analysis.symbolic.definition import NotByLag, holds_at
 from pidsl.errors import PidslError, SizeError, TermError, TooHardError
 from pidsl.language.shown import Displayed
 from pidsl.language.sizes import LIMIT
