@@ -297,6 +297,8 @@ def _claim(
 ) -> Bound:  # fmt: skip
     if quantity in ("farthest", "contiguous"):
         given.setdefault("layers", L)
+    if quantity == "depth":
+        given.setdefault("of", "causal")
     return Bound(asking(subject, quantity, **given), relation, sympy.sympify(expr), conditions(assume))
 
 

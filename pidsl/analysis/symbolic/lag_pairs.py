@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable
 import sympy
 
 from pidsl.analysis.bound import Bound, Certificate, asking
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
-from pidsl.analysis.formulas.smtlib import IsZero
+from pidsl.analysis.formulas.smtlib import Condition, IsZero
 from pidsl.analysis.formulas.words import n
-from pidsl.analysis.symbolic.definition import Condition, NotByLag, domain, holds_at
+from pidsl.analysis.symbolic.definition import NotByLag, holds_at
 from pidsl.analysis.symbolic.progressions import Progression, Reader, subsets
 from pidsl.analysis.verdict import Verdict
 from pidsl.analysis.ways import Asked

@@ -15,10 +15,12 @@ import sympy
 
 from pidsl.analysis.bound import ANY, Bound, Certificate, Subject, asking
 from pidsl.analysis.consequence import derived
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
+from pidsl.analysis.formulas.smtlib import Condition
 from pidsl.analysis.formulas.words import CeilLog, L, from_index, n
 from pidsl.analysis.schedules import BaseSchedule, LayerRule, SkipSchedule
-from pidsl.analysis.symbolic.definition import Condition, NotByLag, domain, rule_domain
+from pidsl.analysis.symbolic.definition import NotByLag, rule_domain
 from pidsl.analysis.symbolic.families import (
     Family,
     by_digits,

@@ -15,9 +15,11 @@ from math import gcd, lcm
 
 import sympy
 
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
+from pidsl.analysis.formulas.smtlib import Condition
 from pidsl.analysis.formulas.words import from_index
-from pidsl.analysis.symbolic.definition import Condition, NotByLag, domain
+from pidsl.analysis.symbolic.definition import NotByLag
 from pidsl.errors import TooHardError
 from pidsl.language.terms import (
     Causal,

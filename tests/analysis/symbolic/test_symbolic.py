@@ -18,12 +18,13 @@ from pidsl import blocks, causal, full, keys, lags, stride, symbols, window
 from pidsl.analysis import held_out as against_masks
 from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.assume import conditions
 from pidsl.analysis.formulas.words import CeilLog, Periodic, Table, floor_div, symbol, value_of
 from pidsl.analysis.schedules import BaseSchedule, SkipSchedule
 from pidsl.analysis.symbolic import lag_reach
-from pidsl.analysis.symbolic.definition import domain, holds_at
+from pidsl.analysis.symbolic.definition import holds_at
 
 k, p, q, s = symbols("k p q s")
 K, P, N, L = (symbol(name) for name in "kpnL")

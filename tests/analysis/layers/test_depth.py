@@ -10,6 +10,7 @@ import pytest
 import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from own_ways import contiguous, depth, farthest
 
 import pidsl
 from pidsl import Term, causal, full, keys, lags, stride, window
@@ -18,8 +19,7 @@ from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas.piecewise import chain
 from pidsl.analysis.formulas.words import n, symbol
 from pidsl.analysis.layers import reach_check
-from pidsl.analysis.layers.depth import BRANCHES, Staircase, depth
-from pidsl.analysis.layers.reach import contiguous, farthest
+from pidsl.analysis.layers.depth import BRANCHES, Staircase
 from pidsl.errors import PidslError, SizeError
 
 EXAMPLES = settings.default.max_examples
@@ -258,7 +258,7 @@ def test_families_with_symbols(term: Term, assume: str) -> None:
                 continue
             for tokens in (1, 3, 8, 17):
                 mask = None
-                for layers in (1, 2, 3) if "L" in str(bound.given) else (0,):
+                for layers in (1, 2, 3) if "L" in str(bound.question.given) else (0,):
                     numbers = {**values, "n": tokens, **({"L": layers} if layers else {})}
                     try:
                         found = bound(**numbers)

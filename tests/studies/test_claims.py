@@ -9,7 +9,7 @@ import pytest
 
 import pidsl
 from pidsl import keys, lags, symbols, window
-from pidsl.analysis.bound import Bound
+from pidsl.analysis.bound import Bound, asking
 from pidsl.analysis.formulas.words import CeilLog, L, n, symbol
 from pidsl.analysis.schedules import SkipSchedule
 from pidsl.studies.claims import Finding, Findings, claims
@@ -81,9 +81,7 @@ def test_a_counterexample_of_another_claim_is_none(findings: Findings) -> None:
 
 
 def test_counterexamples_are_shown_along_a_path() -> None:
-    claim = Bound(
-        window(k) | lags(period), "farthest", "<=", P * L - 1, (K >= 1, P > K, L >= 3), given=(("layers", L),)
-    )
+    claim = Bound(asking(window(k) | lags(period), "farthest", layers=L), "<=", P * L - 1, (K >= 1, P > K, L >= 3))
     found = judge(claim)
     assert found.counterexample is not None
     assert found.counterexample.path == (0, 2, 4, 6)
@@ -91,9 +89,9 @@ def test_counterexamples_are_shown_along_a_path() -> None:
 
 
 def test_a_wrong_bound_is_not_proved() -> None:
-    claim = Bound(window(k), "pairs", "<=", n * (K + 1) - 1, (K >= 0,))
+    claim = Bound(asking(window(k), "pairs"), "<=", n * (K + 1) - 1, (K >= 0,))
     assert judge(claim).outcome == "refuted"
-    true = replace(claim, expr=n * (K + 1), method="from the exact formula")
+    true = judge(replace(claim, expr=n * (K + 1))).claim
     assert true.proof.check()
     assert not replace(true, expr=n * K).proof.check()
     assert not replace(true, relation=">=").proof.check()
@@ -102,16 +100,14 @@ def test_a_wrong_bound_is_not_proved() -> None:
 
 @pytest.mark.parametrize("first", [1, 2])
 def test_the_published_bound_under_the_schedule(first: int) -> None:
-    claim = Bound(
-        SkipSchedule(k, period, first), "farthest", "<=", K * L + P * CeilLog(2, L), (K >= 1, P > K),
-        given=(("layers", L),),
-    )  # fmt: skip
+    question = asking(SkipSchedule(k, period, first), "farthest", layers=L)
+    claim = Bound(question, "<=", K * L + P * CeilLog(2, L), (K >= 1, P > K))
     assert judge(claim).outcome == ("refuted" if first == 1 else "proved")
 
 
 def test_what_cannot_be_decided_is_unknown() -> None:
     term = window(k) | keys(0, period)  # looks ahead at the sinks: in no family
-    found = judge(Bound(term, "farthest", "<=", 100 + K + P, (K >= 1,), given=(("layers", 1),)))
+    found = judge(Bound(asking(term, "farthest", layers=1), "<=", 100 + K + P, (K >= 1,)))
     assert found.outcome == "unknown"
     assert not found.check()
     assert refute(found.claim) is None

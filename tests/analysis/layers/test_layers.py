@@ -12,14 +12,16 @@ import pytest
 import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from own_ways import contiguous, farthest
 
 from pidsl import blocks, causal, empty, keys, lags, ring, stride, where, window
-from pidsl.analysis.bound import Bound
+from pidsl.analysis.bound import ANY, Bound, asking
 from pidsl.analysis.dense import contiguous_in, farthest_in, times
 from pidsl.analysis.formulas.piecewise import Formula
 from pidsl.analysis.formulas.words import L, n
 from pidsl.analysis.layers.cycles import by_cycles, by_number, numbers_of, turned
-from pidsl.analysis.layers.reach import contiguous, farthest
+from pidsl.analysis.portfolio import answer
+from pidsl.analysis.ways import Asked
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.oracle import dense_mask
@@ -29,6 +31,10 @@ EXAMPLES = settings.default.max_examples
 QUESTIONS = ((farthest, farthest_in), (contiguous, contiguous_in))
 SMALL = (1, 2, 3, 4, 5, 7, 11, 16, 23, 30, 40, 43, 57)
 COMB = window(4) | stride(16) & causal
+
+
+def cycles(quantity: str, term: Term) -> Bound:
+    return by_cycles(Asked(asking(term, quantity, layers=ANY), (), answer))
 
 
 def holds(bound: Bound, measure: Any, most: int, lengths: Sequence[int]) -> None:
@@ -117,7 +123,7 @@ def test_lags_behind_and_ahead_without_a_form() -> None:
 @given(terms(2, ring=True), st.sampled_from(["farthest", "contiguous"]))
 def test_cycles_are_those_of_masks(term: Term, quantity: str) -> None:
     try:
-        bound = by_cycles(quantity, term)
+        bound = cycles(quantity, term)
     except TooHardError:
         return
     holds(bound, farthest_in if quantity == "farthest" else contiguous_in, 12, SMALL)
@@ -125,14 +131,14 @@ def test_cycles_are_those_of_masks(term: Term, quantity: str) -> None:
 
 
 def test_cycles_by_eye() -> None:
-    bound = by_cycles("farthest", blocks(4))
+    bound = cycles("farthest", blocks(4))
     assert bound.expr == sympy.Piecewise((0, sympy.Eq(L, 0)), (sympy.Piecewise((3, n >= 4), (n - 1, True)), True))
-    assert by_cycles("farthest", empty)(n=3, L=0) == 0
-    assert by_cycles("farthest", empty)(n=3, L=9) == -math.inf
+    assert cycles("farthest", empty)(n=3, L=0) == 0
+    assert cycles("farthest", empty)(n=3, L=9) == -math.inf
     with pytest.raises(TooHardError, match="go on to connect"):
-        by_cycles("farthest", window(2))
+        cycles("farthest", window(2))
     with pytest.raises(TooHardError, match="multiples of positions"):
-        by_cycles("farthest", where(lambda i, j: i >= 2 * j))
+        cycles("farthest", where(lambda i, j: i >= 2 * j))
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.data())

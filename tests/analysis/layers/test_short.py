@@ -7,6 +7,7 @@ import pytest
 import sympy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from own_ways import depth
 
 import pidsl
 from pidsl import blocks, lags, queries, ring, stride, where, window
@@ -16,7 +17,6 @@ from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.dense import Of
 from pidsl.analysis.formulas.words import n
 from pidsl.analysis.layers import short, two_sided
-from pidsl.analysis.layers.depth import depth
 from pidsl.analysis.layers.gaps import Gaps, gaps_of
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
@@ -97,7 +97,7 @@ def _refused(bound: Bound) -> None:
     for expr in (bound.expr + 1, bound.expr + n, sympy.Piecewise((7, sympy.Eq(n, 60)), (bound.expr + 1, True))):
         if expr != bound.expr:  # oo + 1 is oo
             tampered = exact(bound.subject, bound.quantity, expr, "short sequences",
-                             given=dict(bound.given), assumptions=bound.assumptions)  # fmt: skip
+                             given=dict(bound.question.given), assumptions=bound.assumptions)  # fmt: skip
             assert not tampered.proof.check()
 
 
@@ -129,7 +129,7 @@ def test_a_pattern_that_isl_cannot_compose() -> None:
     assert bound.is_exact and bound.method == "short sequences" and bound.proof.check()
     far = depth(term, 2**40)
     assert far.expr == 2 and far.proof.check()
-    assert not exact(term, "depth", 3, far.method, given=dict(far.given)).proof.check()
+    assert not exact(term, "depth", 3, far.method, given=dict(far.question.given)).proof.check()
 
 
 # -- finitely many lags on both sides ----------------------------------------------------------------------------------
@@ -151,7 +151,9 @@ def test_depth_of_lags_on_both_sides(values: set[int], tokens: int) -> None:
     assert bound.proof.check() and depth(term, 2**40).proof.check()
     for expr in (bound.expr + 1, sympy.floor(bound.expr / 2) + 1, sympy.Piecewise((bound.expr, n < 200), (5, True))):
         if bound.expr != sympy.oo:
-            tampered = exact(term, "depth", expr, bound.method, given=dict(bound.given), assumptions=bound.assumptions)
+            tampered = exact(
+                term, "depth", expr, bound.method, given=dict(bound.question.given), assumptions=bound.assumptions
+            )
             assert not tampered.proof.check()
 
 
