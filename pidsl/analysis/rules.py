@@ -15,6 +15,7 @@ from typing import Literal
 from pidsl.analysis import held_out
 from pidsl.analysis.bound import Bound, Certificate
 from pidsl.analysis.documents import ACROSS, any_confined
+from pidsl.analysis.formulas import smt
 from pidsl.analysis.sizes import FLOPS, TENSORS
 from pidsl.analysis.statements import (
     ALL,
@@ -84,10 +85,10 @@ RULES: dict[str, Rule] = {
         "what L layers reach, by induction over L, and the formula from it, for all values of the symbols (z3)",
         "induction",
         (
-            About(WITH_RULES, REACH, {"layers": lambda x: from_(0)(x) or any_(x)}),
+            About(WITH_RULES, REACH, EVERY),
             About(WITH_RULES, ("depth",), {"of": named("causal")}),
         ),
-        "pidsl.analysis.symbolic.lag_reach:check_reach",
+        "pidsl.analysis.symbolic.induction:check_reach",
     ),
     "live keys by witness": Rule(
         "the largest lag is attended and no larger one is, for all values of the symbols (z3)",
@@ -329,7 +330,8 @@ class Proof:
 
         Scripts are separated by `(reset)`, so that the text can be given to any solver as it is.
         """
-        verdict = self.verdict()
+        with smt.writing():
+            verdict = self.verdict()
         if not verdict.holds:
             return f"; not proved: {verdict.failure}\n"
         return verdict.smtlib or f"; proved without an SMT solver: {self.summary}\n"
