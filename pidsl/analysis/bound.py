@@ -66,6 +66,7 @@ class Question:
         lookahead: of live keys: by how many tokens rows may lie behind the last one; None: only later ones ask.
         page: of live keys: count pages of so many positions.
         form: of bytes and FLOPs.
+        allowed: of patterns within documents: about every pair that some documents allow, not about any documents.
     """
 
     subject: Subject
@@ -76,6 +77,7 @@ class Question:
     lookahead: int | None = None
     page: int | None = None
     form: Form | None = None
+    allowed: bool = False
 
     @property
     def given(self) -> dict[str, Any]:

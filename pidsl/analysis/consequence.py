@@ -67,8 +67,9 @@ def read(premise: Bound, question: Question) -> Reading:
         expr, needs = expr.subs(L, question.layers), tuple(c.subs(L, question.layers) for c in needs)
     elif of.layers != question.layers:
         raise TooHardError(f"{premise.name} as a premise", f"one about {question.layers} layers")
-    if of.subject != question.subject:  # of all pairs that some documents allow
-        allows = documents.any_confined(question.subject) and of.subject == documents.allowed(question.subject)
+    if (of.subject, of.allowed) != (question.subject, question.allowed):  # of all pairs that some documents allow
+        confined = documents.any_confined(question.subject) and not question.allowed
+        allows = confined and of.subject == documents.allowed(question.subject)
         most = documents.AT_MOST.get(question.quantity)
         if not allows or most is None or relation not in ("==", most):
             raise TooHardError(f"{premise.name} of {premise.shown_subject} as a premise", "one about the same")
@@ -100,7 +101,7 @@ def derived(premise: Bound, question: Question, reason: str | None = None) -> Bo
 
 def bounded(answer: Bound, subject: Any) -> Bound:
     """What an answer about all pairs that some documents allow says about those of any documents."""
-    question = replace(answer.question, subject=subject)
+    question = replace(answer.question, subject=subject, allowed=False)
     if question.quantity not in documents.AT_MOST:
         why = "documents are not connected, and within one it is that of the pattern without `documents`"
         return Bound(question, "unknown", sympy.nan, reason=why)

@@ -20,12 +20,13 @@ import sympy
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas.words import Periodic, Value, holds, symbol, value_of
 from pidsl.analysis.measured import (
+    BY_TIME,
     CORNER,
     ENTRIES,
     FAR_ENTRIES,
     FAR_WORK,
     LAYERS,
-    LIVE,
+    PRODUCTS,
     TOKENS,
     WORK,
     composed,
@@ -50,7 +51,7 @@ PARTS = 100  # of a formula that are searched for numbers
 
 COUNTS = ("pairs", "sparsity", "degree", "max degree", "average degree")
 MEASURED = (
-    *COUNTS, *LIVE, "farthest", "contiguous", "depth",
+    *COUNTS, *BY_TIME, *PRODUCTS, "farthest", "contiguous", "depth",
 )  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def _samples(bound: Bound, draw: random.Random) -> Iterator[dict[str, int]]:
     for values in _bindings(bound, draw):
         terms = layers_of(bound.subject, values, 1)
         longest = min(map(longest_mask, terms))
-        if bound.quantity in LIVE:
+        if bound.quantity in BY_TIME and bound.argument("n") is None:
             past = {b + k for b in _numbers(bound, values) for k in (-1, 0, 1) if 0 <= b + k <= TOKENS}
             tokens = {0, 1, *draw.sample(range(TOKENS), 8), *draw.sample(sorted(past), min(len(past), 8))}
             yield from _admitted(bound, ({**values, "t": t} for t in sorted(tokens)))
@@ -129,10 +130,10 @@ def _far(bound: Bound, draw: random.Random) -> Iterator[dict[str, int]]:
     for values in islice(_bindings(bound, draw), 1):
         terms = layers_of(bound.subject, values, 1)
         near, far = (min(longest_mask(term, entries) for term in terms) for entries in (ENTRIES, FAR_ENTRIES))
-        far = min(far, FAR if bound.quantity in COUNTS and not any(map(composed, terms)) else FAR_LAYERS)
+        far = min(far, FAR if bound.quantity in (*COUNTS, *PRODUCTS) and not any(map(composed, terms)) else FAR_LAYERS)
         sizes = {x for x in (*_numbers(bound, values), *sizes_of(terms)) if near < 3 * x and x + 1 < far}
         lengths = {x + k for x in sorted(sizes)[-2:] for k in (1, draw.randint(1, max(1, min(4 * x, far - x - 1))))}
-        if bound.quantity in LIVE:
+        if bound.quantity in BY_TIME:
             yield from _admitted(bound, ({**values, "t": t} for t in sorted(lengths) if t > TOKENS))
             continue
         free = {s.name for s in bound.expr.free_symbols}
@@ -186,7 +187,7 @@ def _period(expr: sympy.Expr) -> int:
 def _least(bound: Bound, values: dict[str, int], longest: int) -> int | None:
     """The first n that the assumptions admit, up to the longest; they are about sequences that are long enough."""
     about = [c for c in bound.assumptions if symbol("n") in c.free_symbols and not c.has(symbol("i"))]
-    low, high = 0 if bound.quantity == "pairs" else 1, longest
+    low, high = 0 if bound.quantity in ("pairs", *PRODUCTS) else 1, longest
     if low > high or not _true(about, {**values, "n": high}):
         return None
     while low < high:

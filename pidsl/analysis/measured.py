@@ -9,11 +9,12 @@ import math
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 import sympy
 
-from pidsl.analysis.bound import Bound, Subject
+from pidsl.analysis.bound import Bound, Form, Question, Subject, restated
 from pidsl.analysis.dense import Bools, contiguous_in, farthest_in, target_of, times
 from pidsl.analysis.formulas.words import Value
 from pidsl.analysis.schedules import LayerRule
@@ -56,12 +57,23 @@ LAYERS = 8  # of a number of layers that is a symbol
 HORIZON = 160  # tokens after t, within which every key that is ever attended again must be
 TOKENS = 64  # the largest t
 LIVE = ("live keys", "live pages")
+BY_TIME = (*LIVE, "kv bytes")
+PRODUCTS = {"forward flops": ("q k", "p v"), "backward flops": ("q k", "dO v", "p dO", "dS k", "dS q")}
+ELEMENTS = dict.fromkeys(("bf16", "fp16", "bfloat16", "float16"), np.float16) | {
+    "fp32": np.float32, "float32": np.float32, "fp64": np.float64, "float64": np.float64
+}  # fmt: skip
 
 
 def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[Value | None, bool]:
     """The quantity, counted, and whether exactly or at least; None where that takes too long."""
-    if bound.quantity in LIVE:
-        return _live(bound, layers_of(bound.subject, values, 1)[0], values["t"])
+    if bound.quantity in PRODUCTS:
+        pairs = restated(bound, quantity="pairs", form=None)
+        return _times(measured(pairs, values, work), _flops(bound.question))
+    if bound.quantity in BY_TIME:
+        t = values["t"] if "t" in values else values["n"] - 1
+        term = layers_of(bound.subject, values, 1)[0]
+        found = _live(bound, term, t) if t >= 0 else (0, True)
+        return _times(found, _row_bytes(bound.question)) if bound.quantity == "kv bytes" else found
     n, layers = values["n"], bound.argument("layers")
     if bound.quantity == "depth":
         return _depth(bound, values, work), True
@@ -88,6 +100,23 @@ def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[
             return Fraction(int(mask.sum()), n), True
         case _:
             return 1 - Fraction(int(mask.sum()), n * n), True
+
+
+def _times(found: tuple[Value | None, bool], factor: int) -> tuple[Value | None, bool]:
+    return None if found[0] is None else found[0] * factor, found[1]
+
+
+def _flops(question: Question) -> int:
+    """A multiply and an add for each element of each product of two rows that a pair takes part in."""
+    form = cast(Form, question.form)
+    return sum(2 * form.head_dim for _ in PRODUCTS[question.quantity]) * form.heads * form.batch
+
+
+def _row_bytes(question: Question) -> int:
+    """The rows of one key, as arrays."""
+    form = cast(Form, question.form)
+    widths = (form.head_dim, form.head_dim if form.value_dim is None else form.value_dim)
+    return sum(np.empty((form.batch, form.kv_heads, width), ELEMENTS[form.dtype]).nbytes for width in widths)
 
 
 @lru_cache(maxsize=256)
@@ -315,5 +344,8 @@ def layers_of(subject: Subject, values: dict[str, int], count: int) -> tuple[Ter
     if known is None:
         return ()
     if isinstance(known, LayerRule):
-        return known.terms(count)
+        try:
+            return known.terms(count)
+        except PidslError:  # a step beyond the largest size
+            return ()
     return tuple(known[k % len(known)] for k in range(count)) if isinstance(known, tuple) else (known,) * count

@@ -193,7 +193,7 @@ def _asked(question: Question, assume: Assume) -> Bound:
     _require(subject, known, variables)
     own = static(known)
     if documents.any_confined(subject):
-        whole = replace(question, subject=documents.allowed(subject))
+        whole = documents.every_pair(question)
         return _under(consequence.bounded(answer(whole, own), subject), known)
     found = answer(question, own)
     if not found.is_known and names_of(subject) and BIND not in found.reason:

@@ -60,6 +60,7 @@ def _bound(b: Bound) -> dict[str, Any]:
     q = b.question
     question: dict[str, Any] = {"subject": _subject(q.subject), "quantity": q.quantity}
     question |= {k: v for k in ("layers", "of", "n", "lookahead", "page") if (v := getattr(q, k)) is not None}
+    question |= {"allowed": True} if q.allowed else {}
     if q.form is not None:
         question["form"] = {name: x for name, x in asdict(q.form).items() if x is not None}
     certificate = {

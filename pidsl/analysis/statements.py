@@ -17,7 +17,7 @@ from sympy.functions.elementary.piecewise import ExprCondPair
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from pidsl.analysis.bound import ANY, Bound, Form, Question
-from pidsl.analysis.documents import ACROSS
+from pidsl.analysis.documents import ACROSS, AT_MOST, any_confined
 from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.assume import is_condition
@@ -103,6 +103,17 @@ def misstated(bound: Bound, proves: Iterable[About]) -> str:
     kind = _kind(bound.subject)
     if kind is None:
         return f"no pattern: {bound.subject!r}"
+    confined, allowed = any_confined(bound.subject), bound.question.allowed
+    if allowed is not (allowed and confined):
+        return f"{bound.shown_subject} is no pattern within documents"
+    most = {
+        **AT_MOST,
+        "kv bytes": "<=",
+        **dict.fromkeys(FLOPS, "<="),
+        **dict.fromkeys((ACROSS, *TENSORS), bound.relation),
+    }
+    if confined and not allowed and bound.relation != most.get(bound.quantity):
+        return "of a pattern within documents, only bounds are proved"
     about = next((one for one in proves if bound.quantity in one.quantities), None)
     if about is None:
         return f"{bound.method} says nothing about {bound.quantity}"
