@@ -30,6 +30,7 @@ from pidsl.relation.oracle import dense_mask
 
 SHORT = 32  # tokens of sequences that are counted one by one, where each length has a mask of its own
 MARKS = 14  # lengths near numbers that a pattern or a formula is made of
+RUN = 128  # tokens in a row after which live keys are counted
 MOST = 20_000  # of them
 ROWS = 3  # queries of each of these lengths
 DENSE = 1200  # tokens of the longest mask
@@ -95,9 +96,12 @@ def _places(bound: Bound, x: sympy.Symbol) -> list[int]:
     own = sorted({abs(v) for part in walk(bound.term) for v in _numbers(part) if v})[:20]
     cases = {int(v) for v in bound.expr.atoms(sympy.Integer) if 0 <= v <= MOST}
     marks = {a + b for a in (0, *own) for b in (0, *own)} | {a * b for a in own for b in own} | cases | {0}
-    near = sorted({m + k for m in marks if m <= MOST for k in (0, 1, 2)})
+    near = sorted({m + k for m in marks if m <= MOST for k in (-1, 0, 1, 2) if m + k >= 0})
     last = near[-1]
     some = {*draw.sample(near, min(len(near), MARKS)), *(draw.randrange(last + 1) for _ in range(3))}
+    if x == t:  # all places in a block, or in a period
+        start = draw.randrange(last + 1)
+        some.update(range(start, start + min(max(own, default=1), RUN)))
     return sorted({*some, last + draw.randrange(1, 60), 2 * last + draw.randrange(60)})
 
 
