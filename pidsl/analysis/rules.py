@@ -15,6 +15,7 @@ from typing import Literal
 from pidsl.analysis import held_out
 from pidsl.analysis.bound import Bound, Certificate
 from pidsl.analysis.documents import ACROSS, any_confined
+from pidsl.analysis.formulas import smt
 from pidsl.analysis.sizes import FLOPS, TENSORS
 from pidsl.analysis.statements import (
     ALL,
@@ -84,10 +85,10 @@ RULES: dict[str, Rule] = {
         "what L layers reach, by induction over L, and the formula from it, for all values of the symbols (z3)",
         "induction",
         (
-            About(WITH_RULES, REACH, {"layers": lambda x: from_(0)(x) or any_(x)}),
+            About(WITH_RULES, REACH, EVERY),
             About(WITH_RULES, ("depth",), {"of": named("causal")}),
         ),
-        "pidsl.analysis.symbolic.lag_reach:check_reach",
+        "pidsl.analysis.symbolic.induction:check_reach",
     ),
     "live keys by witness": Rule(
         "the largest lag is attended and no larger one is, for all values of the symbols (z3)",
@@ -136,43 +137,28 @@ RULES: dict[str, Rule] = {
         "isl composes the layers and compares the formula for all n",
         "decision",
         (About(STACKS, REACH, LAYERS),),
-        "pidsl.analysis.layers.reach_check:check_layers",
+        "pidsl.analysis.layers.check_composed:check_layers",
     ),
-    "lag sums": Rule(
-        "causal and translation invariant: sums of lags, compared with the formula for all n",
-        "decision",
-        (About(STACKS, REACH, LAYERS),),
-        "pidsl.analysis.layers.reach_check:check_lag_sums",
-    ),
-    "lag growth": Rule(
-        "sums of lags, and induction on the number of layers",
+    "sums of lags": Rule(
+        "the pairs are a matter of the lag: sums of lags, and induction on the number of layers",
         "induction",
-        (About(NUMBERS, REACH, EVERY),),
-        "pidsl.analysis.layers.reach_check:check_lag_growth",
-    ),
-    "lag depth": Rule(
-        "sums of lags, and induction on the number of layers",
-        "induction",
-        (About(NUMBERS, ("depth",), {**DEPTH, "of": named("causal")}),),
-        "pidsl.analysis.layers.depth_check:check_lag_depth",
+        (
+            About(STACKS, REACH, SOME),
+            About(NUMBERS, ("depth",), DEPTH),
+        ),
+        "pidsl.analysis.layers.check_lags:check",
     ),
     "depth": Rule(
         "isl composes layer by layer, for all n; where none is enough, an invariant that holds of any number",
         "decision",
         (About(STACKS, ("depth",), DEPTH),),
-        "pidsl.analysis.layers.depth_check:check_depth",
+        "pidsl.analysis.layers.check_composed:check_depth",
     ),
     "depth by tokens": Rule(
         "matrices for short n; for others isl composes enough layers, and follows tokens that lack keys after fewer",
         "agreement",
         (About(NUMBERS, ("depth",), DEPTH),),
-        "pidsl.analysis.layers.depth_tokens:check_depth_by_tokens",
-    ),
-    "two-sided lags": Rule(
-        "finitely many lags behind and ahead: sums of them, and where these leave no gap any more",
-        "induction",
-        (About(NUMBERS, ("depth",), {**DEPTH, "of": named("all")}),),
-        "pidsl.analysis.layers.two_sided:check_sides",
+        "pidsl.analysis.layers.check_tokens:check",
     ),
     "blocks": Rule(
         "tokens attend each other as their blocks do (isl): made of what is known between blocks, proved by itself",
@@ -187,32 +173,20 @@ RULES: dict[str, Rule] = {
     "short sequences": Rule(
         "of long gaps between tokens only the remainder matters, so dense masks of short sequences decide",
         "agreement",
-        (About(NUMBERS, ("depth",), DEPTH), About(STACKS, REACH, LAYERS)),
-        "pidsl.analysis.layers.short:check_short",
-    ),
-    "repeating layers": Rule(
-        "layers repeat, for all n: of long gaps only the remainder matters, so dense masks of short sequences decide",
-        "agreement",
-        (About(NUMBERS, REACH, EVERY),),
-        "pidsl.analysis.layers.cycles:check_cycles",
+        (About(NUMBERS, ("depth",), DEPTH), About(STACKS, REACH, SOME)),
+        "pidsl.analysis.layers.check_short:check",
     ),
     "matrices": Rule(
         "boolean matrices for this n, until they repeat",
         "decision",
         (About(STACKS, ("depth",), {**DEPTH, "n": from_(1)}),),
-        "pidsl.analysis.layers.depth_check:check_matrices",
+        "pidsl.analysis.layers.check_composed:check_matrices",
     ),
     "form in L": Rule(
-        "isl verifies the pairs of L layers by induction on L, and compares the formula",
+        "isl verifies the pairs of L layers by induction on L, as a form in L or as some that come again",
         "induction",
         (About(NUMBERS, REACH, EVERY),),
-        "pidsl.analysis.layers.reach_check:check_form_in_l",
-    ),
-    "stable layers": Rule(
-        "isl composes layers until one more adds nothing, and compares the formula",
-        "induction",
-        (About(NUMBERS, REACH, EVERY),),
-        "pidsl.analysis.layers.reach_check:check_stable_layers",
+        "pidsl.analysis.layers.check_composed:check_form",
     ),
     "second differences": Rule(
         "the second differences in n are the keys gained, for all values of the symbols (z3), and n = 0, 1 agree",
@@ -356,7 +330,8 @@ class Proof:
 
         Scripts are separated by `(reset)`, so that the text can be given to any solver as it is.
         """
-        verdict = self.verdict()
+        with smt.writing():
+            verdict = self.verdict()
         if not verdict.holds:
             return f"; not proved: {verdict.failure}\n"
         return verdict.smtlib or f"; proved without an SMT solver: {self.summary}\n"

@@ -17,7 +17,6 @@ from pidsl.analysis import dense
 from pidsl.analysis.bound import ANY, Bound
 from pidsl.analysis.counting import elsewhere
 from pidsl.analysis.counting.lattice import square
-from pidsl.analysis.counting.live_set import live_set
 from pidsl.analysis.dense import Bools
 from pidsl.analysis.formulas.piecewise import function
 from pidsl.analysis.formulas.words import L, holds, n, value_of
@@ -97,8 +96,6 @@ def _not_the_most(bound: Bound, found: Levels, known: list[sympy.Expr]) -> str:
 
 def _measured(bound: Bound, size: int) -> str:
     """Where masks of tokens, or isl's counts of them, contradict the formula; "" if nowhere."""
-    if bound.quantity == "live keys":
-        return elsewhere.differs(bound, live_set(bound.term, fresh=True))
     if bound.quantity not in ("depth", "farthest", "contiguous"):
         return elsewhere.differs(bound)
     draw = Random(f"{bound.quantity} of {bound.shown_subject} between blocks")
