@@ -16,13 +16,13 @@ import numpy as np
 import sympy
 
 from pidsl.analysis import documents
-from pidsl.analysis.bound import Bound, Certificate
+from pidsl.analysis.bound import ANY, Bound, Certificate
 from pidsl.analysis.consequence import RULE, derived
 from pidsl.analysis.dense import depth_of
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import Value, symbol, value_of
 from pidsl.analysis.held_out import MEASURED
-from pidsl.analysis.measured import LIVE, layers_of, measured
+from pidsl.analysis.measured import BY_TIME, layers_of, measured
 from pidsl.analysis.portfolio import answer
 from pidsl.analysis.statements import REACH, names_of
 from pidsl.errors import PidslError
@@ -166,7 +166,8 @@ def _violation(claim: Bound, values: dict[str, int]) -> Counterexample | None:
 
 def _parameters(claim: Bound) -> Iterator[dict[str, int]]:
     """Values of all symbols but those of sizes that the claim admits, small sums first."""
-    names = sorted(names_of(claim.subject) | (claim.symbols - {"n", "t", "i"}))
+    layers = {"L"} if claim.question.layers == ANY else set()
+    names = sorted(names_of(claim.subject) | (claim.symbols - {"n", "t", "i"}) | layers)
     for total in range(LARGEST_SUM + 1 if names else 1):
         for numbers in product(range(total + 1), repeat=len(names)):
             values = dict(zip(names, numbers, strict=True))
@@ -176,10 +177,10 @@ def _parameters(claim: Bound) -> Iterator[dict[str, int]]:
 
 def _sizes(claim: Bound, numbers: dict[str, int]) -> Iterator[dict[str, int]]:
     """With a number of tokens, of those processed for live keys, and a query for its degree."""
-    if claim.quantity in LIVE:
+    stated = claim.argument("n")
+    if claim.quantity in BY_TIME and stated is None:
         yield from ({**numbers, "t": t} for t in range(TOKENS + 1))
         return
-    stated = claim.argument("n")
     for n in range(1, TOKENS + 1) if stated is None else [stated] * (stated <= LONGEST):
         queries = range(n) if claim.quantity == "degree" else (None,)
         yield from ({**numbers, "n": n} | ({} if i is None else {"i": i}) for i in queries)
