@@ -214,12 +214,20 @@ class Staircase:
         layers = max(len(self.first), 1)
         if not self.lines:
             return [*found, (sympy.Integer(layers), top + 2)]
-        ((slope, offset),) = self.lines
-        if slope * layers - offset > top:
+        if (reached := min(slope * layers - offset for slope, offset in self.lines)) > top:
             found.append((sympy.Integer(layers), top + 2))
-            top = slope * layers - offset
-        found.append((sympy.ceiling((n - 1 + offset) / sympy.Integer(slope)) if slope else sympy.oo, top + 2))
+            top = reached
+        needed = [sympy.ceiling((n - 1 + b) / sympy.Integer(a)) if a else sympy.oo for a, b in self._steepest(top + 1)]
+        found.append((sympy.Max(*needed), top + 2))
         return found
+
+    def _steepest(self, lag: int) -> list[Line]:
+        """The lines that are the least somewhere, where c(L) is at least the lag."""
+        lines = sorted(set(self.lines))
+        if len(lines) < 2 or 0 in (lines[0][0], lines[1][0]):
+            return lines[:1]
+        (a, b), (c, d) = lines
+        return lines[:1] if (lag + b) * c >= (lag + d) * a else lines
 
 
 def both_ways(sums: Sums, early: Iterable[Intervals]) -> Staircase:
