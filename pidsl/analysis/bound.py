@@ -17,7 +17,8 @@ import sympy
 
 from pidsl.analysis.formulas.words import L, Value, holds, number, symbol, value_of
 from pidsl.analysis.schedules import LayerRule
-from pidsl.errors import SizeError, SymbolError, TermError, TooHardError
+from pidsl.errors import ParseError, SizeError, SymbolError, TermError, TooHardError
+from pidsl.language.door import behind
 from pidsl.language.shown import Drawn
 from pidsl.language.terms import Term
 from pidsl.relation.isl import in_turn
@@ -65,6 +66,7 @@ class Question:
         lookahead: of live keys: by how many tokens rows may lie behind the last one; None: only later ones ask.
         page: of live keys: count pages of so many positions.
         form: of bytes and FLOPs.
+        allowed: of patterns within documents: about every pair that some documents allow, not about any documents.
     """
 
     subject: Subject
@@ -75,6 +77,7 @@ class Question:
     lookahead: int | None = None
     page: int | None = None
     form: Form | None = None
+    allowed: bool = False
 
     @property
     def given(self) -> dict[str, Any]:
@@ -186,9 +189,34 @@ class Bound(Drawn):
     @property
     def proof(self) -> Proof:
         """How the statement is proved; `proof.check()` does it again."""
-        from pidsl.analysis.rules import Proof
+        found: Proof = behind("the proof of a bound")(self)
+        return found
 
-        return Proof(self)
+    def to_json(self) -> str:
+        """The statement and its certificate as JSON: `python -m pidsl verify FILE` checks it again."""
+        return str(behind("bounds as JSON")(self))
+
+    @staticmethod
+    def from_json(text: str) -> Bound:
+        """A bound from what `to_json` wrote.
+
+        >>> import pidsl
+        >>> bound = pidsl.window(4).farthest(3)
+        >>> again = pidsl.Bound.from_json(bound.to_json())
+        >>> again == bound, again.proof.check()
+        (True, True)
+
+        Raises:
+            ParseError: it is no such text, or has several bounds.
+        """
+        found: list[Bound] = behind("bounds from JSON")(text)
+        if len(found) != 1:
+            raise ParseError(f"{len(found)} bounds", "one; `pidsl verify` reads several", "Bound.from_json")
+        return found[0]
+
+    def explain(self) -> str:
+        """Which ways to an answer were tried, in order of price, and what came of each."""
+        return str(behind("ways to a bound")(self))
 
     def argument(self, name: str) -> Any:
         """The argument of the quantity with this name; None if it has none."""
@@ -250,9 +278,8 @@ class Bound(Drawn):
             SymbolError: an assumption is about a name that neither the pattern nor the formula has.
             TermError: the assumptions contradict each other.
         """
-        from pidsl.analysis.consequence import under
-
-        return under(self, assume)
+        found: Bound = behind("a bound under assumptions")(self, assume)
+        return found
 
     def __int__(self) -> int:
         found = self()

@@ -19,13 +19,13 @@ import sympy
 from pidsl.analysis import documents
 from pidsl.analysis.bound import ANY, Bound, Certificate, Question, Relation
 from pidsl.analysis.formulas import smt
-from pidsl.analysis.formulas.agreement import branch_starts, shape_of, values_at
+from pidsl.analysis.formulas.agreement import branch_starts, shape_of
 from pidsl.analysis.formulas.assume import Condition, conditions, require_known, simplified
+from pidsl.analysis.formulas.evaluate import values_of
 from pidsl.analysis.formulas.words import L, holds, internal, n, symbol
 from pidsl.analysis.sizes import FLOPS, factor
 from pidsl.analysis.statements import VARIABLES, names_of
 from pidsl.analysis.verdict import Verdict, failed
-from pidsl.analysis.ways import Asked
 from pidsl.errors import TooHardError
 
 RULE = "consequence"
@@ -44,13 +44,6 @@ class Reading:
     relation: Relation
     expr: sympy.Expr
     needs: tuple[Condition, ...]
-
-
-def source(question: Question) -> Question:
-    """The question about the quantity that this one is made of, for every n; itself, where it is made of none."""
-    if question.quantity in SOURCES:
-        return replace(question, quantity=SOURCES[question.quantity], n=None, form=None)
-    return replace(question, n=None)
 
 
 def read(premise: Bound, question: Question) -> Reading:
@@ -74,8 +67,9 @@ def read(premise: Bound, question: Question) -> Reading:
         expr, needs = expr.subs(L, question.layers), tuple(c.subs(L, question.layers) for c in needs)
     elif of.layers != question.layers:
         raise TooHardError(f"{premise.name} as a premise", f"one about {question.layers} layers")
-    if of.subject != question.subject:  # of all pairs that some documents allow
-        allows = documents.any_confined(question.subject) and of.subject == documents.allowed(question.subject)
+    if (of.subject, of.allowed) != (question.subject, question.allowed):  # of all pairs that some documents allow
+        confined = documents.any_confined(question.subject) and not question.allowed
+        allows = confined and of.subject == documents.allowed(question.subject)
         most = documents.AT_MOST.get(question.quantity)
         if not allows or most is None or relation not in ("==", most):
             raise TooHardError(f"{premise.name} of {premise.shown_subject} as a premise", "one about the same")
@@ -105,15 +99,9 @@ def derived(premise: Bound, question: Question, reason: str | None = None) -> Bo
     return Bound(question, found.relation, found.expr, found.needs, Certificate(RULE, (), (premise,)), why)
 
 
-def by_source(asked: Asked) -> Bound:
-    """From the quantity that this one is made of."""
-    found = asked.ask(source(asked.question), asked.assume)
-    return derived(found, asked.question)
-
-
 def bounded(answer: Bound, subject: Any) -> Bound:
     """What an answer about all pairs that some documents allow says about those of any documents."""
-    question = replace(answer.question, subject=subject)
+    question = replace(answer.question, subject=subject, allowed=False)
     if question.quantity not in documents.AT_MOST:
         why = "documents are not connected, and within one it is that of the pattern without `documents`"
         return Bound(question, "unknown", sympy.nan, reason=why)
@@ -194,8 +182,8 @@ def _agree(a: sympy.Expr, b: sympy.Expr, assumptions: Iterable[Condition]) -> bo
         at = at[[all(holds(c, {x: k}) for c in assumptions) for k in at]]
         for infinite in (1, -1):  # what is infinite is not equal to a number
             put = {sympy.oo: sympy.Integer(infinite), -sympy.oo: sympy.Integer(infinite * 7)}
-            (p, under_p), (q, under_q) = values_at(a.xreplace(put), x, at), values_at(b.xreplace(put), x, at)
-            if any(u is None or v is None or u * under_q != v * under_p for u, v in zip(p, q, strict=True)):
+            (p, under, known), (q, below, also) = (values_of(e.xreplace(put), {x: at}) for e in (a, b))
+            if not (known & also & (p * below == q * under)).all():
                 return False
     except (TooHardError, ValueError):
         return False

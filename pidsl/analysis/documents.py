@@ -7,9 +7,10 @@ depends on the documents: a formula about every pair that some documents allow i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from pidsl.analysis.bound import Bound, Relation, exact, unknown
+from pidsl.analysis.bound import Bound, Question, Relation, exact, unknown
 from pidsl.analysis.verdict import Verdict
 from pidsl.errors import TermError
 from pidsl.language.terms import Term, is_confined, of_lags_alone, within
@@ -67,6 +68,12 @@ def allowed(subject: Any) -> Any:
         return tuple(map(allowed, subject))
     pattern, _ = within(subject)
     return pattern if of_lags_alone(pattern) else subject
+
+
+def every_pair(question: Question) -> Question:
+    """The question about all pairs that some documents allow."""
+    subject = allowed(question.subject)
+    return replace(question, subject=subject, allowed=any_confined(subject))
 
 
 def check_apart(bound: Bound) -> Verdict:

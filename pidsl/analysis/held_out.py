@@ -13,22 +13,29 @@ import math
 import random
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 
 import sympy
 
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas.words import Periodic, Value, holds, symbol, value_of
 from pidsl.analysis.measured import (
+    BY_TIME,
     CORNER,
+    ENTRIES,
+    FAR_ENTRIES,
+    FAR_WORK,
     LAYERS,
-    LIVE,
+    PRODUCTS,
     TOKENS,
+    WORK,
+    composed,
     connected,
     layers_of,
     longest_mask,
     look_back,
     measured,
+    sizes_of,
     varies,
 )
 from pidsl.analysis.statements import names_of
@@ -39,10 +46,12 @@ SHORT = 16  # tokens of short sequences
 VALUES = 3  # of the symbols of a pattern
 SMALL = (0, 1, 2, 3, 4, 5, 7, 10)  # what they are drawn from
 TRIES = 60
+FAR, FAR_LAYERS = 2500, 1300  # the longest sequences, of counts and of layers
 PARTS = 100  # of a formula that are searched for numbers
 
+COUNTS = ("pairs", "sparsity", "degree", "max degree", "average degree")
 MEASURED = (
-    "pairs", "sparsity", "degree", "max degree", "average degree", *LIVE, "farthest", "contiguous", "depth",
+    *COUNTS, *BY_TIME, *PRODUCTS, "farthest", "contiguous", "depth",
 )  # fmt: skip
 
 
@@ -66,8 +75,9 @@ def refutation(bound: Bound, purpose: str) -> str:
     """
     if not bound.is_known or bound.quantity not in MEASURED:
         return ""
-    for values in _samples(bound, random.Random(f"{purpose}: {bound.quantity} of {bound.shown_subject}")):
-        found, exact = measured(bound, values)
+    draw = random.Random(f"{purpose}: {bound.quantity} of {bound.shown_subject}")
+    for values in chain(_samples(bound, draw), _far(bound, draw) if purpose == AGAIN else ()):
+        found, exact = measured(bound, values, FAR_WORK if purpose == AGAIN else WORK)
         if found is None:
             continue
         numbers = {symbol(name): sympy.Integer(value) for name, value in values.items()}
@@ -99,7 +109,7 @@ def _samples(bound: Bound, draw: random.Random) -> Iterator[dict[str, int]]:
     for values in _bindings(bound, draw):
         terms = layers_of(bound.subject, values, 1)
         longest = min(map(longest_mask, terms))
-        if bound.quantity in LIVE:
+        if bound.quantity in BY_TIME and bound.argument("n") is None:
             past = {b + k for b in _numbers(bound, values) for k in (-1, 0, 1) if 0 <= b + k <= TOKENS}
             tokens = {0, 1, *draw.sample(range(TOKENS), 8), *draw.sample(sorted(past), min(len(past), 8))}
             yield from _admitted(bound, ({**values, "t": t} for t in sorted(tokens)))
@@ -111,6 +121,30 @@ def _samples(bound: Bound, draw: random.Random) -> Iterator[dict[str, int]]:
             for count in layers:
                 here = values if count is None else {**values, "L": count}
                 yield from _lengths(bound, here, longest, draw)
+
+
+def _far(bound: Bound, draw: random.Random) -> Iterator[dict[str, int]]:
+    """Long sequences, where a size of the pattern or of the formula is too large for those always looked at."""
+    if bound.argument("n") is not None:
+        return
+    for values in islice(_bindings(bound, draw), 1):
+        terms = layers_of(bound.subject, values, 1)
+        near, far = (min(longest_mask(term, entries) for term in terms) for entries in (ENTRIES, FAR_ENTRIES))
+        far = min(far, FAR if bound.quantity in (*COUNTS, *PRODUCTS) and not any(map(composed, terms)) else FAR_LAYERS)
+        sizes = {x for x in (*_numbers(bound, values), *sizes_of(terms)) if near < 3 * x and x + 1 < far}
+        lengths = {x + k for x in sorted(sizes)[-2:] for k in (1, draw.randint(1, max(1, min(4 * x, far - x - 1))))}
+        if bound.quantity in BY_TIME:
+            yield from _admitted(bound, ({**values, "t": t} for t in sorted(lengths) if t > TOKENS))
+            continue
+        free = {s.name for s in bound.expr.free_symbols}
+        for layers in (1, 2) if "L" in free else (None,):
+            at = values if layers is None else {**values, "L": layers}
+            least = _least(bound, at, far)
+            late = {least, least + draw.randint(1, SHORT)} if least is not None and least > near // 3 else set()
+            points = [{**at, "n": n} for n in sorted(x for x in lengths | late if x <= far)]
+            if bound.quantity == "degree":
+                points = [{**point, "i": i} for point in points for i in {point["n"] - 1, draw.randrange(point["n"])}]
+            yield from _admitted(bound, points)
 
 
 def _lengths(bound: Bound, values: dict[str, int], longest: int, draw: random.Random) -> Iterator[dict[str, int]]:
@@ -153,7 +187,7 @@ def _period(expr: sympy.Expr) -> int:
 def _least(bound: Bound, values: dict[str, int], longest: int) -> int | None:
     """The first n that the assumptions admit, up to the longest; they are about sequences that are long enough."""
     about = [c for c in bound.assumptions if symbol("n") in c.free_symbols and not c.has(symbol("i"))]
-    low, high = 0 if bound.quantity == "pairs" else 1, longest
+    low, high = 0 if bound.quantity in ("pairs", *PRODUCTS) else 1, longest
     if low > high or not _true(about, {**values, "n": high}):
         return None
     while low < high:

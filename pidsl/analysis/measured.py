@@ -9,11 +9,12 @@ import math
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 import sympy
 
-from pidsl.analysis.bound import Bound, Subject
+from pidsl.analysis.bound import Bound, Form, Question, Subject, restated
 from pidsl.analysis.dense import Bools, contiguous_in, farthest_in, target_of, times
 from pidsl.analysis.formulas.words import Value
 from pidsl.analysis.schedules import LayerRule
@@ -45,30 +46,42 @@ from pidsl.language.terms import (
     Window,
     walk,
 )  # fmt: skip
+from pidsl.language.trees import own_values
 from pidsl.relation.oracle import dense_mask, table
 
-ENTRIES = 400_000  # of one mask, a millisecond or two
+ENTRIES, FAR_ENTRIES = 400_000, 60_000_000  # of one mask: a millisecond or two, and some tenths of a second
 WORTH = {Compose: 4, Power: 4, Neighborhood: 40, Halo: 40, Pairs: 30, Where: 4}  # entries that one of these is worth
-WORK = 1e7  # multiplications of one sequence of layers, about a millisecond
+WORK, FAR_WORK = 1e7, 6e9  # multiplications of one sequence of layers: a millisecond, and some tenths of a second
 CORNER = 96  # tokens of a mask that shorter ones are cut from
 LAYERS = 8  # of a number of layers that is a symbol
 HORIZON = 160  # tokens after t, within which every key that is ever attended again must be
 TOKENS = 64  # the largest t
 LIVE = ("live keys", "live pages")
+BY_TIME = (*LIVE, "kv bytes")
+PRODUCTS = {"forward flops": ("q k", "p v"), "backward flops": ("q k", "dO v", "p dO", "dS k", "dS q")}
+ELEMENTS = dict.fromkeys(("bf16", "fp16", "bfloat16", "float16"), np.float16) | {
+    "fp32": np.float32, "float32": np.float32, "fp64": np.float64, "float64": np.float64
+}  # fmt: skip
 
 
-def measured(bound: Bound, values: dict[str, int]) -> tuple[Value | None, bool]:
+def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[Value | None, bool]:
     """The quantity, counted, and whether exactly or at least; None where that takes too long."""
-    if bound.quantity in LIVE:
-        return _live(bound, layers_of(bound.subject, values, 1)[0], values["t"])
+    if bound.quantity in PRODUCTS:
+        pairs = restated(bound, quantity="pairs", form=None)
+        return _times(measured(pairs, values, work), _flops(bound.question))
+    if bound.quantity in BY_TIME:
+        t = values["t"] if "t" in values else values["n"] - 1
+        term = layers_of(bound.subject, values, 1)[0]
+        found = _live(bound, term, t) if t >= 0 else (0, True)
+        return _times(found, _row_bytes(bound.question)) if bound.quantity == "kv bytes" else found
     n, layers = values["n"], bound.argument("layers")
     if bound.quantity == "depth":
-        return _depth(bound, values), True
+        return _depth(bound, values, work), True
     if bound.quantity in ("farthest", "contiguous"):
         if layers is None and isinstance(bound.subject, tuple):
             layers = len(bound.subject)
         count = layers if isinstance(layers, int) else values.get("L")
-        if count is None or count * n**3 > WORK:
+        if count is None or count * n**3 > work:
             return None, True
         seen = _after(layers_of(bound.subject, values, count), n)
         if bound.quantity == "contiguous":
@@ -87,6 +100,23 @@ def measured(bound: Bound, values: dict[str, int]) -> tuple[Value | None, bool]:
             return Fraction(int(mask.sum()), n), True
         case _:
             return 1 - Fraction(int(mask.sum()), n * n), True
+
+
+def _times(found: tuple[Value | None, bool], factor: int) -> tuple[Value | None, bool]:
+    return None if found[0] is None else found[0] * factor, found[1]
+
+
+def _flops(question: Question) -> int:
+    """A multiply and an add for each element of each product of two rows that a pair takes part in."""
+    form = cast(Form, question.form)
+    return sum(2 * form.head_dim for _ in PRODUCTS[question.quantity]) * form.heads * form.batch
+
+
+def _row_bytes(question: Question) -> int:
+    """The rows of one key, as arrays."""
+    form = cast(Form, question.form)
+    widths = (form.head_dim, form.head_dim if form.value_dim is None else form.value_dim)
+    return sum(np.empty((form.batch, form.kv_heads, width), ELEMENTS[form.dtype]).nbytes for width in widths)
 
 
 @lru_cache(maxsize=256)
@@ -111,11 +141,11 @@ def _corner_looks_back(term: Term) -> bool:
     return not varies(term) and longest_mask(term) >= CORNER and not np.triu(_mask(term, CORNER), 1).any()
 
 
-def _depth(bound: Bound, values: dict[str, int]) -> Value | None:
+def _depth(bound: Bound, values: dict[str, int], work: float) -> Value | None:
     """The fewest layers that connect the pairs in question; the claimed oo, where all that are looked at do not."""
     n = values["n"]
     most = LAYERS if isinstance(bound.subject, LayerRule) else 2 * n
-    layers = layers_of(bound.subject, values, max(1, min(most, int(WORK / n**3))))
+    layers = layers_of(bound.subject, values, max(1, min(most, int(work / n**3))))
     of = bound.argument("of")
     if of is None:  # with symbols, only causal pairs are counted
         masks = (_mask(term, n) for term in layers[:1] if not names_of(bound.subject))
@@ -148,8 +178,17 @@ def connected(layers: tuple[Term, ...]) -> tuple[int, ...]:
 
 def _live(bound: Bound, term: Term, t: int) -> tuple[Value | None, bool]:
     lookahead, page = bound.argument("lookahead"), bound.argument("page")
-    ever, exact = _ever(term)
-    keys = np.flatnonzero(ever[t + 1 if lookahead is None else max(t - lookahead, 0) :, : t + 1].any(axis=0))
+    first = t + 1 if lookahead is None else max(t - lookahead, 0)
+    if t <= TOKENS:
+        ever, exact = _ever(term)
+        asked = ever[first:, : t + 1]
+    else:  # from where on what is attended repeats is known, and a longer sequence takes nothing away
+        span = _span(term)
+        if span is None or not _grows(term) or (t + 1) * (t + span - first) > FAR_ENTRIES // _worth(term):
+            return None, True
+        n, exact = t + 1 + span, True
+        asked = table(term, np.arange(first, n), np.arange(t + 1), n, n)
+    keys = np.flatnonzero(asked.any(axis=0))
     return len(keys) if page is None else len(set((keys // page).tolist())), exact
 
 
@@ -257,9 +296,27 @@ def _corner(term: Term) -> Bools:
     return dense_mask(term, min(CORNER, longest_mask(term)))
 
 
-def longest_mask(term: Term) -> int:
+def longest_mask(term: Term, entries: int = ENTRIES) -> int:
     """So many tokens has the longest mask that is looked at."""
-    return math.isqrt(ENTRIES // _worth(term))
+    return math.isqrt(entries // _worth(term))
+
+
+def composed(term: Term) -> bool:
+    """Whether its mask is a product of others."""
+    return any(isinstance(part, Compose | Power) for part in walk(term))
+
+
+def sizes_of(terms: Iterable[Term]) -> set[int]:
+    """The whole numbers in terms, and the tokens of grids."""
+    found: set[int] = set()
+    for part in (part for term in terms for part in walk(term)):
+        if isinstance(part, Neighborhood | Halo):
+            found.add(math.prod(part.shape))
+        elif isinstance(part, Lags):
+            found.update(abs(x) for x in part.values if isinstance(x, int))
+        elif not isinstance(part, Pairs | Where):
+            found.update(abs(x) for x in own_values(part) if isinstance(x, int))
+    return found
 
 
 @lru_cache(maxsize=256)
@@ -287,5 +344,8 @@ def layers_of(subject: Subject, values: dict[str, int], count: int) -> tuple[Ter
     if known is None:
         return ()
     if isinstance(known, LayerRule):
-        return known.terms(count)
+        try:
+            return known.terms(count)
+        except PidslError:  # a step beyond the largest size
+            return ()
     return tuple(known[k % len(known)] for k in range(count)) if isinstance(known, tuple) else (known,) * count

@@ -7,6 +7,7 @@ nothing could be stronger than is taken, else the strongest of all. No answer is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -15,7 +16,8 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis import held_out
-from pidsl.analysis.bound import Bound, Question, Subject
+from pidsl.analysis.bound import Bound, Question, Subject, restated
+from pidsl.analysis.consequence import RULE
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import Periodic, Table, n
 from pidsl.analysis.rules import verdict_of
@@ -31,10 +33,10 @@ MANY = 256  # tokens of a grid of several axes, or listed pairs, of which isl's 
 SHARE = 0.03  # of the usual operations that questions about such terms get
 QUESTIONS = 500  # to z3, for confirming an answer: a second or a few
 
-MADE = (Way("what it is made of", "consequence:by_source"),)
+MADE = (Way("what it is made of", "made:by_source"),)
 REACH = (
-    Way("no layer", "sizes:no_layer"),
-    Way("axes of a grid", "smaller.grids:reach", "numbers"),
+    Way("no layer", "made:no_layer"),
+    Way("axes of a grid", "smaller.grids:answer", "numbers"),
     Way("families of lags", "symbolic.lag_reach:reach", confirmed="where it divides"),
     Way("sums of lags", "layers.by_lags:reach", "numbers"),
     Way("layers composed", "layers.by_composition:reach", "numbers"),
@@ -45,49 +47,54 @@ REACH = (
     Way("short sequences that repeat", "layers.by_short:any_number", "numbers", "always"),
     Way("a form in L, for long sequences", "layers.by_forms:by_late_form", "numbers", "where it divides"),
     Way("layers that repeat, for long sequences", "layers.by_forms:by_late_repetition", "numbers", "always"),
+    Way("axes of a small grid", "smaller.grids:of_few_tokens", "numbers"),
+    Way("blocks", "smaller.blocks:answer", "numbers"),
 )
 
 WAYS: dict[str, tuple[Way, ...]] = {
     "pairs": (
-        Way("axes of a grid", "smaller.grids:pairs", "numbers"),
+        Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("lags", "symbolic.lag_pairs:pairs", "symbols", "where it divides"),
         Way("corners", "symbolic.corners:pairs", "symbols"),
-        Way("blocks", "smaller.block_bounds:pairs", "numbers"),
+        Way("blocks", "smaller.blocks:answer", "numbers"),
         Way("chambers of n", "counting.counts:pairs", "numbers"),
         Way("lags", "symbolic.lag_pairs:pairs", "numbers", "where it divides"),
     ),
     "degree": (
-        Way("axes of a grid", "smaller.grids:degree", "numbers"),
+        Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("lags", "symbolic.lag_degree:degree", confirmed="where it divides"),
-        Way("blocks", "smaller.block_bounds:degree", "numbers"),
-        Way("progressions of keys", "counting.degrees:of_query", "numbers"),
+        Way("blocks", "smaller.blocks:answer", "numbers"),
+        Way("progressions of keys", "counting.degrees:of_query", "numbers", "always"),
         Way("corners", "symbolic.corners:degree", "symbols"),
     ),
     "max degree": (
-        Way("axes of a grid", "smaller.grids:largest", "numbers"),
+        Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("lags", "symbolic.lag_degree:largest", confirmed="where it divides"),
-        Way("blocks", "smaller.block_bounds:largest", "numbers"),
-        Way("progressions of keys", "counting.degrees:largest", "numbers"),
-        Way("keys of few tokens", "counting.degrees:largest_of_few", "numbers"),
+        Way("blocks", "smaller.blocks:answer", "numbers"),
+        Way("progressions of keys", "counting.degrees:largest", "numbers", "always"),
+        Way("keys of few tokens", "counting.degrees:largest_of_few", "numbers", "always"),
     ),
     "live keys": (
+        Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("chambers of t", "counting.live:size", "numbers"),
         Way("lags", "symbolic.lag_live:live", confirmed="where it divides"),
+        Way("blocks", "smaller.blocks:answer", "numbers"),
     ),
     "live pages": (Way("chambers of t", "counting.live:size", "numbers"),),
     "farthest": REACH,
     "contiguous": REACH,
     "depth": (
-        Way("axes of a grid", "smaller.grids:depth", "numbers"),
+        Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("families of lags", "symbolic.lag_reach:depth", confirmed="where it divides"),
         Way("matrices of few tokens", "layers.by_composition:by_small_matrices", "numbers"),
         Way("the formula in n", "layers.by_composition:by_formula"),
         Way("matrices", "layers.by_composition:by_matrices", "numbers"),
         Way("sums of lags", "layers.by_lags:depth", "numbers"),
-        Way("blocks", "smaller.blocked:depth", "numbers"),
+        Way("blocks", "smaller.blocks:answer", "numbers"),
         Way("layers composed", "layers.by_composition:depth", "numbers", "where it divides"),
         Way("short sequences", "layers.by_short:depth", "numbers", "always"),
         Way("tokens followed", "layers.by_tokens:depth", "numbers", "always"),
+        Way("axes of a small grid", "smaller.grids:of_few_tokens", "numbers"),
     ),
     **dict.fromkeys(("sparsity", "average degree", "kv bytes", *FLOPS), MADE),
 }
@@ -105,13 +112,9 @@ class Tried:
     answer: Bound
     rows: tuple[tuple[str, str], ...] = field(compare=False)
 
-    def __str__(self) -> str:
-        width = max((len(name) for name, _ in self.rows), default=0)
-        return "\n".join([str(self.answer), *(f"  {name:{width}}  {what}" for name, what in self.rows)])
 
-
-@in_turn
 @lru_cache(maxsize=1024)
+@in_turn
 def tried(question: Question, assume: tuple[sympy.Basic, ...] = ()) -> Tried:
     """The strongest answer that some way finds, and what became of each way; unknown with all reasons without one."""
     rows: list[tuple[str, str]] = []
@@ -138,6 +141,20 @@ def answer(question: Question, assume: tuple[sympy.Basic, ...] = ()) -> Bound:
     return tried(question, assume).answer
 
 
+def explained(bound: Bound) -> str:
+    """A bound with the ways to it, and what came of each, in order of price."""
+    premise = bound.certificate.premises[0] if bound.method == RULE else bound
+    rows = tried(premise.question, static(premise.assumptions)).rows
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join([str(bound), "  ways that were tried:", *(f"    {name:{width}}  {what}" for name, what in rows)])
+
+
+def static(assume: Iterable[sympy.Basic]) -> tuple[sympy.Basic, ...]:
+    """The conditions that are about the symbols of the pattern alone."""
+    own = {"n", "L", "i", "t"}
+    return tuple(c for c in assume if not {s.name for s in c.free_symbols} & own)
+
+
 def _tried(way: Way, asked: Asked) -> Bound | str:
     """The answer of a way, or why it has none; "" where the question is of another kind."""
     try:
@@ -151,6 +168,8 @@ def _tried(way: Way, asked: Asked) -> Bound | str:
         return f"isl failed: {e}".splitlines()[0]
     if not found.is_known:
         return found.reason
+    if asked.question.allowed:
+        found = restated(found, allowed=True)
     if why := held_out.refutation(found, held_out.FIRST):
         return f"a formula was found and thrown away, it is wrong: {why}"
     if way.confirmed == "always" or (way.confirmed and _divides(found)):

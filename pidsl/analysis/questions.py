@@ -14,15 +14,15 @@ import sympy
 
 from pidsl.analysis import consequence, documents
 from pidsl.analysis.bound import ANY, Bound, Question, asking
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.assume import conditions, require_known
 from pidsl.analysis.formulas.words import symbol
 from pidsl.analysis.layers.stacks import attempt, number
-from pidsl.analysis.portfolio import answer
+from pidsl.analysis.portfolio import answer, static
 from pidsl.analysis.schedules import LayerRule
-from pidsl.analysis.smaller.grids import grid_of, looks_back
+from pidsl.analysis.smaller.axes import grid_of
 from pidsl.analysis.statements import VARIABLES, names_of
-from pidsl.analysis.symbolic.lag_sets import domain
 from pidsl.errors import SizeError, TermError
 from pidsl.language.schedule import Schedule
 from pidsl.language.shown import Displayed
@@ -191,12 +191,11 @@ def _asked(question: Question, assume: Assume) -> Bound:
     subject, known = question.subject, conditions(assume)
     variables = VARIABLES[question.quantity] if question.layers in (None, ANY) else "n"
     _require(subject, known, variables)
-    own = {"n", "L", "i", "t"}
-    static = tuple(c for c in known if not {s.name for s in c.free_symbols} & own)
+    own = static(known)
     if documents.any_confined(subject):
-        whole = replace(question, subject=documents.allowed(subject))
-        return _under(consequence.bounded(answer(whole, static), subject), known)
-    found = answer(question, static)
+        whole = documents.every_pair(question)
+        return _under(consequence.bounded(answer(whole, own), subject), known)
+    found = answer(question, own)
     if not found.is_known and names_of(subject) and BIND not in found.reason:
         found = replace(found, reason=f"{found.reason}; {BIND}")
     return _under(found, known)
@@ -241,7 +240,7 @@ def _sides(subject: Any) -> Literal["causal", "all"]:
     if isinstance(subject, LayerRule) or names_of(subject):
         return "causal"
     if grid := grid_of(subject):
-        return "causal" if looks_back(grid) else "all"
+        return "causal" if grid.looks_back() else "all"
     return "causal" if all(map(_looks_back, subject if isinstance(subject, tuple) else (subject,))) else "all"
 
 

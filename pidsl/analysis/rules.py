@@ -14,12 +14,12 @@ from typing import Literal
 
 from pidsl.analysis import held_out
 from pidsl.analysis.bound import Bound, Certificate
-from pidsl.analysis.documents import ACROSS
+from pidsl.analysis.documents import ACROSS, any_confined
+from pidsl.analysis.formulas import smt
 from pidsl.analysis.sizes import FLOPS, TENSORS
 from pidsl.analysis.statements import (
     ALL,
     COSTS,
-    COUNTED,
     DEPTH,
     EVERY,
     KV_COSTS,
@@ -37,6 +37,7 @@ from pidsl.analysis.statements import (
     About,
     any_,
     from_,
+    maybe,
     misstated,
     named,
 )
@@ -57,12 +58,14 @@ class Rule:
             layers, lengths or lags; reduction to other statements; or a decision of isl or z3.
         about: statements that it can prove.
         checker: "module:function" that verifies a bound.
+        confined: whether it may be about a pattern within any documents.
     """
 
     theorem: str
     principle: Principle
     about: tuple[About, ...]
     checker: str
+    confined: bool = False
 
     def check(self, bound: Bound) -> Verdict:
         """Verify a statement of this kind, whose premises are verified."""
@@ -82,10 +85,10 @@ RULES: dict[str, Rule] = {
         "what L layers reach, by induction over L, and the formula from it, for all values of the symbols (z3)",
         "induction",
         (
-            About(WITH_RULES, REACH, {"layers": lambda x: from_(0)(x) or any_(x)}),
+            About(WITH_RULES, REACH, EVERY),
             About(WITH_RULES, ("depth",), {"of": named("causal")}),
         ),
-        "pidsl.analysis.symbolic.lag_reach:check_reach",
+        "pidsl.analysis.symbolic.induction:check_reach",
     ),
     "live keys by witness": Rule(
         "the largest lag is attended and no larger one is, for all values of the symbols (z3)",
@@ -96,7 +99,7 @@ RULES: dict[str, Rule] = {
     "quasi-polynomial": Rule(
         "equal to exact counts at as many n of each chamber as determine a quasi-polynomial",
         "agreement",
-        (About(NUMBERS, COUNTED),),
+        (About(NUMBERS, ("pairs",)),),
         "pidsl.analysis.counting.counts_check:check_pairs",
     ),
     "degree": Rule(
@@ -111,33 +114,15 @@ RULES: dict[str, Rule] = {
         (About(NUMBERS, ("max degree",)),),
         "pidsl.analysis.counting.degrees_check:check_maximum",
     ),
-    "keys between blocks": Rule(
-        "blocks of tokens attend one another: made of the degrees between blocks, each proved by itself",
-        "reduction",
-        (About(NUMBERS, ("degree",)),),
-        "pidsl.analysis.smaller.block_bounds:check_degree",
-    ),
-    "largest between blocks": Rule(
-        "isl: made of the degrees between blocks, each proved by itself, of which none is more and one as many",
-        "reduction",
-        (About(NUMBERS, ("max degree",)),),
-        "pidsl.analysis.smaller.block_bounds:check_maximum",
-    ),
-    "pairs between blocks": Rule(
-        "blocks of tokens attend one another: made of the pairs of blocks, each count proved by itself",
-        "reduction",
-        (About(NUMBERS, COUNTED),),
-        "pidsl.analysis.smaller.block_bounds:check_pairs",
-    ),
     "whole grids": Rule(
-        "a whole grid is a product of its axes, and layers act on each alone: worked out from masks of the axes",
+        "rows of the mask of a grid are products of rows of its axes, on each of which layers act alone",
         "reduction",
         (
-            About(NUMBERS, (*COUNTED, "degree", "max degree")),
-            About(STACKS, REACH, {"layers": from_(1, WHOLE)}),
+            About(NUMBERS, ("pairs", "degree", "max degree", "live keys")),
+            About(STACKS, REACH, {"layers": lambda x: from_(1, WHOLE)(x) or any_(x)}),
             About(STACKS, ("depth",), DEPTH),
         ),
-        "pidsl.analysis.smaller.grids:check_grid",
+        "pidsl.analysis.smaller.grids_check:check_grid",
     ),
     "live keys": Rule(
         "equal to exact counts at as many t of each chamber as determine a quasi-polynomial",
@@ -146,7 +131,7 @@ RULES: dict[str, Rule] = {
             About(NUMBERS, ("live keys",), ROWS),
             About(NUMBERS, ("live pages",), {**ROWS, "page": from_(1)}),
         ),
-        "pidsl.analysis.counting.live:check_live",
+        "pidsl.analysis.counting.counts_check:check_live",
     ),
     "layers": Rule(
         "isl composes the layers and compares the formula for all n",
@@ -176,10 +161,14 @@ RULES: dict[str, Rule] = {
         "pidsl.analysis.layers.check_tokens:check",
     ),
     "blocks": Rule(
-        "tokens are connected when their blocks are: the depth between blocks, proved by itself",
+        "tokens attend each other as their blocks do (isl): made of what is known between blocks, proved by itself",
         "reduction",
-        (About(NUMBERS, ("depth",), DEPTH),),
-        "pidsl.analysis.smaller.blocked:check_blocks",
+        (
+            About(NUMBERS, ("pairs", "degree", "max degree", "live keys")),
+            About(NUMBERS, REACH, SOME),
+            About(NUMBERS, ("depth",), DEPTH),
+        ),
+        "pidsl.analysis.smaller.blocks_check:check_blocks",
     ),
     "short sequences": Rule(
         "of long gaps between tokens only the remainder matters, so dense masks of short sequences decide",
@@ -210,6 +199,7 @@ RULES: dict[str, Rule] = {
         "decision",
         (About(TERMS, (*TENSORS,), COSTS),),
         "pidsl.analysis.sizes:check_sizes",
+        confined=True,
     ),
     "no layer": Rule(
         "without a layer, every token is itself",
@@ -222,6 +212,7 @@ RULES: dict[str, Rule] = {
         "decision",
         (About(TERMS, (ACROSS,)),),
         "pidsl.analysis.documents:check_apart",
+        confined=True,
     ),
     "corners": Rule(
         "a sum of corners of the (query, key) plane, to which a key and a query more add what they say (z3)",
@@ -239,7 +230,8 @@ RULES: dict[str, Rule] = {
         "follows from another statement about the same pattern, proved by itself",
         "reduction",
         (
-            About(TERMS, ("pairs", "max degree", *COUNTED), TOKENS),
+            About(TERMS, ("pairs",), TOKENS),
+            About(TERMS, ("max degree", "sparsity", "average degree"), {"n": maybe(from_(1))}),
             About(TERMS, (*FLOPS,), COSTS),
             About(TERMS, ("degree", ACROSS)),
             About(TERMS, ("live keys",), {**ROWS, **TOKENS}),
@@ -249,8 +241,17 @@ RULES: dict[str, Rule] = {
             About(ALL, ("depth",), DEPTH),
         ),
         "pidsl.analysis.consequence:check",
+        confined=True,
     ),
 }
+
+
+def _is_certificate(x: object) -> bool:
+    """Whether this names a rule, facts, and premises; what the facts are is for the rule to say."""
+    if not (isinstance(x, Certificate) and isinstance(x.rule, str) and isinstance(x.premises, tuple)):
+        return False
+    named = isinstance(x.facts, tuple) and all(isinstance(f, tuple) and len(f) == 2 for f in x.facts)
+    return named and all(isinstance(name, str) for name, _ in x.facts) and all(isinstance(p, Bound) for p in x.premises)
 
 
 @in_turn
@@ -262,7 +263,7 @@ def verdict_of(bound: Bound) -> Verdict:
     if not bound.is_known:
         return failed("nothing is claimed")
     certificate = bound.certificate
-    if not isinstance(certificate, Certificate) or not isinstance(certificate.rule, str):
+    if not _is_certificate(certificate):
         return failed(f"no certificate: {certificate!r}")
     rule = RULES.get(certificate.rule)
     if rule is None:
@@ -270,6 +271,8 @@ def verdict_of(bound: Bound) -> Verdict:
     try:
         if why := misstated(bound, rule.about):
             return failed(why)
+        if any_confined(bound.subject) and not (bound.question.allowed or rule.confined):
+            return failed("of a pattern within documents, what is proved follows from all pairs that some allow")
         if why := held_out.refutation(bound, held_out.AGAIN):
             return failed(why)
         steps: list[str] = []
@@ -283,6 +286,10 @@ def verdict_of(bound: Bound) -> Verdict:
         own = rule.check(bound)
     except PidslError as e:
         return failed(str(e))
+    except Exception as e:
+        if not certificate.facts:
+            raise
+        return failed(f"its facts are not what {certificate.rule!r} needs: {e!r}")  # they may come from anywhere
     scripts += [own.smtlib] if own.smtlib else []
     return Verdict(own.holds, (*steps, *own.steps), own.failure, "\n(reset)\n".join(scripts))
 
@@ -323,7 +330,8 @@ class Proof:
 
         Scripts are separated by `(reset)`, so that the text can be given to any solver as it is.
         """
-        verdict = self.verdict()
+        with smt.writing():
+            verdict = self.verdict()
         if not verdict.holds:
             return f"; not proved: {verdict.failure}\n"
         return verdict.smtlib or f"; proved without an SMT solver: {self.summary}\n"

@@ -10,10 +10,9 @@ from typing import Any
 
 import sympy
 
-from pidsl.analysis.bound import Bound, exact
+from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas.words import n, symbol
 from pidsl.analysis.verdict import Verdict
-from pidsl.analysis.ways import Asked, NotMine
 
 t = symbol("t")
 
@@ -67,12 +66,3 @@ def check_no_layer(bound: Bound) -> Verdict:
     if not holds[bound.relation] or bound.expr.has(sympy.Piecewise):  # which need not say anything somewhere
         return Verdict(False, failure="without a layer, every token is itself: 0")
     return Verdict(True, ("without a layer, every token is itself",))
-
-
-def no_layer(asked: Asked) -> Bound:
-    """Without a layer, every token is itself."""
-    if asked.question.layers != 0:
-        raise NotMine
-    q = asked.question
-    reason = "no layer: every token is itself"
-    return exact(q.subject, q.quantity, 0, "no layer", given={"layers": 0}, reason=reason)

@@ -17,21 +17,21 @@ from sympy.functions.elementary.piecewise import ExprCondPair
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from pidsl.analysis.bound import ANY, Bound, Form, Question
-from pidsl.analysis.documents import ACROSS
+from pidsl.analysis.documents import ACROSS, AT_MOST, any_confined
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.assume import is_condition
 from pidsl.analysis.formulas.words import CeilLog, Periodic, Table, symbol
-from pidsl.analysis.layers.stacks import WHOLE as WHOLE
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.sizes import DTYPES, FLOPS, TENSORS
-from pidsl.analysis.symbolic.lag_sets import domain
 from pidsl.language.terms import Term
 
-COUNTED = ("pairs", "sparsity", "average degree")
+WHOLE = 4096  # layers that are composed one by one; more of them are asked for with L as a parameter
 REACH = ("farthest", "contiguous")
 
 VARIABLES: dict[str, str] = {
-    **dict.fromkeys((*COUNTED, "max degree", "depth", ACROSS, *FLOPS, *TENSORS), "n"), "degree": "in",
+    **dict.fromkeys(("pairs", "sparsity", "average degree", "max degree", "depth"), "n"),
+    **dict.fromkeys((ACROSS, *FLOPS, *TENSORS), "n"), "degree": "in",
     **dict.fromkeys(("live keys", "live pages", "kv bytes"), "t"), **dict.fromkeys(REACH, "nL"),
 }  # fmt: skip
 """The variables of a formula of each quantity, besides the symbols of the pattern."""
@@ -103,6 +103,17 @@ def misstated(bound: Bound, proves: Iterable[About]) -> str:
     kind = _kind(bound.subject)
     if kind is None:
         return f"no pattern: {bound.subject!r}"
+    confined, allowed = any_confined(bound.subject), bound.question.allowed
+    if allowed is not (allowed and confined):
+        return f"{bound.shown_subject} is no pattern within documents"
+    most = {
+        **AT_MOST,
+        "kv bytes": "<=",
+        **dict.fromkeys(FLOPS, "<="),
+        **dict.fromkeys((ACROSS, *TENSORS), bound.relation),
+    }
+    if confined and not allowed and bound.relation != most.get(bound.quantity):
+        return "of a pattern within documents, only bounds are proved"
     about = next((one for one in proves if bound.quantity in one.quantities), None)
     if about is None:
         return f"{bound.method} says nothing about {bound.quantity}"
@@ -113,6 +124,8 @@ def misstated(bound: Bound, proves: Iterable[About]) -> str:
     if not _fits(bound.question, about.arguments):
         return f"arguments {bound.question.given!r}"
     variables = "n" if isinstance(bound.argument("layers"), int) else VARIABLES[bound.quantity]
+    if bound.question.n is not None:
+        variables = ""
     names = {symbol(name) for name in (*names_of(bound.subject), *variables)}
     if not isinstance(bound.expr, sympy.Expr) or not _is_formula([bound.expr], names):
         return f"no formula over {_listed(names)}: {bound.expr}"

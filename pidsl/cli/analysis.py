@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -86,31 +87,33 @@ def _counts(term: Term, n: int) -> dict[str, Any]:
 Examples:
   pidsl bounds "window(k) | lags(p)" --assume "p > k"
   pidsl bounds "window(63) | stride(256) & causal" --layers 4 --check
-  pidsl bounds longformer --json"""
+  pidsl bounds longformer --save bounds.json"""
 )
 @pattern
 @click.option("--assume", default="", metavar="CONDITIONS", help='Such as "p > k, n > p".')
 @click.option("--layers", type=click.IntRange(1), metavar="L", help="Number of layers; default: any number L.")
 @click.option("--check", is_flag=True, help="Verify each proof from its statement; exit 1 if one fails.")
+@click.option("--save", metavar="FILE", help="Write the bounds with their certificates, for `pidsl verify`.")
 @as_json
 @click.pass_context
 def bounds(
     context: click.Context, pattern: str, bound: Mapping[str, int], assume: str, layers: int | None, check: bool,
-    as_json: bool,
+    save: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Formulas for every length, with proofs.
 
-    Pairs, keys per query, the largest number of them, keys that a decoder must keep, how far layers see (farthest:
-    the largest lag; contiguous: without a gap), and the depth. Of heads, layers and gates each pattern is counted by
-    itself, and they see together.
+    Pairs, keys of a query, the most of any, keys that a decoder must keep, how far layers see (farthest: the largest
+    lag; contiguous: without a gap), and depth. Heads, layers and gates see together.
 
     JSON: "pattern", and "bounds" with "of" (null: all), "quantity", "relation", "formula" (null: unknown, with
     "reason"), "assumptions", "proof", "checked" (null: not asked).
     """
     from pidsl.analysis import questions as ask
     from pidsl.analysis.formulas.assume import conditions, require_known
+    from pidsl.analysis.saved import to_json
     from pidsl.language.recipe import Recipe
     from pidsl.pictures.parts import schedule_of
+    from pidsl.pictures.report import replace_file
 
     subject = read(pattern, bound)
     counted = list(dict.fromkeys(term for _, term in parts(subject)))
@@ -137,6 +140,8 @@ def bounds(
         ask.depth(through, assume=near),
     ]
     found += [(None, x) for x in together]
+    if save is not None:
+        replace_file(Path(save), to_json([x for _, x in found if x.is_known]))
     verdicts = [x.proof.verdict() if check and x.is_known else None for _, x in found]
     if as_json:
         each = [
@@ -152,6 +157,47 @@ def bounds(
                 click.echo(f"  checked: {said}, {len(verdict.steps)} steps")
             click.echo()
     if not all(verdict is None or verdict.holds for verdict in verdicts):
+        context.exit(1)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  pidsl bounds "window(k) | lags(p)" --save bounds.json
+  pidsl verify bounds.json"""
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@as_json
+@click.pass_context
+def verify(context: click.Context, file: Path, as_json: bool) -> None:
+    """Saved bounds, verified by their certificates without a search.
+
+    A bound is verified by its rule from the statement, its facts and its premises; nothing in the file is trusted.
+    Exit code 1 where one is not.
+
+    JSON: "bounds" with "of", "quantity", "relation", "formula", "assumptions", "rule", "checked", "steps", "failure".
+    """
+    from pidsl.analysis.saved import from_json
+
+    try:
+        found = from_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise click.BadParameter(f"{str(file)!r} is not read: {e}", context, param_hint="FILE") from None
+    verdicts = [x.proof.verdict() for x in found]
+    if as_json:
+        each = [
+            {
+                "of": x.shown_subject, **_bound(x), "rule": x.method, "checked": verdict.holds,
+                "steps": list(verdict.steps), "failure": verdict.failure or None,
+            }
+            for x, verdict in zip(found, verdicts, strict=True)
+        ]  # fmt: skip
+        write_json({"bounds": each})
+    else:
+        for x, verdict in zip(found, verdicts, strict=True):
+            click.echo(f"{x}\n  verified: {'yes' if verdict.holds else f'no, {verdict.failure}'}")
+            click.echo("".join(f"    {step}\n" for step in dict.fromkeys(verdict.steps)))
+    if not all(verdict.holds for verdict in verdicts):
         context.exit(1)
 
 
@@ -316,4 +362,4 @@ def _at(bound: Bound, n: int) -> Any:
         return None
 
 
-COMMANDS = (show, bounds, compare, design)
+COMMANDS = (show, bounds, verify, compare, design)

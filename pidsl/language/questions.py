@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pidsl.analysis.bound import Bound
-    from pidsl.analysis.counting.live import Communication
+    from pidsl.analysis.counting.traffic import Communication
     from pidsl.analysis.layers.reachable import Reachable
     from pidsl.analysis.questions import Degree
     from pidsl.language.terms import Term
@@ -264,5 +264,5 @@ class Questions(Shown):
         return behind("reachable")(self._own, layers)
 
     def communication(self, n: int, workers: int) -> Communication:
-        """Key rows that each of P workers needs from each other; see `pidsl.analysis.counting.live.communication`."""
+        """Key rows that each of P workers needs from each other; see `analysis.counting.traffic.communication`."""
         return behind("communication")(self._own, n, workers)

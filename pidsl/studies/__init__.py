@@ -1,1 +1,10 @@
 """What one does with bounds: costs, comparisons, designs, and published claims."""
+
+from typing import TYPE_CHECKING, Any
+
+from pidsl.later import submodule
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return submodule(__name__, name)

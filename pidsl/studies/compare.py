@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, cast
 
-import numpy as np
-
 from pidsl.analysis import questions as ask
-from pidsl.analysis.bound import Bound
-from pidsl.analysis.dense import times
+from pidsl.analysis.bound import Bound, asking
 from pidsl.analysis.formulas.words import Value
-from pidsl.analysis.schedules import BaseSchedule
-from pidsl.analysis.symbolic.lag_reach import reach_by_family
-from pidsl.analysis.symbolic.lag_sets import NotByLag
-from pidsl.errors import PidslError, SizeError, SymbolError, TermError, TooHardError
-from pidsl.language.schedule import Schedule
+from pidsl.analysis.portfolio import answer
+from pidsl.errors import PidslError, SizeError, TermError
 from pidsl.language.shown import Displayed
 from pidsl.language.terms import Term, require_concrete, require_free
 from pidsl.language.vocabulary import window
-from pidsl.relation import counting
 from pidsl.relation.isl import in_turn
-from pidsl.relation.oracle import dense_mask
 from pidsl.studies.cost import shown
 from pidsl.studies.members import Family, Pattern, Ranges, is_family, members, require_pattern, require_used
+from pidsl.studies.numbers import Answer, reason_of, terms_of, value_at
 from pidsl.studies.plan_cost import plan_cost
 
-Answer = tuple[Value, Bound | None]  # a number, and the formula it comes from
-
-COUNTED = 1 << 22  # tokens up to which pairs without a formula are counted query by query
 MEMBERS = 1024  # of one family
 SHOWN = 40  # rows of a table as text
-MATRICES = 1024  # tokens up to which layers without a formula are multiplied out
 
 COLUMNS: dict[str, str] = {
     "pairs": "pairs",
@@ -248,121 +236,48 @@ def _row(name: str, pattern: Pattern, n: int, layers: int, head_dim: int) -> Row
         require_free(term, "what it costs and reaches")
     found: dict[str, tuple[Answer, ...]] = {}
     reasons: dict[str, str] = {}
-
-    def note(column: str, answer: Callable[[], Iterable[Answer]]) -> None:
+    asked: dict[str, Callable[[], Iterable[Bound]]] = {
+        "pairs": lambda: map(ask.pairs, terms),
+        "degree": lambda: (answer(asking(term, "max degree")) for term in terms),
+        "live": lambda: map(ask.live, terms),
+        "depth": lambda: [ask.depth(pattern, n)],
+        "farthest": lambda: [ask.farthest(pattern, layers)],
+        "contiguous": lambda: [ask.contiguous(pattern, layers)],
+    }
+    for column, bounds in asked.items():
         try:
-            found[column] = tuple(answer())
+            if column in ("farthest", "contiguous") and _connected(found.get("depth"), terms, layers):
+                found[column] = ((n - 1, found["depth"][0][1]),)
+            else:
+                found[column] = tuple(value_at(bound, n) for bound in bounds())
         except PidslError as e:
             reasons[column] = reason_of(e)
-
-    note("pairs", lambda: [pairs_at(term, n) for term in terms])
     if "pairs" in found:
         found["sparsity"] = tuple((1 - Fraction(value) / n**2, bound) for value, bound in found["pairs"])
     else:
         reasons["sparsity"] = reasons["pairs"]
-    note("degree", lambda: [degree_at(term, n) for term in terms])
-    note("depth", lambda: [_value(depth_at(pattern, n), n)])
-    for quantity in ("farthest", "contiguous"):
-        note(quantity, lambda quantity=quantity: [_reach(pattern, terms, quantity, n, layers, found)])  # type: ignore[misc]
-    note("live", lambda: [_value(ask.live(term), n) for term in terms])
     values: dict[str, Value | None] = dict.fromkeys(COLUMNS)
     for column, answers in found.items():
         each = [value for value, _ in answers]
         values[column] = max(each) if column == "degree" else _mean(each)
-    bounds = {column: tuple(b for _, b in answers if b is not None) for column, answers in found.items()}
-    inexact = {c: b.relation for c, each in bounds.items() for b in each if not b.is_exact and c != "sparsity"}
+    bounds_of = {column: tuple(b for _, b in answers if b is not None) for column, answers in found.items()}
+    inexact = {c: b.relation for c, each in bounds_of.items() for b in each if not b.is_exact and c != "sparsity"}
     try:
         plans = [plan_cost(term, n, head_dim) for term in terms]
         attended = sum(p.attended for p in plans)
         values["waste"] = sum(p.forward for p in plans) / attended if attended else 1.0
     except PidslError as e:
         reasons["waste"] = reason_of(e)
-    return Row(name, pattern, values, bounds, inexact, reasons)
+    return Row(name, pattern, values, bounds_of, inexact, reasons)
 
 
-def reason_of(e: PidslError) -> str:
-    """Why there is no answer, in one line."""
-    text = e.hint if isinstance(e, TooHardError) and e.hint else f"{e.given}: {e.expected}" if e.expected else e.given
-    return " ".join(text.split())
-
-
-def terms_of(pattern: Pattern, n: int, layers: int) -> tuple[Term, ...]:
-    """The patterns that are counted: each layer of a schedule; of a base schedule, as many as are asked for."""
-    if isinstance(pattern, BaseSchedule):
-        if not isinstance(pattern.base, int):
-            raise SymbolError(f"{pattern!r}", "a number for the base, to compare patterns")
-        base = pattern.base
-        return tuple(pattern.layer(k) if base**k < n else window(0) for k in range(layers))
-    return pattern.unions if isinstance(pattern, Schedule) else (pattern,)
-
-
-def pairs_at(term: Term, n: int) -> Answer:
-    """By the formula for any term, by that for lags, or one by one."""
-    bound = ask.pairs(term)
-    return _counted(bound, n, lambda: counting.pairs(term, n))
-
-
-def degree_at(term: Term, n: int) -> Answer:
-    """The keys of the query with the most, as `pairs_at` counts."""
-    bound = ask.degree(term).maximum
-    return _counted(bound, n, lambda: int(counting.degree(term, n).max()))
-
-
-def _counted(bound: Bound, n: int, count: Callable[[], int]) -> Answer:
-    """The formula at n, or a count where there is none that holds for n."""
-    try:
-        return _value(bound, n)
-    except (SizeError, TooHardError):
-        if n > COUNTED:
-            raise
-        return count(), None
-
-
-def depth_at(pattern: Pattern, n: int) -> Bound:
-    """The depth, by the formula of a family where the pattern is in one and the formula holds for n.
-
-    A family's formula takes no time that grows with its sizes.
-    """
-    if isinstance(pattern, Schedule):
-        return ask.depth(pattern, n)
-    try:
-        found = reach_by_family(pattern, "depth")
-        found(n=n)
-        return found
-    except (NotByLag, PidslError):
-        return ask.depth(pattern, n)
-
-
-def _reach(
-    pattern: Pattern, terms: tuple[Term, ...], quantity: str, n: int, layers: int,
-    found: Mapping[str, tuple[Answer, ...]],
-) -> Answer:  # fmt: skip
-    """Farthest lag or contiguous reach: n - 1 where the depth is reached and every token keeps what it has seen."""
-    if "depth" in found and found["depth"][0][0] <= layers and all(window(0) <= term for term in terms):
-        return n - 1, found["depth"][0][1]
-    if not isinstance(pattern, Schedule):
-        try:
-            return _value(reach_by_family(pattern, quantity, layers), n)
-        except (NotByLag, PidslError):
-            pass
-    subject = terms if isinstance(pattern, BaseSchedule) else pattern
-    try:
-        return _value((ask.farthest if quantity == "farthest" else ask.contiguous)(subject, layers), n)
-    except PidslError:
-        if n > MATRICES:
-            raise
-    masks = [dense_mask(term, n) for term in terms]
-    seen = np.eye(n, dtype=np.bool_)
-    for layer in range(layers):
-        seen = times(masks[layer % len(masks)], seen)
-    i, j = np.nonzero(seen if quantity == "farthest" else ~seen & np.tri(n, dtype=np.bool_))
-    if quantity == "farthest":
-        return (int((i - j).max()) if len(i) else -math.inf), None
-    return (int((i - j).min()) - 1 if len(i) else n - 1), None
-
-
-def _value(bound: Bound, n: int) -> Answer:
-    return (bound(t=n - 1) if bound.quantity == "live keys" else bound(n=n)), bound
+def _connected(depth: tuple[Answer, ...] | None, terms: tuple[Term, ...], layers: int) -> bool:
+    """Whether so many layers connect everything: the depth is reached, and every token keeps what it has seen."""
+    if depth is None:
+        return False
+    ((value, bound),) = depth
+    at_most = bound is None or bound.relation in ("==", "<=")
+    return at_most and value <= layers and all(window(0) <= term for term in terms)
 
 
 def _mean(values: list[Value]) -> Value:

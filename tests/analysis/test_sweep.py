@@ -20,11 +20,14 @@ from hypothesis import strategies as st
 import pidsl
 from pidsl import blocks, causal, keys, lags, neighborhood, ring, stride, symbols, window
 from pidsl.analysis import held_out as against_masks
+from pidsl.analysis import portfolio
 from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.counting import counts
+from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import CeilLog, Periodic, Table, holds, symbol, value_of
 from pidsl.analysis.schedules import BaseSchedule, SkipSchedule
+from pidsl.analysis.ways import Way
 from pidsl.cli.main import main
 from pidsl.testing import terms
 
@@ -91,8 +94,9 @@ def test_a_formula_that_is_wrong_from_its_second_period_on_is_thrown_away() -> N
 
 def test_the_answer_is_unknown_then_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = replace(window(6).pairs(), expr=N**2)
-    monkeypatch.setattr(counts, "pairs", lambda term: wrong)
-    found = ask.pairs(window(6))
+    monkeypatch.setattr(counts, "pairs", lambda asked: wrong)
+    monkeypatch.setitem(portfolio.WAYS, "pairs", (Way("chambers of n", "counting.counts:pairs"),))
+    found = portfolio.answer(wrong.question, (N > -7,))
     assert not found.is_known
     assert "thrown away" in found.reason and "it says" in found.reason
     assert not found.proof.check()
@@ -143,7 +147,7 @@ def test_assumptions_that_a_family_excludes_are_not_contradictory(term: Any, que
 def test_a_formula_is_not_stated_under_what_it_excludes(question: str) -> None:
     for term, under in ((lags(p), "p <= 0"), (window(k) | lags(p), "p <= k"), (window(k), "k < 1")):
         bound = getattr(term, question)(assume=under)
-        assert not bound.is_known or ask.smt.consistent(bound.assumptions)
+        assert not bound.is_known or smt.consistent(bound.assumptions)
     with pytest.raises(pidsl.TermError, match="that some integers satisfy"):
         getattr(window(k), question)(assume="k < 0")
 

@@ -47,6 +47,7 @@ from pidsl import (
     where,
     window,
 )
+from pidsl.analysis.bound import restated
 from pidsl.language.terms import Transpose, Union
 from pidsl.relation.documents import crossing
 from pidsl.studies.graph import attention_graph
@@ -333,12 +334,12 @@ def test_proofs_of_bounds() -> None:
     for bound in (term.pairs(), term.live(), PACKED.farthest(3), PACKED.pairs(), PACKED.degree().maximum):
         assert bound.relation == "<=" and bound.proof.check(), str(bound)
         for wrong in (
-            replace(bound, relation="=="),
-            replace(bound, relation=">="),
-            replace(bound, expr=bound.expr - 1),
+            restated(bound, relation="=="),
+            restated(bound, relation=">="),
+            restated(bound, expr=bound.expr - 1),
         ):
             assert not wrong.proof.check()
-    assert not replace(window(3).depth(), subject=PACKED).proof.check()
+    assert not restated(window(3).depth(), subject=PACKED).proof.check()
     cost = PACKED.cost(64)
     assert cost.forward_flops.relation == cost.kv_bytes.relation == "<=" and cost.plan is None
     assert cost.forward_flops.proof.check() and cost.kv_bytes.proof.check() and cost.memory_bytes.proof.check()
@@ -362,9 +363,9 @@ def test_the_theorem() -> None:
     assert no_leak(lags(0)).proof.check()
     bound = no_leak(PACKED)
     for wrong in (
-        replace(bound, subject=window(3)),
-        replace(bound, expr=sympy.Integer(1)),
-        replace(bound, relation=">="),
+        restated(bound, subject=window(3)),
+        restated(bound, expr=sympy.Integer(1)),
+        restated(bound, relation=">="),
     ):
         assert not wrong.proof.check()
     assert not crossing(window(3)).is_empty()
@@ -376,7 +377,7 @@ def test_a_claim_without_the_word_is_refuted() -> None:
     claim = pidsl.check_claims("Packing, positions alone")[0]
     found = claim.judgement.counterexample
     assert claim.verdict == "refuted" and found is not None and found.pair == (1, 0) and found.check()
-    assert not replace(found, claim=replace(found.claim, subject=window(k) & documents)).check()
+    assert not replace(found, claim=restated(found.claim, subject=window(k) & documents)).check()
 
 
 def test_errors_are_of_pidsl() -> None:

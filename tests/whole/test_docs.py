@@ -83,7 +83,7 @@ NOT_HERE = {
     "python benchmarks": "takes minutes; tests/whole/test_benchmark.py runs benchmarks on less",
     "pidsl demo": "tests/whole/test_demo.py",
     "pidsl bench": "measures",
-    "pidsl claims": "tests/analysis/test_claims.py",
+    "pidsl claims": "tests/studies/test_claims.py",
 }
 TAKES_LONG = ("demo", "bench", "claims")
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 
 import pytest
 from source import imports, modules, tree
+
+from pidsl.analysis.portfolio import WAYS
+from pidsl.analysis.rules import RULES
 
 MOST_PARAMETERS = 8
 
@@ -55,12 +59,15 @@ def circles(arrows: Mapping[str, set[str]]) -> set[frozenset[str]]:
     return {frozenset(x for x in reach[name] if name in reach[x]) for name in arrows if name in reach[name]}
 
 
-@pytest.mark.parametrize("rooms", [("pidsl.codegen", "pidsl.runtime"), ("pidsl.language", "pidsl.relation")])
+@pytest.mark.parametrize(
+    "rooms",
+    [("pidsl.codegen", "pidsl.runtime"), ("pidsl.language", "pidsl.relation"), ("pidsl.analysis", "pidsl.studies")],
+)
 def test_no_import_goes_in_a_circle(rooms: tuple[str, ...]) -> None:
     assert circles(graph(*rooms)) == set()
 
 
-@pytest.mark.parametrize("house", ["pidsl.codegen", "pidsl.runtime"])
+@pytest.mark.parametrize("house", ["pidsl.codegen", "pidsl.runtime", "pidsl.analysis"])
 def test_rooms_import_one_way(house: str) -> None:
     def room(name: str) -> str:
         return ".".join(name.split(".")[:3])
@@ -136,3 +143,33 @@ def test_no_override_is_ignored() -> None:
     ignored = re.compile(r"type: ignore\[[^\]]*\boverride\b")
     found = {name for name, path in tree().items() if ignored.search(path.read_text(encoding="utf-8"))}
     assert found == set()
+
+
+# -- proofs ------------------------------------------------------------------------------------------------------------
+
+
+def finders() -> set[str]:
+    """The modules of the ways to an answer."""
+    ways = {way for each in WAYS.values() for way in each}
+    return {f"pidsl.analysis.{way.finder.partition(':')[0]}" for way in ways}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_checker_imports_no_finder(name: str) -> None:
+    """Neither itself, nor through others, nor in functions: what is verified is not what found it."""
+    arrows = graph("pidsl.analysis")
+    seen, rest = set(), [RULES[name].checker.partition(":")[0]]
+    while rest:
+        seen.add(at := rest.pop())
+        rest += arrows[at] - seen
+    assert seen & finders() == set()
+
+
+def test_every_way_and_every_rule_is_there() -> None:
+    for way in {way for each in WAYS.values() for way in each}:
+        module, function = way.finder.split(":")
+        assert callable(getattr(import_module(f"pidsl.analysis.{module}"), function)), way
+    for name, rule in RULES.items():
+        module, function = rule.checker.split(":")
+        assert callable(getattr(import_module(module), function)), name
+        assert rule.theorem and rule.about and rule.principle

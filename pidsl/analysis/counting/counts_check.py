@@ -18,49 +18,29 @@ import numpy as np
 import sympy
 
 from pidsl.analysis.bound import Bound
+from pidsl.analysis.counting import elsewhere
 from pidsl.analysis.counting.lattice import Chambers, by_length, chambers, rows_of, square
-from pidsl.analysis.counting.progressions import (
-    count_progressions,
-    loops_of,
-    progressions,
-    sum_rows,
-)
-from pidsl.analysis.formulas.agreement import shape_of, values_at
-from pidsl.analysis.formulas.words import symbol
+from pidsl.analysis.counting.live_set import live_set
+from pidsl.analysis.counting.progressions import counter, sum_rows
+from pidsl.analysis.formulas.agreement import shape_of
+from pidsl.analysis.formulas.evaluate import first_difference
+from pidsl.analysis.formulas.words import n, symbol
 from pidsl.analysis.verdict import Verdict
 from pidsl.errors import TooHardError
-from pidsl.relation.counting import count_loops
 from pidsl.relation.isl import disjoint, limited
 from pidsl.relation.oracle import dense_mask
 from pidsl.relation.pieces import Ints
 
 DENSE = 96  # lengths up to which the dense masks are counted
+t = symbol("t")
 POINTS = 1_000_000  # most points at which a formula is compared
 
 
-def stated(bound: Bound) -> tuple[sympy.Expr, int]:
-    """The formula for the number of pairs that a statement about it makes, and the first n for which it does.
-
-    Raises:
-        TooHardError: other assumptions.
-    """
-    n = symbol("n")
-    least = 0 if bound.quantity == "pairs" else 1
-    if bound.assumptions not in ((), (sympy.Ge(n, least),)) or (least and not bound.assumptions):
-        raise TooHardError(f"the assumptions {bound.assumptions}", f"n >= {least}")
-    match bound.quantity:
-        case "pairs":
-            return bound.expr, least
-        case "sparsity":
-            return sympy.expand(n**2 * (1 - bound.expr)), least
-        case _:  # average degree
-            return sympy.expand(n * bound.expr), least
-
-
 def check_pairs(bound: Bound) -> Verdict:
-    """Pairs, their share that is missing, and pairs per query."""
-    term, n = bound.term, symbol("n")
-    expr, least = stated(bound)
+    """The number of pairs, for every n."""
+    term = bound.term
+    if bound.assumptions not in ((), (n >= 0,)):
+        return Verdict(False, failure=f"assumptions {bound.assumptions}")
     points = square(term, fresh=True)
     with limited("the parts of the pairs"):
         parts = [isl.Set.from_basic_set(part) for part in disjoint(points)]
@@ -74,12 +54,14 @@ def check_pairs(bound: Bound) -> Verdict:
             raise TooHardError(f"{bound.name}: {last} lengths to count", f"at most {POINTS}")
         return _pairs_up_to(points, parts, each, last)[at]
 
-    return compare(bound, expr, n, each, 2, count, least)
+    found = compare(bound, bound.expr, n, each, 2, count)
+    if found.holds and (failure := elsewhere.differs(bound)):
+        return Verdict(False, found.steps, failure)
+    return found
 
 
 def compare(
-    bound: Bound, expr: sympy.Expr, x: sympy.Symbol, each: list[Chambers], degree: int,
-    count: Callable[[Ints], Ints], least: int = 0,
+    bound: Bound, expr: sympy.Expr, x: sympy.Symbol, each: list[Chambers], degree: int, count: Callable[[Ints], Ints]
 ) -> Verdict:  # fmt: skip
     """Whether a formula is a count.
 
@@ -90,27 +72,22 @@ def compare(
         each: chambers of the parts of the set that is counted.
         degree: of its count.
         count: the counts at given x, in ascending order.
-        least: the first x that matters.
     """
     own = Chambers((0,), 1)
     for one in each:
         own |= one
     claimed = shape_of(expr, x)
-    both = own | Chambers(tuple(sorted(claimed.starts | {0, least})), claimed.period)
+    both = own | Chambers(tuple(sorted(claimed.starts | {0})), claimed.period)
     nodes = (max(degree, claimed.degree) + 1) * both.period
     if len(both.starts) * nodes > POINTS:
         raise TooHardError(f"{bound.name}: {len(both.starts) * nodes} points to compare", f"at most {POINTS}")
     wanted = [
         np.arange(start, start + nodes if stop is None else min(stop, start + nodes))
         for start, stop in zip(both.starts, [*both.starts[1:], None], strict=True)
-        if start >= least
     ]
     at = np.concatenate(wanted)
     right = count(at).astype(object)
-    top, bottom = values_at(expr, x, at.astype(object))
-    same = np.array([t is not None and t == r * bottom for t, r in zip(top, right, strict=True)], dtype=np.bool_)
-    if not same.all():
-        k = int(np.argmin(same))
+    if (k := first_difference(expr, {x: at.astype(object)}, right)) is not None:
         return Verdict(False, failure=f"at {x} = {at[k]} the count is {right[k]}, not {expr.subs(x, int(at[k]))}")
     return Verdict(
         True,
@@ -133,20 +110,11 @@ def _pairs_up_to(points: isl.Set, parts: list[isl.Set], each: list[Chambers], la
     total = np.zeros(last, dtype=np.int64)
     if grown is not None:
         t = np.arange(last - 1)
-        total[1:] = np.cumsum(sum(progressions_counter(x, "[t] -> { : t >= 0 }")({"t": t}) for x in grown))
+        total[1:] = np.cumsum(sum(counter(x)({"t": t}) for x in grown))
         return total
     for part, own in zip(parts, each, strict=True):
-        counter = progressions_counter(rows_of(part), "[n, i] -> { : 0 <= i < n }")
-        total += continued(own, 2, last, partial(sum_rows, count=counter))
+        total += continued(own, 2, last, partial(sum_rows, count=counter(rows_of(part))))
     return total
-
-
-def progressions_counter(points: isl.Set, context: str) -> Callable[[dict[str, Ints]], Ints]:
-    """Counts the points of a one-dimensional set, by progressions where isl finds them."""
-    try:
-        return partial(count_progressions, progressions(points))
-    except TooHardError:
-        return partial(count_loops, loops_of(points, context))
 
 
 def continued(own: Chambers, degree: int, last: int, count: Callable[[Ints], Ints]) -> Ints:
@@ -165,4 +133,18 @@ def continued(own: Chambers, degree: int, last: int, count: Callable[[Ints], Int
         for k in range(int(begin[-1]) + 1, stop, p):
             size = min(p, stop - k)
             found[k : k + size] = sum(w * found[k - d * p : k - d * p + size] for d, w in enumerate(weights, 1))
+    return found
+
+
+def check_live(bound: Bound) -> Verdict:
+    """The number of live keys, from the relation built again and counted by progressions."""
+    if bound.assumptions not in ((), (sympy.Ge(t, 0),)):
+        return Verdict(False, failure=f"assumptions {bound.assumptions}")
+    points = live_set(bound.term, bound.argument("lookahead"), bound.argument("page"), fresh=True)
+    with limited("the parts of the live keys"):
+        each = [chambers(isl.Set.from_basic_set(part)) for part in disjoint(points)]
+    count = counter(points)
+    found = compare(bound, bound.expr, t, each, 1, lambda at: count({"t": at}))
+    if found.holds and (failure := elsewhere.differs(bound)):
+        return Verdict(False, found.steps, failure)
     return found

@@ -20,18 +20,20 @@ import numpy as np
 import sympy
 
 from pidsl.analysis.bound import Bound
+from pidsl.analysis.counting import elsewhere
 from pidsl.analysis.counting.borders import Masks, borders
-from pidsl.analysis.counting.counts import inclusion
+from pidsl.analysis.counting.inclusion import inclusion
 from pidsl.analysis.counting.largest import Largest
 from pidsl.analysis.counting.lattice import rows_of, square
 from pidsl.analysis.counting.progressions import Progression, progressions, total_size
 from pidsl.analysis.counting.windows import Windows
-from pidsl.analysis.formulas.agreement import shape_of, values_at
+from pidsl.analysis.formulas.agreement import shape_of
+from pidsl.analysis.formulas.evaluate import first_difference, values_of
 from pidsl.analysis.formulas.piecewise import function, region
-from pidsl.analysis.formulas.plane import Lines, collect, evaluate, of_isl
+from pidsl.analysis.formulas.plane import Lines, collect, of_isl
 from pidsl.analysis.formulas.words import i, n
-from pidsl.analysis.verdict import Verdict
-from pidsl.errors import PidslError, TooHardError
+from pidsl.analysis.verdict import Verdict, failed
+from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import CONTEXT, limited, read_set
 from pidsl.relation.pieces import Ints, count_piece
@@ -44,16 +46,17 @@ SAMPLES, SAMPLED = 128, 600  # points, and the lengths that they are from, at wh
 ROWS = "[n, i] -> { : 0 <= i < n }"
 
 
-def settled(bound: Bound) -> bool:
-    """Whether a degree, or the largest, is verified, before it is claimed at all."""
-    try:
-        return (check_maximum if bound.quantity == "max degree" else check_degree)(bound).holds
-    except PidslError:
-        return False
-
-
 def check_degree(bound: Bound) -> Verdict:
     """The formula is the number of keys of query i, for all 0 <= i < n."""
+    return _also_elsewhere(bound, _degree(bound))
+
+
+def _also_elsewhere(bound: Bound, found: Verdict) -> Verdict:
+    failure = elsewhere.differs(bound) if found.holds else ""
+    return failed(failure, *found.steps) if failure else found
+
+
+def _degree(bound: Bound) -> Verdict:
     if set(bound.assumptions) != {sympy.Ge(i, 0), sympy.Lt(i, n)}:
         return Verdict(False, failure=f"assumptions {bound.assumptions}")
     term = bound.term
@@ -97,10 +100,8 @@ def _by_masks(bound: Bound, term: Term, work: int = WORK) -> Verdict:
         f"{lines.modulus} (the constraints of the relation)",
     )
     for queries, lengths in windows.cells():
-        top, bottom = evaluate(bound.expr, {i: queries, n: lengths})
         right = masks(queries, lengths)
-        if (wrong := top != right * bottom).any():
-            k = int(np.argmax(wrong))
+        if (k := first_difference(bound.expr, {i: queries, n: lengths}, right)) is not None:
             return Verdict(False, steps, f"query {queries[k]} of n = {lengths[k]} attends {right[k]} keys")
     return Verdict(True, (*steps, f"they agree beside these lines for all n <= {windows.last}, so everywhere"))
 
@@ -122,13 +123,10 @@ def _difference(expr: sympy.Expr, pieces: list[Piece], bound: Bound) -> tuple[st
     _afford(bound, windows, expr, len(pieces))
     for queries, lengths in windows.cells():
         env = {"n": lengths, "i": queries}
-        top, bottom = evaluate(expr, {i: queries, n: lengths})
         right = np.zeros(len(queries), dtype=np.int64)
         for piece in pieces:
             right += piece.count(env)
-        wrong = top != right * bottom
-        if wrong.any():
-            k = int(np.argmax(wrong))
+        if (k := first_difference(expr, {i: queries, n: lengths}, right)) is not None:
             return f"query {queries[k]} of n = {lengths[k]}: {expr} is not {right[k]}", ""
     return "", (
         f"{len(pieces)} of them are a sum of terms of the formula: they change on {len(lines.lines)} kinds of lines, "
@@ -147,7 +145,7 @@ def _matched(terms: list[Any], pieces: list[Piece]) -> Iterator[tuple[list[Any],
         open_.setdefault(tuple(values.tolist()), []).append(piece)
     rest = []
     for term in terms:
-        top, bottom = evaluate(term, {i: queries, n: lengths})
+        top, bottom, _ = values_of(term, {i: queries, n: lengths})
         alike = open_.get(tuple((top // bottom).tolist())) if top.any() else None
         if alike and not (top % bottom).any():
             yield [term], [alike.pop()]
@@ -199,6 +197,10 @@ def _progressions(term: Term) -> list[tuple[int, list[Progression]]]:
 
 def check_maximum(bound: Bound) -> Verdict:
     """No query has more keys, and for every n one has as many."""
+    return _also_elsewhere(bound, _most(bound))
+
+
+def _most(bound: Bound) -> Verdict:
     if not bound.assumptions:
         return Verdict(False, failure="claimed for n = 0, where there is no query")
     try:
@@ -237,14 +239,13 @@ def _largest_by_masks(bound: Bound) -> Verdict:
     if last > POINTS:
         raise TooHardError(f"{bound.name}: {last} points to compare", f"at most {POINTS}")
     at = np.arange(int(least), last + 1).astype(object)
-    top, bottom = values_at(bound.expr, n, at)
+    right = np.array([largest(x) for x in at], dtype=object)
     steps = (
         f"the number of keys changes on {len(lines.lines)} kinds of lines and repeats modulo {lines.modulus}",
         f"so the most is at one of their ends; for n >= {largest.stable} it grows evenly, with period {largest.period}",
     )
-    for x, value in zip(at, top, strict=True):
-        if value is None or value != largest(x) * bottom:
-            return Verdict(False, steps, f"for n = {x} the most keys of a query are {largest(x)}")
+    if (k := first_difference(bound.expr, {n: at}, right)) is not None:
+        return Verdict(False, steps, f"for n = {at[k]} the most keys of a query are {right[k]}")
     return Verdict(True, (*steps, f"it is the formula for all n <= {last}, so for every n"))
 
 

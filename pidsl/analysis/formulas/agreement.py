@@ -6,20 +6,15 @@ each residue class they are polynomials of degree <= d that agree at d + 1 point
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor, lcm
 from typing import Any
 
-import numpy as np
 import sympy
-from numpy.typing import NDArray
 
 from pidsl.analysis.formulas.words import Periodic, Table
 from pidsl.errors import TooHardError
-
-Objects = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,105 +110,3 @@ def _starts(condition: Any, x: sympy.Symbol) -> list[int]:
         return []
     at = Fraction(int(constant.p), int(constant.q)) / Fraction(-int(slope.p), int(slope.q))
     return [s for s in {ceil(at), floor(at) + 1} if s >= 0]
-
-
-def values_at(e: sympy.Expr, x: sympy.Symbol, at: Objects) -> tuple[Objects, int]:
-    """Numerators and the one denominator of a formula at many integers; None where it has no value.
-
-    Raises:
-        TooHardError: it is no formula of the kinds that `shape_of` knows.
-    """
-    if e.is_Rational:
-        return np.full(len(at), int(e.p), dtype=object), int(e.q)
-    if e == x:
-        return at.copy(), 1
-    if isinstance(e, sympy.Piecewise):
-        return _cases(e, x, at)
-    if isinstance(e, Periodic | Table):
-        key, bottom = values_at(e.args[0], x, at)
-        if any(v is None for v in key):
-            raise TooHardError(f"the formula {e}", "a place in its list everywhere")
-        values = [Fraction(int(v.p), int(v.q)) if v.is_Rational else None for v in e.args[1:]]
-        common = lcm(*(v.denominator for v in values if v is not None))
-        tops = np.array([None if v is None else int(v * common) for v in values] + [None], dtype=object)
-        index = key // bottom
-        count = len(values)
-        if isinstance(e, Periodic):
-            place = (index % count).astype(np.int64)
-        else:
-            place = np.where((index >= 0) & (index < count), index, count).astype(np.int64)
-        return tops[place], common
-    if isinstance(e, sympy.Pow) and not (e.exp.is_Integer and e.exp >= 0):
-        raise TooHardError(f"the formula {e}", "a piecewise quasi-polynomial")
-    each = [values_at(a, x, at) for a in (e.args[:1] if isinstance(e, sympy.Pow | sympy.Mod) else e.args)]
-    if not e.has(sympy.Piecewise, Table):
-        return _combined(e, each)
-    none = np.logical_or.reduce([np.array([v is None for v in top], dtype=np.bool_) for top, _ in each])
-    found, bottom = _combined(e, [(np.where(none, 0, top), under) for top, under in each])
-    found[none] = None
-    return found, bottom
-
-
-def _combined(e: sympy.Expr, each: list[tuple[Objects, int]]) -> tuple[Objects, int]:
-    """An operation on numerators and denominators of its arguments, all of which have values."""
-    top, under = each[0]
-    if isinstance(e, sympy.Mul):
-        for other, below in each[1:]:
-            top, under = top * other, under * below
-        return top, under
-    if isinstance(e, sympy.Pow):
-        return top ** int(e.exp), under ** int(e.exp)
-    if isinstance(e, sympy.floor):
-        return top // under, 1
-    if isinstance(e, sympy.Mod) and e.args[1].is_Integer:
-        return top % (under * int(e.args[1])), under
-    joins: dict[Any, Callable[[Objects, Objects], Objects]] = {
-        sympy.Add: np.add, sympy.Min: np.minimum, sympy.Max: np.maximum
-    }  # fmt: skip
-    if e.func not in joins:
-        raise TooHardError(f"the formula {e}", "a piecewise quasi-polynomial")
-    common = lcm(*(below for _, below in each))
-    found = top * (common // under)
-    for other, below in each[1:]:
-        found = joins[e.func](found, other * (common // below))
-    return found, common
-
-
-def _cases(e: sympy.Piecewise, x: sympy.Symbol, at: Objects) -> tuple[Objects, int]:
-    found, bottom = np.full(len(at), None, dtype=object), 1
-    open_ = np.ones(len(at), dtype=np.bool_)
-    for value, condition in e.args:
-        here = open_ & _holds(condition, x, at)
-        open_ &= ~here
-        if here.any():
-            top, under = values_at(value, x, at[here])
-            common = lcm(bottom, under)
-            known = found != None  # noqa: E711 - elementwise
-            found[known] *= common // bottom
-            found[here] = _scaled(top, common // under)
-            bottom = common
-    return found, bottom
-
-
-def _scaled(top: Objects, by: int) -> Objects:
-    return top if by == 1 else np.array([None if v is None else v * by for v in top], dtype=object)
-
-
-def _holds(condition: Any, x: sympy.Symbol, at: Objects) -> NDArray[np.bool_]:
-    if condition in (sympy.true, sympy.false):
-        return np.full(len(at), condition == sympy.true)
-    if isinstance(condition, sympy.And):
-        return np.logical_and.reduce([_holds(c, x, at) for c in condition.args])
-    if isinstance(condition, sympy.Or):
-        return np.logical_or.reduce([_holds(c, x, at) for c in condition.args])
-    if isinstance(condition, sympy.Not):
-        return ~_holds(condition.args[0], x, at)
-    if not isinstance(condition, sympy.core.relational.Relational):
-        raise TooHardError(f"the condition {condition}", "comparisons of affine functions")
-    gap, _ = values_at(sympy.expand(condition.lhs - condition.rhs), x, at)
-    if any(v is None for v in gap):
-        raise TooHardError(f"the condition {condition}", "one that can be decided everywhere")
-    tests: dict[str, Any] = {
-        "<": gap < 0, "<=": gap <= 0, ">": gap > 0, ">=": gap >= 0, "==": gap == 0, "!=": gap != 0
-    }  # fmt: skip
-    return np.asarray(tests[condition.rel_op], dtype=np.bool_)

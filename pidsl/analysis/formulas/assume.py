@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import ast
-import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import sympy
 from sympy.logic.boolalg import Boolean
 
 from pidsl.analysis.formulas import smt
+from pidsl.analysis.formulas.text import formula_of
 from pidsl.analysis.formulas.words import symbol
 from pidsl.errors import ParseError, SymbolError
 
 Condition: TypeAlias = sympy.Basic
-
-_COMPARE: dict[type[ast.cmpop], Callable[[sympy.Expr, sympy.Expr], Condition]] = {
-    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: sympy.Eq,
-    ast.NotEq: sympy.Ne,
-}  # fmt: skip
 
 
 def conditions(assume: str | Condition | Iterable[str | Condition]) -> tuple[Condition, ...]:
@@ -73,40 +67,15 @@ def require_known(found: Iterable[Condition], names: Iterable[str], variables: s
 
 def _read(text: str) -> list[Condition]:
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError:
+        found = formula_of(text)
+    except ParseError:
         raise _bad(text) from None
-    if not isinstance(tree, ast.Compare):
+    each = [found] if is_condition(found) else []
+    if isinstance(found, sympy.And) and text.count("&") == 0:  # a chain: 0 <= k < p
+        each = list(found.args)
+    if not each:
         raise _bad(text)
-    if any(type(op) not in _COMPARE for op in tree.ops):
-        raise _bad(text)
-    sides = [_expression(x, text) for x in (tree.left, *tree.comparators)]
-    found = [_COMPARE[type(op)](a, b) for op, a, b in zip(tree.ops, sides[:-1], sides[1:], strict=True)]
-    return [c.reversed if isinstance(c, sympy.Rel) and c.lhs.is_number else c for c in found]  # 0 <= k is k >= 0
-
-
-def _expression(tree: ast.expr, text: str) -> sympy.Expr:
-    match tree:
-        case ast.Name(id=name):
-            return symbol(name)
-        case ast.Constant(value=bool()):
-            raise _bad(text)
-        case ast.Constant(value=int() as value):
-            return sympy.Integer(value)
-        case ast.UnaryOp(op=ast.USub(), operand=a):
-            return -_expression(a, text)
-        case ast.BinOp(left=a, op=ast.Add(), right=b):
-            return _expression(a, text) + _expression(b, text)
-        case ast.BinOp(left=a, op=ast.Sub(), right=b):
-            return _expression(a, text) - _expression(b, text)
-        case ast.BinOp(left=a, op=ast.Mult(), right=b):
-            return _expression(a, text) * _expression(b, text)
-        case ast.BinOp(left=a, op=ast.FloorDiv(), right=b):
-            return sympy.floor(_expression(a, text) / _expression(b, text))
-        case ast.BinOp(left=a, op=ast.Mod(), right=b):
-            return sympy.Mod(_expression(a, text), _expression(b, text))
-        case _:
-            raise _bad(text)
+    return [c.reversed if isinstance(c, sympy.Rel) and c.lhs.is_number else c for c in each]  # 0 <= k is k >= 0
 
 
 def _bad(text: str) -> ParseError:

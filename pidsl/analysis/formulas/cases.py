@@ -17,14 +17,12 @@ from typing import Any
 import sympy
 import z3
 
-from pidsl.analysis.formulas import smt
-from pidsl.analysis.formulas.smt import Condition
+from pidsl.analysis.formulas.smtlib import Condition, asserted, declared
 from pidsl.analysis.formulas.words import internal, symbol
 from pidsl.errors import TooHardError
 from pidsl.relation.isl import in_turn
 
 RESOURCES = 200_000  # of z3 for one question
-MILLISECONDS = 1000  # of one that z3 spends on no resources
 DEGREE = 2  # of what parts two cases
 QUESTIONS = 3000
 UNDECIDED = 15  # questions that z3 may leave open
@@ -72,10 +70,15 @@ class _Asked:
     def __post_init__(self) -> None:
         self.solver = z3.Solver()
         self.solver.set("rlimit", RESOURCES)
-        self.solver.set("timeout", MILLISECONDS)
-        self.solver.add(*map(smt.boolean, self.given))
+        self.declared: set[sympy.Basic] = set()
+        self._add(*self.given)
         self.known: dict[tuple[Condition, ...], bool] = {}
         self.asked, self.undecided = 0, 0
+
+    def _add(self, *conditions: Condition) -> None:
+        own = {s for c in conditions for s in c.free_symbols} - self.declared
+        self.declared |= own
+        self.solver.from_string(declared(own) + asserted(conditions))
 
     def possible(self, *conditions: Condition) -> bool:
         """Whether some integers satisfy them, or z3 does not know."""
@@ -84,7 +87,7 @@ class _Asked:
             if self.asked > QUESTIONS or self.undecided > UNDECIDED:
                 raise TooHardError("a formula whose cases z3 does not sort in time", "fewer cases")
             self.solver.push()
-            self.solver.add(*map(smt.boolean, conditions))
+            self._add(*conditions)
             answer = self.solver.check()
             self.undecided += answer == z3.unknown
             self.known[conditions] = answer != z3.unsat
@@ -94,7 +97,7 @@ class _Asked:
     def example(self, conditions: tuple[Condition, ...]) -> dict[sympy.Symbol, int]:
         """Some integers that satisfy them; none where z3 finds none."""
         self.solver.push()
-        self.solver.add(*map(smt.boolean, conditions))
+        self._add(*conditions)
         model = self.solver.model() if self.solver.check() == z3.sat else None
         self.solver.pop()
         return {} if model is None else {symbol(d.name()): model[d].as_long() for d in model.decls()}
@@ -132,7 +135,7 @@ class _Asked:
         if rest / below not in self.quotients:
             q = internal(f"q{len(self.quotients)}")
             self.quotients[rest / below] = q
-            self.solver.add(smt.boolean(below * q <= rest), smt.boolean(rest < below * q + below))
+            self._add(below * q <= rest, rest < below * q + below)
             self.known.clear()
         return whole + self.quotients[rest / below]
 

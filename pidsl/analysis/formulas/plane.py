@@ -1,4 +1,4 @@
-"""Functions of (i, n), on 0 <= i < n: where they change, how they repeat, what they are at many points.
+"""Functions of (i, n), on 0 <= i < n: where they change, and how they repeat.
 
 They are piecewise quasi-affine: affine on each class of (i mod M, n mod M) between the lines where their conditions
 change. `windows` says at which points two of them must agree to be equal.
@@ -12,12 +12,10 @@ from math import gcd, lcm
 from typing import Any
 
 import islpy as isl
-import numpy as np
 import sympy
 
 from pidsl.analysis.formulas.words import i, n
 from pidsl.errors import TooHardError
-from pidsl.relation.pieces import Ints
 
 _dim: Any = isl.dim_type
 CASES = 64  # of an expression inside of a floor or a condition
@@ -155,57 +153,3 @@ def _gaps(condition: Any) -> list[Any]:
     if isinstance(condition, sympy.And | sympy.Or | sympy.Not):
         return [gap for c in condition.args for gap in _gaps(c)]
     return [condition.lhs - condition.rhs]
-
-
-def evaluate(e: Any, env: dict[Any, Ints]) -> tuple[Ints, int]:
-    """Numerators and the denominator of such a formula at arrays of i and n."""
-    shape = next(iter(env.values())).shape
-    if e.is_Rational:
-        return np.full(shape, int(e.p), dtype=np.int64), int(e.q)
-    if e in env:
-        return env[e], 1
-    if isinstance(e, sympy.Mod) and e.args[1].is_Integer:
-        top, under = evaluate(e.args[0], env)
-        return top % (under * int(e.args[1])), under
-    if isinstance(e, sympy.floor):
-        top, under = evaluate(e.args[0], env)
-        return top // under, 1
-    if isinstance(e, sympy.Mul):
-        top, under = np.full(shape, 1, dtype=np.int64), 1
-        for a in e.args:
-            other, below = evaluate(a, env)
-            top, under = top * other, under * below
-        return top, under
-    if isinstance(e, sympy.Pow) and e.exp.is_Integer and e.exp >= 0:
-        top, under = evaluate(e.base, env)
-        return top ** int(e.exp), under ** int(e.exp)
-    if isinstance(e, sympy.Piecewise):
-        each = [evaluate(value, env) for value, _ in e.args]
-        tests = [_holds(condition, env) for _, condition in e.args]
-        common = lcm(*(under for _, under in each))
-        return np.select(tests, [top * (common // under) for top, under in each], default=-(1 << 40)), common
-    if not isinstance(e, sympy.Add | sympy.Min | sympy.Max):
-        raise TooHardError(f"the formula {e}", "sums, products, floors, remainders and cases")
-    each = [evaluate(a, env) for a in e.args]
-    common = lcm(*(under for _, under in each))
-    join = np.add if isinstance(e, sympy.Add) else np.maximum if isinstance(e, sympy.Max) else np.minimum
-    found = each[0][0] * (common // each[0][1])
-    for top, under in each[1:]:
-        found = join(found, top * (common // under))
-    return found, common
-
-
-def _holds(condition: Any, env: dict[Any, Ints]) -> Any:
-    if condition in (sympy.true, sympy.false):
-        return np.full(next(iter(env.values())).shape, condition == sympy.true)
-    if isinstance(condition, sympy.And | sympy.Or):
-        join = np.logical_and if isinstance(condition, sympy.And) else np.logical_or
-        return join.reduce([_holds(c, env) for c in condition.args])
-    if isinstance(condition, sympy.Not):
-        return ~_holds(condition.args[0], env)
-    if not isinstance(condition, sympy.Rel):
-        raise TooHardError(f"the condition {condition}", "comparisons")
-    gap, _ = evaluate(condition.lhs - condition.rhs, env)
-    return {
-        "<": gap < 0, "<=": gap <= 0, ">": gap > 0, ">=": gap >= 0, "==": gap == 0, "!=": gap != 0
-    }[condition.rel_op]  # fmt: skip

@@ -7,8 +7,11 @@ split into cases in which nothing but polynomials is left:
     floor(x/p), p a number or a symbol >= 1, proved to be >= 1
                        a new integer q with p*q <= x < p*(q + 1)
     x = p*q + r        where x is split by p on request: floor((x + d)/p) is q + s with |s| <= |d|, one case each
+    b**x, CeilLog      integers of which the definition says how they are ordered
 
-What is left is sent to the solver as it is, and written down in SMT-LIB, so that any solver can be asked again.
+What is left is sent to the solver. On request (`writing`) every obligation is written down in SMT-LIB, so that any
+solver can be asked again: as a whole, with definitions of what it is about, and where z3 needs them the cases, after
+the claim that there are no others.
 """
 
 from __future__ import annotations
@@ -17,14 +20,22 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import count
-from math import lcm
-from typing import Any, TypeAlias
+from typing import Any
 
 import sympy
 import z3
 
+from pidsl.analysis.formulas.smtlib import (
+    Condition,
+    Definition,
+    Writer,
+    asserted,
+    declared,
+    expanded,
+    quotient,
+    written,
+)
 from pidsl.analysis.formulas.words import CeilLog, internal
 from pidsl.analysis.verdict import Verdict
 from pidsl.errors import TermError, TooHardError
@@ -38,16 +49,7 @@ MOST_CASES = 4096
 AGAIN = 100  # questions that one of `RESOURCES` is worth
 
 _left: list[int] = []  # questions that may be asked, innermost last
-
-Condition: TypeAlias = sympy.Basic  # a relation or a combination of them
-
-
-class IsZero(sympy.Function):
-    """A conclusion: the argument is 0. Unlike sympy's Eq it is not simplified each time that something is replaced."""
-
-
-class Count(sympy.Function):
-    """A conclusion: of numbers and conditions in turn, the numbers whose condition holds sum to 0."""
+_writing: list[bool] = []  # whether scripts are written, innermost last
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class _Case:
     conditions: list[Condition]
     conclusion: Condition
     free: frozenset[sympy.Symbol] = frozenset()  # symbols that an equation may replace
+    named: tuple[tuple[sympy.Symbol, sympy.Expr], ...] = ()  # symbols of its own, and what they stand for
 
 
 @dataclass
@@ -82,26 +85,27 @@ class Prover:
 
     Attributes:
         steps: names of what was proved.
-        scripts: SMT-LIB scripts, each expected to be `unsat`.
+        definitions: what obligations are stated with.
+        heading: what is proved, at the top of each script.
+        scripts: SMT-LIB scripts, each expected to be `unsat`; none, unless inside of `writing`.
         failure: the first obligation that could not be proved, "" so far.
     """
 
     steps: list[str] = field(default_factory=list)
+    definitions: tuple[Definition, ...] = ()
+    heading: str = ""
     scripts: list[str] = field(default_factory=list)
     failure: str = ""
     _fresh: Iterator[int] = field(default_factory=count)
-
-    def include(self, verdict: Verdict) -> None:
-        """Count what was verified elsewhere as steps of this proof."""
-        self.steps += verdict.steps
-        self.scripts += [verdict.smtlib] if verdict.smtlib else []
-        self.failure = self.failure or verdict.failure
 
     def prove(self, obligation: Obligation) -> bool:
         """Whether the obligation holds; a failure is remembered and ends the proof."""
         if self.failure:
             return False
-        reason = self._refusal(obligation)
+        cases: list[_Case] = []
+        reason = self._refusal(obligation, cases)
+        if _writing:
+            self._write(obligation, [] if reason else cases)
         if reason:
             self.failure = f"{obligation.name}: {reason}"
             return False
@@ -118,48 +122,84 @@ class Prover:
         """What came of it."""
         return Verdict(not self.failure, tuple(self.steps), self.failure, "\n(reset)\n".join(self.scripts))
 
-    def _refusal(self, o: Obligation) -> str:
-        o = self._by_symbols(o)
-        parts = [*o.conditions, o.conclusion]
-        divisors = {s for x in parts for a in x.atoms(sympy.floor, sympy.Mod) for s in _divisor(a).free_symbols}
-        named = {s for x in parts for s in x.free_symbols}
-        start = _Case([*o.conditions, *_logarithms(parts)], o.conclusion, frozenset(named - divisors))
-        if o.split is not None:
-            start = self._euclid(start, *o.split)
+    def _refusal(self, o: Obligation, proved: list[_Case]) -> str:
+        """Why it does not hold, "" where it does: then all of its cases are kept."""
+        given = tuple(expanded(c, self.definitions) for c in o.conditions)
+        start, split = self._by_symbols(_opaque(given, expanded(o.conclusion, self.definitions)), o.split)
+        if split is not None:
+            start = self._euclid(start, *split)
         for number, case in enumerate(self._cases(start)):
             if number >= MOST_CASES:
                 return f"more than {MOST_CASES} cases"
-            answer = self._ask(o.name, case)
+            answer = _decided(case)
             if answer != "unsat":
                 return answer
+            proved.append(case)
         return ""
 
-    def _by_symbols(self, o: Obligation) -> Obligation:
+    def _write(self, o: Obligation, cases: list[_Case]) -> None:
+        """The obligation as a script; and one for each of its cases and one that says that these are all, if need be.
+
+        Where z3 decides it as a whole, or refutes it, the script of the whole is enough.
+        """
+        about, contrary = _whole(o, self.definitions)
+        start = f"{_comment(self.heading)}; {o.name}"
+        whole = f"{start}, as a whole\n{about}{contrary}(check-sat)\n"
+        if not cases or _answer(whole, RESOURCES, fresh=True)[0] == "unsat":
+            self.scripts.append(whole)
+            return
+        named = dict(pair for case in cases for pair in case.named)
+        writer = Writer(taken={s.name for s in named})
+        bodies = [sympy.And(*case.conditions, sympy.Not(case.conclusion), evaluate=False) for case in cases]
+        own = {s for x in (*bodies, *named.values(), *named) for s in x.free_symbols}
+        known = {s for x in (*o.conditions, o.conclusion) for s in x.free_symbols}
+        meant = []
+        for x, e in named.items():
+            meant.append(f"(assert (= {writer.whole(x)} {writer.whole(e)}))\n")
+            if isinstance(e, sympy.floor):
+                above, below = quotient(e.args[0])
+                inside = sympy.And(below * x <= above, above < below * x + below, evaluate=False)
+                meant.append(f"(assert (=> {writer.condition(below >= 1)} {writer.condition(inside)}))\n")
+        every = "(or " + " ".join(map(written, bodies)) + " false)"
+        start = f"{start}: every counterexample is one of the {len(cases)} cases that follow\n"
+        self.scripts.append(
+            f"{start}{about}{declared(own - known)}{''.join(meant)}{contrary}(assert (not {every}))\n(check-sat)\n"
+        )
+        for number, case in enumerate(cases):
+            script = _script([*case.conditions, sympy.Not(case.conclusion)])
+            self.scripts.append(f"; {o.name}: case {number + 1} of {len(cases)}\n{script}")
+
+    def _by_symbols(
+        self, case: _Case, split: tuple[sympy.Symbol, sympy.Expr] | None
+    ) -> tuple[_Case, tuple[sympy.Symbol, sympy.Expr] | None]:
         """Divisors that are sums as symbols of their own: with D = p + k, k becomes D - p everywhere.
 
         D takes every integer when k does, so the obligation is for the same integers as before. Where k is a divisor
         itself, that would only make another sum of it: each step leaves fewer of them.
         """
-        sums = _sums(o)
+        sums = _sums(case)
         for divisor in sums:
             for x in sorted(divisor.free_symbols, key=lambda s: s.name):
                 factor = divisor.coeff(x, 1)
                 rest = divisor - factor * x
-                if factor in (1, -1) and not rest.has(x) and (o.split is None or x != o.split[0]):
-                    moved = {x: factor * (internal(f"d{next(self._fresh)}") - rest)}
-                    split = None if o.split is None else (o.split[0], sympy.expand(o.split[1].subs(moved)))
-                    given = tuple(c.subs(moved) for c in o.conditions)
-                    named = Obligation(o.name, given, o.conclusion.subs(moved), split)
-                    if len(_sums(named)) < len(sums):
-                        return self._by_symbols(named)
-        return o
+                if factor in (1, -1) and not rest.has(x) and (split is None or x != split[0]):
+                    own = internal(f"d{next(self._fresh)}")
+                    moved = {x: factor * (own - rest)}
+                    by = None if split is None else (split[0], sympy.expand(split[1].subs(moved)))
+                    given = [c.subs(moved) for c in case.conditions]
+                    named = (*case.named, (own, divisor))
+                    found = _Case(given, case.conclusion.subs(moved), case.free - {x}, named)
+                    if len(_sums(found)) < len(sums):
+                        return self._by_symbols(found, by)
+        return case, split
 
     def _euclid(self, case: _Case, x: sympy.Symbol, p: sympy.Expr) -> _Case:
         k = next(self._fresh)
         q, r = internal(f"q{k}"), internal(f"r{k}")
         moved = {x: p * q + r}
         conditions = [c.subs(moved) for c in case.conditions]
-        return _Case([r >= 0, r < p, *conditions], case.conclusion.subs(moved), case.free - {x})
+        named = (*case.named, (q, sympy.floor(x / p)), (r, x - p * q))
+        return _Case([r >= 0, r < p, *conditions], case.conclusion.subs(moved), case.free - {x}, named)
 
     def _cases(self, case: _Case) -> Iterator[_Case]:
         """`case` split until no minimum, floor or piecewise is left; cases that cannot occur are dropped."""
@@ -168,6 +208,9 @@ class Prover:
             yield case
             return
         for value, conditions in self._values(atom, case.conditions):
+            named = case.named
+            if isinstance(atom, sympy.floor) and value.is_Symbol:
+                named = (*named, (value, atom))
             added = [c for c in conditions if c != sympy.true]
             if sympy.false in added:
                 continue
@@ -175,7 +218,8 @@ class Prover:
             kept = [c for c in kept if c != sympy.true]
             if sympy.false in kept:
                 continue
-            branch = _without_equalities(_Case([*kept, *added], _replace(case.conclusion, atom, value), case.free))
+            found = _Case([*kept, *added], _replace(case.conclusion, atom, value), case.free, named)
+            branch = _without_equalities(found)
             if not _impossible(branch.conditions):
                 yield from self._cases(branch)
 
@@ -214,10 +258,7 @@ class Prover:
     def _floors(
         self, atom: sympy.Expr, conditions: Sequence[Condition]
     ) -> list[tuple[sympy.Expr, list[Condition]]]:  # fmt: skip
-        above, below = sympy.fraction(sympy.together(atom.args[0]))
-        if below.could_extract_minus_sign():
-            above, below = -above, -below
-        above, below = sympy.expand(above), sympy.expand(below)
+        above, below = quotient(atom.args[0])
         if not below.is_positive and not _impossible([*conditions, below <= 0]):
             raise TermError(f"a division by {below}", f"{below} >= 1 by assumption", where=str(atom))
         multiple, rest = _divided(above, below)
@@ -231,20 +272,48 @@ class Prover:
         q = internal(f"f{next(self._fresh)}")
         return [(q, [below * q <= above, above <= below * q + below - 1])]
 
-    def _ask(self, name: str, case: _Case) -> str:
-        """`unsat` when the conclusion follows, else what z3 says instead."""
-        answer, script, model = _ask_z3(case.conditions, case.conclusion, FIRST_RESOURCES)
-        if answer not in ("sat", "unsat"):  # again, with products, in a context that has seen no other question
-            products = _products(case.conditions)
-            answer, script, model = _ask_z3([*case.conditions, *products], case.conclusion, RESOURCES, fresh=True)
-        self.scripts.append(f"; {name}\n{script}")
-        return answer if answer != "sat" else f"does not hold at {model}"
+
+def _decided(case: _Case) -> str:
+    """`unsat` when the conclusion follows, else what z3 says instead."""
+    contrary = sympy.Not(case.conclusion)
+    answer, model = _answer(_script([*case.conditions, contrary]), FIRST_RESOURCES)
+    if answer not in ("sat", "unsat"):  # again, with products, in a context that has seen no other question
+        products = _products([*case.conditions, contrary])
+        answer, model = _answer(_script([*case.conditions, *products, contrary]), RESOURCES, fresh=True)
+        case.conditions += products
+    return answer if answer != "sat" else f"does not hold at {model}"
+
+
+def _script(conditions: Sequence[Condition]) -> str:
+    return f"(set-logic QF_NIA)\n{declared(conditions)}{asserted(conditions)}(check-sat)\n"
+
+
+def _whole(o: Obligation, definitions: Iterable[Definition]) -> tuple[str, str]:
+    """An obligation as a script: its conditions, after definitions of what it is stated with, and its contrary."""
+    parts = (*o.conditions, o.conclusion)
+    plain = [expanded(x, definitions) for x in parts]
+    inside = {p for d in definitions for p in d.parameters}
+    free = {s for x in (*parts, *plain) for s in x.free_symbols}
+    free |= {s for d in definitions for s in d.body.free_symbols - inside}
+    writer = Writer(definitions, {s.name for s in free | inside})
+    defined = "".join(f"{line}\n" for line in writer.defined())
+    given = asserted([*o.conditions, *_logarithms(plain)], writer.condition)
+    contrary = f"(assert (not {writer.condition(o.conclusion)}))\n"
+    functions = [x for x in ("power", "log") if f"({x} " in defined + given + contrary]
+    lines = [f"(set-logic {'QF_UFNIA' if functions else 'QF_NIA'})\n"]
+    lines += [f"(declare-fun {x} (Int Int) Int)\n" for x in functions]
+    lines += [declared(free), *(f"(declare-const {x} Int)\n" for x in writer.gaps), defined, given]
+    return "".join(lines), contrary
+
+
+def _comment(text: str) -> str:
+    return "".join(f"; {line}\n" for line in text.splitlines())
 
 
 def consistent(conditions: Sequence[Condition]) -> bool:
     """Whether some integers satisfy all conditions. Only a definite `no` is a no."""
     prover = Prover()
-    return any(not _impossible(case.conditions) for case in prover._cases(_Case(list(conditions), sympy.true)))
+    return any(not _impossible(case.conditions) for case in prover._cases(_opaque(conditions, sympy.true)))
 
 
 def require_consistent(conditions: Sequence[Condition]) -> None:
@@ -349,13 +418,24 @@ def split_by_divisor(x: sympy.Symbol, *parts: Condition) -> tuple[sympy.Symbol, 
 
 
 def _logarithms(parts: Sequence[Condition]) -> list[Condition]:
-    """What is known of c(x), the least c >= 0 with b**c >= x, for b >= 2 and x >= 1.
+    """What is known of powers, for b >= 2, and of c(x), the least c >= 0 with b**c >= x.
 
-    0 <= c(x) <= x - 1 and 1 <= c(x) for x >= 2. As b**c >= x gives b**(c + 1) >= 2*x >= x + 1,
-    c(x) <= c(x + 1) <= c(x) + 1.
+    By its definition c(x) > e for an e >= 0 when b**e < x. So 0 <= c(x) <= x - 1 and 1 <= c(x) for x >= 2, x >= 1.
+    As b**c >= x gives b**(c + 1) >= 2*x >= x + 1, c(x) <= c(x + 1) <= c(x) + 1.
     """
     atoms = sorted({a for part in parts for a in part.atoms(CeilLog)}, key=sympy.default_sort_key)
+    powers = _powers(parts)
     found: list[Condition] = []
+    for power in powers:
+        base, e = power.args
+        found.append(sympy.Or(sympy.Not(sympy.And(base >= 2, e >= 0)), power >= e + 1))
+        for a in atoms:
+            if a.args[0] == base:
+                more = sympy.Or(sympy.And(a > e, power < a.args[1]), sympy.And(a <= e, power >= a.args[1]))
+                found.append(sympy.Or(sympy.Not(sympy.And(base >= 2, e >= 0)), more))
+        for other in powers:
+            if other.args[0] == base and sympy.expand(other.args[1] - e) == 1:
+                found.append(sympy.Or(sympy.Not(sympy.And(base >= 2, e >= 0)), sympy.Eq(other, base * power)))
     for a in atoms:
         base, x = a.args
         fits = sympy.And(base >= 2, x >= 1)
@@ -363,12 +443,35 @@ def _logarithms(parts: Sequence[Condition]) -> list[Condition]:
         for b in atoms:
             if b.args[0] == base and sympy.expand(b.args[1] - x) == 1:
                 found.append(sympy.Or(sympy.Not(fits), sympy.And(a <= b, b <= a + 1)))
-    return found
+    return [c for c in found if c != sympy.true]
 
 
-def _sums(o: Obligation) -> list[sympy.Expr]:
+def _is_power(x: sympy.Expr) -> bool:
+    return x.is_Pow and not x.exp.is_Integer and x.exp.is_integer is not False
+
+
+def _powers(parts: Iterable[Condition]) -> list[sympy.Expr]:
+    """Powers of which the exponent is open; 1/b**x is made of b**x."""
+    found = {a for part in parts for a in part.atoms(sympy.Pow) if _is_power(a)}
+    return sorted({1 / a if a.exp.could_extract_minus_sign() else a for a in found}, key=sympy.default_sort_key)
+
+
+def _opaque(conditions: Iterable[Condition], conclusion: Condition) -> _Case:
+    """Powers and logarithms as integers of which nothing is known but how they are ordered."""
+    parts = [*conditions, conclusion]
+    known = _logarithms(parts)
+    logarithms = sorted({a for part in parts for a in part.atoms(CeilLog)}, key=sympy.default_sort_key)
+    meant = [(internal(f"v{k}"), a) for k, a in enumerate([*logarithms, *_powers([*parts, *known])])]
+    own = {a: v for v, a in meant} | {1 / a: 1 / v for v, a in meant if a.is_Pow}
+    parts, known = ([c.xreplace(own) for c in some] for some in (parts, known))
+    divisors = {s for x in parts for a in x.atoms(sympy.floor, sympy.Mod) for s in _divisor(a).free_symbols}
+    free = frozenset(s for x in parts for s in x.free_symbols) - divisors
+    return _Case([*parts[:-1], *known], parts[-1], free, tuple(meant))
+
+
+def _sums(case: _Case) -> list[sympy.Expr]:
     """The divisors of an obligation that are sums."""
-    parts: tuple[Condition, ...] = (*o.conditions, o.conclusion)
+    parts: tuple[Condition, ...] = (*case.conditions, case.conclusion)
     divisors = {_divisor(a) for x in parts for a in x.atoms(sympy.floor, sympy.Mod)}
     return sorted((d for d in divisors if isinstance(d, sympy.Add)), key=str)
 
@@ -376,7 +479,7 @@ def _sums(o: Obligation) -> list[sympy.Expr]:
 def _divisor(atom: sympy.Expr) -> sympy.Expr:
     if isinstance(atom, sympy.Mod):
         return atom.args[1]
-    return sympy.fraction(sympy.together(atom.args[0]))[1]
+    return quotient(atom.args[0])[1]
 
 
 def _replace(c: Condition, atom: Any, value: Any) -> Condition:
@@ -386,7 +489,7 @@ def _replace(c: Condition, atom: Any, value: Any) -> Condition:
 def _impossible(conditions: Sequence[Condition]) -> bool:
     """Whether the conditions that are split already contradict each other; those that are not yet wait."""
     plain = [c for c in conditions if c != sympy.true and not c.has(*_SPLIT)]
-    return bool(plain) and _ask_z3(plain, resources=PRUNE_RESOURCES)[0] == "unsat"  # of nothing, z3 takes 2 ms as well
+    return bool(plain) and _answer(_script(plain), PRUNE_RESOURCES)[0] == "unsat"  # of nothing, z3 takes 2 ms as well
 
 
 @contextmanager
@@ -403,87 +506,30 @@ def patience(questions: int) -> Iterator[None]:
         _left.pop()
 
 
+@contextmanager
+def writing() -> Iterator[None]:
+    """Write scripts inside."""
+    _writing.append(True)
+    try:
+        yield
+    finally:
+        _writing.pop()
+
+
 @in_turn
-def _ask_z3(
-    conditions: Sequence[Condition], conclusion: Condition | None = None, resources: int = RESOURCES, *,
-    fresh: bool = False,
-) -> tuple[str, str, str]:  # fmt: skip
-    """z3's answer on the conditions without the conclusion; with a conclusion, the script and the model as well."""
+def _answer(script: str, resources: int, *, fresh: bool = False) -> tuple[str, str]:
+    """z3's answer to a script, and the model it found."""
     if _left:
         _left[-1] -= AGAIN if fresh else 1
         if _left[-1] < 0:
             raise TooHardError("more questions to z3 than a formula that was just found gets", "fewer")
-    solver = z3.Solver()
+    solver = z3.Solver(ctx=z3.Context()) if fresh else z3.Solver()
     solver.set("rlimit", resources)
-    for c in conditions:
-        solver.add(boolean(c))
-    wanted = conclusion is not None
-    if wanted:
-        solver.add(z3.Not(boolean(conclusion)))
-    script = f"(set-logic QF_NIA)\n{solver.sexpr()}(check-sat)\n" if wanted else ""  # before z3 rewrites it
-    if fresh:
-        solver = z3.Solver(ctx=z3.Context())
-        solver.set("rlimit", resources)
-        solver.from_string(script)
-    answer = str(solver.check())
-    model = ""
-    if wanted and answer == "sat":
+    solver.from_string(script)
+    answer, model = str(solver.check()), ""
+    if answer == "sat":
         found = solver.model()
         model = ", ".join(sorted(f"{d.name()} = {found[d]}" for d in found.decls()))
     if answer == "unknown":
         answer = f"z3 does not decide it ({solver.reason_unknown()})"
-    return answer, script, model
-
-
-@lru_cache(maxsize=1 << 14)
-def boolean(c: Condition) -> Any:
-    """A condition as a z3 formula."""
-    if c == sympy.true or c == sympy.false:
-        return z3.BoolVal(c == sympy.true)
-    if isinstance(c, sympy.And):
-        return z3.And(*map(boolean, c.args))
-    if isinstance(c, sympy.Or):
-        return z3.Or(*map(boolean, c.args))
-    if isinstance(c, sympy.Not):
-        return z3.Not(boolean(c.args[0]))
-    if isinstance(c, sympy.ITE):
-        return z3.If(*map(boolean, c.args))
-    if isinstance(c, sympy.Implies):
-        return z3.Implies(*map(boolean, c.args))
-    if isinstance(c, IsZero):
-        return _polynomial(c.args[0]) == z3.IntVal(0)
-    if isinstance(c, Count):
-        weights = [z3.If(boolean(x), int(w), 0) for w, x in zip(c.args[::2], c.args[1::2], strict=True)]
-        return z3.Sum(weights) == z3.IntVal(0)
-    if isinstance(c, sympy.Rel):
-        x = _polynomial(c.lhs - c.rhs)
-        zero = z3.IntVal(0)
-        kinds = {"==": x == zero, "!=": x != zero, "<": x < zero, "<=": x <= zero, ">": x > zero, ">=": x >= zero}
-        return kinds[c.rel_op]
-    raise TooHardError(f"the condition {c}", "comparisons of formulas")
-
-
-def _polynomial(e: sympy.Expr) -> Any:
-    """An expression with rational coefficients, times their common denominator, as a z3 term."""
-    e = sympy.expand(e)
-    if e.has(sympy.oo, -sympy.oo, sympy.zoo, sympy.nan):
-        raise TooHardError(f"the formula {e}", "one with finite values")
-    denominators = [x.as_coeff_Mul()[0].q for x in sympy.Add.make_args(e)]
-    return _integer(sympy.expand(e * lcm(*map(int, denominators))))
-
-
-def _integer(e: sympy.Expr) -> Any:
-    """A polynomial with integer coefficients as a z3 term."""
-    if e.is_Integer:
-        return z3.IntVal(int(e))
-    if e.is_Symbol:
-        return z3.Int(e.name)
-    if e.is_Add:
-        return z3.Sum([_integer(x) for x in e.args])
-    if e.is_Mul:
-        return z3.Product([_integer(x) for x in e.args])
-    if e.is_Pow and e.exp.is_Integer and e.exp > 0:
-        return z3.Product([_integer(e.base)] * int(e.exp))
-    if isinstance(e, CeilLog) or (e.is_Pow and e.is_integer is not False):
-        return z3.Int(str(e))  # an integer of which nothing else is known
-    raise TooHardError(f"the formula {e}", "one of polynomials, floors, minima and cases")
+    return answer, model

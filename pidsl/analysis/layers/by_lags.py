@@ -235,7 +235,7 @@ def _heights(parts: Intervals, largest: int, last: int) -> tuple[int, ...]:
     while True:
         mask, bits, reach = (1 << bound) - 1, 1, [0]
         while reach[-1] < bound - 1:
-            if reach[-1] >= largest - 1 and reach[-1] == largest * (len(reach) - 1) - last:
+            if len(reach) > 1 and largest - 1 <= reach[-1] == largest * (len(reach) - 1) - last:
                 return tuple(reach[:-1])
             if len(reach) > WHOLE:
                 raise TooHardError(f"lags that fill up after more than {WHOLE} layers", "fewer")

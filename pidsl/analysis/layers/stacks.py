@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 
 import islpy as isl
 
+from pidsl.analysis.statements import WHOLE as WHOLE
 from pidsl.errors import SizeError, TermError, TooHardError
 from pidsl.language.terms import Term, require_concrete
 from pidsl.relation.build import relation
@@ -25,7 +26,6 @@ T = TypeVar("T")
 
 PARTS = 400
 OPERATIONS = 1_000_000  # for composing the layers
-WHOLE = 4096  # layers beyond this are asked for with L as a parameter
 
 
 def number(value: object, name: str, least: int = 0) -> int:

@@ -1,1 +1,10 @@
 """Answers from smaller questions: one token per block, the axes of a grid."""
+
+from typing import TYPE_CHECKING, Any
+
+from pidsl.later import submodule
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return submodule(__name__, name)

@@ -1,168 +1,190 @@
-"""Whole grids of several axes: a token attends another where every axis says so, and layers act on each axis alone.
+"""Formulas for patterns of a grid of several axes, from masks of its axes: a few hundred entries each.
 
-The relation of a grid is a product of relations between the positions on its axes, and a product of products is the
-product of the compositions. So masks of the axes, a few hundred entries each, say what isl does not finish for grids of
-thousands of tokens: for n = N, the tokens of the grid, and for n > N, where the tokens behind the grid attend nothing.
+They say what isl does not finish for grids of thousands of tokens: for n >= N, the tokens of the grid. After L layers
+the axes are as after some fewer, sooner or later: so what L layers do is known from finitely many of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import groupby, pairwise
 from math import prod
+from typing import Any
 
 import numpy as np
 import sympy
 
 from pidsl.analysis import dense
-from pidsl.analysis.bound import Bound, Certificate
-from pidsl.analysis.dense import Bools, Of
-from pidsl.analysis.formulas.words import i, n
-from pidsl.analysis.verdict import Verdict
+from pidsl.analysis.bound import ANY, Bound, Certificate
+from pidsl.analysis.dense import Of
+from pidsl.analysis.formulas.words import L, Periodic, i, n, symbol
+from pidsl.analysis.smaller.axes import Grid, Masks, grid_of
 from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import TooHardError
-from pidsl.language.terms import Halo, Neighborhood
-from pidsl.relation.counting import axes
-from pidsl.relation.oracle import dense_mask
+from pidsl.relation.pieces import Ints
 
 METHOD = "whole grids"
 MANY = 256  # tokens of a grid of several axes, of which isl's operations take long
-LONGEST = 2048  # positions on an axis
 SEARCHED = 300_000_000  # pairs that are looked at for the first that is missing
+WORK = 30_000_000_000  # multiplications of single numbers for layers of masks, a second or two
+CASES = 4  # of values that do not grow evenly
+t = symbol("t")
 ROWS = (sympy.Ge(i, 0), sympy.Lt(i, n))
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Layers of patterns of one grid.
+def answer(asked: Asked) -> Bound:
+    """What is asked of a grid of many tokens, about which isl can seldom say anything soon.
 
-    Args:
-        shape: positions on each axis.
-        layers: for each layer, the one at the input first, the mask of each axis.
+    Raises:
+        TooHardError: it takes too much work.
     """
-
-    shape: tuple[int, ...]
-    layers: tuple[tuple[Bools, ...], ...]
-
-    @property
-    def tokens(self) -> int:
-        return prod(self.shape)
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """How many tokens one position on each axis is."""
-        return tuple(prod(self.shape[k + 1 :]) for k in range(len(self.shape)))
-
-    def after(self, count: int) -> tuple[Bools, ...]:
-        """What so many layers connect on each axis, at least one; a schedule begins again after its last."""
-        seen = self.layers[0]
-        for done in range(1, count):
-            seen = self.one_more(seen, done)
-        return seen
-
-    def one_more(self, seen: tuple[Bools, ...], done: int) -> tuple[Bools, ...]:
-        """What the layer after so many adds to what they connect."""
-        layer = self.layers[done % len(self.layers)]
-        return tuple(dense.times(x, y) for x, y in zip(layer, seen, strict=True))
-
-
-def grid_of(subject: object) -> Grid | None:
-    """Patterns of one grid of several axes, by their axes; None for anything else, or for long axes."""
-    terms = subject if isinstance(subject, tuple) else (subject,)
-    if not terms or not all(isinstance(term, Neighborhood | Halo) for term in terms):
-        return None
-    shapes = {term.shape for term in terms}
-    if len(shapes) > 1 or len(shape := shapes.pop()) < 2 or max(shape) > LONGEST:
-        return None
-    masks = {term: tuple(dense_mask(axis, axis.shape[0]) for axis in axes(term)) for term in terms}
-    return Grid(shape, tuple(masks[term] for term in terms))
-
-
-# -- answers, for n >= N -----------------------------------------------------------------------------------------------
-
-
-def pairs(asked: Asked) -> Bound:
-    """Pairs: as many as the pairs of the axes multiply to."""
-    return _bound(asked, sympy.Integer(_pairs(_grid(asked))))
-
-
-def degree(asked: Asked) -> Bound:
-    """Keys of query i."""
-    return _bound(asked, _of_query(_grid(asked)), more=ROWS)
-
-
-def largest(asked: Asked) -> Bound:
-    """The most keys of any query."""
-    return _bound(asked, sympy.Integer(_largest(_grid(asked))))
-
-
-def _pairs(grid: Grid) -> int:
-    return prod(int(mask.sum()) for mask in grid.layers[0])
-
-
-def _largest(grid: Grid) -> int:
-    return prod(int(mask.sum(axis=1).max()) for mask in grid.layers[0])
-
-
-def _grid(asked: Asked) -> Grid:
-    """A grid of many tokens, about which isl can seldom say anything soon."""
     grid = grid_of(asked.subject)
     if grid is None or grid.tokens <= MANY:
         raise NotMine
-    return grid
+    return _of_grid(asked, grid)
 
 
-def _of_query(grid: Grid) -> sympy.Expr:
-    """A table of each axis at the position of query i on it."""
-    factors = []
-    for mask, stride, size in zip(grid.layers[0], grid.strides, grid.shape, strict=True):
-        position = sympy.Mod(sympy.floor(i / sympy.Integer(stride)), size)
-        factors.append(_steps(mask.sum(axis=1).tolist(), position))
-    return sympy.Piecewise((sympy.Mul(*factors), i < grid.tokens), (0, True))
+def of_few_tokens(asked: Asked) -> Bound:
+    """What is asked of any grid.
+
+    Raises:
+        TooHardError: it takes too much work.
+    """
+    grid = grid_of(asked.subject)
+    if grid is None:
+        raise NotMine
+    return _of_grid(asked, grid)
 
 
-def _steps(values: Sequence[int], x: sympy.Expr) -> sympy.Expr:
-    """A function with these values at 0, 1, ..., written as what changes where it changes."""
-    moves = [b - a for a, b in pairwise(values)]
+def _of_grid(asked: Asked, grid: Grid) -> Bound:
+    q, assumptions, reason = asked.question, [sympy.Ge(n, grid.tokens)], ""
+    if q.n is not None or q.page is not None or q.lookahead is not None:
+        raise NotMine
+    keys = [mask.sum(axis=1) for mask in grid.layers[0]]
+    match q.quantity:
+        case "pairs":
+            expr = sympy.Integer(prod(int(x.sum()) for x in keys))
+        case "max degree":
+            expr = sympy.Integer(prod(int(x.max()) for x in keys))
+        case "degree":
+            at = _positions(grid, i)
+            factors = [steps(x.tolist(), p) for x, p in zip(keys, at, strict=True)]
+            expr = sympy.Piecewise((sympy.Mul(*factors), i < grid.tokens), (0, True))
+            assumptions += ROWS
+        case "live keys":
+            expr, assumptions = _live(grid), [sympy.Ge(t, 0)]
+        case "depth":
+            assert q.of is not None
+            expr, reason = _depth(grid, q.of)
+        case _:
+            measure: Measure = _farthest if q.quantity == "farthest" else _contiguous
+            if q.layers == ANY:
+                expr = _for_layers(grid, measure)
+                assumptions.append(sympy.Ge(L, 1))
+            else:
+                assert isinstance(q.layers, int)
+                expr = sympy.sympify(measure(grid, _after(grid, q.layers)))
+            if q.quantity == "contiguous":
+                expr = sympy.Piecewise((expr, sympy.Eq(n, grid.tokens)), (-1, True))
+    certificate = Certificate(METHOD, (("shape", grid.shape),))
+    return Bound(q, "==", expr, tuple(assumptions), certificate, reason)
+
+
+def _positions(grid: Grid, token: sympy.Symbol) -> list[sympy.Expr]:
+    """The position of a token of the grid on each axis."""
+    blocks = [sympy.floor(token / sympy.Integer(stride)) for stride in grid.strides]
+    return [b if k == 0 else sympy.Mod(b, grid.shape[k]) for k, b in enumerate(blocks)]
+
+
+def steps(values: Sequence[int], x: sympy.Expr) -> sympy.Expr:
+    """A function with these values at 0, 1, ..., written as what changes where it changes; then as the last.
+
+    >>> steps([4, 5, 6, 7, 7], L)
+    Min(3, L) + 4
+    """
+    runs = [(move, len(list(same))) for move, same in groupby(b - a for a, b in pairwise(values))]
     expr: sympy.Expr = sympy.Integer(values[0])
-    k = 0
-    while k < len(moves):
-        last = k
-        while last + 1 < len(moves) and moves[last + 1] == moves[k]:
-            last += 1
-        if moves[k]:  # from k on it rises by the same, up to `last`
-            expr += moves[k] * sympy.Min(last - k + 1, sympy.Max(0, x - k))
-        k = last + 1
+    end = 0
+    for (move, count), (after, _) in pairwise([*runs, (0, 0)]):  # what rises by `move` up to `end`, and by `after` then
+        end += count
+        expr += (move - after) * sympy.Min(end, x)
     return expr
 
 
-def reach(asked: Asked) -> Bound:
-    """Farthest or contiguous of so many layers.
+# -- layers ------------------------------------------------------------------------------------------------------------
 
-    Raises:
-        TooHardError: the first missing lag is one among too many.
-    """
-    grid, layers = _grid(asked), asked.question.layers
-    if not isinstance(layers, int):
+Measure = Callable[[Grid, Masks], "int | sympy.Expr"]
+
+
+class _Layers:
+    """What more and more layers connect on each axis, at least one; a schedule begins again after its last."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid, self.seen, self.done, self.work = grid, grid.layers[0], 1, 0
+
+    def one_more(self) -> Masks:
+        self.work += sum(size**3 for size in self.grid.shape)
+        if self.work > WORK:
+            raise TooHardError(f"{self.done} layers of a grid of {self.grid.shape}", "fewer")
+        layer = self.grid.layers[self.done % len(self.grid.layers)]
+        self.seen = tuple(map(dense.times, layer, self.seen))
+        self.done += 1
+        return self.seen
+
+    def state(self) -> tuple[Any, ...]:
+        """What decides about all that follows."""
+        return (self.done % len(self.grid.layers), *(np.packbits(x).tobytes() for x in self.seen))
+
+
+def _after(grid: Grid, count: int) -> Masks:
+    if count < 1:
         raise NotMine
-    return _bound(asked, _reach(grid, asked.question.quantity, layers))
+    layers = _Layers(grid)
+    while layers.done < count:
+        layers.one_more()
+    return layers.seen
 
 
-def _reach(grid: Grid, quantity: str, layers: int) -> sympy.Expr:
-    seen = grid.after(layers)
-    if quantity == "contiguous":
-        first = _first_missing(grid, seen) - 1
-        return sympy.Piecewise((first, sympy.Eq(n, grid.tokens)), (-1, True))
+def _for_layers(grid: Grid, measure: Measure) -> sympy.Expr:
+    """The values after 1, 2, ... layers as a formula in L: those until layers repeat, which then do."""
+    layers, past, values = _Layers(grid), dict[Any, int](), list[Any]()
+    while (state := layers.state()) not in past:
+        past[state] = layers.done
+        values.append(measure(grid, layers.seen))
+        layers.one_more()
+    start = past[state] - 1
+    tail = values[start:]
+    if len(set(tail)) == 1:
+        return _listed([*values[:start], tail[0]])
+    turned = [tail[(k - start - 1) % len(tail)] for k in range(len(tail))]
+    late = Periodic(L, *turned)
+    return late if start == 0 else sympy.Piecewise((_listed(values[:start]), start >= L), (late, True))
+
+
+def _listed(values: list[Any]) -> sympy.Expr:
+    """Values after 1, 2, ... layers, and then as the last: by cases where these are few."""
+    runs = [(value, len(list(same))) for value, same in groupby(values)]
+    if len(runs) <= CASES:
+        cases, last = [], 0
+        for value, count in runs[:-1]:
+            last += count
+            cases.append((value, last >= L))
+        return sympy.Piecewise(*cases, (runs[-1][0], True))
+    if any(not isinstance(value, int) for value in values):
+        raise TooHardError(f"{len(runs)} cases of L", f"at most {CASES}")
+    return steps([0, *values], L)
+
+
+def _farthest(grid: Grid, seen: Masks) -> int | sympy.Expr:
     lags = [dense.farthest_in(x) for x in seen]
     known = [lag * stride for lag, stride in zip(lags, grid.strides, strict=True) if lag is not None]
-    return sympy.Integer(sum(known)) if len(known) == len(lags) else -sympy.oo
+    return sum(known) if len(known) == len(lags) else -sympy.oo
 
 
-def _first_missing(grid: Grid, seen: tuple[Bools, ...]) -> int:
-    """The first lag >= 0 that some token of the grid lacks."""
+def _contiguous(grid: Grid, seen: Masks) -> int:
+    """The lag before the first one >= 0 that some token of the grid lacks."""
     if all(x.all() for x in seen):
-        return grid.tokens
+        return grid.tokens - 1
     positions = np.unravel_index(np.arange(grid.tokens), grid.shape)
     for lag in range(grid.tokens):
         if (lag + 1) * grid.tokens > SEARCHED:
@@ -171,64 +193,64 @@ def _first_missing(grid: Grid, seen: tuple[Bools, ...]) -> int:
         for x, position in zip(seen, positions, strict=True):
             there &= x[position[lag:], position[: grid.tokens - lag]]
         if not there.all():
-            return lag
-    return grid.tokens
-
-
-def depth(asked: Asked) -> Bound:
-    """The fewest layers that connect every pair in question."""
-    grid, q = _grid(asked), asked.question
-    if q.n is not None or q.of is None:
-        raise NotMine
-    expr, reason = _depth(grid, q.of)
-    return _bound(asked, expr, reason=reason)
+            return lag - 1
+    return grid.tokens - 1
 
 
 def _depth(grid: Grid, of: Of) -> tuple[sympy.Expr, str]:
-    seen, count, past = grid.layers[0], 1, set()
-    while not _connects(seen, of):
-        state = (count % len(grid.layers), *(np.packbits(x).tobytes() for x in seen))
-        if state in past:
+    layers, past = _Layers(grid), set()
+    while not _connects(layers.seen, of):
+        if (state := layers.state()) in past:
             return sympy.oo, "some pair stays out of reach of every number of layers"
         past.add(state)
-        seen, count = grid.one_more(seen, count), count + 1
-    return sympy.Piecewise((count, sympy.Eq(n, grid.tokens)), (sympy.oo, True)), "tokens behind the grid see nothing"
+        layers.one_more()
+    expr = sympy.Piecewise((layers.done, sympy.Eq(n, grid.tokens)), (sympy.oo, True))
+    return expr, "tokens behind the grid see nothing"
 
 
-def looks_back(grid: Grid) -> bool:
-    """Whether no token attends a later one."""
-    return not any(np.triu(mask, 1).any() for layer in grid.layers for mask in layer)
-
-
-def _connects(seen: tuple[Bools, ...], of: Of) -> bool:
+def _connects(seen: Masks, of: Of) -> bool:
     if of == "all":
         return all(x.all() for x in seen)
     long = [x for x in seen if len(x) > 1]  # behind on the first axis, a token may be anywhere on the others
     return all((x | np.triu(np.ones_like(x), 1)).all() if k == 0 else x.all() for k, x in enumerate(long))
 
 
-def _bound(asked: Asked, expr: sympy.Expr, *, more: tuple[sympy.Basic, ...] = (), reason: str = "") -> Bound:
-    grid = _grid(asked)
-    return Bound(asked.question, "==", expr, (sympy.Ge(n, grid.tokens), *more), Certificate(METHOD), reason)
+# -- live keys ---------------------------------------------------------------------------------------------------------
 
 
-def check_grid(bound: Bound) -> Verdict:
-    """The masks of the axes from the term, and from them the formula once more."""
-    more: tuple[sympy.Basic, ...] = ()
-    grid = grid_of(bound.subject)
-    if grid is None:
-        return Verdict(False, failure="not a grid of several axes")
-    match bound.quantity:
-        case "farthest" | "contiguous":
-            expr = _reach(grid, bound.quantity, bound.argument("layers"))
-        case "depth":
-            expr, _ = _depth(grid, bound.argument("of"))
-        case "degree":
-            expr, more = _of_query(grid), ROWS
-        case "max degree":
-            expr = sympy.Integer(_largest(grid))
-        case _:
-            expr = sympy.Integer(_pairs(grid))
-    if (expr, (sympy.Ge(n, grid.tokens), *more)) != (bound.expr, bound.assumptions):
-        return Verdict(False, failure=f"not the formula {expr}")
-    return Verdict(True, (f"masks of the {len(grid.shape)} axes", f"a grid of {grid.tokens} tokens is their product"))
+def _live(grid: Grid) -> sympy.Expr:
+    """Keys up to t whose last query is after t.
+
+    The last query of a key is at the last position of each axis. So it is after t where it is after t on the first
+    axis, or level there and after t on the rest; and a key is up to t likewise. `level` are keys up to t, `all_` any.
+    """
+    live: sympy.Expr = sympy.Integer(0)  # of the axes behind: keys up to t whose last query is after t
+    any_key: sympy.Expr = sympy.Integer(0)  # keys whose last query is after t
+    up_to: sympy.Expr = sympy.Integer(1)  # keys up to t
+    alive = 1  # keys that some query attends
+    for mask, at in reversed(list(zip(grid.layers[0], _positions(grid, t), strict=True))):
+        here = np.arange(len(mask))
+        last = np.where(mask.any(axis=0), len(mask) - 1 - mask[::-1].argmax(axis=0), -1)
+        own, before = last[:, None] - here[None], here[:, None] < here[None]  # [key, t]
+
+        def count(keys: Any, at: sympy.Expr = at) -> sympy.Expr:
+            return steps([int(x) for x in keys], at)
+
+        live = (
+            alive * count(((own > 0) & before).sum(axis=0)) + any_key * count(((own == 0) & before).sum(axis=0))
+            + count(np.diagonal(own) > 0) * up_to + count(np.diagonal(own) == 0) * live
+        )  # fmt: skip
+        any_key = alive * count((own > 0).sum(axis=0)) + any_key * count((own == 0).sum(axis=0))
+        up_to = alive_up_to(mask, at) * alive + _reached(mask, at) * up_to
+        alive *= int(mask.any(axis=0).sum())
+    return sympy.Piecewise((live, t < grid.tokens), (0, True))
+
+
+def alive_up_to(mask: Any, at: sympy.Expr) -> sympy.Expr:
+    """Keys before a position that some query attends."""
+    some: Ints = mask.any(axis=0).astype(np.int64)
+    return steps((np.cumsum(some) - some).tolist(), at)
+
+
+def _reached(mask: Any, at: sympy.Expr) -> sympy.Expr:
+    return steps(mask.any(axis=0).astype(np.int64).tolist(), at)

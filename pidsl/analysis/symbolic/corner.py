@@ -8,8 +8,9 @@ from typing import TypeAlias
 import sympy
 
 from pidsl.analysis.formulas import smt
+from pidsl.analysis.formulas.smtlib import Condition, IsZero
 from pidsl.analysis.formulas.words import extreme, floor_div, internal, n
-from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag
+from pidsl.analysis.symbolic.definition import NotByLag
 
 ZERO, ONE = sympy.Integer(0), sympy.Integer(1)
 Bounds: TypeAlias = frozenset[sympy.Expr]
@@ -93,9 +94,9 @@ class Lagged(Shape):
         split = None if self.p == 1 else (y, self.p)
         name = f"lags {self.c} modulo {self.p}" if self.p != 1 else "lags"
         return [
-            smt.Obligation(f"{name}: a key more", (*given, inside), smt.IsZero(more - 1), split),
-            smt.Obligation(f"{name}: no key more", (*given, sympy.Not(inside)), smt.IsZero(more), split),
-            smt.Obligation(f"{name}: a query more", given, smt.IsZero(added - own._many(y)), split),
+            smt.Obligation(f"{name}: a key more", (*given, inside), IsZero(more - 1), split),
+            smt.Obligation(f"{name}: no key more", (*given, sympy.Not(inside)), IsZero(more), split),
+            smt.Obligation(f"{name}: a query more", given, IsZero(added - own._many(y)), split),
         ]  # fmt: skip
 
 
@@ -131,8 +132,8 @@ class InBlocks(Shape):
         return [
             smt.Obligation(f"blocks of {s}: a key more", (*start, inside), first <= x, (x, s)),
             smt.Obligation(f"blocks of {s}: no key more", (*start, sympy.Not(inside)), first > x, (x, s)),
-            smt.Obligation(f"blocks of {s}: no query", start, smt.IsZero(own._sum(ZERO, x))),
-            smt.Obligation(f"blocks of {s}: a query more", start, smt.IsZero(added - near), (f, s)),
+            smt.Obligation(f"blocks of {s}: no query", start, IsZero(own._sum(ZERO, x))),
+            smt.Obligation(f"blocks of {s}: a query more", start, IsZero(added - near), (f, s)),
         ]  # fmt: skip
 
 

@@ -25,12 +25,15 @@ from typing import TypeAlias
 import sympy
 
 from pidsl.analysis.bound import Bound, Certificate, asking
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.cases import by_cases
+from pidsl.analysis.formulas.smtlib import Condition, Count
 from pidsl.analysis.formulas.words import extreme, from_index, i, j, n
 from pidsl.analysis.symbolic.corner import ONE, ZERO, Bounds, Corner, Progression, shape_of
+from pidsl.analysis.symbolic.definition import NotByLag, attends
 from pidsl.analysis.symbolic.lag_pairs import SIDES
-from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, Reader, attends, domain
+from pidsl.analysis.symbolic.progressions import Reader
 from pidsl.analysis.verdict import Verdict
 from pidsl.analysis.ways import Asked
 from pidsl.errors import TooHardError
@@ -359,7 +362,7 @@ def check_corners(bound: Bound) -> Verdict:
             prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
         pair = (*known, i >= 0, i < n, j >= 0, j < n)
         counted = [x for corner, weight in corners.items() for x in (sympy.Integer(weight), corner.condition(i, j))]
-        is_sum = smt.Count(sympy.Integer(-1), attends(term, i, j), *counted)
+        is_sum = Count(sympy.Integer(-1), attends(term, i, j), *counted)
         prover.prove(smt.Obligation("the term is the sum of its corners", pair, is_sum))
         for lemma in dict.fromkeys(o for corner in corners for o in shape_of(corner).lemmas(known)):
             prover.prove(lemma)

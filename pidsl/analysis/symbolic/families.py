@@ -1,39 +1,58 @@
-"""How far families of patterns see through L layers, with symbols: closed forms, and the obligations that prove them.
+"""Families of causal patterns, closed under adding layers: what L layers reach, and which keys to look at.
 
     window          0 .. k                              L layers reach 0 .. k L
     window + skip   0 .. k and p,  p > k                p s + (0 .. k (L - s)) for 0 <= s <= L
     window + comb   0 .. k and all multiples of p       0 .. k L and p t + (0 .. k (L - 1)) for t >= 0
+    dilated         0, d, .., k d                       d t for 0 <= t <= k L
     stride          all multiples of p                  the same in every layer
     blocks          the own block of b tokens           the same in every layer
     sinks           0 .. k and the keys 0 .. s - 1      0 .. k L and the keys 0 .. s - 1
     base b          0, b^l, ..., (b - 1) b^l in layer l      0 .. b^L - 1
+    some skips      0 .. k, in some layers p > k        p s + (0 .. k (L - s)) for 0 <= s <= skips
 
-All are causal. A family knows its closed form `reached`, proves it by induction over L from the term's own definition
-(what one layer attends), and proves its formulas from the closed form. Every step is an obligation for z3.
+A family proposes and proves nothing: `induction` makes obligations of the term's own definition and the formula, and
+looks up here only what it would have to search for. Everything is said of query i!, key j!, a token m! between them,
+and a witness w!.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
 
 import sympy
 
-from pidsl.analysis.formulas.smt import Obligation, follows
-from pidsl.analysis.formulas.words import L, internal, n
-from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, domain, holds_at
-from pidsl.language.terms import Term
+from pidsl.analysis.formulas.smtlib import Condition
+from pidsl.analysis.formulas.words import CeilLog, L, n
+from pidsl.analysis.symbolic.definition import I, J, M, W
 
-And, Or, Not = sympy.And, sympy.Or, sympy.Not
-x, a, s, t, i, j = (internal(name) for name in "xastij")
-ONE = sympy.Integer(1)
+And, Or, Max, Min = sympy.And, sympy.Or, sympy.Max, sympy.Min
+ZERO, ONE, TRUE = sympy.Integer(0), sympy.Integer(1), sympy.true
+LAG, LAST, REST = I - J, I - M, M - J  # of query and key; of the last layer, of the layers before it
+Cases: TypeAlias = tuple[tuple[Any, ...], ...]
+ALWAYS: Cases = ((TRUE, ZERO),)
 
 
 def ceil_div(y: sympy.Expr, by: sympy.Expr) -> sympy.Expr:
     """The least integer >= y / by."""
     return sympy.ceiling(y / by)
+
+
+@dataclass(frozen=True)
+class Connected:
+    """Of L layers among n tokens, in one case: all lags up to `far` are reached, and a pair of the next one is not.
+
+    Args:
+        when: the case.
+        far: the lag; `oo` where all are reached.
+        every: (when, witness) for a pair of such a lag.
+        missing: (when, query, key) of the next one.
+    """
+
+    when: Condition
+    far: sympy.Expr
+    every: Cases = ALWAYS
+    missing: Cases = ()
 
 
 @dataclass(frozen=True)
@@ -45,272 +64,249 @@ class Answer:
     note: str = ""
 
 
+@dataclass(frozen=True)
 class Family:
-    """A family of causal patterns, closed under adding layers.
+    """What is proposed of a family of patterns.
 
-    `needs` are the family's conditions on its symbols; `closed_form()` proves what L layers reach; `answer(quantity)`
-    is a formula and `theorem(quantity)` its proof from the closed form, which mentions the formula itself.
+    Args:
+        shown: what L layers reach, for people.
+        needs: conditions on the symbols under which a pattern is of this family.
+        reached: whether L >= 1 layers carry key j! to query i!, by the witness w!.
+        answers: the formulas of "farthest", "contiguous" and "depth".
+        first: (when, witness) of what one layer attends.
+        longer: (when, witness) of i! and j!, where i! attends m! in a layer after L that carry j! to m! by w!.
+        between: (when, token, witness): which m! it is, where L + 1 layers carry j! to i! by w!.
+        attained: (when, query, key, witness) of the farthest pair.
+        connected: which lags are reached, see `Connected`.
+        cuts: (obligation, given, lemma): what helps z3 with an obligation. The lemma is proved from what is given.
     """
 
-    shown: ClassVar[str]
+    shown: str
+    needs: tuple[Condition, ...]
+    reached: Condition
+    answers: dict[str, Answer]
+    first: Cases = ALWAYS
+    longer: Cases = ALWAYS
+    between: Cases = ()
+    attained: Cases = ()
+    connected: tuple[Connected, ...] = ()
+    cuts: Cases = ()
 
-    @property
-    def needs(self) -> tuple[Condition, ...]:
-        """Conditions on the symbols under which a pattern is of this family."""
-        raise NotImplementedError
-
-    def closed_form(self) -> Iterator[Obligation]:
-        """What L layers reach, by induction over L >= 1."""
-        raise NotImplementedError
-
-    def answer(self, quantity: str) -> Answer:
-        """The formula of "farthest", "contiguous" or "depth"."""
-        raise NotImplementedError
-
-    def theorem(self, quantity: str) -> Iterator[Obligation]:
-        """The formula follows from the closed form."""
-        raise NotImplementedError
-
-
-class ByLag(Family):
-    """A family whose layers reach a set of lags, given with a witness w for the existential part."""
-
-    term: Term
-
-    def one_layer(self, lag: sympy.Expr) -> Condition:
-        """Whether one layer attends a lag: the definition of the term."""
-        return holds_at(self.term, lag)
-
-    def reached(self, lag: sympy.Expr, layers: sympy.Expr, w: sympy.Expr) -> Condition:
-        """Whether `layers` layers reach a lag, by the witness w."""
-        raise NotImplementedError
-
-    def contiguous(self, layers: sympy.Expr) -> sympy.Expr:
-        """All lags up to here are reached; the next one is not."""
-        raise NotImplementedError
-
-    def obligation(self, name: str, given: tuple[Condition, ...], conclusion: Condition) -> Obligation:
-        return Obligation(name, (*self.needs, *self.sizes, L >= 1, *given), conclusion)
-
-    @cached_property
-    def sizes(self) -> tuple[Condition, ...]:
-        """What the sizes in the term satisfy beside `needs`: a definition may divide by one of them."""
-        return tuple(c for c in domain(self.term) if not follows(self.needs, c))
-
-    def formula_is(self, quantity: str, value: sympy.Expr, given: tuple[Condition, ...] = ()) -> Iterator[Obligation]:
-        """The answer, and for "contiguous" and "depth" the contiguous reach, is this value under some conditions."""
-        if quantity != "depth":
-            yield self.obligation("the answer", given, sympy.Eq(self.answer(quantity).expr, value))
-        if quantity != "farthest":
-            yield self.obligation("the contiguous reach", given, sympy.Eq(self.contiguous(L), value))
+    def facts(self, quantity: str) -> tuple[tuple[str, Any], ...]:
+        """What a certificate holds of it."""
+        of = {"farthest": ("attained",)}.get(quantity, ("connected",))
+        names = ("needs", "reached", "first", "longer", "between", *of, "cuts")
+        found = {name: getattr(self, name) for name in names}
+        if "connected" in found:
+            found["connected"] = tuple(tuple(getattr(c, f.name) for f in fields(c)) for c in self.connected)
+        return tuple(found.items())
 
 
-@dataclass(frozen=True)
-class WindowOnly(ByLag):
+def window(k: sympy.Expr, inside: tuple[sympy.Expr, ...] = ()) -> Family:
     """Lags 0 .. k; `inside` are lags that the term names and the window holds."""
-
-    term: Term
-    k: sympy.Expr
-    inside: tuple[sympy.Expr, ...] = ()
-    shown: ClassVar[str] = "L layers of lags 0..k reach the lags 0..k*L"
-
-    @property
-    def needs(self) -> tuple[Condition, ...]:
-        return (self.k >= 1, *(c for lag in self.inside for c in (lag >= 1, lag <= self.k)))
-
-    def reached(self, lag: sympy.Expr, layers: sympy.Expr, w: sympy.Expr) -> Condition:
-        return And(0 <= lag, lag <= self.k * layers)
-
-    def contiguous(self, layers: sympy.Expr) -> sympy.Expr:
-        return self.k * layers
-
-    def closed_form(self) -> Iterator[Obligation]:
-        now, more = self.reached(x, L, s), self.reached(x + a, L + 1, s)
-        first = sympy.Min(x, self.k)
-        yield self.obligation("one layer, in", (self.one_layer(x),), self.reached(x, ONE, s))
-        yield self.obligation("one layer, out", (self.reached(x, ONE, s),), self.one_layer(x))
-        yield self.obligation("one more layer reaches no more", (now, self.one_layer(a)), more)
-        back = And(self.one_layer(first), self.reached(x - first, L, s))
-        yield self.obligation("one more layer reaches it", (self.reached(x, L + 1, s),), back)
-
-    def answer(self, quantity: str) -> Answer:
-        if quantity == "depth":
-            return Answer(sympy.Max(1, ceil_div(n - 1, self.k)), (n >= 1,))
-        far = self.k * L
-        return Answer(far, (L >= 1, n > far if quantity == "farthest" else n > far + 1))
-
-    def theorem(self, quantity: str) -> Iterator[Obligation]:
-        far = self.k * L
-        yield from self.formula_is(quantity, far)
-        if quantity == "farthest":
-            yield self.obligation("nothing beyond", (self.reached(x, L, s),), x <= far)
-            yield self.obligation("reached", (), self.reached(far, L, s))
-            return
-        yield self.obligation("every lag up to it", (0 <= x, x <= far), self.reached(x, L, s))
-        yield self.obligation("not the next", (), Not(self.reached(far + 1, L, s)))
-        if quantity == "depth":
-            yield from least_layers(self, self.answer("depth"))
+    far = k * L
+    return Family(
+        "L layers of lags 0..k reach the lags 0..k*L",
+        (k >= 1, *(c for lag in inside for c in (lag >= 1, lag <= k))),
+        And(0 <= LAG, LAG <= k * L),
+        {
+            "farthest": Answer(far, (L >= 1, n > far)), "contiguous": Answer(far, (L >= 1, n > far + 1)),
+            "depth": Answer(Max(1, ceil_div(n - 1, k)), (n >= 1,)),
+        },
+        between=((TRUE, J + Max(0, LAG - k), ZERO),),
+        attained=((TRUE, far, ZERO, ZERO),),
+        connected=(Connected(TRUE, far, missing=((TRUE, far + 1, ZERO),)),),
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class WindowAndSkip(ByLag):
+def window_and_skip(k: sympy.Expr, p: sympy.Expr) -> Family:
     """Lags 0 .. k and p > k. The witness is how many layers take the skip."""
-
-    term: Term
-    k: sympy.Expr
-    p: sympy.Expr
-    shown: ClassVar[str] = "L layers reach p*s + (0..k*(L-s)) for s = 0..L"
-
-    @property
-    def needs(self) -> tuple[Condition, ...]:
-        return (self.k >= 1, self.p > self.k)
-
-    @property
-    def c(self) -> sympy.Expr:
-        """Layers of the window that close the gap between two skips."""
-        return ceil_div(self.p - 1, self.k)
-
-    def reached(self, lag: sympy.Expr, layers: sympy.Expr, w: sympy.Expr) -> Condition:
-        rest = lag - self.p * w
-        return And(0 <= w, w <= layers, 0 <= rest, rest <= self.k * (layers - w))
-
-    def contiguous(self, layers: sympy.Expr) -> sympy.Expr:
-        k, p, c = self.k, self.p, self.c
-        return sympy.Piecewise((k * layers, layers < c), (p * (layers + 1 - c) + k * (c - 1), True))
-
-    def closed_form(self) -> Iterator[Obligation]:
-        k, p = self.k, self.p
-        one = Or(self.reached(x, ONE, sympy.Integer(0)), self.reached(x, ONE, ONE))
-        yield self.obligation("one layer, in", (self.one_layer(x),), one)
-        yield self.obligation("one layer, out", (self.reached(x, ONE, s),), self.one_layer(x))
-        now = self.reached(x, L, s)
-        yield self.obligation("a layer of the window", (now, 0 <= a, a <= k), self.reached(x + a, L + 1, s))
-        yield self.obligation("a layer that skips", (now,), self.reached(x + p, L + 1, s + 1))
-        yield self.obligation("no other layer", (self.one_layer(a),), Or(And(0 <= a, a <= k), sympy.Eq(a, p)))
-        more, first = self.reached(x, L + 1, s), sympy.Min(x, k)
-        skipped = And(self.one_layer(p), self.reached(x - p, L, s - 1))
-        yield self.obligation("reached by a skip", (more, s >= 1), skipped)
-        walked = And(self.one_layer(first), self.reached(x - first, L, sympy.Integer(0)))
-        yield self.obligation("reached by the window", (more, s <= 0), walked)
-
-    def answer(self, quantity: str) -> Answer:
-        k, p, c = self.k, self.p, self.c
-        if quantity == "farthest":
-            return Answer(p * L, (L >= 1, n > p * L))
-        if quantity == "contiguous":
-            return Answer(self.contiguous(L), (L >= 1, n > self.contiguous(L) + 1))
-        walked = k * (c - 1)
-        short = sympy.Max(1, ceil_div(n - 1, k))
-        return Answer(sympy.Piecewise((short, n - 1 <= walked), (c - 1 + ceil_div(n - 1 - walked, p), True)), (n >= 1,))
-
-    def theorem(self, quantity: str) -> Iterator[Obligation]:
-        k, p, c = self.k, self.p, self.c
-        zero = sympy.Integer(0)
-        # (p - k) (L - s) >= 0, the one product that z3 is told about
-        slack = (p - k) * (L - s) >= 0
-        yield self.obligation("a product of two that are >= 0", (0 <= s, s <= L), slack)
-        if quantity == "farthest":
-            yield from self.formula_is(quantity, p * L)
-            yield self.obligation("nothing beyond", (self.reached(x, L, s), slack), x <= p * L)
-            yield self.obligation("reached", (), self.reached(p * L, L, L))
-            return
-        yield from self.formula_is(quantity, k * L, (L < c,))
-        yield from self.formula_is(quantity, p * (L + 1 - c) + k * (c - 1), (L >= c,))
-        # c = ceil((p - 1)/k) is k (c - 1) < p - 1 <= k c
-        g = internal("g")
-        gap = (k * (g - 1) < p - 1, p - 1 <= k * g, g >= 1)
-        yield self.obligation("layers that close a gap", (), And(*(y.subs(g, c) for y in gap)))
-        far = p * (L + 1 - g) + k * (g - 1)
-        early, late = (*gap, L < g), (*gap, L >= g)
-        yield self.obligation("k L below the gap", early, k * L <= k * (g - 1))
-        yield self.obligation("early: every lag", (*early, 0 <= x, x <= k * L), self.reached(x, L, zero))
-        missing = Not(self.reached(k * L + 1, L, s))
-        spread = Or(s <= 0, p * s >= p)
-        yield self.obligation("a skip is at least p", (p >= 1,), spread)
-        yield self.obligation("early: not the next", (*early, k * L <= k * (g - 1), spread), missing)
-        # q = floor(x/p) skips, at most L + 1 - g of them
-        q, u = internal("q"), internal("u")
-        split = (p * q <= x, x < p * q + p)
-        few = (*late, *split, 0 <= x, q >= 0, q <= L - g, sympy.Eq(u, L - q - g), k * u >= 0)
-        yield self.obligation("late: few skips", few, self.reached(x, L, q))
-        top = L + 1 - g
-        yield self.obligation("late: all skips", (*late, p * top <= x, x <= far), self.reached(x, L, top))
-        between = (*late, *split, q > L - g, sympy.Eq(u, q - top), p * u >= 0)
-        yield self.obligation("late: no other case", between, p * top <= x)
-        yield self.obligation("a product of two that are >= 0", (p >= 1, u >= 0, k >= 1), And(p * u >= 0, k * u >= 0))
-        v = internal("v")
-        fewer = (*late, s <= top, sympy.Eq(v, top - s), (p - k) * v >= 0)
-        yield self.obligation("late: not the next, few skips", fewer, Not(self.reached(far + 1, L, s)))
-        many = (*late, s > top, sympy.Eq(v, s - top - 1), p * v >= 0)
-        yield self.obligation("late: not the next, many skips", many, Not(self.reached(far + 1, L, s)))
-        yield self.obligation("a product of two that are >= 0", (v >= 0,), And((p - k) * v >= 0, p * v >= 0))
-        if quantity == "depth":
-            yield from least_layers(self, self.answer("depth"))
+    c = ceil_div(p - 1, k)  # layers of the window that close the gap between two skips
+    walked, rest = k * (c - 1), LAG - p * W
+    far = p * (L + 1 - c) + walked
+    near = sympy.Piecewise((k * L, L < c), (far, True))
+    depth = sympy.Piecewise((Max(1, ceil_div(n - 1, k)), n - 1 <= walked), (c - 1 + ceil_div(n - 1 - walked, p), True))
+    q, top = sympy.floor(LAG / p), L + 1 - c
+    return Family(
+        "L layers reach p*s + (0..k*(L-s)) for s = 0..L",
+        (k >= 1, p > k),
+        And(0 <= W, W <= L, 0 <= rest, rest <= k * (L - W)),
+        {
+            "farthest": Answer(p * L, (L >= 1, n > p * L)), "contiguous": Answer(near, (L >= 1, n > near + 1)),
+            "depth": Answer(depth, (n >= 1,)),
+        },
+        first=((LAG <= k, ZERO), (LAG > k, ONE)),
+        longer=((LAST <= k, W), (LAST > k, W + 1)),
+        between=((W <= 0, J + Max(0, LAG - k), ZERO), (W >= 1, I - p, W - 1)),
+        attained=((TRUE, p * L, ZERO, L),),
+        connected=(
+            Connected(L < c, k * L, ALWAYS, ((TRUE, k * L + 1, ZERO),)),
+            Connected(L >= c, far, ((q < top, q), (q >= top, top)), ((TRUE, far + 1, ZERO),)),
+        ),
+        cuts=(
+            ("beyond", (W <= L,), (p - k) * (L - W) >= 0),
+            *((name, (), c >= 1) for name in ("every 2", "missing 1", "missing 2")),
+            ("every 2", (q < top,), k * (top - 1 - q) >= 0),
+            ("every 2", (q >= top,), p * (q - top) >= 0),
+            ("missing 1", (L < c,), k * L <= walked), ("missing 1", (), Or(W <= 0, p * W >= p)),
+            ("missing 2", (), Or(And(W <= top, (p - k) * (top - W) >= 0), And(W > top, p * (W - top - 1) >= 0))),
+        ),
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class WindowAndSomeSkips(Family):
-    """Lags 0 .. k in every layer, p > k in some of them: `skips` of the first L. The order of layers does not matter.
-
-    The witness is how many layers take the skip.
-    """
-
-    k: sympy.Expr
-    p: sympy.Expr
-    skips: sympy.Expr
-    shown: ClassVar[str] = "L layers, g of them with the skip, reach p*s + (0..k*(L-s)) for s = 0..g"
-
-    @property
-    def needs(self) -> tuple[Condition, ...]:
-        return (self.k >= 1, self.p > self.k)
-
-    def reached(self, lag: sympy.Expr, layers: sympy.Expr, skips: sympy.Expr, w: sympy.Expr) -> Condition:
-        rest = lag - self.p * w
-        return And(0 <= w, w <= skips, 0 <= rest, rest <= self.k * (layers - w))
-
-    def closed_form(self) -> Iterator[Obligation]:
-        k, p, g = self.k, self.p, internal("g")
-        start = (*self.needs, L >= 0, 0 <= g, g <= L)
-        zero = sympy.Integer(0)
-        now = self.reached(x, L, g, s)
-        yield Obligation("no layer", (*self.needs, self.reached(x, zero, zero, s)), sympy.Eq(x, 0))
-        yield Obligation("lag 0", start, self.reached(zero, zero, zero, zero))
-        grown = self.reached(x + a, L + 1, g, s)
-        yield Obligation("a layer without the skip", (*start, now, 0 <= a, a <= k), grown)
-        first = sympy.Min(x - p * s, k)
-        more = self.reached(x, L + 1, g, s)
-        yield Obligation("reached by its window", (*start, more, p * s >= s), self.reached(x - first, L, g, s))
-        yield Obligation("a product of two that are >= 0", (*start, s >= 0), p * s >= s)
-        yield Obligation("a layer with the skip", (*start, now), self.reached(x + p, L + 1, g + 1, s + 1))
-        more = self.reached(x, L + 1, g + 1, s)
-        yield Obligation("reached by its skip", (*start, more, s >= 1), self.reached(x - p, L, g, s - 1))
-        walked = self.reached(x - sympy.Min(x, k), L, g, zero)
-        yield Obligation("reached by its window instead", (*start, more, s <= 0), walked)
-
-    def answer(self, quantity: str) -> Answer:
-        if quantity != "farthest":
-            raise NotByLag("only the farthest lag of this schedule is known for every L")
-        far = self.k * (L - self.skips) + self.p * self.skips
-        return Answer(far, (L >= 1, n > far))
-
-    def theorem(self, quantity: str) -> Iterator[Obligation]:
-        k, p, g = self.k, self.p, internal("g")
-        start = (*self.needs, L >= 0, 0 <= g, g <= L)
-        slack = (p - k) * (g - s) >= 0
-        far = k * (L - g) + p * g
-        own = sympy.Eq(self.answer(quantity).expr, far.subs(g, self.skips))
-        yield Obligation("the answer", (*self.needs, L >= 1), own)
-        enough = And(0 <= self.skips, self.skips <= L)
-        yield Obligation("no more skips than layers", (*self.needs, L >= 1), enough)
-        yield Obligation("a product of two that are >= 0", (*start, s <= g), slack)
-        yield Obligation("nothing beyond", (*start, self.reached(x, L, g, s), slack), x <= far)
-        yield Obligation("reached", start, self.reached(far, L, g, g))
+def window_and_comb(k: sympy.Expr, p: sympy.Expr) -> Family:
+    """Lags 0 .. k and all multiples of p > k. The witness is the multiple."""
+    rest, q = LAG - p * W, sympy.floor((n - 1) / p)
+    most = p + k * (L - 1)
+    far = Max(Min(k * L, n - 1), p * q + Min(n - 1 - p * q, k * (L - 1)))
+    all_, some = k * (L - 1) >= p - 1, k * L >= p - 1
+    near = sympy.Piecewise((n - 1, all_), (Min(n - 1, most), some), (Min(n - 1, k * L), True))
+    steps = sympy.floor(LAST / p)
+    return Family(
+        "L layers reach 0..k*L and p*t + (0..k*(L-1)) for t >= 0",
+        (k >= 1, p > k),
+        Or(And(0 <= LAG, LAG <= k * L), And(0 <= W, 0 <= rest, rest <= k * (L - 1))),
+        {
+            "farthest": Answer(far, (L >= 1, n >= 1)), "contiguous": Answer(near, (L >= 1, n >= 1)),
+            "depth": Answer(1 + ceil_div(p - 1, k), (n >= 2 * p,), f"the same for every n >= {2 * p}"),
+        },
+        first=((TRUE, sympy.floor(LAG / p)),),
+        longer=((LAST <= k, W), (And(LAST > k, REST <= k * L), steps), (And(LAST > k, REST > k * L), W + steps)),
+        between=(
+            (LAG <= k * (L + 1), J + Max(0, LAG - k), W),
+            (LAG > k * (L + 1), I - Min(rest, k), W),
+        ),
+        attained=((TRUE, far, ZERO, q),),
+        connected=(
+            Connected(all_, sympy.oo, ((TRUE, sympy.floor(LAG / p)),)),
+            Connected(And(some, sympy.Not(all_)), most, ((TRUE, ONE),), ((TRUE, most + 1, ZERO),)),
+            Connected(sympy.Not(some), k * L, ALWAYS, ((TRUE, k * L + 1, ZERO),)),
+        ),
+        cuts=(
+            ("first back", (sympy.Eq(LAG, p * W),), sympy.Eq(sympy.Mod(LAG, p), 0)),
+            ("beyond", (n >= 1,), And(p * q <= n - 1, n - 1 < p * q + p)),
+            ("beyond", (), Or(W >= q, p * W <= p * q - p)), ("beyond", (), Or(W <= q, p * W >= p * q + p)),
+            ("attained", (n >= 1,), q >= 0),
+            ("missing 2", (), Or(W <= 0, sympy.Eq(W, 1), p * W >= 2 * p)), ("missing 3", (), Or(W <= 0, p * W >= p)),
+        ),
+    )  # fmt: skip
 
 
-def least_layers(family: ByLag, answer: Answer) -> Iterator[Obligation]:
-    """So many layers reach the lags 0 .. n - 1, one fewer do not: the formula against the contiguous reach."""
-    layers = answer.expr
-    enough = n - 1 <= family.contiguous(layers)
-    yield family.obligation("enough layers", answer.assumptions, And(layers >= 1, enough))
-    fewer = Or(layers <= 1, family.contiguous(layers - 1) + 1 <= n - 1)
-    yield family.obligation("one fewer is not enough", answer.assumptions, fewer)
+NEVER = "no number of layers is enough: lag 1 is no multiple of the "
+
+
+def multiples(d: sympy.Expr, k: sympy.Expr | None) -> Family:
+    """Lags 0, d, ..., k d for d >= 2; None: all multiples. The witness is the lag in steps of d."""
+    far, name = (d * sympy.floor((n - 1) / d), "period") if k is None else (k * d * L, "dilation")
+    q, one, least = far / d, W if k is None else Min(W, k), (L >= 1, n >= 1) if k is None else (L >= 1, n > far)
+    within = W <= q if k is None else W <= k * L
+    cuts: Cases = (("missing 1", (), Or(W <= 0, d * W >= 2)),)
+    if k is None:
+        cuts += (("beyond", (), Or(W <= q, d * W >= d * q + d)), ("beyond", (within,), d * (q - W) >= 0))
+        cuts += (("attained", (n >= 1,), q >= 0),)
+    else:
+        cuts += (("beyond", (within,), d * (k * L - W) >= 0),)
+    return Family(
+        "sums of multiples of p are multiples of p: L layers reach what one does" if k is None
+        else "L layers reach d*w for w = 0..k*L",
+        (d >= 2,) if k is None else (k >= 1, d >= 2),
+        And(0 <= W, TRUE if k is None else within, sympy.Eq(LAG, d * W)),
+        {
+            "farthest": Answer(far, least), "contiguous": Answer(ZERO, (L >= 1, n >= 2)),
+            "depth": Answer(sympy.oo, (n >= 2,), NEVER + name),
+        },
+        first=((TRUE, sympy.floor(LAG / d)),),
+        longer=((TRUE, W + sympy.floor(LAST / d)),),
+        between=((TRUE, J + d * (W - one), W - one),),
+        attained=((TRUE, far, ZERO, q),),
+        connected=(Connected(TRUE, ZERO, missing=((TRUE, ONE, ZERO),)),),
+        cuts=cuts,
+    )  # fmt: skip
+
+
+def own_block(b: sympy.Expr, causal: bool) -> Family:
+    """The own block of b tokens, up to the own position or all of it."""
+    same = sympy.Eq(sympy.floor(I / b), sympy.floor(J / b))
+    far = Min(b, n) - 1
+    return Family(
+        "the own block of the own block is the own block: L layers reach what one does",
+        (b >= 1,),
+        And(same, J <= I) if causal else same,
+        {
+            "farthest": Answer(far, (L >= 1, n >= 1)),
+            "contiguous": Answer(sympy.Piecewise((n - 1, n <= b), (0, True)), (L >= 1, n >= 1)),
+            "depth": Answer(
+                sympy.Piecewise((ONE, n <= b), (sympy.oo, True)), (n >= 1,),
+                "beyond one block no number of layers is enough: token b never sees token b - 1",
+            ),
+        },
+        between=((TRUE, J, ZERO),),
+        attained=((TRUE, far, ZERO, ZERO),),
+        connected=(Connected(n <= b, sympy.oo), Connected(n > b, ZERO, missing=((TRUE, b, b - 1),))),
+    )  # fmt: skip
+
+
+def window_and_sinks(k: sympy.Expr, sinks: sympy.Expr) -> Family:
+    """Lags 0 .. k and the first `sinks` keys."""
+    far, all_ = k * L, n < k * L + sinks + 2
+    return Family(
+        "L layers reach the lags 0..k*L and the sinks",
+        (k >= 1, sinks >= 1),
+        And(J >= 0, Or(And(0 <= LAG, LAG <= far), And(J < sinks, J <= I))),
+        {
+            "farthest": Answer(n - 1, (L >= 1, n >= 1)),
+            "contiguous": Answer(sympy.Piecewise((far, n >= far + sinks + 2), (n - 1, True)), (L >= 1, n >= 1)),
+            "depth": Answer(Max(1, ceil_div(n - 1 - sinks, k)), (n >= 1,)),
+        },
+        between=((LAG <= k * (L + 1), J + Max(0, LAG - k), ZERO), (LAG > k * (L + 1), I, ZERO)),
+        attained=((TRUE, n - 1, ZERO, ZERO),),
+        connected=(
+            Connected(all_, sympy.oo),
+            Connected(sympy.Not(all_), far, missing=((TRUE, sinks + far + 1, sinks),)),
+        ),
+    )  # fmt: skip
+
+
+def by_digits(base: sympy.Expr) -> Family:
+    """Layer l = 0, 1, ... attends the lags 0, b^l, 2 b^l, ..., (b - 1) b^l: digits of the lag in base b."""
+    power = base**L
+    far, last, digit = power - 1, sympy.floor(LAST / power), sympy.floor(LAG / power)
+    return Family(
+        "a lag below base^L is a sum of one multiple of each power: its digits",
+        (base >= 2,),
+        And(0 <= LAG, LAG <= far),
+        {
+            "farthest": Answer(far, (L >= 1, n > far)), "contiguous": Answer(far, (L >= 1, n > far + 1)),
+            "depth": Answer(Max(1, CeilLog(base, n)), (n >= 1,), "the least L >= 1 with base^L >= n"),
+        },
+        between=((TRUE, I - power * digit, ZERO),),
+        attained=((TRUE, far, ZERO, ZERO),),
+        connected=(Connected(TRUE, far, missing=((TRUE, far + 1, ZERO),)),),
+        cuts=(
+            ("longer", (last <= base - 1,), power * (base - 1 - last) >= 0),
+            ("longer", (last >= 0,), power * last >= 0),
+            ("between", (), Or(digit <= base - 1, power * digit >= power * base)),
+            ("between", (), Or(digit >= 0, power * digit <= -power)),
+        ),
+    )  # fmt: skip
+
+
+def window_and_some_skips(k: sympy.Expr, p: sympy.Expr, skips: sympy.Expr) -> Family:
+    """Lags 0 .. k in every layer, p > k in some of them: `skips` of the first L. The witness is how many are taken."""
+    rest, far = LAG - p * W, k * (L - skips) + p * skips
+    more = skips.subs(L, L + 1)
+    return Family(
+        "L layers, g of them with the skip, reach p*s + (0..k*(L-s)) for s = 0..g",
+        (k >= 1, p > k),
+        And(0 <= W, W <= skips, 0 <= rest, rest <= k * (L - W)),
+        {"farthest": Answer(far, (L >= 1, n > far))},
+        first=((LAG <= k, ZERO), (LAG > k, ONE)),
+        longer=((LAST <= k, W), (LAST > k, W + 1)),
+        between=((W <= skips, I - Min(rest, k), W), (And(W > skips, W <= more), I - p, W - 1)),
+        attained=((TRUE, far, ZERO, skips),),
+        cuts=(
+            ("beyond", (W <= skips,), (p - k) * (skips - W) >= 0),
+            ("between", (W >= 0,), p * W >= W),
+            *((name, (), And(0 <= skips, skips <= L)) for name in ("beyond", "attained", "between", "longer")),
+        ),
+    )

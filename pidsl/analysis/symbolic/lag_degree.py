@@ -13,10 +13,13 @@ from __future__ import annotations
 import sympy
 
 from pidsl.analysis.bound import Bound, Certificate, Relation, asking, exact
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
+from pidsl.analysis.formulas.smtlib import Condition
 from pidsl.analysis.formulas.words import i, internal, n
+from pidsl.analysis.symbolic.definition import NotByLag, holds_at
 from pidsl.analysis.symbolic.lag_pairs import SIDES, indicator, steps_to
-from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, Progression, Reader, domain, holds_at, subsets
+from pidsl.analysis.symbolic.progressions import Progression, Reader, subsets
 from pidsl.analysis.verdict import Verdict
 from pidsl.analysis.ways import Asked
 from pidsl.language.terms import Term

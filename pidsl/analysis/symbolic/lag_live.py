@@ -19,10 +19,13 @@ import sympy
 
 from pidsl.analysis.bound import Bound, Certificate, Relation, asking
 from pidsl.analysis.counting import live as memory
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
+from pidsl.analysis.formulas.smtlib import Condition
 from pidsl.analysis.formulas.words import extreme, from_index, internal, symbol
+from pidsl.analysis.symbolic.definition import NotByLag, holds_at
 from pidsl.analysis.symbolic.lag_pairs import steps_to
-from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, Progression, Reader, domain, holds_at
+from pidsl.analysis.symbolic.progressions import Progression, Reader
 from pidsl.analysis.verdict import Verdict
 from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import PidslError

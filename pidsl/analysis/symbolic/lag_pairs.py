@@ -18,9 +18,12 @@ from collections.abc import Callable, Iterable
 import sympy
 
 from pidsl.analysis.bound import Bound, Certificate, asking
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
+from pidsl.analysis.formulas.smtlib import Condition, IsZero
 from pidsl.analysis.formulas.words import n
-from pidsl.analysis.symbolic.lag_sets import Condition, NotByLag, Progression, Reader, domain, holds_at, subsets
+from pidsl.analysis.symbolic.definition import NotByLag, holds_at
+from pidsl.analysis.symbolic.progressions import Progression, Reader, subsets
 from pidsl.analysis.verdict import Verdict
 from pidsl.analysis.ways import Asked
 from pidsl.language.terms import Term
@@ -82,7 +85,7 @@ def steps_to(p: Progression) -> sympy.Expr:
 
 
 SIDES: dict[str, Callable[[sympy.Expr], Condition]] = {
-    "==": smt.IsZero, "<=": lambda gap: gap >= 0, ">=": lambda gap: gap <= 0
+    "==": IsZero, "<=": lambda gap: gap >= 0, ">=": lambda gap: gap <= 0
 }  # fmt: skip
 
 
@@ -109,7 +112,7 @@ def check_pairs(bound: Bound) -> Verdict:
     one = indicator(zero)
     second = f.subs(n, n + 2) - 2 * f.subs(n, n + 1) + f - indicator(ahead) - indicator(behind)
     start = (*assumptions, n >= 0)
-    prover.prove(smt.Obligation("no token, no pair", assumptions, smt.IsZero(f.subs(n, 0))))
+    prover.prove(smt.Obligation("no token, no pair", assumptions, IsZero(f.subs(n, 0))))
     prover.prove(smt.Obligation("one token", assumptions, compare(f.subs(n, 1) - one)))
     prover.prove(
         smt.Obligation("second difference = keys gained", start, compare(second), smt.split_by_divisor(n, f, ahead))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import islpy as isl
@@ -13,19 +16,29 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pidsl
-from pidsl.analysis.bound import Bound
+from pidsl.analysis import dense
+from pidsl.analysis.bound import ANY, Bound, asking
+from pidsl.analysis.counting.live import live as counting_live
 from pidsl.analysis.formulas.pieces import plain, written
-from pidsl.analysis.formulas.words import i, n, value_of
-from pidsl.analysis.smaller import block_bounds
-from pidsl.analysis.smaller.block_counts import levels
-from pidsl.analysis.smaller.digits import count, in_blocks, in_tokens, query, rest, short
-from pidsl.errors import TooHardError
+from pidsl.analysis.formulas.words import i, n, symbol, value_of
+from pidsl.analysis.portfolio import answer
+from pidsl.analysis.smaller import blocks
+from pidsl.analysis.smaller.between import in_tokens, lacks, levels, place
+from pidsl.analysis.ways import Asked, NotMine
+from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import CONTEXT, read_set
 from pidsl.testing import terms
 
 few = settings(suppress_health_check=list(HealthCheck), max_examples=max(1, settings.default.max_examples // 4))
-QUESTIONS = (block_bounds.degree, block_bounds.maximum, block_bounds.pairs)
+QUESTIONS = ("degree", "max degree", "pairs", "live keys")
+
+
+def by_blocks(term: Term) -> Iterator[Bound]:
+    """What is known from patterns between blocks."""
+    for quantity in QUESTIONS:
+        with contextlib.suppress(TooHardError, NotMine):
+            yield blocks.answer(Asked(asking(term, quantity), (), answer))
 
 
 @st.composite
@@ -68,15 +81,9 @@ def test_levels_are_the_mask(term: Term, length: int) -> None:
 @given(between_blocks())
 @few
 def test_counts_are_those_of_masks(term: Term) -> None:
-    for question in QUESTIONS:
-        try:
-            bound = question(term)
-        except TooHardError:
-            continue
-        if bound is None:
-            assert levels(term) is None
-            return
-        for length in range(1, 30):
+    for bound in by_blocks(term):
+        assert levels(term) is not None
+        for length in range(1, 30) if bound.quantity != "live keys" else ():
             keys = term.mask(length).sum(axis=1)
             if bound.quantity == "degree":
                 assert [bound(n=length, i=k) for k in range(length)] == keys.tolist(), length
@@ -87,13 +94,7 @@ def test_counts_are_those_of_masks(term: Term) -> None:
 @given(between_blocks(1))
 @few
 def test_what_is_claimed_is_verified_and_tampering_is_found(term: Term) -> None:
-    for question in QUESTIONS:
-        try:
-            bound = question(term)
-        except TooHardError:
-            continue
-        if bound is None:
-            return
+    for bound in by_blocks(term):
         verdict = bound.proof.verdict()
         assert verdict.holds, verdict.failure
         for wrong in _tampered(bound):
@@ -105,7 +106,9 @@ def _tampered(bound: Bound) -> list[Bound]:
     found = levels(bound.term)
     assert found is not None
     last = found.size * sympy.floor((n + found.size - 1) / sympy.Integer(found.size)) - n
-    wrong = [bound.expr + x for x in (1, last, n, sympy.Piecewise((1, n > 7 * found.size), (0, True)))]
+    x = symbol("t") if bound.quantity == "live keys" else n
+    changes = (1, last.subs(n, x), x, sympy.Piecewise((1, x > 7 * found.size), (0, True)))
+    wrong = [bound.expr + change for change in changes]
     return [dataclasses.replace(bound, expr=e) for e in wrong]
 
 
@@ -146,44 +149,57 @@ def test_others_are_not_between_blocks() -> None:
         pidsl.window(2).blocked(4) | pidsl.window(2).blocked(3), (pidsl.window(2).blocked(4) & pidsl.causal).T,
     ):  # fmt: skip
         assert levels(term) is None
-        assert block_bounds.degree(term) is None
+        assert not [*by_blocks(term)]
 
 
-# -- digits ------------------------------------------------------------------------------------------------------------
+# -- formulas of blocks, and of tokens ---------------------------------------------------------------------------------
 
-FORMULAS = (
-    sympy.floor(i / 128) + sympy.floor(n / 64 - sympy.Rational(1, 64)),
-    i - 64 * sympy.floor(i / 64),
-    sympy.floor(sympy.floor(n / 64 + sympy.Rational(63, 64)) / 3) * n,
-    sympy.Piecewise((i, n > 128), (n, sympy.Eq(sympy.floor(i / 64), 2)), (3, True)),
-    sympy.Mod(sympy.floor(i / 64), 5) + sympy.Piecewise((1, n <= 64), (2, n < 129), (3, i >= 64), (4, True)),
+
+@pytest.mark.parametrize(
+    "expr", [n * place + i, sympy.Min(i, 3) * lacks, sympy.Piecewise((i, n > 2), (n, sympy.Eq(i, 1)), (3, True))]
 )
-
-
-@pytest.mark.parametrize("expr", FORMULAS)
-def test_formulas_in_blocks_have_the_same_values(expr: sympy.Expr) -> None:
-    blocks = in_blocks(expr, 64)
-    assert blocks.free_symbols <= {query, rest, count, short}
+def test_formulas_of_blocks_as_those_of_tokens(expr: sympy.Expr) -> None:
+    tokens = in_tokens(expr, 64)
+    assert tokens.free_symbols <= {i, n}
     for length in (1, 2, 63, 64, 65, 127, 128, 129, 500):
         for k in {0, min(63, length - 1), length // 2, length - 1}:
-            at = {query: k // 64, rest: k % 64, count: -(-length // 64), short: -length % 64}
-            wanted = value_of(expr, {n: sympy.Integer(length), i: sympy.Integer(k)})
-            assert value_of(blocks, {s: sympy.Integer(v) for s, v in at.items()}) == wanted
-            back = value_of(
-                in_tokens(blocks.xreplace({query: i, count: n}), 64), {n: sympy.Integer(length), i: sympy.Integer(k)}
-            )
-            assert back == wanted
+            at = {i: k // 64, place: k % 64, n: -(-length // 64), lacks: -length % 64}
+            wanted = value_of(expr, {x: sympy.Integer(v) for x, v in at.items()})
+            assert value_of(tokens, {n: sympy.Integer(length), i: sympy.Integer(k)}) == wanted
 
 
-@pytest.mark.parametrize("expr", [sympy.floor(n / 3), sympy.Piecewise((1, n > 7), (0, True)), sympy.Max(i, 5)])
-def test_formulas_that_blocks_do_not_decide(expr: sympy.Expr) -> None:
-    with pytest.raises(TooHardError):
-        in_blocks(expr, 64)
-    loose = in_blocks(expr, 64, loose=True)
-    at = {query: 0, rest: 9, count: 1, short: 50}
-    assert value_of(loose, {s: sympy.Integer(v) for s, v in at.items()}) == value_of(
-        expr, {n: sympy.Integer(14), i: sympy.Integer(9)}
-    )
+@given(between_blocks(1), st.integers(1, 3))
+@few
+def test_layers_between_blocks_are_those_of_masks(term: Term, layers: int) -> None:
+    found = levels(term)
+    for quantity, measure in (("farthest", dense.farthest_in), ("contiguous", dense.contiguous_in)):
+        for given_layers in (layers, ANY):
+            try:
+                bound = blocks.answer(Asked(asking(term, quantity, layers=given_layers), (), answer))
+            except (TooHardError, NotMine):
+                continue
+            assert found is not None
+            assert bound.proof.check(), bound.proof.verdict()
+            for length in range(1, 30):
+                seen = np.eye(length, dtype=np.bool_)
+                for _ in range(layers):
+                    seen = dense.times(term.mask(length), seen)
+                wanted = measure(seen)
+                with contextlib.suppress(SizeError):
+                    assert bound(n=length, L=layers) == (-math.inf if wanted is None else wanted), (bound, length)
+
+
+@given(between_blocks())
+@few
+def test_live_keys_between_blocks_are_those_of_masks(term: Term) -> None:
+    try:
+        bound = blocks.answer(Asked(asking(term, "live keys"), (), answer))
+    except (TooHardError, NotMine):
+        return
+    assert bound.proof.check(), bound.proof.verdict()
+    wanted = counting_live(term).size
+    if wanted.is_known:
+        assert [bound(t=x) for x in range(40)] == [wanted(t=x) for x in range(40)]
 
 
 # -- functions, piece by piece -----------------------------------------------------------------------------------------

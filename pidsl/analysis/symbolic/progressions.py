@@ -1,57 +1,41 @@
-"""Patterns that depend on the lag alone, with symbols in them: which lags, as arithmetic progressions.
+"""Patterns that depend on the lag alone, with symbols, as arithmetic progressions that formulas are made of.
 
     window(k)                     past 0, 1, ..., k
     stride(p) & causal            past 0, p, 2 p, ...
     (window(k) | lags(p)).T       future 1, ..., k and p
 
-Two readings of one term: `holds_at` is its definition, a condition on the lag, and what proofs start from;
-`sides` is the list of progressions that formulas are made of.
+Nothing here is part of a proof: what terms mean is in `definition`.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import gcd, lcm
-from typing import TypeAlias
 
 import sympy
 
+from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
-from pidsl.analysis.formulas.words import from_index, n
-from pidsl.analysis.ways import NotMine
-from pidsl.errors import SymbolError, TooHardError
-from pidsl.language.expr import Index
+from pidsl.analysis.formulas.smtlib import Condition
+from pidsl.analysis.formulas.words import from_index
+from pidsl.analysis.symbolic.definition import NotByLag
+from pidsl.errors import TooHardError
 from pidsl.language.terms import (
-    Blocked,
-    Blocks,
     Causal,
-    Complement,
-    Difference,
     Dilated,
     Empty,
     Full,
     Intersection,
-    Keys,
     Lags,
-    Queries,
     Shift,
     Stride,
-    SymmetricDifference,
     Term,
     Transpose,
     Union,
     Window,
-    walk,
-)  # fmt: skip
-from pidsl.language.trees import Steps, own_values, run
-
-Condition: TypeAlias = sympy.Basic
-
-
-class NotByLag(NotMine):
-    """The term is no union of progressions of lags, or not one that can be told with symbols."""
+)
+from pidsl.language.trees import Steps, run
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,119 +57,6 @@ class Sides:
 
     past: tuple[Progression, ...]
     future: tuple[Progression, ...]
-
-
-def require_names(names: Iterable[str], where: str) -> None:
-    """Refuse symbols that a formula would mistake for its own variables.
-
-    Raises:
-        SymbolError: a symbol is called L (layers) or t (the last token seen).
-    """
-    for name in sorted({"L", "t"}.intersection(names)):
-        meaning = {"L": "the number of layers", "t": "the last token seen"}[name]
-        raise SymbolError(
-            f"a symbol called {name}", f"another name: {name} is {meaning} in formulas", where, f"{name}_"
-        )
-
-
-def domain(term: Term) -> tuple[Condition, ...]:
-    """What the sizes in a term satisfy, or the term would not exist: radii >= 0, periods >= 1, phases below periods.
-
-    Raises:
-        SymbolError: a symbol has the name of a variable of formulas.
-    """
-    require_names(term.symbols, repr(term))
-    found: dict[Condition, None] = {}
-    for t in walk(term):
-        sizes = zip(own_values(t), t.LEAST, strict=False)
-        wanted = [from_index(size) >= least for size, least in sizes if least is not None]
-        if isinstance(t, Stride) and t.phase != 0:
-            wanted.append(from_index(t.phase) < from_index(t.period))
-        found.update(dict.fromkeys(c for c in wanted if c != sympy.true))
-    return tuple(found)
-
-
-def holds_at(term: Term, lag: sympy.Expr) -> Condition:
-    """The condition on the lag under which the term attends, away from the ends of the sequence.
-
-    Raises:
-        NotByLag: the term looks at more than the lag.
-    """
-    for part in walk(term):
-        if isinstance(part, Keys | Queries | Blocks | Blocked):
-            raise NotByLag(f"{part!r} looks at more than the lag")
-    return attends(term, lag, sympy.Integer(0))
-
-
-def attends(term: Term, row: sympy.Expr, key: sympy.Expr) -> Condition:
-    """The condition on two positions of n under which the term attends: the definition of its words.
-
-    Raises:
-        NotByLag: a word that is not defined by positions, lags and blocks.
-    """
-    return run(_attends(term, row, key, n))
-
-
-def _attends(term: Term, row: sympy.Expr, key: sympy.Expr, length: sympy.Expr) -> Steps[Condition]:
-    lag = row - key
-    match term:
-        case Full():
-            return sympy.true
-        case Empty():
-            return sympy.false
-        case Causal():
-            return lag >= 0
-        case Window(left, right):
-            return sympy.And(lag >= -from_index(right), lag <= from_index(left))
-        case Stride(period, phase):
-            return sympy.Eq(sympy.Mod(lag, from_index(period)), from_index(phase))
-        case Lags(values):
-            return sympy.Or(*(sympy.Eq(lag, from_index(v)) for v in values))
-        case Keys(start, stop, 1):
-            return _slice(key, start, stop, length)
-        case Queries(start, stop, 1):
-            return _slice(row, start, stop, length)
-        case Blocks(size):
-            s = from_index(size)
-            return sympy.Eq(sympy.floor(row / s), sympy.floor(key / s))
-        case Blocked(a, size):
-            s = from_index(size)
-            return (yield _attends(a, sympy.floor(row / s), sympy.floor(key / s), sympy.ceiling(length / s)))
-        case Union(a, b):
-            return sympy.Or((yield _attends(a, row, key, length)), (yield _attends(b, row, key, length)))
-        case Intersection(a, b):
-            return sympy.And((yield _attends(a, row, key, length)), (yield _attends(b, row, key, length)))
-        case Difference(a, b):
-            no = sympy.Not((yield _attends(b, row, key, length)))
-            return sympy.And((yield _attends(a, row, key, length)), no)
-        case SymmetricDifference(a, b):
-            x, y = (yield _attends(a, row, key, length)), (yield _attends(b, row, key, length))
-            return sympy.Or(sympy.And(x, sympy.Not(y)), sympy.And(y, sympy.Not(x)))
-        case Complement(a):
-            return sympy.Not((yield _attends(a, row, key, length)))
-        case Transpose(a):
-            return (yield _attends(a, key, row, length))
-        case Shift(a, by):
-            return (yield _attends(a, row, key + from_index(by), length))
-        case Dilated(Dilated(a, inner), step):  # one division: z3 knows little about divisions of divisions
-            return (yield _attends(Dilated(a, inner * step), row, key, length))
-        case Dilated(a, step):
-            s, zero = from_index(step), sympy.Integer(0)
-            if any(isinstance(part, Keys | Queries | Blocks | Blocked) for part in walk(a)):
-                raise NotByLag(f"{term!r} looks at more than the lag")
-            return sympy.And(sympy.Eq(sympy.Mod(lag, s), 0), (yield _attends(a, sympy.floor(lag / s), zero, length)))
-        case _:
-            raise NotByLag(f"{term!r} looks at more than the lag")
-
-
-def _slice(x: sympy.Expr, start: Index, stop: Index | None, length: sympy.Expr) -> Condition:
-    """Whether a position is from start to stop, of which a negative one counts from the end."""
-    found = []
-    for end, compare in ((start, operator.ge), (stop, operator.lt)):
-        if end is not None:
-            at = from_index(end)
-            found.append(sympy.Or(sympy.And(at >= 0, compare(x, at)), sympy.And(at < 0, compare(x, length + at))))
-    return sympy.And(*found)
 
 
 @dataclass

@@ -18,7 +18,8 @@ from pidsl.analysis.formulas.words import holds, symbol, value_of
 from pidsl.analysis.formulas.words import n as N
 from pidsl.analysis.symbolic.corner import InBlocks, Lagged
 from pidsl.analysis.symbolic.corners import METHOD, Corners, check_corners, degree_by_corners, pairs_by_corners
-from pidsl.analysis.symbolic.lag_sets import NotByLag, Reader, attends
+from pidsl.analysis.symbolic.definition import NotByLag, attends
+from pidsl.analysis.symbolic.progressions import Reader
 from pidsl.errors import PidslError, TooHardError
 from pidsl.language.terms import Term
 
