@@ -230,6 +230,8 @@ class Staircase:
         if len(lines) < 2 or 0 in (lines[0][0], lines[1][0]):
             return lines[:1]
         (a, b), (c, d) = lines
+        if a == c:
+            return lines[1:]
         return lines[:1] if (lag + b) * c >= (lag + d) * a else lines
 
 

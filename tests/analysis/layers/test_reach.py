@@ -21,6 +21,7 @@ from own_ways import by, contiguous, depth, farthest
 import pidsl
 from pidsl import blocks, causal, empty, full, keys, lags, queries, ring, stride, window
 from pidsl.analysis import dense as matrices
+from pidsl.analysis import questions
 from pidsl.analysis.bound import Bound, restated
 from pidsl.analysis.formulas.piecewise import formula, function, region
 from pidsl.analysis.formulas.words import L, Periodic, n
@@ -326,7 +327,7 @@ def test_most_random_terms_are_known() -> None:
     @settings(max_examples=3 * EXAMPLES, database=None)  # of fewer, one hard term and its mutations are a tenth
     @given(terms(3), st.integers(1, 4))
     def ask(term: Term, layers: int) -> None:
-        found.extend(bound.is_exact for bound in (farthest(term, layers), contiguous(term, layers)))
+        found.extend(bound.is_exact for bound in (questions.farthest(term, layers), questions.contiguous(term, layers)))
 
     ask()
     assert len(found) > 100
