@@ -11,7 +11,7 @@ import sympy
 
 from pidsl.analysis import dense
 from pidsl.analysis.bound import ANY, Bound, Certificate
-from pidsl.analysis.formulas.piecewise import Formula, chain, formula
+from pidsl.analysis.formulas.piecewise import Formula, chain, runs
 from pidsl.analysis.formulas.words import L, n
 from pidsl.analysis.layers.lag_formulas import in_n_and_l, lags_formula
 from pidsl.analysis.layers.lags import added, causal_lags, finite_lags, intervals, lag_sums, spread
@@ -20,7 +20,7 @@ from pidsl.analysis.layers.sums import Intervals, Staircase, Sums, both_ways, mi
 from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
-from pidsl.relation.isl import CONTEXT, convex_parts, least, limited, read_map, read_set
+from pidsl.relation.isl import convex_parts, least, limited, read_map, read_set
 
 RULE = "sums of lags"
 WIDEST = 256  # lags from end to end that look both ways
@@ -76,12 +76,11 @@ def depth(asked: Asked) -> Bound:
         if not lags or not lags[0][0] < 0 < lags[-1][1]:
             raise NotMine
         facts = (("regular", start),)
-        after = None
+        stairs = Staircase((0,), ((0, 0),))
         if normal(lags)[1] == 1:
             sums, early = all_sums(lags)
-            facts += _facts(sums)
-            after = both_ways(sums, early).depth().intersect_domain(read_set(f"[n] -> {{ : n >= {start} }}"))
-        found = _with_short(term, start, after)
+            stairs, facts = both_ways(sums, early), (*facts, *_facts(sums))
+        found = _with_short(term, start, stairs)
     reason = "some pair stays out of reach of every number of layers" if found.expr.has(sympy.oo) else ""
     return _bound(asked, found.expr, found.assumptions, facts, reason)
 
@@ -194,14 +193,20 @@ def _farthest(sums: Sums) -> sympy.Expr:
     return sympy.Piecewise(*cases, (n - 1, True))
 
 
-def _with_short(term: Term, start: int, after: isl.PwAff | None) -> Formula:
-    """A depth of n >= start tokens (None: infinite), and those of fewer by matrices, as one formula."""
-    pieces: list[str] = []
-    for tokens in range(1, start):
-        found = dense.depth_of((term,), tokens, "all")
-        pieces += [] if found is None else [f"[({found})] : n = {tokens}"]
-    before = isl.PwAff.read_from_str(CONTEXT, f"[n] -> {{ {'; '.join(pieces) or '[(1)] : 1 = 0'} }}")
-    return formula(before if after is None else before.union_add(after), sympy.oo, most=BRANCHES)
+def _with_short(term: Term, start: int, stairs: Staircase) -> Formula:
+    """A depth of n >= start tokens, and those of fewer by matrices, as one formula."""
+    short = [dense.depth_of((term,), tokens, "all") for tokens in range(1, start)]
+    later = stairs.inverse()
+    first = max((at for _, at in later if at <= start), default=1)
+    branches = runs(lambda x: short[x - 1], 1, start, sympy.oo)
+    branches += [(expr, max(at, start)) for expr, at in later if at >= first]
+
+    def at(tokens: int) -> sympy.Expr:
+        if tokens >= start:
+            return stairs.least(tokens)
+        return sympy.oo if (known := short[tokens - 1]) is None else sympy.Integer(known)
+
+    return chain(branches, at, BRANCHES)
 
 
 # -- layers that only look back ----------------------------------------------------------------------------------------
@@ -230,7 +235,7 @@ def _heights(parts: Intervals, largest: int, last: int) -> tuple[int, ...]:
     while True:
         mask, bits, reach = (1 << bound) - 1, 1, [0]
         while reach[-1] < bound - 1:
-            if reach[-1] >= largest - 1 and reach[-1] == largest * (len(reach) - 1) - last:
+            if len(reach) > 1 and largest - 1 <= reach[-1] == largest * (len(reach) - 1) - last:
                 return tuple(reach[:-1])
             if len(reach) > WHOLE:
                 raise TooHardError(f"lags that fill up after more than {WHOLE} layers", "fewer")

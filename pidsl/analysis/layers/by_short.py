@@ -77,11 +77,9 @@ def any_number(asked: Asked) -> Bound:
     measure: Callable[[Bools], int | None] = farthest_in if q.quantity == "farthest" else contiguous_in
     first, period = 0, 1
     each: list[tuple[int, list[int | None]]] = []
-    most: int | None
     while len(each) < _last(one.through(first + period)):
         tokens = len(each) + 1
-        most = tokens - 1
-        values, again = until_repeated(masks.among(tokens), measure, most, CYCLE_WORK / tokens)
+        values, again = until_repeated(masks.among(tokens), measure, tokens - 1, CYCLE_WORK / tokens)
         each.append((again, values))
         first, period = max(first, again), lcm(period, len(values) - again)
         if (first + period) * float(_last(one.through(first + period))) ** 4 / 4 > CYCLE_WORK:
