@@ -137,11 +137,9 @@ def check_largest(bound: Bound, given: Conditions, formula: Definition) -> Itera
     if (of.subject, of.quantity, of.n, premise.relation) != (bound.subject, "degree", None, "=="):
         raise NotByLag(f"{premise.name} {premise.relation} as a premise")
     degree = premise.expr
-    rows = {i >= 0, i < n}
     known = tuple(c for c in given if i not in c.free_symbols)
-    yield from (
-        Obligation(f"assumed: {c}", (*known, *rows), c) for c in premise.assumptions if c not in (*known, *rows)
-    )
+    rows = (*known, i >= 0, i < n)
+    yield from (Obligation(f"assumed: {c}", rows, c) for c in premise.assumptions if c not in rows)
     yield Obligation("assumed: n >= 1", known, n >= 1)
     if at is None and bound.relation != "<=":
         raise NotByLag("no query that has as many keys")
