@@ -10,13 +10,15 @@ compositions and powers of strides, blocks, windows and `where`; `grids`, neighb
 whose sizes are open, compared at many values of them. The masks come from `documented`, which shares nothing with
 pidsl. Each formula is evaluated at many n (just past each of its branches too), layers, rows, and values of its
 symbols, as far as its assumptions admit them. A proof of every tenth answer is verified again. The exit status is 1 if
-any formula is wrong. Times are process CPU times. Writes benchmarks/results/bounds.json.
+any formula is wrong, or a process ended or was stopped. Each term is asked in a process of its own, which is stopped
+after `--limit` seconds. Times are process CPU times. Writes benchmarks/results/bounds.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
 import random
 import statistics
@@ -50,6 +52,8 @@ LONGEST = 24
 LATER = (31, 40, 47, 60, 75)
 """And some longer sequences; also those just past a branch of the formula, up to `BRANCH`."""
 BRANCH = 130
+SLOW = 5
+"""Seconds above which a question is named."""
 LAYERS = 3
 """Layers of farthest and contiguous; up to twice as many are compared with formulas in L."""
 HORIZONS = (110, 220)
@@ -61,9 +65,10 @@ def main() -> int:
     args.add_argument("--terms", type=int, default=400)
     args.add_argument("--seed", type=int, default=0)
     args.add_argument("--kinds", default=",".join(KINDS))
+    args.add_argument("--limit", type=float, default=300.0, help="seconds for all questions of one term")
     args.add_argument("--out", type=Path, default=RESULTS)
     options = args.parse_args()
-    sweeps = {kind: Sweep(kind, options.terms) for kind in options.kinds.split(",")}
+    sweeps = {kind: Sweep(kind, options.terms, options.limit) for kind in options.kinds.split(",")}
     for sweep in sweeps.values():
         sweep.run(options.seed)
     options.out.write_text(json.dumps(report(sweeps, options), indent=1) + "\n")
@@ -74,7 +79,10 @@ def main() -> int:
             print(f"  {name:17} {row['exact']:6} of {row['asked']} exact ({row['exact'] / row['asked']:.1%}), {times}")
         print(f"  {sweep.compared} values compared, {len(sweep.wrong)} formulas wrong")
         print(f"  {sweep.checked} proofs checked, {len(sweep.unverified)} of them beyond the limits")
-    return 1 if any(sweep.wrong for sweep in sweeps.values()) else 0
+        print(
+            f"  {len(sweep.lost)} terms whose process ended or was stopped, {len(sweep.slow)} questions above {SLOW} s"
+        )
+    return 1 if any(sweep.wrong or sweep.lost for sweep in sweeps.values()) else 0
 
 
 # -- terms -------------------------------------------------------------------------------------------------------------
@@ -239,17 +247,26 @@ QUESTIONS: list[tuple[str, Callable[[Term], Bound]]] = [
 class Sweep:
     """Questions put to terms of one kind, and what came of them."""
 
-    def __init__(self, kind: str, count: int) -> None:
-        self.kind, self.count = kind, count
+    def __init__(self, kind: str, count: int, limit: float | None = None) -> None:
+        self.kind, self.count, self.limit = kind, count, limit
+        self.begin()
+
+    def begin(self) -> None:
+        """Nothing came of anything yet."""
         self.seconds: dict[str, list[float]] = {}
         self.exact: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.unverified: list[str] = []
+        self.lost: list[str] = []
+        self.slow: list[str] = []
         self.compared = self.checked = self.seen = 0
 
     def run(self, number: int) -> None:
         known: set[Term] = set()
+        for term in (pidsl.window(1), pidsl.window(pidsl.symbols("k"))) if self.limit is not None else ():
+            for _, question in QUESTIONS:
+                question(term)  # what is imported when it is first needed
 
         @seed(number)
         @settings(
@@ -260,14 +277,45 @@ class Sweep:
         def visit(term: Term) -> None:
             if term not in known and len(known) < self.count:
                 known.add(term)
-                self.visit(term)
+                self.visit(term) if self.limit is None else self.visit_apart(term, self.limit)
                 print(f"\r{self.kind}: {len(known)} of {self.count} terms", end="", file=sys.stderr)
 
         visit()
         print(file=sys.stderr)
         self.seen = len(known)
 
-    def visit(self, term: Term) -> None:
+    def visit_apart(self, term: Term, limit: float) -> None:
+        """In a process of its own, which may end or be stopped without harm to the others."""
+        context = multiprocessing.get_context("fork")
+        near, far = context.Pipe(duplex=False)
+        process = context.Process(target=self._visit_and_tell, args=(term, far), daemon=True)
+        process.start()
+        far.close()
+        try:
+            self._add(near.recv()) if near.poll(limit) else self.lost.append(f"{term!r}: stopped after {limit} s")
+        except EOFError:
+            process.join()
+            self.lost.append(f"{term!r}: ended with {process.exitcode}")
+        process.kill()
+        process.join()
+
+    def _visit_and_tell(self, term: Term, to: Any) -> None:
+        asked = sum(map(len, self.seconds.values()))
+        self.begin()
+        self.visit(term, asked)
+        to.send(self)
+
+    def _add(self, other: Sweep) -> None:
+        for name, seconds in other.seconds.items():
+            self.seconds.setdefault(name, []).extend(seconds)
+        self.exact += other.exact
+        self.reasons += other.reasons
+        for mine, more in ((self.wrong, other.wrong), (self.unverified, other.unverified), (self.slow, other.slow)):
+            mine += more
+        self.compared += other.compared
+        self.checked += other.checked
+
+    def visit(self, term: Term, asked: int = 0) -> None:
         draw = random.Random(repr(term))
         truths = self._truths(term, draw)
         if not truths:  # no sizes drawn fit the words; where none exist, as in stride(p, p), questions are refused
@@ -279,13 +327,16 @@ class Sweep:
             except PidslError as e:
                 raise AssertionError(f"{name} of {term!r}: {e}") from e
             self.seconds.setdefault(name, []).append(time.process_time() - start)
+            if self.seconds[name][-1] > SLOW:
+                self.slow.append(f"{name} of {term!r}: {self.seconds[name][-1]:.1f} s")
+            asked += 1
             self.exact[name] += bound.is_exact
             if not bound.is_exact:
                 self.reasons[f"{name}: {bound.reason.splitlines()[0][:60]}"] += 1
             if not bound.is_known:
                 continue
             self._compare(name, bound, truths, draw)
-            if len(self.seconds[name]) % 10 == 0:
+            if asked % 10 == 0:
                 self.checked += 1
                 if not bound.proof.check():
                     self.unverified.append(f"{name} of {term!r}: {bound.proof.verdict().failure}")
@@ -354,6 +405,8 @@ def report(sweeps: dict[str, Sweep], options: argparse.Namespace) -> dict[str, A
             "unknown_because": dict(sweep.reasons.most_common()),
             "unverified": sweep.unverified,
             "wrong": sweep.wrong,
+            "lost": sweep.lost,
+            "slow": sweep.slow,
         }
     return found
 

@@ -34,6 +34,14 @@ def contiguous_in(seen: Bools) -> int:
     return next((lag - 1 for lag in range(len(seen)) if not np.diagonal(seen, -lag).all()), len(seen) - 1)
 
 
+def reach_of(quantity: str, layers: Sequence[Term], n: int) -> int | None:
+    """Farthest or contiguous of layers, the one at the input first; None for the largest lag of nothing."""
+    seen = np.eye(n, dtype=np.bool_)
+    for term in layers:
+        seen = times(dense_mask(term, n), seen)
+    return farthest_in(seen) if quantity == "farthest" else contiguous_in(seen)
+
+
 def target_of(of: Of, n: int) -> Bools:
     """The pairs that depth is about."""
     return np.tri(n, dtype=np.bool_) if of == "causal" else np.ones((n, n), dtype=np.bool_)

@@ -40,8 +40,8 @@ def claims(
     Exit code 1 where one came out otherwise than is known: undecided, refuted without a repair, or its repair not
     proved; or where --check fails.
 
-    JSON: "claims" with "name", "source", "statement", "reading", "stated", "verdict", "counterexample", "repair",
-    "repaired" (its verdict), "checked" (null: not asked), "expected".
+    JSON: "claims" with "name", "source", "wording", "statement", "reading", "stated", "verdict", "counterexample",
+    "repair", "repaired" (its verdict), "checked" (null: not asked), "expected".
     """
     from pidsl.studies.claims import Findings, check_claims
     from pidsl.studies.claims import claims as published
@@ -92,7 +92,8 @@ def _checked(found: bool | None) -> list[str]:
 def _claim(x: Finding, checked: bool | None) -> dict[str, Any]:
     bound = x.judgement.claim
     return {
-        "name": x.claim.name, "source": x.claim.source, "statement": x.claim.statement, "reading": x.claim.reading,
+        "name": x.claim.name, "source": x.claim.source, "wording": x.claim.wording,
+        "statement": x.claim.statement, "reading": x.claim.reading,
         "stated": f"{bound.name} of {bound.shown_subject} {bound.relation} {bound.expr}", "verdict": x.verdict,
         "counterexample": None if x.judgement.counterexample is None else dict(x.judgement.counterexample.values),
         "repair": x.claim.repair or None, "repaired": None if x.repaired is None else x.repaired.outcome,

@@ -264,5 +264,5 @@ class Questions(Shown):
         return behind("reachable")(self._own, layers)
 
     def communication(self, n: int, workers: int) -> Communication:
-        """Key rows that each of P workers needs from each other; see `pidsl.analysis.counting.traffic.communication`."""
+        """Key rows that each of P workers needs from each other; see `analysis.counting.traffic.communication`."""
         return behind("communication")(self._own, n, workers)

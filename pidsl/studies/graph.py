@@ -10,6 +10,7 @@ import networkx as nx
 import numpy as np
 
 from pidsl.analysis.layers import stacks
+from pidsl.analysis.layers.lags import extent, intervals
 from pidsl.analysis.layers.stacks import Stack, checked, square, stack
 from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term, require_concrete, require_free
@@ -148,9 +149,9 @@ def _holds(tokens: isl.Set, i: int) -> bool:
 def _listed(tokens: isl.Set) -> list[int]:
     if tokens.is_empty():
         return []
-    if not tokens.is_bounded() or stacks.extent(tokens)[1] - stacks.extent(tokens)[0] > 16 * NODES:
+    if not tokens.is_bounded() or extent(tokens)[1] - extent(tokens)[0] > 16 * NODES:
         raise TooHardError("tokens far apart on the way", f"at most {NODES} of them")
-    return [t for low, high in stacks.intervals(tokens) or () for t in range(low, high + 1)]
+    return [t for low, high in intervals(tokens) or () for t in range(low, high + 1)]
 
 
 def _check(chain: list[int], layers: Stack, tokens: int) -> None:

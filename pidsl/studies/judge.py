@@ -1,34 +1,38 @@
 """Whether a claimed bound holds: a proof from the exact formula, or the smallest counterexample.
 
 A claim is a `Bound` with a formula that somebody published. Counterexamples are looked for first, by brute force over
-small parameters; what survives is compared with the exact formula for all parameters. Neither: unknown.
+small parameters; what survives is compared with the exact formula for all parameters (`consequence`). Neither: unknown.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import sympy
 
 from pidsl.analysis import documents
-from pidsl.analysis import questions as ask
-from pidsl.analysis.bound import Bound, Certificate
-from pidsl.analysis.consequence import RULE
+from pidsl.analysis.bound import ANY, Bound, Certificate
+from pidsl.analysis.consequence import RULE, derived
+from pidsl.analysis.dense import depth_of
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import Value, symbol, value_of
-from pidsl.analysis.schedules import LayerRule
-from pidsl.analysis.statements import REACH
+from pidsl.analysis.held_out import MEASURED
+from pidsl.analysis.measured import BY_TIME, layers_of, measured
+from pidsl.analysis.portfolio import answer
+from pidsl.analysis.statements import REACH, names_of
 from pidsl.errors import PidslError
 from pidsl.language.terms import Term, is_confined
 from pidsl.relation.isl import in_turn
-from pidsl.studies.graph import attention_graph
+from pidsl.studies.graph import attention_graph, path
 
 Outcome = Literal["proved", "refuted", "unknown"]
 TOKENS = 32  # of the sequences in which counterexamples are looked for
+LONGEST = 512  # tokens, where a claim is about one number of them
 LARGEST_SUM = 9  # of the parameters of a counterexample
 
 
@@ -55,15 +59,14 @@ class Counterexample:
     def check(self) -> bool:
         """Whether the numbers refute the claim: the quantity counted again from dense masks, the path walked."""
         values = dict(self.values)
-        if not _admitted(self.claim, values):
+        if not _admitted(self.claim, values) or _measured(self.claim, values) != self.actual:
             return False
-        actual, _ = _measured(self.claim, values)
         claimed = _claimed(self.claim, values)
-        if actual != self.actual or claimed != self.claimed or _holds(self.claim.relation, actual, claimed):
+        if claimed != self.claimed or _holds(self.claim.relation, self.actual, claimed):
             return False
         if not self.path:
-            return True
-        graphs = [attention_graph(term, values["n"]) for term in _concrete(self.claim, values)]
+            return self.pair == _witness(self.claim, values, self.actual)[0]
+        graphs = [attention_graph(term, values["n"]) for term in _layers(self.claim, values)]
         steps = list(zip(self.path, self.path[1:], graphs, strict=False))
         walked = len(steps) == len(graphs) and all(graph.has_edge(j, i) for j, i, graph in steps)
         return walked and (self.path[-1], self.path[0]) == self.pair
@@ -105,19 +108,17 @@ class Judgement:
 def judge(claim: Bound) -> Judgement:
     """Prove a claimed bound, or refute it by a smallest counterexample.
 
-    What the exact formula assumes, such as a sequence that is long enough, the claim is taken to assume as well.
+    What the exact formula assumes, such as a sequence that is long enough, the claim is taken to assume as well. A
+    proof is the rule `consequence`: the claim follows from the exact formula, whose own proof is checked before.
     """
-    try:
-        exact: Bound | None = exact_of(claim)
-    except PidslError:
-        exact = None
-    if exact is not None and exact.is_known:
+    exact = exact_of(claim)
+    if exact.is_known:
         named = [c for c in exact.assumptions if not smt.follows(claim.assumptions, c)]
         claim = replace(claim, assumptions=(*claim.assumptions, *named))
     found = refute(claim)
     if found is not None:
         return Judgement("refuted", claim, found, exact)
-    if exact is not None and exact.relation in ("==", claim.relation):
+    if exact.relation in ("==", claim.relation):
         stated = replace(claim, certificate=Certificate(RULE, (), (exact,)))
         if stated.proof.check():
             return Judgement("proved", stated, None, exact)
@@ -125,68 +126,64 @@ def judge(claim: Bound) -> Judgement:
 
 
 def exact_of(claim: Bound) -> Bound:
-    """The quantity that a claim is about, by this library's own formulas."""
-    subject: Any = claim.subject
-    own = [c for c in claim.assumptions if not {s.name for s in c.free_symbols} & {"n", "L", "i", "t"}]
-    layers = claim.argument("layers")
-    layers = layers if isinstance(layers, int) else None
-    match claim.quantity:
-        case "farthest":
-            return ask.farthest(subject, layers, own)
-        case "contiguous":
-            return ask.contiguous(subject, layers, own)
-        case "depth":
-            return ask.depth(subject, None, claim.argument("of"), own)
-        case "pairs":
-            return ask.pairs(subject, own)
-        case "max degree":
-            return ask.degree(subject, own).maximum
-        case "live keys":
-            return ask.live(subject, own)
-        case documents.ACROSS:
-            return documents.no_leak(subject)
-    raise ValueError(claim.quantity)
+    """What this library's own formulas say about the quantity of a claim; unknown where they say nothing."""
+    if claim.quantity == documents.ACROSS:
+        return documents.no_leak(claim.term)
+    own = tuple(c for c in claim.assumptions if not {s.name for s in c.free_symbols} & {"n", "L", "i", "t"})
+    try:
+        found = answer(claim.question, own)
+        return found if found.question == claim.question else derived(found, claim.question)
+    except PidslError as e:
+        return Bound(claim.question, "unknown", sympy.nan, reason=str(e))
+
+
+# -- counterexamples ---------------------------------------------------------------------------------------------------
 
 
 def refute(claim: Bound) -> Counterexample | None:
     """The first counterexample in the order of the sum of the parameters, then of n; None if there is none so small."""
-    if claim.quantity not in (*REACH, "depth", "pairs", "max degree", documents.ACROSS):
+    if claim.quantity not in (*MEASURED, documents.ACROSS):
         return None
     if claim.quantity != documents.ACROSS and documents.any_confined(claim.subject):
         return None  # which pairs there are depends on the documents
     for numbers in _parameters(claim):
-        lengths = [n for n in range(1, TOKENS + 1) if _admitted(claim, {**numbers, "n": n})]
+        sizes = [x for x in _sizes(claim, numbers) if _admitted(claim, x)]
         # what long sequences do not violate, short ones do not: look at all lengths only where it depends on them
-        if claim.quantity in REACH and lengths and _violation(claim, {**numbers, "n": lengths[-1]}) is None:
+        if claim.quantity in REACH and sizes and _violation(claim, sizes[-1]) is None:
             continue
-        for n in lengths:
-            found = _violation(claim, {**numbers, "n": n})
-            if found is not None:
+        for values in sizes:
+            if (found := _violation(claim, values)) is not None:
                 return found
     return None
 
 
 def _violation(claim: Bound, values: dict[str, int]) -> Counterexample | None:
-    actual, pair = _measured(claim, values)
-    claimed = _claimed(claim, values)
-    if _holds(claim.relation, actual, claimed):
+    actual, claimed = _measured(claim, values), _claimed(claim, values)
+    if actual is None or _holds(claim.relation, actual, claimed):
         return None
-    path: tuple[int, ...] = ()
-    if pair is not None and claim.quantity == "farthest":
-        path = _path(_masks(claim, values), pair)
-    return Counterexample(claim, tuple(values.items()), actual, claimed, pair, path)
+    return Counterexample(claim, tuple(values.items()), actual, claimed, *_witness(claim, values, actual))
 
 
 def _parameters(claim: Bound) -> Iterator[dict[str, int]]:
-    """Values of all symbols but n that the claim admits, small sums first."""
-    subject: Any = claim.subject
-    own = () if isinstance(subject, tuple) else subject.symbols
-    names = sorted({*own, *(claim.symbols - {"n", "t"})})
+    """Values of all symbols but those of sizes that the claim admits, small sums first."""
+    layers = {"L"} if claim.question.layers == ANY else set()
+    names = sorted(names_of(claim.subject) | (claim.symbols - {"n", "t", "i"}) | layers)
     for total in range(LARGEST_SUM + 1 if names else 1):
         for numbers in product(range(total + 1), repeat=len(names)):
             values = dict(zip(names, numbers, strict=True))
             if sum(numbers) == total and _admitted(claim, values):
                 yield values
+
+
+def _sizes(claim: Bound, numbers: dict[str, int]) -> Iterator[dict[str, int]]:
+    """With a number of tokens, of those processed for live keys, and a query for its degree."""
+    stated = claim.argument("n")
+    if claim.quantity in BY_TIME and stated is None:
+        yield from ({**numbers, "t": t} for t in range(TOKENS + 1))
+        return
+    for n in range(1, TOKENS + 1) if stated is None else [stated] * (stated <= LONGEST):
+        queries = range(n) if claim.quantity == "degree" else (None,)
+        yield from ({**numbers, "n": n} | ({} if i is None else {"i": i}) for i in queries)
 
 
 def _admitted(claim: Bound, values: dict[str, int]) -> bool:
@@ -196,88 +193,50 @@ def _admitted(claim: Bound, values: dict[str, int]) -> bool:
     numbers = {symbol(name): value for name, value in values.items()}
     if any(c.subs(numbers) == sympy.false for c in claim.assumptions if c.free_symbols & numbers.keys()):
         return False
-    try:
-        _concrete(claim, values)
-    except PidslError:
-        return False
-    return True
+    return bool(layers_of(claim.subject, values, 1))
 
 
-def _concrete(claim: Bound, values: dict[str, int]) -> list[Term]:
+def _layers(claim: Bound, values: dict[str, int]) -> tuple[Term, ...]:
     """The layers that a claim is about, the layer at the input first."""
-    subject: Any = claim.subject
     layers = claim.argument("layers")
-    count = layers if isinstance(layers, int) else values.get("L", 1)
-    if isinstance(subject, tuple):
-        return list(subject)
-    bound = subject.bind(**{name: values[name] for name in subject.symbols})
-    return list(bound.terms(count)) if isinstance(bound, LayerRule) else [bound] * count
+    return layers_of(claim.subject, values, layers if isinstance(layers, int) else values.get("L", 1))
 
 
-def _masks(claim: Bound, values: dict[str, int]) -> list[Any]:
-    return [term.mask(values["n"]) for term in _concrete(claim, values)]
-
-
-def _measured(claim: Bound, values: dict[str, int]) -> tuple[Value, tuple[int, int] | None]:
-    """The quantity by counting in dense masks, and a pair that shows it."""
-    n = values["n"]
-    if claim.quantity == "depth":
-        return _depth(claim, values), None
+def _measured(claim: Bound, values: dict[str, int]) -> Value | None:
+    """The quantity by counting in dense masks; None where these do not tell."""
     if claim.quantity == documents.ACROSS:
-        return _across(claim, values)
-    masks = _masks(claim, values)
-    if claim.quantity == "pairs":
-        return int(masks[0].sum()), None
-    if claim.quantity == "max degree":
-        return int(masks[0].sum(1).max(initial=0)), None
-    seen = np.eye(n, dtype=bool)
-    for mask in masks:
-        seen = (mask.astype(np.int64) @ seen.astype(np.int64)) > 0
-    if claim.quantity == "farthest":
-        i, j = np.nonzero(seen)
-        if not len(i):
-            return -sympy.oo, None
-        k = int(np.argmax(i - j))
-        return int(i[k] - j[k]), (int(i[k]), int(j[k]))
-    if claim.quantity == "contiguous":
-        for lag in range(n):
-            missing = np.flatnonzero(~np.diagonal(seen, -lag))
-            if len(missing):
-                return lag - 1, (int(missing[0]) + lag, int(missing[0]))
-        return n - 1, None
-    raise ValueError(claim.quantity)
+        return len(_across(claim, values))
+    found, exact = measured(claim, values)
+    if found is None and claim.quantity == "depth" and isinstance(claim.subject, Term):
+        connects = depth_of(layers_of(claim.subject, values, 1), values["n"], claim.argument("of"))
+        return math.inf if connects is None else connects
+    return found if exact or claim.relation != ">=" else None  # at least so many do not refute at least
 
 
-def _depth(claim: Bound, values: dict[str, int]) -> Value:
-    n = values["n"]
-    subject: Any = claim.subject
-    wanted = np.ones((n, n), dtype=bool) if claim.argument("of") == "all" else np.tri(n, dtype=bool)
-    seen = np.eye(n, dtype=bool)
-    before: set[bytes] = set()
-    layer = 0
-    bound = subject.bind(**{name: values[name] for name in subject.symbols})
-    while True:
-        term = bound.layer(layer) if isinstance(bound, LayerRule) else bound
-        seen = (term.mask(n).astype(np.int64) @ seen.astype(np.int64)) > 0
-        layer += 1
-        if (seen | ~wanted).all():
-            return layer
-        if not isinstance(bound, LayerRule):
-            if seen.tobytes() in before:
-                return float("inf")
-            before.add(seen.tobytes())
+def _witness(claim: Bound, values: dict[str, int], actual: Value) -> tuple[tuple[int, int] | None, tuple[int, ...]]:
+    """A pair (i, j) that shows the quantity, and for the farthest the tokens along which it is connected."""
+    if claim.quantity == documents.ACROSS:
+        return next(iter(_across(claim, values)), None), ()
+    if claim.quantity not in REACH or not isinstance(actual, int):
+        return None, ()
+    far, n = claim.quantity == "farthest", values["n"]
+    layers, lag = _layers(claim, values), actual if far else actual + 1
+    for i in range(lag, n):
+        way = path(layers, i, i - lag, n=n)
+        if (way is not None) == far:
+            return (i, i - lag), tuple(way or ())
+    return None, ()
 
 
-def _across(claim: Bound, values: dict[str, int]) -> tuple[Value, tuple[int, int] | None]:
-    """The most pairs between documents, over cuts into equal ones; and one of them."""
-    n = values["n"]
-    (term,) = _concrete(claim, values)
-    most: tuple[int, tuple[int, int] | None] = (0, None)
+def _across(claim: Bound, values: dict[str, int]) -> list[tuple[int, int]]:
+    """The most pairs between documents, over cuts into equal ones."""
+    n, term = values["n"], _layers(claim, values)[0]
+    most: list[tuple[int, int]] = []
     for ids in [np.arange(n), *(np.arange(n) // k for k in range(2, n))]:
         mask = term.mask(n, documents=ids) if is_confined(term) else term.mask(n)
-        i, j = np.nonzero(mask & (ids[:, None] != ids[None, :]))
-        if len(i) > most[0]:
-            most = len(i), (int(i[0]), int(j[0]))
+        found = np.argwhere(mask & (ids[:, None] != ids[None, :]))
+        if len(found) > len(most):
+            most = [(int(i), int(j)) for i, j in found]
     return most
 
 
@@ -287,15 +246,3 @@ def _claimed(claim: Bound, values: dict[str, int]) -> Value:
 
 def _holds(relation: str, actual: Value, claimed: Value) -> bool:
     return {"==": actual == claimed, "<=": actual <= claimed, ">=": actual >= claimed}[relation]
-
-
-def _path(masks: list[Any], pair: tuple[int, int]) -> tuple[int, ...]:
-    """Key first: one more token per layer, each of which attends the one before it in that layer."""
-    i, j = pair
-    below = [np.eye(len(masks[0]), dtype=bool)]  # what each token holds of the input, layer by layer
-    for mask in masks:
-        below.append((mask.astype(np.int64) @ below[-1].astype(np.int64)) > 0)
-    path = [i]
-    for mask, held in zip(reversed(masks), reversed(below[:-1]), strict=True):
-        path.append(int(np.flatnonzero(mask[path[-1]] & held[:, j])[0]))
-    return tuple(reversed(path))

@@ -10,7 +10,11 @@ This page is generated: `python -m pidsl claims --markdown > docs/reference/clai
 what a paper (or a summary of it, where the paper could not be had) claims; it is stated for one reading, and then
 either proved for all values of its parameters or refuted by a smallest counterexample. `pidsl.check_claims()` does
 it again, and `.check()` of a finding verifies the proof from the statement alone, or counts the counterexample in
-dense masks.
+dense masks and walks its path in the attention graph.
+
+Each claim says whose words are judged: the paper's, those of a summary where only that could be had, or ours, where we
+add what the paper leaves open or ask what follows. A constant for an O(...) is always ours, and what is refuted in our
+words is no fault of the paper.
 
 Lags are `i - j`; `L` counts layers; `n` counts tokens; `CeilLog(b, x)` is the least c >= 0 with b**c >= x. A claim
 about the reach of layers is about sequences long enough to hold it.
@@ -19,10 +23,12 @@ about the reach of layers is about sequences long enough to hold it.
 
 def markdown(findings: Findings) -> str:
     """The page for some findings."""
-    rows = ["| claim | verdict |", "|---|---|"]
-    rows += [f"| [{f.claim.name}](#{_anchor(f.claim.name)}) | {f.verdict} |" for f in findings]
+    rows = ["| claim | words | verdict |", "|---|---|---|"]
+    rows += [f"| [{f.claim.name}](#{_anchor(f.claim.name)}) | {f.claim.wording} | {f.verdict} |" for f in findings]
     failing = [f.claim.name for f in findings if f.verdict == "refuted"]
-    summary = f"{len(findings)} claims, {len(failing)} of them do not hold as read."
+    words = [f.claim.wording for f in findings if f.verdict == "refuted"]
+    told = ", ".join(f"{words.count(x)} in {x} words" for x in dict.fromkeys(words))
+    summary = f"{len(findings)} claims, {len(failing)} of them do not hold as read" + (f" ({told})." if told else ".")
     return "\n\n".join([INTRODUCTION.strip(), summary, "\n".join(rows), *map(_section, findings)]) + "\n"
 
 
@@ -31,13 +37,13 @@ def _section(finding: Finding) -> str:
     lines = [
         f"## {claim.name}",
         "",
-        f"**{finding.verdict.capitalize()}.** Claimed: {claim.statement} ({claim.source})",
+        f"**{finding.verdict.capitalize()}**, in {claim.wording} words. Claimed: {claim.statement} ({claim.source}).",
         "",
     ]
     lines.append(f"- Reading: {claim.reading}.")
     lines.append(f"- Stated: `{bound.name}` of `{bound.shown_subject}` {bound.relation} `{bound.expr}`.")
     if bound.assumptions:
-        lines.append("- For " + ", ".join(f"`{bound.shown_condition(c)}`" for c in bound.assumptions) + ".")
+        lines.append("- Assumed: " + ", ".join(f"`{bound.shown_condition(c)}`" for c in bound.assumptions) + ".")
     if finding.judgement.counterexample is not None:
         lines.append(f"- Smallest counterexample: {finding.judgement.counterexample}.")
     exact = finding.judgement.exact

@@ -18,20 +18,17 @@ import sympy
 from pidsl.analysis.bound import Bound, exact
 from pidsl.analysis.counting.inclusion import inclusion
 from pidsl.analysis.counting.lattice import Chambers, by_length, chambers, rows_of, square
-from pidsl.analysis.counting.progressions import count_progressions, keys_counter, loops_of, progressions, sum_rows
+from pidsl.analysis.counting.progressions import counter, sum_rows
 from pidsl.analysis.formulas import quasi
 from pidsl.analysis.formulas.words import n
 from pidsl.analysis.ways import Asked
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
-from pidsl.relation.counting import count_loops, period_of
 from pidsl.relation.isl import disjoint, limited
-from pidsl.relation.loops import Loop
 from pidsl.relation.pieces import Ints
 
 METHOD = "quasi-polynomial"
 LISTED = 48  # numbers listed one by one in a formula, from which on it is taken apart if possible
-STEPS = 200_000_000  # of counting the keys of rows, a few seconds
 LONGEST = 150_000  # most lengths that are counted one after another
 
 
@@ -96,7 +93,7 @@ def _by_length(grown: tuple[isl.Set, isl.Set]) -> tuple[Chambers, list[quasi.Str
     """Sums of what each token adds."""
     with limited("the chambers of what a token adds"):
         shape = chambers(grown[0]) | chambers(grown[1])
-    parts = [keys_counter(x, "[t] -> { : t >= 0 }") for x in grown]
+    parts = [counter(x) for x in grown]
     most = shape.starts[-1] + 3 * shape.period
     if most > LONGEST:
         raise TooHardError(f"a formula of period {shape.period} from n = {shape.starts[-1]} on", f"{LONGEST} counts")
@@ -114,31 +111,11 @@ def _by_rows(points: isl.Set) -> tuple[Chambers, list[quasi.Stretch]]:
     for part in parts:
         with limited("the chambers of the number of pairs"):
             own = chambers(part)
-        each.append(stretches_of(own, partial(sum_rows, count=_row_counter(part, own))))
+        each.append(stretches_of(own, partial(sum_rows, count=counter(rows_of(part)))))
         shape |= own
     if 3 * shape.period * len(each) > LONGEST:
         raise TooHardError(f"a formula of period {shape.period}", f"at most {LONGEST} counts")
     return shape, stretches_of(shape, lambda lengths: [sum(quasi.value(s, int(x)) for s in each) for x in lengths])
-
-
-def _row_counter(part: isl.Set, own: Chambers) -> Callable[[dict[str, Ints]], Ints]:
-    """Counts the keys of many queries."""
-    rows = rows_of(part)
-    try:
-        found = loops_of(rows, "[n, i] -> { : 0 <= i < n }")
-    except TooHardError:
-        return partial(count_progressions, progressions(rows))
-    _afford(own, found)
-    return partial(count_loops, found)
-
-
-def _afford(own: Chambers, found: Sequence[Loop]) -> None:
-    """Refuses counts of rows that would take long: a loop with a test of its own takes a step for each of a cycle."""
-    lengths = own.starts[-1] + 3 * own.period
-    cycles = [1 if x.inside is None else (period_of(x.inside) or lengths) // x.step + 1 for x in found]
-    steps = sum(cycles) * lengths**2 // 2
-    if steps > STEPS:
-        raise TooHardError(f"{steps} steps of counting for a formula of period {own.period}", f"at most {STEPS}")
 
 
 def stretches_of(shape: Chambers, count: Callable[[Ints], Sequence[int] | Ints]) -> list[quasi.Stretch]:

@@ -20,19 +20,13 @@ import sympy
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.counting import elsewhere
 from pidsl.analysis.counting.lattice import Chambers, by_length, chambers, rows_of, square
-from pidsl.analysis.counting.live_set import TIMES, live_set
-from pidsl.analysis.counting.progressions import (
-    count_progressions,
-    loops_of,
-    progressions,
-    sum_rows,
-)
+from pidsl.analysis.counting.live_set import live_set
+from pidsl.analysis.counting.progressions import counter, sum_rows
 from pidsl.analysis.formulas.agreement import shape_of
 from pidsl.analysis.formulas.evaluate import first_difference
 from pidsl.analysis.formulas.words import n, symbol
 from pidsl.analysis.verdict import Verdict
 from pidsl.errors import TooHardError
-from pidsl.relation.counting import count_loops
 from pidsl.relation.isl import disjoint, limited
 from pidsl.relation.oracle import dense_mask
 from pidsl.relation.pieces import Ints
@@ -116,20 +110,11 @@ def _pairs_up_to(points: isl.Set, parts: list[isl.Set], each: list[Chambers], la
     total = np.zeros(last, dtype=np.int64)
     if grown is not None:
         t = np.arange(last - 1)
-        total[1:] = np.cumsum(sum(progressions_counter(x, "[t] -> { : t >= 0 }")({"t": t}) for x in grown))
+        total[1:] = np.cumsum(sum(counter(x)({"t": t}) for x in grown))
         return total
     for part, own in zip(parts, each, strict=True):
-        counter = progressions_counter(rows_of(part), "[n, i] -> { : 0 <= i < n }")
-        total += continued(own, 2, last, partial(sum_rows, count=counter))
+        total += continued(own, 2, last, partial(sum_rows, count=counter(rows_of(part))))
     return total
-
-
-def progressions_counter(points: isl.Set, context: str) -> Callable[[dict[str, Ints]], Ints]:
-    """Counts the points of a one-dimensional set, by progressions where isl finds them."""
-    try:
-        return partial(count_progressions, progressions(points))
-    except TooHardError:
-        return partial(count_loops, loops_of(points, context))
 
 
 def continued(own: Chambers, degree: int, last: int, count: Callable[[Ints], Ints]) -> Ints:
@@ -158,8 +143,8 @@ def check_live(bound: Bound) -> Verdict:
     points = live_set(bound.term, bound.argument("lookahead"), bound.argument("page"), fresh=True)
     with limited("the parts of the live keys"):
         each = [chambers(isl.Set.from_basic_set(part)) for part in disjoint(points)]
-    counter = progressions_counter(points, TIMES)
-    found = compare(bound, bound.expr, t, each, 1, lambda at: counter({"t": at}))
-    if found.holds and (failure := elsewhere.differs(bound, points)):
+    count = counter(points)
+    found = compare(bound, bound.expr, t, each, 1, lambda at: count({"t": at}))
+    if found.holds and (failure := elsewhere.differs(bound)):
         return Verdict(False, found.steps, failure)
     return found

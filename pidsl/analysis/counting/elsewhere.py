@@ -21,31 +21,52 @@ from pidsl.analysis.bound import Bound
 from pidsl.analysis.counting.lattice import rows_of, square, without
 from pidsl.analysis.formulas.evaluate import first_difference
 from pidsl.analysis.formulas.words import holds, i, n, symbol
-from pidsl.analysis.measured import longest_mask, varies
+from pidsl.analysis.measured import LIVE, TOKENS, longest_mask, measured, varies
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term, walk
-from pidsl.relation.isl import limited, read_set
+from pidsl.relation.isl import limited, read_map, read_set
+from pidsl.relation.lives import asked
 from pidsl.relation.oracle import dense_mask
 
 SHORT = 32  # tokens of sequences that are counted one by one, where each length has a mask of its own
 MARKS = 14  # lengths near numbers that a pattern or a formula is made of
+RUN = 128  # tokens in a row after which live keys are counted
 MOST = 20_000  # of them
 ROWS = 3  # queries of each of these lengths
 DENSE = 1200  # tokens of the longest mask
 t = symbol("t")
 
 
-def differs(bound: Bound, points: isl.Set | None = None) -> str:
+def differs(bound: Bound) -> str:
     """Where a formula is not the count that it claims, at some place that it was not made from; "" if nowhere.
 
     Args:
-        bound: a statement about pairs, keys of a query, the most of any query, or live keys.
-        points: of live keys: `[t] -> { [j] }`, those that are counted.
+        bound: a statement about pairs, keys of a query, the most of any query, or live keys or pages.
     """
-    if bound.quantity in ("live keys", "live pages"):
-        assert points is not None
-        return _differs_at(bound, t, points)
+    if bound.quantity in LIVE:
+        return _live(bound)
     return _short(bound) or _long(bound)
+
+
+def _live(bound: Bound) -> str:
+    """Live keys, of few tokens by dense masks, of others by isl."""
+    for at in range(TOKENS + 1):
+        right, exact = measured(bound, {"t": at})
+        if right is not None and exact and _wrong(bound.expr, {t: [at]}, [right]) is not None:
+            return f"at t = {at} the masks say {right}"
+    lookahead, page = bound.question.lookahead, bound.question.page
+    since = 1 if lookahead is None else -lookahead
+    try:
+        ever = asked(bound.term, fresh=True)
+        with limited("live keys after some token"):
+            ever = ever.insert_dims(isl.dim_type.param, 0, 1).set_dim_name(isl.dim_type.param, 0, "t")
+            later = ever & read_set(f"[t] -> {{ [i, j] : 0 <= j <= t and i >= t + {since} }}")
+            points = later.project_out(isl.dim_type.set, 0, 1)
+            if page is not None:
+                points = points.apply(read_map(f"{{ [j] -> [floor(j/{page})] }}"))
+    except TooHardError:
+        return ""
+    return _differs_at(bound, t, points)
 
 
 def _differs_at(bound: Bound, x: sympy.Symbol, points: isl.Set) -> str:
@@ -75,9 +96,12 @@ def _places(bound: Bound, x: sympy.Symbol) -> list[int]:
     own = sorted({abs(v) for part in walk(bound.term) for v in _numbers(part) if v})[:20]
     cases = {int(v) for v in bound.expr.atoms(sympy.Integer) if 0 <= v <= MOST}
     marks = {a + b for a in (0, *own) for b in (0, *own)} | {a * b for a in own for b in own} | cases | {0}
-    near = sorted({m + k for m in marks if m <= MOST for k in (0, 1, 2)})
+    near = sorted({m + k for m in marks if m <= MOST for k in (-1, 0, 1, 2) if m + k >= 0})
     last = near[-1]
     some = {*draw.sample(near, min(len(near), MARKS)), *(draw.randrange(last + 1) for _ in range(3))}
+    if x == t:  # all places in a block, or in a period
+        start = draw.randrange(last + 1)
+        some.update(range(start, start + min(max(own, default=1), RUN)))
     return sorted({*some, last + draw.randrange(1, 60), 2 * last + draw.randrange(60)})
 
 

@@ -16,8 +16,8 @@ import sympy
 from pidsl.analysis.bound import Bound, exact, unknown
 from pidsl.analysis.counting.counts import stretches_of
 from pidsl.analysis.counting.lattice import chambers
-from pidsl.analysis.counting.live_set import TIMES, live_set
-from pidsl.analysis.counting.progressions import keys_counter
+from pidsl.analysis.counting.live_set import live_set
+from pidsl.analysis.counting.progressions import counter
 from pidsl.analysis.formulas import quasi
 from pidsl.analysis.formulas.words import symbol
 from pidsl.analysis.ways import Asked
@@ -106,7 +106,7 @@ def _live(term: Term, lookahead: int | None, page: int | None) -> Live:
         with limited("the live keys"):
             shape = chambers(points)
             shown = _shown(points)
-        count = keys_counter(points, TIMES)
+        count = counter(points)
         found = stretches_of(shape, lambda times: count({"t": times}))
         expr, _ = quasi.expression(quasi.merged(found), t)
     except TooHardError as e:

@@ -10,7 +10,6 @@ from pidsl.language.terms import Term
 from pidsl.relation.isl import coalesced, limited, read_map, read_set
 from pidsl.relation.lives import asked
 
-TIMES = "[t] -> { : t >= 0 }"
 _dim: Any = isl.dim_type
 
 

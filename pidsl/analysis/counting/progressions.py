@@ -1,9 +1,7 @@
 """Counting the points of a one-dimensional isl set for many parameters at once.
 
-Two ways that share no code. `loops_of` lets isl's AST generator write loops, compares them with the points, and their
-iterations are counted (`relation.counting.count_loops`); derivations try it first. `progressions` asks isl for the
-first and the last point of each part and lets it verify that the part is the arithmetic progression between them;
-proofs try it first. Where one finds nothing, the other is taken.
+isl says what the first and the last point of each part are, and verifies that the part is the arithmetic progression
+between them.
 """
 
 from __future__ import annotations
@@ -18,46 +16,27 @@ import islpy as isl
 import numpy as np
 
 from pidsl.errors import TooHardError
-from pidsl.relation.counting import count_loops
-from pidsl.relation.isl import disjoint, limited, read_map, read_set
-from pidsl.relation.loops import Loop, NoLoop, loops
+from pidsl.relation.isl import disjoint, limited, read_map
 from pidsl.relation.pieces import Ints, count_piece
 
 T = TypeVar("T")
 _dim: Any = isl.dim_type
-LOOPS = 250_000  # operations of isl's generator of loops, which take up to 15 microseconds each
 ONE_WAY = 200_000  # operations for one way to take a part of a set for progressions
 CLASSES = 360  # residue classes that a part is split into before it is given up
-CELLS = 12_000_000  # most rows in one count
+CELLS = 5_000_000  # most rows in one count
 CHUNK = 1 << 20  # rows counted at a time
 
 
-def loops_of(points: isl.Set, context: str) -> tuple[Loop, ...]:
-    """Loops over the points of a one-dimensional set, each point once.
+def counter(points: isl.Set) -> Callable[[Mapping[str, Ints]], Ints]:
+    """Counts the points of a one-dimensional set, for arrays of its parameters.
 
     Raises:
-        TooHardError: isl found no such loops within its limits.
+        TooHardError: isl finds no progressions within its limits.
     """
-    known = read_set(context)
-    try:
-        return tuple(loops(points, known, LOOPS))
-    except NoLoop as e:
-        raise TooHardError(f"isl's program holds {e}", "plain loops over the keys", hint="simplify the term") from None
+    return partial(count_progressions, progressions(points))
 
 
-def keys_counter(points: isl.Set, context: str) -> Callable[[dict[str, Ints]], Ints]:
-    """Counts the points of a one-dimensional set: by loops, by progressions where isl finds none.
-
-    Raises:
-        TooHardError: isl finds neither within its limits.
-    """
-    try:
-        return partial(count_loops, loops_of(points, context))
-    except TooHardError:
-        return partial(count_progressions, progressions(points))
-
-
-def sum_rows(lengths: Ints, count: Callable[[dict[str, Ints]], Ints]) -> Ints:
+def sum_rows(lengths: Ints, count: Callable[[Mapping[str, Ints]], Ints]) -> Ints:
     """Sums of `count({"n": ..., "i": ...})` over the queries i of each n.
 
     Raises:

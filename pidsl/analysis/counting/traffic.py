@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import islpy as isl
 import numpy as np
 
 from pidsl.analysis.counting.lattice import square, without
-from pidsl.analysis.counting.progressions import count_progressions, loops_of, progressions
-from pidsl.errors import SizeError, TooHardError
+from pidsl.analysis.counting.progressions import counter
+from pidsl.errors import SizeError
 from pidsl.language.terms import Term, require_concrete, require_free
-from pidsl.relation.counting import count_loops, period_of
 from pidsl.relation.isl import coalesced, in_turn, limited, read_map, read_set
 from pidsl.relation.pieces import Ints
 
@@ -77,15 +75,5 @@ def communication(term: Term, n: int, workers: int) -> Communication:
         keys = coalesced(here.apply(read_map("{ [i, j] -> [j] }")))
         keys = keys.align_params(read_set("[w, x] -> { : }").get_space())
     w, x = np.divmod(np.arange(workers * workers), workers)
-    rows = _counted(keys, f"[w, x] -> {{ : 0 <= w < {workers} and 0 <= x < {workers} }}", w, x)
+    rows = counter(keys)({"w": w, "x": x})
     return Communication(n, workers, rows.reshape(workers, workers))
-
-
-def _counted(keys: isl.Set, context: str, w: Ints, x: Ints) -> Ints:
-    try:
-        loops = loops_of(keys, context)
-    except TooHardError:
-        loops = None
-    if loops is not None and all(p.inside is None or (period_of(p.inside) or 1 << 40) < 1 << 16 for p in loops):
-        return count_loops(loops, {"w": w, "x": x})
-    return count_progressions(progressions(keys), {"w": w, "x": x})

@@ -7,19 +7,17 @@ a key missing each time, no number of layers is. The same for the tokens that se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import islpy as isl
-import numpy as np
 
-from pidsl.analysis.dense import Bools, target_of
 from pidsl.errors import TooHardError
 from pidsl.relation.isl import coalesced, limited, read_set
 
+SHORT = 32  # tokens up to which matrices are asked in any case
+LATEST = 72  # the n from which on one rule has to hold
+DISTINCT = 12  # depths of long n
 STEPS = 64  # layers that a token is followed through
-TRIED = 6  # tokens that are followed
 OPERATIONS = 200_000  # of isl, for one token
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)  # moduli of lags that are tried
 
@@ -38,58 +36,6 @@ class Token:
 
     def point(self) -> isl.Set:
         return read_set(f"[n] -> {{ [i] : 0 <= i < n and i = {self.at}{' + n' if self.at < 0 else ''} }}")
-
-
-def candidates(masks: Sequence[Bools], target: str, layers: int | None) -> Iterator[Token]:
-    """Tokens that say why so many layers (None: any number) are not enough, by dense masks: the quickest first.
-
-    Args:
-        masks: of several n, all of which the token is to work for; where none does, those of single n.
-        target: "causal" or "all".
-        layers: how many are not enough.
-    """
-    each = [_costs(mask, target_of("causal" if target == "causal" else "all", len(mask)), layers) for mask in masks]
-    found: dict[Token, int] = {}
-    for costs in each:
-        for token in costs:
-            common = [other[token] for other in each if token in other]
-            found[token] = max(common) + STEPS * (len(each) - len(common))
-    return islice(sorted(found, key=lambda token: (found[token], abs(token.at), token.at)), TRIED)
-
-
-def _costs(mask: Bools, target: Bools, layers: int | None) -> dict[Token, int]:
-    """For the tokens of one n that work: the number of layers through which they are followed."""
-    n, found = len(mask), {}
-    for seen in (False, True):
-        layer, wanted = (mask.T, target.T) if seen else (mask, target)
-        rows = [np.flatnonzero(row) for row in layer]
-        for i in range(n):
-            cost = _followed(rows, i, wanted[i], layers)
-            if cost is not None:
-                found[Token(i if i < n // 2 else i - n, seen)] = cost
-    return found
-
-
-def _followed(rows: list[np.ndarray], i: int, wanted: np.ndarray, layers: int | None) -> int | None:
-    now = np.zeros(len(rows), dtype=np.bool_)
-    now[i] = True
-    past: set[bytes] = set()
-    for count in range(1, STEPS + 1):
-        after = np.zeros(len(rows), dtype=np.bool_)
-        for k in np.flatnonzero(now):
-            after[rows[k]] = True
-        now = after
-        lacking = bool((wanted & ~now).any())
-        if layers is not None:
-            if count == layers:
-                return count if lacking else None
-        elif not lacking:
-            return None
-        elif (key := now.tobytes()) in past:
-            return count
-        else:
-            past.add(key)
-    return None
 
 
 def lacking(layer: isl.Map, target: isl.Map, token: Token, where: isl.Set, layers: int | None) -> isl.Set:

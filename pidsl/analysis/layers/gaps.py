@@ -10,24 +10,26 @@ every remainder stays what it was.
     all layers     what L layers connect depends on the three gaps, so on n modulo the period from `start` on
 
 So a largest lag, a contiguous reach or a depth that is counted for all n up to `start` and two periods more is known
-for all n: from `start` on, each is affine in n on each class of n modulo the period (`short`).
+for all n: from `start` on, each is affine in n on each class of n modulo the period. And where S_(k + p) = S_k for all
+these n, that is so for all n, and any number of layers gives what one below k + p does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from math import ceil, floor, lcm
+from math import lcm
+from typing import TypeVar
 
-import islpy as isl
+import numpy as np
 
-from pidsl.analysis.formulas.plane import Affine, of_isl
-from pidsl.analysis.layers.stacks import square
+from pidsl.analysis.dense import Bools, Of, target_of, times
 from pidsl.errors import TooHardError
 from pidsl.language import terms as t
 from pidsl.language.terms import Term
-from pidsl.relation.isl import convex_parts, limited
+from pidsl.relation.oracle import dense_mask
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +54,41 @@ class Gaps:
         return Gaps(self.period, layers * (self.size - 1) + 1 - self.period)
 
 
-def gaps_of(layers: Sequence[Term]) -> Gaps:
-    """What holds of every one of several layers.
+def leaves(term: Term) -> Iterator[Term]:
+    """The parts whose gaps make those of the term: all but what joins, turns round, or composes others."""
+    match term:
+        case t.Union(a, b) | t.Intersection(a, b) | t.Difference(a, b) | t.SymmetricDifference(a, b) | t.Compose(a, b):
+            yield from leaves(a)
+            yield from leaves(b)
+        case t.Complement(of) | t.Transpose(of) | t.Power(of, _):
+            yield from leaves(of)
+        case _:
+            yield term
 
-    >>> import pidsl
-    >>> gaps_of([pidsl.window(4) | pidsl.stride(6)])
-    Gaps(period=6, free=5)
+
+def gaps_of(layers: Sequence[Term], known: Mapping[Term, Gaps]) -> Gaps:
+    """What holds of every one of several layers, from what holds of the leaves.
 
     Raises:
-        TooHardError: a layer compares sums or multiples of positions, or isl's operation limit struck.
+        TooHardError: nothing is known of a leaf.
     """
-    found = [_of_term(x) for x in layers]
-    return Gaps(lcm(*(x.period for x in found)), max(x.free for x in found))
+    found = [_of_term(x, known) for x in layers]
+    return Gaps(lcm(*(x.period for x in found)), max((x.free for x in found), default=1))
 
 
-@lru_cache(maxsize=512)
-def _of_term(term: Term) -> Gaps:
+def _of_term(term: Term, known: Mapping[Term, Gaps]) -> Gaps:
     match term:
         case t.Union(a, b) | t.Intersection(a, b) | t.Difference(a, b) | t.SymmetricDifference(a, b):
-            return gaps_of([a, b])
+            return gaps_of([a, b], known)
         case t.Complement(of) | t.Transpose(of):
-            return _of_term(of)
+            return _of_term(of, known)
         case t.Compose() | t.Power():
             factors = list(_factors(term))
-            return gaps_of(factors).through(len(factors)) if factors else Gaps()
+            return gaps_of(factors, known).through(len(factors)) if factors else Gaps()
         case _:
-            return _of_pairs(square(term))
+            if term not in known:
+                raise TooHardError(repr(term), "a word whose gaps are known")
+            return known[term]
 
 
 def _factors(term: Term) -> Iterator[Term]:
@@ -92,34 +103,63 @@ def _factors(term: Term) -> Iterator[Term]:
             yield term
 
 
-def _of_pairs(pairs: isl.Map) -> Gaps:
-    """From the constraints of `[n] -> { [i] -> [j] }`."""
-    period, free = 1, 1
-    with limited("the constraints of a relation"):
-        for part in convex_parts(pairs.wrap().flatten()):
-            named = isl.Set.from_basic_set(part).move_dims(isl.dim_type.param, 1, isl.dim_type.set, 0, 2)
-            named = named.set_dim_name(isl.dim_type.param, 1, "i").set_dim_name(isl.dim_type.param, 2, "j")
-            for basic in named.get_basic_sets():
-                for constraint in basic.get_constraints():
-                    f = of_isl(constraint.get_aff())
-                    period = lcm(period, f.modulus)
-                    free = max(free, _free(f, bool(constraint.is_equality())))
-    return Gaps(period, free)
+def until_repeated(layer: Bools, measure: Callable[[Bools], T], most: T, work: float) -> tuple[list[T], int]:
+    """What is measured after 0, 1, 2, ... layers until it repeats for good, and after how many it does so.
+
+    Args:
+        layer: the mask of one layer.
+        measure: of what layers connect.
+        most: the value that no larger set changes.
+        work: multiplications of single numbers.
+
+    Raises:
+        TooHardError: it takes more.
+    """
+    seen = np.eye(len(layer), dtype=np.bool_)
+    past, values = {np.packbits(seen).tobytes(): 0}, [measure(seen)]
+    grows = bool(layer.diagonal().all())
+    while not (grows and values[-1] == most):  # more layers connect no less
+        seen = times(layer, seen)
+        if (again := past.setdefault(np.packbits(seen).tobytes(), len(values))) < len(values):
+            return values, again
+        values.append(measure(seen))
+        if len(values) * float(len(layer)) ** 3 > work:
+            raise TooHardError(f"layers of {len(layer)} tokens that go on to connect others", "a cycle")
+    return values, len(values) - 1
 
 
-def _free(f: Affine, equality: bool) -> int:
-    """The size from which on a gap decides alone about `f >= 0` (or `f == 0`), whatever the other gaps are."""
-    before = f.query + f.key + f.length  # per token of the gap before both positions
-    free = 1
-    for middle in (f.query + f.length, f.key + f.length):  # of the gap between: the query is the later one, or the key
-        steps = [x for x in (before, middle, f.length) if x]
-        if not steps:
-            continue
-        if min(steps) < 0 < max(steps):
-            raise TooHardError("a comparison of sums or multiples of positions", "positions, up to a distance")
-        step = min(abs(x) for x in steps)
-        if steps[0] > 0 and not equality:  # true from here on
-            free = max(free, ceil(-f.low / step))
-        else:  # false from here on
-            free = max(free, floor((-f.low if steps[0] > 0 else f.high) / step) + 1)
-    return free
+def depth_in(layer: Bools, of: Of) -> tuple[int | None, int]:
+    """The depth, None if it is infinite, and the layers after which that is known."""
+    missing = target_of(of, len(layer))
+    seen, layers, past = layer, 1, {np.packbits(layer).tobytes()}
+    while (missing & ~seen).any():
+        seen, layers = times(layer, seen), layers + 1
+        if (state := np.packbits(seen).tobytes()) in past:
+            return None, layers
+        past.add(state)
+    return layers, layers
+
+
+class Masks:
+    """The dense masks of a term for n = 1, 2, ..., long ones from shorter ones by what `gaps` says."""
+
+    def __init__(self, term: Term, known: Mapping[Term, Gaps]) -> None:
+        self.term, self.gaps = term, gaps_of([term], known)
+        self.recent: dict[int, Bools] = {}
+
+    def among(self, n: int) -> Bools:
+        """The mask of n tokens; n may not fall from call to call."""
+        size, period = self.gaps.size, self.gaps.period
+        before = self.recent.get(n - period)
+        if n < self.gaps.start or before is None:
+            mask = dense_mask(self.term, n)
+        else:
+            mask = np.empty((n, n), dtype=np.bool_)
+            cut = n - size + 1  # from here on the gap behind a position is too short to shrink
+            mask[:size, cut:] = before[:size, cut - period :]  # the gap between shrinks
+            mask[cut:, :size] = before[cut - period :, :size]
+            mask[:cut, :cut] = before[:cut, :cut]  # the one behind
+            mask[size:, size:] = before[size - period :, size - period :]  # the one before
+        self.recent[n] = mask
+        self.recent.pop(n - period - 1, None)
+        return mask

@@ -1,23 +1,50 @@
-"""Farthest and contiguous as formulas in n, of pairs and of sets of lags."""
+"""Farthest and contiguous as formulas, of pairs and of sets of lags: in n, and in n and the number of layers L."""
 
 from __future__ import annotations
 
 import islpy as isl
 import sympy
 
-from pidsl.analysis.formulas.piecewise import Branch, Formula, chain, formula
+from pidsl.analysis.formulas.pieces import written
+from pidsl.analysis.formulas.piecewise import Branch, Formula, cases, chain, formula, function
 from pidsl.analysis.formulas.words import n
-from pidsl.analysis.layers.stacks import Intervals, long_lags_of, missing_lags_of
-from pidsl.relation.isl import limited, read_set
+from pidsl.analysis.layers.stacks import lags_of, past
+from pidsl.analysis.layers.sums import Intervals
+from pidsl.errors import TooHardError
+from pidsl.relation.isl import CONTEXT, limited, read_set
 
+SOON = 20_000  # operations for one key of each query
 LAG_OPERATIONS = 200_000  # differences of many parts are slow ones: up to 20 microseconds each
+
+
+def long_lags_of(pairs: isl.Map) -> isl.Set:
+    """Lags with the largest of all: of each query to its first key, where isl tells these soon."""
+    try:
+        with limited("the first key of each query", SOON):
+            return lags_of(pairs.lexmin())
+    except TooHardError:
+        return lags_of(pairs)
+
+
+def missing_lags_of(pairs: isl.Map) -> isl.Set:
+    """Lags >= 0 of missing pairs, with the smallest: of each query to the nearest key that it lacks, as above."""
+    missing = past() - pairs
+    try:
+        with limited("the nearest key that each query lacks", SOON):
+            return lags_of(missing.lexmax())
+    except TooHardError:
+        return lags_of(missing)
 
 
 def lags_formula(quantity: str, lags: Intervals | isl.Set) -> Formula:
     """Farthest or contiguous of given lags, for n >= 1."""
-    if isinstance(lags, isl.Set):
-        return _set_formula(quantity, lags)
-    return (_farthest_in if quantity == "farthest" else _contiguous_in)(lags)
+    if isinstance(lags, tuple):
+        return (_farthest_in if quantity == "farthest" else _contiguous_in)(lags)
+    with limited(f"the {quantity} lag"):
+        inside = read_set("[n] -> { [d] : 0 <= d < n }")
+        if quantity == "farthest":
+            return formula((lags & inside).dim_max(0), -sympy.oo)
+        return _first_missing(inside - lags)
 
 
 def pairs_formula(quantity: str, pairs: isl.Map, least: int = 1) -> Formula:
@@ -29,22 +56,45 @@ def pairs_formula(quantity: str, pairs: isl.Map, least: int = 1) -> Formula:
         return _first_missing(missing_lags_of(pairs), least)
 
 
-def _set_formula(quantity: str, lags: isl.Set) -> Formula:
-    with limited(f"the {quantity} lag"):
-        inside = read_set("[n] -> { [d] : 0 <= d < n }")
-        if quantity == "farthest":
-            return formula((lags & inside).dim_max(0), -sympy.oo)
-        return _first_missing(inside - lags)
+def in_n_and_l(quantity: str, lags: isl.Set, where: isl.Set, simple: sympy.Expr | None = None) -> sympy.Expr:
+    """Farthest or contiguous of lags `[n, L] -> { [d] }` among n tokens.
+
+    Args:
+        quantity: "farthest" or "contiguous".
+        lags: those that L layers connect.
+        where: the n and L that matter.
+        simple: a formula to take if it is right.
+    """
+    if quantity == "farthest":
+        f = (lags & read_set("[n] -> { [d] : -n < d < n }")).intersect_params(where).dim_max(0)
+    else:
+        f = before_missing((read_set("[n] -> { [d] : 0 <= d < n }") - lags).intersect_params(where), where)
+    if simple is not None and where.is_subset(function(simple, ("n", "L")).eq_set(f)):
+        return simple
+    return shortest(f, where)
+
+
+def before_missing(missing: isl.Set, where: isl.Set) -> isl.PwAff:
+    """The lag before the first that is missing, n - 1 where none is."""
+    first = missing.dim_min(0)
+    one, rest = (isl.PwAff.read_from_str(CONTEXT, f"[n] -> {{ [({x})] }}") for x in ("1", "n - 1"))
+    return first.sub(one).union_add(rest.intersect_params(where - first.domain()))
+
+
+def shortest(f: isl.PwAff, where: isl.Set) -> sympy.Expr:
+    """A function of n and L as a formula."""
+    whole = written(f, where)
+    try:
+        return min(whole, cases(f, ("n", "L"), where), key=lambda e: int(e.count_ops()))
+    except TooHardError:
+        return whole
 
 
 def _first_missing(missing: isl.Set, least: int = 1) -> Formula:
     """Contiguous, from the lags of the pairs that are missing."""
     if missing.is_empty():
         return Formula(n - 1, least)
-    first = missing.dim_min(0).coalesce()
-    one, all_ = (isl.PwAff.read_from_str(first.get_ctx(), f"[n] -> {{ [({x})] }}") for x in ("1", "n - 1"))
-    found = first.sub(one).union_add(all_.intersect_params(first.domain().complement()))
-    return formula(found, sympy.nan, least)
+    return formula(before_missing(missing, read_set("[n] -> { : }")).coalesce(), sympy.nan, least)
 
 
 def _farthest_in(lags: Intervals) -> Formula:

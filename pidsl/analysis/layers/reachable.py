@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import islpy as isl
 
 from pidsl.analysis.layers import stacks
-from pidsl.analysis.layers.stacks import Intervals, attempt, checked, connected, lag_sums, stack
+from pidsl.analysis.layers.lags import intervals, lag_sums, pairs_at
+from pidsl.analysis.layers.stacks import attempt, checked, connected, stack
+from pidsl.analysis.layers.sums import Intervals
 from pidsl.errors import SizeError
 from pidsl.language.terms import require_free
 from pidsl.relation.isl import in_turn, read_map, read_set
@@ -46,7 +48,7 @@ class Reachable:
         if self.lags is None:
             return str(self.pairs)
         lags = self.lags
-        found = attempt(lambda: stacks.intervals(lags))
+        found = attempt(lambda: intervals(lags))
         if isinstance(found, tuple) and len(found) <= 64:
             return "{ " + ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in found) + " }"
         return str(self.lags)
@@ -80,7 +82,7 @@ def reachable(subject: object, layers: object = None) -> Reachable:
     if lags is None:
         return Reachable(None, connected(layers_))
     found = _set_of(lags) if isinstance(lags, tuple) else lags
-    return Reachable(found, stacks.pairs_at(found))
+    return Reachable(found, pairs_at(found))
 
 
 def _set_of(parts: Intervals) -> isl.Set:

@@ -17,7 +17,6 @@ from pidsl.analysis import dense
 from pidsl.analysis.bound import ANY, Bound
 from pidsl.analysis.counting import elsewhere
 from pidsl.analysis.counting.lattice import square
-from pidsl.analysis.counting.live_set import live_set
 from pidsl.analysis.dense import Bools
 from pidsl.analysis.formulas.piecewise import function
 from pidsl.analysis.formulas.words import L, holds, n, value_of
@@ -29,7 +28,8 @@ from pidsl.language.terms import Term
 from pidsl.relation.isl import limited
 from pidsl.relation.oracle import dense_mask
 
-LONGEST = 1300  # tokens whose layers are multiplied
+LONGEST = 800  # tokens whose layers are multiplied
+SHORT, FEW = 40, 8  # all lengths below, all of so many whole blocks, and so many longer ones
 DEEP = 3  # layers of them, where there are any number
 
 
@@ -97,17 +97,14 @@ def _not_the_most(bound: Bound, found: Levels, known: list[sympy.Expr]) -> str:
 
 def _measured(bound: Bound, size: int) -> str:
     """Where masks of tokens, or isl's counts of them, contradict the formula; "" if nowhere."""
-    if bound.quantity == "live keys":
-        return elsewhere.differs(bound, live_set(bound.term, fresh=True))
     if bound.quantity not in ("depth", "farthest", "contiguous"):
         return elsewhere.differs(bound)
     draw = Random(f"{bound.quantity} of {bound.shown_subject} between blocks")
-    blocks = max(2, min(LONGEST // size, 24))
-    whole = sorted({1, 2, blocks, *(draw.randrange(1, blocks + 1) for _ in range(3))})
-    for tokens in sorted({max(1, x) for b in whole for x in (size * b, size * b + 1, size * b - draw.randrange(size))}):
-        if tokens > LONGEST + size:
-            continue
-        for count in (1, 2, DEEP) if bound.question.layers == ANY else (0,):
+    blocks = range(1, max(2, LONGEST // size) + 1)
+    few = {size * b + k for b in blocks[:FEW] for k in (-1, 0, 1)} | {*range(1, SHORT)}
+    more = {size * b + k for b in blocks for k in (0, draw.randrange(size))}
+    for tokens in sorted(few | {*draw.sample(sorted(more), min(len(more), FEW))}):
+        for count in (1, DEEP) if bound.question.layers == ANY else (0,):
             at = {n: tokens, L: count}
             if not all(holds(c, at) for c in bound.assumptions):
                 continue
