@@ -164,7 +164,7 @@ def live(term: Term, assume: Assume = (), lookahead: int | None = None, page: in
     live keys of window(k) | keys(0, 4) & causal
       == Min(k + 4, t + 1)
       for k >= 0, t >= 0
-      proof: the largest lag is attended and no larger one is, for all values of the symbols (z3)
+      proof: later queries attend these keys and no others, for all values of the symbols (z3)
       note: the first 4 and the last k keys
 
     With a lookahead, those that rows from `t - lookahead` on may ask for when tokens 0 .. t are appended to a cache;

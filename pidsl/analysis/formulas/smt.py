@@ -259,7 +259,8 @@ class Prover:
         self, atom: sympy.Expr, conditions: Sequence[Condition]
     ) -> list[tuple[sympy.Expr, list[Condition]]]:  # fmt: skip
         above, below = quotient(atom.args[0])
-        if not below.is_positive and not _impossible([*conditions, below <= 0]):
+        own = [c for c in conditions if c.free_symbols <= below.free_symbols]
+        if not any(below.is_positive or _impossible([*known, below <= 0]) for known in (own, conditions)):
             raise TermError(f"a division by {below}", f"{below} >= 1 by assumption", where=str(atom))
         multiple, rest = _divided(above, below)
         remainders = [x for x in rest.free_symbols if re.fullmatch(r"r\d+!", x.name)]
