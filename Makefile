@@ -20,7 +20,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest docs linkcheck notebooks floors bench machine clean
+.PHONY: help demo test lint types pytest docs linkcheck notebooks floors bench proofs machine clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -66,6 +66,9 @@ floors: ## some tests with the lowest versions that pyproject.toml allows, in an
 
 bench: $(READY) ## pidsl against its peers, writes benchmarks/results/
 	$(BIN)/python benchmarks/peers.py
+
+proofs: $(READY) ## every script of the proofs with symbols, by another solver than the one that found them
+	$(BIN)/python benchmarks/proofs.py
 
 machine: $(READY) ## the machine code of the GPU kernels beside FlexAttention's, without a GPU, and what must hold of it
 	$(BIN)/python benchmarks/ahead.py --again

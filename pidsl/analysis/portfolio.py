@@ -54,25 +54,26 @@ REACH = (
 WAYS: dict[str, tuple[Way, ...]] = {
     "pairs": (
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
-        Way("lags", "symbolic.lag_pairs:pairs", "symbols", "where it divides"),
+        Way("lags", "symbolic.lag_counts:pairs", "symbols", "where it divides"),
         Way("corners", "symbolic.corners:pairs", "symbols"),
         Way("blocks", "smaller.blocks:answer", "numbers"),
         Way("chambers of n", "counting.counts:pairs", "numbers"),
-        Way("lags", "symbolic.lag_pairs:pairs", "numbers", "where it divides"),
+        Way("lags", "symbolic.lag_counts:pairs", "numbers", "where it divides"),
     ),
     "degree": (
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
-        Way("lags", "symbolic.lag_degree:degree", confirmed="where it divides"),
+        Way("lags", "symbolic.lag_counts:degree", confirmed="where it divides"),
         Way("blocks", "smaller.blocks:answer", "numbers"),
         Way("progressions of keys", "counting.degrees:of_query", "numbers", "always"),
         Way("corners", "symbolic.corners:degree", "symbols"),
     ),
     "max degree": (
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
-        Way("lags", "symbolic.lag_degree:largest", confirmed="where it divides"),
+        Way("lags", "symbolic.lag_counts:largest", confirmed="where it divides"),
         Way("blocks", "smaller.blocks:answer", "numbers"),
         Way("progressions of keys", "counting.degrees:largest", "numbers", "always"),
         Way("keys of few tokens", "counting.degrees:largest_of_few", "numbers", "always"),
+        Way("the degree of each query", "symbolic.lag_counts:largest_of_degrees", "symbols", "always"),
     ),
     "live keys": (
         Way("axes of a grid", "smaller.grids:answer", "numbers"),

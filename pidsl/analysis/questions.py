@@ -120,7 +120,7 @@ def contiguous(patterns: Patterns, layers: int | None = None, assume: Assume = (
 
     >>> import pidsl
     >>> contiguous(pidsl.window(4) | pidsl.lags(16)).expr
-    Piecewise((16*L - 36, L >= 3), (4*L, True))
+    Min(n - 1, Piecewise((16*L - 36, L >= 3), (4*L, True)))
 
     Args and errors as in `farthest`.
     """
@@ -164,7 +164,7 @@ def live(term: Term, assume: Assume = (), lookahead: int | None = None, page: in
     live keys of window(k) | keys(0, 4) & causal
       == Min(k + 4, t + 1)
       for k >= 0, t >= 0
-      proof: the largest lag is attended and no larger one is, for all values of the symbols (z3)
+      proof: later queries attend these keys and no others, for all values of the symbols (z3)
       note: the first 4 and the last k keys
 
     With a lookahead, those that rows from `t - lookahead` on may ask for when tokens 0 .. t are appended to a cache;

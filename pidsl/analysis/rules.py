@@ -78,8 +78,14 @@ RULES: dict[str, Rule] = {
     "first differences": Rule(
         "one more lag is one more key, for all values of the symbols (z3), and the first lag agrees",
         "induction",
-        (About(TERMS, ("degree", "max degree")),),
-        "pidsl.analysis.symbolic.lag_degree:check_degree",
+        (About(TERMS, ("degree",)),),
+        "pidsl.analysis.symbolic.differences:check_degree",
+    ),
+    "largest of degrees": Rule(
+        "the degrees rise up to one query and fall from it on, for all values of the symbols (z3)",
+        "induction",
+        (About(TERMS, ("max degree",)),),
+        "pidsl.analysis.symbolic.differences:check_largest",
     ),
     "layers by induction": Rule(
         "what L layers reach, by induction over L, and the formula from it, for all values of the symbols (z3)",
@@ -91,10 +97,10 @@ RULES: dict[str, Rule] = {
         "pidsl.analysis.symbolic.induction:check_reach",
     ),
     "live keys by witness": Rule(
-        "the largest lag is attended and no larger one is, for all values of the symbols (z3)",
+        "later queries attend these keys and no others, for all values of the symbols (z3)",
         "decision",
         (About(TERMS, ("live keys",)),),
-        "pidsl.analysis.symbolic.lag_live:check_live",
+        "pidsl.analysis.symbolic.live_check:check_live",
     ),
     "quasi-polynomial": Rule(
         "equal to exact counts at as many n of each chamber as determine a quasi-polynomial",
@@ -192,7 +198,7 @@ RULES: dict[str, Rule] = {
         "the second differences in n are the keys gained, for all values of the symbols (z3), and n = 0, 1 agree",
         "induction",
         (About(TERMS, ("pairs",)),),
-        "pidsl.analysis.symbolic.lag_pairs:check_pairs",
+        "pidsl.analysis.symbolic.differences:check_pairs",
     ),
     "tensor sizes": Rule(
         "the shapes of the tensors that are read or written",
@@ -218,13 +224,13 @@ RULES: dict[str, Rule] = {
         "a sum of corners of the (query, key) plane, to which a key and a query more add what they say (z3)",
         "induction",
         (About(TERMS, ("pairs", "degree")),),
-        "pidsl.analysis.symbolic.corners:check_corners",
+        "pidsl.analysis.symbolic.differences:check_corners",
     ),
     "second differences, at most": Rule(
         "the second differences in n are at least the keys gained, for all values of the symbols (z3)",
         "induction",
         (About(TERMS, ("pairs",)),),
-        "pidsl.analysis.symbolic.lag_pairs:check_pairs",
+        "pidsl.analysis.symbolic.differences:check_pairs",
     ),
     "consequence": Rule(
         "follows from another statement about the same pattern, proved by itself",

@@ -132,6 +132,9 @@ class _Asked:
         rest = sympy.expand(above - whole * below)
         if rest == 0:
             return whole
+        for small in (0, -1):  # the least numerators that there are: 0 <= rest - small*below < below
+            if not self.possible(sympy.Or(rest < small * below, rest >= (small + 1) * below)):
+                return whole + small
         if rest / below not in self.quotients:
             q = internal(f"q{len(self.quotients)}")
             self.quotients[rest / below] = q

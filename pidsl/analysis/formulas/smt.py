@@ -259,7 +259,8 @@ class Prover:
         self, atom: sympy.Expr, conditions: Sequence[Condition]
     ) -> list[tuple[sympy.Expr, list[Condition]]]:  # fmt: skip
         above, below = quotient(atom.args[0])
-        if not below.is_positive and not _impossible([*conditions, below <= 0]):
+        own = [c for c in conditions if c.free_symbols <= below.free_symbols]
+        if not any(below.is_positive or _impossible([*known, below <= 0]) for known in (own, conditions)):
             raise TermError(f"a division by {below}", f"{below} >= 1 by assumption", where=str(atom))
         multiple, rest = _divided(above, below)
         remainders = [x for x in rest.free_symbols if re.fullmatch(r"r\d+!", x.name)]
@@ -456,9 +457,18 @@ def _powers(parts: Iterable[Condition]) -> list[sympy.Expr]:
     return sorted({1 / a if a.exp.could_extract_minus_sign() else a for a in found}, key=sympy.default_sort_key)
 
 
+def _multiplied(c: Condition) -> Condition:
+    """Comparisons of what is divided by a power of a number, multiplied by it: `floor(x/2**L) <= 1` is `x/2**L < 2`."""
+    for part in c.atoms(sympy.Rel):
+        above, below = quotient(part.lhs - part.rhs)
+        if any(map(_is_power, below.atoms(sympy.Pow))) and below.is_positive:
+            c = c.xreplace({part: part.func(above, 0)})
+    return c
+
+
 def _opaque(conditions: Iterable[Condition], conclusion: Condition) -> _Case:
     """Powers and logarithms as integers of which nothing is known but how they are ordered."""
-    parts = [*conditions, conclusion]
+    parts = [_multiplied(c) for c in (*conditions, conclusion)]
     known = _logarithms(parts)
     logarithms = sorted({a for part in parts for a in part.atoms(CeilLog)}, key=sympy.default_sort_key)
     meant = [(internal(f"v{k}"), a) for k, a in enumerate([*logarithms, *_powers([*parts, *known])])]

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import sympy
 from sympy.core.function import AppliedUndef
-from sympy.logic.boolalg import Boolean, BooleanFunction
+from sympy.logic.boolalg import BooleanFunction
 
 from pidsl.analysis.formulas.words import CeilLog
 from pidsl.errors import TooHardError
@@ -57,7 +57,7 @@ class Definition:
 
     @property
     def is_condition(self) -> bool:
-        return isinstance(self.body, Boolean)
+        return not isinstance(self.body, sympy.Expr)  # a symbol may be both
 
     def __call__(self, *args: Any) -> Any:
         args = tuple(map(sympy.sympify, args))

@@ -12,8 +12,7 @@ Each word is a sum of corners, written [..] for 1 where it holds and 0 elsewhere
 
 Query i has `row` keys in a corner, and the queries before f together have `area`; so pairs and degrees are such sums.
 
-Proof: [the term attends (i, j)] is the sum of corners, from the definition of its words; a key more adds to `row` what
-the corner says of it, a query more adds its row to `area`, and both begin at 0; the formula is the sum.
+`differences` verifies that the term is the sum of its corners, what is in each, and that the formula is the sum.
 """
 
 from __future__ import annotations
@@ -28,13 +27,12 @@ from pidsl.analysis.bound import Bound, Certificate, asking
 from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.cases import by_cases
-from pidsl.analysis.formulas.smtlib import Condition, Count
-from pidsl.analysis.formulas.words import extreme, from_index, i, j, n
-from pidsl.analysis.symbolic.corner import ONE, ZERO, Bounds, Corner, Progression, shape_of
-from pidsl.analysis.symbolic.definition import NotByLag, attends
-from pidsl.analysis.symbolic.lag_pairs import SIDES
+from pidsl.analysis.formulas.smtlib import Condition
+from pidsl.analysis.formulas.words import extreme, from_index, i, n
+from pidsl.analysis.symbolic.corner import ONE, ZERO, InBlocks, Lagged, Shape, fact_of
+from pidsl.analysis.symbolic.definition import NotByLag
+from pidsl.analysis.symbolic.differences import check_corners
 from pidsl.analysis.symbolic.progressions import Reader
-from pidsl.analysis.verdict import Verdict
 from pidsl.analysis.ways import Asked
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Index
@@ -64,8 +62,51 @@ from pidsl.language.trees import Steps, run
 METHOD = "corners"
 MOST = 200  # corners of a term
 QUESTIONS = 300  # to z3, of a formula of many cases
+Bounds: TypeAlias = frozenset[sympy.Expr]
+Progression: TypeAlias = tuple[sympy.Expr, sympy.Expr]
+
+
+@dataclass(frozen=True)
+class Corner:
+    """The pairs with i < each of `rows`, j < each of `keys`, and so on: `rows` and `keys` are at most n anyway.
+
+    Args:
+        rows, keys: bounds of i and of j.
+        lags: bounds of i - j, inclusive.
+        blocks: (b, s): bounds of i//s - j//s, inclusive, and the sizes of blocks.
+        every: (p, c): i - j is c modulo p, 0 <= c < p.
+    """
+
+    rows: Bounds = frozenset()
+    keys: Bounds = frozenset()
+    lags: Bounds = frozenset()
+    blocks: frozenset[tuple[sympy.Expr, sympy.Expr]] = frozenset()
+    every: Progression | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """What it is but for its ends.
+
+        Raises:
+            NotByLag: lags and blocks meet within a block, or blocks of different sizes.
+        """
+        lags, blocks = sorted(self.lags, key=str), sorted(self.blocks, key=str)
+        if blocks:
+            several = len({s for _, s in blocks}) > 1
+            if lags or self.every or several:
+                other = "blocks of another size" if several else "every so many lags"
+                met = f"lags up to {lags[0]}" if lags else other
+                raise NotByLag(f"how blocks of {blocks[0][1]} and {met} meet")
+            return InBlocks(extreme(sympy.Min, *(b for b, _ in blocks)), blocks[0][1])
+        last = extreme(sympy.Min, *lags) if lags else n - 1
+        if self.every:
+            return Lagged(last, *self.every)
+        return Lagged(last) if lags else Shape()
+
+
 Sum: TypeAlias = dict[Corner, int]
 EVERYTHING = Corner()
+Part: TypeAlias = tuple[int, sympy.Expr, sympy.Expr, Shape]
 
 
 def _added(*parts: tuple[int, Sum]) -> Sum:
@@ -258,18 +299,10 @@ class Corners:
             self._known[condition] = smt.follows([*self.reader.known, n >= 0], condition)
         return self._known[condition]
 
-    # -- what is in a corner -------------------------------------------------------------------------------------
-
-    def row(self, corner: Corner) -> sympy.Expr:
-        """How many keys query i < n has."""
-        f, d = self._ends(corner)
-        found = shape_of(corner).row(i, d)
-        return found if f == n else sympy.Piecewise((found, i < f), (0, True))
-
-    def area(self, corner: Corner) -> sympy.Expr:
-        """How many pairs there are, of n queries and n keys."""
-        f, d = self._ends(corner)
-        return shape_of(corner).area(f, d)
+    def parts(self, term: Term) -> list[Part]:
+        """The corners of a term: how often each counts, its ends, and its shape."""
+        corners = self.of(term)
+        return [(weight, *self._ends(corner), corner.shape) for corner, weight in corners.items()]
 
     def _ends(self, corner: Corner) -> tuple[sympy.Expr, sympy.Expr]:
         found = []
@@ -277,6 +310,19 @@ class Corners:
             end = extreme(sympy.Min, *sorted(self._least(bounds | {n}), key=str))
             found.append(end if self.certain(end >= 0) else extreme(sympy.Max, ZERO, end))
         return found[0], found[1]
+
+
+def row(part: Part) -> sympy.Expr:
+    """How many keys query i < n has in a corner."""
+    weight, f, d, shape = part
+    found = shape.row(i, d)
+    return weight * (found if f == n else sympy.Piecewise((found, i < f), (0, True)))
+
+
+def area(part: Part) -> sympy.Expr:
+    """How many pairs there are, of n queries and n keys."""
+    weight, f, d, shape = part
+    return weight * shape.area(f, d)
 
 
 def _each(of: Sum, change: Callable[[Corner], Corner]) -> Sum:
@@ -296,17 +342,13 @@ def pairs_by_corners(term: Term, assume: Iterable[Condition] = (), *, short: boo
         TooHardError: it has too many.
         TermError: contradictory assumptions.
     """
-    found, total = _total(term, tuple(assume), Corners.area)
-    return _counted(
-        Bound(asking(term, "pairs"), "==", total, tuple(found.reader.known), Certificate(METHOD)), (n >= 0,), short
-    )
+    return _counted(_total(term, "pairs", assume, area, ()), (n >= 0,), short)
 
 
 def degree_by_corners(term: Term, assume: Iterable[Condition] = ()) -> Bound:
     """How many keys query i of n has. Args and errors as in `pairs_by_corners`."""
-    found, total = _total(term, tuple(assume), Corners.row)
     rows = (i >= 0, i < n)
-    return _counted(Bound(asking(term, "degree"), "==", total, (*found.reader.known, *rows), Certificate(METHOD)), rows)
+    return _counted(_total(term, "degree", assume, row, rows), rows)
 
 
 def pairs(asked: Asked) -> Bound:
@@ -339,38 +381,15 @@ def _counted(bound: Bound, rows: tuple[Condition, ...], short: bool = False) -> 
 
 
 def _total(
-    term: Term, given: tuple[Condition, ...], count: Callable[[Corners, Corner], sympy.Expr]
-) -> tuple[Corners, sympy.Expr]:
+    term: Term, quantity: str, assume: Iterable[Condition], count: Callable[[Part], sympy.Expr],
+    rows: tuple[Condition, ...],
+) -> Bound:  # fmt: skip
+    """The sum over the corners of a term, and the corners as facts."""
+    given = tuple(assume)
     smt.require_consistent([*domain(term), *given])
     found = Corners(Reader.of(term, given))
-    corners = found.of(term)
-    parts = [weight * count(found, corner) for corner, weight in corners.items()]
-    return found, sympy.Add(*parts)
-
-
-def check_corners(bound: Bound) -> Verdict:
-    """Verify that the term is a sum of corners, what is in a corner, and that the formula is the sum."""
-    term, of_query = bound.term, bound.quantity == "degree"
-    assumptions = tuple(dict.fromkeys((*domain(term), *bound.assumptions)))
-    plain = tuple(c for c in assumptions if not c.free_symbols & {i, n})
-    prover = smt.Prover()
-    try:
-        found = Corners(Reader.of(term, plain))
-        corners = found.of(term)
-        known = tuple(found.reader.known)
-        for condition in found.reader.chosen:
-            prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
-        pair = (*known, i >= 0, i < n, j >= 0, j < n)
-        counted = [x for corner, weight in corners.items() for x in (sympy.Integer(weight), corner.condition(i, j))]
-        is_sum = Count(sympy.Integer(-1), attends(term, i, j), *counted)
-        prover.prove(smt.Obligation("the term is the sum of its corners", pair, is_sum))
-        for lemma in dict.fromkeys(o for corner in corners for o in shape_of(corner).lemmas(known)):
-            prover.prove(lemma)
-        total = sympy.Add(*(w * (found.row if of_query else found.area)(corner) for corner, w in corners.items()))
-    except NotByLag as e:
-        return Verdict(False, failure=str(e))
-    rows = (i >= 0, i < n) if of_query else (n >= 0,)
-    for condition in rows if of_query else ():
-        prover.prove(smt.Obligation(f"assumed: {condition}", assumptions, condition))
-    prover.prove(smt.Obligation("the formula", (*assumptions, *rows), SIDES[bound.relation](bound.expr - total)))
-    return prover.verdict()
+    parts = found.parts(term)
+    corners = tuple((weight, f, d, fact_of(shape)) for weight, f, d, shape in parts)
+    certificate = Certificate(METHOD, (("corners", corners),))
+    total = sympy.Add(*map(count, parts))
+    return Bound(asking(term, quantity), "==", total, (*found.reader.known, *rows), certificate)

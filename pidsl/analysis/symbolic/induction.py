@@ -21,7 +21,6 @@ from functools import cached_property
 from typing import Any
 
 import sympy
-from sympy.logic.boolalg import Boolean
 
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.domains import domain
@@ -123,7 +122,7 @@ class _Proof:
         else:
             first = layer = attends(self.bound.term, I, J)
         needs = self.facts["needs"]
-        if not all(isinstance(c, Boolean) for c in (reached, *needs)) or any(c.has(L) for c in needs):
+        if any(isinstance(c, sympy.Expr) for c in (reached, *needs)) or any(c.has(L) for c in needs):
             raise TypeError(f"no conditions, or none of the sizes alone: {reached}, {needs}")
         return (
             Definition("attends", (I, J), first), Definition("layer", (I, J, L), layer),
