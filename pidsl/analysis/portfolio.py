@@ -77,11 +77,11 @@ WAYS: dict[str, tuple[Way, ...]] = {
     ),
     "live keys": (
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
-        Way("chambers of t", "counting.live:size", "numbers"),
+        Way("chambers of t", "counting.counts:live", "numbers"),
         Way("lags", "symbolic.lag_live:live", confirmed="where it divides"),
         Way("blocks", "smaller.blocks:answer", "numbers"),
     ),
-    "live pages": (Way("chambers of t", "counting.live:size", "numbers"),),
+    "live pages": (Way("chambers of t", "counting.counts:live", "numbers"),),
     "farthest": REACH,
     "contiguous": REACH,
     "depth": (
