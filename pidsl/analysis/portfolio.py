@@ -176,7 +176,7 @@ def _tried(way: Way, asked: Asked) -> Bound | str:
     if way.confirmed == "always" or (way.confirmed and _divides(found)):
         try:
             with smt.patience(QUESTIONS):
-                verdict = verdict_of(found)
+                verdict = verdict_of(found, masks=False)
         except PidslError as e:
             return said(e)
         if not verdict.holds:
