@@ -41,7 +41,7 @@ from pidsl.analysis.statements import (
     misstated,
     named,
 )
-from pidsl.analysis.verdict import Verdict, failed
+from pidsl.analysis.verdict import Verdict, failed, is_soon
 from pidsl.errors import PidslError
 from pidsl.relation.isl import in_turn
 
@@ -261,14 +261,10 @@ def _is_certificate(x: object) -> bool:
 
 
 @in_turn
-def verdict_of(bound: Bound, masks: bool = True) -> Verdict:
+def verdict_of(bound: Bound) -> Verdict:
     """Verify a bound from its statement and its certificate.
 
     That it is a statement of its rule, that no dense mask contradicts it, that its premises hold, and then by its rule.
-
-    Args:
-        bound: the statement.
-        masks: False where masks were compared just before, as the loop over ways does; of premises as well.
     """
     if not bound.is_known:
         return failed("nothing is claimed")
@@ -283,12 +279,12 @@ def verdict_of(bound: Bound, masks: bool = True) -> Verdict:
             return failed(why)
         if any_confined(bound.subject) and not (bound.question.allowed or rule.confined):
             return failed("of a pattern within documents, what is proved follows from all pairs that some allow")
-        if masks and (why := held_out.refutation(bound, held_out.AGAIN)):
+        if not is_soon() and (why := held_out.refutation(bound, held_out.AGAIN)):
             return failed(why)
         steps: list[str] = []
         scripts: list[str] = []
         for premise in certificate.premises:
-            found = verdict_of(premise, masks)
+            found = verdict_of(premise)
             if not found.holds:
                 return failed(f"its premise {premise.name} of {premise.shown_subject}: {found.failure}", *steps)
             steps += found.steps
