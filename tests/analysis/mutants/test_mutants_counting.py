@@ -269,7 +269,7 @@ def points(bound: Bound) -> list[dict[str, int]]:
         return [{"n": x, "i": k} for x in sizes for k in {0, x // 2, x // 3, x - 1}]
     if bound.quantity == "live keys":
         return [{"t": x} for x in sizes]
-    return [{"n": x, "L": count} for x in sizes for count in (1, 2, 3, 7, 12)]
+    return [{"n": x, "L": count} for x in sizes for count in (0, 1, 2, 3, 7, 12)]
 
 
 def value(bound: Bound, at: dict[str, int]) -> Any:
