@@ -120,7 +120,7 @@ def contiguous(patterns: Patterns, layers: int | None = None, assume: Assume = (
 
     >>> import pidsl
     >>> contiguous(pidsl.window(4) | pidsl.lags(16)).expr
-    Piecewise((16*L - 36, L >= 3), (4*L, True))
+    Min(n - 1, Piecewise((16*L - 36, L >= 3), (4*L, True)))
 
     Args and errors as in `farthest`.
     """

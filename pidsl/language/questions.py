@@ -255,7 +255,7 @@ class Questions(Shown):
         return behind("path")(self._own, i, j, layers, n)
 
     def reachable(self, layers: int = 1) -> Reachable:
-        """The lags, or else the pairs, that L layers connect; see `pidsl.analysis.layers.reach.reachable`.
+        """The lags, or else the pairs, that L layers connect; see `pidsl.analysis.layers.reachable.reachable`.
 
         >>> import pidsl
         >>> (pidsl.window(4) | pidsl.lags(16)).reachable(2)

@@ -35,7 +35,7 @@ class Finding:
     def __str__(self) -> str:
         claim, bound = self.claim, self.judgement.claim
         lines = [f"{claim.name}: {self.verdict.upper()}", f"  {claim.statement} ({claim.source})"]
-        lines += [f"  judged: {claim.wording} words", f"  reading: {claim.reading}"]
+        lines += [f"  words: {claim.wording}", f"  reading: {claim.reading}"]
         shown = f"{bound.name} of {bound.shown_subject} {bound.relation} {bound.expr}"
         lines += [f"  stated: {shown}" + (f"  for {_list(bound.assumptions)}" if bound.assumptions else "")]
         if self.judgement.counterexample is not None:

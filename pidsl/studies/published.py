@@ -112,14 +112,12 @@ def _pi() -> list[Claim]:
     single, comb = window(k) | lags(p), window(k) | (stride(p) & causal)
     first, second = SkipSchedule(k, p, first=1), SkipSchedule(k, p, first=2)
     reach, proper = K * L + P * CeilLog(2, L), "k >= 1, period > k"
-    text = (
-        "R(L) <= k*L + pi*ceil(log2 L), L counting layers; the abstract's O(k L + pi log L), asymptotic and with L for "
-        "the sequence length, is no bound that could be judged"
-    )
+    text = "R(L) <= k*L + pi*ceil(log2 L): the tokens to the left that L layers reach"
     return [
         Claim(
             "pi-Attention, reach, skip in every layer", PI, SUMMARY, text,
-            "lags 0..k and one skip, in every layer; R(L) is the largest lag",
+            "lags 0..k and one skip, in every layer; R(L) is the largest lag. This form is that of a summary: the "
+            "abstract has O(k L + pi log L), asymptotic and with L for the sequence length, which is not judged",
             _claim(single, "farthest", "<=", reach, proper),
             "the largest lag is period*L: every layer may skip",
             _claim(single, "farthest", "<=", P * L, proper),
@@ -548,7 +546,7 @@ def _unreached() -> list[Claim]:
         Claim(
             "Locality, neighbours reached", LOCALITY, OURS, "near tokens stay in reach",
             "the own block and causal: every token sees the one before it after some layers; the paper denies it",
-            _claim(own, "contiguous", ">=", sympy.Integer(1), "block >= 2, L >= 1"),
+            _claim(own, "contiguous", ">=", sympy.Integer(1), "block >= 2, L >= 1, n > block"),
             "shift the blocks in every second layer: with blocks of 8 and 4 layers all of the last 12 tokens are seen",
             _claim(turns, "contiguous", "==", sympy.Integer(12), "n >= 21", layers=4),
         ),

@@ -27,7 +27,7 @@ def markdown(findings: Findings) -> str:
     rows += [f"| [{f.claim.name}](#{_anchor(f.claim.name)}) | {f.claim.wording} | {f.verdict} |" for f in findings]
     failing = [f.claim.name for f in findings if f.verdict == "refuted"]
     words = [f.claim.wording for f in findings if f.verdict == "refuted"]
-    told = ", ".join(f"{words.count(x)} in {x} words" for x in dict.fromkeys(words))
+    told = ", ".join(f"{words.count(x)} in {_whose(x)}" for x in dict.fromkeys(words))
     summary = f"{len(findings)} claims, {len(failing)} of them do not hold as read" + (f" ({told})." if told else ".")
     return "\n\n".join([INTRODUCTION.strip(), summary, "\n".join(rows), *map(_section, findings)]) + "\n"
 
@@ -37,7 +37,7 @@ def _section(finding: Finding) -> str:
     lines = [
         f"## {claim.name}",
         "",
-        f"**{finding.verdict.capitalize()}**, in {claim.wording} words. Claimed: {claim.statement} ({claim.source}).",
+        f"**{finding.verdict.capitalize()}**, in {_whose(claim.wording)}. Claimed: {claim.statement} ({claim.source}).",
         "",
     ]
     lines.append(f"- Reading: {claim.reading}.")
@@ -58,6 +58,10 @@ def _section(finding: Finding) -> str:
         stated = f"`{fixed.name}` of `{fixed.shown_subject}` {fixed.relation} `{fixed.expr}`"
         lines.append(f"- {finding.repaired.outcome.capitalize()}: {stated}.")
     return "\n".join(lines)
+
+
+def _whose(wording: str) -> str:
+    return "our words" if wording == "ours" else f"{wording} words"
 
 
 def _anchor(name: str) -> str:

@@ -15,13 +15,17 @@ from typing import Any, TypeVar
 import islpy as isl
 import numpy as np
 
+from pidsl.analysis.counting.inclusion import inclusion
+from pidsl.analysis.counting.lattice import rows_of, square
 from pidsl.errors import TooHardError
+from pidsl.language.terms import Term
 from pidsl.relation.isl import disjoint, limited, read_map
 from pidsl.relation.pieces import Ints, count_piece
 
 T = TypeVar("T")
 _dim: Any = isl.dim_type
 ONE_WAY = 200_000  # operations for one way to take a part of a set for progressions
+MANY = 5  # progressions, from which on a union is taken apart if that gives fewer
 CLASSES = 360  # residue classes that a part is split into before it is given up
 CELLS = 5_000_000  # most rows in one count
 CHUNK = 1 << 20  # rows counted at a time
@@ -153,20 +157,31 @@ def _split(part: isl.Set, modulus: int) -> list[Progression] | None:
     return found
 
 
-def total_size(parts: list[Progression], domain: isl.Set) -> isl.PwAff:
-    """The number of points of all parts as one function on `domain` (a parameter set), 0 where there are none.
+def keys_of_query(term: Term) -> list[tuple[int, Progression]]:
+    """The keys of query i among n as progressions, each with how many times it counts.
+
+    Those of other terms are added and subtracted where isl is done with them sooner, or where they are fewer.
 
     Raises:
-        TooHardError: isl's operation limit struck.
+        TooHardError: isl finds none within its limits.
     """
-    with limited("the number of keys as a function"):
-        zero = isl.PwAff.zero_on_domain(isl.LocalSpace.from_space(domain.get_space())).intersect_domain(domain)
-        total = zero
-        for part in parts:
-            size = part.size()
-            elsewhere = zero.intersect_domain(domain - size.domain())
-            total = (total + size.intersect_domain(domain).union_add(elsewhere)).coalesce()
-        return total
+    try:
+        parts = [(1, x) for x in progressions(rows_of(square(term, fresh=True)))]
+        if len(parts) <= MANY:
+            return parts
+    except TooHardError:
+        if not inclusion(term):
+            raise
+        return _apart(term)
+    try:
+        apart = _apart(term)
+    except TooHardError:
+        return parts
+    return apart if 0 < len(apart) < len(parts) else parts
+
+
+def _apart(term: Term) -> list[tuple[int, Progression]]:
+    return [(sign * factor, x) for sign, part in inclusion(term) for factor, x in keys_of_query(part)]
 
 
 def count_progressions(parts: list[Progression], env: Mapping[str, Ints]) -> Ints:

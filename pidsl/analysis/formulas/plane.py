@@ -12,10 +12,6 @@ from math import gcd, lcm
 from typing import Any
 
 import islpy as isl
-import sympy
-
-from pidsl.analysis.formulas.words import i, n
-from pidsl.errors import TooHardError
 
 _dim: Any = isl.dim_type
 CASES = 64  # of an expression inside of a floor or a condition
@@ -96,60 +92,3 @@ class Lines:
             known = found.get((a // common, b // common), ends)
             found[a // common, b // common] = (min(*known, *ends), max(*known, *ends))
         return found
-
-
-def collect(e: Any, lines: Lines) -> None:
-    """Where a formula in i and n changes, and how its terms repeat.
-
-    Raises:
-        TooHardError: it is not piecewise quasi-affine.
-    """
-    terms = e.args if isinstance(e, sympy.Add) else (e,)
-    for term in terms:
-        _cases(term, lines)
-
-
-def _cases(e: Any, lines: Lines) -> set[Affine]:
-    """The quasi-affine functions that a formula is, each somewhere; `lines` gets what separates them."""
-    if e.is_Rational:
-        return {constant(Fraction(int(e.p), int(e.q)))}
-    if e in (i, n):
-        return {Affine(Fraction(e == i), Fraction(e == n), Fraction(0), Fraction(0))}
-    if isinstance(e, sympy.Add):
-        found = {constant(Fraction(0))}
-        for a in e.args:
-            found = {x + y for x in found for y in _cases(a, lines)}
-            if len(found) > CASES:
-                raise TooHardError(f"the formula {e}", f"at most {CASES} cases inside of a floor or a condition")
-        return found
-    if isinstance(e, sympy.Mul):
-        factor, rest = e.as_coeff_Mul()
-        if factor != 1:
-            return {x.times(Fraction(int(factor.p), int(factor.q))) for x in _cases(rest, lines)}
-    if isinstance(e, sympy.floor):
-        found = {x.floor() for x in _cases(e.args[0], lines)}
-        lines.modulus = lcm(lines.modulus, *(x.modulus for x in found))
-        return found
-    if isinstance(e, sympy.Mod) and e.args[1].is_Integer:
-        return _cases(e.args[0] - e.args[1] * sympy.floor(e.args[0] / e.args[1]), lines)
-    if isinstance(e, sympy.Max | sympy.Min | sympy.Piecewise):
-        if isinstance(e, sympy.Piecewise):
-            values = [value for value, _ in e.args]
-            gaps = [gap for _, condition in e.args for gap in _gaps(condition)]
-        else:
-            values = list(e.args)
-            gaps = [a - b for k, a in enumerate(values) for b in values[k + 1 :]]
-        for gap in gaps:
-            for line in _cases(sympy.expand(gap), lines):
-                lines.add(line)
-        return {x for value in values for x in _cases(value, lines)}
-    raise TooHardError(f"the formula {e}", "sums, floors, remainders and cases of affine expressions")
-
-
-def _gaps(condition: Any) -> list[Any]:
-    """Differences whose signs decide a condition."""
-    if condition in (sympy.true, sympy.false):
-        return []
-    if isinstance(condition, sympy.And | sympy.Or | sympy.Not):
-        return [gap for c in condition.args for gap in _gaps(c)]
-    return [condition.lhs - condition.rhs]

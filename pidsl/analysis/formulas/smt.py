@@ -458,9 +458,18 @@ def _powers(parts: Iterable[Condition]) -> list[sympy.Expr]:
     return sorted({1 / a if a.exp.could_extract_minus_sign() else a for a in found}, key=sympy.default_sort_key)
 
 
+def _multiplied(c: Condition) -> Condition:
+    """Comparisons of what is divided by a power of a number, multiplied by it: `floor(x/2**L) <= 1` is `x/2**L < 2`."""
+    for part in c.atoms(sympy.Rel):
+        above, below = quotient(part.lhs - part.rhs)
+        if any(map(_is_power, below.atoms(sympy.Pow))) and below.is_positive:
+            c = c.xreplace({part: part.func(above, 0)})
+    return c
+
+
 def _opaque(conditions: Iterable[Condition], conclusion: Condition) -> _Case:
     """Powers and logarithms as integers of which nothing is known but how they are ordered."""
-    parts = [*conditions, conclusion]
+    parts = [_multiplied(c) for c in (*conditions, conclusion)]
     known = _logarithms(parts)
     logarithms = sorted({a for part in parts for a in part.atoms(CeilLog)}, key=sympy.default_sort_key)
     meant = [(internal(f"v{k}"), a) for k, a in enumerate([*logarithms, *_powers([*parts, *known])])]

@@ -150,7 +150,8 @@ def _in_l(asked: Asked, layers: _Layers, operations: int) -> Bound:
             from_ -= 1
         early = [layers.formula(quantity, k) for k in range(from_)]
         if early and all(f.least <= layers.start for f in early):
-            expr = sympy.Piecewise(*((f.expr, sympy.Eq(L, k)) for k, f in enumerate(early)), (expr, True))
+            late = expr.args if isinstance(expr, sympy.Piecewise) else ((expr, True),)
+            expr = sympy.Piecewise(*((f.expr, sympy.Eq(L, k)) for k, f in enumerate(early)), *late)
             from_ = 0
     if asked.best is not None and asked.best.is_exact and expr.count_ops() > READABLE:
         raise TooHardError(f"a formula for every n of {expr.count_ops()} operations", f"at most {READABLE}")

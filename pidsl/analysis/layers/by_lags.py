@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
@@ -11,8 +12,9 @@ import sympy
 
 from pidsl.analysis import dense
 from pidsl.analysis.bound import ANY, Bound, Certificate
-from pidsl.analysis.formulas.piecewise import Formula, chain, formula
-from pidsl.analysis.formulas.words import L, n
+from pidsl.analysis.formulas.piecewise import Formula, chain, runs
+from pidsl.analysis.formulas.words import L, n, value_of
+from pidsl.analysis.layers.gaps import turned, until_repeated
 from pidsl.analysis.layers.lag_formulas import in_n_and_l, lags_formula
 from pidsl.analysis.layers.lags import added, causal_lags, finite_lags, intervals, lag_sums, spread
 from pidsl.analysis.layers.stacks import WHOLE, stack
@@ -20,7 +22,8 @@ from pidsl.analysis.layers.sums import Intervals, Staircase, Sums, both_ways, mi
 from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
-from pidsl.relation.isl import CONTEXT, convex_parts, least, limited, read_map, read_set
+from pidsl.relation.isl import convex_parts, least, limited, read_map, read_set
+from pidsl.relation.oracle import dense_mask
 
 RULE = "sums of lags"
 WIDEST = 256  # lags from end to end that look both ways
@@ -29,6 +32,7 @@ RUNS = 8  # of sums, and layers that have sums of their own, for a formula in n 
 LAYERS = 64  # after which sums of lags on both sides are regular
 DENSE = 1 << 22  # the largest sum of infinitely many lags that is looked at
 BRANCHES = 24
+SHORT, WORK = 20, 1e8  # so many fewer tokens are tried by masks, and multiplications for each
 OPERATIONS = 80_000  # for a formula in n and L
 READABLE = 60  # operations of one, where a shorter one holds for long sequences
 Facts = tuple[tuple[str, Any], ...]
@@ -52,7 +56,8 @@ def reach(asked: Asked) -> Bound:
     try:
         expr, facts = _for_all(q.quantity, start, lags)
         if expr.count_ops() <= READABLE:
-            return _bound(asked, expr, (sympy.Ge(L, 0), sympy.Ge(n, start)), (("regular", start), *facts))
+            from_ = _from(expr, q.quantity, term, start)
+            return _bound(asked, expr, (sympy.Ge(L, 0), sympy.Ge(n, from_)), (("regular", start), *facts))
     except TooHardError:
         if q.quantity == "contiguous":
             raise
@@ -76,12 +81,11 @@ def depth(asked: Asked) -> Bound:
         if not lags or not lags[0][0] < 0 < lags[-1][1]:
             raise NotMine
         facts = (("regular", start),)
-        after = None
+        stairs = Staircase((0,), ((0, 0),))
         if normal(lags)[1] == 1:
             sums, early = all_sums(lags)
-            facts += _facts(sums)
-            after = both_ways(sums, early).depth().intersect_domain(read_set(f"[n] -> {{ : n >= {start} }}"))
-        found = _with_short(term, start, after)
+            stairs, facts = both_ways(sums, early), (*facts, *_facts(sums))
+        found = _with_short(term, start, stairs)
     reason = "some pair stays out of reach of every number of layers" if found.expr.has(sympy.oo) else ""
     return _bound(asked, found.expr, found.assumptions, facts, reason)
 
@@ -182,6 +186,18 @@ def _for_all(quantity: str, start: int, lags: Intervals) -> tuple[sympy.Expr, Fa
         return in_n_and_l(quantity, sums.lags(early), where, simple), _facts(sums)
 
 
+def _from(expr: sympy.Expr, quantity: str, term: Term, start: int) -> int:
+    """The n from which on a formula for n >= start is right, by masks of the n before."""
+    measure: Callable[[dense.Bools], int | None] = dense.farthest_in if quantity == "farthest" else dense.contiguous_in
+    for tokens in range(start - 1, max(0, start - SHORT), -1):
+        values, again = until_repeated(dense_mask(term, tokens), measure, tokens - 1, WORK)
+        for layers in range(2 * len(values) + tokens):
+            known = values[turned(layers, again, len(values) - again)]
+            if value_of(expr, {n: tokens, L: layers}) != (-math.inf if known is None else known):
+                return tokens + 1
+    return max(1, start - SHORT + 1)
+
+
 def _farthest(sums: Sums) -> sympy.Expr:
     """The last sum below n, where sums of L lags are all numbers up to M L, but for some of the last ones."""
     top = sums.top * L
@@ -194,14 +210,20 @@ def _farthest(sums: Sums) -> sympy.Expr:
     return sympy.Piecewise(*cases, (n - 1, True))
 
 
-def _with_short(term: Term, start: int, after: isl.PwAff | None) -> Formula:
-    """A depth of n >= start tokens (None: infinite), and those of fewer by matrices, as one formula."""
-    pieces: list[str] = []
-    for tokens in range(1, start):
-        found = dense.depth_of((term,), tokens, "all")
-        pieces += [] if found is None else [f"[({found})] : n = {tokens}"]
-    before = isl.PwAff.read_from_str(CONTEXT, f"[n] -> {{ {'; '.join(pieces) or '[(1)] : 1 = 0'} }}")
-    return formula(before if after is None else before.union_add(after), sympy.oo, most=BRANCHES)
+def _with_short(term: Term, start: int, stairs: Staircase) -> Formula:
+    """A depth of n >= start tokens, and those of fewer by matrices, as one formula."""
+    short = [dense.depth_of((term,), tokens, "all") for tokens in range(1, start)]
+    later = stairs.inverse()
+    first = max((at for _, at in later if at <= start), default=1)
+    branches = runs(lambda x: short[x - 1], 1, start, sympy.oo)
+    branches += [(expr, max(at, start)) for expr, at in later if at >= first]
+
+    def at(tokens: int) -> sympy.Expr:
+        if tokens >= start:
+            return stairs.least(tokens)
+        return sympy.oo if (known := short[tokens - 1]) is None else sympy.Integer(known)
+
+    return chain(branches, at, BRANCHES)
 
 
 # -- layers that only look back ----------------------------------------------------------------------------------------
@@ -230,7 +252,7 @@ def _heights(parts: Intervals, largest: int, last: int) -> tuple[int, ...]:
     while True:
         mask, bits, reach = (1 << bound) - 1, 1, [0]
         while reach[-1] < bound - 1:
-            if reach[-1] >= largest - 1 and reach[-1] == largest * (len(reach) - 1) - last:
+            if len(reach) > 1 and largest - 1 <= reach[-1] == largest * (len(reach) - 1) - last:
                 return tuple(reach[:-1])
             if len(reach) > WHOLE:
                 raise TooHardError(f"lags that fill up after more than {WHOLE} layers", "fewer")

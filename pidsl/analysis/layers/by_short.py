@@ -16,9 +16,9 @@ from pidsl.analysis.formulas.piecewise import Formula
 from pidsl.analysis.formulas.plane import Affine, of_isl
 from pidsl.analysis.formulas.words import L, n
 from pidsl.analysis.layers.by_values import PERIODS, fitted
-from pidsl.analysis.layers.gaps import Gaps, Masks, depth_in, gaps_of, leaves, until_repeated
+from pidsl.analysis.layers.gaps import Gaps, Masks, depth_in, gaps_of, leaves, turned, until_repeated
 from pidsl.analysis.layers.stacks import square, stack
-from pidsl.analysis.layers.turns import by_number, turned
+from pidsl.analysis.layers.turns import by_number
 from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
@@ -77,11 +77,9 @@ def any_number(asked: Asked) -> Bound:
     measure: Callable[[Bools], int | None] = farthest_in if q.quantity == "farthest" else contiguous_in
     first, period = 0, 1
     each: list[tuple[int, list[int | None]]] = []
-    most: int | None
     while len(each) < _last(one.through(first + period)):
         tokens = len(each) + 1
-        most = tokens - 1
-        values, again = until_repeated(masks.among(tokens), measure, most, CYCLE_WORK / tokens)
+        values, again = until_repeated(masks.among(tokens), measure, tokens - 1, CYCLE_WORK / tokens)
         each.append((again, values))
         first, period = max(first, again), lcm(period, len(values) - again)
         if (first + period) * float(_last(one.through(first + period))) ** 4 / 4 > CYCLE_WORK:

@@ -3,7 +3,8 @@
 Theorem. A form F(L) is S_L, the pairs that L layers connect, for every L >= first if it is S_first at L = first and,
 for every L >= first and every n, one layer after F(L) is F(L + 1): two questions that isl decides.
 
-Theorem. If S_(first + period) = S_first, then S_(L + period) = S_L for every L >= first. If S_(first + 1) holds S_first, then S_(L + 1) holds S_L for every L >= first.
+Theorem. If S_(first + period) = S_first, then S_(L + period) = S_L for every L >= first.
+If S_(first + 1) holds S_first, then S_(L + 1) holds S_L for every L >= first.
 
 Theorem. If a relation T holds the pairs R of a layer, and T after R is in T, then S_L is in T for every L >= 1.
 """

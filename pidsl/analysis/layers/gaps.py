@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import lcm
-from typing import TypeVar
 
 import numpy as np
 
@@ -28,8 +27,6 @@ from pidsl.errors import TooHardError
 from pidsl.language import terms as t
 from pidsl.language.terms import Term
 from pidsl.relation.oracle import dense_mask
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +100,14 @@ def _factors(term: Term) -> Iterator[Term]:
             yield term
 
 
-def until_repeated(layer: Bools, measure: Callable[[Bools], T], most: T, work: float) -> tuple[list[T], int]:
+def turned(layers: int, first: int, period: int) -> int:
+    """The number of layers below `first + period` that connects the same."""
+    return layers if layers < first else first + (layers - first) % period
+
+
+def until_repeated(
+    layer: Bools, measure: Callable[[Bools], int | None], most: int, work: float
+) -> tuple[list[int | None], int]:
     """What is measured after 0, 1, 2, ... layers until it repeats for good, and after how many it does so.
 
     Args:

@@ -178,8 +178,7 @@ class Staircase:
     def depth(self) -> isl.PwAff:
         """The least L >= 1 with c(L) >= n - 1, as `[n] -> { [L] }` for n >= 1; no value where there is none."""
         pieces, low = [], 1
-        highest = tuple(accumulate(self.first[1:], max))  # what c has reached, where it falls again
-        for at, value, step, last in Staircase((-1, *highest), ()).runs():
+        for at, value, step, last in self._rises():
             if at and value + 1 >= low:
                 pieces.append(f"[({at})] : {low} <= n <= {value + 1}")
                 low = value + 2
@@ -202,7 +201,7 @@ class Staircase:
         """
         found: list[Branch] = []
         top = -1  # lags up to here are connected by one layer more than before
-        for at, value, step, last in Staircase((-1, *self.first[1:]), ()).runs():
+        for at, value, step, last in self._rises():
             if at and value > top:
                 found.append((sympy.Integer(at), top + 2))
                 top = value
@@ -214,12 +213,26 @@ class Staircase:
         layers = max(len(self.first), 1)
         if not self.lines:
             return [*found, (sympy.Integer(layers), top + 2)]
-        ((slope, offset),) = self.lines
-        if slope * layers - offset > top:
+        if (reached := min(slope * layers - offset for slope, offset in self.lines)) > top:
             found.append((sympy.Integer(layers), top + 2))
-            top = slope * layers - offset
-        found.append((sympy.ceiling((n - 1 + offset) / sympy.Integer(slope)) if slope else sympy.oo, top + 2))
+            top = reached
+        needed = [sympy.ceiling((n - 1 + b) / sympy.Integer(a)) if a else sympy.oo for a, b in self._steepest(top + 1)]
+        found.append((sympy.Max(*needed), top + 2))
         return found
+
+    def _rises(self) -> Iterator[tuple[int, int, int, int]]:
+        """The runs of what 1, 2, ... layers have reached, where c falls again too; -1 before them."""
+        return Staircase((-1, *accumulate(self.first[1:], max)), ()).runs()
+
+    def _steepest(self, lag: int) -> list[Line]:
+        """The lines that are the least somewhere, where c(L) is at least the lag."""
+        lines = sorted(set(self.lines))
+        if len(lines) < 2 or 0 in (lines[0][0], lines[1][0]):
+            return lines[:1]
+        (a, b), (c, d) = lines
+        if a == c:
+            return lines[1:]
+        return lines[:1] if (lag + b) * c >= (lag + d) * a else lines
 
 
 def both_ways(sums: Sums, early: Iterable[Intervals]) -> Staircase:

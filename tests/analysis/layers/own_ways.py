@@ -7,7 +7,7 @@ from unittest import mock
 import sympy
 
 from pidsl.analysis import questions
-from pidsl.analysis.bound import Bound, Question
+from pidsl.analysis.bound import Bound, Question, asking
 from pidsl.analysis.formulas.words import n
 from pidsl.analysis.portfolio import WAYS
 from pidsl.analysis.ways import Asked, NotMine
@@ -33,6 +33,11 @@ def answer(question: Question, assume: tuple[sympy.Basic, ...] = ()) -> Bound:
             return found
         best = best or found
     return best or Bound(question, "unknown", sympy.nan, reason=why or "no way")
+
+
+def by(way: Callable[[Asked], Bound], subject: Any, quantity: str, **given: Any) -> Bound:
+    """What one way answers."""
+    return way(Asked(asking(subject, quantity, **given), (), answer))
 
 
 def _own(question: Callable[..., Bound]) -> Callable[..., Bound]:

@@ -16,10 +16,10 @@ import pidsl
 from pidsl import Term, causal, full, keys, lags, stride, window
 from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.formulas.piecewise import chain
+from pidsl.analysis.formulas.piecewise import chain, formula
 from pidsl.analysis.formulas.words import n, symbol
-from pidsl.analysis.layers import reach_check
-from pidsl.analysis.layers.depth import BRANCHES, Staircase
+from pidsl.analysis.layers.by_lags import BRANCHES, staircase
+from pidsl.analysis.layers.sums import Staircase
 from pidsl.errors import PidslError, SizeError
 
 EXAMPLES = settings.default.max_examples
@@ -37,25 +37,33 @@ def depth_in(mask: documented.Bools) -> float:
 
 steps = st.sampled_from([0, 0, 1, 1, 2, 3, 3, 3, 9, 40])
 staircases = st.builds(
-    lambda steps, each: Staircase(tuple(itertools.accumulate(steps, initial=0)), each),
+    lambda steps, each, more: _stairs(tuple(itertools.accumulate(steps, initial=0)), each, more),
     st.lists(steps, max_size=9),
-    st.sampled_from(["all", 0, 1, 2, 3, 9, 14, 40]),
+    st.sampled_from([None, 0, 1, 2, 3, 9, 14, 40]),
+    st.integers(0, 30),
 )
+
+
+def _stairs(first: tuple[int, ...], each: int | None, more: int) -> Staircase:
+    """One that never falls: the line begins `more` above its last step."""
+    return Staircase(first, () if each is None else ((each, each * len(first) - first[-1] - more * bool(each)),))
 
 
 @given(staircases)
 def test_inverse_of_a_staircase(stairs: Staircase) -> None:
     def c(layers: int) -> float:
-        top = len(stairs.first) - 1
-        if layers <= top:
+        if layers < len(stairs.first):
             return stairs.first[layers]
-        return math.inf if stairs.each == "all" else stairs.first[top] + stairs.each * (layers - top)
+        return min((slope * layers - offset for slope, offset in stairs.lines), default=math.inf)
 
     branches = stairs.inverse()
     found = chain(branches, stairs.least, BRANCHES)
+    by_isl = formula(stairs.depth(), sympy.oo, most=100)
+    height = stairs.formula().subs(n, 10**6)
+    assert [height.subs(symbol("L"), x) for x in range(30)] == [min(c(x), 10**6 - 1) for x in range(30)]
     for tokens in [*range(1, 24), *range(24, 130, 7)]:
         wanted = next((x for x in range(1, 300) if c(x) >= tokens - 1), sympy.oo)
-        assert stairs.least(tokens) == wanted
+        assert stairs.least(tokens) == wanted == by_isl.expr.subs(n, tokens)
         assert [expr for expr, first in branches if first <= tokens][-1].subs(n, tokens) == wanted
         assert tokens < found.least or found.expr.subs(n, tokens) == wanted
 
@@ -114,15 +122,16 @@ def test_depth_of_sets_of_lags(term: Term) -> None:
 
 
 @given(st.sets(st.integers(2, 24), max_size=4))
-def test_reach_of_the_checker(more: set[int]) -> None:
+def test_staircases_of_lags(more: set[int]) -> None:
     """c(0), c(1), ... of sums of lags, and by how much they grow in the end."""
     values = sorted({0, 1, *more})
-    reach = reach_check.reaches(reach_check.joined((x, x) for x in values))
+    stairs, _ = staircase(lags(*values))
+    ((slope, offset),) = stairs.lines
     sums = {0}
-    for layers in range(1, len(reach) + 4):
-        sums = {x + y for x in sums for y in values}
+    for layers in range(len(stairs.first) + 4):
         gap = next(x for x in itertools.count() if x not in sums) - 1
-        assert gap == (reach[layers] if layers < len(reach) else reach[-1] + values[-1] * (layers - len(reach) + 1))
+        assert gap == (stairs.first[layers] if layers < len(stairs.first) else slope * layers - offset)
+        sums = {x + y for x in sums for y in values}
 
 
 # -- sinks -------------------------------------------------------------------------------------------------------------

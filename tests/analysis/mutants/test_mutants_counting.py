@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ WINDOW, COMB = pidsl.window(40), pidsl.stride(6) & pidsl.causal
 MIXED = (pidsl.window(5) | pidsl.keys(0, None, 4)) & pidsl.causal
 ENDS = pidsl.keys(-7, None) | pidsl.window(2)
 LATE = pidsl.window(3) | pidsl.keys(300, None) & pidsl.causal
-UNION = pidsl.stride(256) | pidsl.stride(7)
+UNION = pidsl.stride(16) | pidsl.stride(7)
 BLOCKS = (pidsl.window(3) | pidsl.keys(0, 1)).blocked(8) & pidsl.causal
 WHOLE = (pidsl.window(2, 1) | pidsl.keys(-1, None)).blocked(4)
 TWO_SIDES = (pidsl.blocks(4) & pidsl.stride(2)).blocked(8)
@@ -144,7 +145,9 @@ FAULTS = [
           (*pairs(UNION), *rows(UNION))),
     Fault(counts, "stretches_of", changed(lambda found: [*found[:-1], replace(found[-1], start=found[-1].start + 1)]),
           COUNTS),
-    Fault(degrees, "total", changed(lambda keys: keys + (keys - keys).add_constant_val(1)), rows(MIXED, COMB)),
+    Fault(degrees, "_written", changed(lambda f: f + 1), rows(MIXED, COMB)),
+    Fault(progressions, "keys_of_query", changed(lambda found: found[:-1]), rows(MIXED, COMB, UNION)),
+    Fault(progressions.Progression, "size", changed(lambda f: f.add_constant_val(1)), rows(MIXED, COMB)),
     Fault(degrees, "_largest", changed(lambda f: f.add_constant_val(-1)), rows(MIXED, COMB)),
     Fault(borders, "borders", changed(lambda lines: first_lines(lines)), rows(MIXED, ENDS)),
     Fault(windows.Windows, "moved", lambda right: lambda self, strip: right(self, strip) + 1, rows(MIXED, COMB)),
@@ -192,7 +195,7 @@ FAULTS = [
     Fault(grids, "_connects", lambda right: lambda seen, of: all(x.any(axis=1).all() for x in seen),
           depth(GRID, SQUARE)),
     Fault(grids, "_live", changed(lambda f: f.subs(grids.t, grids.t + 1)), live(GRID, HALO)),
-    Fault(grids, "_after", lambda right: lambda grid, count: right(grid, count + 1), reach(GRID)),
+    Fault(grids, "_composed", lambda right: lambda grid: islice(right(grid), 1, None), (*reach(GRID), *depth(GRID))),
     Fault(evaluate, "values_of", changed(lambda found: (found[0] + 1, *found[1:])),
           (*COUNTS[:2], *rows(MIXED), *GRIDS[:2])),
 ]  # fmt: skip
