@@ -95,6 +95,7 @@ def test_what_is_said_of_a_candidate() -> None:
     for right in found.found:
         other = design(150, 3, families=["window | stride"]).best
         assert other is not None and right.least_pairs is not None and right.least_at is not None
+        first = right.counts[0]
         for wrong in (
             replace(right, pairs=right.pairs - 1),
             replace(right, degree=right.degree - 1),
@@ -108,6 +109,7 @@ def test_what_is_said_of_a_candidate() -> None:
             replace(right, depth=restated(right.depth, expr=right.depth.expr - 1)),
             replace(right, depth=restated(right.depth, relation=">=")),
             replace(right, counts=right.counts[:-1]),
+            replace(right, pairs=right.pairs - 1, counts=(restated(first, expr=first.expr - 1), *right.counts[1:])),
             replace(right, counts=other.counts),
             replace(right, counts=tuple(restated(x, expr=x.expr - 1) for x in right.counts)),
         ):
