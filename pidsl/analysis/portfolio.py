@@ -24,6 +24,7 @@ from pidsl.analysis.rules import verdict_of
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.sizes import FLOPS
 from pidsl.analysis.statements import names_of
+from pidsl.analysis.verdict import soon
 from pidsl.analysis.ways import Asked, Kind, NotMine, Way
 from pidsl.errors import PidslError, TooHardError
 from pidsl.language.terms import Halo, Neighborhood, Pairs, Term, walk
@@ -175,7 +176,7 @@ def _tried(way: Way, asked: Asked) -> Bound | str:
         return f"a formula was found and thrown away, it is wrong: {why}"
     if way.confirmed == "always" or (way.confirmed and _divides(found)):
         try:
-            with smt.patience(QUESTIONS):
+            with smt.patience(QUESTIONS), soon():
                 verdict = verdict_of(found)
         except PidslError as e:
             return said(e)

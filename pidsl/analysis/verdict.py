@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -25,3 +27,21 @@ class Verdict:
 def failed(why: str, *steps: str) -> Verdict:
     """What could not be verified, after what could."""
     return Verdict(False, steps, why)
+
+
+_soon: list[bool] = [False]
+
+
+@contextmanager
+def soon() -> Iterator[None]:
+    """Inside, a statement is verified that was found just now, and compared with masks: not with more of them."""
+    _soon.append(True)
+    try:
+        yield
+    finally:
+        _soon.pop()
+
+
+def is_soon() -> bool:
+    """Whether comparisons at further sizes are left to a later check."""
+    return _soon[-1]

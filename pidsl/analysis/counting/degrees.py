@@ -61,10 +61,16 @@ def _written(part: Progression) -> sympy.Expr:
         each = [(pieces.plain(f), here) for here, f in size.get_pieces()]
     found = sympy.Integer(0)
     for expr, here in each:
-        if not here.is_equal(rows):
+        if not (here.is_equal(rows) or _is_none(expr, rows - here)):
             expr = sympy.Piecewise((expr, _tidy(pieces.membership(here.gist(rows)))), (0, True), evaluate=False)
         found += expr
     return found
+
+
+def _is_none(expr: sympy.Expr, where: isl.Set) -> bool:
+    """Whether a formula is 0 somewhere by itself."""
+    there = function(expr, ("n", "i")).intersect_domain(where)
+    return bool((where - there.domain()).is_empty() and there.ne_set(there - there).is_empty())
 
 
 def _tidy(condition: Any) -> Any:

@@ -34,6 +34,7 @@ from pidsl.analysis.formulas.smtlib import (
     declared,
     expanded,
     quotient,
+    used,
     written,
 )
 from pidsl.analysis.formulas.words import CeilLog, internal
@@ -86,7 +87,7 @@ class Prover:
     Attributes:
         steps: names of what was proved.
         definitions: what obligations are stated with.
-        heading: what is proved, at the top of each script.
+        heading: what is proved, at the top of the first script.
         scripts: SMT-LIB scripts, each expected to be `unsat`; none, unless inside of `writing`.
         failure: the first obligation that could not be proved, "" so far.
     """
@@ -143,7 +144,7 @@ class Prover:
         Where z3 decides it as a whole, or refutes it, the script of the whole is enough.
         """
         about, contrary = _whole(o, self.definitions)
-        start = f"{_comment(self.heading)}; {o.name}"
+        start = f"{'' if self.scripts else _comment(self.heading)}; {o.name}"
         whole = f"{start}, as a whole\n{about}{contrary}(check-sat)\n"
         if not cases or _answer(whole, RESOURCES, fresh=True)[0] == "unsat":
             self.scripts.append(whole)
@@ -292,7 +293,7 @@ def _script(conditions: Sequence[Condition]) -> str:
 def _whole(o: Obligation, definitions: Iterable[Definition]) -> tuple[str, str]:
     """An obligation as a script: its conditions, after definitions of what it is stated with, and its contrary."""
     parts = (*o.conditions, o.conclusion)
-    plain = [expanded(x, definitions) for x in parts]
+    plain, definitions = [expanded(x, definitions) for x in parts], used(parts, definitions)
     inside = {p for d in definitions for p in d.parameters}
     free = {s for x in (*parts, *plain) for s in x.free_symbols}
     free |= {s for d in definitions for s in d.body.free_symbols - inside}

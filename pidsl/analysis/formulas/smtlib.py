@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import sympy
 from sympy.core.function import AppliedUndef
+from sympy.core.symbol import Str
 from sympy.logic.boolalg import BooleanFunction
 
 from pidsl.analysis.formulas.words import CeilLog
@@ -48,7 +49,7 @@ class Definition:
     >>> x, k = sympy.symbols("x k", integer=True)
     >>> near = Definition("near", (x,), x <= k)
     >>> near(k + 1), expanded(near(2 * k), [near])
-    (Applied(near, k + 1), k >= 2*k)
+    (Applied(near, k + 1), 2*k <= k)
     """
 
     name: str
@@ -62,7 +63,7 @@ class Definition:
     def __call__(self, *args: Any) -> Any:
         args = tuple(map(sympy.sympify, args))
         if self.is_condition:
-            return Applied(sympy.Symbol(self.name), *args)
+            return Applied(Str(self.name), *args)
         return sympy.Function(self.name, integer=True)(*args)
 
     def at(self, *args: Any) -> Any:
@@ -79,8 +80,14 @@ def expanded(x: Any, definitions: Iterable[Definition]) -> Any:
     return x
 
 
+def used(parts: Iterable[Any], definitions: Iterable[Definition]) -> tuple[Definition, ...]:
+    """The definitions that are applied somewhere."""
+    names = {_name(a) for x in parts for a in x.atoms(Applied, AppliedUndef)}
+    return tuple(d for d in definitions if d.name in names)
+
+
 def _name(a: Any) -> str:
-    return a.args[0].name if isinstance(a, Applied) else a.func.__name__
+    return str(a.args[0]) if isinstance(a, Applied) else a.func.__name__
 
 
 def _arguments(a: Any) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
@@ -12,7 +13,8 @@ import sympy
 from pidsl.analysis import dense
 from pidsl.analysis.bound import ANY, Bound, Certificate
 from pidsl.analysis.formulas.piecewise import Formula, chain, runs
-from pidsl.analysis.formulas.words import L, n
+from pidsl.analysis.formulas.words import L, n, value_of
+from pidsl.analysis.layers.gaps import turned, until_repeated
 from pidsl.analysis.layers.lag_formulas import in_n_and_l, lags_formula
 from pidsl.analysis.layers.lags import added, causal_lags, finite_lags, intervals, lag_sums, spread
 from pidsl.analysis.layers.stacks import WHOLE, stack
@@ -21,6 +23,7 @@ from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import convex_parts, least, limited, read_map, read_set
+from pidsl.relation.oracle import dense_mask
 
 RULE = "sums of lags"
 WIDEST = 256  # lags from end to end that look both ways
@@ -29,6 +32,7 @@ RUNS = 8  # of sums, and layers that have sums of their own, for a formula in n 
 LAYERS = 64  # after which sums of lags on both sides are regular
 DENSE = 1 << 22  # the largest sum of infinitely many lags that is looked at
 BRANCHES = 24
+SHORT, WORK = 20, 1e8  # so many fewer tokens are tried by masks, and multiplications for each
 OPERATIONS = 80_000  # for a formula in n and L
 READABLE = 60  # operations of one, where a shorter one holds for long sequences
 Facts = tuple[tuple[str, Any], ...]
@@ -52,7 +56,8 @@ def reach(asked: Asked) -> Bound:
     try:
         expr, facts = _for_all(q.quantity, start, lags)
         if expr.count_ops() <= READABLE:
-            return _bound(asked, expr, (sympy.Ge(L, 0), sympy.Ge(n, start)), (("regular", start), *facts))
+            from_ = _from(expr, q.quantity, term, start)
+            return _bound(asked, expr, (sympy.Ge(L, 0), sympy.Ge(n, from_)), (("regular", start), *facts))
     except TooHardError:
         if q.quantity == "contiguous":
             raise
@@ -179,6 +184,18 @@ def _for_all(quantity: str, start: int, lags: Intervals) -> tuple[sympy.Expr, Fa
             _farthest(sums) if quantity == "farthest" and sums.least == sums.first == 0 and sums.step == 1 else None
         )
         return in_n_and_l(quantity, sums.lags(early), where, simple), _facts(sums)
+
+
+def _from(expr: sympy.Expr, quantity: str, term: Term, start: int) -> int:
+    """The n from which on a formula for n >= start is right, by masks of the n before."""
+    measure: Callable[[dense.Bools], int | None] = dense.farthest_in if quantity == "farthest" else dense.contiguous_in
+    for tokens in range(start - 1, max(0, start - SHORT), -1):
+        values, again = until_repeated(dense_mask(term, tokens), measure, tokens - 1, WORK)
+        for layers in range(2 * len(values) + tokens):
+            known = values[turned(layers, again, len(values) - again)]
+            if value_of(expr, {n: tokens, L: layers}) != (-math.inf if known is None else known):
+                return tokens + 1
+    return max(1, start - SHORT + 1)
 
 
 def _farthest(sums: Sums) -> sympy.Expr:

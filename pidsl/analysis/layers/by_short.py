@@ -16,9 +16,9 @@ from pidsl.analysis.formulas.piecewise import Formula
 from pidsl.analysis.formulas.plane import Affine, of_isl
 from pidsl.analysis.formulas.words import L, n
 from pidsl.analysis.layers.by_values import PERIODS, fitted
-from pidsl.analysis.layers.gaps import Gaps, Masks, depth_in, gaps_of, leaves, until_repeated
+from pidsl.analysis.layers.gaps import Gaps, Masks, depth_in, gaps_of, leaves, turned, until_repeated
 from pidsl.analysis.layers.stacks import square, stack
-from pidsl.analysis.layers.turns import by_number, turned
+from pidsl.analysis.layers.turns import by_number
 from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term

@@ -10,19 +10,22 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis.bound import ANY, Bound
-from pidsl.analysis.dense import is_depth
+from pidsl.analysis.dense import Bools, contiguous_in, farthest_in, is_depth
 from pidsl.analysis.formulas.piecewise import region, stated
 from pidsl.analysis.formulas.words import L, n, value_of
 from pidsl.analysis.layers import judged
+from pidsl.analysis.layers.gaps import until_repeated
 from pidsl.analysis.layers.judged import whole
 from pidsl.analysis.layers.stacks import WHOLE
 from pidsl.analysis.layers.sums import Intervals, Staircase, Sums, both_ways, merged, mirrored, normal
 from pidsl.analysis.verdict import Verdict, failed
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
-from pidsl.relation.isl import coalesced, disjoint, least, limited, read_map, read_set
+from pidsl.relation.isl import CONTEXT, coalesced, disjoint, least, limited, read_map, read_set
+from pidsl.relation.oracle import dense_mask
 
 MOST = 4_000_000  # additions of intervals
+SHORT, WORK = 20, 4e8  # so many tokens fewer may be looked at by masks, and multiplications for each
 LARGEST = 1 << 24  # sums that are looked at
 
 
@@ -250,8 +253,13 @@ def _check_any(bound: Bound) -> Verdict:
         right = bound.quantity == "farthest" and bound.expr == largest * L and where.is_subset(beyond)
         return judged.verdict("" if right else f"not {largest} L for n beyond all lags", "no lag is longer")
     start = _from(parts, start)
-    if not where.is_subset(read_set(f"[n, L] -> {{ : L >= 0 and n >= {start} }}")):
+    if not where.is_subset(read_set(f"[n, L] -> {{ : L >= 0 and n >= {max(1, start - SHORT)} }}")):
         return failed(f"claimed for n < {start}")
+    for tokens in range(max(1, start - SHORT), start):
+        here = where & read_set(f"[n, L] -> {{ : n = {tokens} }}")
+        if not here.is_empty() and judged.differs(stated(bound.expr, here, ("n", "L")), _by_masks(bound, tokens), here):
+            return failed(f"{tokens} tokens: other values")
+    where = where & read_set(f"[n, L] -> {{ : n >= {start} }}")
     lags = read_set("[n, L] -> { [d] : d = 0 and L = 0 }")
     if parts:
         sums, early = verified_sums(parts, fact)
@@ -259,6 +267,16 @@ def _check_any(bound: Bound) -> Verdict:
     lags, missing = lags & read_set("[n] -> { [d] : -n < d < n }"), read_set("[n] -> { [d] : 0 <= d < n }") - lags
     failure = judged.not_reach(bound.quantity, lags, missing, bound.expr, where)
     return judged.verdict(failure, "sums of lags", "induction on L", "compared for all n and L")
+
+
+def _by_masks(bound: Bound, tokens: int) -> isl.PwAff:
+    """The quantity of so many tokens for every L, as `[n, L] -> { [value] }`, by masks until they repeat."""
+    measure: Callable[[Bools], int | None] = farthest_in if bound.quantity == "farthest" else contiguous_in
+    values, again = until_repeated(dense_mask(bound.term, tokens), measure, tokens - 1, WORK)
+    turn = f"mod {len(values) - again} = 0 and L >= {again}"
+    when = [f"L = {k}" if k < again else f"(L - {k}) {turn}" for k in range(len(values))]
+    pieces = [f"[({value})] : {here}" for value, here in zip(values, when, strict=True) if value is not None]
+    return isl.PwAff.read_from_str(CONTEXT, f"[n, L] -> {{ {'; '.join(pieces) or '[(0)] : 1 = 0'} }}")
 
 
 def _from(parts: Intervals, regular: int) -> int:

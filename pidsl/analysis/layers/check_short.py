@@ -12,9 +12,9 @@ from pidsl.analysis.bound import ANY, Bound, restated
 from pidsl.analysis.dense import contiguous_in, farthest_in, times
 from pidsl.analysis.formulas.words import L, holds
 from pidsl.analysis.layers.by_values import Claim
-from pidsl.analysis.layers.gaps import Gaps, Masks, depth_in, gaps_of, leaves, until_repeated
+from pidsl.analysis.layers.gaps import Gaps, Masks, depth_in, gaps_of, leaves, turned, until_repeated
 from pidsl.analysis.layers.judged import layer, terms_of, whole
-from pidsl.analysis.layers.turns import numbers_of, turned, turns_of
+from pidsl.analysis.layers.turns import numbers_of, turns_of
 from pidsl.analysis.verdict import Verdict, failed
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term

@@ -100,6 +100,11 @@ def _factors(term: Term) -> Iterator[Term]:
             yield term
 
 
+def turned(layers: int, first: int, period: int) -> int:
+    """The number of layers below `first + period` that connects the same."""
+    return layers if layers < first else first + (layers - first) % period
+
+
 def until_repeated(
     layer: Bools, measure: Callable[[Bools], int | None], most: int, work: float
 ) -> tuple[list[int | None], int]:

@@ -13,14 +13,10 @@ from pidsl.analysis.formulas.words import L, holds
 from pidsl.errors import TooHardError
 
 
-def turned(layers: int, first: int, period: int) -> int:
-    """The number of layers below `first + period` that connects the same."""
-    return layers if layers < first else first + (layers - first) % period
-
-
 def by_number(formulas: Sequence[Formula], first: int, period: int) -> tuple[sympy.Expr, int]:
     """A formula in L from one for each number of layers below `first + period`, and the first n that it is for.
 
+    >>> from pidsl.analysis.formulas.words import n
     >>> by_number([Formula(n * 0), Formula(n - 1), Formula(n - 2)], 1, 2)[0]
     Piecewise((0, Eq(L, 0)), (n - 1, Eq(Mod(L + 1, 2), 0)), (n - 2, True))
     """

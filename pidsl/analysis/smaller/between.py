@@ -112,6 +112,11 @@ def levels(term: Term) -> Levels | None:
     return Levels(size, _between(term, size, Causal()) - own, whole & own, after & own)
 
 
+def _inside(term: Term) -> dict[str, Term]:
+    """The terms that a term is made of, by field."""
+    return {name: x for name in term.__match_args__ if isinstance(x := getattr(term, name), Term)}
+
+
 def _size(term: Term) -> int | None:
     """The largest blocks that a term can be read on, 0 where any do; None if none do."""
     match term:
@@ -119,70 +124,35 @@ def _size(term: Term) -> int | None:
             return 0
         case Blocked(_, size) | Blocks(size):
             return cast(int, size)
-        case Union(a, b) | Intersection(a, b) | Difference(a, b) | SymmetricDifference(a, b):
-            return _common(_size(a), _size(b))
-        case Complement(a):
-            return _size(a)
-        case Compose(a, b) if not (_has_causal(a) or _has_causal(b)):
-            return _common(_size(a), _size(b))
-        case Transpose(a) if not _has_causal(a):
-            return _size(a)
-        case Power(a, layers) if not _has_causal(a) and cast(int, layers) >= 1:
-            return _size(a)
+        case Union() | Intersection() | Difference() | SymmetricDifference() | Complement():
+            pass
+        case Compose() | Transpose() | Power() if not _has_causal(term) and getattr(term, "layers", 1) != 0:
+            pass
         case _:
             return None
-
-
-def _common(a: int | None, b: int | None) -> int | None:
-    return None if a is None or b is None else gcd(a, b)
+    sizes = [_size(x) for x in _inside(term).values()]
+    return None if None in sizes else gcd(*cast(list[int], sizes))
 
 
 def _has_causal(term: Term) -> bool:
     """Whether a term is causal by itself, not between blocks."""
-    match term:
-        case Causal():
-            return True
-        case Union(a, b) | Intersection(a, b) | Difference(a, b) | SymmetricDifference(a, b) | Compose(a, b):
-            return _has_causal(a) or _has_causal(b)
-        case Complement(a) | Transpose(a) | Power(a, _):
-            return _has_causal(a)
-        case _:
-            return False
+    return isinstance(term, Causal) or (
+        not isinstance(term, Blocked) and any(_has_causal(x) for x in _inside(term).values())
+    )
 
 
 def _between(term: Term, size: int, causal: Term) -> Term:
     """The term with a token per block, and `causal` for what depends on the place within blocks."""
-
-    def inner(x: Term) -> Term:
-        return _between(x, size, causal)
-
     match term:
         case Causal():
             return causal
-        case Full() | Empty():
-            return term
         case Blocked(a, own):
             return a if own == size else Blocked(a, cast(int, own) // size)
         case Blocks(own):
             return Blocks(cast(int, own) // size)
-        case Union(a, b):
-            return inner(a) | inner(b)
-        case Intersection(a, b):
-            return inner(a) & inner(b)
-        case Difference(a, b):
-            return inner(a) - inner(b)
-        case SymmetricDifference(a, b):
-            return inner(a) ^ inner(b)
-        case Complement(a):
-            return ~inner(a)
-        case Compose(a, b):
-            return inner(a) @ inner(b)
-        case Transpose(a):
-            return inner(a).T
-        case Power(a, layers):
-            return inner(a) ** layers
         case _:
-            raise AssertionError(term)
+            inside = {name: _between(x, size, causal) for name, x in _inside(term).items()}
+            return cast(Term, replace(cast(Any, term), **inside))
 
 
 # -- what is asked between blocks, and what it says about tokens -------------------------------------------------------

@@ -6,8 +6,9 @@ the axes are as after some fewer, sooner or later: so what L layers do is known 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import groupby, pairwise
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, islice, pairwise
 from math import prod
 from typing import Any
 
@@ -21,7 +22,6 @@ from pidsl.analysis.formulas.words import L, Periodic, i, n, symbol
 from pidsl.analysis.smaller.axes import Grid, Masks, grid_of
 from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import TooHardError
-from pidsl.relation.pieces import Ints
 
 METHOD = "whole grids"
 MANY = 256  # tokens of a grid of several axes, of which isl's operations take long
@@ -82,8 +82,10 @@ def _of_grid(asked: Asked, grid: Grid) -> Bound:
                 expr = _for_layers(grid, measure)
                 assumptions.append(sympy.Ge(L, 1))
             else:
-                assert isinstance(q.layers, int)
-                expr = sympy.sympify(measure(grid, _after(grid, q.layers)))
+                if not isinstance(q.layers, int) or q.layers < 1:
+                    raise NotMine
+                seen, _ = next(islice(_composed(grid), q.layers - 1, None))
+                expr = sympy.sympify(measure(grid, seen))
             if q.quantity == "contiguous":
                 expr = sympy.Piecewise((expr, sympy.Eq(n, grid.tokens)), (-1, True))
     certificate = Certificate(METHOD, (("shape", grid.shape),))
@@ -116,48 +118,34 @@ def steps(values: Sequence[int], x: sympy.Expr) -> sympy.Expr:
 Measure = Callable[[Grid, Masks], "int | sympy.Expr"]
 
 
-class _Layers:
-    """What more and more layers connect on each axis, at least one; a schedule begins again after its last."""
+def _composed(grid: Grid) -> Iterator[tuple[Masks, int]]:
+    """What 1, 2, ... layers connect on each axis, and how many layers before connected the same, 0 if none did.
 
-    def __init__(self, grid: Grid) -> None:
-        self.grid, self.seen, self.done, self.work = grid, grid.layers[0], 1, 0
-
-    def one_more(self) -> Masks:
-        self.work += sum(size**3 for size in self.grid.shape)
-        if self.work > WORK:
-            raise TooHardError(f"{self.done} layers of a grid of {self.grid.shape}", "fewer")
-        layer = self.grid.layers[self.done % len(self.grid.layers)]
-        self.seen = tuple(map(dense.times, layer, self.seen))
-        self.done += 1
-        return self.seen
-
-    def state(self) -> tuple[Any, ...]:
-        """What decides about all that follows."""
-        return (self.done % len(self.grid.layers), *(np.packbits(x).tobytes() for x in self.seen))
-
-
-def _after(grid: Grid, count: int) -> Masks:
-    if count < 1:
-        raise NotMine
-    layers = _Layers(grid)
-    while layers.done < count:
-        layers.one_more()
-    return layers.seen
+    A schedule begins again after its last layer.
+    """
+    past: dict[tuple[Any, ...], int] = {}
+    seen, work = grid.layers[0], 0
+    for done in itertools.count(1):
+        state = (done % len(grid.layers), *(np.packbits(x).tobytes() for x in seen))
+        yield seen, done - past.setdefault(state, done)
+        work += sum(size**3 for size in grid.shape)
+        if work > WORK:
+            raise TooHardError(f"{done} layers of a grid of {grid.shape}", "fewer")
+        seen = tuple(map(dense.times, grid.layers[done % len(grid.layers)], seen))
 
 
 def _for_layers(grid: Grid, measure: Measure) -> sympy.Expr:
     """The values after 1, 2, ... layers as a formula in L: those until layers repeat, which then do."""
-    layers, past, values = _Layers(grid), dict[Any, int](), list[Any]()
-    while (state := layers.state()) not in past:
-        past[state] = layers.done
-        values.append(measure(grid, layers.seen))
-        layers.one_more()
-    start = past[state] - 1
+    values: list[Any] = []
+    for seen, period in _composed(grid):
+        if period:
+            break
+        values.append(measure(grid, seen))
+    start = len(values) - period
     tail = values[start:]
     if len(set(tail)) == 1:
         return _listed([*values[:start], tail[0]])
-    turned = [tail[(k - start - 1) % len(tail)] for k in range(len(tail))]
-    late = Periodic(L, *turned)
+    late = Periodic(L, *(tail[(k - start - 1) % period] for k in range(period)))
     return late if start == 0 else sympy.Piecewise((_listed(values[:start]), start >= L), (late, True))
 
 
@@ -198,14 +186,13 @@ def _contiguous(grid: Grid, seen: Masks) -> int:
 
 
 def _depth(grid: Grid, of: Of) -> tuple[sympy.Expr, str]:
-    layers, past = _Layers(grid), set()
-    while not _connects(layers.seen, of):
-        if (state := layers.state()) in past:
-            return sympy.oo, "some pair stays out of reach of every number of layers"
-        past.add(state)
-        layers.one_more()
-    expr = sympy.Piecewise((layers.done, sympy.Eq(n, grid.tokens)), (sympy.oo, True))
-    return expr, "tokens behind the grid see nothing"
+    for done, (seen, period) in enumerate(_composed(grid), 1):
+        if _connects(seen, of):
+            expr = sympy.Piecewise((done, sympy.Eq(n, grid.tokens)), (sympy.oo, True))
+            return expr, "tokens behind the grid see nothing"
+        if period:
+            break
+    return sympy.oo, "some pair stays out of reach of every number of layers"
 
 
 def _connects(seen: Masks, of: Of) -> bool:
@@ -221,36 +208,26 @@ def _connects(seen: Masks, of: Of) -> bool:
 def _live(grid: Grid) -> sympy.Expr:
     """Keys up to t whose last query is after t.
 
-    The last query of a key is at the last position of each axis. So it is after t where it is after t on the first
-    axis, or level there and after t on the rest; and a key is up to t likewise. `level` are keys up to t, `all_` any.
+    The last query of a key is at the last position of each axis that attends it. It is after t where it is after t on
+    the first axis, or level with t there and after t on the others; and a key is up to t likewise. `live`, `after` and
+    `up_to` are, of the axes behind, keys up to t whose last query is after t, those whose last query is, and those up
+    to t; `alive` are all keys that some query attends.
     """
-    live: sympy.Expr = sympy.Integer(0)  # of the axes behind: keys up to t whose last query is after t
-    any_key: sympy.Expr = sympy.Integer(0)  # keys whose last query is after t
-    up_to: sympy.Expr = sympy.Integer(1)  # keys up to t
-    alive = 1  # keys that some query attends
+    live: sympy.Expr = sympy.Integer(0)
+    after, up_to, alive = live, sympy.Integer(1), 1
     for mask, at in reversed(list(zip(grid.layers[0], _positions(grid, t), strict=True))):
-        here = np.arange(len(mask))
-        last = np.where(mask.any(axis=0), len(mask) - 1 - mask[::-1].argmax(axis=0), -1)
-        own, before = last[:, None] - here[None], here[:, None] < here[None]  # [key, t]
+        here, some = np.arange(len(mask)), mask.any(axis=0)
+        last = np.where(some, len(mask) - 1 - mask[::-1].argmax(axis=0), -1)
+        gap, before = last[:, None] - here[None], here[:, None] < here[None]  # [key, t]
 
-        def count(keys: Any, at: sympy.Expr = at) -> sympy.Expr:
-            return steps([int(x) for x in keys], at)
+        def of(counts: Any, at: sympy.Expr = at) -> sympy.Expr:
+            return steps(counts.astype(int).tolist(), at)
 
         live = (
-            alive * count(((own > 0) & before).sum(axis=0)) + any_key * count(((own == 0) & before).sum(axis=0))
-            + count(np.diagonal(own) > 0) * up_to + count(np.diagonal(own) == 0) * live
+            alive * of(((gap > 0) & before).sum(axis=0)) + after * of(((gap == 0) & before).sum(axis=0))
+            + up_to * of(np.diagonal(gap) > 0) + live * of(np.diagonal(gap) == 0)
         )  # fmt: skip
-        any_key = alive * count((own > 0).sum(axis=0)) + any_key * count((own == 0).sum(axis=0))
-        up_to = alive_up_to(mask, at) * alive + _reached(mask, at) * up_to
-        alive *= int(mask.any(axis=0).sum())
+        after = alive * of((gap > 0).sum(axis=0)) + after * of((gap == 0).sum(axis=0))
+        up_to = alive * of(np.cumsum(some) - some) + up_to * of(some)
+        alive *= int(some.sum())
     return sympy.Piecewise((live, t < grid.tokens), (0, True))
-
-
-def alive_up_to(mask: Any, at: sympy.Expr) -> sympy.Expr:
-    """Keys before a position that some query attends."""
-    some: Ints = mask.any(axis=0).astype(np.int64)
-    return steps((np.cumsum(some) - some).tolist(), at)
-
-
-def _reached(mask: Any, at: sympy.Expr) -> sympy.Expr:
-    return steps(mask.any(axis=0).astype(np.int64).tolist(), at)

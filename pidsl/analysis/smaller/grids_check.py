@@ -8,7 +8,6 @@ about is counted token by token.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from math import lcm, prod
 from random import Random
@@ -22,7 +21,7 @@ from pidsl.analysis.dense import Bools
 from pidsl.analysis.formulas.agreement import shape_of
 from pidsl.analysis.formulas.evaluate import values_of
 from pidsl.analysis.formulas.words import L, i, n, symbol, value_of
-from pidsl.analysis.smaller.axes import shape_of_grid, strides_of
+from pidsl.analysis.smaller.axes import Grid, shape_of_grid, strides_of
 from pidsl.analysis.verdict import Verdict, failed
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
@@ -37,18 +36,6 @@ NEAR = 63  # lags among which one that is missing is looked for first
 WINDOWS = 400_000_000  # pairs of tokens that are looked at for the first that is missing
 t = symbol("t")
 Bits = list[list[int]]  # for each axis: the keys of each position
-
-
-@dataclass(frozen=True)
-class Axes:
-    """What layers of a grid are on each axis."""
-
-    shape: tuple[int, ...]
-    layers: tuple[tuple[Bools, ...], ...]
-
-    @property
-    def tokens(self) -> int:
-        return prod(self.shape)
 
 
 def check_grid(bound: Bound) -> Verdict:
@@ -70,7 +57,7 @@ def check_grid(bound: Bound) -> Verdict:
         if failure := _no_product(term, shape, masks):
             return failed(failure)
         layers.append(masks)
-    axes = Axes(shape, tuple(layers))
+    axes = Grid(shape, tuple(layers))
     steps = (f"masks of the {len(shape)} axes", f"the mask of a grid of {tokens} tokens is their product")
     failure = _differs(bound, axes)
     return failed(failure, *steps) if failure else Verdict(True, (*steps, "the formula is what they say"))
@@ -108,7 +95,7 @@ def _no_product(term: Term, shape: tuple[int, ...], masks: tuple[Bools, ...]) ->
     return ""
 
 
-def _differs(bound: Bound, axes: Axes) -> str:
+def _differs(bound: Bound, axes: Grid) -> str:
     """Why the formula is not what the axes say, "" if it is."""
     match bound.quantity:
         case "pairs" | "max degree" | "degree":
@@ -152,7 +139,7 @@ def _where(expr: sympy.Expr, condition: Any, other: object) -> sympy.Expr | None
     return expr.args[0][0] if expr.args[0][1] == condition else None
 
 
-def _live(axes: Axes) -> Ints:
+def _live(axes: Grid) -> Ints:
     """Keys up to t whose last query is after t, for every t of the grid."""
     none = axes.tokens
     last = np.zeros(1, dtype=np.int64)
@@ -169,7 +156,7 @@ def _live(axes: Axes) -> Ints:
 # -- layers ------------------------------------------------------------------------------------------------------------
 
 
-def _composed(axes: Axes) -> Iterator[tuple[int, Bits]]:
+def _composed(axes: Grid) -> Iterator[tuple[int, Bits]]:
     """What 1, 2, ... layers connect on each axis, and how many layers fewer connect the same, 0 if none."""
     keys = [[[np.flatnonzero(row).tolist() for row in mask] for mask in layer] for layer in axes.layers]
     seen: Bits = [[1 << p for p in range(size)] for size in axes.shape]
@@ -193,7 +180,7 @@ def _composed(axes: Axes) -> Iterator[tuple[int, Bits]]:
         yield done - past.setdefault(state, done), seen
 
 
-def _wrong_depth(bound: Bound, axes: Axes) -> str:
+def _wrong_depth(bound: Bound, axes: Grid) -> str:
     inside = _where(bound.expr, sympy.Eq(n, axes.tokens), sympy.oo)
     if inside is None or bound.question.of is None:
         return f"not a formula for n = {axes.tokens}, and oo for more"
@@ -218,7 +205,7 @@ def _connected(seen: Bits, shape: tuple[int, ...], of: str) -> bool:
     return True
 
 
-def _wrong_reach(bound: Bound, axes: Axes) -> str:
+def _wrong_reach(bound: Bound, axes: Grid) -> str:
     expr, layers = bound.expr, bound.question.layers
     if bound.quantity == "contiguous":
         inside = _where(expr, sympy.Eq(n, axes.tokens), -1)
@@ -240,7 +227,7 @@ def _wrong_reach(bound: Bound, axes: Axes) -> str:
     raise AssertionError
 
 
-def _farthest(axes: Axes, seen: Bits) -> float:
+def _farthest(axes: Grid, seen: Bits) -> float:
     """The largest lag on each axis, from the first key of each row of bits."""
     total = 0.0
     for rows, stride in zip(seen, strides_of(axes.shape), strict=True):
@@ -249,7 +236,7 @@ def _farthest(axes: Axes, seen: Bits) -> float:
     return total
 
 
-def _contiguous(axes: Axes, seen: Bits) -> int:
+def _contiguous(axes: Grid, seen: Bits) -> int:
     """The least number of predecessors, in a row from itself on, that a token which misses one before sees."""
     tokens = axes.tokens
     if all(row == (1 << len(rows)) - 1 for rows in seen for row in rows):

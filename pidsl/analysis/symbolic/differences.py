@@ -32,16 +32,28 @@ SIDES: dict[str, Callable[[sympy.Expr], Condition]] = {
 """What is claimed of a formula minus the quantity that it bounds."""
 
 
-def _checker(obligations: Callable[[Bound, Conditions, Definition], Iterator[Obligation]]) -> Callable[..., Verdict]:
-    """A checker from the obligations of a statement, under all that is assumed, with the formula by name."""
+Obligations = Callable[[Bound, Conditions, Definition, Definition], Iterator[Obligation]]
+
+
+def _checker(obligations: Obligations) -> Callable[[Bound], Verdict]:
+    """A checker from the obligations of a statement, under all that is assumed, with the formula and the term by name.
+
+    The term is a condition on a lag, or on a query and a key where more matters.
+    """
 
     @wraps(obligations)
     def check(bound: Bound) -> Verdict:
         given = tuple(dict.fromkeys((*domain(bound.term), *bound.assumptions)))
         formula = Definition("formula", (i, n) if bound.quantity == "degree" else (n,), bound.expr)
-        prover = Prover(definitions=(formula,), heading=str(bound))
         try:
-            for o in obligations(bound, given, formula):
+            term = Definition("attends", (i, j), attends(bound.term, i, j))
+            if bound.method != "corners" and bound.quantity != "max degree":
+                term = Definition("attends", (LAG,), holds_at(bound.term, LAG))
+        except NotByLag as e:
+            return failed(str(e))
+        prover = Prover(definitions=(formula, term), heading=str(bound))
+        try:
+            for o in obligations(bound, given, formula, term):
                 if not prover.prove(o):
                     break
         except NotByLag as e:
@@ -55,8 +67,6 @@ def _checker(obligations: Callable[[Bound, Conditions, Definition], Iterator[Obl
 
 def indicator(condition: Condition) -> sympy.Expr:
     """1 where the condition holds, else 0."""
-    if condition in (sympy.true, sympy.false):
-        return sympy.Integer(int(condition == sympy.true))
     return sympy.Piecewise((1, condition), (0, True))
 
 
@@ -68,43 +78,42 @@ def _every_n(given: Conditions) -> Conditions:
 
 
 @_checker
-def check_pairs(bound: Bound, given: Conditions, formula: Definition) -> Iterator[Obligation]:
+def check_pairs(bound: Bound, given: Conditions, formula: Definition, term: Definition) -> Iterator[Obligation]:
     """Verify the pairs of what the lag decides, by second differences."""
     known, compare = _every_n(given), SIDES[bound.relation]
-    gained = {d: indicator(holds_at(bound.term, d)) for d in (sympy.Integer(0), n + 1, -n - 1)}
+    first, ahead, behind = (indicator(term(d)) for d in (0, n + 1, -n - 1))
     yield Obligation("no token, no pair", known, IsZero(formula(0)))
-    yield Obligation("one token", known, compare(formula(1) - gained[sympy.Integer(0)]))
-    second = formula(n + 2) - 2 * formula(n + 1) + formula(n) - gained[n + 1] - gained[-n - 1]
-    split = split_by_divisor(n, bound.expr, gained[n + 1])
+    yield Obligation("one token", known, compare(formula(1) - first))
+    second = formula(n + 2) - 2 * formula(n + 1) + formula(n) - ahead - behind
+    split = split_by_divisor(n, bound.expr, term.at(n + 1))
     yield Obligation("second difference = keys gained", (*known, n >= 0), compare(second), split)
 
 
 @_checker
-def check_degree(bound: Bound, given: Conditions, formula: Definition) -> Iterator[Obligation]:
+def check_degree(bound: Bound, given: Conditions, formula: Definition, term: Definition) -> Iterator[Obligation]:
     """Verify the degrees of what the lag decides, by first differences."""
     rows = (i >= 0, i < n)
     known, compare = tuple(c for c in given if not c.free_symbols & {i, n}), SIDES[bound.relation]
-    first, ahead, behind = (indicator(holds_at(bound.term, d)) for d in (sympy.Integer(0), i + 1, i - n))
+    first, ahead, behind = (indicator(term(d)) for d in (0, i + 1, i - n))
     yield from (Obligation(f"assumed: {c}", given, c) for c in rows if c not in given)
     yield Obligation("one token", known, compare(formula(0, 1) - first))
     later = formula(i + 1, n + 1) - formula(i, n) - ahead
-    split = split_by_divisor(i, ahead, bound.expr.subs(n, i))
+    split = split_by_divisor(i, term.at(i + 1), bound.expr.subs(n, i))
     yield Obligation("one more token before the query", (*known, *rows), compare(later), split)
     longer = formula(i, n + 1) - formula(i, n) - behind
     x = internal("x")  # n - 1 - i tokens come after the query
     moved = {n: x + 1 + i}
     conditions = tuple(c.subs(moved) for c in (*known, *rows))
-    split = split_by_divisor(x, behind.subs(moved), bound.expr.subs(moved).subs(i, 0))
+    split = split_by_divisor(x, term.at(-x - 1), bound.expr.subs(moved).subs(i, 0))
     yield Obligation("one more token after the query", conditions, compare(longer.subs(moved)), split)
 
 
 @_checker
-def check_corners(bound: Bound, given: Conditions, formula: Definition) -> Iterator[Obligation]:
+def check_corners(bound: Bound, given: Conditions, formula: Definition, term: Definition) -> Iterator[Obligation]:
     """Verify that the term is a sum of corners, what is in a corner, and that the formula is the sum."""
     corners = [(w, f, d, shape_from(shape)) for w, f, d, shape in bound.certificate.fact("corners")]
     known = tuple(c for c in given if not c.free_symbols & {i, n})
     pair = (*known, i >= 0, i < n, j >= 0, j < n)
-    term = Definition("attends", (i, j), attends(bound.term, i, j))
     for end in dict.fromkeys(x for _, f, d, _ in corners for x in (f, d)):
         if end not in (n, sympy.Integer(0)):
             yield Obligation(f"{end} is an end", (*known, n >= 0), sympy.And(end >= 0, end <= n))
@@ -112,7 +121,7 @@ def check_corners(bound: Bound, given: Conditions, formula: Definition) -> Itera
     for w, f, d, shape in corners:
         ends = (a < end for a, end in ((i, f), (j, d)) if end != n)
         counted += [sympy.Integer(w), sympy.And(*ends, shape.inside(i, j))]
-    is_sum = Count(sympy.Integer(-1), term.body, *counted)
+    is_sum = Count(sympy.Integer(-1), term(i, j), *counted)
     yield Obligation("the term is the sum of its corners", pair, is_sum)
     shapes = [shape for *_, shape in corners]
     yield from dict.fromkeys(o for shape in shapes for o in shape.keys_counted(known))
@@ -130,7 +139,7 @@ def check_corners(bound: Bound, given: Conditions, formula: Definition) -> Itera
 
 
 @_checker
-def check_largest(bound: Bound, given: Conditions, formula: Definition) -> Iterator[Obligation]:
+def check_largest(bound: Bound, given: Conditions, formula: Definition, term: Definition) -> Iterator[Obligation]:
     """Verify the largest degree from the degree of each query: that of one, up to which they rise, and fall then."""
     (premise,) = bound.certificate.premises
     of, at = premise.question, bound.certificate.fact("query")

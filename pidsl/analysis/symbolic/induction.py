@@ -92,7 +92,8 @@ class _Proof:
                     prover.prove(made)
                     proved.add(made)
                 conditions.append(lemma if set(when) <= {*conditions} else Or(*map(Not, when), lemma))
-            prover.prove(Obligation(claim.name, (*self.known, *conditions), self.moved(claim.conclusion, claim)))
+            given = tuple(dict.fromkeys((*self.known, *conditions)))
+            prover.prove(Obligation(claim.name, given, self.moved(claim.conclusion, claim)))
         return prover.verdict()
 
     # -- what is given ---------------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ class _Proof:
             return c
         lags = {I: A + B, M: B, J: sympy.Integer(0)} if claim.key == "longer" else {I: X, J: sympy.Integer(0)}
         names = {d.name: d for d in self.definitions[:3]}
-        applied = {a: names[a.args[0].name](a.args[1] - a.args[2], *a.args[3:]) for a in c.atoms(Applied)}
+        applied = {a: names[str(a.args[0])](a.args[1] - a.args[2], *a.args[3:]) for a in c.atoms(Applied)}
         return c.xreplace(applied).subs(lags, simultaneous=True)
 
     def ranges(self, tokens: tuple[sympy.Symbol, ...]) -> Conditions:
@@ -174,7 +175,8 @@ class _Proof:
         cases = tuple(cases)
         if all(when != sympy.true for when, *_ in cases):
             every = Or(*(when for when, *_ in cases))
-            yield _Claim(claim.key, f"{claim.name}: no other case", claim.conditions, every, claim.within)
+            if every != sympy.true:
+                yield _Claim(claim.key, f"{claim.name}: no other case", claim.conditions, every, claim.within)
         for when, *rest in cases:
             conditions = (*claim.conditions, *(() if when == sympy.true else sympy.And.make_args(when)))
             yield _Claim(claim.key, claim.name, conditions, conclude(*rest), claim.within)

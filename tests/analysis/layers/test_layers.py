@@ -20,7 +20,8 @@ from pidsl.analysis.dense import contiguous_in, farthest_in, times
 from pidsl.analysis.formulas.piecewise import Formula
 from pidsl.analysis.formulas.words import L, n
 from pidsl.analysis.layers import by_short
-from pidsl.analysis.layers.turns import by_number, numbers_of, turned
+from pidsl.analysis.layers.gaps import turned
+from pidsl.analysis.layers.turns import by_number, numbers_of
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.oracle import dense_mask

@@ -13,7 +13,7 @@ import pidsl
 from pidsl import blocks, lags, queries, ring, stride, where, window
 from pidsl.analysis import dense as matrices
 from pidsl.analysis import questions as ask
-from pidsl.analysis.bound import Bound, exact
+from pidsl.analysis.bound import Bound, exact, restated
 from pidsl.analysis.dense import Of
 from pidsl.analysis.formulas.words import n
 from pidsl.analysis.layers import by_lags, by_short

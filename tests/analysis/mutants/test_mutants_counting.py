@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -194,7 +195,7 @@ FAULTS = [
     Fault(grids, "_connects", lambda right: lambda seen, of: all(x.any(axis=1).all() for x in seen),
           depth(GRID, SQUARE)),
     Fault(grids, "_live", changed(lambda f: f.subs(grids.t, grids.t + 1)), live(GRID, HALO)),
-    Fault(grids, "_after", lambda right: lambda grid, count: right(grid, count + 1), reach(GRID)),
+    Fault(grids, "_composed", lambda right: lambda grid: islice(right(grid), 1, None), (*reach(GRID), *depth(GRID))),
     Fault(evaluate, "values_of", changed(lambda found: (found[0] + 1, *found[1:])),
           (*COUNTS[:2], *rows(MIXED), *GRIDS[:2])),
 ]  # fmt: skip

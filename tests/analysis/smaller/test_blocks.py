@@ -92,7 +92,7 @@ def test_counts_are_those_of_masks(term: Term) -> None:
 
 
 @given(between_blocks(1))
-@few
+@settings(few, max_examples=max(1, settings.default.max_examples // 10))
 def test_what_is_claimed_is_verified_and_tampering_is_found(term: Term) -> None:
     for bound in by_blocks(term):
         verdict = bound.proof.verdict()
@@ -169,7 +169,7 @@ def test_formulas_of_blocks_as_those_of_tokens(expr: sympy.Expr) -> None:
 
 
 @given(between_blocks(1), st.integers(1, 3))
-@few
+@settings(few, max_examples=max(1, settings.default.max_examples // 20))
 def test_layers_between_blocks_are_those_of_masks(term: Term, layers: int) -> None:
     found = levels(term)
     for quantity, measure in (("farthest", dense.farthest_in), ("contiguous", dense.contiguous_in)):
