@@ -1,8 +1,8 @@
 """Formulas against dense masks, at sizes that no derivation has looked at.
 
 A derivation and its checker can share a mistake, or a library below them can: the masks share nothing with either. So
-every formula is compared with them before a question returns it (`portfolio.tried`), and again, at other sizes, when its
-proof is checked (`rules.verdict_of`): at random lengths, just past the numbers where its cases change, and for some
+every formula is compared with them before a question returns it (`portfolio.tried`), and again, at other sizes, when
+its proof is checked (`rules.verdict_of`): at random lengths, just past the numbers where its cases change, and for some
 values of its symbols, the least that are admitted among them. What the masks of a few hundred tokens do not show is
 left to the proof.
 """
