@@ -461,8 +461,6 @@ def too_short() -> Any:
     return patch(sys.modules["pidsl.demo.text"], "LEAST", 10**12, standard_library)
 
 
-
-
 def no_loop(module: Any, action: Action) -> Any:
     def refuse(*_: Any) -> Any:
         raise module.NoLoop("a loop of another form")

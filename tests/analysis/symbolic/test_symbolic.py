@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -21,10 +22,10 @@ from pidsl.analysis.bound import Bound
 from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.assume import conditions
-from pidsl.analysis.formulas.words import CeilLog, Periodic, Table, floor_div, symbol, value_of
+from pidsl.analysis.formulas.words import CeilLog, Periodic, Table, floor_div, holds, symbol, value_of
 from pidsl.analysis.schedules import BaseSchedule, SkipSchedule
 from pidsl.analysis.symbolic import lag_reach
-from pidsl.analysis.symbolic.definition import holds_at
+from pidsl.analysis.symbolic.definition import first_layer, holds_at, layer_at
 
 k, p, q, s = symbols("k p q s")
 K, P, N, L = (symbol(name) for name in "kpnL")
@@ -338,6 +339,69 @@ def test_another_solver_refutes_a_tampered_statement(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(against_masks, "refutation", lambda bound, purpose: "")
     with smt.writing():
         assert "sat" in cvc5_answers(wrong.proof.verdict().smtlib)
+
+
+@pytest.mark.parametrize("wrong", [lambda e: e + 1, lambda e: e - 1, lambda e: 2 * e])
+def test_a_script_of_a_wrong_depth_does_not_pass(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(against_masks, "refutation", lambda bound, purpose: "")
+    bound = window(k).depth()
+    scripts = bound.proof.to_smtlib()
+    assert scripts.startswith(f"; {bound.name} of {bound.subject}") and "(define-fun attends " in scripts
+    with smt.writing():
+        verdict = replace(bound, expr=wrong(bound.expr)).proof.verdict()
+    assert not verdict.holds and "sat" in cvc5_answers(verdict.smtlib)
+
+
+def test_scripts_name_what_they_are_about() -> None:
+    odd = symbols("attends")
+    bound = (window(odd) | lags(k)).farthest()
+    scripts = bound.proof.to_smtlib()
+    assert "(define-fun attends! " in scripts and "(define-fun formula ((n Int) (L Int)) Int (* L k))" in scripts
+    assert set(cvc5_answers(scripts)) == {"unsat"}
+    comb = (COMB | window(3)).degree().of_query
+    with smt.writing():
+        assert "cases that follow" in comb.proof.verdict().smtlib or comb.proof.check()
+
+
+@pytest.mark.parametrize("rule", [BaseSchedule(p), SkipSchedule(k, p), SkipSchedule(k, p, 2)], ids=repr)
+def test_the_layers_of_rules_are_as_defined(rule: Any) -> None:
+    d, (small, large) = symbol("d"), ((2, 3), (3, 7))
+    for numbers in ({"k": small[0], "p": small[1]}, {"k": large[0], "p": large[1]}):
+        own = {name: numbers[name] for name in rule.symbols}
+        at = {symbol(name): value for name, value in own.items()}
+        for layer in range(6):
+            mask = rule.bind(**own).layer(layer).mask(40)
+            where = first_layer(rule, d) if layer == 0 else layer_at(rule, d)
+            assert all(holds(where, {**at, L: layer, d: lag}) == mask[39, 39 - lag] for lag in range(40))
+
+
+BETWEEN = [
+    window(s).blocked(k) & causal, blocks(k) & causal | keys(0, s) & causal, blocks(k) | window(s),
+    window(1, 1).blocked(k), window(k) | window(1).blocked(s) & causal | keys(0, p),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("term", BETWEEN, ids=repr)
+def test_live_keys_between_blocks(term: Any) -> None:
+    bound = term.live()
+    assert bound.is_exact and bound.proof.check(), bound.proof.verdict().failure
+    assert not replace(bound, expr=bound.expr + 1).proof.check()
+    for numbers in ({"k": 3, "s": 2, "p": 4}, {"k": 1, "s": 5, "p": 2}):
+        own = {name: numbers[name] for name in term.symbols}
+        mask = term.bind(**own).mask(60)
+        for t in range(14):
+            assert bound(t=t, **own) == mask[t + 1 :, : t + 1].any(0).sum()
+
+
+def test_the_largest_degree_of_what_looks_at_more_than_the_lag() -> None:
+    for term in (window(k, k), window(k, k) | keys(0, p), window(k) | keys(0, s) & causal, blocks(k) & causal):
+        bound = term.degree().maximum
+        assert bound.is_exact and bound.proof.check(), bound.proof.verdict().failure
+        assert not replace(bound, expr=bound.expr + 1).proof.check()
+        assert not replace(bound, expr=bound.expr - 1).proof.check()
+        for numbers, n in itertools.product(({"k": 3, "s": 2, "p": 4}, {"k": 1, "s": 0, "p": 1}), (1, 2, 9, 20)):
+            own = {name: numbers[name] for name in term.symbols}
+            assert bound(n=n, **own) == term.bind(**own).mask(n).sum(1).max()
 
 
 @pytest.mark.parametrize("text", ["p < k", "k > 3, k < 2", "n < 0"])
