@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import islice
 from typing import Any
 
@@ -31,6 +32,7 @@ from pidsl.analysis.counting import (
 )
 from pidsl.analysis.formulas import evaluate, plane, quasi
 from pidsl.analysis.formulas.words import n
+from pidsl.analysis.rules import RULES
 from pidsl.analysis.smaller import axes, between, block_keys, blocks, grids
 from pidsl.analysis.ways import Asked, NotMine, Way
 from pidsl.errors import PidslError
@@ -251,6 +253,12 @@ INNER: dict[Question, Bound] = {}  # what is known between blocks, found without
 
 def asked_before(question: Question, assume: Any = ()) -> Bound:
     return INNER.get(question) or INNER.setdefault(question, portfolio.answer(question))
+
+
+for way in (way for ways in portfolio.WAYS.values() for way in ways):  # what is imported later would keep a fault
+    import_module(f"pidsl.analysis.{way.finder.partition(':')[0]}")
+for rule in RULES.values():
+    import_module(rule.checker.partition(":")[0])
 
 
 @pytest.fixture(autouse=True)
