@@ -133,7 +133,7 @@ FAULTS = [
     Fault(lattice, "_chambers", changed(halved), COUNTS),
     Fault(lattice, "_chambers", changed(lambda c: Chambers((0,), c.period)), COUNTS),
     Fault(lattice, "_chambers", changed(lambda c: Chambers(c.starts, 1)), COUNTS),
-    Fault(lattice, "by_length", changed(lambda found: found and (found[0], found[1] - found[1])), pairs(ENDS, WHOLE)),
+    Fault(lattice, "by_length", changed(lambda found: found and (found[0], found[1] - found[1])), pairs(pidsl.window(2, 3), pidsl.full)),
     Fault(lattice, "by_length", changed(lambda found: found and (found[0], found[0])), pairs(WINDOW, MIXED)),
     Fault(quasi, "interpolate", changed(off_by_one), COUNTS),
     Fault(quasi, "interpolate", changed(lambda q: replace(q, constant=(*q.constant[1:], q.constant[0]))), COUNTS),
