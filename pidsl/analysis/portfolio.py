@@ -25,7 +25,7 @@ from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.sizes import FLOPS
 from pidsl.analysis.statements import names_of
 from pidsl.analysis.verdict import soon
-from pidsl.analysis.ways import Asked, Kind, NotMine, Way
+from pidsl.analysis.ways import Asked, Confirmed, Kind, NotMine, Way
 from pidsl.errors import PidslError, TooHardError
 from pidsl.language.terms import Halo, Neighborhood, Pairs, Term, walk
 from pidsl.relation.isl import in_turn, patience
@@ -38,7 +38,7 @@ MADE = (Way("what it is made of", "made:by_source"),)
 REACH = (
     Way("no layer", "made:no_layer"),
     Way("axes of a grid", "smaller.grids:answer", "numbers"),
-    Way("families of lags", "symbolic.lag_reach:reach", confirmed="where it divides"),
+    Way("families of lags", "symbolic.lag_reach:reach", confirmed="where a symbol divides"),
     Way("sums of lags", "layers.by_lags:reach", "numbers"),
     Way("layers composed", "layers.by_composition:reach", "numbers"),
     Way("short sequences", "layers.by_short:reach", "numbers", "always"),
@@ -63,14 +63,14 @@ WAYS: dict[str, tuple[Way, ...]] = {
     ),
     "degree": (
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
-        Way("lags", "symbolic.lag_counts:degree", confirmed="where it divides"),
+        Way("lags", "symbolic.lag_counts:degree", confirmed="where a symbol divides"),
         Way("blocks", "smaller.blocks:answer", "numbers"),
         Way("progressions of keys", "counting.degrees:of_query", "numbers", "where it divides"),
         Way("corners", "symbolic.corners:degree", "symbols"),
     ),
     "max degree": (
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
-        Way("lags", "symbolic.lag_counts:largest", confirmed="where it divides"),
+        Way("lags", "symbolic.lag_counts:largest", confirmed="where a symbol divides"),
         Way("blocks", "smaller.blocks:answer", "numbers"),
         Way("progressions of keys", "counting.degrees:largest", "numbers", "where it divides"),
         Way("keys of few tokens", "counting.degrees:largest_of_few", "numbers", "always"),
@@ -79,7 +79,7 @@ WAYS: dict[str, tuple[Way, ...]] = {
     "live keys": (
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("chambers of t", "counting.counts:live", "numbers"),
-        Way("lags", "symbolic.lag_live:live", confirmed="where it divides"),
+        Way("lags", "symbolic.lag_live:live", confirmed="where a symbol divides"),
         Way("blocks", "smaller.blocks:answer", "numbers"),
     ),
     "live pages": (Way("chambers of t", "counting.counts:live", "numbers"),),
@@ -87,7 +87,7 @@ WAYS: dict[str, tuple[Way, ...]] = {
     "contiguous": REACH,
     "depth": (
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
-        Way("families of lags", "symbolic.lag_reach:depth", confirmed="where it divides"),
+        Way("families of lags", "symbolic.lag_reach:depth", confirmed="where a symbol divides"),
         Way("matrices of few tokens", "layers.by_composition:by_small_matrices", "numbers"),
         Way("the formula in n", "layers.by_composition:by_formula"),
         Way("matrices", "layers.by_composition:by_matrices", "numbers"),
@@ -174,7 +174,7 @@ def _tried(way: Way, asked: Asked) -> Bound | str:
         found = restated(found, allowed=True)
     if why := held_out.refutation(found, held_out.FIRST):
         return f"a formula was found and thrown away, it is wrong: {why}"
-    if way.confirmed == "always" or (way.confirmed and _divides(found)):
+    if way.confirmed == "always" or (way.confirmed and _divides(found, way.confirmed)):
         try:
             with smt.patience(QUESTIONS), soon():
                 verdict = verdict_of(found)
@@ -219,9 +219,9 @@ def _strength(bound: Bound) -> tuple[int, int]:
     return 2 if bound.is_exact else 1, 2 if every else 1 if numbers else 0
 
 
-def _divides(bound: Bound) -> bool:
+def _divides(bound: Bound, where: Confirmed) -> bool:
     """Whether a formula has floors; for open terms, floors of divisions by a symbol, of which z3 decides not all."""
     floors = bound.expr.atoms(sympy.floor, sympy.ceiling, sympy.Mod, Periodic, Table)
     if not names_of(bound.subject):
-        return bool(floors)
+        return where == "where it divides" and bool(floors)
     return any(x.atoms(sympy.Pow) or isinstance(x, sympy.Mod) for x in floors)

@@ -12,7 +12,7 @@ import sympy
 from pidsl.analysis.bound import Bound, Question
 
 Kind = Literal["numbers", "symbols", "any"]
-Confirmed = Literal["", "where it divides", "always"]
+Confirmed = Literal["", "where a symbol divides", "where it divides", "always"]
 
 
 class NotMine(Exception):
