@@ -1,7 +1,7 @@
 """The conventions of `cost`: what is counted of tensors, and by what a pair or a live key is multiplied.
 
-Bytes of tensors have no mask to be compared with. Their formula is a sum over names of tensors; its checker makes the
-arrays at two numbers of tokens, without memory, and adds up what they would hold.
+Bytes of tensors have no mask to be compared with. Their formula (`studies.cost`) is a sum over names of tensors; its
+checker makes the arrays at two numbers of tokens, without memory, and adds up what they would hold.
 """
 
 from __future__ import annotations
@@ -28,17 +28,6 @@ TENSORS = {
     "backward write bytes": ("dq", "dk", "dv"),
     "memory bytes": ("out", "lse"),
 }
-
-
-def tensor_bytes(quantity: str, given: dict[str, Any]) -> sympy.Expr:
-    """The size of the tensors that a quantity counts, as a formula in n."""
-    total = sympy.Integer(0)
-    for tensor in TENSORS[quantity]:
-        heads = given["kv_heads"] if tensor in ("k", "v", "dk", "dv") else given["heads"]
-        size = DTYPES[given["dtype"]]
-        row = max(4, size) if tensor == "lse" else size * given["head_dim"]  # lse: float32, float64 for float64
-        total += given["batch"] * heads * row * n
-    return total
 
 
 def factor(quantity: str, given: dict[str, Any]) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import sympy
-
+from pidsl.analysis.bound import Bound
 from pidsl.errors import TermError
 from pidsl.relation.isl import in_turn
 from pidsl.studies.judge import Judgement, judge
+from pidsl.studies.published import OURS, Wording
 from pidsl.studies.published import Claim as Claim
 from pidsl.studies.published import claims as claims
 
@@ -32,24 +31,35 @@ class Finding:
         """Verify everything that is said: the proof or the counterexample, and the repaired statement."""
         return self.judgement.check() and (self.repaired is None or self.repaired.check())
 
-    def __str__(self) -> str:
-        claim, bound = self.claim, self.judgement.claim
-        lines = [f"{claim.name}: {self.verdict.upper()}", f"  {claim.statement} ({claim.source})"]
-        lines += [f"  words: {claim.wording}", f"  reading: {claim.reading}"]
-        shown = f"{bound.name} of {bound.shown_subject} {bound.relation} {bound.expr}"
-        lines += [f"  stated: {shown}" + (f"  for {_list(bound.assumptions)}" if bound.assumptions else "")]
+    def lines(self, code: Callable[[str], str] = str) -> Iterator[tuple[str, str]]:
+        """What there is to say, line by line: of which kind, and what; `code` marks formulas and patterns."""
+
+        def stated(x: Bound) -> str:
+            return f"{code(x.name)} of {code(x.shown_subject)} {x.relation} {code(str(x.expr))}"
+
+        claim, bound, exact = self.claim, self.judgement.claim, self.judgement.exact
+        yield "reading", claim.reading
+        yield "stated", stated(bound)
+        if bound.assumptions:
+            yield "assumed", ", ".join(code(bound.shown_condition(c)) for c in bound.assumptions)
         if self.judgement.counterexample is not None:
-            lines.append(f"  smallest counterexample: {self.judgement.counterexample}")
-        if self.judgement.exact is not None and self.judgement.exact.is_known:
-            lines.append(f"  exactly: {self.judgement.exact.expr}")
+            yield "smallest counterexample", str(self.judgement.counterexample)
+        if exact is not None and exact.is_exact:
+            yield "exactly", code(str(exact.expr))
+        if self.verdict == "proved":
+            yield "proof", bound.proof.summary
         if claim.repair:
-            lines.append(f"  repair: {claim.repair}")
+            yield "repair", claim.repair
         if self.repaired is not None:
-            fixed = self.repaired.claim
-            lines.append(
-                f"  {self.repaired.outcome}: {fixed.name} of {fixed.shown_subject} {fixed.relation} {fixed.expr}"
-            )
-        return "\n".join(lines)
+            yield self.repaired.outcome, stated(self.repaired.claim)
+
+    def __str__(self) -> str:
+        claim = self.claim
+        head = [
+            f"{claim.name}: {self.verdict.upper()}",
+            f"  {claim.statement} ({claim.source}; {whose(claim.wording)})",
+        ]
+        return "\n".join([*head, *(f"  {kind}: {what}" for kind, what in self.lines())])
 
     __repr__ = __str__
 
@@ -95,5 +105,6 @@ def find(claim: Claim) -> Finding:
     return Finding(claim, judge(claim.bound), None if claim.repaired is None else judge(claim.repaired))
 
 
-def _list(assumptions: Sequence[Any]) -> str:
-    return ", ".join(f"{c.lhs} == {c.rhs}" if isinstance(c, sympy.Eq) else str(c) for c in assumptions)
+def whose(wording: Wording) -> str:
+    """Whose words a claim is in."""
+    return "our words" if wording == OURS else f"{wording} words"

@@ -14,7 +14,7 @@ from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound, asking, exact
 from pidsl.analysis.consequence import derived
 from pidsl.analysis.formulas.words import n as tokens
-from pidsl.analysis.sizes import DTYPES, tensor_bytes
+from pidsl.analysis.sizes import DTYPES, TENSORS
 from pidsl.errors import ArgumentError, PidslError, SizeError, SymbolError
 from pidsl.language.shown import Drawn
 from pidsl.language.terms import Term, is_confined
@@ -139,6 +139,17 @@ def cost(
         plan=plan,
         plan_reason=reason,
     )
+
+
+def tensor_bytes(quantity: str, given: Mapping[str, Any]) -> sympy.Expr:
+    """The size of the tensors that a quantity counts, as a formula in n."""
+    total = sympy.Integer(0)
+    for tensor in TENSORS[quantity]:
+        heads = given["kv_heads"] if tensor in ("k", "v", "dk", "dv") else given["heads"]
+        size = DTYPES[given["dtype"]]
+        row = max(4, size) if tensor == "lse" else size * given["head_dim"]  # lse: float32, float64 for float64
+        total += given["batch"] * heads * row * tokens
+    return total
 
 
 def kv_bytes(term: Term, lookahead: int, **form: Any) -> Bound:

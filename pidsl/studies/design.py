@@ -75,20 +75,17 @@ class Candidate:
             return False
         if [bound.question for bound in self.counts] != [asking(term, "pairs") for term in terms]:
             return False
-        bounds = {bound.question: bound for bound in self.counts if bound.is_exact}
         largest = {term: answer(asking(term, "max degree")) for term in dict.fromkeys(terms)}
-        bounds |= {bound.question: bound for bound in largest.values() if bound.is_exact}
-        if not all(bound.proof.check() for bound in (self.depth, *bounds.values())):
-            return False
         try:
-            pairs, degree = (
-                sum(_exactly(x, self.n) for x in self.counts),
-                max(_exactly(x, self.n) for x in largest.values()),
-            )
+            pairs = sum(_exactly(bound, self.n) for bound in self.counts)
+            degree = max(_exactly(bound, self.n) for bound in largest.values())
             connects = self.depth.relation in ("==", "<=") and reached(self.depth, self.n, self.layers)
         except PidslError:
             return False
-        return (pairs, degree) == (self.pairs, self.degree) and connects and self._cannot_be_beaten(set(terms))
+        if (pairs, degree) != (self.pairs, self.degree) or not connects or not self._cannot_be_beaten(set(terms)):
+            return False
+        distinct = {id(bound): bound for bound in (*self.counts, *largest.values()) if bound.is_exact}
+        return all(bound.proof.check() for bound in (self.depth, *distinct.values()))
 
     def _cannot_be_beaten(self, terms: set[Term]) -> bool:
         if self.least_pairs is None or self.least_at is None:

@@ -20,7 +20,7 @@ from pidsl.analysis.bound import ANY, Bound, Certificate
 from pidsl.analysis.consequence import RULE, derived
 from pidsl.analysis.dense import depth_of
 from pidsl.analysis.formulas import smt
-from pidsl.analysis.formulas.words import Value, symbol, value_of
+from pidsl.analysis.formulas.words import Value, holds, symbol, value_of
 from pidsl.analysis.held_out import MEASURED
 from pidsl.analysis.measured import BY_TIME, layers_of, measured
 from pidsl.analysis.portfolio import answer
@@ -147,12 +147,14 @@ def refute(claim: Bound) -> Counterexample | None:
     if claim.quantity != documents.ACROSS and documents.any_confined(claim.subject):
         return None  # which pairs there are depends on the documents
     for numbers in _parameters(claim):
-        sizes = [x for x in _sizes(claim, numbers) if _admitted(claim, x)]
-        # what long sequences do not violate, short ones do not: look at all lengths only where it depends on them
-        if claim.quantity in REACH and sizes and _violation(claim, sizes[-1]) is None:
-            continue
+        sizes = [*_sizes(claim, numbers)]
+        if claim.quantity in (*REACH, documents.ACROSS):
+            # what long sequences do not violate, short ones do not: look at all lengths only where it depends on them
+            last = next((x for x in reversed(sizes) if _admitted(claim, x)), None)
+            if last is None or _violation(claim, last) is None:
+                continue
         for values in sizes:
-            if (found := _violation(claim, values)) is not None:
+            if _admitted(claim, values) and (found := _violation(claim, values)) is not None:
                 return found
     return None
 
@@ -191,7 +193,7 @@ def _admitted(claim: Bound, values: dict[str, int]) -> bool:
     if values.get("L", 1) < 1:
         return False
     numbers = {symbol(name): value for name, value in values.items()}
-    if any(c.subs(numbers) == sympy.false for c in claim.assumptions if c.free_symbols & numbers.keys()):
+    if not all(holds(c, numbers) for c in claim.assumptions if c.free_symbols <= numbers.keys()):
         return False
     return bool(layers_of(claim.subject, values, 1))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pidsl.studies.claims import Finding, Findings
+from pidsl.studies.claims import Finding, Findings, whose
 
 INTRODUCTION = """# Published bounds, checked
 
@@ -27,41 +27,18 @@ def markdown(findings: Findings) -> str:
     rows += [f"| [{f.claim.name}](#{_anchor(f.claim.name)}) | {f.claim.wording} | {f.verdict} |" for f in findings]
     failing = [f.claim.name for f in findings if f.verdict == "refuted"]
     words = [f.claim.wording for f in findings if f.verdict == "refuted"]
-    told = ", ".join(f"{words.count(x)} in {_whose(x)}" for x in dict.fromkeys(words))
+    told = ", ".join(f"{words.count(x)} in {whose(x)}" for x in dict.fromkeys(words))
     summary = f"{len(findings)} claims, {len(failing)} of them do not hold as read" + (f" ({told})." if told else ".")
     return "\n\n".join([INTRODUCTION.strip(), summary, "\n".join(rows), *map(_section, findings)]) + "\n"
 
 
 def _section(finding: Finding) -> str:
-    claim, bound = finding.claim, finding.judgement.claim
-    lines = [
-        f"## {claim.name}",
-        "",
-        f"**{finding.verdict.capitalize()}**, in {_whose(claim.wording)}. Claimed: {claim.statement} ({claim.source}).",
-        "",
-    ]
-    lines.append(f"- Reading: {claim.reading}.")
-    lines.append(f"- Stated: `{bound.name}` of `{bound.shown_subject}` {bound.relation} `{bound.expr}`.")
-    if bound.assumptions:
-        lines.append("- Assumed: " + ", ".join(f"`{bound.shown_condition(c)}`" for c in bound.assumptions) + ".")
-    if finding.judgement.counterexample is not None:
-        lines.append(f"- Smallest counterexample: {finding.judgement.counterexample}.")
-    exact = finding.judgement.exact
-    if exact is not None and exact.is_exact:
-        lines.append(f"- Exactly: `{exact.expr}`.")
-    if finding.verdict == "proved":
-        lines.append(f"- Proof: {bound.proof.summary}.")
-    if claim.repair:
-        lines.append(f"- Repair: {claim.repair}.")
-    if finding.repaired is not None:
-        fixed = finding.repaired.claim
-        stated = f"`{fixed.name}` of `{fixed.shown_subject}` {fixed.relation} `{fixed.expr}`"
-        lines.append(f"- {finding.repaired.outcome.capitalize()}: {stated}.")
-    return "\n".join(lines)
-
-
-def _whose(wording: str) -> str:
-    return "our words" if wording == "ours" else f"{wording} words"
+    claim = finding.claim
+    told = (
+        f"**{finding.verdict.capitalize()}**, in {whose(claim.wording)}. Claimed: {claim.statement} ({claim.source})."
+    )
+    lines = [f"- {kind.capitalize()}: {what}." for kind, what in finding.lines(lambda text: f"`{text}`")]
+    return "\n".join([f"## {claim.name}", "", told, "", *lines])
 
 
 def _anchor(name: str) -> str:

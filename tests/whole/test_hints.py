@@ -20,7 +20,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import islpy as isl
 import numpy as np
 import pytest
 import torch
@@ -31,7 +30,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import pidsl
 from pidsl import blocks, causal, full, lags, maximum, parse, stride, where, window
-from pidsl.analysis.counting import progressions
 from pidsl.analysis.layers import stacks
 from pidsl.codegen.emit_triton.expr import index_source
 from pidsl.demo.output import Folder
@@ -463,7 +461,6 @@ def too_short() -> Any:
     return patch(sys.modules["pidsl.demo.text"], "LEAST", 10**12, standard_library)
 
 
-POINTS = isl.Set("[n] -> { [j] : 0 <= j < n }")
 
 
 def no_loop(module: Any, action: Action) -> Any:
@@ -498,11 +495,6 @@ ANALYSIS = [
         "simplify the term",
         lambda: no_loop(counting, lambda: counting.key_loops(parse(f"window({next(FRESH)}) - stride(17, 5)"))),
         lambda: counting.key_loops(window(3)),
-    ),
-    Case(
-        "simplify the term",
-        lambda: no_loop(progressions, lambda: progressions.loops_of(POINTS, "[n] -> { : n > 0 }")),
-        lambda: progressions.loops_of(POINTS, "[n] -> { : n > 0 }"),
     ),
     Case("layers=None for a formula in L", lambda: TERM.farthest(stacks.WHOLE + 1), lambda: TERM.farthest(layers=None)),
     Case(

@@ -1,4 +1,4 @@
-"""How many pairs a pattern attends: a closed form in n that holds for every n >= 0.
+"""How many pairs a pattern attends, a closed form for every n >= 0; and how many keys are live, for every t >= 0.
 
     relation with m = n  ->  chambers and period (isl)  ->  exact counts at enough n  ->  the quasi-polynomial
 
@@ -15,12 +15,13 @@ import islpy as isl
 import numpy as np
 import sympy
 
-from pidsl.analysis.bound import Bound, exact
+from pidsl.analysis.bound import Bound, Certificate, exact
 from pidsl.analysis.counting.inclusion import inclusion
 from pidsl.analysis.counting.lattice import Chambers, by_length, chambers, rows_of, square
+from pidsl.analysis.counting.live_set import live_set
 from pidsl.analysis.counting.progressions import counter, sum_rows
 from pidsl.analysis.formulas import quasi
-from pidsl.analysis.formulas.words import n
+from pidsl.analysis.formulas.words import n, symbol
 from pidsl.analysis.ways import Asked
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
@@ -28,6 +29,7 @@ from pidsl.relation.isl import disjoint, limited
 from pidsl.relation.pieces import Ints
 
 METHOD = "quasi-polynomial"
+t = symbol("t")
 LISTED = 48  # numbers listed one by one in a formula, from which on it is taken apart if possible
 LONGEST = 150_000  # most lengths that are counted one after another
 
@@ -59,6 +61,24 @@ def _direct(term: Term) -> tuple[sympy.Expr, int]:
         shape, stretches = _by_rows(points)
     del shape
     return quasi.expression(quasi.merged(stretches), n)
+
+
+def live(asked: Asked) -> Bound:
+    """How many keys, or pages, a decoding step must keep: of tokens 0 .. t, those that some later query attends.
+
+    A pattern whose meaning depends on n (keys counted from the end, rings) may attend a key at one length and not at
+    another; while decoding, the length to come is unknown, so any length counts.
+
+    Raises:
+        TooHardError: isl's operation limit struck.
+    """
+    q = asked.question
+    points = live_set(asked.subject, q.lookahead, q.page)
+    with limited("the live keys"):
+        shape = chambers(points)
+    count = counter(points)
+    expr, _ = quasi.expression(quasi.merged(stretches_of(shape, lambda times: count({"t": times}))), t)
+    return Bound(q, "==", expr, (t >= 0,), Certificate("live keys"))
 
 
 def _apart(term: Term) -> sympy.Expr | None:

@@ -90,8 +90,8 @@ def largest(asked: Asked) -> Bound:
         TooHardError: that is not known, or isl's operation limit struck.
     """
     premise = asked.ask(asking(asked.subject, "degree"))
-    if not premise.is_exact:
-        raise TooHardError(f"the degree of {asked.subject!r}", "known", hint=premise.reason)
+    if not premise.is_exact or {*premise.assumptions} != {sympy.Ge(i, 0), sympy.Lt(i, n)}:
+        raise TooHardError(f"the degree of {asked.subject!r} for every n", "known", hint=premise.reason)
     with limited(f"the largest degree of {asked.subject!r}", 100_000):
         keys = function(premise.expr, ("n", "i")).intersect_domain(read_set(ROWS)).coalesce()
         found = formula(_largest(keys), -sympy.oo, 1, BRANCHES)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from math import lcm
 from typing import Any, TypeVar
 
@@ -157,6 +157,7 @@ def _split(part: isl.Set, modulus: int) -> list[Progression] | None:
     return found
 
 
+@lru_cache(maxsize=32)
 def keys_of_query(term: Term) -> list[tuple[int, Progression]]:
     """The keys of query i among n as progressions, each with how many times it counts.
 

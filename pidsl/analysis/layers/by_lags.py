@@ -54,7 +54,11 @@ def reach(asked: Asked) -> Bound:
         return _bound(asked, stairs.formula(), (sympy.Ge(L, 0), sympy.Ge(n, 1)), facts)
     start, lags = _lags(term)
     try:
-        expr, facts = _for_all(q.quantity, start, lags)
+        if q.quantity == "contiguous" and lags and lags[0][0] < 0 < lags[-1][1] and normal(lags)[1] == 1:
+            sums, early = all_sums(lags)
+            expr, facts = both_ways(sums, early, ahead=False).formula(), _facts(sums)
+        else:
+            expr, facts = _for_all(q.quantity, start, lags)
         if expr.count_ops() <= READABLE:
             from_ = _from(expr, q.quantity, term, start)
             return _bound(asked, expr, (sympy.Ge(L, 0), sympy.Ge(n, from_)), (("regular", start), *facts))

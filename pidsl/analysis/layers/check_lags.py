@@ -260,6 +260,10 @@ def _check_any(bound: Bound) -> Verdict:
         if not here.is_empty() and judged.differs(stated(bound.expr, here, ("n", "L")), _by_masks(bound, tokens), here):
             return failed(f"{tokens} tokens: other values")
     where = where & read_set(f"[n, L] -> {{ : n >= {start} }}")
+    if bound.quantity == "contiguous" and parts and parts[0][0] < 0 < parts[-1][1] and normal(parts)[1] == 1:
+        wanted = both_ways(*verified_sums(parts, fact), ahead=False).value()
+        wrong = bound.expr.has(sympy.oo) or judged.differs(stated(bound.expr, where, ("n", "L")), wanted, where)
+        return judged.verdict(f"not {wanted}" if wrong else "", "sums of lags", "induction on L", "for all n and L")
     lags = read_set("[n, L] -> { [d] : d = 0 and L = 0 }")
     if parts:
         sums, early = verified_sums(parts, fact)

@@ -235,11 +235,18 @@ class Staircase:
         return lines[:1] if (lag + b) * c >= (lag + d) * a else lines
 
 
-def both_ways(sums: Sums, early: Iterable[Intervals]) -> Staircase:
-    """The lags on both sides that sums of L lags hold, of lags without a common divisor that look both ways."""
-    ahead, behind = -sums.least, sums.top + sums.least
+def both_ways(sums: Sums, early: Iterable[Intervals], *, ahead: bool = True) -> Staircase:
+    """The lags that sums of L lags hold without a gap, of lags without a common divisor that look both ways.
+
+    Args:
+        sums, early: what is so of the sums.
+        ahead: count lags on both sides, those of keys ahead too.
+    """
+    b, a = -sums.least, sums.top + sums.least
+    regular = sums.layers if ahead else max(sums.layers, -(-sums.first // b), -(-sums.last // a))  # 0 in the middle
+    parts = [*early, *(sums.elements(k) for k in range(sums.layers, regular))]
     first = [
-        max((min(ahead * k - a, b - ahead * k) for a, b in parts if a <= ahead * k <= b), default=-1)
-        for k, parts in enumerate(early)
+        max((min(high - b * k, b * k - low if ahead else high) for low, high in x if low <= b * k <= high), default=-1)
+        for k, x in enumerate(parts)
     ]
-    return Staircase(tuple(first), ((ahead, sums.first), (behind, sums.last)))
+    return Staircase(tuple(first), ((b, sums.first), (a, sums.last)) if ahead else ((a, sums.last),))

@@ -19,7 +19,7 @@ from pidsl.analysis.bound import ANY, Bound
 from pidsl.analysis.dense import contiguous_in, farthest_in, times
 from pidsl.analysis.formulas.piecewise import Formula
 from pidsl.analysis.formulas.words import L, n
-from pidsl.analysis.layers import by_short
+from pidsl.analysis.layers import by_lags, by_short
 from pidsl.analysis.layers.gaps import turned
 from pidsl.analysis.layers.turns import by_number, numbers_of
 from pidsl.errors import TooHardError
@@ -119,6 +119,17 @@ def test_lags_behind_and_ahead_without_a_form() -> None:
         assert bound.expr.subs({n: 9, L: 3}) == expr.subs({n: 9, L: 3})
         holds(bound, farthest_in, 9, (30, 60))
         verified(bound)
+
+
+@settings(max_examples=EXAMPLES // 3)
+@given(st.sets(st.integers(-9, 12), min_size=1, max_size=6), st.sampled_from(["farthest", "contiguous"]))
+def test_sums_of_lags_for_every_n_and_l(values: set[int], quantity: str) -> None:
+    try:
+        bound = by(by_lags.reach, lags(*values), quantity, layers=ANY)
+    except TooHardError:
+        return
+    holds(bound, farthest_in if quantity == "farthest" else contiguous_in, 14, SMALL)
+    verified(bound)
 
 
 # -- layers that repeat ------------------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_a_pattern_that_isl_cannot_compose() -> None:
 # -- finitely many lags on both sides ----------------------------------------------------------------------------------
 
 
-@settings(max_examples=2 * EXAMPLES)
+@settings(max_examples=EXAMPLES // 3)
 @given(st.sets(st.integers(-9, 12), max_size=5), st.integers(-9, -1), st.integers(1, 12), st.integers(20, 90))
 def test_depth_of_lags_on_both_sides(values: set[int], ahead: int, behind: int, tokens: int) -> None:
     values |= {ahead, behind}
@@ -179,7 +179,7 @@ def test_two_sided_limits() -> None:
 # -- patterns between blocks -------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=EXAMPLES // 4)
+@settings(max_examples=EXAMPLES // 10)
 @given(terms(1, ring=True), st.integers(1, 6), st.sampled_from(["all", "causal"]))
 def test_depth_between_blocks(term: Term, size: int, of: Of) -> None:
     blocked = term.blocked(size)
