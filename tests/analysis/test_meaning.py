@@ -18,7 +18,6 @@ from pidsl.analysis import portfolio
 from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound, asking, restated
 from pidsl.analysis.counting import counts, counts_check, lattice
-from pidsl.analysis.counting import live as memory
 from pidsl.analysis.questions import pairs
 from pidsl.analysis.ways import Asked
 from pidsl.errors import PidslError
@@ -124,7 +123,7 @@ def test_numbers_of_pairs_that_isls_program_forgets() -> None:
     ids=repr,
 )
 def test_live_keys_of_numbers(term: Term) -> None:
-    bound = memory.live(term).size
+    bound = counts.live(Asked(asking(term, "live keys"), (), portfolio.answer))
     assert [bound(t=t) for t in range(45)] == documented.live(documented.meaning(repr(term)), 44, 110)
     assert bound.proof.check(), bound.proof.verdict().failure
 
@@ -185,7 +184,7 @@ def test_live_keys_with_symbols(term: Term, relation: str) -> None:
 
 
 def test_the_sinks_of_a_cache() -> None:
-    sinks, t, size = sympy.Symbol("s", integer=True), memory.t, (pidsl.keys(0, s) & PAST).live()
+    sinks, t, size = sympy.Symbol("s", integer=True), counts.t, (pidsl.keys(0, s) & PAST).live()
     assert size.expr == sympy.Min(sinks, t + 1)
     wrong: list[Bound] = [
         restated(size, expr=t + 1),

@@ -24,9 +24,9 @@ from typing import Any, cast
 
 import sympy
 
-from pidsl.analysis.bound import Bound, Question, asking
+from pidsl.analysis.bound import ANY, Bound, Question, asking
 from pidsl.analysis.counting.lattice import by_length, square
-from pidsl.analysis.formulas.words import extreme, i, n, symbol
+from pidsl.analysis.formulas.words import L, extreme, i, n, symbol
 from pidsl.errors import TooHardError
 from pidsl.language.terms import (
     Blocked,
@@ -232,13 +232,17 @@ def late(expr: sympy.Expr) -> tuple[sympy.Expr, int]:
     Raises:
         TooHardError: it depends on n for ever.
     """
-    start = 1
-    if isinstance(expr, sympy.Piecewise):
-        for _, c in expr.args[:-1]:
-            if not (isinstance(c, sympy.Lt | sympy.Le) and c.lhs == n and c.rhs.is_Integer):
-                raise TooHardError(f"the formula {expr}", "the same for all long sequences")
-            start = max(start, int(c.rhs) + isinstance(c, sympy.Le))
-        expr = expr.args[-1][0]
+    start, cases = 1, []
+    for value, condition in expr.args if isinstance(expr, sympy.Piecewise) else ((expr, sympy.true),):
+        others = []
+        for c in condition.args if isinstance(condition, sympy.Or) else (condition,):
+            if isinstance(c, sympy.Lt | sympy.Le) and c.lhs == n and c.rhs.is_Integer:
+                start = max(start, int(c.rhs) + isinstance(c, sympy.Le))
+            else:
+                others.append(c)
+        if others:
+            cases.append((value, sympy.Or(*others)))
+    expr = sympy.Piecewise(*cases)
     if n in expr.free_symbols:
         raise TooHardError(f"the formula {expr}", "the same for all long sequences")
     return expr, start
@@ -314,12 +318,16 @@ def assumed(question: Question, found: Levels, premises: Sequence[Bound]) -> tup
             raise TooHardError("degrees or counts between blocks for some n", "for every n")
         return own[question.quantity]
     s, made, first = sympy.Integer(found.size), [], sympy.Integer(1)
+    if question.layers == 0:
+        raise TooHardError("no layer", "one: without any, tokens of a block are not connected")
+    if question.layers == ANY:
+        made.append(L >= 1)
     one_more = 0
     if question.quantity == "farthest":  # as many blocks, and one
         one_more, first = 1, s * late(premises[0].expr)[1] + 1
     for c in premises[0].assumptions:
         if n not in c.free_symbols:
-            made.append(c)
+            made += [c] if c not in (L >= 0, L >= 1) else []
         elif isinstance(c, sympy.Ge | sympy.Gt) and c.lhs == n and n not in c.rhs.free_symbols:  # N >= x + 1
             least = c.rhs - 1 if isinstance(c, sympy.Ge) else c.rhs
             tokens = sympy.expand(s * (least + one_more) + 1)

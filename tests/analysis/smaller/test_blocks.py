@@ -20,7 +20,7 @@ from pidsl.analysis import dense
 from pidsl.analysis.bound import ANY, Bound, asking
 from pidsl.analysis.counting import counts
 from pidsl.analysis.formulas.pieces import plain, written
-from pidsl.analysis.formulas.words import i, n, symbol, value_of
+from pidsl.analysis.formulas.words import L, i, n, symbol, value_of
 from pidsl.analysis.portfolio import answer
 from pidsl.analysis.smaller import blocks
 from pidsl.analysis.smaller.between import in_tokens, lacks, levels, place
@@ -233,3 +233,14 @@ def test_floors_keep_their_values(factors: list[int], by: int, slope: int) -> No
         coefficient for e in found.atoms(sympy.floor) for coefficient in e.args[0].as_coefficients_dict().values()
     ]
     assert all(abs(x) <= sympy.Rational(1, 2) or 0 < x < 1 for x in inside)
+
+
+def test_without_a_layer_tokens_of_a_block_are_not_connected() -> None:
+    term = pidsl.window(3).blocked(16)
+    bound = blocks.answer(Asked(asking(term, "contiguous", layers=ANY), (), answer))
+    assert sympy.Ge(L, 1) in bound.assumptions
+    assert bound.proof.check()
+    more = tuple(c if c != sympy.Ge(L, 1) else sympy.Ge(L, 0) for c in bound.assumptions)
+    assert not dataclasses.replace(bound, assumptions=more).proof.check()
+    with pytest.raises(TooHardError):
+        blocks.answer(Asked(asking(term, "contiguous", layers=0), (), answer))
