@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from heapq import heappop, heappush
+from operator import eq
 from typing import Any
 
 import islpy as isl
@@ -18,7 +19,7 @@ from pidsl.analysis.layers.gaps import turned, until_repeated
 from pidsl.analysis.layers.lag_formulas import in_n_and_l, lags_formula
 from pidsl.analysis.layers.lags import added, causal_lags, finite_lags, intervals, lag_sums, spread
 from pidsl.analysis.layers.stacks import WHOLE, stack
-from pidsl.analysis.layers.sums import Intervals, Staircase, Sums, both_ways, mirrored, normal
+from pidsl.analysis.layers.sums import Intervals, Staircase, Sums, both_ways, merged, mirrored, normal
 from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
@@ -182,12 +183,13 @@ def _for_all(quantity: str, start: int, lags: Intervals) -> tuple[sympy.Expr, Fa
     sums, early = all_sums(lags, RUNS)
     if len(sums.low) + len(sums.high) > RUNS:
         raise TooHardError(f"sums of lags in {len(sums.low) + len(sums.high)} runs", f"at most {RUNS}")
+    if quantity == "farthest" and sums.least == sums.first == 0 and sums.step == 1:
+        all_ = (merged((max(0, a), b) for a, b in sums.elements(k) if b >= 0) for k in range(sums.layers))
+        if all(map(eq, all_, early)):
+            return _farthest(sums), _facts(sums)
     with limited("sums of L lags", OPERATIONS):
         where = read_set(f"[n, L] -> {{ : n >= {start} and L >= 0 }}")
-        simple = (
-            _farthest(sums) if quantity == "farthest" and sums.least == sums.first == 0 and sums.step == 1 else None
-        )
-        return in_n_and_l(quantity, sums.lags(early), where, simple), _facts(sums)
+        return in_n_and_l(quantity, sums.lags(early), where), _facts(sums)
 
 
 def _from(expr: sympy.Expr, quantity: str, term: Term, start: int) -> int:
@@ -210,7 +212,7 @@ def _farthest(sums: Sums) -> sympy.Expr:
         cases.append((top - low, sympy.Ge(n, top - low + 1)))
         cases += [(n - 1, sympy.Ge(n, top - high + 1))] if high not in (None, low) else []
     if len(cases) == 1:
-        return sympy.Min(cases[0][0], n - 1)
+        return sympy.Min(cases[0][0], n - 1) if sums.top else sympy.Integer(0)
     return sympy.Piecewise(*cases, (n - 1, True))
 
 

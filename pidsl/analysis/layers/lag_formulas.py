@@ -6,7 +6,7 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis.formulas.pieces import written
-from pidsl.analysis.formulas.piecewise import Branch, Formula, cases, chain, formula, function
+from pidsl.analysis.formulas.piecewise import Branch, Formula, cases, chain, formula
 from pidsl.analysis.formulas.words import n
 from pidsl.analysis.layers.stacks import lags_of, past
 from pidsl.analysis.layers.sums import Intervals
@@ -56,21 +56,18 @@ def pairs_formula(quantity: str, pairs: isl.Map, least: int = 1) -> Formula:
         return _first_missing(missing_lags_of(pairs), least)
 
 
-def in_n_and_l(quantity: str, lags: isl.Set, where: isl.Set, simple: sympy.Expr | None = None) -> sympy.Expr:
+def in_n_and_l(quantity: str, lags: isl.Set, where: isl.Set) -> sympy.Expr:
     """Farthest or contiguous of lags `[n, L] -> { [d] }` among n tokens.
 
     Args:
         quantity: "farthest" or "contiguous".
         lags: those that L layers connect.
         where: the n and L that matter.
-        simple: a formula to take if it is right.
     """
     if quantity == "farthest":
         f = (lags & read_set("[n] -> { [d] : -n < d < n }")).intersect_params(where).dim_max(0)
     else:
         f = before_missing((read_set("[n] -> { [d] : 0 <= d < n }") - lags).intersect_params(where), where)
-    if simple is not None and where.is_subset(function(simple, ("n", "L")).eq_set(f)):
-        return simple
     return shortest(f, where)
 
 

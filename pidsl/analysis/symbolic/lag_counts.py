@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 
 import sympy
@@ -95,7 +96,7 @@ def degree_by_lag(term: Term, assume: Iterable[Condition] = ()) -> Bound:
         NotByLag: the pattern is no union of progressions of lags, or symbols hide how they meet.
         TermError: contradictory assumptions.
     """
-    past, future, known = _upto(term, assume)
+    past, future, known = _upto(term, tuple(assume))
     of_query = past.subs(x, i) + future.subs(x, n - 1 - i)
     return exact(term, "degree", of_query, "first differences", assumptions=(*known, i >= 0, i < n))
 
@@ -105,7 +106,8 @@ def degree(asked: Asked) -> Bound:
     return degree_by_lag(asked.subject, asked.assume)
 
 
-def _upto(term: Term, assume: Iterable[Condition]) -> tuple[sympy.Expr, sympy.Expr, tuple[Condition, ...]]:
+@lru_cache(maxsize=64)
+def _upto(term: Term, assume: tuple[Condition, ...]) -> tuple[sympy.Expr, sympy.Expr, tuple[Condition, ...]]:
     """How many lags of the past are at most x, how many of the future, and under which conditions."""
     reader = _reader(term, assume)
     sides = reader.sides(term)

@@ -125,7 +125,7 @@ FAULTS = [
     Fault("wrong from 100 on", "by_lags.lags_formula", formula(lambda e: Piecewise((e, n < 100), (e + 1, True))),
           "by_lags:reach", PI, NEAR2),
     Fault("wrong for L = 9 only", "by_lags.in_n_and_l", result(lambda e: Piecewise((0, sympy.Eq(L, 9)), (e, True))),
-          "by_lags:reach", PI, FAR),
+          "by_lags:reach", lags(3, 7), FAR),
     # composed
     Fault("a layer more", "by_composition.connected", lambda real: lambda t: real((*t, *t[:1])),
           "by_composition:reach", ring(2), NEAR2),
