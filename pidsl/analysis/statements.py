@@ -86,7 +86,7 @@ class About:
 
 t = symbol("t")
 COUNT, SIDES = from_(0, WHOLE), named("causal", "all")  # of layers that are composed; of tokens, for depth
-LAYERS, EVERY, SOME = {"layers": COUNT}, {"layers": any_}, {"layers": lambda x: COUNT(x) or any_(x)}
+LAYERS, EVERY, SOME = {"layers": COUNT}, {"layers": any_}, {"layers": lambda x: from_(0)(x) or any_(x)}
 DEPTH = {"of": SIDES, "n": maybe(from_(1))}
 TOKENS = {"n": maybe(from_(0))}
 ROWS = {"lookahead": maybe(from_(0))}
