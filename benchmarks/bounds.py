@@ -10,8 +10,8 @@ compositions and powers of strides, blocks, windows and `where`; `grids`, neighb
 whose sizes are open, compared at many values of them. The masks come from `documented`, which shares nothing with
 pidsl. Each formula is evaluated at many n (just past each of its branches too), layers, rows, and values of its
 symbols, as far as its assumptions admit them. A proof of every tenth answer is verified again. The exit status is 1 if
-any formula is wrong, or a process ended or was stopped. Each term is asked in a process of its own, which is stopped
-after `--limit` seconds. Times are process CPU times. Writes benchmarks/results/bounds.json.
+any formula is wrong, or a process ended or was stopped. Terms are asked in another process, which is stopped when one
+takes more than `--limit` seconds. Times are process CPU times. Writes benchmarks/results/bounds.json.
 """
 
 from __future__ import annotations
@@ -244,11 +244,44 @@ QUESTIONS: list[tuple[str, Callable[[Term], Bound]]] = [
 ]
 
 
+class Worker:
+    """A process that visits terms one after another."""
+
+    def __init__(self, kind: str) -> None:
+        context = multiprocessing.get_context("fork")
+        self.near, far = context.Pipe()
+        self.process = context.Process(target=self._work, args=(kind, far), daemon=True)
+        self.process.start()
+        far.close()
+
+    def _work(self, kind: str, to: Any) -> None:
+        self.near.close()
+        while True:
+            term, asked = to.recv()
+            sweep = Sweep(kind, 1)
+            sweep.visit(term, asked)
+            to.send(sweep)
+
+    def visit(self, term: Term, asked: int, limit: float) -> Sweep | str:
+        """What came of a term, or why nothing did."""
+        self.near.send((term, asked))
+        try:
+            if self.near.poll(limit):
+                return self.near.recv()  # type: ignore[no-any-return]
+            why = f"stopped after {limit} s"
+        except EOFError:
+            self.process.join()
+            why = f"ended with {self.process.exitcode}"
+        self.process.kill()
+        return why
+
+
 class Sweep:
     """Questions put to terms of one kind, and what came of them."""
 
     def __init__(self, kind: str, count: int, limit: float | None = None) -> None:
         self.kind, self.count, self.limit = kind, count, limit
+        self.worker: Worker | None = None
         self.begin()
 
     def begin(self) -> None:
@@ -285,25 +318,15 @@ class Sweep:
         self.seen = len(known)
 
     def visit_apart(self, term: Term, limit: float) -> None:
-        """In a process of its own, which may end or be stopped without harm to the others."""
-        context = multiprocessing.get_context("fork")
-        near, far = context.Pipe(duplex=False)
-        process = context.Process(target=self._visit_and_tell, args=(term, far), daemon=True)
-        process.start()
-        far.close()
-        try:
-            self._add(near.recv()) if near.poll(limit) else self.lost.append(f"{term!r}: stopped after {limit} s")
-        except EOFError:
-            process.join()
-            self.lost.append(f"{term!r}: ended with {process.exitcode}")
-        process.kill()
-        process.join()
-
-    def _visit_and_tell(self, term: Term, to: Any) -> None:
-        asked = sum(map(len, self.seconds.values()))
-        self.begin()
-        self.visit(term, asked)
-        to.send(self)
+        """In another process, which may end or be stopped without harm: the next term gets a new one."""
+        if self.worker is None:
+            self.worker = Worker(self.kind)
+        found = self.worker.visit(term, sum(map(len, self.seconds.values())), limit)
+        if isinstance(found, Sweep):
+            self._add(found)
+        else:
+            self.lost.append(f"{term!r}: {found}")
+            self.worker = None
 
     def _add(self, other: Sweep) -> None:
         for name, seconds in other.seconds.items():
