@@ -415,7 +415,7 @@ def test_contradictory_assumptions_prove_nothing(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["k", "k >", "k and p", "k < p.x", "k ** 2 > 1", "f(k) > 1", "k in p", "k > 1.5", "k > True"],
+    ["k", "k >", "k and p", "k < p.x", "f(k) > 1", "k in p", "k > 1.5", "k > True"],
 )
 def test_assumptions_are_comparisons(text: str) -> None:
     with pytest.raises(pidsl.ParseError, match="the assumption"):
