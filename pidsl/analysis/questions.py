@@ -37,17 +37,25 @@ BIND = "bind the symbols to numbers: isl answers for any pattern"
 
 @dataclass(frozen=True)
 class Degree(Displayed):
-    """Keys per query.
+    """Keys per query; the most and the average are worked out when they are asked for.
 
     Args:
         of_query: of query i among n, for 0 <= i < n.
-        maximum: the most of any query, for n >= 1.
-        average: pairs / n, for n >= 1.
+        assume: conditions under which they are asked.
     """
 
     of_query: Bound
-    maximum: Bound
-    average: Bound
+    assume: tuple[sympy.Basic, ...] = ()
+
+    @property
+    def maximum(self) -> Bound:
+        """The most of any query, for n >= 1."""
+        return _asked(replace(self.of_query.question, quantity="max degree"), self.assume)
+
+    @property
+    def average(self) -> Bound:
+        """Pairs / n, for n >= 1."""
+        return _asked(replace(self.of_query.question, quantity="average degree"), self.assume)
 
     def __str__(self) -> str:
         return "\n".join(map(str, (self.of_query, self.maximum, self.average)))
@@ -79,11 +87,9 @@ def degree(term: Term, assume: Assume = ()) -> Degree:
 
     Args and errors as in `pairs`.
     """
-    names = ("degree", "max degree", "average degree")
     known = conditions(assume)
-    _require(_one(term), known, "in")
-    about_i = {c for c in known if symbol("i") in c.free_symbols}
-    return Degree(*(_asked(asking(term, x), [c for c in known if x == "degree" or c not in about_i]) for x in names))
+    of_query = _asked(asking(_one(term), "degree"), known)
+    return Degree(of_query, tuple(c for c in known if symbol("i") not in c.free_symbols))
 
 
 def sparsity(term: Term, assume: Assume = ()) -> Bound:

@@ -261,11 +261,16 @@ def _is_certificate(x: object) -> bool:
 
 
 @in_turn
-def verdict_of(bound: Bound) -> Verdict:
+def verdict_of(bound: Bound, known: dict[Bound, Verdict] | None = None) -> Verdict:
     """Verify a bound from its statement and its certificate.
 
     That it is a statement of its rule, that no dense mask contradicts it, that its premises hold, and then by its rule.
+
+    Args:
+        bound: the statement.
+        known: premises that were verified on the way, each once.
     """
+    seen = {} if known is None else known
     if not bound.is_known:
         return failed("nothing is claimed")
     certificate = bound.certificate
@@ -284,7 +289,8 @@ def verdict_of(bound: Bound) -> Verdict:
         steps: list[str] = []
         scripts: list[str] = []
         for premise in certificate.premises:
-            found = verdict_of(premise)
+            if (found := seen.get(premise)) is None:
+                found = seen[premise] = verdict_of(premise, seen)
             if not found.holds:
                 return failed(f"its premise {premise.name} of {premise.shown_subject}: {found.failure}", *steps)
             steps += found.steps
