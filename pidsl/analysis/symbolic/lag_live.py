@@ -137,7 +137,15 @@ def _by_lag(first: sympy.Expr | None, term: Term, reader: Reader) -> _Part:
             steps = sympy.floor((sympy.Max(t + 1 - J, p.start) - p.start) / p.step) + 1
             return _Part(first, None, J + p.start + p.step * steps)
     largest = extreme(sympy.Max, *(_end(p, reader) for p in past)) if past else ZERO
-    return _Part(first, t + 1 - largest, J + largest, largest)
+    return _Part(first, t + 1 - largest, J + largest, largest, lemma=sympy.And(*map(_no_later_step, past)))
+
+
+def _no_later_step(p: Progression) -> Condition:
+    """A lag of a progression is at most its last step: floors of quotients by a symbol are seldom compared by z3."""
+    if p.last is None or p.step == 1 or p.is_single:
+        return sympy.true
+    steps, most = sympy.floor((I - J - p.start) / p.step), sympy.floor(sympy.expand((p.last - p.start) / p.step))
+    return sympy.Or(I - J > p.last, p.step * steps <= p.step * most)
 
 
 def _below(first: sympy.Expr | None, term: Intersection, reader: Reader) -> _Part:
@@ -152,7 +160,8 @@ def _below(first: sympy.Expr | None, term: Intersection, reader: Reader) -> _Par
     if not finite:
         raise NotByLag(f"the largest lag of {term!r}")
     largest = extreme(sympy.Min, *finite)
-    return _Part(first, t + 1 - largest, J + largest, largest, exact=False)
+    lemma = sympy.And(*(part.lemma for part in sides))
+    return _Part(first, t + 1 - largest, J + largest, largest, exact=False, lemma=lemma)
 
 
 def _counted(parts: list[_Part]) -> tuple[sympy.Expr, str, tuple[Interval, ...]]:
