@@ -19,7 +19,7 @@ from pidsl.analysis import held_out
 from pidsl.analysis.bound import Bound, Question, Subject, restated
 from pidsl.analysis.consequence import RULE
 from pidsl.analysis.formulas import smt
-from pidsl.analysis.formulas.words import Periodic, Table, n
+from pidsl.analysis.formulas.words import Periodic, Table, divides, n
 from pidsl.analysis.rules import verdict_of
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.sizes import FLOPS
@@ -32,7 +32,7 @@ from pidsl.relation.isl import in_turn, patience
 
 MANY = 256  # tokens of a grid of several axes, or listed pairs, of which isl's operations take long
 SHARE = 0.03  # of the usual operations that questions about such terms get
-QUESTIONS = 500  # to z3, for confirming an answer: a second or a few
+QUESTIONS = 1500  # to z3, for confirming an answer: a few seconds
 
 MADE = (Way("what it is made of", "made:by_source"),)
 REACH = (
@@ -221,7 +221,7 @@ def _strength(bound: Bound) -> tuple[int, int]:
 
 def _divides(bound: Bound, where: Confirmed) -> bool:
     """Whether a formula has floors; for open terms, floors of divisions by a symbol, of which z3 decides not all."""
-    floors = bound.expr.atoms(sympy.floor, sympy.ceiling, sympy.Mod, Periodic, Table)
     if not names_of(bound.subject):
-        return where == "where it divides" and bool(floors)
-    return any(x.atoms(sympy.Pow) or isinstance(x, sympy.Mod) for x in floors)
+        floors = (sympy.floor, sympy.ceiling, sympy.Mod, Periodic, Table)
+        return where == "where it divides" and bool(bound.expr.atoms(*floors))
+    return divides(bound.expr)

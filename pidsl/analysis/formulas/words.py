@@ -162,6 +162,12 @@ def floor_div(x: sympy.Expr, by: sympy.Expr) -> sympy.Expr:
     return sympy.floor(x / by)
 
 
+def divides(expr: sympy.Expr) -> bool:
+    """Whether a formula has floors of divisions by a symbol, of which z3 decides not all."""
+    floors = expr.atoms(sympy.floor, sympy.ceiling, sympy.Mod)
+    return any(x.atoms(sympy.Pow) or isinstance(x, sympy.Mod) for x in floors)
+
+
 def value_of(expr: sympy.Expr, numbers: Mapping[sympy.Symbol, sympy.Integer]) -> Value:
     """The exact value of a formula at numbers, worked out in integers and fractions and not by sympy's rewriting.
 
