@@ -45,7 +45,8 @@ RESULTS = Path(__file__).parent / "results" / "mutants.json"
 TRUSTED = {
     "pidsl.analysis." + name
     for name in ("bound", "ways", "verdict", "statements", "rules", "held_out", "measured", "dense", "consequence",
-                 "formulas.words", "formulas.smt", "formulas.smtlib", "formulas.text", "formulas.evaluate", "saved", "domains", "schedules")
+                 "formulas.words", "formulas.smt",
+                 "formulas.smtlib", "formulas.text", "formulas.evaluate", "saved", "domains", "schedules")
 }  # fmt: skip
 LIMIT = 120  # seconds for the questions of one fault
 ASKED = 12  # of the questions that need a function, for one fault in it
@@ -131,7 +132,8 @@ _OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.And: ast.Or, ast.Or: ast.And, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.In: ast.NotIn,
 }  # fmt: skip
-_NAMES = {"min": "max", "max": "min", "Min": "Max", "Max": "Min", "floor": "ceil", "ceil": "floor", "all": "any", "any": "all",
+_NAMES = {"min": "max", "max": "min", "Min": "Max", "Max": "Min", "floor": "ceil", "ceil": "floor",
+          "all": "any", "any": "all",
           "dim_min": "dim_max", "dim_max": "dim_min", "lexmin": "lexmax", "lexmax": "lexmin", "lcm": "max"}  # fmt: skip
 
 
