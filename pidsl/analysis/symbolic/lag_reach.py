@@ -32,6 +32,7 @@ from pidsl.analysis.symbolic.families import (
     window_and_skip,
     window_and_some_skips,
 )
+from pidsl.analysis.symbolic.induction import check_reach
 from pidsl.analysis.symbolic.progressions import Reader, Sides
 from pidsl.analysis.ways import Asked, NotMine
 from pidsl.language.terms import Blocks, Causal, Intersection, Keys, Term, Union
@@ -181,6 +182,9 @@ def reach_by_family(
     given: dict[str, object] = {"of": "causal"} if quantity == "depth" else {"layers": ANY}
     question, certificate = asking(subject, quantity, **given), Certificate(METHOD, family.facts(quantity))
     found = Bound(question, "==", answer.expr, (*assumptions, *more), certificate, answer.note)
+    products = any(len(x.free_symbols) > 1 for c in family.needs for x in c.atoms(sympy.Mul))
+    if products and not check_reach(found).holds:
+        raise NotByLag("sizes that are products of symbols, which z3 does not decide")
     return found if layers is None else derived(found, replace(question, layers=layers))
 
 
