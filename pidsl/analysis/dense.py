@@ -36,10 +36,22 @@ def contiguous_in(seen: Bools) -> int:
 
 def reach_of(quantity: str, layers: Sequence[Term], n: int) -> int | None:
     """Farthest or contiguous of layers, the one at the input first; None for the largest lag of nothing."""
-    seen = np.eye(n, dtype=np.bool_)
-    for term in layers:
-        seen = times(dense_mask(term, n), seen)
-    return farthest_in(seen) if quantity == "farthest" else contiguous_in(seen)
+    return reach_in(quantity, [dense_mask(term, n) for term in layers], n)
+
+
+def reach_in(quantity: str, layers: Sequence[Bools], n: int) -> int | None:
+    """Farthest or contiguous of the masks of layers: the first key of each query needs no product of matrices."""
+    if quantity == "farthest":
+        first = np.arange(n)
+        for mask in layers:
+            first = np.where(mask, first, n).min(axis=1, initial=n)
+        return max((int(i - key) for i, key in enumerate(first) if key < n), default=None)
+    seen = layers[0] if layers else np.eye(n, dtype=np.bool_)
+    for k, mask in enumerate(layers[1:], start=2):
+        if k == len(layers) and not (mask & seen.T).any(axis=1).all():
+            return -1  # some token does not see itself
+        seen = times(mask, seen)
+    return contiguous_in(seen)
 
 
 def target_of(of: Of, n: int) -> Bools:
