@@ -25,7 +25,7 @@ from pidsl.relation.isl import convex_parts, limited
 
 RULE = "short sequences"
 WORK = 1.6e11  # multiplications of single numbers, about three seconds
-CYCLE_WORK = 4e10  # of any number of layers, about a second
+CYCLE_WORK = 1e11  # of any number of layers, about two seconds
 Known = dict[Term, Gaps]
 
 
