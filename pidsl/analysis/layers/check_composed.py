@@ -25,14 +25,13 @@ from pidsl.analysis.layers.judged import (
     verdict,
     whole,
 )
-from pidsl.analysis.verdict import Verdict, failed, is_soon
+from pidsl.analysis.verdict import Verdict, failed
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
-from pidsl.relation.isl import CONTEXT, coalesced, limited, patience, read_map, read_set
+from pidsl.relation.isl import CONTEXT, coalesced, limited, read_map, read_set
 
 TOGETHER = 2_000_000  # operations for taking the lags of all parts together
 LAYERS = 64  # that are composed
-SOON_SHARE = 0.2  # of all these, where a formula is confirmed before it is returned
 LONG = 600_000  # operations for long sequences alone
 SHORT, LATEST = 28, 60  # tokens up to which masks are asked, at least and at most
 LAGS = 40  # the longest contiguous reach that is proved lag by lag
@@ -67,7 +66,7 @@ def check_matrices(bound: Bound) -> Verdict:
 
 def check_layers(bound: Bound) -> Verdict:
     """Compose the relations of the layers; the formula is their largest lag (or their contiguous reach) for every n."""
-    with patience(SOON_SHARE if is_soon() else 1.0), limited("checking a formula over layers", OPERATIONS):
+    with limited("checking a formula over layers", OPERATIONS):
         terms = terms_of(bound)
         layers = fresh(terms)
         try:
