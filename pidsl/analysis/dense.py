@@ -15,6 +15,7 @@ from pidsl.relation.oracle import dense_mask
 Bools = NDArray[np.bool_]
 Of = Literal["causal", "all"]
 
+ROWS = 64  # that are multiplied at a time
 WORK = 3e11  # multiplications of single numbers, a few seconds
 
 
@@ -36,10 +37,35 @@ def contiguous_in(seen: Bools) -> int:
 
 def reach_of(quantity: str, layers: Sequence[Term], n: int) -> int | None:
     """Farthest or contiguous of layers, the one at the input first; None for the largest lag of nothing."""
-    seen = np.eye(n, dtype=np.bool_)
-    for term in layers:
-        seen = times(dense_mask(term, n), seen)
-    return farthest_in(seen) if quantity == "farthest" else contiguous_in(seen)
+    return reach_in(quantity, [dense_mask(term, n) for term in layers], n)
+
+
+def reach_in(quantity: str, layers: Sequence[Bools], n: int) -> int | None:
+    """Farthest or contiguous of the masks of layers: the first key of each query needs no product of matrices."""
+    if quantity == "farthest":
+        first = np.arange(n)
+        for mask in layers:
+            first = np.where(mask, first, n).min(axis=1, initial=n)
+        return max((int(i - key) for i, key in enumerate(first) if key < n), default=None)
+    if not layers:
+        return 0 if n > 1 else n - 1
+    seen = layers[0]
+    for mask in layers[1:-1]:
+        seen = times(mask, seen)
+    return contiguous_in(seen) if len(layers) == 1 else _contiguous_after(layers[-1], seen)
+
+
+def _contiguous_after(mask: Bools, seen: Bools) -> int:
+    """Contiguous of one more layer: rows by rows, no keys farther away than what is known to be missing."""
+    n, at, reach = len(mask), np.arange(len(mask)), len(mask) - 1
+    for start in range(0, n, ROWS):
+        first, stop = max(0, start - reach), min(n, start + ROWS)
+        lags = at[start:stop, None] - at[None, first:stop]
+        missing = lags[(lags >= 0) & ~times(mask[start:stop], seen[:, first:stop])]
+        reach = min(reach, int(missing.min(initial=n)) - 1)
+        if reach < 0:
+            break
+    return reach
 
 
 def target_of(of: Of, n: int) -> Bools:

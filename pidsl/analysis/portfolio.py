@@ -42,6 +42,7 @@ REACH = (
     Way("sums of lags", "layers.by_lags:reach", "numbers"),
     Way("layers composed", "layers.by_composition:reach", "numbers"),
     Way("short sequences", "layers.by_short:reach", "numbers", "always"),
+    Way("blocks", "smaller.blocks:of_so_many_layers", "numbers"),
     Way("few tokens, then layers composed", "layers.by_tokens:reach", "numbers", "always"),
     Way("a form in L", "layers.by_forms:by_form", "numbers", "where it divides"),
     Way("layers that repeat", "layers.by_forms:by_repetition", "numbers", "always"),

@@ -19,13 +19,13 @@ from pidsl.analysis.bound import Bound, Certificate, exact
 from pidsl.analysis.counting.inclusion import inclusion
 from pidsl.analysis.counting.lattice import Chambers, by_length, chambers, rows_of, square
 from pidsl.analysis.counting.live_set import live_set
-from pidsl.analysis.counting.progressions import counter, sum_rows
+from pidsl.analysis.counting.progressions import SOON, counter, sum_rows
 from pidsl.analysis.formulas import quasi
 from pidsl.analysis.formulas.words import n, symbol
 from pidsl.analysis.ways import Asked
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
-from pidsl.relation.isl import disjoint, limited
+from pidsl.relation.isl import disjoint, limited, patience
 from pidsl.relation.pieces import Ints
 
 METHOD = "quasi-polynomial"
@@ -40,7 +40,14 @@ def pairs(asked: Asked) -> Bound:
     Raises:
         TooHardError: isl's operation limit struck.
     """
-    term = asked.subject
+    try:
+        with patience(SOON):
+            return _pairs(asked.subject)
+    except TooHardError:
+        return _pairs(asked.subject)
+
+
+def _pairs(term: Term) -> Bound:
     try:
         expr, listed = _direct(term)
     except TooHardError:

@@ -31,7 +31,7 @@ from pidsl.relation.isl import disjoint, limited
 from pidsl.relation.oracle import dense_mask
 from pidsl.relation.pieces import Ints
 
-DENSE = 96  # lengths up to which the dense masks are counted
+DENSE = 400  # lengths up to which the dense masks are counted
 t = symbol("t")
 POINTS = 1_000_000  # most points at which a formula is compared
 

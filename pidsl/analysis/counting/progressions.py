@@ -19,12 +19,13 @@ from pidsl.analysis.counting.inclusion import inclusion
 from pidsl.analysis.counting.lattice import rows_of, square
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
-from pidsl.relation.isl import disjoint, limited, read_map
+from pidsl.relation.isl import disjoint, limited, patience, read_map
 from pidsl.relation.pieces import Ints, count_piece
 
 T = TypeVar("T")
 _dim: Any = isl.dim_type
 ONE_WAY = 200_000  # operations for one way to take a part of a set for progressions
+SOON = 0.3  # of all operations, for a first attempt
 MANY = 5  # progressions, from which on a union is taken apart if that gives fewer
 CLASSES = 360  # residue classes that a part is split into before it is given up
 CELLS = 5_000_000  # most rows in one count
@@ -167,6 +168,14 @@ def keys_of_query(term: Term) -> list[tuple[int, Progression]]:
         TooHardError: isl finds none within its limits.
     """
     try:
+        with patience(SOON):
+            return _keys(term)
+    except TooHardError:
+        return _keys(term)
+
+
+def _keys(term: Term) -> list[tuple[int, Progression]]:
+    try:
         parts = [(1, x) for x in progressions(rows_of(square(term, fresh=True)))]
         if len(parts) <= MANY:
             return parts
@@ -182,7 +191,7 @@ def keys_of_query(term: Term) -> list[tuple[int, Progression]]:
 
 
 def _apart(term: Term) -> list[tuple[int, Progression]]:
-    return [(sign * factor, x) for sign, part in inclusion(term) for factor, x in keys_of_query(part)]
+    return [(sign * factor, x) for sign, part in inclusion(term) for factor, x in _keys(part)]
 
 
 def count_progressions(parts: list[Progression], env: Mapping[str, Ints]) -> Ints:

@@ -53,8 +53,9 @@ def reach(asked: Asked) -> Bound:
     if q.quantity == "contiguous" and causal_lags(term) is not None:
         stairs, facts = staircase(term)
         return _bound(asked, stairs.formula(), (sympy.Ge(L, 0), sympy.Ge(n, 1)), facts)
-    start, lags = _lags(term)
+    regular, lags = _lags(term)
     try:
+        start = _enough(regular, lags)
         if q.quantity == "contiguous" and lags and lags[0][0] < 0 < lags[-1][1] and normal(lags)[1] == 1:
             sums, early = all_sums(lags)
             expr, facts = both_ways(sums, early, ahead=False).formula(), _facts(sums)
@@ -67,8 +68,8 @@ def reach(asked: Asked) -> Bound:
         if q.quantity == "contiguous":
             raise
     largest = lags[-1][1]
-    long = (sympy.Ge(n, abs(largest) * L + 1), *([sympy.Ge(n, start)] if start > 1 else []))
-    return _bound(asked, largest * L, (sympy.Ge(L, 0), *long), (("regular", start),))
+    long = (sympy.Ge(n, abs(largest) * L + 1), *([sympy.Ge(n, regular)] if regular > 1 else []))
+    return _bound(asked, largest * L, (sympy.Ge(L, 0), *long), (("regular", regular),))
 
 
 def depth(asked: Asked) -> Bound:
@@ -82,9 +83,10 @@ def depth(asked: Asked) -> Bound:
         stairs, facts = staircase(term)
         found = chain(stairs.inverse(), stairs.least, BRANCHES)
     else:
-        start, lags = _lags(term)
+        regular, lags = _lags(term)
         if not lags or not lags[0][0] < 0 < lags[-1][1]:
             raise NotMine
+        start = _enough(regular, lags)
         facts = (("regular", start),)
         stairs = Staircase((0,), ((0, 0),))
         if normal(lags)[1] == 1:
@@ -109,18 +111,21 @@ def _bound(
 
 
 def _lags(term: Term) -> tuple[int, Intervals]:
-    """Finitely many lags of n tokens, and the n from which on sums of them are the pairs of several layers."""
+    """Finitely many lags of n tokens, and the n from which on they are all that matters."""
     for regular in REGULAR:
         lags = finite_lags(term, regular)
-        if lags is None:
-            continue
-        both = bool(lags) and lags[0][0] < 0 < lags[-1][1]
-        width = lags[-1][1] - lags[0][0] if both else 1
-        if both and width > WIDEST:
-            raise TooHardError(f"lags from {lags[0][0]} to {lags[-1][1]}", f"at most {WIDEST} of them")
-        if lags or regular == 1:
-            return max(regular, width), lags
+        if lags or (lags is not None and regular == 1):
+            return regular, lags
     raise NotMine
+
+
+def _enough(regular: int, lags: Intervals) -> int:
+    """The n from which on sums of lags are the pairs of several layers."""
+    both = bool(lags) and lags[0][0] < 0 < lags[-1][1]
+    width = lags[-1][1] - lags[0][0] if both else 1
+    if both and width > WIDEST:
+        raise TooHardError(f"lags from {lags[0][0]} to {lags[-1][1]}", f"at most {WIDEST} of them")
+    return max(regular, width)
 
 
 # -- finitely many lags ------------------------------------------------------------------------------------------------

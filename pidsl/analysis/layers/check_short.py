@@ -6,10 +6,9 @@ from math import lcm
 from typing import Any
 
 import islpy as isl
-import numpy as np
 
 from pidsl.analysis.bound import ANY, Bound, restated
-from pidsl.analysis.dense import contiguous_in, farthest_in, times
+from pidsl.analysis.dense import contiguous_in, farthest_in, reach_in
 from pidsl.analysis.formulas.words import L, holds
 from pidsl.analysis.layers.by_values import Claim
 from pidsl.analysis.layers.gaps import Gaps, Masks, depth_in, gaps_of, leaves, turned, until_repeated
@@ -66,14 +65,10 @@ def _check_reach(bound: Bound, known: dict[Term, Gaps]) -> Verdict:
     gaps = gaps_of(layers, known).through(len(layers))
     last = _count(claim.last(gaps.start, gaps.period), len(layers))
     masks = {term: Masks(term, known) for term in set(layers)}
-    measure = farthest_in if bound.quantity == "farthest" else contiguous_in
 
     def value(count: int) -> int | None:
         each = {term: mask.among(count) for term, mask in masks.items()}
-        seen = np.eye(count, dtype=np.bool_)
-        for term in layers:
-            seen = times(each[term], seen)
-        return measure(seen)
+        return reach_in(bound.quantity, [each[term] for term in layers], count)
 
     return _verdict(claim.failure(value, last, float("-inf")), last)
 

@@ -11,21 +11,23 @@ which. In the query's own block it may attend the tokens up to the query (`low`:
     keys(i, n) = s off(I, N) + (q + 1) low(I, N) + (s - 1 - q) high(I, N) - r last(I, N)
 
 where each name stands for the number of keys of query I among N, of a term that knows no blocks. Layers connect tokens
-of different blocks exactly when they connect their blocks, in so many layers: every block has a token.
+of different blocks exactly when they connect their blocks, in so many layers: every block has a token. The farthest
+that blocks see is some lag D: tokens see as far as `s D + s - 1`, the last token of a block that is D behind to the
+first, and by r less if only the last block sees as far (`Ends`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import lru_cache, reduce
 from math import gcd
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import sympy
 
 from pidsl.analysis.bound import ANY, Bound, Question, asking
-from pidsl.analysis.counting.lattice import by_length, square
+from pidsl.analysis.counting.lattice import apply, by_length, square
 from pidsl.analysis.formulas.words import L, extreme, i, n, symbol
 from pidsl.errors import TooHardError
 from pidsl.language.terms import (
@@ -39,6 +41,7 @@ from pidsl.language.terms import (
     Full,
     Intersection,
     Keys,
+    Pairs,
     Power,
     Queries,
     SymmetricDifference,
@@ -55,6 +58,10 @@ place, lacks = symbol("q"), symbol("r")  # of the query in its block; tokens tha
 ROWS = (sympy.Ge(i, 0), sympy.Lt(i, n))
 KEY, ROW = Keys(-1, None, 1), Queries(-1, None, 1)  # of the last block
 Formulas = Sequence[sympy.Expr]
+Ends = Literal["reversed", "back", "late", ""]
+"""Why one knows whether the last block alone sees as far as any: pairs of blocks are the same from the other end, so
+that another one does unless it sees all blocks; they look back and know no n, so that the others see as far as they do
+without it; they know no n, and for long sequences the others see as far without it; or one does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,7 @@ def _inside(term: Term) -> dict[str, Term]:
 def _size(term: Term) -> int | None:
     """The largest blocks that a term can be read on, 0 where any do; None if none do."""
     match term:
-        case Causal() | Full() | Empty():
+        case Causal() | Full() | Empty() | Pairs(()):
             return 0
         case Blocked(_, size) | Blocks(size):
             return cast(int, size)
@@ -187,9 +194,20 @@ def unlike(quantity: str, found: Levels) -> str:
             back = read_set("[n] -> { [i, j] : j <= i }")
             if not (high.is_empty() and pairs.is_subset(back)):
                 return "some tokens see later ones of their block"
-        if quantity == "farthest" and by_length(pairs) is None:
+        if quantity == "farthest" and not ends(found):
             return "whether a block attends another depends on n"
     return ""
+
+
+@lru_cache(maxsize=256)
+def ends(found: Levels) -> Ends:
+    """How one knows whether the last block alone sees as far as any."""
+    pairs = square(found.any)
+    if apply(pairs, "[n] -> { [i, j] -> [n - 1 - j, n - 1 - i] }").is_equal(pairs):
+        return "reversed"
+    if by_length(pairs) is None:
+        return ""
+    return "back" if pairs.is_subset(read_set("[n] -> { [i, j] : j <= i }")) else "late"
 
 
 def keys_between(found: Levels, known: Formulas) -> tuple[sympy.Expr, sympy.Expr, sympy.Expr]:
@@ -219,8 +237,39 @@ def between(quantity: str, found: Levels, known: Formulas) -> sympy.Expr:
             far = in_tokens(known[0], found.size)
             return sympy.Piecewise((n - 1, far >= blocks_of(s) - 1), (-1, far < 0), (s * far, True))
         case _:
-            far = late(known[0])[0]  # as far between all blocks as between all but the last
-            return sympy.Piecewise((-sympy.oo, far < 0), (s * far + s - 1, True))
+            some = known[0].replace(lambda x: x == sympy.Eq(L, 0), lambda _: sympy.false)  # `assumed` says so
+            return _farthest(found.size, some, ends(found))
+
+
+def _farthest(size: int, known: sympy.Expr, why: Ends) -> sympy.Expr:
+    """The farthest lag of tokens, from that of blocks."""
+    s = sympy.Integer(size)
+
+    def most(lag: sympy.Expr) -> sympy.Expr:
+        if lag in (n - 1, -sympy.oo):
+            return lag
+        return s * in_tokens(lag, size) + s - 1
+
+    def cut(lag: sympy.Expr) -> sympy.Expr:
+        if lag in (n - 1, -sympy.oo) or lag.is_negative:
+            return most(lag)
+        return extreme(sympy.Min, n - 1, most(lag))
+
+    if why == "late":
+        return _by_case(late(known)[0], most)
+    found = _by_case(known, cut, size)
+    if why == "reversed" or n not in known.free_symbols or found == n - 1:
+        return found
+    alone, fewer = (s * in_tokens(x, size) + s - 1 for x in (known, known.subs(n, n - 1)))
+    return sympy.Piecewise((found, n <= s), (sympy.Max(fewer, alone - in_tokens(lacks, size), evaluate=False), True))
+
+
+def _by_case(expr: sympy.Expr, change: Callable[[sympy.Expr], sympy.Expr], size: int = 1) -> sympy.Expr:
+    """A formula of blocks as one of tokens, every case changed."""
+    if isinstance(expr, sympy.Piecewise):
+        cases = ((_by_case(value, change, size), in_tokens(condition, size)) for value, condition in expr.args)
+        return sympy.Piecewise(*cases)
+    return change(expr)
 
 
 def late(expr: sympy.Expr) -> tuple[sympy.Expr, int]:
@@ -322,15 +371,17 @@ def assumed(question: Question, found: Levels, premises: Sequence[Bound]) -> tup
         raise TooHardError("no layer", "one: without any, tokens of a block are not connected")
     if question.layers == ANY:
         made.append(L >= 1)
-    one_more = 0
-    if question.quantity == "farthest":  # as many blocks, and one
-        one_more, first = 1, s * late(premises[0].expr)[1] + 1
+    why = ends(found) if question.quantity == "farthest" else "reversed"
+    one_more = why != "reversed"  # as many blocks, and one
+    if why == "late":
+        first = s * late(premises[0].expr)[1] + 1
     for c in premises[0].assumptions:
         if n not in c.free_symbols:
             made += [c] if c not in (L >= 0, L >= 1) else []
         elif isinstance(c, sympy.Ge | sympy.Gt) and c.lhs == n and n not in c.rhs.free_symbols:  # N >= x + 1
             least = c.rhs - 1 if isinstance(c, sympy.Ge) else c.rhs
-            tokens = sympy.expand(s * (least + one_more) + 1)
+            more = 0 if why == "back" and least == 0 else int(one_more)  # of one block alone all is known
+            tokens = sympy.expand(s * (least + more) + 1)
             if tokens.is_Integer:
                 first = max(first, tokens)
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sympy
 
-from pidsl.analysis.bound import Bound, Certificate
+from pidsl.analysis.bound import ANY, Bound, Certificate
 from pidsl.analysis.formulas.pieces import written
 from pidsl.analysis.smaller.between import Levels, assumed, between, in_tokens, levels, questions, unlike
 from pidsl.analysis.smaller.block_keys import lengths, most_keys
@@ -41,6 +41,13 @@ def answer(asked: Asked) -> Bound:
     facts = (("size", found.size), ("off", found.off), ("low", found.low), ("high", found.high))
     reason = premises[0].reason if q.quantity == "depth" else ""
     return Bound(q, "==", expr, assumptions, Certificate(METHOD, facts, tuple(premises)), reason)
+
+
+def of_so_many_layers(asked: Asked) -> Bound:
+    """As `answer`, not of any number of layers."""
+    if asked.question.layers == ANY:
+        raise NotMine
+    return answer(asked)
 
 
 def _largest(found: Levels, known: list[sympy.Expr]) -> sympy.Expr:

@@ -216,6 +216,22 @@ def test_lags_that_are_irregular_for_short_sequences(term: Term) -> None:
     assert bound.proof.check()
 
 
+@given(terms(2, ring=True), st.integers(1, 12), st.integers(0, 4))
+@settings(max_examples=EXAMPLES)
+def test_reach_without_products_is_that_of_what_layers_see(term: Term, tokens: int, layers: int) -> None:
+    seen = stacked([term], layers, tokens)
+    far = matrices.reach_of("farthest", [term] * layers, tokens)
+    assert (-math.inf if far is None else far) == farthest_in(seen)
+    assert matrices.reach_of("contiguous", [term] * layers, tokens) == contiguous_in(seen)
+
+
+def test_lags_too_wide_for_their_sums_have_a_largest_one() -> None:
+    bound = farthest(window(63, 63) | lags(-256, 256))
+    assert bound(n=1025, L=4) == 1024
+    assert bound.proof.check()
+    assert not restated(bound, assumptions=bound.assumptions[:1]).proof.check()
+
+
 BY_TOKENS = [
     stride(11, 7),
     lags(-2, 9),

@@ -49,6 +49,7 @@ BLOCKS = (pidsl.window(3) | pidsl.keys(0, 1)).blocked(8) & pidsl.causal
 WHOLE = (pidsl.window(2, 1) | pidsl.keys(-1, None)).blocked(4)
 TWO_SIDES = (pidsl.blocks(4) & pidsl.stride(2)).blocked(8)
 CUT = (pidsl.window(2) - pidsl.window(0)).blocked(8) | pidsl.causal & pidsl.blocks(8)
+LOOK_BACK = (pidsl.blocks(3) & pidsl.causal).blocked(4)
 GRID = pidsl.neighborhood((7, 9), (5, 3), causal=(True, False))
 SQUARE = pidsl.neighborhood((8, 8), (5, 3))
 HALO = pidsl.halo((6, 8), (2, 4), (1, 2))
@@ -177,6 +178,9 @@ FAULTS = [
     Fault(between, "_live", lambda right: lambda s, known: right(s, (known[1], known[0])), live(BLOCKS, WHOLE)),
     Fault(between, "_live", changed(lambda f: f.args[1][0]), live(BLOCKS, WHOLE)),
     Fault(between, "late", changed(lambda found: (found[0], 0)), reach(TWO_SIDES)),
+    Fault(between, "ends", changed(lambda found: "reversed"), reach(LOOK_BACK)),
+    Fault(between, "ends", changed(lambda found: "late"), reach(LOOK_BACK)),
+    Fault(between, "_by_case", changed(lambda f: f.args[0][0] if f.args else f), reach(LOOK_BACK)),
     Fault(between, "_between", lambda right: lambda term, size, causal: right(term, size, Empty()), BETWEEN),
     Fault(between, "unlike", lambda right: lambda quantity, found: "", (*reach(CUT, CUT.T), *depth(CUT))),
     Fault(between, "between", changed(lambda f: f.subs(n, n + 1)), BETWEEN),

@@ -189,6 +189,33 @@ def test_layers_between_blocks_are_those_of_masks(term: Term, layers: int) -> No
                     assert bound(n=length, L=layers) == (-math.inf if wanted is None else wanted), (bound, length)
 
 
+SEEN_BY_ALL_BUT_ONE = [
+    pidsl.stride(11, 8).blocked(5),
+    ~(pidsl.ring(4).blocked(5) | pidsl.pairs([])),
+    (pidsl.stride(8) & pidsl.full | pidsl.lags(1, -2, 6)).blocked(3),
+    pidsl.lags(-2).blocked(3),
+    (pidsl.blocks(3) & pidsl.causal).blocked(4),
+    (pidsl.stride(3) | pidsl.blocks(2)).blocked(4) & pidsl.causal,
+    (pidsl.window(2) - pidsl.window(0)).blocked(4) & pidsl.causal,
+]
+
+
+@pytest.mark.parametrize("term", SEEN_BY_ALL_BUT_ONE)
+def test_whether_the_last_block_alone_sees_as_far(term: Term) -> None:
+    bound = blocks.answer(Asked(asking(term, "farthest", layers=ANY), (), answer))
+    assert bound.proof.check(), bound.proof.verdict()
+    assert not dataclasses.replace(bound, expr=sympy.Min(bound.expr, n - 2)).proof.check()
+    compared = 0
+    for length in (*range(1, 60), *range(200, 207)):
+        mask = term.mask(length)
+        for layers in (1, 2, 3, 5):
+            wanted = dense.reach_in("farthest", [mask] * layers, length)
+            with contextlib.suppress(SizeError):
+                assert bound(n=length, L=layers) == (-math.inf if wanted is None else wanted), (length, layers)
+                compared += 1
+    assert compared > 12
+
+
 @given(between_blocks())
 @few
 def test_live_keys_between_blocks_are_those_of_masks(term: Term) -> None:
