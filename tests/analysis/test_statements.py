@@ -157,7 +157,8 @@ def wrong_formulas(bound: Bound) -> Iterator[Bound]:
         yield restated(bound, expr=CASES((e, v < at), (e, v > at)))
         yield restated(bound, expr=CASES((e, v < at)))
         yield restated(bound, relation="<=", expr=CASES((moved(e, -1), here), (e, True)))
-        yield restated(bound, relation=">=", expr=CASES((moved(e, 1), here), (e, True)))
+        if e.is_finite is not False:  # infinite depths are more than any number
+            yield restated(bound, relation=">=", expr=CASES((moved(e, 1), here), (e, True)))
         yield restated(bound, relation="<=", expr=CASES((e + 1, v < at), (e + 1, v > at)))
 
 

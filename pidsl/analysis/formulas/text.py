@@ -30,10 +30,14 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Pow: operator.pow, ast.FloorDiv: lambda a, b: sympy.floor(a / b), ast.Mod: sympy.Mod,
     ast.BitAnd: sympy.And, ast.BitOr: sympy.Or,
 }  # fmt: skip
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: sympy.Eq,
+_COMPARE: dict[type[ast.cmpop], Any] = {
+    ast.Lt: sympy.Lt,
+    ast.LtE: sympy.Le,
+    ast.Gt: sympy.Gt,
+    ast.GtE: sympy.Ge,
+    ast.Eq: sympy.Eq,
     ast.NotEq: sympy.Ne,
-}  # fmt: skip
+}
 _NAMES: dict[str, Any] = {"oo": sympy.oo, "nan": sympy.nan, "true": sympy.true, "false": sympy.false}
 
 
@@ -87,7 +91,7 @@ def _read(tree: ast.expr, text: str) -> Any:
             return _BINARY[type(op)](_read(a, text), _read(b, text))
         case ast.Compare(left=a, ops=ops, comparators=others) if all(type(op) in _COMPARE for op in ops):
             sides = [_read(x, text) for x in (a, *others)]
-            each = [_COMPARE[type(op)](x, y) for op, x, y in zip(ops, sides, sides[1:], strict=False)]
+            each = [_compared(_COMPARE[type(op)], x, y) for op, x, y in zip(ops, sides, sides[1:], strict=False)]
             return each[0] if len(each) == 1 else sympy.And(*each)
         case ast.Call(func=ast.Name(id="Piecewise"), args=cases, keywords=[]):
             return sympy.Piecewise(*(_case(x, text) for x in cases), evaluate=False)
@@ -95,6 +99,11 @@ def _read(tree: ast.expr, text: str) -> Any:
             return _FUNCTIONS[name](*(_read(x, text) for x in args))
         case _:
             raise _bad(text)
+
+
+def _compared(kind: Any, x: Any, y: Any) -> Any:
+    """A comparison as it is written: sympy makes `floor(n/8) < 3` one of fractions."""
+    return kind(x, y, evaluate=not (x.has(sympy.floor, sympy.ceiling) or y.has(sympy.floor, sympy.ceiling)))
 
 
 def _case(tree: ast.expr, text: str) -> tuple[Any, Any]:
