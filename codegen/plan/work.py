@@ -45,9 +45,7 @@ def computed(walk: Walk, n: int) -> int:
             tiles = max(int(_of_runs(walk, _lengths_of(n), head).sum()) for head in _walking(walk))
             return tiles * walk.rows * walk.cols
         case Boxes(grid, _, own, swept, first, last):
-            lengths = _lengths(grid, n)  # programs go along whole axes behind the first, however few tokens there are
-            lengths[1:] = [length or x for length, x in zip(grid.lengths[1:], lengths[1:], strict=True)]
-            return prod(on_axis(*axis)[0] for axis in zip(first, last, lengths, own, swept, strict=True))
+            return prod(on_axis(*axis)[0] for axis in zip(first, last, _lengths(grid, n), own, swept, strict=True))
         case Listed(layout=BlockList(size, blocks)):
             return size**2 * sum(max(pair) * size < n for pair in blocks)
         case Lags(lags=lags):  # the rows between the first and the last of each

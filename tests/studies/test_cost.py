@@ -184,11 +184,11 @@ def test_errors() -> None:
 
 
 def boxes_one_by_one(piece: Piece, sweep: Boxes, tokens: int) -> int:
-    """Pairs in visited boxes, one box after the other; sizes on an axis multiply."""
+    """Pairs in visited boxes that hold tokens, one box after the other; sizes on an axis multiply."""
     product = 1
     for axis, (length, inner) in enumerate(zip(piece.layout.lengths, piece.layout.strides, strict=True)):
         rows = math.ceil(tokens / inner)
-        count = rows if length is None else min(length, rows) if axis == 0 else length
+        count = rows if length is None else min(length, rows)
         pairs = 0
         for t in range(math.ceil(count / sweep.own[axis])):
             last = sweep.last[axis]

@@ -61,8 +61,8 @@ def text_of(x: sympy.Basic) -> str:
 def formula_of(text: str) -> Any:
     """A formula or a condition from text.
 
-    >>> formula_of("floor(n/4) + Mod(n, 3)")
-    floor(n/4) + Mod(n, 3)
+    >>> formula_of("Min(3*floor(n/4), 5)")
+    Min(5, 3*floor(n/4))
 
     Raises:
         ParseError: text that is neither.
