@@ -55,14 +55,6 @@ MEASURED = (
 )  # fmt: skip
 
 
-def kept(bound: Bound) -> Bound:
-    """The bound, or unknown where a mask contradicts it."""
-    why = refutation(bound, FIRST)
-    return bound if not why else Bound(
-        bound.question, "unknown", sympy.nan, reason=f"a formula was found and thrown away, it is wrong: {why}"
-    )  # fmt: skip
-
-
 @lru_cache(maxsize=512)
 def refutation(bound: Bound, purpose: str) -> str:
     """Where a mask contradicts a formula, "" if no mask of those that are looked at does.

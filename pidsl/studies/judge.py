@@ -23,7 +23,7 @@ from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.words import Value, holds, symbol, value_of
 from pidsl.analysis.held_out import MEASURED
 from pidsl.analysis.measured import BY_TIME, layers_of, measured
-from pidsl.analysis.portfolio import answer
+from pidsl.analysis.portfolio import answer, static
 from pidsl.analysis.statements import REACH, names_of
 from pidsl.errors import PidslError
 from pidsl.language.terms import Term, is_confined
@@ -129,7 +129,7 @@ def exact_of(claim: Bound) -> Bound:
     """What this library's own formulas say about the quantity of a claim; unknown where they say nothing."""
     if claim.quantity == documents.ACROSS:
         return documents.no_leak(claim.term)
-    own = tuple(c for c in claim.assumptions if not {s.name for s in c.free_symbols} & {"n", "L", "i", "t"})
+    own = static(claim.assumptions)
     try:
         found = answer(claim.question, own)
         return found if found.question == claim.question else derived(found, claim.question)
