@@ -11,7 +11,7 @@ from pidsl.codegen.plan.nodes import Piece
 from pidsl.codegen.plan.walks import SMALLEST_TILE, ChosenBlocks, Over, Selected
 from pidsl.errors import TooHardError
 from pidsl.language.chosen import Selection, forced, possible
-from pidsl.language.expr import Pred, Truth, Var, evaluate, substitute_pred
+from pidsl.language.expr import Pred, Truth, Var, substitute_pred
 from pidsl.language.terms import Term
 from pidsl.relation.build import needs_square, unclipped
 from pidsl.relation.forms import predicate
@@ -23,7 +23,7 @@ FULL = 300_000  # isl operations on which blocks need no mask; without an answer
 
 def chosen_piece(term: Term, lists: Selection, backend: Backend, frame: Frame) -> Piece:
     """The piece of what a pattern may choose beside what it attends anyway, in the largest tiles that blocks fill."""
-    block, budget, queries = (int(evaluate(x, {})) for x in lists)
+    block, budget, queries = lists.numbers
     within, other = possible(term), forced(term)
     with limited(f"the mask of what {term!r} chooses"):
         keep = beside(within, other, frame)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pidsl.errors import TermError
-from pidsl.language.expr import Index
+from pidsl.language.expr import Index, evaluate
 from pidsl.language.terms import (
     Chosen,
     Difference,
@@ -39,6 +39,12 @@ class Selection(NamedTuple):
     block: Index
     budget: Index
     queries: Index
+
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        """The sizes of a pattern without symbols."""
+        block, budget, queries = (int(evaluate(x, {})) for x in self)
+        return block, budget, queries
 
 
 def forced(term: Term) -> Term:

@@ -121,7 +121,7 @@ class Questions(Shown):
         return behind("relation")(self._own)
 
     def equals(self, other: Term) -> bool:
-        """Whether both attend exactly the same pairs, for every n and m, and all documents.
+        """Whether both attend exactly the same pairs, for every n and m, all documents, and whatever calls choose.
 
         Raises:
             TermError: one of them is confined to documents, and the other is not.
@@ -154,7 +154,11 @@ class Questions(Shown):
         return behind("difference_at")(self._own, require_term(other, "difference_at"), n)
 
     def __le__(self, other: Term) -> bool:
-        """Whether every pair of `self` is a pair of `other`, for every n and m, and all documents.
+        """Whether every pair of `self` is a pair of `other`, for every n and m, all documents, and all choices.
+
+        >>> import pidsl
+        >>> (pidsl.chosen(64, 16) | pidsl.window(63)) <= pidsl.causal  # whatever a call lists
+        True
 
         Raises:
             TermError: only `other` is confined to documents.

@@ -208,6 +208,7 @@ class Chosen(Term):
     queries: Index
     within: Term
     chooses = True
+    LEAST = (1, 1, 1)
 
     @classmethod
     def made(cls, *values: Any) -> Term:
@@ -287,11 +288,14 @@ def misplaced(term: Term) -> TermError:
 
 
 def require_free(term: Term, question: str) -> None:
-    """Raise for a question that has an answer only where the documents are known.
+    """Raise for a question that has an answer only where documents and choices are known.
 
     Raises:
-        TermError: the pattern is confined to documents.
+        TermError: the pattern is confined to documents, or calls choose pairs of it.
     """
+    if is_chosen(term):
+        expected = f"a pattern without `chosen`: {question} depends on what a call lists"
+        raise TermError(f"{term!r}", expected, hint="term.forced, attended in every call; term.possible, the most")
     if is_confined(term):
         expected = f"a pattern without `documents`: {question} depends on where they start"
         raise TermError(f"{term!r}", expected, hint="term.mask(n, documents=ids), which knows them")

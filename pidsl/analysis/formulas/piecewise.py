@@ -7,7 +7,6 @@ Where a function is infinite (no number of layers is enough, the maximum of noth
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import sympy
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from pidsl.analysis.formulas.pieces import written
+from pidsl.analysis.formulas.quasi import affine
 from pidsl.analysis.formulas.words import Periodic, Table, n, symbol
 from pidsl.errors import TooHardError
 from pidsl.relation.isl import CONTEXT, disjoint, largest, least, read_set
@@ -177,72 +177,7 @@ def fit(
     if stop is not None and stop - first < 2 * period + 2:
         return runs(at, first, stop, missing)
     values = [at(x) for x in range(first, first + 2 * period)]
-    steps = [None if a is None or b is None else b - a for a, b in zip(values, values[period:], strict=False)]
-    short = next(p for p in range(1, period + 1) if period % p == 0 and _repeats(values, steps, p, period))
-    return [(periodic(values, steps[:short], short, period, first, missing), first)]
-
-
-def _repeats(values: list[int | None], steps: list[int | None], p: int, period: int) -> bool:
-    for r in range(period):
-        a, b, s = values[r], values[r + p], steps[r]
-        if steps[(r + p) % period] != s or (a is None) != (b is None):
-            return False
-        if a is not None and b is not None and s is not None and (b - a) * period != s * p:
-            return False
-    return True
-
-
-def periodic(
-    values: list[int | None], steps: list[int | None], p: int, period: int, first: int, missing: sympy.Expr
-) -> sympy.Expr:
-    """The function with these values from `first` on, whose class r mod p grows by steps[r] in each `period`."""
-    slopes = [sympy.Rational(s or 0, period) for s in steps[:p]]
-    whole = all(v is not None for v in values[:p])
-    if p == 1:
-        return missing if not whole else slopes[0] * n + (sympy.Integer(values[0] or 0) - slopes[0] * first)
-    if whole and len(set(slopes)) == 1:
-        line = [v for v in values[:p] if v is not None]
-        after = line[0] + slopes[0] * p
-        moves = [b - a for a, b in zip(line, [*line[1:], after], strict=True)]
-        counts = Counter(moves)
-        odd = [m for m in counts if counts[m] == 1]
-        if len(counts) == 2 and odd:
-            jump = max(odd, key=abs)
-            base = next(m for m in counts if m != jump)
-            shift = -(first + moves.index(jump) + 1) % p
-            shift = shift - p if shift > p // 2 else shift
-            shape = base * n + (jump - base) * sympy.floor((n + shift) / sympy.Integer(p))
-            return sympy.expand(shape + (line[0] - shape.subs(n, first)))
-        if (found := _capped(moves, line, first)) is not None:
-            return found
-    constants: list[Any] = [missing] * p
-    for r in range(p):
-        v = values[r]
-        if v is not None:
-            constants[(first + r) % p] = v - slopes[r] * (first + r)
-    if len(set(slopes)) == 1:
-        return slopes[0] * n + Periodic(n, *constants)
-    turned: list[Any] = [0] * p
-    for r in range(p):
-        turned[(first + r) % p] = slopes[r]
-    return Periodic(n, *turned) * n + Periodic(n, *constants)
-
-
-def _capped(moves: list[int], line: list[int], first: int) -> sympy.Expr | None:
-    """`Min(n + a, p floor((n + b)/p) + c)`: in each period a jump, then steps of 1, then none."""
-    p = len(moves)
-    jumps = [k for k, move in enumerate(moves) if move > 1]
-    if len(jumps) != 1 or sum(moves) != p or min(moves) < 0:
-        return None
-    turned = moves[jumps[0] + 1 :] + moves[: jumps[0]]
-    ones = sum(turned)
-    if any(turned[ones:]):
-        return None
-    at = first + jumps[0] + 1  # just after the jump
-    value = line[0] + sum(moves[: jumps[0] + 1])
-    whole = at // p
-    start, value = at - whole * p, value - whole * p
-    return sympy.Min(n + value - start, p * sympy.floor((n - start) / sympy.Integer(p)) + value + ones)
+    return [(affine(values, first, period, n, missing), first)]
 
 
 def runs(at: Callable[[int], int | None], first: int, stop: int, missing: sympy.Expr) -> list[Branch]:

@@ -4,21 +4,22 @@
 
 Row r of a batch entry is that of query block x: of a uniform call `x = r + offset // queries`; of a ragged one, rows of
 a sequence begin where those of the one before it in its batch entry end. All of it happens on the device of q, and
-nothing waits for it, but for the check of the numbers: `PIDSL_CHECK_BLOCKS=0` turns that off, and a graph that is
+nothing waits for it, but for the check of the numbers: `PIDSL_CHECK_VALUES=0` turns that off, and a graph that is
 captured has none; what is out of range attends nothing then.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pidsl.runtime.call.arguments import Fault, raise_faults
+from pidsl.language.chosen import Selection
+from pidsl.runtime.call.arguments import Fault, check_form, raise_faults
 from pidsl.runtime.call.call import Positions, Where
+from pidsl.runtime.call.ragged import checked
 from pidsl.runtime.call.segments import COLUMNS
 
 NEVER = 2**31 - 1  # sorts behind every block
@@ -36,6 +37,44 @@ class Choice(NamedTuple):
     budget: int
     queries: int
     full: Callable[..., Any]
+
+
+def check_blocks(blocks: Any, choice: Selection, given: tuple[Tensor, Tensor], positions: Any) -> list[Fault]:
+    """Faults of the lists of a call, but for their numbers.
+
+    Args:
+        blocks: what was given.
+        choice: what it should list.
+        given: q and k.
+        positions: of a uniform call, or anything else.
+    """
+    (q, k), (_, most, size) = given, choice.numbers
+    said = f"int32 [batch, 1 or kv_heads or heads, query blocks, up to {most}]"
+    if blocks is None:
+        hint = "kernel(q, k, v, blocks=lists), lists that a selector of pidsl.select makes"
+        return [Fault("blocks", "nothing", f"{said}: the pattern has {tuple(choice)} chosen by each call", hint)]
+    if fault := check_form("blocks", blocks, said.removeprefix("int32 ")):
+        return [fault]
+    faults = []
+    if blocks.dtype != torch.int32:
+        faults.append(Fault("blocks", f"dtype {blocks.dtype}", "int32", "blocks.int()"))
+    if blocks.device != q.device:
+        faults.append(Fault("blocks", f"device {blocks.device}", f"{q.device}, that of q", "blocks.to(q.device)"))
+    batch, heads, rows, budget = blocks.shape
+    uniform = isinstance(positions, Positions)
+    want = _blocks_of(positions.offset, q.shape[2], size) if uniform else rows
+    wrong = batch != q.shape[0] or heads not in (1, k.shape[1], q.shape[1]) or rows != want
+    if wrong or budget > most:
+        sizes = " or ".join(map(str, dict.fromkeys((1, k.shape[1], q.shape[1]))))
+        expected = f"[{q.shape[0]}, {sizes}, {want}, up to {most}]"
+        what = f"a row for each block of {size} query positions, at most {most} blocks in it"
+        faults.append(Fault("blocks", f"shape {list(blocks.shape)}", f"{expected}: {what}"))
+    return faults
+
+
+def _blocks_of(offset: Any, rows: Any, size: int) -> Any:
+    """How many blocks of positions some rows have."""
+    return (offset + rows - 1) // size - offset // size + 1 if rows else 0
 
 
 class Lists(NamedTuple):
@@ -100,6 +139,9 @@ def rows_of(choice: Choice, where: Where, shape: tuple[int, int, int], rows: int
     counts = spans(offset, length, choice.queries)
     key_counts = spans(key_offset, keys, choice.block)
     begin, owner = (first_rows(of, x) for x in (counts, key_counts))
+    if checked(device) and len(table) and (most := int((begin + counts).max())) > rows:
+        expected = f"{most} rows or more: the blocks of {choice.queries} queries of all sequences of a batch entry"
+        raise_faults([Fault("blocks", f"{rows} rows", expected)], "kernel(q, k, v, blocks=...)")
     # the sequence of each row: the last one of its batch entry that begins at it or before
     own = torch.zeros(batch, rows + 1, dtype=torch.int64, device=device)
     number = torch.arange(len(table), device=device)
@@ -146,8 +188,8 @@ def lists_of(blocks: Tensor, choice: Choice, rows: Rows, check: bool = True) -> 
     """
     given = blocks.long()
     there = (given >= rows.first) & (given <= rows.last)
-    if check and checks(blocks.device):
-        _check(given, there, rows)
+    if check and checked(blocks.device):
+        check_range(given, there | (rows.last < rows.first), rows.first, rows.last)  # rows of no sequence are not read
     found = torch.where(there, given, NEVER).sort(dim=-1).values
     repeated = torch.zeros_like(there)
     repeated[..., 1:] = found[..., 1:] == found[..., :-1]
@@ -198,22 +240,20 @@ def transposed(lists: Lists) -> Transposed:
     return Transposed(query_block[order.indices].int(), ends[::2].contiguous(), ends[1::2] - ends[:-1:2], owners)
 
 
-def checks(device: torch.device) -> bool:
-    """Whether the numbers of lists are looked at, which waits for the device."""
-    if device.type == "meta" or os.environ.get("PIDSL_CHECK_BLOCKS", "1") == "0":
-        return False
-    return device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
+def check_range(given: Tensor, there: Tensor, first: Any, last: Any) -> None:
+    """Raise for a number in lists that is neither -1 nor a block of keys that there is.
 
-
-def _check(given: Tensor, there: Tensor, rows: Rows) -> None:
+    Args:
+        given: the lists.
+        there: of the same shape, the numbers that are first .. last.
+        first, last: blocks of keys, numbers or tensors.
+    """
     wrong = ~there & (given != -1)
     if not bool(wrong.any()):
         return
     at = wrong.nonzero()[0].tolist()
-    first, last = (int(torch.as_tensor(x).expand(given.shape)[tuple(at)]) for x in (rows.first, rows.last))
+    first, last = (int(torch.as_tensor(x).expand(given.shape)[tuple(at)]) for x in (first, last))
     got = f"blocks[{', '.join(map(str, at))}] = {int(given[tuple(at)])}"
     expected = f"-1, or a block of keys that there is: {first} .. {last}"
-    if last < first:
-        expected = "-1: there are no queries or no keys for this row"
-    hint = "blocks.masked_fill(blocks > last, -1), or PIDSL_CHECK_BLOCKS=0, which leaves out what is out of range"
+    hint = "blocks.masked_fill(blocks > last, -1), or PIDSL_CHECK_VALUES=0, which leaves out what is out of range"
     raise_faults([Fault("blocks", got, expected, hint)], "kernel(q, k, v, blocks=...)")
