@@ -62,7 +62,7 @@ def check_blocks(blocks: Any, choice: Selection, given: tuple[Tensor, Tensor], p
         faults.append(Fault("blocks", f"device {blocks.device}", f"{q.device}, that of q", "blocks.to(q.device)"))
     batch, heads, rows, budget = blocks.shape
     uniform = isinstance(positions, Positions)
-    want = _blocks_of(positions.offset, q.shape[2], size) if uniform else rows
+    want = blocks_of(positions.offset, q.shape[2], size) if uniform else rows
     wrong = batch != q.shape[0] or heads not in (1, k.shape[1], q.shape[1]) or rows != want
     if wrong or budget > most:
         sizes = " or ".join(map(str, dict.fromkeys((1, k.shape[1], q.shape[1]))))
@@ -72,7 +72,7 @@ def check_blocks(blocks: Any, choice: Selection, given: tuple[Tensor, Tensor], p
     return faults
 
 
-def _blocks_of(offset: Any, rows: Any, size: int) -> Any:
+def blocks_of(offset: Any, rows: Any, size: int) -> Any:
     """How many blocks of positions some rows have."""
     return (offset + rows - 1) // size - offset // size + 1 if rows else 0
 
