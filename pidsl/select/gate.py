@@ -52,6 +52,8 @@ class SeerGate(Selector):
         for x in (*self.q_map, *self.k_map):
             nn.init.xavier_uniform_(x)
 
+    rotated = False
+
     def summarise(self, units: Tensor, first: int) -> Tensor:
         if not units.shape[2]:
             return units.new_empty(*units.shape[:3], self.k_map.shape[2], dtype=self.k_map.dtype)

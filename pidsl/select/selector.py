@@ -45,6 +45,10 @@ class State:
     tail: Tensor
     length: int
 
+    def reordered(self, indices: Tensor) -> State:
+        """The state whose batch entry b is entry `indices[b]` of this one, for the beams of a search."""
+        return State(self.summaries.index_select(0, indices), self.tail.index_select(0, indices), self.length)
+
 
 class Selector(nn.Module, ABC):
     """Base of the selectors: a subclass says what is kept of the keys, and scores blocks by it.
@@ -92,6 +96,8 @@ class Selector(nn.Module, ABC):
     def extra_repr(self) -> str:
         names = ("block", "budget", "queries", "first", "local", "per")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    rotated = True  # whether it is called with queries and keys after their rotation
 
     # -- of a subclass -------------------------------------------------------------------------------------------------
 

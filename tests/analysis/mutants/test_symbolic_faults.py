@@ -121,7 +121,7 @@ FAULTS = [
     Fault(lag_reach, "window_and_some_skips", given(lambda a, b, c: (a, b, c + 1)), reach(ALL, "farthest")),
     Fault(lag_reach, "window_and_some_skips", given(lambda a, b, c: (a, b, c)),
           reach(SkipSchedule(k, p, 2), "farthest")),
-    Fault(lag_reach, "_sinks", made(lambda found: (None, found[1] or window(k))), reach(SINKS)),
+    Fault(lag_reach, "by_first_keys", made(lambda found: [(None, x) for _, x in found]), reach(SINKS)),
     Fault(lag_reach, "_block", lambda right: lambda term: (sympy.Symbol("k", integer=True), True), reach(window(k))),
     # a closed form, a formula or a condition that is wrong
     Fault(families, "ceil_div", lambda right: lambda y, by: sympy.floor(y / by), SKIPS[1:2]),
@@ -185,7 +185,7 @@ FAULTS = [
     Fault(lag_live, "_end", made(lambda e: e - 1), live(window(k), SKIP)),
     Fault(lag_live, "_counted", made(lambda found: (found[0] + 1, *found[1:])), live(SINKS)),
     Fault(lag_live, "_counted", made(lambda found: (found[0], found[1], found[2][:1])), live(SINKS)),
-    Fault(lag_live, "_parts", made(lambda found: found[:1]), live(SINKS)),
+    Fault(lag_live, "by_first_keys", made(lambda found: found[:1]), live(SINKS)),
     Fault(lag_live, "_between", made(lambda part: part and replace(part, many=part.many + 1)),
           live(blocks(k) & causal)),
 ]  # fmt: skip
