@@ -113,7 +113,7 @@ FAULTS = [
     Fault("a lag lost", "by_lags.finite_lags", result(lambda x: x and x[1:]), "by_lags:depth", BOTH, ALL),
     Fault("a lag lost", "by_lags.causal_lags", result(lambda x: x & read_set("{ [d] : d < 16 }")),
           "by_lags:reach", PI, NEAR),
-    Fault("a bit too far", "by_lags.spread", lambda real: lambda bits, by: real(bits, by + 1),
+    Fault("a bit too far", "by_lags.plus", lambda real: lambda bits, parts: real(bits, [(a, b + 1) for a, b in parts]),
           "by_lags:depth", PI, DEEP),
     Fault("sums of one lag less", "by_lags.added", lambda _: lambda a, b: a, "by_lags:depth", BOTH, ALL),
     Fault("a step misread", "by_lags.normal", result(lambda x: (x[0], 1, x[2])), "by_lags:depth", lags(-1, 1), ALL),
