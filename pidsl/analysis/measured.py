@@ -9,17 +9,17 @@ import math
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import sympy
 
 from pidsl.analysis.bound import Bound, Form, Question, Subject, restated
-from pidsl.analysis.dense import Bools, contiguous_in, farthest_in, target_of, times
-from pidsl.analysis.formulas.words import Value
+from pidsl.analysis.dense import Bools, contiguous_in, depth_in, farthest_in, times
+from pidsl.analysis.formulas.words import Value, holds, symbol, value_of
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.statements import names_of
-from pidsl.errors import PidslError
+from pidsl.errors import PidslError, TooHardError
 from pidsl.language.terms import (
     Blocked,
     Blocks,
@@ -102,6 +102,45 @@ def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[
             return 1 - Fraction(int(mask.sum()), n * n), True
 
 
+def refuted(bound: Bound, points: Iterable[dict[str, int]], work: float = WORK) -> str:
+    """Where masks contradict a bound, among points that its assumptions admit; "" if nowhere."""
+    for at in points:
+        if not admits(bound.assumptions, at):
+            continue
+        found, exact = measured(bound, at, work)
+        if found is None or agrees(bound.relation, found, value := formula_at(bound.expr, at), exact):
+            continue
+        where = ", ".join(f"{name} = {x}" for name, x in at.items())
+        return f"at {where} it says {bound.relation} {value}, the masks {'' if exact else 'at least '}{found}"
+    return ""
+
+
+def admits(conditions: Iterable[sympy.Basic], values: dict[str, int]) -> bool:
+    """Whether conditions hold, or would with numbers for what is still open."""
+    at = {symbol(name): value for name, value in values.items()}
+    try:
+        return all(holds(c, at) for c in conditions if c.free_symbols <= at.keys())
+    except ValueError:
+        return False
+
+
+def formula_at(expr: sympy.Expr, values: dict[str, int]) -> Value:
+    """The formula at numbers; where it has no value nan, which is no other's equal."""
+    try:
+        return value_of(expr, {symbol(name): sympy.Integer(value) for name, value in values.items()})
+    except ValueError:
+        return math.nan
+
+
+def agrees(relation: str, found: Value, claimed: Value, exact: bool = True) -> bool:
+    """Whether a claim is compatible with what was found, which is the least it can be where it is not exact."""
+    if relation == "<=" or (relation == "==" and not exact):
+        return found <= claimed
+    if relation == ">=":
+        return found >= claimed or (not exact and not math.isnan(claimed))
+    return found == claimed
+
+
 def _times(found: tuple[Value | None, bool], factor: int) -> tuple[Value | None, bool]:
     return None if found[0] is None else found[0] * factor, found[1]
 
@@ -142,27 +181,27 @@ def _corner_looks_back(term: Term) -> bool:
 
 
 def _depth(bound: Bound, values: dict[str, int], work: float) -> Value | None:
-    """The fewest layers that connect the pairs in question; the claimed oo, where all that are looked at do not."""
+    """The fewest layers that connect the pairs in question; the claimed oo, where the first of a rule do not."""
     n = values["n"]
-    most = LAYERS if isinstance(bound.subject, LayerRule) else 2 * n
-    layers = layers_of(bound.subject, values, max(1, min(most, int(work / n**3))))
+    endless = isinstance(bound.subject, LayerRule)
+    layers = layers_of(bound.subject, values, LAYERS if endless else len(_each(bound.subject)))
+    if not layers:
+        return None
     of = bound.argument("of")
     if of is None:  # with symbols, only causal pairs are counted
         masks = (_mask(term, n) for term in layers[:1] if not names_of(bound.subject))
         of = "all" if any(np.triu(mask, 1).any() for mask in masks) else "causal"
     if of == "causal" and n <= CORNER and look_back(layers):
         enough = connected(layers_of(bound.subject, values, LAYERS))
-        return next((count for count, tokens in enumerate(enough, 1) if n <= tokens), _if_infinite(bound))
-    target, seen = target_of(of, n), np.eye(n, dtype=np.bool_)
-    for count, term in enumerate(layers, 1):
-        seen = times(_mask(term, n), seen)
-        if (seen | ~target).all():
-            return count
-    return _if_infinite(bound)
-
-
-def _if_infinite(bound: Bound) -> Value | None:
-    return math.inf if bound.expr == sympy.oo else None
+        if (soon := next((count for count, tokens in enumerate(enough, 1) if n <= tokens), None)) is not None:
+            return soon
+    try:
+        found, known = depth_in([_mask(term, n) for term in layers], of, work)
+    except TooHardError:
+        return None
+    if endless and (found is None or known > len(layers)):  # layers that were not looked at may be others
+        return math.inf if bound.expr == sympy.oo else None
+    return math.inf if found is None else found
 
 
 @lru_cache(maxsize=256)
@@ -265,8 +304,11 @@ def _grows(term: Term) -> bool:
 @lru_cache(maxsize=256)
 def varies(subject: Subject) -> bool:
     """Whether each length needs a mask of its own."""
-    terms = subject if isinstance(subject, tuple) else (subject,)
-    return any(isinstance(t, LayerRule) or any(map(_by_length, walk(t))) for t in terms)
+    return any(isinstance(t, LayerRule) or any(map(_by_length, walk(t))) for t in _each(subject))
+
+
+def _each(subject: Subject) -> tuple[Any, ...]:
+    return subject if isinstance(subject, tuple) else (subject,)
 
 
 def _by_length(term: Term) -> bool:
@@ -307,14 +349,16 @@ def composed(term: Term) -> bool:
 
 
 def sizes_of(terms: Iterable[Term]) -> set[int]:
-    """The whole numbers in terms, and the tokens of grids."""
+    """The whole numbers in terms, the tokens of grids, and the last of listed pairs."""
     found: set[int] = set()
     for part in (part for term in terms for part in walk(term)):
         if isinstance(part, Neighborhood | Halo):
             found.add(math.prod(part.shape))
         elif isinstance(part, Lags):
             found.update(abs(x) for x in part.values if isinstance(x, int))
-        elif not isinstance(part, Pairs | Where):
+        elif isinstance(part, Pairs):
+            found.update(max(place) for place in zip(*part.values, strict=True))
+        elif not isinstance(part, Where):
             found.update(abs(x) for x in own_values(part) if isinstance(x, int))
     return found
 

@@ -38,6 +38,12 @@ class Count(sympy.Function):
     """A conclusion: of numbers and conditions in turn, the numbers whose condition holds sum to 0."""
 
 
+SIDES: dict[str, Callable[[sympy.Expr], Condition]] = {
+    "==": IsZero, "<=": lambda gap: gap >= 0, ">=": lambda gap: gap <= 0
+}  # fmt: skip
+"""What is claimed of a formula minus the quantity that it bounds."""
+
+
 class Applied(BooleanFunction):
     """A condition that is defined by name, of some arguments."""
 
