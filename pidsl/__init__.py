@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from pidsl import nn as nn
     from pidsl import patterns as patterns
     from pidsl import runtime as runtime
+    from pidsl import select as select
     from pidsl import testing as testing
     from pidsl.analysis.bound import Bound
     from pidsl.analysis.documents import no_leak
@@ -153,4 +154,4 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         return submodule(__name__, name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__, "nn", "patterns", "testing"})
+        return sorted({*globals(), *__all__, "nn", "patterns", "select", "testing"})

@@ -208,6 +208,7 @@ class Chosen(Term):
     queries: Index
     within: Term
     chooses = True
+    LEAST = (1, 1, 1)
 
     @classmethod
     def made(cls, *values: Any) -> Term:
