@@ -132,7 +132,7 @@ def _group(number: int, piece: Piece, task: Pass) -> _Group:
         case Listed():
             return _Group(True, 1, 0, walk.owned, "_listed", number)
         case Selected():
-            return _Group(True, 1, 0, walk.owned, "_chosen", number)
+            return _Group(False, 1, 0, walk.owned, "_chosen", number)
         case Runs(layout=layout) | Lags(layout=layout):
             queries, keys = (layout.query_step, layout.query_class), (layout.key_step, layout.key_class)
             step, fixed = keys if task == "grad_key" else queries
@@ -142,4 +142,4 @@ def _group(number: int, piece: Piece, task: Pass) -> _Group:
 
 def _partly(walk: Walk) -> bool:
     """Its programs own some of the rows (keys) only, whatever classes there are."""
-    return isinstance(walk, Listed | Selected) or (isinstance(walk, Boxes) and walk.layout.tokens is not None)
+    return isinstance(walk, Listed) or (isinstance(walk, Boxes) and walk.layout.tokens is not None)

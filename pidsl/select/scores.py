@@ -14,13 +14,12 @@ Per = Literal["head", "group", "entry"]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Some query blocks of a call, and the keys that there are.
+    """Some query blocks of a call, and the key blocks that begin before their end.
 
     Args:
         first, count: the query blocks.
         start, end: positions of their first token, and behind their last one.
         queries, block: tokens per query block and per key block.
-        keys: how many keys there are.
     """
 
     first: int
@@ -29,12 +28,11 @@ class Rows:
     end: int
     queries: int
     block: int
-    keys: int
 
     @property
     def blocks(self) -> int:
         """How many key blocks there are."""
-        return -(-self.keys // self.block)
+        return -(-self.end // self.block)
 
     def last(self, device: torch.device) -> Tensor:
         """int64 [count]: the position of the last token of each query block."""

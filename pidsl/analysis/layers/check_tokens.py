@@ -12,7 +12,7 @@ import sympy
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.dense import is_depth
 from pidsl.analysis.formulas.agreement import branch_starts
-from pidsl.analysis.formulas.piecewise import stated, tokens_of
+from pidsl.analysis.formulas.read import stated, tokens_of
 from pidsl.analysis.formulas.words import n
 from pidsl.analysis.layers.by_values import value_at
 from pidsl.analysis.layers.follow import DISTINCT, LATEST, SHORT, Token, lacking, one_class

@@ -62,7 +62,7 @@ def check_blocks(blocks: Any, choice: Selection, given: tuple[Tensor, Tensor], p
         faults.append(Fault("blocks", f"device {blocks.device}", f"{q.device}, that of q", "blocks.to(q.device)"))
     batch, heads, rows, budget = blocks.shape
     uniform = isinstance(positions, Positions)
-    want = _blocks_of(positions.offset, q.shape[2], size) if uniform else rows
+    want = blocks_of(positions.offset, q.shape[2], size) if uniform else rows
     wrong = batch != q.shape[0] or heads not in (1, k.shape[1], q.shape[1]) or rows != want
     if wrong or budget > most:
         sizes = " or ".join(map(str, dict.fromkeys((1, k.shape[1], q.shape[1]))))
@@ -72,7 +72,7 @@ def check_blocks(blocks: Any, choice: Selection, given: tuple[Tensor, Tensor], p
     return faults
 
 
-def _blocks_of(offset: Any, rows: Any, size: int) -> Any:
+def blocks_of(offset: Any, rows: Any, size: int) -> Any:
     """How many blocks of positions some rows have."""
     return (offset + rows - 1) // size - offset // size + 1 if rows else 0
 
@@ -81,7 +81,8 @@ class Lists(NamedTuple):
     """The lists of a call, every block once.
 
     Args:
-        entries: int32 [B, H, R, K]: first the full blocks, ascending, then the others, ascending; then NEVER.
+        entries: int32 [B, H, R, K]: first the full blocks, ascending, then the others, ascending; then NEVER. All keys
+            of a full block exist.
         full: int32 [B, H, R], how many are full;
         listed: and how many there are.
         rows: what the rows of the lists are.
@@ -97,7 +98,8 @@ class Rows(NamedTuple):
     """What every row of the lists is: int64 tensors [B, 1, R, 1], or numbers where all rows have the same.
 
     Args:
-        x: the query block.
+        x: the query block,
+        size: and its queries.
         n, m, offset, key_offset: the lengths and offsets of its sequence.
         first, last: the first and the last block of keys that there are of it; last < first: none.
         owner: the number of block `first` among the key blocks of the batch entry.
@@ -105,6 +107,7 @@ class Rows(NamedTuple):
     """
 
     x: Any
+    size: int
     n: Any
     m: Any
     offset: Any
@@ -130,25 +133,25 @@ def rows_of(choice: Choice, where: Where, shape: tuple[int, int, int], rows: int
     if isinstance(where, Positions):
         first, last = where.key_offset // choice.block, (where.key_offset + m - 1) // choice.block
         x = (index + where.offset // choice.queries)[None, None, :, None]
-        return Rows(x, n, m, where.offset, where.key_offset, first, last, 0, last - first + 1)
+        return Rows(x, choice.queries, n, m, where.offset, where.key_offset, first, last, 0, last - first + 1)
     table = where.table.long()
     of, _, length, offset, _, keys, key_offset = table.unbind(1)[: len(COLUMNS)]
-    spans = _spans(offset, length, choice.queries)
-    key_spans = _spans(key_offset, keys, choice.block)
-    begin, owner = (first_rows(of, x) for x in (spans, key_spans))
-    if checked(device) and len(table) and (most := int((begin + spans).max())) > rows:
+    counts = spans(offset, length, choice.queries)
+    key_counts = spans(key_offset, keys, choice.block)
+    begin, owner = (first_rows(of, x) for x in (counts, key_counts))
+    if checked(device) and len(table) and (most := int((begin + counts).max())) > rows:
         expected = f"{most} rows or more: the blocks of {choice.queries} queries of all sequences of a batch entry"
         raise_faults([Fault("blocks", f"{rows} rows", expected)], "kernel(q, k, v, blocks=...)")
     # the sequence of each row: the last one of its batch entry that begins at it or before
     own = torch.zeros(batch, rows + 1, dtype=torch.int64, device=device)
     number = torch.arange(len(table), device=device)
     own.view(-1).scatter_reduce_(
-        0, of * (rows + 1) + torch.where(spans > 0, begin, rows).clamp(max=rows), number, "amax"
+        0, of * (rows + 1) + torch.where(counts > 0, begin, rows).clamp(max=rows), number, "amax"
     )
     own = own[:, :rows].cummax(1).values
     there = (
         (own < len(table))
-        & (index - begin[own] < spans[own])
+        & (index - begin[own] < counts[own])
         & (of[own] == torch.arange(batch, device=device)[:, None])
     )
 
@@ -156,14 +159,14 @@ def rows_of(choice: Choice, where: Where, shape: tuple[int, int, int], rows: int
         return column[own][:, None, :, None]
 
     start = each(key_offset) // choice.block
-    end = torch.where(there[:, None, :, None], start + each(key_spans) - 1, start - 1)
+    end = torch.where(there[:, None, :, None], start + each(key_counts) - 1, start - 1)
     x = (index - begin[own])[:, None, :, None] + each(offset) // choice.queries
     most = where.all_keys // choice.block + 2 * len(table)
     places = each(length), each(keys), each(offset), each(key_offset)
-    return Rows(x, *places, start, end, each(owner), most)
+    return Rows(x, choice.queries, *places, start, end, each(owner), most)
 
 
-def _spans(offset: Tensor, length: Tensor, size: int) -> Tensor:
+def spans(offset: Tensor, length: Tensor, size: int) -> Tensor:
     """How many blocks of positions sequences have rows (keys) in."""
     whole = (offset + length - 1).div(size, rounding_mode="floor") - offset.div(size, rounding_mode="floor") + 1
     return torch.where(length > 0, whole, 0)
@@ -195,18 +198,19 @@ def lists_of(blocks: Tensor, choice: Choice, rows: Rows, check: bool = True) -> 
     full = choice.full(
         n=rows.n, m=rows.m, offset=rows.offset, key_offset=rows.key_offset, x=rows.x, y=torch.where(listed, found, 0)
     )
-    full = torch.as_tensor(full, device=blocks.device).expand(found.shape) & listed
+    whole = (found * choice.block >= rows.key_offset) & ((found + 1) * choice.block <= rows.key_offset + rows.m)
+    full = torch.as_tensor(full, device=blocks.device).expand(found.shape) & listed & whole
     order = (found + torch.where(full, 0, NEVER + 1)).sort(stable=True, dim=-1)
     entries = found.gather(-1, order.indices).int()
     return Lists(entries, full.sum(-1, dtype=torch.int32), listed.sum(-1, dtype=torch.int32), rows)
 
 
 class Transposed(NamedTuple):
-    """The lists by key blocks: which rows of the lists have each.
+    """The lists by key blocks: which query blocks list each.
 
     Args:
-        entries: int32 [B * H * R * K], rows of the lists; for each owner those to which it is full, ascending, then
-            the others, ascending.
+        entries: int32 [B * H * R * K], query blocks; for each owner those to which it is full, ascending, then the
+            others, ascending. No full one has queries before the first row.
         begin: int32 [B * H * owners + 1], where those of owner `(b * H + h) * owners + key block` begin,
         full: int32 [B * H * owners], and how many of them are full.
         owners: key blocks of a batch entry at most.
@@ -220,19 +224,20 @@ class Transposed(NamedTuple):
 
 def transposed(lists: Lists) -> Transposed:
     """By a stable sort: the same order in every run."""
-    (batch, heads, count, budget), rows = lists.entries.shape, lists.rows
+    (batch, heads, _, budget), rows = lists.entries.shape, lists.rows
     device, owners = lists.entries.device, rows.owners
     at = torch.arange(budget, device=device)
     listed, full = at < lists.listed[..., None], at < lists.full[..., None]
     group = torch.arange(batch * heads, device=device).view(batch, heads, 1, 1) * owners
     owner = group + rows.owner + lists.entries - rows.first
     none = batch * heads * owners
+    full = full & (rows.x * rows.size >= rows.offset)
     # every owner twice: the rows to which it is full, then the others
     key = torch.where(listed, 2 * owner + (~full).long(), 2 * none).view(-1)
     order = key.sort(stable=True)
-    row = torch.arange(count, device=device).view(1, 1, -1, 1).expand(listed.shape).reshape(-1)
+    query_block = rows.x.expand(listed.shape).reshape(-1)
     ends = torch.searchsorted(order.values, torch.arange(2 * none + 1, device=device), out_int32=True)
-    return Transposed(row[order.indices].int(), ends[::2].contiguous(), ends[1::2] - ends[:-1:2], owners)
+    return Transposed(query_block[order.indices].int(), ends[::2].contiguous(), ends[1::2] - ends[:-1:2], owners)
 
 
 def check_range(given: Tensor, there: Tensor, first: Any, last: Any) -> None:
