@@ -27,14 +27,15 @@ import triton.language as tl
 
 # What kernels are specialised for. By a row of the tables: which positions a program owns (tile t of TILE of a class
 # mod STEP, which CLASS says where there is one; or what OWN says), the walks over what they meet, whether that is one
-# key (row) each (LAGS), which keys and rows are attended (KEYS, ROWS; or CAREFUL: what the mask says), and what happens
-# to logits and weights. By a call: widths, the precision of products, the dtype of indices, whether every key and every
+# key (row) each (LAGS), which keys and rows are attended (KEYS, ROWS; or CAREFUL: what the mask says), whether it is
+# the call that lists what they meet (LISTS), and what happens to logits and weights. By a call: widths, the precision of products, the dtype of indices, whether every key and every
 # row that exists is attended, whether tiles come through tensor descriptors, into how many parts walks are split (of
 # how many tiles each; 0: alike), whether the last tile comes first, how many query heads share a tile of rows, whether
 # warps have tasks of their own; whether there are sequences, all from position 0 on (FROM_0), and where their keys lie
 # ("slots", with a PERIOD, or "pages" of so many keys; see `pidsl.runtime.call.segments`).
 STAGE = {"WALKS": (), "TILE": 0, "STEP": 1, "CLASS": None, "OWN": None, "LAGS": False, "KEYS": None, "ROWS": None,
-         "CAREFUL": False, "SCORE": None, "DROPOUT": None, "ENTRY": None, "TABLE": 0, "WIDTH": 0}  # fmt: skip
+         "CAREFUL": False, "LISTS": False, "SCORE": None, "DROPOUT": None, "ENTRY": None, "TABLE": 0,
+         "WIDTH": 0}  # fmt: skip
 CALL = {"D": 0, "D_PAD": 0, "V": 0, "V_PAD": 0, "PRECISION": "ieee", "INDEX": tl.int32, "EVERY_KEY": False,
         "EVERY_ROW": False, "TMA": False, "SPLITS": 1, "PART": 0, "DESCENDING": False, "PACK": 1,
         "SPECIALIZED": False, "RAGGED": False, "FROM_0": False, "KEYS_AT": None, "PERIOD": 0, "PAGE": 0}  # fmt: skip
@@ -49,7 +50,7 @@ Walk = namedtuple("Walk", WALK, defaults=WALK.values())
 # Not worth a kernel each; `group` is: where it is 1 there is no loop over heads.
 NUMBERS = ["n", "m", "offset", "key_offset", "heads", "seed", "tiles", "classes", "pairs", "first_tile", "first_pair",
            "own_first", "own_rows", "target_first", "target_rows", "prefix", "each", "sequences", "entries", "column",
-           "size", "beside", "moved", "end"]  # fmt: skip
+           "size", "beside", "moved", "end", "list_rows", "list_group"]  # fmt: skip
 
 
 @triton.jit
@@ -141,6 +142,30 @@ def _part(first, stop, split, KIND: tl.constexpr):
         steps = tl.maximum(stop - first, 0)
         first, stop = first + steps * split // KIND.SPLITS, first + steps * (split + 1) // KIND.SPLITS
     return first, stop
+
+
+@triton.jit
+def _lists(
+    table, choices, segments, number, batch, heads, list_rows, list_group, KIND: tl.constexpr
+):  # fmt: skip
+    """The lists of a batch entry or a sequence: the first one's place in the table, the entries of all, how many there
+    are for each head that has some, and how many query heads share them."""
+    first = batch.to(tl.int64) * (heads // list_group) * list_rows
+    if KIND.RAGGED:
+        first += tl.load(segments + number * 8 + 7)
+    return table + first * 3, choices, list_rows, list_group
+
+
+@triton.jit
+def _list(lists, head, block, there, KIND: tl.constexpr):
+    """The list of a block for a head, where the block is there: its entries, how many are full, and of all of them."""
+    table, choices, list_rows, list_group = lists
+    if KIND.PACK > 1:
+        head = tl.min(head, 0)  # of those that share a tile, which share lists
+    at = table + ((head // list_group).to(tl.int64) * list_rows + block) * 3
+    begin = tl.load(at, mask=there, other=0)
+    full = tl.load(at + 1, mask=there, other=0).to(tl.int32)
+    return choices + begin, full, tl.load(at + 2, mask=there, other=0).to(tl.int32)
 
 
 @triton.jit
@@ -266,7 +291,7 @@ def _tiles(task, d, WALK: tl.constexpr, KIND: tl.constexpr):
 def _pair(task, source, at, index, live, KIND: tl.constexpr):
     """A tile of keys and their values, or of queries and their gradients."""
     left, right, left_r, left_d, right_r, right_d = task[0]
-    if KIND.TMA:
+    if KIND.TMA and at is not None:
         return source[0].load([at.to(tl.int32), 0]), source[1].load([at.to(tl.int32), 0])
     else:
         x = _load(left, index, live, left_r, left_d, KIND.D, KIND.D_PAD)
@@ -539,7 +564,7 @@ def _begin(running, lse, sinks, row, ok, head, TILE: tl.constexpr, KIND: tl.cons
 @triton.jit(do_not_specialize=NUMBERS)
 def forward(
     q, k, v, out, lse, running, table, slopes, sinks, bias, temperature, seed,
-    segments, listed, key_table, held, prefix, each,
+    segments, listed, choices, list_rows, list_group, key_table, held, prefix, each,
     scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
     q_b, q_h, q_r, q_d, k_b, k_h, k_r, k_d, v_b, v_h, v_r, v_d, KIND: tl.constexpr,
 ):  # fmt: skip
@@ -556,6 +581,8 @@ def forward(
         c = KIND.CLASS(offset, key_offset)
     if (KIND.STEP > 1 or KIND.RAGGED) and _nothing(t, c, n, KIND):
         return
+    if KIND.LISTS:
+        table = _lists(table, choices, segments, number, batch, heads, list_rows, list_group, KIND)
     r, exists, a = _own(t, c, n, offset, table, KIND)
     if KIND.PACK > 1:  # the rows of all query heads of a key head
         key_head = head
@@ -591,7 +618,7 @@ def forward(
 @triton.jit(do_not_specialize=NUMBERS)
 def grad_query(
     q, k, v, grad_out, lse2, pull, grad_q, running, table, slopes, bias, temperature, seed, slope_sums, bias_sums,
-    segments, listed,
+    segments, listed, choices, list_rows, list_group,
     scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
     q_b, q_h, q_r, q_d, k_b, k_h, k_r, k_d, v_b, v_h, v_r, v_d, go_b, go_h, go_r, go_d, KIND: tl.constexpr,
 ):  # fmt: skip
@@ -606,6 +633,8 @@ def grad_query(
         c = KIND.CLASS(offset, key_offset)
     if (KIND.STEP > 1 or KIND.RAGGED) and _nothing(t, c, n, KIND):
         return
+    if KIND.LISTS:
+        table = _lists(table, choices, segments, number, batch, heads, list_rows, list_group, KIND)
     r, exists, a = _own(t, c, n, offset, table, KIND)
     place = head, n, m, offset, key_offset
     mine = _rows(exists, r, place, KIND)
@@ -641,7 +670,7 @@ def grad_query(
 @triton.jit(do_not_specialize=NUMBERS)
 def grad_key(
     q, k, v, grad_out, lse2, pull, grad_k, grad_v, running_k, running_v, table, slopes, bias, temperature, seed,
-    segments, listed,
+    segments, listed, choices, list_rows, list_group,
     scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
     q_b, q_h, q_r, q_d, k_b, k_h, k_r, k_d, v_b, v_h, v_r, v_d, go_b, go_h, go_r, go_d, KIND: tl.constexpr,
 ):  # fmt: skip
@@ -656,6 +685,8 @@ def grad_key(
         d = KIND.CLASS(offset, key_offset)
     if (KIND.STEP > 1 or KIND.RAGGED) and _nothing(t, d, m, KIND):
         return
+    if KIND.LISTS:
+        table = _lists(table, choices, segments, number, batch, heads, list_rows, list_group, KIND)
     j, exists, b = _own(t, d, m, key_offset, table, KIND)
     mine = exists
     if KIND.KEYS is not None and not KIND.EVERY_KEY:

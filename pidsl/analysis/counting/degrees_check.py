@@ -23,7 +23,7 @@ from pidsl.analysis.counting.progressions import Progression, count_progressions
 from pidsl.analysis.counting.windows import Windows
 from pidsl.analysis.formulas.agreement import shape_of
 from pidsl.analysis.formulas.evaluate import first_difference, values_of
-from pidsl.analysis.formulas.piecewise import function, region
+from pidsl.analysis.formulas.read import function, region
 from pidsl.analysis.formulas.words import i, n
 from pidsl.analysis.verdict import Verdict, failed
 from pidsl.errors import TooHardError

@@ -18,7 +18,7 @@ import sympy
 import z3
 
 from pidsl.analysis.formulas.smtlib import Condition, asserted, declared
-from pidsl.analysis.formulas.words import internal, symbol
+from pidsl.analysis.formulas.words import internal, solved, symbol
 from pidsl.errors import TooHardError
 from pidsl.relation.isl import in_turn
 
@@ -213,19 +213,8 @@ def _candidates(leaves: Sequence[_Leaf], values: Sequence[sympy.Expr], asked: _A
     found: dict[Condition, None] = {}
     for side in sides:
         for x in (side, -side, side - 1, -side - 1):
-            found.setdefault(_written(x))
+            found.setdefault(solved(x))
     return sorted((c for c in found if c not in (sympy.true, sympy.false)), key=lambda c: (c.count_ops(), str(c)))
-
-
-def _written(x: sympy.Expr) -> Condition:
-    """x >= 0, with n alone on the left where that can be, else what is positive on the larger side."""
-    n = sympy.Symbol("n", integer=True)
-    if x.has(n) and abs(x.coeff(n, 1)) == 1 and not x.coeff(n, 0).has(n):
-        rest = sympy.expand(x - x.coeff(n, 1) * n)
-        return n >= -rest if x.coeff(n, 1) == 1 else n <= rest
-    more = [t for t in sympy.Add.make_args(x) if not t.could_extract_minus_sign()]
-    less = [-t for t in sympy.Add.make_args(x) if t.could_extract_minus_sign()]
-    return sympy.Add(*more) >= sympy.Add(*less)
 
 
 def _parting(

@@ -1,25 +1,25 @@
-"""isl's piecewise quasi-affine functions as formulas that people read, and formulas as isl functions.
+"""isl's piecewise quasi-affine functions of n as formulas that people read, from their values in a period.
 
-`formula(f)` writes a function of n; `function(expr)` reads one back, so that isl can decide whether a formula is right.
-Where a function is infinite (no number of layers is enough, the maximum of nothing), isl's has no value.
+`read` reads them back, so that isl can decide whether a formula is right. Where a function is infinite (no number of
+layers is enough, the maximum of nothing), isl's has no value.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import islpy as isl
 import sympy
-from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from pidsl.analysis.formulas.pieces import written
-from pidsl.analysis.formulas.words import Periodic, Table, n, symbol
+from pidsl.analysis.formulas.quasi import affine
+from pidsl.analysis.formulas.read import function
+from pidsl.analysis.formulas.words import n
 from pidsl.errors import TooHardError
-from pidsl.relation.isl import CONTEXT, disjoint, largest, least, read_set
+from pidsl.relation.isl import CONTEXT, disjoint, largest, read_set
 
 BRANCHES = 8  # of a formula; with more of them for short n, the formula is for long n only, and says so
 IRREGULAR = 400  # the last n that is written down one by one
@@ -177,72 +177,7 @@ def fit(
     if stop is not None and stop - first < 2 * period + 2:
         return runs(at, first, stop, missing)
     values = [at(x) for x in range(first, first + 2 * period)]
-    steps = [None if a is None or b is None else b - a for a, b in zip(values, values[period:], strict=False)]
-    short = next(p for p in range(1, period + 1) if period % p == 0 and _repeats(values, steps, p, period))
-    return [(periodic(values, steps[:short], short, period, first, missing), first)]
-
-
-def _repeats(values: list[int | None], steps: list[int | None], p: int, period: int) -> bool:
-    for r in range(period):
-        a, b, s = values[r], values[r + p], steps[r]
-        if steps[(r + p) % period] != s or (a is None) != (b is None):
-            return False
-        if a is not None and b is not None and s is not None and (b - a) * period != s * p:
-            return False
-    return True
-
-
-def periodic(
-    values: list[int | None], steps: list[int | None], p: int, period: int, first: int, missing: sympy.Expr
-) -> sympy.Expr:
-    """The function with these values from `first` on, whose class r mod p grows by steps[r] in each `period`."""
-    slopes = [sympy.Rational(s or 0, period) for s in steps[:p]]
-    whole = all(v is not None for v in values[:p])
-    if p == 1:
-        return missing if not whole else slopes[0] * n + (sympy.Integer(values[0] or 0) - slopes[0] * first)
-    if whole and len(set(slopes)) == 1:
-        line = [v for v in values[:p] if v is not None]
-        after = line[0] + slopes[0] * p
-        moves = [b - a for a, b in zip(line, [*line[1:], after], strict=True)]
-        counts = Counter(moves)
-        odd = [m for m in counts if counts[m] == 1]
-        if len(counts) == 2 and odd:
-            jump = max(odd, key=abs)
-            base = next(m for m in counts if m != jump)
-            shift = -(first + moves.index(jump) + 1) % p
-            shift = shift - p if shift > p // 2 else shift
-            shape = base * n + (jump - base) * sympy.floor((n + shift) / sympy.Integer(p))
-            return sympy.expand(shape + (line[0] - shape.subs(n, first)))
-        if (found := _capped(moves, line, first)) is not None:
-            return found
-    constants: list[Any] = [missing] * p
-    for r in range(p):
-        v = values[r]
-        if v is not None:
-            constants[(first + r) % p] = v - slopes[r] * (first + r)
-    if len(set(slopes)) == 1:
-        return slopes[0] * n + Periodic(n, *constants)
-    turned: list[Any] = [0] * p
-    for r in range(p):
-        turned[(first + r) % p] = slopes[r]
-    return Periodic(n, *turned) * n + Periodic(n, *constants)
-
-
-def _capped(moves: list[int], line: list[int], first: int) -> sympy.Expr | None:
-    """`Min(n + a, p floor((n + b)/p) + c)`: in each period a jump, then steps of 1, then none."""
-    p = len(moves)
-    jumps = [k for k, move in enumerate(moves) if move > 1]
-    if len(jumps) != 1 or sum(moves) != p or min(moves) < 0:
-        return None
-    turned = moves[jumps[0] + 1 :] + moves[: jumps[0]]
-    ones = sum(turned)
-    if any(turned[ones:]):
-        return None
-    at = first + jumps[0] + 1  # just after the jump
-    value = line[0] + sum(moves[: jumps[0] + 1])
-    whole = at // p
-    start, value = at - whole * p, value - whole * p
-    return sympy.Min(n + value - start, p * sympy.floor((n - start) / sympy.Integer(p)) + value + ones)
+    return [(affine(values, first, period, n, missing), first)]
 
 
 def runs(at: Callable[[int], int | None], first: int, stop: int, missing: sympy.Expr) -> list[Branch]:
@@ -263,235 +198,3 @@ def runs(at: Callable[[int], int | None], first: int, stop: int, missing: sympy.
             y += 1
         x = y
     return found
-
-
-def cases(f: isl.PwAff, names: tuple[str, ...], where: isl.Set) -> sympy.Expr:
-    """A function of several parameters as isl has it: one expression, the lesser or larger of two, or a case per piece.
-
-    Args:
-        f: the function, with a value everywhere in `where`.
-        names: the parameters, the one to solve conditions for first.
-        where: the values that matter.
-
-    Raises:
-        TooHardError: it has too many cases, or divisions.
-    """
-    f = f.intersect_params(where).coalesce()
-    if not where.is_subset(f.domain()):
-        raise TooHardError("a formula in n and L without a value somewhere", "one with a value")
-    found: list[tuple[sympy.Expr, isl.Set]] = []
-    for here, value in f.get_pieces():
-        if value.dim(isl.dim_type.div):
-            raise TooHardError("a formula with divisions in n and L", "sums")
-        expr = _linear(value, value.get_space(), names)
-        found.append((expr + sympy.Rational(str(value.get_constant_val().to_str())), here))
-    different = list(dict.fromkeys(expr for expr, _ in found))
-    for guess in different if len(different) == 1 else (sympy.Min(*different), sympy.Max(*different)):
-        if len(different) <= 2 and where.is_subset(function(guess, names).eq_set(f)):
-            return guess
-    branches: list[tuple[sympy.Expr, Any]] = []
-    for expr, here in found:
-        for part in here.gist(where).coalesce().get_basic_sets():
-            if part.get_local_space().dim(isl.dim_type.div):
-                raise TooHardError("a formula with divisions in n and L", "sums")
-            conditions = []
-            for c in part.remove_redundancies().get_constraints():
-                total = _linear(c, part.get_space(), names)
-                total += int(c.get_constant_val().to_python())
-                conditions.append(_solved(total, names, equal=c.is_equality()))
-            branches.append((expr, sympy.And(*conditions)))
-    if not branches or len(branches) > BRANCHES:
-        raise TooHardError(f"a formula of {len(branches)} cases", f"at most {BRANCHES}")
-    return sympy.Piecewise(*branches[:-1], (branches[-1][0], True))
-
-
-def _linear(of: Any, space: Any, names: tuple[str, ...]) -> sympy.Expr:
-    total: sympy.Expr = sympy.Integer(0)
-    for name in names:
-        k = space.find_dim_by_name(isl.dim_type.param, name)
-        if k >= 0:
-            total += sympy.Rational(str(of.get_coefficient_val(isl.dim_type.param, k).to_str())) * symbol(name)
-    return total
-
-
-def _solved(e: sympy.Expr, names: tuple[str, ...], *, equal: bool) -> sympy.Basic:
-    """`e >= 0` (or `= 0`) with the first name that it has on the left."""
-    for name in names:
-        factor = e.coeff(symbol(name))
-        if factor != 0:
-            rest = -(e - factor * symbol(name)) / factor
-            if equal:
-                return sympy.Eq(symbol(name), rest)
-            return sympy.Ge(symbol(name), rest) if factor > 0 else sympy.Le(symbol(name), rest)
-    return sympy.true if e >= 0 else sympy.false
-
-
-# -- formulas as functions ---------------------------------------------------------------------------------------------
-
-
-def function(expr: sympy.Expr, names: tuple[str, ...] = ("n",)) -> isl.PwAff:
-    """A formula as a function `[names] -> { [value] }`; no value where it is infinite.
-
-    Raises:
-        TooHardError: the formula is not piecewise quasi-affine.
-    """
-    return _Reader(names).function(sympy.sympify(expr))
-
-
-def tokens_of(assumptions: tuple[sympy.Basic, ...]) -> tuple[int, int | None]:
-    """The least and the largest n >= 1 that assumptions about n allow, with all between; None for no largest.
-
-    Raises:
-        TooHardError: they are about something else, allow none, or leave gaps.
-    """
-    where = region(assumptions, least=1)
-    line = where.move_dims(isl.dim_type.set, 0, isl.dim_type.param, 0, 1)
-    if line.is_empty():
-        raise TooHardError(f"the assumptions {assumptions}", "some n that satisfies them")
-    first, last = least(line), largest(line) if line.is_bounded() else None
-    if not line.is_equal(read_set(f"{{ [n] : {first} <= n {'' if last is None else f'<= {last}'} }}")):
-        raise TooHardError(f"the assumptions {assumptions}", "all n from one number on")
-    return first, last
-
-
-def stated(expr: sympy.Expr, where: isl.Set, names: tuple[str, ...] = ("n",)) -> isl.PwAff:
-    """A formula as a function of the names in `where`, as `function` reads it.
-
-    Raises:
-        TooHardError: it is not piecewise quasi-affine; or somewhere it has no value, not even an infinite one, or one
-            that is not whole.
-    """
-    f = function(expr, names).intersect_params(where)
-    if not f.domain().is_subset(isl.Set.from_pw_aff(f).params()):
-        raise TooHardError(f"the formula {expr}", "whole numbers")
-    finite = expr.xreplace({sympy.oo: sympy.Integer(0), -sympy.oo: sympy.Integer(0)})
-    valued = f.domain() if finite == expr else function(finite, names).domain()
-    if not where.is_subset(valued):
-        raise TooHardError(f"the formula {expr}", "a value for everything that is assumed")
-    return f
-
-
-def region(conditions: tuple[sympy.Basic, ...], names: tuple[str, ...] = ("n",), least: int = 0) -> isl.Set:
-    """The numbers, all >= least, for which the conditions hold, as a parameter set."""
-    reader = _Reader(names)
-    found = read_set(f"[{', '.join(names)}] -> {{ : {' and '.join(f'{x} >= {least}' for x in names)} }}")
-    for condition in conditions:
-        found = found & reader.region(condition)
-    return found
-
-
-class _Reader:
-    """Formulas over some names as isl functions."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = {symbol(name): name for name in names}
-        self.head = f"[{', '.join(names)}] -> "
-        self.everywhere = read_set(self.head + "{ : }")
-
-    def constant(self, x: int) -> isl.PwAff:
-        return self.read(str(x))
-
-    def read(self, text: str) -> isl.PwAff:
-        return isl.PwAff.read_from_str(CONTEXT, f"{self.head}{{ [({text})] }}")
-
-    def function(self, e: sympy.Expr) -> isl.PwAff:
-        if e.is_infinite:
-            return self.constant(0).intersect_domain(self.everywhere.complement())
-        if e.is_Rational:
-            return self.constant(1).scale_val(self.value(e))
-        if e in self.names:
-            return self.read(self.names[e])
-        if isinstance(e, sympy.Add):
-            return self.fold(e.args, lambda a, b: a.add(b))
-        if isinstance(e, sympy.Mul):
-            return self.product(e)
-        if isinstance(e, sympy.floor):
-            return self.function(e.args[0]).floor()
-        if isinstance(e, sympy.ceiling):
-            return self.function(e.args[0]).ceil()
-        if isinstance(e, sympy.Mod) and e.args[1].is_Integer:
-            return self.function(e.args[0]).mod_val(self.value(e.args[1]))
-        if isinstance(e, sympy.Max):
-            return self.fold(e.args, lambda a, b: a.max(b))
-        if isinstance(e, sympy.Min):
-            return self.fold(e.args, lambda a, b: a.min(b))
-        if isinstance(e, sympy.Abs):
-            x = self.function(e.args[0])
-            return x.max(x.neg())
-        if isinstance(e, Periodic | Table):
-            return self.by_class(e, self.function, steps=True)
-        if isinstance(e, sympy.Piecewise):
-            found, rest = self.function(sympy.oo), self.everywhere
-            for value, condition in e.args:
-                here = self.region(condition) & rest
-                found = found.union_add(self.function(value).intersect_params(here))
-                rest = rest - here
-            return found
-        raise TooHardError(f"the formula {e}", "sums, floors, remainders, cases of affine expressions")
-
-    def product(self, e: sympy.Expr) -> isl.PwAff:
-        """A product with one factor that varies, or with a periodic number."""
-        factor, rest = e.as_coeff_Mul()
-        if factor != 1:
-            return self.function(rest).scale_val(self.value(factor))
-        classes = [x for x in e.args if isinstance(x, Periodic | Table)]
-        if not classes:
-            raise TooHardError(f"the formula {e}", "products with numbers only")
-        others = sympy.Mul(*[x for x in e.args if x is not classes[0]])
-        return self.by_class(classes[0], lambda value: self.function(value * others), steps=False)
-
-    def by_class(self, e: Any, read: Callable[[Any], isl.PwAff], *, steps: bool) -> isl.PwAff:
-        """A case per class, or per run of classes whose values are equal (with `steps`: grow evenly)."""
-        x = self.function(e.args[0])
-        found = self.function(sympy.oo)
-        if isinstance(e, Periodic):
-            x = x.mod_val(isl.Val(len(e.args) - 1, CONTEXT))
-        values = e.args[1:]
-        k = 0
-        while k < len(values):
-            last = k
-            step = values[k + 1] - values[k] if k + 1 < len(values) and values[k].is_Integer else sympy.nan
-            while (
-                (step.is_Integer if steps else step == 0)
-                and last + 1 < len(values)
-                and values[last + 1] - values[last] == step
-            ):
-                last += 1
-            here = x.ge_set(self.constant(k)) & x.le_set(self.constant(last))
-            value = read(values[k])
-            if last > k and step != 0:
-                value = value.add(x.sub(self.constant(k)).scale_val(self.value(step)))
-            found = found.union_add(value.intersect_params(here))
-            k = last + 1
-        return found
-
-    def region(self, c: sympy.Basic) -> isl.Set:
-        if isinstance(c, BooleanTrue | BooleanFalse):
-            return self.everywhere if c == sympy.true else self.everywhere.complement()
-        if isinstance(c, sympy.And):
-            return self.fold(c.args, lambda a, b: a & b, self.region)
-        if isinstance(c, sympy.Or):
-            return self.fold(c.args, lambda a, b: a | b, self.region)
-        if isinstance(c, sympy.Not):
-            return self.region(c.args[0]).complement()
-        compare = _COMPARE.get(type(c))
-        if compare is None:
-            raise TooHardError(f"the condition {c}", "comparisons of affine expressions")
-        return compare(self.function(c.args[0]), self.function(c.args[1]))
-
-    def fold(self, args: Any, join: Callable[[Any, Any], Any], read: Callable[[Any], Any] | None = None) -> Any:
-        items = [(read or self.function)(x) for x in args]
-        found = items[0]
-        for item in items[1:]:
-            found = join(found, item)
-        return found
-
-    def value(self, x: Any) -> isl.Val:
-        return isl.Val.read_from_str(CONTEXT, f"{int(x.p)}/{int(x.q)}")
-
-
-_COMPARE: dict[Any, Callable[[isl.PwAff, isl.PwAff], isl.Set]] = {
-    sympy.StrictLessThan: isl.PwAff.lt_set, sympy.LessThan: isl.PwAff.le_set, sympy.Equality: isl.PwAff.eq_set,
-    sympy.Unequality: isl.PwAff.ne_set, sympy.StrictGreaterThan: isl.PwAff.gt_set,
-    sympy.GreaterThan: isl.PwAff.ge_set,
-}  # fmt: skip

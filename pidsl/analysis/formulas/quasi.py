@@ -1,9 +1,11 @@
 """Quasi-polynomials of one variable: from enough values to a formula that people read.
 
-A quasi-polynomial of degree 2 and period p is one polynomial of degree 2 for each residue of n mod p, so three values
+A quasi-polynomial of degree d and period p is one polynomial of degree d for each residue of n mod p, so d + 1 values
 per residue determine it. Where a periodic coefficient is made of a few ramps it is written with floor:
 
     n**2/256 + r*(256 - r)/256  with r = n mod 256   ->   n + 2*n*q - 256*q**2 - 256*q  with q = floor(n/256)
+
+Those of degree 1 are written with floors of n alone, so that isl reads them: `affine`.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 from math import lcm
+from typing import TypeVar
 
 import sympy
 
 from pidsl.analysis.formulas.words import Periodic, Table
 
+T = TypeVar("T")
 RAMPS = 4  # most kinks of a periodic coefficient that is written with floors
 SHORT = 6  # a period up to which a list of numbers reads as well as floors with several kinks
 
@@ -48,14 +52,14 @@ class Quasi:
         return max(map(len, (self.square, self.linear, self.constant)))
 
 
-def interpolate(values: Sequence[int], start: int, period: int) -> Quasi:
-    """The quasi-polynomial of degree <= 2 with these values at start, start + 1, ..., start + 3 period - 1."""
+def interpolate(values: Sequence[int], start: int, period: int, degree: int = 2) -> Quasi:
+    """The quasi-polynomial of a degree <= 2 with these values at start, ..., start + (degree + 1) period - 1."""
     bottom = 2 * period * period
     square, linear, constant = [0] * period, [0] * period, [0] * period
     for k in range(period):
         n, v = start + k, int(values[k])
         first = int(values[k + period]) - v
-        second = int(values[k + 2 * period]) - int(values[k + period]) - first
+        second = int(values[k + 2 * period]) - int(values[k + period]) - first if degree == 2 else 0
         r = n % period
         # Newton: v + (x - n)/p first + (x - n)(x - n - p)/(2 p^2) second
         square[r] = second
@@ -64,7 +68,7 @@ def interpolate(values: Sequence[int], start: int, period: int) -> Quasi:
     return Quasi(_shortest(square), _shortest(linear), _shortest(constant), bottom)
 
 
-def _shortest(values: list[int]) -> tuple[int, ...]:
+def _shortest(values: list[T]) -> tuple[T, ...]:
     period = len(values)
     for p in _divisors(period):
         if all(values[k] == values[k - p] for k in range(p, period)):
@@ -92,12 +96,73 @@ def _coefficient(values: tuple[int, ...], bottom: int, x: sympy.Symbol) -> tuple
         return sympy.Rational(values[0], bottom), 0
     ramps = _ramps(values, 2 if len(values) <= SHORT else RAMPS)
     if ramps is None:
-        return Periodic(x, *(sympy.Rational(v, bottom) for v in values)), len(values)
-    p, total = len(values), _rational(ramps[0] / bottom)
+        return _listed(values, bottom, x), len(values)
+    return _added(ramps, len(values), bottom, x), 0
+
+
+def _listed(values: Sequence[int], bottom: int, x: sympy.Symbol) -> sympy.Expr:
+    return Periodic(x, *(sympy.Rational(v, bottom) for v in values))
+
+
+def _added(ramps: Ramps, p: int, bottom: int, x: sympy.Symbol) -> sympy.Expr:
+    total = _rational(ramps[0] / bottom)
     for shift, slope, square in ramps[1]:
         r = x + shift - p * sympy.floor((x + shift) / sympy.Integer(p))
         total += _rational(slope / bottom) * r + _rational(square / bottom) * r**2
-    return sympy.expand(total), 0
+    return sympy.expand(total)
+
+
+def affine(
+    values: Sequence[int | None], start: int, period: int, x: sympy.Symbol, missing: sympy.Expr
+) -> sympy.Expr:  # fmt: skip
+    """What has these values at start, ..., start + 2 period - 1 and grows evenly in each class; None is `missing`.
+
+    >>> x = sympy.Symbol("x", integer=True)
+    >>> affine([0, 0, 1, 1], 0, 2, x, sympy.oo), affine([0, None, 3, None], 0, 2, x, sympy.oo)
+    (floor(x/2), x*Periodic(x, 3/2, 0) + Periodic(x, 0, oo))
+    """
+    rule = interpolate([v or 0 for v in values], start, period, 1)
+    linear = _listed(rule.linear, rule.bottom, x)
+    if None not in values[:period]:
+        constant = None
+        if linear.is_Rational and len(rule.constant) > 1:
+            constant = _ramp(rule.constant, rule.linear[0], rule.bottom, x)
+            if linear == 1 and constant is None and (capped := _capped(rule.constant, rule.bottom, x)) is not None:
+                return capped
+        return sympy.expand(linear * x + (_listed(rule.constant, rule.bottom, x) if constant is None else constant))
+    known = [rule.constant[(start + k) % len(rule.constant)] for k in range(period)]
+    each = [missing if v is None else sympy.Rational(c, rule.bottom) for v, c in zip(values, known, strict=False)]
+    return linear * x + Periodic(x, *_shortest([each[(r - start) % period] for r in range(period)]))
+
+
+def _ramp(values: tuple[int, ...], slope: int, bottom: int, x: sympy.Symbol) -> sympy.Expr | None:
+    """A periodic number as one ramp, without its square; of two that do, the one whose jump is the larger in all."""
+    steps = _steps(values)
+    for base in sorted(set(steps), key=lambda step: abs(slope + step)):
+        if steps.count(base) == len(steps) - 1:
+            kink = next(k for k, step in enumerate(steps) if step != base) + 1
+            one = (_shift(kink, len(values)), Fraction(base), Fraction(0))
+            return _added((Fraction(values[kink % len(values)]), [one]), len(values), bottom, x)
+    return None
+
+
+def _capped(values: tuple[int, ...], bottom: int, x: sympy.Symbol) -> sympy.Expr | None:
+    """`x + values[x mod p]` as `Min(x + a, p floor((x + b)/p) + c)`: in a period a jump, steps of 1, then none."""
+    p, steps = len(values), _steps(values)
+    jumps = [k for k, step in enumerate(steps) if step > 0]
+    if len(jumps) != 1:
+        return None
+    after = steps[jumps[0] + 1 :] + steps[: jumps[0]]
+    ones = after.count(0)
+    if after != [0] * ones + [-bottom] * (p - 1 - ones):
+        return None
+    start = (jumps[0] + 1) % p
+    more = sympy.Rational(values[start], bottom)
+    return sympy.Min(x + more, p * sympy.floor((x - start) / sympy.Integer(p)) + start + more + ones)
+
+
+def _steps(values: tuple[int, ...]) -> list[int]:
+    return [b - a for a, b in zip(values, (*values[1:], values[0]), strict=True)]
 
 
 Ramps = tuple[Fraction, list[tuple[int, Fraction, Fraction]]]
@@ -187,9 +252,14 @@ def _solve(values: tuple[int, ...], kinks: tuple[int, ...]) -> Ramps | None:
     for k, kink in enumerate(kinks):
         slope, square = solution[1 + 2 * k], solution[2 + 2 * k]
         if slope or square:
-            shift = -kink % p
-            ramps.append((shift - p if shift > p // 2 else shift, slope, square))
+            ramps.append((_shift(kink, p), slope, square))
     return solution[0], ramps
+
+
+def _shift(kink: int, p: int) -> int:
+    """What is added to x for a ramp that begins at x = kink, the least there is."""
+    shift = -kink % p
+    return shift - p if shift > p // 2 else shift
 
 
 def _rational(x: Fraction) -> sympy.Rational:

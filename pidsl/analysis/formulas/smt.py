@@ -115,9 +115,7 @@ class Prover:
 
     def all(self, obligations: Iterable[Obligation]) -> bool:
         """Whether every one holds."""
-        for obligation in obligations:
-            self.prove(obligation)
-        return not self.failure
+        return all(map(self.prove, obligations))
 
     def verdict(self) -> Verdict:
         """What came of it."""

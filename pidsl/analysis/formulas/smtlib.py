@@ -188,10 +188,10 @@ class Writer:
         if e.is_Mul:
             found = [self.formula(x) for x in e.args]
             scale = sympy.prod([s for s, _ in found])
-            return int(scale), f"(* {' '.join(text for _, text in found if text != '1') or '1'})"
+            return int(scale), _product([text for _, text in found if text != "1"])
         if e.is_Pow and e.exp.is_Integer and e.exp > 0:
             scale, text = self.formula(e.base)
-            return scale ** int(e.exp), f"(* {' '.join([text] * int(e.exp))})"
+            return scale ** int(e.exp), _product([text] * int(e.exp))
         if e.is_Pow and e.exp.is_integer is not False and not e.exp.is_Integer:
             return 1, f"(power {self.whole(e.base)} {self.whole(e.exp)})"
         if isinstance(e, CeilLog):
@@ -245,6 +245,11 @@ _JOINED: Mapping[Any, str] = {
     sympy.And: "and", sympy.Or: "or", sympy.Not: "not", sympy.ITE: "ite", sympy.Implies: "=>"
 }  # fmt: skip
 _COMPARED = {"==": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+
+
+def _product(factors: list[str]) -> str:
+    """Factors as one; SMT-LIB multiplies two at least."""
+    return factors[0] if len(factors) == 1 else f"(* {' '.join(factors)})" if factors else "1"
 
 
 def _times(factor: int, text: str) -> str:

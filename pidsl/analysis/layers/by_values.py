@@ -15,7 +15,8 @@ import sympy
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas.agreement import shape_of
 from pidsl.analysis.formulas.guess import guess
-from pidsl.analysis.formulas.piecewise import Formula, tokens_of
+from pidsl.analysis.formulas.piecewise import Formula
+from pidsl.analysis.formulas.read import tokens_of
 from pidsl.analysis.formulas.words import n
 from pidsl.analysis.measured import formula_at
 from pidsl.errors import TooHardError

@@ -10,7 +10,7 @@ import sympy
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.dense import is_depth, reach_of
 from pidsl.analysis.formulas.agreement import branch_starts
-from pidsl.analysis.formulas.piecewise import region, stated, tokens_of
+from pidsl.analysis.formulas.read import region, stated, tokens_of
 from pidsl.analysis.formulas.words import n
 from pidsl.analysis.layers.forms import is_form, least_layers, outside, unseen
 from pidsl.analysis.layers.judged import (

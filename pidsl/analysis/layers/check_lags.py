@@ -11,7 +11,7 @@ import sympy
 
 from pidsl.analysis.bound import ANY, Bound
 from pidsl.analysis.dense import is_depth
-from pidsl.analysis.formulas.piecewise import region, stated
+from pidsl.analysis.formulas.read import region, stated
 from pidsl.analysis.formulas.words import L, n, value_of
 from pidsl.analysis.layers import judged
 from pidsl.analysis.layers.gaps import until_repeated

@@ -18,7 +18,7 @@ import sympy
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.dense import is_depth
 from pidsl.analysis.formulas.agreement import branch_starts
-from pidsl.analysis.formulas.piecewise import stated, tokens_of
+from pidsl.analysis.formulas.read import stated, tokens_of
 from pidsl.analysis.formulas.words import n
 from pidsl.analysis.layers.judged import layer, verdict
 from pidsl.analysis.layers.stacks import diagonal, target_map

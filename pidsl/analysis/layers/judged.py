@@ -13,7 +13,7 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.formulas.piecewise import stated
+from pidsl.analysis.formulas.read import stated
 from pidsl.analysis.layers.stacks import Stack, checked, diagonal, stack, target_map
 from pidsl.analysis.verdict import Verdict, failed
 from pidsl.errors import TooHardError

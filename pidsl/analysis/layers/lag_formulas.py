@@ -8,7 +8,7 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis.formulas.pieces import written
-from pidsl.analysis.formulas.piecewise import Branch, Formula, cases, chain, formula
+from pidsl.analysis.formulas.piecewise import Branch, Formula, chain, formula
 from pidsl.analysis.formulas.words import n
 from pidsl.analysis.layers.stacks import by_width, lags_of, target_map
 from pidsl.analysis.layers.sums import Intervals
@@ -69,7 +69,7 @@ def in_n_and_l(quantity: str, lags: isl.Set, where: isl.Set) -> sympy.Expr:
         f = (lags & read_set("[n] -> { [d] : -n < d < n }")).intersect_params(where).dim_max(0)
     else:
         f = before_missing((read_set("[n] -> { [d] : 0 <= d < n }") - lags).intersect_params(where), where)
-    return shortest(f, where)
+    return written(f, where)
 
 
 def before_missing(missing: isl.Set, where: isl.Set) -> isl.PwAff:
@@ -77,15 +77,6 @@ def before_missing(missing: isl.Set, where: isl.Set) -> isl.PwAff:
     first = missing.dim_min(0)
     one, rest = (isl.PwAff.read_from_str(CONTEXT, f"[n] -> {{ [({x})] }}") for x in ("1", "n - 1"))
     return first.sub(one).union_add(rest.intersect_params(where - first.domain()))
-
-
-def shortest(f: isl.PwAff, where: isl.Set) -> sympy.Expr:
-    """A function of n and L as a formula."""
-    whole = written(f, where)
-    try:
-        return min(whole, cases(f, ("n", "L"), where), key=lambda e: int(e.count_ops()))
-    except TooHardError:
-        return whole
 
 
 def _first_missing(missing: isl.Set, least: int = 1) -> Formula:

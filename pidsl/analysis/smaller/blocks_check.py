@@ -15,7 +15,7 @@ import sympy
 from pidsl.analysis.bound import ANY, Bound
 from pidsl.analysis.counting import elsewhere
 from pidsl.analysis.counting.lattice import square
-from pidsl.analysis.formulas.piecewise import function
+from pidsl.analysis.formulas.read import function
 from pidsl.analysis.measured import refuted
 from pidsl.analysis.smaller.between import Levels, assumed, between, levels, questions, unlike
 from pidsl.analysis.smaller.block_keys import in_blocks, keys_function, lengths

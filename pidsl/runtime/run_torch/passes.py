@@ -24,6 +24,7 @@ from pidsl.runtime.call.call import Call, Gradients, Positions
 from pidsl.runtime.call.logits import NOWHERE, TileScore, add_sinks, row_pull, sink_gradient, temperature_gradient
 from pidsl.runtime.call.sums import accumulator
 from pidsl.runtime.run_torch import diagonals, tile_ops
+from pidsl.runtime.run_torch.chosen import Chosen, Gathered
 from pidsl.runtime.run_torch.diagonals import DiagonalSet
 from pidsl.runtime.run_torch.key_sums import KeySums
 from pidsl.runtime.run_torch.picked import Picked
@@ -39,7 +40,7 @@ DENSE_LOGITS = 1 << 25  # logits in one call of the dense operations,
 SCORED_LOGITS = 1 << 21  # and where a score is added to them: several tensors of that size are alive at a time
 MANY = 4  # all keys are brought into form at once where tiles hold at least 1 / MANY of their number
 _LANES = 16  # padded head sizes are multiples of this
-Piece = DiagonalSet | TileWalk[Any]
+Piece = DiagonalSet | TileWalk[Any] | Chosen
 
 
 def prepare(x: Tensor, columns: int) -> Tensor:
@@ -127,7 +128,7 @@ class Pass(Operands):
         """The results before any key is seen, in every row."""
         raise NotImplementedError
 
-    def take(self, batch: Batch) -> None:
+    def take(self, batch: Batch | Gathered) -> None:
         """Take in the pairs of a batch."""
         raise NotImplementedError
 
@@ -143,7 +144,7 @@ class Pass(Operands):
             limit = logits if self.dense_only else min(limit, logits)
         return max(1, limit)
 
-    def logits(self, batch: Batch | Picked) -> Logits:
+    def logits(self, batch: Batch | Gathered | Picked) -> Logits:
         """What becomes of the logits of a batch."""
         place = NOWHERE if self.places is None else batch.place()
         return Logits(self.scale, self.score, place, batch.mask, batch.triangle)
@@ -176,11 +177,11 @@ class Forward(Pass):
         out.zero_()
         lse.fill_(-torch.inf)
 
-    def take(self, batch: Batch) -> None:
+    def take(self, batch: Batch | Gathered) -> None:
         """Attention of tiles."""
         batch.put(self.attend(batch), tile_ops.write if batch.fresh else tile_ops.merge)
 
-    def attend(self, batch: Batch | Picked) -> tuple[Tensor, Tensor]:
+    def attend(self, batch: Batch | Gathered | Picked) -> tuple[Tensor, Tensor]:
         """By the flash operation if that can do it."""
         (q,), (k, v), logits = batch.rows, map(self.fit, batch.keys), self.logits(batch)
         if self.score.additive and not self.dense_only:
@@ -256,13 +257,13 @@ class Backward(Pass):
         """No gradient yet."""
         self.results[0].zero_()
 
-    def take(self, batch: Batch) -> None:
+    def take(self, batch: Batch | Gathered) -> None:
         """What tiles add to the gradients."""
         dq, *of_keys = self.gradients(batch)
         batch.put((dq,), tile_ops.write if batch.fresh else tile_ops.add)
         batch.add(of_keys)
 
-    def gradients(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def gradients(self, batch: Batch | Gathered) -> tuple[Tensor, Tensor, Tensor]:
         """By the flash operation if that can do it."""
         rows, (k, v), logits = Rows(*batch.rows), map(self.fit, batch.keys), self.logits(batch)
         if self.score.additive and not self.learned and not self.dense_only:

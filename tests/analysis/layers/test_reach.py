@@ -22,7 +22,8 @@ from pidsl import blocks, causal, empty, full, keys, lags, queries, ring, stride
 from pidsl.analysis import dense as matrices
 from pidsl.analysis import questions
 from pidsl.analysis.bound import Bound, restated
-from pidsl.analysis.formulas.piecewise import formula, function, region
+from pidsl.analysis.formulas.piecewise import formula
+from pidsl.analysis.formulas.read import function, region
 from pidsl.analysis.formulas.words import L, Periodic, n
 from pidsl.analysis.layers import by_tokens, check_composed, stacks
 from pidsl.analysis.layers.lags import added, from_bits, to_bits
