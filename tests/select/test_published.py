@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import pidsl
 from pidsl.select import MoBA, Quest, SeerGate, Selector
 from pidsl.select.antidiagonal import Antidiagonal
 from pidsl.select.clusters import Clusters
@@ -233,3 +234,28 @@ def test_antidiagonal(n: int, block: int, queries: int, threshold: float | None)
         return sum(known[b, h, u][v] for u in rows for v in columns if v <= u)
 
     check(s, q, k, score)
+
+
+def test_three_branches_of_nsa() -> None:
+    """Gated: compressed windows, chosen blocks, a window; each with its softmax, the last two in one kernel."""
+    (q, k), v, n = inputs(45, 3), inputs(45, 8)[1], 45
+    s = Compressed(8, 3, size=8, stride=4)
+    lists, weights = s(q, k), torch.rand(B, HQ, n, 3, dtype=torch.float64)
+    branches = pidsl.gate(chosen=pidsl.chosen(8, 3, 1), window=pidsl.window(11) & pidsl.causal)
+    out = pidsl.compile(branches, backend="torch")(q, k, v, weights=weights[..., 1:], blocks=lists)
+    out = out + weights[..., :1] * s.attend(q, k, v)
+    for b, h, i in itertools.product(range(B), range(HQ), range(n)):
+        chosen = [j for j in range(i + 1) if j // 8 in lists[b, h // 2, i].tolist()]
+        ended = [range(w, w + 8) for w in range(0, i - 6, 4)]
+        keys, values = k[b, h // 2].tolist(), v[b, h // 2].tolist()
+        sets = [
+            [(mean(k[b, h // 2], w), mean(v[b, h // 2], w)) for w in ended],
+            [(keys[j], values[j]) for j in chosen],
+            [(keys[j], values[j]) for j in range(max(0, i - 11), i + 1)],
+        ]
+        wanted = torch.zeros(D, dtype=torch.float64)
+        for g, pairs in zip(weights[b, h, i], sets, strict=True):
+            p = exps([dot(q[b, h, i].tolist(), key) / D**0.5 for key, _ in pairs])
+            for x, (_, value) in zip(p, pairs, strict=True):
+                wanted += g * x * torch.tensor(value, dtype=torch.float64)
+        torch.testing.assert_close(out[b, h, i], wanted)
