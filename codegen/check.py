@@ -11,6 +11,7 @@ share with the planner only the pieces' relations, which are themselves held aga
     check_lags       rows and lags are exactly the pairs of their piece
     check_shifts     tiles that `shifts` calls alike have equal masks
     check_list       a list is that of the term, and its mask holds what no other piece has
+    check_choice     what calls choose is what the term lets them, less all other pieces; blocks called full are full
     check_grid       the axes of a grid are exactly the pairs of their piece
     check_walk       every pair of a piece is visited, of a grid in some box
     check_attended   `attended_keys` and `attended_rows` are the range and the domain of the relation, or hold there;
@@ -36,17 +37,20 @@ from pidsl.codegen.plan.walks import (
     SMALLEST_TILE,
     BlockList,
     Boxes,
+    ChosenBlocks,
     Grid,
     Lags,
     Layout,
     Listed,
     Run,
     Runs,
+    Selected,
     Walk,
 )
 from pidsl.codegen.tiling.coordinates import Coordinates, coordinates, mask
 from pidsl.errors import PlanError
 from pidsl.language.algebra import both
+from pidsl.language.chosen import forced, possible, selection
 from pidsl.language.expr import And, Compare, Var, substitute_pred
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
@@ -81,10 +85,12 @@ def check_plan(plan: Plan, operations: int = OPERATIONS) -> None:
     if faults:  # the other checks read plans of the right shape only
         raise _wrong(plan, faults)
     with limited(f"the checks of the plan of {term!r}", operations):
-        unlisted = next((x.layout.other for x in plan.pieces if isinstance(x.layout, BlockList)), term)
+        static = forced(term)  # of which calls choose nothing
+        unlisted = static if (listed := separate(static)) is None else listed.other
         whole = rows_relation(unlisted, plan.frame)
         faults += list(check_pieces(plan, whole)) + list(check_attended(plan, whole, needs_square(term)))
-        faults += [f"piece {k}: {x}" for k, y in enumerate(plan.pieces) for x in check_piece(y, term, plan.frame)]
+        faults += [f"piece {k}: {x}" for k, y in enumerate(plan.pieces) for x in check_piece(y, static, plan.frame)]
+        faults += check_choice(plan, term)
     if faults:
         raise _wrong(plan, faults)
 
@@ -155,11 +161,11 @@ def _layout_fields(layout: Layout) -> Iterator[str]:
 
 def check_pieces(plan: Plan, whole: isl.Map) -> Iterator[str]:
     """Disjoint, and together the relation of the term, or of what is not listed in it."""
-    if len(list(plan.walked(Listed))) > 1:
+    if len(list(plan.walked(Listed))) > 1 or len(list(plan.walked(Selected))) > 1:
         yield "a list twice"
     if not plan.relation.is_equal(whole):
         yield "the relation of the plan is not that of its term"
-    pieces = [(x, piece) for x, piece in enumerate(plan.pieces) if not isinstance(piece.layout, BlockList)]
+    pieces = [(x, y) for x, y in enumerate(plan.pieces) if not isinstance(y.layout, BlockList | ChosenBlocks)]
     for (x, a), (y, b) in combinations(pieces, 2):
         if not (a.relation & b.relation).is_empty():
             yield f"pieces {x} and {y} overlap"
@@ -321,6 +327,26 @@ def check_list(piece: Piece, listed: BlockList, term: Term, frame: Frame) -> Ite
     within, other = (rows_relation(x, frame).wrap().apply(flat) & exist for x in (listed.within, listed.other))
     if not (region(piece.keep[0], _scope(frame, "r, j")) & exist).is_equal(within - other):
         yield "the mask of the list is wrong"
+
+
+def check_choice(plan: Plan, term: Term) -> Iterator[str]:
+    """What calls choose is what the term lets them, its mask is true on that less the other pieces, and full is full."""
+    lists, pieces = selection(term), list(plan.walked(Selected))
+    if (lists is None) != (not pieces):
+        yield "a choice that the term has not, or none where it has one"
+    for piece in pieces:
+        layout, frame = piece.layout, plan.frame
+        assert isinstance(layout, ChosenBlocks)
+        if (layout.block, layout.budget, layout.queries) != lists or layout.within != possible(term):
+            yield "the choice is not that of the term"
+        flat, exist = frame.map("[[r] -> [j]] -> [r, j]"), frame.existing()
+        within, other = (rows_relation(x, frame).wrap().apply(flat) & exist for x in (possible(term), forced(term)))
+        if not (region(piece.keep[0], _scope(frame, "r, j")) & exist).is_equal(within - other):
+            yield "the mask of the choice is wrong"
+        blocks = f"x = floor((r + offset)/{layout.queries}) and y = floor({frame.key}/{layout.block})"
+        full = region(layout.full, _scope(frame, "x, y")).apply(frame.map(f"[x, y] -> [r, j] : {blocks}")) & exist
+        if not full.is_subset(within - other):
+            yield "blocks that are called full are not"
 
 
 def check_grid(piece: Piece, grid: Grid) -> Iterator[str]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 import islpy as isl
 
 from pidsl.codegen.choice.boxes import Product
+from pidsl.codegen.choice.chosen import chosen_piece
 from pidsl.codegen.choice.choose import choose_layouts
 from pidsl.codegen.choice.cost import REFERENCE, Backend, Sizes, backend_of
 from pidsl.codegen.choice.envelope import Envelope, envelope, envelope_piece, on_grids
@@ -25,6 +26,7 @@ from pidsl.codegen.plan.nodes import Piece, Plan
 from pidsl.codegen.plan.walks import Lags, Layout
 from pidsl.codegen.tiling.coordinates import coordinates
 from pidsl.errors import TooHardError
+from pidsl.language.chosen import forced, selection
 from pidsl.language.expr import Compare, Var
 from pidsl.language.terms import Halo, Neighborhood, Term, Union, require_concrete
 from pidsl.relation.build import needs_square, rows_relation
@@ -56,6 +58,9 @@ def planned(
     """
     require_concrete(term, "compile the pattern")
     whose = backend_of(backend, kind(target, head_dim, itemsize))
+    if (lists := selection(term)) is not None:
+        other = lower(forced(term), backend, head_dim, size, frame, target, itemsize)
+        return replace(other, term=term, pieces=(*other.pieces, chosen_piece(term, lists, whose, frame)))
     if (listed := separate(term)) is not None:
         other = lower(listed.other, backend, head_dim, size, frame, target, itemsize)
         return _with_list(term, list_piece(listed, whose, frame), other)

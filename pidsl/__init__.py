@@ -35,6 +35,7 @@ from pidsl.language.trace import maximum, minimum, where
 from pidsl.language.vocabulary import (
     blocks,
     causal,
+    chosen,
     documents,
     empty,
     full,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from pidsl import nn as nn
     from pidsl import patterns as patterns
     from pidsl import runtime as runtime
+    from pidsl import select as select
     from pidsl import testing as testing
     from pidsl.analysis.bound import Bound
     from pidsl.analysis.documents import no_leak
@@ -79,10 +81,10 @@ __all__ = [
     "ArgumentError", "BackendError", "Bound", "Cache", "Explained", "Gate", "Heads", "Kernel", "KeywordError",
     "Packing", "ParseError", "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries",
     "SymbolError", "Term", "TermError", "TooHardError", "TruthError",
-    "alibi_slopes", "blocks", "causal", "check_claims", "compare", "compile", "confined", "design", "documents",
-    "empty", "from_flex", "from_natten", "from_sdpa", "full", "gate", "halo", "heads", "keys", "lags", "layers",
-    "maximum", "merge", "minimum", "neighborhood", "no_leak", "pairs", "parse", "queries", "ring", "score", "spans",
-    "stride", "summaries", "symbols", "to_flex", "where", "window",
+    "alibi_slopes", "blocks", "causal", "check_claims", "chosen", "compare", "compile", "confined", "design",
+    "documents", "empty", "from_flex", "from_natten", "from_sdpa", "full", "gate", "halo", "heads", "keys", "lags",
+    "layers", "maximum", "merge", "minimum", "neighborhood", "no_leak", "pairs", "parse", "queries", "ring", "score",
+    "spans", "stride", "summaries", "symbols", "to_flex", "where", "window",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -90,6 +92,8 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "library": "pidsl.patterns:WRITTEN",
     "mask": "pidsl.relation.oracle:dense_mask",
     "mask of documents": "pidsl.relation.oracle:document_mask",
+    "forced": "pidsl.language.chosen:forced",
+    "possible": "pidsl.language.chosen:possible",
     "relation": "pidsl.relation.build:relation",
     "equals": "pidsl.relation.queries:equals",
     "contained": "pidsl.relation.queries:contained",
@@ -150,4 +154,4 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         return submodule(__name__, name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__, "nn", "patterns", "testing"})
+        return sorted({*globals(), *__all__, "nn", "patterns", "select", "testing"})

@@ -91,7 +91,7 @@ def _blocked(a: Term, step: int) -> Term:
 def list_piece(listed: BlockList, backend: Backend, frame: Frame = HOME) -> Piece:
     """The piece of the listed pairs, in the largest tiles that its blocks fill."""
     with limited(f"the mask of the listed pairs beside {listed.other!r}"):
-        keep = fold(And(_pred(listed.within, frame), fold(Not(_pred(listed.other, frame)))))
+        keep = beside(listed.within, listed.other, frame)
 
     def walk(over: Over, prices: Sequence[Price]) -> Listed:
         sizes = [(x.rows, x.cols) for x in prices]
@@ -102,6 +102,11 @@ def list_piece(listed: BlockList, backend: Backend, frame: Frame = HOME) -> Piec
     over_queries = walk("queries", backend.grad_key) if backend.grad_key else None
     longest = (1 + max(map(max, listed.blocks), default=0)) * listed.size  # the least length with every block
     return Piece((keep,), over_keys, grad_query, over_queries, None, reference=longest)
+
+
+def beside(within: Term, other: Term, frame: Frame) -> Pred:
+    """The condition on an existing row r and key j that the pair is in one term and not in the other."""
+    return fold(And(_pred(within, frame), fold(Not(_pred(other, frame)))))
 
 
 def _pred(term: Term, frame: Frame) -> Pred:

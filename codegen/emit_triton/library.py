@@ -27,14 +27,15 @@ import triton.language as tl
 
 # What kernels are specialised for. By a row of the tables: which positions a program owns (tile t of TILE of a class
 # mod STEP, which CLASS says where there is one; or what OWN says), the walks over what they meet, whether that is one
-# key (row) each (LAGS), which keys and rows are attended (KEYS, ROWS; or CAREFUL: what the mask says), and what happens
-# to logits and weights. By a call: widths, the precision of products, the dtype of indices, whether every key and every
+# key (row) each (LAGS), which keys and rows are attended (KEYS, ROWS; or CAREFUL: what the mask says), whether it is
+# the call that lists what they meet (LISTS), and what happens to logits and weights. By a call: widths, the precision of products, the dtype of indices, whether every key and every
 # row that exists is attended, whether tiles come through tensor descriptors, into how many parts walks are split (of
 # how many tiles each; 0: alike), whether the last tile comes first, how many query heads share a tile of rows, whether
 # warps have tasks of their own; whether there are sequences, all from position 0 on (FROM_0), and where their keys lie
 # ("slots", with a PERIOD, or "pages" of so many keys; see `pidsl.runtime.call.segments`).
 STAGE = {"WALKS": (), "TILE": 0, "STEP": 1, "CLASS": None, "OWN": None, "LAGS": False, "KEYS": None, "ROWS": None,
-         "CAREFUL": False, "SCORE": None, "DROPOUT": None, "ENTRY": None, "TABLE": 0, "WIDTH": 0}  # fmt: skip
+         "CAREFUL": False, "LISTS": False, "SCORE": None, "SOFTPLUS": False, "DROPOUT": None, "ENTRY": None, "TABLE": 0,
+         "WIDTH": 0}  # fmt: skip
 CALL = {"D": 0, "D_PAD": 0, "V": 0, "V_PAD": 0, "PRECISION": "ieee", "INDEX": tl.int32, "EVERY_KEY": False,
         "EVERY_ROW": False, "TMA": False, "SPLITS": 1, "PART": 0, "DESCENDING": False, "PACK": 1,
         "SPECIALIZED": False, "RAGGED": False, "FROM_0": False, "KEYS_AT": None, "PERIOD": 0, "PAGE": 0}  # fmt: skip
@@ -49,7 +50,7 @@ Walk = namedtuple("Walk", WALK, defaults=WALK.values())
 # Not worth a kernel each; `group` is: where it is 1 there is no loop over heads.
 NUMBERS = ["n", "m", "offset", "key_offset", "heads", "seed", "tiles", "classes", "pairs", "first_tile", "first_pair",
            "own_first", "own_rows", "target_first", "target_rows", "prefix", "each", "sequences", "entries", "column",
-           "size", "beside", "moved", "end"]  # fmt: skip
+           "size", "beside", "moved", "end", "list_rows", "list_group"]  # fmt: skip
 
 
 @triton.jit
@@ -141,6 +142,29 @@ def _part(first, stop, split, KIND: tl.constexpr):
         steps = tl.maximum(stop - first, 0)
         first, stop = first + steps * split // KIND.SPLITS, first + steps * (split + 1) // KIND.SPLITS
     return first, stop
+
+
+@triton.jit
+def _lists(table, choices, segments, number, batch, heads, list_rows, list_group, KIND: tl.constexpr):
+    """The lists of a batch entry, or of a sequence: the table of the entry, the entries of all, where those of the
+    sequence begin, how many the entry has for each head that has some, and how many query heads share them."""
+    begin = 0
+    if KIND.RAGGED:
+        begin = tl.load(segments + number * 8 + 7)
+    return table + batch.to(tl.int64) * (heads // list_group) * list_rows * 3, choices, begin, list_rows, list_group
+
+
+@triton.jit
+def _list(lists, head, block, there, KIND: tl.constexpr):
+    """The list of a block for a head, where the block is there: its entries, how many are full, and of all of them."""
+    table, choices, begin, list_rows, list_group = lists
+    if KIND.PACK > 1:
+        head = tl.min(head, 0)  # of those that share a tile, which share lists
+    there &= begin + block < list_rows
+    at = table + ((head // list_group).to(tl.int64) * list_rows + begin + block) * 3
+    first = tl.load(at, mask=there, other=0)
+    full = tl.load(at + 1, mask=there, other=0).to(tl.int32)
+    return choices + first, full, tl.load(at + 2, mask=there, other=0).to(tl.int32)
 
 
 @triton.jit
@@ -266,7 +290,7 @@ def _tiles(task, d, WALK: tl.constexpr, KIND: tl.constexpr):
 def _pair(task, source, at, index, live, KIND: tl.constexpr):
     """A tile of keys and their values, or of queries and their gradients."""
     left, right, left_r, left_d, right_r, right_d = task[0]
-    if KIND.TMA:
+    if KIND.TMA and at is not None:
         return source[0].load([at.to(tl.int32), 0]), source[1].load([at.to(tl.int32), 0])
     else:
         x = _load(left, index, live, left_r, left_d, KIND.D, KIND.D_PAD)
@@ -323,6 +347,20 @@ def _softcap(logits, cap):
 
 
 @triton.jit
+def _softplus(logits):
+    """softplus(s) of s = logits * ln(2) as 2^low * rest, and the derivative of that as 2^low * rate.
+
+    With t = e^-|s|: low = min(logits, 0) and rest = ln(1 + t) / t, or s + ln(1 + t) above 0; rate = 1 / (1 + t).
+    Nothing overflows, and nothing is lost where softplus(s) is e^s. The polynomial is ln(1 + t) / t within 3e-7.
+    """
+    t = tl.exp2(-tl.abs(logits))
+    rest = 0.178472057 + t * (-0.109022871 + t * (0.0449866094 - t * 0.00877894554))
+    rest = 1.0 + t * (-0.499981791 + t * (0.332840651 + t * (-0.245368659 + t * rest)))
+    rest = tl.where(logits > 0.0, logits * 0.6931471805599453 + t * rest, rest)
+    return tl.minimum(logits, 0.0), rest, 1.0 / (1.0 + t)
+
+
+@triton.jit
 def _mix(x):
     """32 well-mixed bits from 32: lowbias32, as in pidsl.runtime.call.dropout."""
     x = (x ^ (x >> 16)) * 0x7FEB352D
@@ -366,20 +404,27 @@ def _absorb(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
         scale2 = 1.0
     if keep is not None:
         logits = tl.where(keep, logits, -float("inf"))
+    rest = 1.0
+    if KIND.SOFTPLUS:
+        logits, rest, _ = _softplus(logits)
     if KIND.LAGS:
         highest = logits
     else:
         highest = tl.max(logits, 1)
+    if KIND.SOFTPLUS and KIND.LAGS:
+        highest += tl.log2(rest)
+    elif KIND.SOFTPLUS:
+        highest += tl.log2(tl.max(rest, 1))
     new_top = tl.maximum(top, highest * scale2)
     base = new_top
     if keep is not None or KIND.SCORE is not None:
         base = tl.where(new_top == -float("inf"), 0.0, new_top)  # -inf - -inf is NaN
     fade = tl.exp2(top - base)
     if KIND.LAGS:
-        p = tl.exp2(logits * scale2 - base)
+        p = tl.exp2(logits * scale2 - base) * rest
         total = total * fade + p
     else:
-        p = tl.exp2(logits * scale2 - base[:, None])
+        p = tl.exp2(logits * scale2 - base[:, None]) * rest
         total = total * fade + tl.sum(p, 1)
     if KIND.DROPOUT is not None:
         p *= KIND.DROPOUT(stream, i, j)
@@ -392,25 +437,33 @@ def _absorb(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
 
 @triton.jit
 def _weights(x, lse2, keep, i, j, score, KIND: tl.constexpr):
-    """The weights of pairs, their factors by dropout, and the derivative of final logits by those before the score."""
+    """The weights of pairs and their derivative by the logit, their factors by dropout, and the derivative of the logit
+    by that before the score."""
     scale2, _, slope, by_lag, stream = score
     logits, rate, drop = x * scale2, 1.0, 1.0
     if KIND.SCORE is not None:
         logits, rate = KIND.SCORE(logits, i, j, slope, by_lag)
+    if KIND.SOFTPLUS:
+        if keep is not None:
+            logits = tl.where(keep, logits, 0.0)
+        logits, rest, bend = _softplus(logits)
     p = tl.exp2(logits - lse2)
     if keep is not None:
         p = tl.where(keep, p, 0.0)
+    bent = p
+    if KIND.SOFTPLUS:
+        p, bent = p * rest, p * bend
     if KIND.DROPOUT is not None:
         drop = KIND.DROPOUT(stream, i, j)
-    return p, drop, rate
+    return p, bent, drop, rate
 
 
 @triton.jit
-def _slopes(p, drop, rate, dp, pull, keep, KIND: tl.constexpr):
-    """ds = p * (dO . V - pull) of the final logits, and of those before the score."""
+def _slopes(bent, drop, rate, dp, pull, keep, KIND: tl.constexpr):
+    """ds = bent * (dO . V - pull) of the logits after the score, and of those before."""
     if KIND.DROPOUT is not None:
         dp *= drop
-    ds = p * (dp - pull)
+    ds = bent * (dp - pull)
     if KIND.LAGS or (KIND.CAREFUL and keep is not None):  # what is not attended may be NaN
         ds, rate = tl.where(keep, ds, 0.0), tl.where(keep, rate, 0.0)
     if KIND.SCORE is not None:
@@ -421,7 +474,7 @@ def _slopes(p, drop, rate, dp, pull, keep, KIND: tl.constexpr):
 
 @triton.jit
 def _row_slopes(task, source, at, j, inside, keep, KIND: tl.constexpr):
-    """ds of a tile of keys, of the final logits and of those before; their positions, and the keys."""
+    """ds of a tile of keys, of the logits after the score and before; their positions, and the keys."""
     query, i, score = task[3]
     grad, lse2, pull = task[5]
     key, value = _keys(task, source, at, j, inside, keep, KIND)
@@ -429,14 +482,14 @@ def _row_slopes(task, source, at, j, inside, keep, KIND: tl.constexpr):
     if KIND.LAGS:
         x = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)
         dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
-        p, drop, rate = _weights(x, lse2, inside, i, j, score, KIND)
-        final, ds = _slopes(p, drop, rate, dp, pull, inside, KIND)
+        _, bent, drop, rate = _weights(x, lse2, inside, i, j, score, KIND)
+        final, ds = _slopes(bent, drop, rate, dp, pull, inside, KIND)
     else:
         i, j = i[:, None], j[None, :]
         x = tl.dot(query, tl.trans(key), input_precision=KIND.PRECISION)
-        p, drop, rate = _weights(x, lse2[:, None], keep, i, j, score, KIND)
+        _, bent, drop, rate = _weights(x, lse2[:, None], keep, i, j, score, KIND)
         dp = tl.dot(grad, tl.trans(value), input_precision=KIND.PRECISION)
-        final, ds = _slopes(p, drop, rate, dp, pull[:, None], keep, KIND)
+        final, ds = _slopes(bent, drop, rate, dp, pull[:, None], keep, KIND)
     return final, ds, i, j, key
 
 
@@ -493,17 +546,17 @@ def _add_key_grads(task, state, source, at, r, inside, keep, KIND: tl.constexpr)
     if KIND.LAGS:
         x = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)
         dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
-        p, drop, rate = _weights(x, row_lse2, live, i, j, score, KIND)
-        ds = _slopes(p, drop, rate, dp, row_pull, live, KIND)[1]
+        p, bent, drop, rate = _weights(x, row_lse2, live, i, j, score, KIND)
+        ds = _slopes(bent, drop, rate, dp, row_pull, live, KIND)[1]
         grad_v += (p * drop)[:, None] * grad.to(tl.float32)
     else:
         if KIND.CAREFUL and keep is not None:
             keep = keep & live[None, :]
         x = tl.dot(key, tl.trans(query), input_precision=KIND.PRECISION)
-        p, drop, rate = _weights(x, row_lse2[None, :], keep, i[None, :], j[:, None], score, KIND)
+        p, bent, drop, rate = _weights(x, row_lse2[None, :], keep, i[None, :], j[:, None], score, KIND)
         grad_v = tl.dot((p * drop).to(grad.dtype), grad, grad_v, input_precision=KIND.PRECISION)
         dp = tl.dot(value, tl.trans(grad), input_precision=KIND.PRECISION)
-        ds = _slopes(p, drop, rate, dp, row_pull[None, :], keep, KIND)[1]
+        ds = _slopes(bent, drop, rate, dp, row_pull[None, :], keep, KIND)[1]
     if KIND.SCORE is not None:
         ds /= score[1]
     if KIND.LAGS:
@@ -539,7 +592,7 @@ def _begin(running, lse, sinks, row, ok, head, TILE: tl.constexpr, KIND: tl.cons
 @triton.jit(do_not_specialize=NUMBERS)
 def forward(
     q, k, v, out, lse, running, table, slopes, sinks, bias, temperature, seed,
-    segments, listed, key_table, held, prefix, each,
+    segments, listed, choices, list_rows, list_group, key_table, held, prefix, each,
     scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
     q_b, q_h, q_r, q_d, k_b, k_h, k_r, k_d, v_b, v_h, v_r, v_d, KIND: tl.constexpr,
 ):  # fmt: skip
@@ -556,6 +609,8 @@ def forward(
         c = KIND.CLASS(offset, key_offset)
     if (KIND.STEP > 1 or KIND.RAGGED) and _nothing(t, c, n, KIND):
         return
+    if KIND.LISTS:
+        table = _lists(table, choices, segments, number, batch, heads, list_rows, list_group, KIND)
     r, exists, a = _own(t, c, n, offset, table, KIND)
     if KIND.PACK > 1:  # the rows of all query heads of a key head
         key_head = head
@@ -591,7 +646,7 @@ def forward(
 @triton.jit(do_not_specialize=NUMBERS)
 def grad_query(
     q, k, v, grad_out, lse2, pull, grad_q, running, table, slopes, bias, temperature, seed, slope_sums, bias_sums,
-    segments, listed,
+    segments, listed, choices, list_rows, list_group,
     scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
     q_b, q_h, q_r, q_d, k_b, k_h, k_r, k_d, v_b, v_h, v_r, v_d, go_b, go_h, go_r, go_d, KIND: tl.constexpr,
 ):  # fmt: skip
@@ -606,6 +661,8 @@ def grad_query(
         c = KIND.CLASS(offset, key_offset)
     if (KIND.STEP > 1 or KIND.RAGGED) and _nothing(t, c, n, KIND):
         return
+    if KIND.LISTS:
+        table = _lists(table, choices, segments, number, batch, heads, list_rows, list_group, KIND)
     r, exists, a = _own(t, c, n, offset, table, KIND)
     place = head, n, m, offset, key_offset
     mine = _rows(exists, r, place, KIND)
@@ -641,7 +698,7 @@ def grad_query(
 @triton.jit(do_not_specialize=NUMBERS)
 def grad_key(
     q, k, v, grad_out, lse2, pull, grad_k, grad_v, running_k, running_v, table, slopes, bias, temperature, seed,
-    segments, listed,
+    segments, listed, choices, list_rows, list_group,
     scale, n, m, offset, key_offset, heads, group, tiles, classes, pairs, first_tile, first_pair, own_first, own_rows,
     q_b, q_h, q_r, q_d, k_b, k_h, k_r, k_d, v_b, v_h, v_r, v_d, go_b, go_h, go_r, go_d, KIND: tl.constexpr,
 ):  # fmt: skip
@@ -656,6 +713,8 @@ def grad_key(
         d = KIND.CLASS(offset, key_offset)
     if (KIND.STEP > 1 or KIND.RAGGED) and _nothing(t, d, m, KIND):
         return
+    if KIND.LISTS:
+        table = _lists(table, choices, segments, number, batch, heads, list_rows, list_group, KIND)
     j, exists, b = _own(t, d, m, key_offset, table, KIND)
     mine = exists
     if KIND.KEYS is not None and not KIND.EVERY_KEY:

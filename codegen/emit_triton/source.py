@@ -18,7 +18,7 @@ from pidsl.codegen.emit_triton.lines import WIDTH, shown
 from pidsl.codegen.emit_triton.lists import list_table, table_name
 from pidsl.codegen.emit_triton.stages import KERNELS, Stages
 from pidsl.codegen.plan.nodes import Plan
-from pidsl.codegen.plan.walks import BlockList, Boxes, Lags, Listed, Runs
+from pidsl.codegen.plan.walks import BlockList, Boxes, ChosenBlocks, Lags, Listed, Runs, Selected
 from pidsl.language.operators import walk
 from pidsl.language.score import PLAIN
 from pidsl.language.terms import Ring, Term
@@ -43,6 +43,7 @@ def triton_source(plan: Plan) -> str:
         *(_table(name, made.tables) for name in made.tables),
         *_wrap(f"PATTERN = {shown(made.pattern)}", "", "           "),
         *_lists(plan),
+        *_chosen(plan),
         f"REACH = {made.reach()}",
     ]
     own = "\n\n".join(made.functions)
@@ -65,7 +66,7 @@ def _known(plan: Plan, made: Stages, rows: Sequence[Mapping[str, str]]) -> Itera
         if len(found) == 1:
             of_walks[field] = found.pop()
     for row in rows or [{}]:
-        fields = {x: _literal(y) for x, y in {**row, **made.pattern}.items() if x.isupper()}
+        fields = {x: _literal(y) for x, y in {**made.pattern, **row}.items() if x.isupper()}
         yield {**fields_of("STAGE"), **fields, **absent, **of_walks}
 
 
@@ -83,7 +84,7 @@ def _header(plan: Plan) -> str:
     lines += ["as Triton kernels, in these pieces:", ""]
     for number, piece in enumerate(plan.pieces):
         match piece.forward:
-            case Runs(layout, _, rows, cols) | Listed(layout, _, rows, cols):
+            case Runs(layout, _, rows, cols) | Listed(layout, _, rows, cols) | Selected(layout, _, rows, cols):
                 what = f"{layout}; tiles of {rows} rows x {cols} keys"
             case Boxes(layout, _, own, swept):
                 sizes = (" x ".join(map(str, box)) for box in (own, swept))
@@ -146,3 +147,12 @@ def _lists(plan: Plan) -> Iterator[str]:
                 yield from _wrap(", ".join(map(str, table)) + ",", "        ")
                 yield "    ],"
         yield "}"
+
+
+def _chosen(plan: Plan) -> Iterator[str]:
+    """What calls choose: (keys of a block, blocks of a list at most, queries of a block)."""
+    for piece in plan.walked(Selected):
+        layout = piece.layout
+        assert isinstance(layout, ChosenBlocks)
+        yield "# What calls choose: keys of a block, blocks that they list for each block of queries, queries of that."
+        yield f"CHOSEN = {(layout.block, layout.budget, layout.queries)}"

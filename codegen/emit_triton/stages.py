@@ -11,6 +11,7 @@ from math import prod
 from typing import Any, get_args
 
 from pidsl.codegen.emit_triton.boxes import BoxesWalker, box_counts
+from pidsl.codegen.emit_triton.chosen import SelectedWalker
 from pidsl.codegen.emit_triton.expr import index_source, pred_source
 from pidsl.codegen.emit_triton.lags import LagsWalker
 from pidsl.codegen.emit_triton.lines import function, shown
@@ -23,12 +24,12 @@ from pidsl.codegen.emit_triton.walker import PLACE, Walker
 from pidsl.codegen.plan.heads import of_group
 from pidsl.codegen.plan.nodes import Plan
 from pidsl.codegen.plan.stages import Stage, stages
-from pidsl.codegen.plan.walks import Boxes, Lags, Listed, Pass, Runs
+from pidsl.codegen.plan.walks import Boxes, Lags, Listed, Pass, Runs, Selected
 from pidsl.language.algebra import settled
 from pidsl.language.expr import Pred, Truth, Var
 
 _WALKERS: dict[type, type[Walker[Any]]] = {
-    Runs: RunsWalker, Boxes: BoxesWalker, Listed: ListedWalker, Lags: LagsWalker
+    Runs: RunsWalker, Boxes: BoxesWalker, Listed: ListedWalker, Selected: SelectedWalker, Lags: LagsWalker
 }  # fmt: skip
 KERNELS = {"forward": "forward", "grad_query": "grad_query", "grad_key": "grad_key", "grad_score": "grad_query"}
 
@@ -114,6 +115,9 @@ class Stages:
             case ListedWalker():
                 owners, _ = list_table(first.walk.layout, by_keys=not first.over_keys)
                 row |= {"listed": str(owners * -(-first.walk.layout.size // stage.tile)), "table": repr(first.table)}
+            case SelectedWalker():
+                row |= {"LISTS": "True", "CAREFUL": "True", "box": str((first.sizes[0], first.tiles, None))}
+                row |= dict.fromkeys(["KEYS"] * len(self._keys) + ["ROWS"] * len(self._rows), "None")
             case BoxesWalker():
                 grid, own = first.walk.layout, first.walk.own
                 row["box"] = str((grid.strides[0] * own[0], prod(box_counts(grid, own)[1:]), grid.tokens))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pidsl.codegen.plan.walks import Boxes, Lags, Listed, Runs
+from pidsl.codegen.plan.walks import Boxes, Lags, Listed, Runs, Selected
 from pidsl.language.expr import show, show_pred
 from pidsl.language.score import PLAIN
 
@@ -64,6 +64,11 @@ def _piece(piece: Piece) -> Iterator[str]:
             yield f"{piece.layout}, in tiles of {rows} rows x {cols} keys"
             yield _pairs(piece)
             yield f"mask: {show_pred(piece.keep[0])}"
+        case Selected(rows=rows, cols=cols, layout=layout):
+            yield f"{layout}, in tiles of {rows} rows x {cols} keys"
+            yield f"at n = {piece.reference}: computed at most {piece.computed:,} pairs"
+            yield f"mask: {show_pred(piece.keep[0])}"
+            yield f"no mask for block x of queries and block y of keys if {show_pred(layout.full)}"
         case Lags(lags=lags):
             yield f"{len(lags)} diagonals, elementwise"
             yield _pairs(piece)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import reduce
 
 from pidsl.codegen.plan.nodes import Piece, Plan
-from pidsl.codegen.plan.walks import Boxes, Lags, Listed, Runs, Walk
+from pidsl.codegen.plan.walks import Boxes, Lags, Listed, Runs, Selected, Walk
 from pidsl.language.algebra import settled
 from pidsl.language.expr import And, Compare, Or, Pred, Truth, Var
 from pidsl.language.heads import Heads
@@ -75,7 +75,7 @@ def guarded(piece: Piece, change: Callable[[Pred | None], Pred | None]) -> Piece
             case Lags(lags=lags):
                 kept = (replace(x, keep=change(x.keep)) for x in lags)
                 return replace(walk, lags=tuple(x for x in kept if x.keep != Truth(False)))
-            case Boxes() | Listed():
+            case Boxes() | Listed() | Selected():
                 raise TypeError(f"no test of heads in {walk}")
 
     keys = None if piece.grad_key is None else tested(piece.grad_key)

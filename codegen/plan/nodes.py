@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pidsl.codegen.plan import describe, work
-from pidsl.codegen.plan.walks import BlockList, Grid, Layout, Pass, Walk
+from pidsl.codegen.plan.walks import BlockList, ChosenBlocks, Grid, Layout, Pass, Walk
 from pidsl.language.expr import Pred
 from pidsl.language.heads import Heads
 from pidsl.language.score import PLAIN, Score
@@ -24,7 +24,7 @@ class Piece:
     """Some pairs of the pattern, in no other piece, and how each pass visits them.
 
     `keep` is true on exactly its pairs among those that a walk visits: it has one predicate for the row and key of
-    `Runs` (over c, d, a, b) and of `Listed` blocks (over r, j), one per axis of a grid for `Boxes` (over a, b), and
+    `Runs` (over c, d, a, b) and of `Listed` and `Selected` blocks (over r, j), one per axis of a grid for `Boxes` (over a, b), and
     none for `Lags`, which have their own. The walks of all passes are of one kind and have one layout.
     """
 
@@ -37,7 +37,7 @@ class Piece:
     reference: int = 0  # the length at which its pairs are counted
 
     @property
-    def layout(self) -> Layout | Grid | BlockList:
+    def layout(self) -> Layout | Grid | BlockList | ChosenBlocks:
         """How rows and keys are numbered."""
         return self.forward.layout
 
@@ -77,7 +77,10 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Plan(Displayed):
-    """Disjoint pieces whose union is the term's relation, and how each is computed."""
+    """Disjoint pieces whose union is the term's relation, and how each is computed.
+
+    Keys and rows that are attended are those of all pieces but that of a choice, which only a call knows.
+    """
 
     term: Term | Heads
     backend: str

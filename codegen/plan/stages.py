@@ -34,7 +34,7 @@ import numpy as np
 
 from pidsl.codegen.plan import work
 from pidsl.codegen.plan.nodes import Piece, Plan
-from pidsl.codegen.plan.walks import Boxes, Lags, Listed, Pass, Runs, Walk
+from pidsl.codegen.plan.walks import Boxes, Lags, Listed, Pass, Runs, Selected, Walk
 
 FEW = "_few"
 
@@ -131,6 +131,8 @@ def _group(number: int, piece: Piece, task: Pass) -> _Group:
             return _Group(_partly(walk), 1, 0, walk.owned, "_boxes", number)
         case Listed():
             return _Group(True, 1, 0, walk.owned, "_listed", number)
+        case Selected():
+            return _Group(False, 1, 0, walk.owned, "_chosen", number)
         case Runs(layout=layout) | Lags(layout=layout):
             queries, keys = (layout.query_step, layout.query_class), (layout.key_step, layout.key_class)
             step, fixed = keys if task == "grad_key" else queries

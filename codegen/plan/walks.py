@@ -145,6 +145,27 @@ class BlockList:
 
 
 @dataclass(frozen=True, slots=True)
+class ChosenBlocks:
+    """Blocks of `block` keys that each call lists for blocks of `queries` queries, at most `budget` for each.
+
+    A piece holds those of their pairs that are in `within` and not in `other`, which other pieces hold. `full` is over
+    (n, m, offsets, x, y): it promises of block x of queries and block y of keys, counted by positions, that all of
+    their pairs whose row and key exist are in the piece.
+    """
+
+    block: int
+    budget: int
+    queries: int
+    within: Term
+    other: Term
+    full: Pred
+
+    def __str__(self) -> str:
+        queries = f"{self.queries} queries" if self.queries > 1 else "each query"
+        return f"chosen by the call: up to {self.budget} blocks of {self.block} for {queries}"
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """Tiles `first, first + step, ..., <= last` of the swept dimension, visited when `guard` holds (None: always).
 
@@ -244,6 +265,19 @@ class Listed(Tiled):
 
 
 @dataclass(frozen=True, slots=True)
+class Selected(Tiled):
+    """The loops of one program: it owns a tile of one block and visits tiles of the blocks that the call lists for it.
+
+    `over` and the sizes of tiles are as in `Runs`. Blocks that the layout calls full come first, without a mask.
+    """
+
+    layout: ChosenBlocks
+    over: Over
+    rows: int
+    cols: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lag:
     """The pairs with one lag: row r meets the key at position r + offset - lag when `keep` (of row r) holds.
 
@@ -275,4 +309,4 @@ class Lags:
         return 0
 
 
-Walk = Runs | Boxes | Listed | Lags
+Walk = Runs | Boxes | Listed | Selected | Lags

@@ -18,7 +18,7 @@ import islpy as isl
 import numpy as np
 from numpy.typing import NDArray
 
-from pidsl.codegen.plan.walks import BlockList, Boxes, Grid, Lag, Lags, Listed, Runs, Walk
+from pidsl.codegen.plan.walks import BlockList, ChosenBlocks, Boxes, Grid, Lag, Lags, Listed, Runs, Selected, Walk
 from pidsl.errors import TooHardError
 from pidsl.language.expr import And, Compare, Index, Or, Pred, Var, evaluate, holds
 from pidsl.relation.counting import count_loops
@@ -48,6 +48,8 @@ def computed(walk: Walk, n: int) -> int:
             return prod(on_axis(*axis)[0] for axis in zip(first, last, _lengths(grid, n), own, swept, strict=True))
         case Listed(layout=BlockList(size, blocks)):
             return size**2 * sum(max(pair) * size < n for pair in blocks)
+        case Selected(layout=x):  # at most: it is the calls that list them
+            return -(-n // x.queries) * x.queries * min(x.budget, -(-n // x.block)) * x.block
         case Lags(lags=lags):  # the rows between the first and the last of each
             env = _lengths_of(n)
             return sum(max(0, evaluate(x.last, env) - evaluate(x.first, env) + 1) for x in lags)
@@ -61,6 +63,8 @@ def attended(piece: Piece, n: int) -> int | None:
             return _on_axes(grid, piece.keep, n)
         case Listed(layout=blocks):
             return _in_blocks(blocks, piece.keep[0], n)
+        case Selected():
+            return None
         case Lags(lags=lags):
             return sum(_on_lag(x, n) for x in lags)
         case Runs():
@@ -89,6 +93,8 @@ def per_program(walk: Walk, n: int, m: int, offset: int = 0, key_offset: int = 0
             counts = Counter(own for own, _ in (blocks if walk.over == "keys" else ((j, i) for i, j in blocks)))
             tiles, visited = -(-size // walk.owned), -(-size // walk.visited)
             return np.repeat(np.array([counts[own] * visited for own in sorted(counts)], np.int64), tiles)[None, :]
+        case Selected(layout=x):
+            return _of_lists(walk, x, env)
         case Lags():
             return _of_lags(walk, env)
 
@@ -147,6 +153,18 @@ def _of_boxes(walk: Boxes, env: dict[str, Any]) -> Counts:
         boxes = np.maximum(-(-(far + 1 - near) // walk.swept[axis]), 0)
         found = (found[:, :, None] * boxes[None, None, :]).reshape(1, -1)
     return found
+
+
+def _of_lists(walk: Selected, lists: ChosenBlocks, env: dict[str, Any]) -> Counts:
+    """Tiles of every program at most, whatever the call lists."""
+    sides = ((lists.queries, "n", "offset"), (lists.block, "m", "key_offset"))
+    counts = [-(-(env[start] + env[length]) // size) - env[start] // size for size, length, start in sides]
+    (own, rows), (other, keys) = zip((lists.queries, lists.block), counts, strict=True)
+    if walk.over == "queries":
+        own, rows, other, listed = other, keys, own, rows
+    else:
+        listed = min(lists.budget, keys)
+    return np.full((1, rows * -(-own // walk.owned)), listed * -(-other // walk.visited), np.int64)
 
 
 def _of_lags(walk: Lags, env: dict[str, Any]) -> Counts:

@@ -31,7 +31,19 @@ from pidsl.language.printing import (
 from pidsl.language.questions import Questions
 from pidsl.language.refused import Refused, require_term
 from pidsl.language.sizes import size
-from pidsl.language.trees import WIDE, Steps, Tree, children, own_values, parts_of, run, shallow, walk_tree, width
+from pidsl.language.trees import (
+    WIDE,
+    Steps,
+    Tree,
+    bottom_up,
+    children,
+    own_values,
+    parts_of,
+    run,
+    shallow,
+    walk_tree,
+    width,
+)
 
 
 class Term(Questions, Refused, Tree):
@@ -48,13 +60,13 @@ class Term(Questions, Refused, Tree):
         return shallow(Intersection(self, require_term(other, "&")))
 
     def __sub__(self, other: Term) -> Term:
-        return Difference(*_free("-", self, require_term(other, "-")))
+        return Difference(*_free("-", self, *_settled("-", require_term(other, "-"))))
 
     def __xor__(self, other: Term) -> Term:
-        return shallow(SymmetricDifference(*_free("^", self, require_term(other, "^"))))
+        return shallow(SymmetricDifference(*_settled("^", *_free("^", self, require_term(other, "^")))))
 
     def __invert__(self) -> Term:
-        return Complement(*_free("~", self))
+        return Complement(*_settled("~", *_free("~", self)))
 
     def __matmul__(self, other: Term) -> Term:
         """Two layers: i reaches j when `self` lets i see some token t and `other` lets t see j.
@@ -159,6 +171,7 @@ class Term(Questions, Refused, Tree):
     USUAL: ClassVar[tuple[int, ...]] = ()  # what the last sizes are when they are not written
     OPEN: ClassVar[tuple[str, ...]] = ()  # sizes that may be None
     confines: ClassVar[bool] = False  # whether the word is no pattern itself, but confines one to parts of the tokens
+    chooses: ClassVar[bool] = False  # whether a call says which of its pairs are attended
 
     @classmethod
     def made(cls, *values: Any) -> Term:
@@ -366,6 +379,32 @@ def _free(operator: str, *terms: Any) -> tuple[Term, ...]:
             spelled = f"a.{operator}(size)" if operator.isalpha() else spelled
             expected = "`documents` beside the whole pattern: it confines all of it, or nothing"
             raise TermError(f"{term!r} inside of `{operator}`", expected, "documents", f"{spelled} & documents")
+    return terms
+
+
+def is_chosen(term: Term) -> bool:
+    """Whether calls say which of some pairs are attended: the word `chosen` is somewhere in it.
+
+    >>> import pidsl
+    >>> is_chosen(pidsl.window(3) | pidsl.chosen(64, 16)), is_chosen(pidsl.causal)
+    (True, False)
+    """
+    try:
+        return term._chooses
+    except AttributeError:
+        for node in bottom_up(term, lambda x: isinstance(x, Term) and not hasattr(x, "_chooses")):
+            inside = any(x._chooses for x in children(node) if isinstance(x, Term))
+            object.__setattr__(node, "_chooses", node.chooses or inside)
+        return term._chooses
+
+
+def _settled(operator: str, *terms: Any) -> tuple[Term, ...]:
+    """Terms that an operator may take away: with fewer pairs chosen, it would attend more."""
+    for term in terms:
+        if is_chosen(term):
+            spelled = "~a" if operator == "~" else f"a {operator} b"
+            expected = "what is attended whatever a call chooses: a choice may add pairs to a pattern, never take them"
+            raise TermError(f"{term!r} in `{spelled}`", expected, "chosen", "chosen(block, budget, within=causal - a)")
     return terms
 
 

@@ -46,6 +46,7 @@ class Questions(Shown):
     def mask(
         self, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0, *,
         documents: Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        blocks: Sequence[Sequence[int]] | NDArray[np.integer[Any]] | None = None,
     ) -> NDArray[np.bool_]:  # fmt: skip
         """The dense mask, by the slow obvious definition.
 
@@ -57,6 +58,9 @@ class Questions(Shown):
             documents: of a pattern `T & documents`, the document of each of the n tokens, in runs; a negative one for
                 padding. Each document has the mask of T at its own length. Without it, the mask has every pair that
                 some documents allow.
+            blocks: of a pattern with a choice, the lists of a call: a row of block numbers for each block of query
+                positions from the one of the first query on (of documents: those of each, one after the other); -1
+                for none. Without it, the mask has every pair that some lists allow.
 
         Returns:
             bool array [n, m]; `mask[r, c]` says whether position r + offset attends position c + key_offset. Always
@@ -76,13 +80,34 @@ class Questions(Shown):
                [0, 0, 0, 1]])
 
         Raises:
-            SizeError: a length that is none, or does not fit; documents that are no runs, or not n.
+            SizeError: a length that is none, or does not fit; documents that are no runs, or not n; lists that are no
+                integers, too long, or not one for each block of queries.
             SymbolError: the term holds unbound symbols.
-            TermError: documents for a pattern that is not confined to them.
+            TermError: documents for a pattern that is not confined to them; blocks for one that chooses nothing.
         """
         if documents is not None:
-            return behind("mask of documents")(self._own, n, m, offset, key_offset, documents)
-        return behind("mask")(self._own, n, m, offset, key_offset)
+            return behind("mask of documents")(self._own, n, m, offset, key_offset, documents, blocks)
+        return behind("mask")(self._own, n, m, offset, key_offset, blocks)
+
+    @property
+    def forced(self) -> Term:
+        """What is attended whatever a call chooses; of a pattern without `chosen`, itself.
+
+        >>> import pidsl
+        >>> (pidsl.window(63) | pidsl.chosen(64, 16)).forced
+        window(63)
+        """
+        return behind("forced")(self._own)
+
+    @property
+    def possible(self) -> Term:
+        """What is attended at most, whatever a call chooses; of a pattern without `chosen`, itself.
+
+        >>> import pidsl
+        >>> (pidsl.window(63) | pidsl.chosen(64, 16)).possible
+        window(63) | causal
+        """
+        return behind("possible")(self._own)
 
     def relation(self) -> islpy.Map:
         """The exact relation `[n, m] -> { [i] -> [j] : 0 <= i < n and 0 <= j < m and ... }` as an isl map.
@@ -96,7 +121,7 @@ class Questions(Shown):
         return behind("relation")(self._own)
 
     def equals(self, other: Term) -> bool:
-        """Whether both attend exactly the same pairs, for every n and m, and all documents.
+        """Whether both attend exactly the same pairs, for every n and m, all documents, and whatever calls choose.
 
         Raises:
             TermError: one of them is confined to documents, and the other is not.
@@ -129,7 +154,11 @@ class Questions(Shown):
         return behind("difference_at")(self._own, require_term(other, "difference_at"), n)
 
     def __le__(self, other: Term) -> bool:
-        """Whether every pair of `self` is a pair of `other`, for every n and m, and all documents.
+        """Whether every pair of `self` is a pair of `other`, for every n and m, all documents, and all choices.
+
+        >>> import pidsl
+        >>> (pidsl.chosen(64, 16) | pidsl.window(63)) <= pidsl.causal  # whatever a call lists
+        True
 
         Raises:
             TermError: only `other` is confined to documents.

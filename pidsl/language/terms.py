@@ -3,6 +3,7 @@
     Term ::= Full | Empty | Causal | Window(left, right) | Stride(period, phase) | Lags(values) | Ring(radius)
            | Keys(start, stop, step) | Queries(start, stop, step) | Blocks(size) | Where(pred, arity) | Pairs(values)
            | Neighborhood(shape, window, stride, dilation, causal, border) | Halo(shape, block, halo) | Documents
+           | Chosen(block, budget, queries, Term)
            | Union(Term, Term) | Intersection(Term, Term) | Difference(Term, Term) | SymmetricDifference(Term, Term)
            | Complement(Term) | Transpose(Term) | Compose(Term, Term) | Power(Term, Index)
            | Shift(Term, Index) | Blocked(Term, Index) | Dilated(Term, Index)
@@ -11,6 +12,7 @@ A term is a relation between query positions i and key positions j, for every nu
 once. It is a plain value: immutable, hashable, compared by structure. Sizes are integers, or symbols until `bind`.
 The operators `|`, `&` and `^` keep terms of many parts shallow (`pidsl.language.trees.shallow`).
 `Documents` confines a whole pattern: it stands in `T & documents` only, as a part of the outermost intersection.
+`Chosen` stands for all pairs that a call may choose; what they are in one call is said there (`pidsl.language.chosen`).
 What a term means is defined by `pidsl.relation.oracle`. Each kind says which sizes it takes and how it is written; the
 words are here, what combines them is in `pidsl.language.operators`.
 """
@@ -23,7 +25,7 @@ from functools import reduce
 from typing import Any, Literal, cast
 
 from pidsl.errors import TermError
-from pidsl.language.expr import Index, Pred, Truth, show_pred, vars_in, whole
+from pidsl.language.expr import Index, Pred, Truth, show, show_pred, vars_in, whole
 from pidsl.language.operators import (
     Blocked,
     Complement,
@@ -37,6 +39,7 @@ from pidsl.language.operators import (
     Term,
     Transpose,
     Union,
+    is_chosen,
     is_confined,
     require_concrete,
     walk,
@@ -46,10 +49,10 @@ from pidsl.language.sizes import LIMIT, check_predicate, size
 from pidsl.language.trees import parts_of
 
 __all__ = [
-    "Blocked", "Blocks", "Causal", "Complement", "Compose", "Difference", "Dilated", "Documents",
+    "Blocked", "Blocks", "Causal", "Chosen", "Complement", "Compose", "Difference", "Dilated", "Documents",
     "Empty", "Full", "Halo", "Intersection", "Keys", "Lags", "Leaf", "Neighborhood", "Node", "Pairs", "Power",
     "Queries", "Ring", "Shift", "Stride", "SymmetricDifference", "Term", "Transpose", "Union", "Where", "Window",
-    "is_confined", "misplaced", "of_lags_alone", "require_concrete", "require_free", "walk", "within",
+    "is_chosen", "is_confined", "misplaced", "of_lags_alone", "require_concrete", "require_free", "walk", "within",
 ]  # fmt: skip
 
 
@@ -197,6 +200,39 @@ class Halo(Term):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Chosen(Term):
+    """Of the pairs of `within`, those whose key lies in a block that the call lists for the query's block."""
+
+    block: Index
+    budget: Index
+    queries: Index
+    within: Term
+    chooses = True
+    LEAST = (1, 1, 1)
+
+    @classmethod
+    def made(cls, *values: Any) -> Term:
+        *sizes, within = values
+        names = ("block", "budget", "queries")
+
+        def where() -> str:
+            return call("chosen", *sizes)
+
+        if is_chosen(within) or is_confined(within):
+            what, hint = "`chosen`", "a & chosen(block, budget)"
+            if is_confined(within):
+                what, hint = "`documents`", "chosen(block, budget) & documents"
+            raise TermError(f"within = {within!r}", f"a pattern without {what}", where(), hint)
+        block, budget, queries = (size(x, name, where, least=1) for x, name in zip(sizes, names, strict=True))
+        return cls(block, budget, queries, within)
+
+    def source(self, inside: Inside) -> Shown:
+        options = [f"queries={show(self.queries)}"] * (self.queries != 64)
+        options += [f"within={inside(self.within, 0)}"] * (not isinstance(self.within, Causal))
+        return ATOM, f"chosen({', '.join([show(self.block), show(self.budget), *options])})"
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Documents(Term):
     """Query and key in one document, and the rest of the pattern on the positions within it."""
 
@@ -222,6 +258,7 @@ Leaf = (
     | Pairs
     | Neighborhood
     | Halo
+    | Chosen
     | Documents
 )
 Node = (
@@ -251,11 +288,14 @@ def misplaced(term: Term) -> TermError:
 
 
 def require_free(term: Term, question: str) -> None:
-    """Raise for a question that has an answer only where the documents are known.
+    """Raise for a question that has an answer only where documents and choices are known.
 
     Raises:
-        TermError: the pattern is confined to documents.
+        TermError: the pattern is confined to documents, or calls choose pairs of it.
     """
+    if is_chosen(term):
+        expected = f"a pattern without `chosen`: {question} depends on what a call lists"
+        raise TermError(f"{term!r}", expected, hint="term.forced, attended in every call; term.possible, the most")
     if is_confined(term):
         expected = f"a pattern without `documents`: {question} depends on where they start"
         raise TermError(f"{term!r}", expected, hint="term.mask(n, documents=ids), which knows them")

@@ -38,7 +38,8 @@ def run(call: Steps[T]) -> T:
 class Tree:
     """Base of immutable dataclasses (`frozen=True, slots=True, eq=False`) that hold others of their kind."""
 
-    __slots__ = ("_hash", "_width")  # kept from the first time they are asked for
+    __slots__ = ("_chooses", "_hash", "_width")  # kept from the first time they are asked for
+    _chooses: bool
     _hash: int
     _width: int
     __match_args__: tuple[str, ...] = ()

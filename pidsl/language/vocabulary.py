@@ -16,10 +16,12 @@ from typing import Any
 from pidsl.errors import TermError
 from pidsl.language.expr import Index, Pred, Symbol
 from pidsl.language.grids import halo, neighborhood
+from pidsl.language.refused import require_term
 from pidsl.language.sizes import RESERVED, is_symbol_name, size
 from pidsl.language.terms import (
     Blocks,
     Causal,
+    Chosen,
     Documents,
     Empty,
     Full,
@@ -35,8 +37,8 @@ from pidsl.language.terms import (
 )
 
 __all__ = [
-    "blocks", "causal", "documents", "empty", "full", "halo", "keys", "lags", "neighborhood", "pairs", "queries",
-    "ring", "stride", "symbols", "window",
+    "blocks", "causal", "chosen", "documents", "empty", "full", "halo", "keys", "lags", "neighborhood", "pairs",
+    "queries", "ring", "stride", "symbols", "window",
 ]  # fmt: skip
 
 full = Full()
@@ -45,6 +47,39 @@ causal = Causal()
 documents = Documents()
 
 RESERVED.update(__all__)
+
+
+def chosen(block: Index = 64, budget: Index = 16, queries: Index = 64, within: Term = causal) -> Term:
+    """Attends, of the pairs of `within`, those whose key is in a block that the call lists for the query's block.
+
+    A kernel of it takes `blocks`, int32 [B, 1 | Hkv | Hq, query blocks, up to budget]: for each block of query
+    positions the numbers of the blocks of key positions, -1 for none, in any order, repeats counted once. What is
+    proved of the pattern holds for every such list: at most `budget` blocks of `block` keys for each query.
+    `term.forced` is what is attended whatever is listed, `term.possible` all that can be.
+
+    >>> pattern = chosen(2, 1, queries=2) | window(0)
+    >>> pattern.mask(6, blocks=[[-1], [0], [1]]).astype(int)
+    array([[1, 0, 0, 0, 0, 0],
+           [0, 1, 0, 0, 0, 0],
+           [1, 1, 1, 0, 0, 0],
+           [1, 1, 0, 1, 0, 0],
+           [0, 0, 1, 1, 1, 0],
+           [0, 0, 1, 1, 0, 1]])
+    >>> pattern.forced, pattern.possible
+    (window(0), causal | window(0))
+
+    Args:
+        block: keys of a block, >= 1; `block=1` chooses tokens. Block x holds the positions x * block and on.
+        budget: blocks that are listed at most, >= 1.
+        queries: queries of a block, >= 1, which have one list; `queries=1`: each token its own.
+        within: the pairs that may be chosen.
+
+    Raises:
+        TermError: a size is below 1 or not an integer; `within` is no pattern, or has a choice or documents in it.
+
+    Source: as in block-sparse selection of MoBA (2502.13189), NSA (2502.11089) and SeerAttention (2410.13276).
+    """
+    return Chosen.made(block, budget, queries, require_term(within, "within"))
 
 
 def symbols(names: str) -> Any:

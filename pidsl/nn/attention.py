@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Never, Self
 
 import torch
@@ -17,6 +17,7 @@ from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Term
+from pidsl.nn.choosing import check_selector, lists
 from pidsl.nn.places import Place, of_one_document, place, place_behind
 from pidsl.nn.rotary import rotate
 from pidsl.runtime.call import ragged
@@ -27,6 +28,9 @@ from pidsl.runtime.programs import autocasts
 if TYPE_CHECKING:
     from pidsl.language.recipe import Backend, OutputGate
     from pidsl.runtime.cache.cache import Cache
+    from pidsl.select.selector import Selector
+
+Blocks = Tensor | Callable[[Tensor, Tensor], Tensor]
 
 
 class Attention(nn.Module):
@@ -38,6 +42,7 @@ class Attention(nn.Module):
     Args:
         dim, heads, kv_heads, bias, rope, backend: as in `SparseAttention`.
         pattern: a term, heads, a gate or summaries, without symbols.
+        select: makes the lists of a pattern with `chosen`.
         output: the options of `pidsl.compile` that are about the output.
     """
 
@@ -58,6 +63,7 @@ class Attention(nn.Module):
         bias: bool,
         rope: float | None,
         backend: Backend,
+        select: Selector | None = None,
         **output: Any,
     ) -> None:
         super().__init__()
@@ -66,14 +72,15 @@ class Attention(nn.Module):
         if not isinstance(bias, bool):
             raise ArgumentError(f"bias = {bias!r}", "True or False", type(self).__name__)
         self.dim, self.heads, self.kv_heads, self.head_dim = dim, heads, kv_heads, dim // heads
-        self.rope = rope
+        self.rope, self.select = rope, select
         self.kernel: Any = pidsl.compile(pattern, backend=backend, **output)
+        check_selector(select, self.kernel.choice, pattern, f"{type(self).__name__}(...)")
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.head_dim, bias=bias)
         self.out = nn.Linear(dim, dim, bias=bias)
 
     def forward(
         self, x: Tensor, *more: Never, lengths: int | Tensor | None = None, documents: Tensor | None = None,
-        offset: int | Tensor = 0, cache: Cache | None = None, **unknown: Never,
+        offset: int | Tensor = 0, cache: Cache | None = None, blocks: Blocks | None = None, **unknown: Never,
     ) -> Tensor:  # fmt: skip
         """`x [B, n, dim]` to `[B, n, dim]`.
 
@@ -89,6 +96,9 @@ class Attention(nn.Module):
             cache: a `pidsl.Cache` of `layer.kernel`. The tokens follow those in it, and are appended: as many as
                 `cache.lookahead + 1`, or a whole prompt where it is empty, which may have `lengths`. Its keys are
                 kept without their gradients.
+            blocks: of a pattern with `chosen`, the lists as the kernel takes them, instead of those of the module's
+                selector; or what makes them of q and k, as `lambda q, k: choices.blocks(3, q, k)` does for a layer
+                that uses the choice of another one (`pidsl.select.Reuse`).
 
         Raises:
             ArgumentError: x, or where its tokens stand, has another shape, dtype or device; what the kernel says of
@@ -100,13 +110,17 @@ class Attention(nn.Module):
             refuse(self.forward, where, more, unknown, positional="x alone, which q, k and v are made of")
         self._check(x)
         given = {"lengths": lengths, "documents": documents, "offset": offset}
+        if blocks is None and self.kernel.choice is not None and self.select is None:
+            expected = f"lists for {self.kernel.recipe.of!r}"
+            hint = "SparseAttention(..., select=pidsl.select.MoBA(block, budget, queries)), or layer(x, blocks=lists)"
+            raise_faults([Fault("blocks", "nothing", expected, hint)], f"{type(self).__name__}(...)(x)")
         if cache is None:
-            found = self.mixed(x, place(x, given, f"{type(self).__name__}(...)(x)"))
+            found = self.mixed(x, place(x, given, f"{type(self).__name__}(...)(x)"), blocks)
         else:
-            found = self._followed(x, given, cache)
+            found = self._followed(x, given, cache, blocks)
         return self.out(found.transpose(1, 2).flatten(2))
 
-    def _followed(self, x: Tensor, given: Mapping[str, Any], cache: Cache) -> Tensor:
+    def _followed(self, x: Tensor, given: Mapping[str, Any], cache: Cache, blocks: Blocks | None) -> Tensor:
         """What the heads find for tokens that a cache then holds."""
         name, n = f"{type(self).__name__}(...)(x, cache=...)", x.shape[1]
         fault = None
@@ -119,7 +133,7 @@ class Attention(nn.Module):
             fault = Fault(got, "a value with a cache", expected, "lengths=... for prompts of different lengths")
         raise_faults([fault] if fault else [], name)
         if n <= cache.lookahead + 1 and given["lengths"] is None:
-            return self.mixed(x, place_behind(x, cache))
+            return self.mixed(x, place_behind(x, cache), blocks)
         if ragged.checked(x.device) and bool((cache.tokens > 0).any()):
             got = f"{n} tokens behind {int(cache.tokens.max())}" + ", with lengths" * (given["lengths"] is not None)
             expected = f"at most lookahead + 1 = {cache.lookahead + 1} of each batch entry, or an empty cache"
@@ -128,7 +142,7 @@ class Attention(nn.Module):
         where = place(x, given, name)
         if self.kernel.confined:  # the prompt of each batch entry is one document
             where = where._replace(call=of_one_document(x, given["lengths"]))
-        return self.mixed(x, where._replace(cache=cache, lengths=given["lengths"]))
+        return self.mixed(x, where._replace(cache=cache, lengths=given["lengths"]), blocks)
 
     def _check(self, x: Tensor) -> None:
         name, expected = type(self).__name__, f"[batch, n, {self.dim}]"
@@ -142,12 +156,26 @@ class Attention(nn.Module):
             if x.device != weight.device or (x.dtype != weight.dtype and not autocasts(kind)):
                 raise_faults(check_kind({"layer.qkv.weight": weight, "x": x}, (weight.dtype,), ""), name)
 
-    def mixed(self, x: Tensor, where: Place | None = None) -> Tensor:
-        """What the heads find, [B, heads, n, D]."""
+    def mixed(self, x: Tensor, where: Place | None = None, blocks: Blocks | None = None) -> Tensor:
+        """What the heads find, [B, heads, n, D]; `blocks` as in a call."""
         where = where or Place({}, length=x.shape[1])
         q, k, v = self.project(x)
         inputs = self.inputs(x, q, where)
-        return self.attend(self.rotated(q, where), self.rotated(k, where), v, where, inputs)
+        turned = self.rotated(q, where), self.rotated(k, where)
+        if self.kernel.choice is not None:
+            inputs["blocks"] = self._lists((q, k), turned, where, blocks)
+        return self.attend(*turned, v, where, inputs)
+
+    def _lists(
+        self, plain: tuple[Tensor, Tensor], turned: tuple[Tensor, Tensor], where: Place, blocks: Blocks | None
+    ) -> Tensor:
+        """Which blocks are attended, of queries and keys before and after rotation."""
+        if isinstance(blocks, Tensor):
+            return blocks
+        if blocks is not None:
+            return blocks(*turned)
+        assert self.select is not None
+        return lists(self.select, *(turned if self.select.rotated else plain), where)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q [B, heads, n, D], k and v [B, kv_heads, n, D]: views of one projection, before rotation."""
@@ -206,6 +234,8 @@ class SparseAttention(Attention):
         rope: base of rotary position embedding (10000.0 is usual); None: none.
         output_gate: "head", "element" or None: the gate has one logit per head, or one per element.
         affine: whether softmax weights are scaled and shifted.
+        select: of a pattern with `chosen`, what chooses: a `pidsl.select.Selector` of its block, queries and budget,
+            called with q and k. Its summaries of earlier tokens are kept beside a cache.
         backend: as in `pidsl.compile`.
 
     Raises:
@@ -225,6 +255,7 @@ class SparseAttention(Attention):
         rope: float | None = None,
         output_gate: OutputGate | None = None,
         affine: bool = False,
+        select: Selector | None = None,
         backend: Backend = "auto",
     ) -> None:
         if isinstance(pattern, Schedule):
@@ -240,7 +271,8 @@ class SparseAttention(Attention):
                 f"SparseAttention({dim!r}, {heads!r}, pattern)",
                 "pidsl.nn.PiAttention, or a module of your own around pidsl.compile(gate)",
             )
-        super().__init__(dim, heads, pattern, kv_heads, bias, rope, backend, output_gate=output_gate, affine=affine)
+        options = {"output_gate": output_gate, "affine": affine}
+        super().__init__(dim, heads, pattern, kv_heads, bias, rope, backend, select, **options)
         self.output_gate, self.affine = output_gate, affine
         if output_gate is not None:
             self.gate = nn.Linear(dim, heads if output_gate == "head" else dim, bias=bias)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pidsl.codegen.lower import lower
 from pidsl.codegen.plan.nodes import Piece, Plan
-from pidsl.codegen.plan.walks import BlockList, Boxes, Grid, Lags, Listed, Runs
+from pidsl.codegen.plan.walks import BlockList, Boxes, Grid, Lags, Listed, Runs, Selected
 from pidsl.errors import SizeError
 from pidsl.language.expr import Var, evaluate, holds, whole
 from pidsl.language.heads import Heads
@@ -102,7 +102,8 @@ def reordered(plan: Plan, n: object = None) -> Iterator[Reordered]:
     length = None if n is None else whole(n)
     if n is not None and (length is None or not 1 <= length <= LONGEST):
         raise SizeError(f"n = {n!r}", f"1 <= n <= {LONGEST} tokens", where="the pictures of a plan")
-    return iter([_piece(piece, length) for piece in plan.pieces if not _of_heads(plan)])
+    drawn = (x for x in plan.pieces if not isinstance(x.forward, Selected))  # what calls choose is not known yet
+    return iter([_piece(piece, length) for piece in drawn if not _of_heads(plan)])
 
 
 def _of_heads(plan: Plan) -> bool:
@@ -115,6 +116,8 @@ def _piece(piece: Piece, n: int | None) -> Reordered:
             return _runs(piece, walk, n or _length(walk.layout.query_step, walk.rows))
         case Boxes(layout=grid) as walk:
             return _boxes(piece, walk, grid, n or min(CUT, grid.tokens or CUT))
+        case Selected():
+            raise TypeError("what a call chooses is not drawn before it")
         case Listed(layout=blocks) as walk:
             return _listed(piece, walk, blocks, n or CUT)
         case Lags() as walk:

@@ -20,6 +20,7 @@ from pidsl.language.terms import (
     Blocked,
     Blocks,
     Causal,
+    Chosen,
     Complement,
     Compose,
     Difference,
@@ -192,6 +193,8 @@ def _unclipped(term: Term, runs: Mapping[int, Runs]) -> Steps[isl.Map]:
             return _listed(values)
         case Neighborhood() | Halo():
             return coalesced(_leaf(grid_condition(node)))
+        case Chosen(within=pairs):
+            return (yield _unclipped(pairs, runs))
         case Documents():
             raise misplaced(term)
         case Union():

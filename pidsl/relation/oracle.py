@@ -26,12 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pidsl.errors import SizeError, TermError
+from pidsl.language.chosen import forced, possible, selection
 from pidsl.language.expr import evaluate, holds, largest, whole
 from pidsl.language.sizes import LIMIT
 from pidsl.language.terms import (
     Blocked,
     Blocks,
     Causal,
+    Chosen,
     Complement,
     Compose,
     Difference,
@@ -117,14 +119,46 @@ def check_square(term: Term, positions: int, keys: int) -> None:
             )
 
 
-def dense_mask(term: Term, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0) -> Bools:
+def dense_mask(
+    term: Term, n: int, m: int | None = None, offset: int = 0, key_offset: int = 0, blocks: Any = None
+) -> Bools:  # fmt: skip
     """bool array [n, m]: whether position r + offset attends position c + key_offset. See `Questions.mask`."""
     n, m, offset, key_offset = check_lengths(term, n, m, offset, key_offset)
     stop, end = offset + n, key_offset + m
-    return table(term, range(offset, stop), range(key_offset, end), stop, end)
+    if blocks is None:
+        return table(term, range(offset, stop), range(key_offset, end), stop, end)
+    size, lists = lists_of(term, blocks)
+    first = offset // size.queries
+    check_rows(lists, -(-stop // size.queries) - first if n else 0, term)
+    listed = np.zeros((n, m), dtype=np.bool_)
+    for r in range(n):
+        own = lists[(r + offset) // size.queries - first]
+        listed[r] = np.isin((np.arange(m) + key_offset) // size.block, own[own >= 0])
+    most, least = (dense_mask(x, n, m, offset, key_offset) for x in (possible(term), forced(term)))
+    return least | (most & listed)
 
 
-def document_mask(term: Term, n: int, m: object, offset: object, key_offset: object, documents: Any) -> Bools:
+def lists_of(term: Term, blocks: Any) -> tuple[Any, Ints]:
+    """What a pattern lists, and the lists as an array [query blocks, up to budget]."""
+    size = selection(term)
+    if size is None:
+        raise TermError(f"blocks for {term!r}", "a pattern with a choice", hint=f"{term!r} | chosen(64, 16)")
+    lists = np.asarray(blocks)
+    if lists.ndim != 2 or (lists.dtype.kind not in "iu" and lists.size) or lists.shape[1] > size.budget:
+        given = f"blocks of shape {list(lists.shape)} and dtype {lists.dtype}"
+        raise SizeError(given, f"integers [query blocks, up to {size.budget}]", f"{term!r}.mask(...)")
+    return size, lists
+
+
+def check_rows(lists: Ints, rows: int, term: Term) -> None:
+    """Raise where there are not as many lists as blocks of queries."""
+    if len(lists) != rows:
+        raise SizeError(f"{len(lists)} rows of blocks", f"{rows}, one for each block of queries", f"{term!r}.mask(...)")
+
+
+def document_mask(
+    term: Term, n: int, m: object, offset: object, key_offset: object, documents: Any, blocks: Any = None
+) -> Bools:  # fmt: skip
     """bool array [n, n]: the mask of a pattern `T & documents`, one document after the other. See `Questions.mask`."""
     pattern, confined = within(term)
     if not confined:
@@ -136,8 +170,15 @@ def document_mask(term: Term, n: int, m: object, offset: object, key_offset: obj
         given = f"documents with m = {m!r}, offset = {offset!r}, key_offset = {key_offset!r}"
         raise SizeError(given, "as many keys as queries, both from position 0 on", f"{term!r}.mask(...)")
     out = np.zeros((tokens, tokens), dtype=np.bool_)
-    for start, stop in document_runs(documents, tokens):
-        out[start:stop, start:stop] = dense_mask(pattern, stop - start)
+    runs = document_runs(documents, tokens)
+    own: list[Any] = [None] * len(runs)
+    if blocks is not None:
+        size, lists = lists_of(pattern, blocks)
+        ends = np.cumsum([-(-(stop - start) // size.queries) for start, stop in runs], dtype=np.int64)
+        check_rows(lists, int(ends[-1]) if runs else 0, term)
+        own = np.split(lists, ends[:-1])
+    for (start, stop), listed in zip(runs, own, strict=True):
+        out[start:stop, start:stop] = dense_mask(pattern, stop - start, blocks=listed)
     return out
 
 
@@ -237,6 +278,8 @@ class _Table:
                 return (yield self.of(a, j, i, m, n)).T
             case Shift(a, by):
                 return (yield self.of(a, i, _plus(j, _int(by)), n, m))
+            case Chosen(within=pairs):
+                return (yield self.of(pairs, i, j, n, m))
             case Compose(a, b):
                 tokens = _tokens(term, m, i, j)  # between two layers: the keys of the last one
                 reached = yield self.of(a, i, tokens, n, m)
@@ -318,7 +361,7 @@ def _leaf(term: Leaf | Power, row: Ints, column: Ints, n: int, m: int) -> Any:
             return _on_grid(shape, row[:, 0], column[0], lambda axis, y, u: _grown(block[axis], halo[axis], y, u))
         case Power():
             return lag == 0
-        case Documents():
+        case Chosen() | Documents():
             raise misplaced(term)
         case _:
             assert_never(term)

@@ -9,7 +9,8 @@ from typing import Literal
 import islpy as isl
 
 from pidsl.errors import TermError
-from pidsl.language.terms import Term, is_confined, within
+from pidsl.language.chosen import forced, possible, selection
+from pidsl.language.terms import Term, is_chosen, is_confined, require_free, within
 from pidsl.relation.build import needs_square, relation
 from pidsl.relation.isl import limited, read_set
 from pidsl.relation.oracle import check_lengths
@@ -21,6 +22,8 @@ def equals(a: Term, b: Term) -> bool:
         return equals(within(a)[0], within(b)[0])
     if is_confined(a) or is_confined(b):
         raise _apart(a, b, "equals")
+    if is_chosen(a) or is_chosen(b):
+        return _equal_choices(a, b)
     return _decide(a, b, "equals", isl.Map.is_equal)
 
 
@@ -30,7 +33,17 @@ def contained(a: Term, b: Term) -> bool:
         if not is_confined(a):
             raise _apart(a, b, "<=")
         return contained(within(a)[0], within(b)[0])
-    return _decide(a, b, "<=", isl.Map.is_subset)
+    if is_chosen(a) and a == b:
+        return True
+    return _decide(possible(a), forced(b), "<=", isl.Map.is_subset)
+
+
+def _equal_choices(a: Term, b: Term) -> bool:
+    """The same pairs in every call: the same attended anyway, and the same chosen by the same lists, if any are."""
+    least, most = forced(a), possible(a)
+    if not (equals(least, forced(b)) and equals(most, possible(b))):
+        return False
+    return equals(least, most) or selection(a) == selection(b)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,8 @@ def difference_at(a: Term, b: Term, n: int | None = None) -> Difference | None:
         return difference_at(within(a)[0], within(b)[0], n)
     if is_confined(a) or is_confined(b):
         raise _apart(a, b, "difference_at")
+    for term in (a, b):
+        require_free(term, "a pair that only one of two patterns attends")
     x, y = relation(a), relation(b)
     square = read_set("[n, m] -> { : n = m }")
     lengths = [square] if needs_square(a) or needs_square(b) else [square, read_set("[n, m] -> { : }")]

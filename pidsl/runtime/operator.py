@@ -23,7 +23,7 @@ from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.call.logits import sink_gradient
 from pidsl.runtime.call.segments import Segments
 from pidsl.runtime.call.sums import accumulator
-from pidsl.runtime.programs import Program, Programs, autocasts, kind_of, named, scored
+from pidsl.runtime.programs import Program, Programs, autocasts, is_choice, kind_of, named, scored
 
 ORDINARY = (Tensor, torch.nn.Parameter)
 LEARNED = ("slopes", "bias")  # inputs whose gradients take work of their own
@@ -100,7 +100,7 @@ def run_backward(
         return sequences.backward(given, (out, lse), (grad_out, grad_lse), run)
     if nothing:
         dq, dk, dv, *rest = (torch.zeros_like(x) for x in call.tensors)
-        found: Any = dict(zip(call.names, rest, strict=True))
+        found: Any = {name: x for name, x in zip(call.names, rest, strict=True) if name != "blocks"}
         if "sinks" in found and grad_lse is not None:
             found["sinks"] = sink_gradient(call.inputs["sinks"], lse, -grad_lse)
     else:
@@ -260,6 +260,8 @@ def _learned(names: Sequence[str], needed: Sequence[bool]) -> bool:
 def _inputs(program: str) -> tuple[str, ...]:
     """The inputs of a program: those that are tensors, in the order of their names, then the seed."""
     asked = scored(program.split("; ")[1]).parameters
+    if is_choice(program):
+        asked = (*asked, "blocks")
     return tuple(sorted(asked, key=lambda name: (name == "seed", name)))
 
 
@@ -351,7 +353,9 @@ def _gradient_shapes(tensors: list[Tensor], *others: Any) -> list[Tensor]:
     _, _, _, program, *_, learned = others
     names = ("q", "k", "v", *_inputs(program)[: _count(program)])
     return [
-        x.new_empty(0) if name in LEARNED and not learned else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        x.new_empty(0)
+        if name == "blocks" or (name in LEARNED and not learned)
+        else torch.empty(x.shape, dtype=x.dtype, device=x.device)
         for x, name in zip(tensors, names, strict=False)
     ]
 

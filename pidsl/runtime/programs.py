@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pidsl.codegen.choice.targets import Kind, kind
+from pidsl.language.chosen import Selection, selection
 from pidsl.language.heads import Heads
 from pidsl.language.parse import parse, parse_term
 from pidsl.language.score import PLAIN, Score
@@ -128,8 +129,10 @@ class Programs:
 
     def __init__(self, term: Term | Heads, score: Score | None, tune: bool = False) -> None:
         self.term, self.score, self.tune = term, structure(score), tune
-        self.inputs = () if score is None else score.parameters
         self.text = f"{term!r}; {'' if self.score is PLAIN else repr(self.score)}; {'tuned; ' * tune}"
+        self.inputs = () if score is None else score.parameters
+        if is_choice(self.text):
+            self.inputs = (*self.inputs, "blocks")
         self.kept: dict[tuple[str, Kind, bool], Program | None] = {}
 
     def made(self, backend: str, of: Kind = ANY, moved: bool = False) -> Any:
@@ -255,6 +258,18 @@ def prepared(program: str, target: str, head_dim: int, itemsize: int, moved: boo
 def rings(pattern: str) -> bool:
     """Whether a pattern, by its text, holds a ring."""
     return any(isinstance(t, Ring) for t in walk(parse_term(pattern)))
+
+
+def is_choice(program: str) -> bool:
+    """Whether calls of a program that a text names list blocks: the pattern has the word, and no other one holds it."""
+    return "chosen(" in program
+
+
+@untraced
+def chooses(pattern: str) -> tuple[Selection, ...]:
+    """What calls of a pattern list, by its text."""
+    found = selection(parse_term(pattern))
+    return () if found is None else (found,)
 
 
 @untraced

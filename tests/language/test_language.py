@@ -24,6 +24,7 @@ from pidsl import (
     TruthError,
     blocks,
     causal,
+    chosen,
     documents,
     empty,
     full,
@@ -86,6 +87,7 @@ MEANING = [
     (blocks(2), (5,), "11... 11... ..11. ..11. ....1"),
     (pairs([(0, 1), (2, 0), (9, 9)]), (3,), ".1. ... 1.."),
     (documents, (2, 3), "111 111"),
+    (chosen(2, 1), (3,), "1.. 11. 111"),  # what can be chosen
     (documents & causal, (3,), "1.. 11. 111"),
     (pairs([]), (1,), "."),
     (neighborhood(5, 3), (5,), "111.. 111.. .111. ..111 ..111"),
@@ -632,7 +634,7 @@ MESSAGES = [
     (
         lambda: parse("window(3) | strides(4)"),
         "unknown word 'strides'\n"
-        "  expected: one of causal, documents, empty, full, blocks, halo, keys, lags, neighborhood, "
+        "  expected: one of causal, documents, empty, full, blocks, chosen, halo, keys, lags, neighborhood, "
         "pairs, queries, ring, stride, window, where, gate, heads, layers, score, spans, summaries, compile, "
         "or a name of pidsl.patterns\n"
         "  where: \n"

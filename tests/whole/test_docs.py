@@ -23,6 +23,7 @@ import pytest
 import pidsl
 import pidsl.hf
 import pidsl.nn
+import pidsl.select
 from pidsl import testing
 
 ROOT = Path(__file__).parent.parent.parent
@@ -246,7 +247,8 @@ def test_the_site_has_every_page(site: Path) -> None:
 def test_the_site_has_every_public_name(site: Path) -> None:
     inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
     described = {line.split(" ")[0] for line in zlib.decompress(inventory).decode().splitlines()}
-    public = {f"{module.__name__}.{name}" for module in (pidsl, pidsl.hf, pidsl.nn, testing) for name in module.__all__}
+    documented = (pidsl, pidsl.hf, pidsl.nn, pidsl.select, testing)
+    public = {f"{module.__name__}.{name}" for module in documented for name in module.__all__}
     assert sorted(public - described) == []
 
 

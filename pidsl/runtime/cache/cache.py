@@ -65,6 +65,10 @@ class Cache:
         value_dim: of v; default: head_dim.
         layout: of pages, [pages, 2, page, Hkv, D] ("NHD") or [pages, 2, Hkv, page, D] ("HND").
 
+    Attributes:
+        beside: what a selector keeps of the tokens so far, a `pidsl.select.State` or None; it is reordered with the
+            cache, and forgotten where tokens are.
+
     Raises:
         ArgumentError: an argument is not what is said here.
     """
@@ -104,6 +108,7 @@ class Cache:
         self.tokens = torch.zeros(batch, dtype=torch.int32, device=device)
         self._furthest = torch.zeros(batch, dtype=torch.int32, device=device)
         self._most, self._fewer = 0, False
+        self.beside: Any = None
 
     # -- what a kernel asks
 
@@ -205,6 +210,7 @@ class Cache:
             self._fewer = True
             self._most = self._most if isinstance(tokens, Tensor) else tokens
         self.store.forget(self._times())
+        self.beside = None
 
     def check_crop(self, tokens: int | Tensor) -> Tensor:
         """Raise what `crop` raises; else the tokens that are left, int [B]."""
@@ -237,6 +243,8 @@ class Cache:
         for held in (self.tokens, self._furthest):
             held.copy_(held.index_select(0, indices))
         self.store.reorder(indices)
+        if self.beside is not None:
+            self.beside = self.beside.reordered(indices)
 
     def clear(self) -> None:
         """Forget all tokens."""
@@ -244,6 +252,7 @@ class Cache:
         self._furthest.zero_()
         self._most, self._fewer = 0, False
         self.store.clear()
+        self.beside = None
 
     def load(self, pool: Tensor, table: Tensor, tokens: Tensor) -> None:
         """Begin with the pages of another cache, of which those with a live key are copied; the cache must have pages.

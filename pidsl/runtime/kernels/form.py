@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from pidsl.language.chosen import Selection
 from pidsl.language.shown import Displayed
 from pidsl.language.terms import Term
 from pidsl.runtime.call.arguments import Fault
@@ -111,6 +112,16 @@ class Form(Sections):
     positional = ""
     call = "kernel(q, k, v)"
     parts: Mapping[Any, Kernel] = {}
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Names of what a call gives it and its parts."""
+        return tuple(dict.fromkeys([*self.inputs, *(x for part in self.parts.values() for x in part.form.named)]))
+
+    @property
+    def choices(self) -> tuple[Selection, ...]:
+        """What the lists of a call are, for the patterns of all its programs; more than one do not fit one call."""
+        return tuple(dict.fromkeys(x for part in self.parts.values() for x in part.form.choices))
 
     @property
     def scored(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,8 @@ class ByHead(Form):
         for name, x in inputs.items():
             if name == "seed" and x is not None:
                 each: Iterable[Any] = [launch_seed(x, mine[0]) for mine in self._mine]
+            elif name == "blocks" and x is not None:
+                each = self._split_lists(x, parts)
             elif name in PARTS and x is not None:
                 each = [own[0] for own in split(x[None], parts.queries)]
             else:
@@ -96,6 +98,12 @@ class ByHead(Form):
             for own, mine in zip(found, each, strict=True):
                 own[name] = mine
         return found
+
+    def _split_lists(self, blocks: Tensor, parts: Shares) -> Sequence[Tensor]:
+        """The lists of each launch: those of all heads, or of its query heads, or of their key heads."""
+        if blocks.shape[1] == 1:
+            return [blocks] * len(self._mine)
+        return split(blocks, parts.queries if blocks.shape[1] == len(self.heads) else parts.keys)
 
     @property
     def plan(self) -> Plan | Plans:

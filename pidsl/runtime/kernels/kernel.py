@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from pidsl.errors import TermError
+from pidsl.language.chosen import Selection
 from pidsl.language.recipe import Backend, Recipe
 from pidsl.language.shown import Displayed
 from pidsl.language.vocabulary import documents
@@ -17,6 +19,7 @@ from pidsl.runtime import sequences
 from pidsl.runtime.call import arguments, ragged
 from pidsl.runtime.call.arguments import DTYPES, PARTS, Fault, head_dim_fits
 from pidsl.runtime.call.call import START, Call, Positions
+from pidsl.runtime.call.chosen import check_blocks
 from pidsl.runtime.call.keywords import refuse
 from pidsl.runtime.call.ragged import Batch, Kept
 from pidsl.runtime.call.segments import Pages
@@ -74,6 +77,7 @@ class Kernel(Displayed):
         form: how the results of programs become its own.
         takes: the names of what a call may give beside q, k, v and the positions.
         confined: the pattern has the word `documents`: calls without documents are refused.
+        choice: what `blocks` of a call lists, for a pattern with the word `chosen`; else None.
     """
 
     def __init__(self, recipe: Recipe, form: Form, confined: bool = False) -> None:
@@ -83,7 +87,8 @@ class Kernel(Displayed):
         self.chosen, self.reason = preferred(recipe.backend)
         self.parameters = () if recipe.score is None else recipe.score.parameters
         self.rings = form.rings
-        self.takes = frozenset((*PARTS, *form.inputs) if form.scored else form.inputs)
+        self.takes = frozenset((*PARTS, *form.named) if form.scored else form.named)
+        self.choice = self._one_choice()
         self._where = f"{form.call} of {recipe.of!r}"
 
     @overload
@@ -134,6 +139,10 @@ class Kernel(Displayed):
                 - slopes, sinks, temperature [Hq], bias [Hq, table], seed: what `score.parameters` names, in any
                   floating dtype, on q's device; see `pidsl.score`. The branches of a gate share them; `heads` have
                   them in the order of the heads, and drop pairs by a seed for each launch.
+                - blocks [B, 1 | Hkv | Hq, query blocks, up to budget], int32: of a pattern with `chosen`, the blocks of
+                  keys that each block of query positions attends, from the one of the first query on (of documents,
+                  those of each one after the other); -1 for none, in any order, repeats counted once. Numbers of
+                  blocks that there are not raise; `PIDSL_CHECK_VALUES=0` leaves them out instead, unseen.
                 - weights [B, Hq, n, branches]: of a gate, of q's dtype, in the order of `gate.names`; nothing is
                   broadcast (use `expand`).
                 - output_gate [B, Hq, n] for "head", [B, Hq, n, Dv] for "element": logits, of q's dtype.
@@ -305,7 +314,7 @@ class Kernel(Displayed):
             inputs, more = {**inputs, name: more[0]}, ()
         if more or not self.takes.issuperset(inputs):
             unknown = {name: x for name, x in inputs.items() if name not in self.takes}
-            takes = [name for name in (*PARTS, *self.form.inputs) if name in self.takes]
+            takes = [name for name in (*PARTS, *self.form.named) if name in self.takes]
             refuse(self.__call__, self._where, more, unknown, takes)
         return inputs
 
@@ -355,10 +364,22 @@ class Kernel(Displayed):
             factor = recorded(factor)
         if factor is None:
             factor = 1.0 if faults else 1.0 / math.sqrt(q.shape[3])
+        if self.choice is not None and "q" in usable and "k" in usable:
+            faults += check_blocks(inputs.get("blocks"), self.choice, (q, k), positions)
         if inputs or self.parameters:
             faults += arguments.check_parameters(self.score, self.parameters, usable, inputs)
         call = Call(q, k, v, factor, positions or START, inputs)
         return backend, call, [*faults, *self.form.faults(call, usable, not faults)]
+
+    def _one_choice(self) -> Selection | None:
+        """What the lists of a call are; of a gate or heads, one for all."""
+        choices = self.form.choices
+        if len(choices) > 1:
+            sizes = " and ".join(map(str, map(tuple, choices)))
+            given = f"choices of {sizes} (block, budget, queries) in {self.recipe.of!r}"
+            hint = "chosen(...) of the same block, budget and queries; or a kernel for each: pidsl.compile(term)"
+            raise TermError(given, "one: a call has one `blocks`", hint=hint)
+        return choices[0] if choices else None
 
     def _backend_for(self, q: Tensor, v: Tensor) -> str:
         """`auto` leaves to torch what the Triton programs do not take."""

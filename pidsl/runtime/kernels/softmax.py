@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from pidsl.language.chosen import Selection
 from pidsl.language.recipe import Backend
 from pidsl.language.score import Score
 from pidsl.language.terms import Term
 from pidsl.runtime.call.call import Call
 from pidsl.runtime.kernels.form import Form
 from pidsl.runtime.operator import attended
-from pidsl.runtime.programs import Program, Programs, preferred, rings, usual
+from pidsl.runtime.programs import Program, Programs, chooses, preferred, rings, usual
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -34,10 +35,16 @@ class Softmax(Form):
         self.programs = Programs(term, score, tune)
         self.chosen, self.reason = preferred(backend)
         self.programs.exist(self.chosen, usual(self.chosen))
+        if "blocks" in self.programs.inputs:
+            self.inputs = ("blocks",)
 
     @property
     def rings(self) -> tuple[Term, ...]:
         return (self.term,) if "ring" in (text := repr(self.term)) and rings(text) else ()
+
+    @property
+    def choices(self) -> tuple[Selection, ...]:
+        return chooses(repr(self.term)) if self.inputs else ()
 
     @property
     def patterns(self) -> tuple[Term, ...]:

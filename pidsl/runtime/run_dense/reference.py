@@ -21,11 +21,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pidsl.language.chosen import forced, selection
 from pidsl.language.heads import Heads
 from pidsl.language.score import PLAIN
+from pidsl.language.terms import Term
 from pidsl.relation.oracle import table
 from pidsl.runtime.call.call import Call, Gradients, Positions
+from pidsl.runtime.call.chosen import check_range
 from pidsl.runtime.call.dropout import kept
+from pidsl.runtime.call.ragged import checked
 from pidsl.runtime.call.sums import accumulator, over_kept
 
 if TYPE_CHECKING:
@@ -58,6 +62,8 @@ class ReferenceProgram:
         q, _, v, *_ = call
         out = q.new_zeros(*q.shape[:3], v.shape[3])
         lse = torch.full(q.shape[:3], -torch.inf, dtype=accumulator(q.dtype), device=q.device)
+        if (lists := call.inputs.get("blocks")) is not None and checked(lists.device):
+            self._check(lists, call)
         for rows, mask in self._chunks(call):
             part, part_lse = self._attention(_rows(call, rows), mask)
             out[:, :, rows], lse[:, :, rows] = part.to(q.dtype), part_lse.to(lse.dtype)
@@ -68,19 +74,22 @@ class ReferenceProgram:
     ) -> Gradients:
         """The gradients of q, k, v and the inputs; `out`, `lse` and `learned` are not used."""
         precise, given = _precise(call.q), call.tensors
-        total = [torch.zeros(x.shape, dtype=precise, device=x.device) for x in given]
+        learns = [x for x in given if x.is_floating_point()]
+        total = [torch.zeros(x.shape, dtype=precise, device=x.device) for x in learns]
         for rows, mask in self._chunks(call):
             with _autograd():
-                leaves = [x.detach().to(precise).requires_grad_() for x in given]
+                leaves = [x.detach().to(precise).requires_grad_() if x.is_floating_point() else x for x in given]
                 part, part_lse = self._attention(_rows(Call.resumed(call.rest, leaves), rows), mask)
-                seeds = [torch.where(mask.any(1)[:, None], grad_out[:, :, rows].to(part.dtype), 0.0)]
+                seeds = [torch.where(mask.any(-1)[..., None], grad_out[:, :, rows].to(part.dtype), 0.0)]
                 lost = part_lse == -torch.inf  # a row without keys
                 seeds.append(torch.where(lost, 0.0, 0.0 if grad_lse is None else grad_lse[:, :, rows].to(part.dtype)))
-                grads = torch.autograd.grad([part, part_lse], leaves, seeds, materialize_grads=True)
+                own = [x for x in leaves if x.requires_grad]
+                grads = torch.autograd.grad([part, part_lse], own, seeds, materialize_grads=True)
             for sums, grad in zip(total, grads, strict=True):
                 sums += grad
-        dq, dk, dv, *found = (sums.to(x.dtype) for sums, x in zip(total, given, strict=True))
-        return dq, dk, dv, dict(zip(call.names, found, strict=True))
+        dq, dk, dv, *found = (sums.to(x.dtype) for sums, x in zip(total, learns, strict=True))
+        names = [name for name in call.names if call.inputs[name].is_floating_point()]
+        return dq, dk, dv, dict(zip(names, found, strict=True))
 
     def attends(self, n: int, m: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which keys at positions j queries at positions i attend: bool [queries, keys]."""
@@ -95,6 +104,16 @@ class ReferenceProgram:
         out, lse = self._attention(call, torch.from_numpy(keep).to(call.q.device), j)
         return out.to(call.q.dtype), lse.to(accumulator(call.q.dtype))
 
+    def _check(self, lists: Tensor, call: Call) -> None:
+        """Raise for a block of keys that there is not."""
+        assert isinstance(self.plan.term, Term)
+        assert isinstance(call.positions, Positions)
+        choice = selection(self.plan.term)
+        assert choice is not None
+        (block, *_), start = choice.numbers, call.positions.key_offset
+        first, last = start // block, (start + call.k.shape[2] - 1) // block
+        check_range(lists, (lists >= first) & (lists <= last), first, last)
+
     def _chunks(self, call: Call) -> Iterator[tuple[slice, Tensor]]:
         """Slices of rows, each with its mask [rows, m]."""
         term = self.plan.term
@@ -106,8 +125,14 @@ class ReferenceProgram:
         for start in range(0, n, height):
             stop = min(start + height, n)
             i, j = range(offset + start, offset + stop), range(key_offset, key_offset + m)
-            mask = table(term, i, j, offset + n, j.stop)
-            yield slice(start, stop), torch.from_numpy(np.ascontiguousarray(mask)).to(call.q.device)
+            mask = torch.from_numpy(np.ascontiguousarray(table(term, i, j, offset + n, j.stop))).to(call.q.device)
+            if (lists := selection(term)) is not None:
+                block, _, queries = lists.numbers
+                at = torch.arange(i.start, i.stop, device=mask.device)
+                keys = torch.arange(j.start, j.stop, device=mask.device)
+                least = torch.from_numpy(table(forced(term), i, j, offset + n, j.stop)).to(mask.device)
+                mask = least | (mask & _listed(call, at, keys // block, queries))
+            yield slice(start, stop), mask
 
     def _attention(self, call: Call, mask: Tensor, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(out, lse) of a call under its mask; `at`: the positions of its keys, where they are listed."""
@@ -116,11 +141,13 @@ class ReferenceProgram:
         assert isinstance(call.positions, Positions)
         q = call.q.to(dtype)
         k, v = (x.to(dtype).repeat_interleave(group, 1) for x in (call.k, call.v))
-        inputs = {name: x.to(dtype) for name, x in call.inputs.items() if isinstance(x, Tensor)}
+        inputs = {name: x.to(dtype) for name, x in call.inputs.items() if isinstance(x, Tensor) and name != "blocks"}
         i = torch.arange(rows, device=device)[:, None] + call.positions.offset
         j = torch.arange(keys, device=device) + call.positions.key_offset if at is None else at
 
         scores = _Scores.apply(q, k, mask) * call.scale  # type: ignore[no-untyped-call]
+        if self.score.length_scaled:
+            scores = scores * (i + 1).to(dtype).log()
         if "temperature" in inputs:
             scores = scores / inputs["temperature"][:, None, None]
         if self.score.softcap is not None:
@@ -130,11 +157,13 @@ class ReferenceProgram:
         if self.score.bias is not None:
             low, high = self.score.bias
             scores = scores + inputs["bias"][:, (i - j).clamp(low, high) - low]
+        if self.score.softplus:  # where it is below the smallest number, it is e^s
+            scores = torch.where(scores < -36, scores, torch.nn.functional.softplus(scores.clamp(min=-36), 1, 40).log())
         scores = torch.where(mask, scores, -torch.inf)
         if "sinks" in inputs:  # a key more, with value 0
             scores = torch.cat([scores, inputs["sinks"][:, None, None].expand(batch, heads, rows, 1)], -1)
             v = torch.cat([v, v.new_zeros(*v.shape[:2], 1, v.shape[3])], 2)
-            mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
+            mask = torch.cat([mask, mask.new_ones(*mask.shape[:-1], 1)], -1)
         live = (scores != -torch.inf).any(-1, keepdim=True)
         scores = torch.where(live, scores, 0.0)
         lse = torch.where(live[..., 0], torch.logsumexp(scores, -1), -torch.inf)
@@ -147,6 +176,17 @@ class ReferenceProgram:
             p = torch.where(keep, p / (1 - self.score.dropout), 0.0)
         out: Tensor = _Weighed.apply(p, v, mask)  # type: ignore[no-untyped-call]
         return out, lse
+
+
+def _listed(call: Call, i: Tensor, blocks: Tensor, queries: int) -> Tensor:
+    """bool [B, Hq, rows, keys]: whether the call lists the block of a key for the block of a query's position."""
+    lists = call.inputs["blocks"].repeat_interleave(call.q.shape[1] // call.inputs["blocks"].shape[1], 1)
+    assert isinstance(call.positions, Positions)
+    own = lists[:, :, i // queries - call.positions.offset // queries]
+    found = torch.zeros((*own.shape[:3], len(blocks)), dtype=torch.bool, device=i.device)
+    for x in range(own.shape[3]):
+        found |= own[..., x, None] == blocks
+    return found
 
 
 def _rows(call: Call, rows: slice) -> Call:

@@ -231,6 +231,10 @@ def _stages(request: Mapping[str, Any]) -> list[_Placed]:
     if plan is not None:
         known = dict.fromkeys(("slopes", "sinks", "temperature"), by_head) | {"bias": by_head[:, None], "seed": 0}
         inputs = {name: known[name] for name in plan.score.parameters}
+    if hasattr(cache.load(program.path, source), "CHOSEN"):
+        block, budget, queries = cache.load(program.path, source).CHOSEN
+        shape = batch, key_heads, -(-rows // queries) + problem.sequences, min(budget, -(-keys // block))
+        inputs["blocks"] = torch.empty(shape, dtype=torch.int32, device="meta")
     shapes = ((heads, rows, head_dim), (key_heads, keys, head_dim), (key_heads, keys, value_dim))
     q, k, v = (torch.empty(batch, *shape, dtype=dtype, device="meta") for shape in shapes)
     if problem.keys_at == "pages":
@@ -368,7 +372,13 @@ def specialised(value: Any, *, constant: bool, fixed: bool) -> tuple[str, bool]:
     """The type Triton gives an argument, and whether it knows that 16 divides it."""
     if constant or value is None:
         return "constexpr", False
-    names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int32: "i32"}
+    names = {
+        torch.float32: "fp32",
+        torch.float16: "fp16",
+        torch.bfloat16: "bf16",
+        torch.int32: "i32",
+        torch.int64: "i64",
+    }
     if isinstance(value, torch.Tensor):
         return f"*{names[value.dtype]}", True
     if hasattr(value, "block_shape"):  # a tensor descriptor made on the host

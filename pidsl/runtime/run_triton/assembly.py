@@ -19,7 +19,8 @@ from pidsl.runtime.run_triton.prepared import Buffer, Facts, Given, Prepared, St
 from pidsl.runtime.run_triton.sequences import BLOCK, SORTED, Bounds, Programs, Tiles
 
 ABSENT = ("running", "running_k", "running_v", "table", "slopes", "bias", "sinks", "temperature", "seed", "grad_lse",
-          "grad_q", "slope_sums", "bias_sums", "segments", "listed", "key_table", "held")  # fmt: skip
+          "grad_q", "slope_sums", "bias_sums", "segments", "listed", "choices", "key_table",
+          "held")  # fmt: skip
 STRIDES = {"q": "q", "k": "k", "v": "v", "grad_out": "go", "out": "out"}  # tensors of any strides: how those are called
 _INT32 = 2**31
 ROWS = 32  # of a program that merges
@@ -90,7 +91,7 @@ class Assembly:
         }  # fmt: skip
         self.common: dict[str, Any] = {
             **dict.fromkeys(ABSENT), "n": q.shape[2], "m": m, "offset": offset, "key_offset": key_offset,
-            "prefix": 0, "each": 0,
+            "prefix": 0, "each": 0, "list_rows": 0, "list_group": 0,
             "heads": heads, "group": self.group, **{name: Given(name) for name in (*known, "scale")},
         }  # fmt: skip
         if self.ragged is not None:
@@ -133,7 +134,9 @@ class Assembly:
         longest, together = (bounds.keys, bounds.all_keys) if by_keys else (bounds.rows, bounds.all_rows)
         each, classes = tiles.most(longest, from_0=bounds.square), min(tiles.classes, longest)
         entries = tiles.most_of_all(sequences, min(together, sequences * longest))
-        if sequences * each * classes <= entries and not tiles.moved:  # programs of those do not see where they end
+        if sequences * each * classes <= entries and (
+            tiles.checked or not tiles.moved
+        ):  # programs of those do not see where they end
             return Programs(each, classes, sequences * heads)
         found = Given(f"{'keys' if by_keys else 'rows'} in {tiles}{', the last first' * last_first}")
         if found not in self.buffers:

@@ -87,9 +87,22 @@ class Stage:
         return bool(self.kind.get("LAGS", False))
 
     @property
+    def chosen(self) -> bool:
+        """The call lists what its programs meet: those of box x own positions of block x, as many as there are."""
+        return bool(self.kind.get("LISTS", False))
+
+    @property
     def consecutive(self) -> bool:
         """The tiles of a range, of all classes together, hold a range of positions, and leave none out."""
         return self.whole and self.box is None and self.listed is None
+
+    def rows(self, length: int, first: int) -> int | None:
+        """Positions of a tile, those of all classes together; None where a range of tiles holds no range of those."""
+        return self.step * self.tile if self.consecutive or self._alone(length, first) else None
+
+    def _alone(self, length: int, first: int) -> bool:
+        """One program has all positions."""
+        return self.chosen and self.programs(length, first) == (1, 1)
 
     def covers(self, length: int, first: int) -> bool:
         """Whether every position belongs to a program, of so many from the first one on."""
@@ -104,16 +117,20 @@ class Stage:
             return (min(self.classes, length), int(tiles))
         size, beside, tokens = self.box
         end = first + length if tokens is None else min(first + length, tokens)
-        return 1, max(0, -(-end // size) - first // size) * beside
+        blocks = max(0, -(-end // size) - first // size)
+        if self.chosen and blocks == 1:
+            beside = min(beside, triton.cdiv(length, self.tile))
+        return 1, blocks * beside
 
-    @property
-    def tiles(self) -> Tiles:
-        """Those of a sequence."""
+    def tiles(self, longest: int) -> Tiles:
+        """Those of a sequence, which has so many positions at most."""
         if self.listed is not None:
             return Tiles(ALL, beside=self.listed)
         if self.box is not None:
             size, beside, tokens = self.box
-            return Tiles(size, 1, beside, tokens, moved=True)
+            if self.chosen and longest == 1:
+                beside = 1
+            return Tiles(size, 1, beside, tokens, moved=True, checked=self.chosen)
         return Tiles(self.step * self.tile, self.classes)
 
     def work(self, program: Loaded, task: Any, lengths: tuple[int, int, int, int], own: tuple[int, int]) -> Counts:
@@ -129,6 +146,8 @@ class Stage:
             return np.ones(self.programs(*own), np.int64)
         walks = (program.plan.pieces[number].walk(task) for number in self.pieces)
         found: Counts = sum((per_program(walk, *lengths) for walk in walks), np.zeros((1, 1), np.int64))
+        if self.chosen:
+            found = found[:, : self.programs(*own)[1]]
         assert found.shape == self.programs(*own), (found.shape, self.programs(*own))
         return found
 

@@ -18,7 +18,7 @@ from pidsl.runtime.call.call import Call, Gradients, Positions
 from pidsl.runtime.call.dropout import seed_key
 from pidsl.runtime.call.logits import row_pull, sink_gradient, temperature_gradient
 from pidsl.runtime.call.segments import Segments
-from pidsl.runtime.run_triton import cache, sequences
+from pidsl.runtime.run_triton import cache, chosen, sequences
 from pidsl.runtime.run_triton.assembly import Form
 from pidsl.runtime.run_triton.devices import interpreted, on
 from pidsl.runtime.run_triton.launch import Launch, Loaded
@@ -57,6 +57,7 @@ class TritonProgram:
         self.source = source
         self.path = cache.write(source)
         self._loaded = Loaded(cache.load(self.path, source), plan)
+        self._choice = chosen.choice_of(self._loaded)
         self._lists = lru_cache(None)(self._uploaded)
         self._forward = lru_cache(FORMS)(self._prepared_forward)
         self._backward = lru_cache(FORMS)(self._prepared_backward)
@@ -123,8 +124,12 @@ class TritonProgram:
             given |= {**inputs, **_numbers(call)}
             names, tensors = (*_QKV, *call.names), _facts(*call.tensors)
         positions: Positions | Bounds = where if isinstance(where, Positions) else Bounds.of(where)
+        more: dict[str, Tensor] = {}
+        if self._choice is not None:
+            more = chosen.tables(call, self._choice)
         if isinstance(where, Segments):
-            more = sequences.tensors(where)
+            more |= sequences.tensors(where)
+        if more:
             given, names, tensors = given | more, (*names, *more), (*tensors, *_facts(*more.values()))
         precision = torch.get_float32_matmul_precision()
         return self._forward(Form(names, tensors, positions, q.device, precision, False, target)), given
@@ -141,6 +146,8 @@ class TritonProgram:
             given["grad_lse"] = grad_lse.to(torch.float32).contiguous()
         where = call.positions
         positions: Positions | Bounds = where if isinstance(where, Positions) else Bounds.of(where)
+        if self._choice is not None:
+            given |= chosen.tables(call, self._choice, backward=True)
         if isinstance(where, Segments):
             given |= sequences.tensors(where)
         names, tensors = tuple(given), _facts(*given.values())

@@ -81,6 +81,7 @@ class Tiles(NamedTuple):
         beside: so many for every `size` positions.
         end: the first position that no tile holds; None: there are tiles for all.
         moved: they begin at multiples of `size`, wherever the sequence begins; else the first begins with it.
+        checked: programs of tiles that a sequence has not see that themselves; where they are not `moved`, all do.
     """
 
     size: int
@@ -88,12 +89,13 @@ class Tiles(NamedTuple):
     beside: int = 1
     end: int | None = None
     moved: bool = False
+    checked: bool = False
 
     def most(self, length: int, *, from_0: bool) -> int:
         """Tiles of a class of a sequence, at most; `from_0`: its first position is 0."""
         if length == 0:
             return 0
-        found = -(-length // self.size) if from_0 or not self.moved else (length - 1) // self.size + 2
+        found = -(-length // self.size) if from_0 or not self.moved else (length + self.size - 2) // self.size + 1
         return self.beside * (found if self.end is None else min(found, -(-self.end // self.size)))
 
     def most_of_all(self, sequences: int, length: int) -> int:

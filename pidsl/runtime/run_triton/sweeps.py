@@ -13,6 +13,7 @@ from pidsl.codegen.choice.targets import options
 from pidsl.codegen.emit_triton import library
 from pidsl.codegen.plan.walks import Pass
 from pidsl.language.score import PLAIN
+from pidsl.runtime.run_triton import chosen
 from pidsl.runtime.run_triton.assembly import Assembly
 from pidsl.runtime.run_triton.launch import Stage, pad
 from pidsl.runtime.run_triton.prepared import Buffer, Facts, Given
@@ -78,7 +79,7 @@ class Sweep:
         times = self.made.group if self.task == "grad_key" else 1
         for x in self.stages:
             tiles = x.work(self.made.program, self.task, self.made.lengths, self.own)
-            found.append(Work(times * tiles, x.step * x.tile if x.consecutive else None, not x.lags))
+            found.append(Work(times * tiles, x.rows(*self.own), not x.lags))
         return found
 
     def run(self) -> None:
@@ -219,30 +220,48 @@ class Sweep:
         stage, fields = self.stages[part.stage], self.made.fields
         rows, cols = (stage.swept, stage.tile) if self.task == "grad_key" else (stage.tile, stage.swept)
         width = max(fields["D_PAD"], fields["V_PAD"])
-        chosen = options(
+        compiled = options(
             self.made.target, self.task, rows, cols, width, self.owner.dtype.itemsize, self.made.tensor_cores
         )
-        found = self._numbered(part, pairs)
+        pack = self.pack if self.pack > 1 else self._pack_of_lists(stage, pairs)
+        if pack > self.pack:
+            pairs = Pairs(pairs.first // self.made.group, pairs.many // self.made.group)
+        found = self._numbered(part, pairs, pack)
         arguments = {
             **given, "classes": found.classes, "tiles": found.tiles, "first_tile": part.first, "listed": found.listed,
             "pairs": pairs.many, "first_pair": pairs.first, "own_first": own[0], "own_rows": own[1],
             "table": None if stage.table is None else self.made.lists[stage.table],
+            **(self._chosen() if stage.chosen else {}),
         }  # fmt: skip
         described = self._described(part.stage)
         special = {
             **stage.kind, "SPLITS": part.splits, "PART": part.each,
-            "DESCENDING": part.descending and found.listed is None, "PACK": self.pack, "TMA": described,
+            "DESCENDING": part.descending and found.listed is None, "PACK": pack, "TMA": described,
             "SPECIALIZED": described and self.task == "forward" and self.made.target.specialized,
         }  # fmt: skip
-        self.made.stage(special, self.kernel, found.grid * part.splits, arguments, **chosen)
+        self.made.stage(special, self.kernel, found.grid * part.splits, arguments, **compiled)
 
-    def _numbered(self, part: Part, pairs: Pairs) -> Programs:
-        """The programs of a launch, unsplit."""
+    def _chosen(self) -> dict[str, Any]:
+        """The lists of the call."""
+        table, entries, segments = chosen.names(self._lists_by)
+        shape = self.made.known[table].shape
+        given = {"table": Given(table), "choices": Given(entries), "list_rows": shape[2]}
+        given["list_group"] = self.made.known["q"].shape[1] // shape[1]
+        return given if self.made.ragged is None else {**given, "segments": Given(segments)}
+
+    @property
+    def _lists_by(self) -> str:
+        return chosen.BY_KEYS if self.task == "grad_key" else chosen.BY_QUERIES
+
+    def _numbered(self, part: Part, pairs: Pairs, pack: int = 1) -> Programs:
+        """The programs of a launch, unsplit; `pack`: query heads of a key head that share a tile."""
         stage = self.stages[part.stage]
         if self.made.ragged is None:
             return Programs(part.tiles, stage.programs(*self.own)[0], pairs.many)
         by_keys = self.task == "grad_key"
-        return self.made.programs(stage.tiles, self.heads, by_keys=by_keys, last_first=part.descending)
+        heads = self.heads // (self.made.group if pack > self.pack else 1)
+        longest = self.made.ragged.keys if by_keys else self.made.ragged.rows
+        return self.made.programs(stage.tiles(longest), heads, by_keys=by_keys, last_first=part.descending)
 
     def _programs(self, part: Part) -> int:
         """Of a launch, for each pair, unsplit."""
@@ -274,7 +293,7 @@ class Sweep:
         """Into how many parts walks over the keys of few rows are cut, and tiles of each; one for more rows, and where
         all that is known of a sequence is how many keys all of them have: parts would depend on the others."""
         bounds, sequences = self.made.ragged, self.made.known["segments"].shape[0]
-        few = all(x.consecutive and self.own[0] <= x.step * x.tile for x in self.stages)
+        few = all((x.consecutive or x.chosen) and self.own[0] <= x.step * x.tile for x in self.stages)
         if bounds is None or self.task != "forward" or not few or not bounds.apart:
             return [(1, 0)] * len(self.works)
         found = []
@@ -294,10 +313,30 @@ class Sweep:
             return 1
         pack = int(triton.next_power_of_2(group))
         fits = (
-            x.consecutive and triton.cdiv(self.own[0], x.step) <= x.tile // pack and "CLASS" not in x.kind
+            self._shares(x, pack)
+            if x.chosen
+            else x.consecutive and triton.cdiv(self.own[0], x.step) <= x.tile // pack and "CLASS" not in x.kind
             for x in self.stages
         )
         return pack if all(fits) else 1
+
+    def _shares(self, stage: Stage, pack: int) -> bool:
+        """Whether query heads of a key head, which have one list, fit in a tile with all rows of a block."""
+        assert stage.box is not None
+        one = (
+            self.made.group == 1
+            or self.made.known[chosen.names(self._lists_by)[0]].shape[1] < self.made.known["q"].shape[1]
+        )
+        return one and min(stage.box[0], self.own[0]) <= stage.tile // pack
+
+    def _pack_of_lists(self, stage: Stage, pairs: Pairs) -> int:
+        """Query heads of a key head that share a tile of a stage alone, whatever the others do."""
+        plan, group = self.made.program.plan, self.made.group
+        if self.task != "forward" or not stage.chosen or plan is None or plan.of_heads or plan.score != PLAIN:
+            return 1
+        pack = int(triton.next_power_of_2(group))
+        whole = pairs.first % group == 0 and pairs.many % group == 0
+        return pack if whole and self._shares(stage, pack) else 1
 
     def _described(self, number: int) -> bool:
         """Whether tiles come through tensor descriptors, which a program makes for itself: for walks of some length."""
@@ -305,12 +344,14 @@ class Sweep:
         if (
             "KEYS_AT" in made.fields
             or not made.target.descriptors
-            or not made.fields["EVERY_ROW" if self.task == "grad_key" else "EVERY_KEY"]
+            or not (made.fields["EVERY_ROW" if self.task == "grad_key" else "EVERY_KEY"] or self.stages[number].chosen)
         ):
             return False
         loops = getattr(made.program.module, "_runs", None)
         walks = self.stages[number].kind["WALKS"]
         wide = max(made.fields["D_PAD"], made.fields["V_PAD"]) >= WIDE
-        if (not wide and self.works[number].tiles.mean() < LONG) or any(x["LOOPS"] is not loops for x in walks):
+        if (not wide and self.works[number].tiles.mean() < LONG) or any(
+            x["LOOPS"] is not loops and not x.get("SIZE") for x in walks
+        ):
             return False
         return all(made.known[x].describable for x in (("q", "grad_out") if self.task == "grad_key" else ("k", "v")))

@@ -1,0 +1,62 @@
+"""The piece of the pairs that calls choose: its mask, and which blocks need none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from pidsl.codegen.choice.cost import REFERENCE, Backend, Price
+from pidsl.codegen.choice.lists import beside
+from pidsl.codegen.plan.nodes import Piece
+from pidsl.codegen.plan.walks import SMALLEST_TILE, ChosenBlocks, Over, Selected
+from pidsl.errors import TooHardError
+from pidsl.language.chosen import Selection, forced, possible
+from pidsl.language.expr import Pred, Truth, Var, substitute_pred
+from pidsl.language.terms import Term
+from pidsl.relation.build import needs_square, unclipped
+from pidsl.relation.forms import predicate
+from pidsl.relation.frame import Frame
+from pidsl.relation.isl import coalesced, limited, read_map, read_set
+
+FULL = 300_000  # isl operations on which blocks need no mask; without an answer, all of them have one
+
+
+def chosen_piece(term: Term, lists: Selection, backend: Backend, frame: Frame) -> Piece:
+    """The piece of what a pattern may choose beside what it attends anyway, in the largest tiles that blocks fill."""
+    block, budget, queries = lists.numbers
+    within, other = possible(term), forced(term)
+    with limited(f"the mask of what {term!r} chooses"):
+        keep = beside(within, other, frame)
+    layout = ChosenBlocks(block, budget, queries, within, other, _full(within, other, (queries, block), frame))
+
+    def walk(over: Over, prices: Sequence[Price]) -> Selected:
+        sizes = [(x.rows, x.cols) for x in prices]
+        most = max(queries, SMALLEST_TILE), max(block, SMALLEST_TILE)
+        fitting = [x for x in sizes if x[0] <= most[0] and x[1] <= most[1]]
+        return Selected(layout, over, *max(fitting or [min(sizes)]))
+
+    over_keys = walk("keys", backend.forward)
+    grad_query = walk("keys", backend.grad_query) if backend.grad_query else over_keys
+    over_queries = walk("queries", backend.grad_key) if backend.grad_key else None
+    return Piece((keep,), over_keys, grad_query, over_queries, None, reference=REFERENCE)
+
+
+def _full(within: Term, other: Term, sizes: tuple[int, int], frame: Frame) -> Pred:
+    """Over blocks x of queries and y of keys: whether every pair of theirs is in the one pattern and not in the other.
+
+    Of blocks that the sequence ends in, or an offset, pairs that do not exist are asked too: so little is lost, and
+    the condition is a short one.
+    """
+    queries, block = sizes
+    with suppress(TooHardError), limited(f"the blocks of {within!r} that need no mask", FULL):
+        every = read_map("[n, m] -> { [i] -> [j] : i >= 0 and j >= 0 and n >= 1 and m >= 1 }")
+        missing = every - (unclipped(within) - unclipped(other))
+        to_blocks = f"[[i] -> [j]] -> [x, y] : x = floor(i/{queries}) and y = floor(j/{block})"
+        apart = missing.wrap().apply(read_map(f"[n, m] -> {{ {to_blocks} }}"))
+        if needs_square(within) or needs_square(other):
+            apart = apart | read_set("[n, m] -> { [x, y] : n != m }")
+        blocks = read_set("[n, m] -> { [x, y] : x >= 0 and y >= 0 and n >= 1 and m >= 1 }")
+        full = predicate(coalesced(coalesced(blocks - apart).gist(blocks)), ("x", "y"))
+        lengths = {"n": Var("n") + Var("offset"), "m": frame.key_at(Var("m"))}
+        return substitute_pred(full, lengths)
+    return Truth(False)
