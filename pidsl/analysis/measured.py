@@ -14,12 +14,14 @@ from typing import Any, cast
 import numpy as np
 import sympy
 
+from pidsl.analysis import choices
 from pidsl.analysis.bound import Bound, Form, Question, Subject, restated
 from pidsl.analysis.dense import Bools, contiguous_in, depth_in, farthest_in, times
 from pidsl.analysis.formulas.words import Value, holds, symbol, value_of
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.statements import names_of
 from pidsl.errors import PidslError, TooHardError
+from pidsl.language.chosen import selection
 from pidsl.language.terms import (
     Blocked,
     Blocks,
@@ -58,6 +60,7 @@ HORIZON = 160  # tokens after t, within which every key that is ever attended ag
 TOKENS = 64  # the largest t
 LIVE = ("live keys", "live pages")
 BY_TIME = (*LIVE, "kv bytes")
+COUNTED = {"pairs": "<=", "degree": "<=", "max degree": "<=", "average degree": "<=", "sparsity": ">="}
 PRODUCTS = {"forward flops": ("q k", "p v"), "backward flops": ("q k", "dO v", "p dO", "dS k", "dS q")}
 ELEMENTS = dict.fromkeys(("bf16", "fp16", "bfloat16", "float16"), np.float16) | {
     "fp32": np.float32, "float32": np.float32, "fp64": np.float64, "float64": np.float64
@@ -65,16 +68,25 @@ ELEMENTS = dict.fromkeys(("bf16", "fp16", "bfloat16", "float16"), np.float16) | 
 
 
 def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[Value | None, bool]:
-    """The quantity, counted, and whether exactly or at least; None where that takes too long."""
+    """The quantity, counted, and whether exactly or at least; None where that takes too long.
+
+    Of patterns from which calls choose, the most, or the least, that any lists make of it: what the relation is about.
+    """
     if bound.quantity in PRODUCTS:
         pairs = restated(bound, quantity="pairs", form=None)
         return _times(measured(pairs, values, work), _flops(bound.question))
+    if bound.quantity in (*LIVE, "farthest", "contiguous", "depth") and choices.any_chosen(bound.subject):
+        most = choices.AT_MOST[bound.quantity] == bound.relation
+        found = choices.of_most(bound.subject) if most else choices.of_least(bound.subject)
+        return measured(restated(bound, subject=found), values, work)
     if bound.quantity in BY_TIME:
         t = values["t"] if "t" in values else values["n"] - 1
         term = layers_of(bound.subject, values, 1)[0]
         found = _live(bound, term, t) if t >= 0 else (0, True)
         return _times(found, _row_bytes(bound.question)) if bound.quantity == "kv bytes" else found
     n, layers = values["n"], bound.argument("layers")
+    if bound.quantity in COUNTED and choices.any_chosen(bound.subject):
+        return _of_choices(bound, values), True
     if bound.quantity == "depth":
         return _depth(bound, values, work), True
     if bound.quantity in ("farthest", "contiguous"):
@@ -100,6 +112,33 @@ def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[
             return Fraction(int(mask.sum()), n), True
         case _:
             return 1 - Fraction(int(mask.sum()), n * n), True
+
+
+def _of_choices(bound: Bound, values: dict[str, int]) -> Value:
+    """A count under the lists that make most of it, or under none."""
+    term, n = layers_of(bound.subject, values, 1)[0], values["n"]
+    forced, possible = (_mask(x, n) for x in (choices.of_least(term), choices.of_most(term)))
+    rows = forced.sum(axis=1)
+    size = selection(term)
+    if bound.relation == COUNTED[bound.quantity] and size is not None:
+        block, budget, queries = size.numbers
+        blocks = np.add.reduceat(possible & ~forced, np.arange(0, n, block), axis=1, dtype=np.int64)
+        rows = rows + np.sort(blocks, axis=1)[:, -budget:].sum(axis=1)
+        together = np.add.reduceat(blocks, np.arange(0, n, queries), axis=0)  # one list for a block of queries
+        pairs = int(forced.sum() + np.sort(together, axis=1)[:, -budget:].sum())
+    else:
+        pairs = int(rows.sum())
+    match bound.quantity:
+        case "degree":
+            return int(rows[values["i"]])
+        case "max degree":
+            return int(rows.max())
+        case "pairs":
+            return pairs
+        case "average degree":
+            return Fraction(pairs, n)
+        case _:
+            return 1 - Fraction(pairs, n * n)
 
 
 def refuted(bound: Bound, points: Iterable[dict[str, int]], work: float = WORK) -> str:
