@@ -255,5 +255,5 @@ def check_range(given: Tensor, there: Tensor, first: Any, last: Any) -> None:
     first, last = (int(torch.as_tensor(x).expand(given.shape)[tuple(at)]) for x in (first, last))
     got = f"blocks[{', '.join(map(str, at))}] = {int(given[tuple(at)])}"
     expected = f"-1, or a block of keys that there is: {first} .. {last}"
-    hint = "blocks.masked_fill(blocks > last, -1), or PIDSL_CHECK_VALUES=0, which leaves out what is out of range"
+    hint = "blocks.masked_fill(blocks > last, -1); on a GPU, PIDSL_CHECK_VALUES=0 leaves out what is out of range"
     raise_faults([Fault("blocks", got, expected, hint)], "kernel(q, k, v, blocks=...)")
