@@ -27,7 +27,7 @@ from pidsl.language.gate import Gate, gate
 from pidsl.language.heads import Heads
 from pidsl.language.heads import heads as heads_of
 from pidsl.language.schedule import Schedule, layers
-from pidsl.language.score import Score, score
+from pidsl.language.score import Normalizer, Score, score
 from pidsl.language.summaries import Summaries, spans
 from pidsl.language.summaries import summaries as summaries_of
 from pidsl.language.terms import Blocks, Chosen, Keys, Leaf, Queries, Ring, Stride, Term, Window
@@ -256,6 +256,7 @@ def scores(*, dropout: bool = True) -> st.SearchStrategy[Score]:
         sinks=st.booleans(),
         temperature=st.booleans(),
         dropout=st.just(0.0) | st.floats(0.0, 0.875) if dropout else st.just(0.0),
+        normalizer=st.sampled_from(get_args(Normalizer)),
     )
 
 

@@ -268,6 +268,25 @@ def test_calls_that_are_refused(call: Callable[[Selector], Any], says: str) -> N
         call(MoBA(8, 3, 8))
 
 
+@pytest.mark.parametrize("name", [x for x in MADE if "," not in x])
+def test_traced_and_under_autocast(name: str) -> None:
+    """Without graph breaks; and an autocast does not make scores of halves."""
+    torch.manual_seed(0)
+    s, (q, k) = MADE[name](8, 4, 8), inputs(50, 7, dtype=torch.float32)
+    found = s(q, k)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(s(q, k), found)
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(s, backend="eager", fullgraph=True)(q, k), found)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_all_is_made_where_the_queries_are(name: str) -> None:
+    s, (q, k) = make(name, (8, 4, 8)), inputs(50, 0)
+    shape = s(q, k).shape
+    assert s.to("meta")(q.to("meta"), k.to("meta")).shape == shape
+
+
 def test_it_is_reached_from_the_package() -> None:
     assert pidsl.select.MoBA is MoBA
     assert "budget=4" in repr(MoBA(8, 4, 8))

@@ -33,6 +33,7 @@ from pidsl.analysis.formulas.smtlib import (
     asserted,
     declared,
     expanded,
+    named,
     quotient,
     used,
     written,
@@ -302,8 +303,19 @@ def _whole(o: Obligation, definitions: Iterable[Definition]) -> tuple[str, str]:
     functions = [x for x in ("power", "log") if f"({x} " in defined + given + contrary]
     lines = [f"(set-logic {'QF_UFNIA' if functions else 'QF_NIA'})\n"]
     lines += [f"(declare-fun {x} (Int Int) Int)\n" for x in functions]
-    lines += [declared(free), *(f"(declare-const {x} Int)\n" for x in writer.gaps), defined, given]
+    lines += [declared(free), *(f"(declare-const {x} Int)\n" for x in writer.gaps)]
+    names = {named(s.name) for s in free}
+    for function, x in sorted(writer.bases):  # of the others nothing needs to be known
+        if x in names or x.isdigit():
+            lines += [f"(assert {_FIRST[function].format(x)})\n"]
+    lines += [defined, given]
     return "".join(lines), contrary
+
+
+_FIRST = {  # of a power, and of a logarithm, of which z3 is asked by their definition
+    "power": "(and (= (power {0} 0) 1) (= (power {0} 1) {0}))",
+    "log": "(=> (>= {0} 2) (and (= (log {0} 1) 0) (= (log {0} {0}) 1)))",
+}
 
 
 def _comment(text: str) -> str:

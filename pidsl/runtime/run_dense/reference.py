@@ -146,6 +146,8 @@ class ReferenceProgram:
         j = torch.arange(keys, device=device) + call.positions.key_offset if at is None else at
 
         scores = _Scores.apply(q, k, mask) * call.scale  # type: ignore[no-untyped-call]
+        if self.score.length_scaled:
+            scores = scores * (i + 1).to(dtype).log()
         if "temperature" in inputs:
             scores = scores / inputs["temperature"][:, None, None]
         if self.score.softcap is not None:
@@ -155,6 +157,8 @@ class ReferenceProgram:
         if self.score.bias is not None:
             low, high = self.score.bias
             scores = scores + inputs["bias"][:, (i - j).clamp(low, high) - low]
+        if self.score.softplus:  # where it is below the smallest number, it is e^s
+            scores = torch.where(scores < -36, scores, torch.nn.functional.softplus(scores.clamp(min=-36), 1, 40).log())
         scores = torch.where(mask, scores, -torch.inf)
         if "sinks" in inputs:  # a key more, with value 0
             scores = torch.cat([scores, inputs["sinks"][:, None, None].expand(batch, heads, rows, 1)], -1)

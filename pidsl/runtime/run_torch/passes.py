@@ -21,7 +21,15 @@ from torch.nn.functional import pad
 
 from pidsl.language.score import PLAIN, Score
 from pidsl.runtime.call.call import Call, Gradients, Positions
-from pidsl.runtime.call.logits import NOWHERE, TileScore, add_sinks, row_pull, sink_gradient, temperature_gradient
+from pidsl.runtime.call.logits import (
+    NOWHERE,
+    TileScore,
+    add_sinks,
+    length_factors,
+    row_pull,
+    sink_gradient,
+    temperature_gradient,
+)
 from pidsl.runtime.call.sums import accumulator
 from pidsl.runtime.run_torch import diagonals, tile_ops
 from pidsl.runtime.run_torch.chosen import Chosen, Gathered
@@ -86,6 +94,9 @@ class Pass(Operands):
         self.score = TileScore(score, self.inputs)
         if score.temperature:
             self.q = self.q / self.inputs["temperature"][:, None, None]
+        self.lengths = length_factors(score, torch.arange(n, device=q.device)[:, None] + self.sizes.offset)
+        if self.lengths is not None:
+            self.q = self.q * self.lengths.to(self.q.dtype)
         self.places = None
         if self.score.placed:
             i, head, stream = (torch.arange(x, device=q.device) for x in (n, self.heads, self.batch * self.heads))
@@ -281,6 +292,8 @@ class Backward(Pass):
         temperature, sinks = self.inputs.get("temperature"), self.inputs.get("sinks")
         q, out, lse, grad_out, grad_lse = self.given
         dq = self.results[0][..., : self.dim]
+        if self.lengths is not None:
+            dq.mul_(self.lengths)
         found = {"slopes": self.score.grad_slopes, "bias": self.score.grad_bias} if self.learned else {}
         if sinks is not None:
             found["sinks"] = sink_gradient(sinks, lse, row_pull(out, grad_out, grad_lse))
