@@ -29,7 +29,7 @@ from pidsl.language.schedule import Schedule, layers
 from pidsl.language.score import Normalizer, Score, score
 from pidsl.language.summaries import Summaries, spans
 from pidsl.language.summaries import summaries as summaries_of
-from pidsl.language.terms import Blocks, Keys, Leaf, Queries, Ring, Stride, Term, Window
+from pidsl.language.terms import Blocks, Chosen, Keys, Leaf, Queries, Ring, Stride, Term, Window
 from pidsl.testing_dense import Inputs, Shapes, assert_matches_dense
 from pidsl.testing_kernels import assert_plan_sound, inputs, shapes
 
@@ -137,7 +137,7 @@ def _leaves(ring: bool, grid: bool, symbols: tuple[str, ...]) -> Terms:
         words.append(grids())
     if ring:
         words.append(st.builds(vocabulary.ring, small))
-    drawn = {Window, Stride, Keys, Queries, Blocks, Ring}
+    drawn = {Window, Stride, Keys, Queries, Blocks, Ring, Chosen}  # Chosen: see `choices`
     words += [_sized(word, symbols) for word in get_args(Leaf) if word.LEAST and word not in drawn]
     return st.one_of(words)
 
