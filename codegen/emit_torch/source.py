@@ -19,7 +19,7 @@ from dataclasses import fields, replace
 from typing import NamedTuple
 
 from pidsl.codegen.plan.nodes import Piece, Plan
-from pidsl.codegen.plan.walks import Boxes, Lag, Lags, Layout, Listed, Run, Runs
+from pidsl.codegen.plan.walks import Boxes, Lag, Lags, Layout, Listed, Run, Runs, Selected
 from pidsl.language.algebra import settled
 from pidsl.language.expr import Index, Pred, Truth, show, show_pred, vars_in
 from pidsl.language.score import PLAIN, Score
@@ -27,7 +27,7 @@ from pidsl.relation.frame import HOME, frame_of
 
 INDENT = "    "
 TRIANGLE = "triangle import Triangle"
-ORDER = ("n", "m", "offset", "key_offset", "c", "d", "t", "a", "b", "r", "j")
+ORDER = ("n", "m", "offset", "key_offset", "c", "d", "t", "a", "b", "r", "j", "x", "y")
 
 
 def torch_source(plan: Plan) -> str:
@@ -78,6 +78,8 @@ def _section(name: str, piece: Piece) -> Section:
             return Section(what, ["boxes import Axis, Boxes"], [*_boxes(name, walk, piece.keep)])
         case Listed(blocks) as walk:
             return Section(str(blocks), ["lists import Listed"], [*_list(name, walk, piece.keep[0])])
+        case Selected(blocks) as walk:
+            return Section(str(blocks), ["chosen import Chosen"], [*_choice(name, walk, piece.keep[0])])
         case Lags(lags=lags):
             what = "diagonals, lags " + ", ".join(str(x.lag) for x in lags)
             return Section(what, ["diagonals import DiagonalSet, Lag"], [*_lags(name, lags)])
@@ -161,6 +163,18 @@ def _list(name: str, walk: Listed, given: Pred) -> Iterator[str]:
     rows = [", ".join(map(str, blocks[x : x + 8])) for x in range(0, len(blocks), 8)]
     yield _lines(f"{name.upper()}_BLOCKS = (  # (query block, key block)", rows) + ")"
     yield _call(name.upper(), "Listed", arguments)
+
+
+def _choice(name: str, walk: Selected, given: Pred) -> Iterator[str]:
+    layout = walk.layout
+    arguments = [f"block={layout.block}", f"budget={layout.budget}", f"queries={layout.queries}"]
+    if (keep := settled(given)) != Truth(True):
+        yield _function(f"{name}_keep", keep)
+        arguments.append(f"keep={name}_keep")
+    if (full := settled(layout.full)) != Truth(False):
+        yield _function(f"{name}_full", full, "block x of queries keeps all of block y of keys")
+        arguments.append(f"full={name}_full")
+    yield _call(name.upper(), "Chosen", arguments)
 
 
 def _boxes(name: str, walk: Boxes, keeps: tuple[Pred, ...]) -> Iterator[str]:

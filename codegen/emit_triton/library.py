@@ -34,7 +34,7 @@ import triton.language as tl
 # warps have tasks of their own; whether there are sequences, all from position 0 on (FROM_0), and where their keys lie
 # ("slots", with a PERIOD, or "pages" of so many keys; see `pidsl.runtime.call.segments`).
 STAGE = {"WALKS": (), "TILE": 0, "STEP": 1, "CLASS": None, "OWN": None, "LAGS": False, "KEYS": None, "ROWS": None,
-         "CAREFUL": False, "LISTS": False, "SCORE": None, "DROPOUT": None, "ENTRY": None, "TABLE": 0,
+         "CAREFUL": False, "LISTS": False, "SCORE": None, "SOFTPLUS": False, "DROPOUT": None, "ENTRY": None, "TABLE": 0,
          "WIDTH": 0}  # fmt: skip
 CALL = {"D": 0, "D_PAD": 0, "V": 0, "V_PAD": 0, "PRECISION": "ieee", "INDEX": tl.int32, "EVERY_KEY": False,
         "EVERY_ROW": False, "TMA": False, "SPLITS": 1, "PART": 0, "DESCENDING": False, "PACK": 1,
@@ -347,6 +347,20 @@ def _softcap(logits, cap):
 
 
 @triton.jit
+def _softplus(logits):
+    """softplus(s) of s = logits * ln(2) as 2^low * rest, and the derivative of that as 2^low * rate.
+
+    With t = e^-|s|: low = min(logits, 0) and rest = ln(1 + t) / t, or s + ln(1 + t) above 0; rate = 1 / (1 + t).
+    Nothing overflows, and nothing is lost where softplus(s) is e^s. The polynomial is ln(1 + t) / t within 3e-7.
+    """
+    t = tl.exp2(-tl.abs(logits))
+    rest = 0.178472057 + t * (-0.109022871 + t * (0.0449866094 - t * 0.00877894554))
+    rest = 1.0 + t * (-0.499981791 + t * (0.332840651 + t * (-0.245368659 + t * rest)))
+    rest = tl.where(logits > 0.0, logits * 0.6931471805599453 + t * rest, rest)
+    return tl.minimum(logits, 0.0), rest, 1.0 / (1.0 + t)
+
+
+@triton.jit
 def _mix(x):
     """32 well-mixed bits from 32: lowbias32, as in pidsl.runtime.call.dropout."""
     x = (x ^ (x >> 16)) * 0x7FEB352D
@@ -390,20 +404,27 @@ def _absorb(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
         scale2 = 1.0
     if keep is not None:
         logits = tl.where(keep, logits, -float("inf"))
+    rest = 1.0
+    if KIND.SOFTPLUS:
+        logits, rest, _ = _softplus(logits)
     if KIND.LAGS:
         highest = logits
     else:
         highest = tl.max(logits, 1)
+    if KIND.SOFTPLUS and KIND.LAGS:
+        highest += tl.log2(rest)
+    elif KIND.SOFTPLUS:
+        highest += tl.log2(tl.max(rest, 1))
     new_top = tl.maximum(top, highest * scale2)
     base = new_top
     if keep is not None or KIND.SCORE is not None:
         base = tl.where(new_top == -float("inf"), 0.0, new_top)  # -inf - -inf is NaN
     fade = tl.exp2(top - base)
     if KIND.LAGS:
-        p = tl.exp2(logits * scale2 - base)
+        p = tl.exp2(logits * scale2 - base) * rest
         total = total * fade + p
     else:
-        p = tl.exp2(logits * scale2 - base[:, None])
+        p = tl.exp2(logits * scale2 - base[:, None]) * rest
         total = total * fade + tl.sum(p, 1)
     if KIND.DROPOUT is not None:
         p *= KIND.DROPOUT(stream, i, j)
@@ -416,25 +437,33 @@ def _absorb(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
 
 @triton.jit
 def _weights(x, lse2, keep, i, j, score, KIND: tl.constexpr):
-    """The weights of pairs, their factors by dropout, and the derivative of final logits by those before the score."""
+    """The weights of pairs and their derivative by the logit, their factors by dropout, and the derivative of the logit
+    by that before the score."""
     scale2, _, slope, by_lag, stream = score
     logits, rate, drop = x * scale2, 1.0, 1.0
     if KIND.SCORE is not None:
         logits, rate = KIND.SCORE(logits, i, j, slope, by_lag)
+    if KIND.SOFTPLUS:
+        if keep is not None:
+            logits = tl.where(keep, logits, 0.0)
+        logits, rest, bend = _softplus(logits)
     p = tl.exp2(logits - lse2)
     if keep is not None:
         p = tl.where(keep, p, 0.0)
+    bent = p
+    if KIND.SOFTPLUS:
+        p, bent = p * rest, p * bend
     if KIND.DROPOUT is not None:
         drop = KIND.DROPOUT(stream, i, j)
-    return p, drop, rate
+    return p, bent, drop, rate
 
 
 @triton.jit
-def _slopes(p, drop, rate, dp, pull, keep, KIND: tl.constexpr):
-    """ds = p * (dO . V - pull) of the final logits, and of those before the score."""
+def _slopes(bent, drop, rate, dp, pull, keep, KIND: tl.constexpr):
+    """ds = bent * (dO . V - pull) of the logits after the score, and of those before."""
     if KIND.DROPOUT is not None:
         dp *= drop
-    ds = p * (dp - pull)
+    ds = bent * (dp - pull)
     if KIND.LAGS or (KIND.CAREFUL and keep is not None):  # what is not attended may be NaN
         ds, rate = tl.where(keep, ds, 0.0), tl.where(keep, rate, 0.0)
     if KIND.SCORE is not None:
@@ -445,7 +474,7 @@ def _slopes(p, drop, rate, dp, pull, keep, KIND: tl.constexpr):
 
 @triton.jit
 def _row_slopes(task, source, at, j, inside, keep, KIND: tl.constexpr):
-    """ds of a tile of keys, of the final logits and of those before; their positions, and the keys."""
+    """ds of a tile of keys, of the logits after the score and before; their positions, and the keys."""
     query, i, score = task[3]
     grad, lse2, pull = task[5]
     key, value = _keys(task, source, at, j, inside, keep, KIND)
@@ -453,14 +482,14 @@ def _row_slopes(task, source, at, j, inside, keep, KIND: tl.constexpr):
     if KIND.LAGS:
         x = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)
         dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
-        p, drop, rate = _weights(x, lse2, inside, i, j, score, KIND)
-        final, ds = _slopes(p, drop, rate, dp, pull, inside, KIND)
+        _, bent, drop, rate = _weights(x, lse2, inside, i, j, score, KIND)
+        final, ds = _slopes(bent, drop, rate, dp, pull, inside, KIND)
     else:
         i, j = i[:, None], j[None, :]
         x = tl.dot(query, tl.trans(key), input_precision=KIND.PRECISION)
-        p, drop, rate = _weights(x, lse2[:, None], keep, i, j, score, KIND)
+        _, bent, drop, rate = _weights(x, lse2[:, None], keep, i, j, score, KIND)
         dp = tl.dot(grad, tl.trans(value), input_precision=KIND.PRECISION)
-        final, ds = _slopes(p, drop, rate, dp, pull[:, None], keep, KIND)
+        final, ds = _slopes(bent, drop, rate, dp, pull[:, None], keep, KIND)
     return final, ds, i, j, key
 
 
@@ -517,17 +546,17 @@ def _add_key_grads(task, state, source, at, r, inside, keep, KIND: tl.constexpr)
     if KIND.LAGS:
         x = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)
         dp = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
-        p, drop, rate = _weights(x, row_lse2, live, i, j, score, KIND)
-        ds = _slopes(p, drop, rate, dp, row_pull, live, KIND)[1]
+        p, bent, drop, rate = _weights(x, row_lse2, live, i, j, score, KIND)
+        ds = _slopes(bent, drop, rate, dp, row_pull, live, KIND)[1]
         grad_v += (p * drop)[:, None] * grad.to(tl.float32)
     else:
         if KIND.CAREFUL and keep is not None and not KIND.LISTS:  # those ask for rows that are there
             keep = keep & live[None, :]
         x = tl.dot(key, tl.trans(query), input_precision=KIND.PRECISION)
-        p, drop, rate = _weights(x, row_lse2[None, :], keep, i[None, :], j[:, None], score, KIND)
+        p, bent, drop, rate = _weights(x, row_lse2[None, :], keep, i[None, :], j[:, None], score, KIND)
         grad_v = tl.dot((p * drop).to(grad.dtype), grad, grad_v, input_precision=KIND.PRECISION)
         dp = tl.dot(value, tl.trans(grad), input_precision=KIND.PRECISION)
-        ds = _slopes(p, drop, rate, dp, row_pull[None, :], keep, KIND)[1]
+        ds = _slopes(bent, drop, rate, dp, row_pull[None, :], keep, KIND)[1]
     if KIND.SCORE is not None:
         ds /= score[1]
     if KIND.LAGS:

@@ -7,8 +7,8 @@
 
 Logits are base 2, as everywhere in the kernels, and a pair has positions i = r + offset and j (j + key_offset where
 keys are moved), whatever layout rows and keys come from. Sinks and temperature are numbers of a head, which the kernels
-know; the gradients of those follow from lse, out and dQ. Those of slopes and bias are summed by a kernel of their own,
-which is launched only when they are wanted.
+know, and so is whether weights are softplus(s); the gradients of the numbers follow from lse, out and dQ. Those of
+slopes and bias are summed by a kernel of their own, which is launched only when they are wanted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pidsl.codegen.emit_triton.lines import function
 from pidsl.language.score import Score, threshold
 
 LOG2E = 1.4426950408889634
+LN2 = 0.6931471805599453
 
 
 def score_functions(score: Score) -> tuple[dict[str, str], dict[str, str]]:
@@ -32,18 +33,25 @@ def score_functions(score: Score) -> tuple[dict[str, str], dict[str, str]]:
         fields |= {"ENTRY": "_entry", "TABLE": str(score.table), "WIDTH": str(width)}
     elif score.alibi:
         fields["WIDTH"] = "1"
-    if score.softcap is not None or score.alibi or score.bias is not None or score.temperature:
+    changed = score.softcap is not None or score.alibi or score.bias is not None or score.temperature
+    if changed or score.normalizer != "softmax":
         doc = "The logits, base 2, of queries at i and keys at j after the score, and their derivative by those before."
         lines, rate = [], "1.0"
+        if score.length_scaled:
+            lines.append(f"length = tl.log2(tl.maximum(i + 1, 1).to(tl.float32)) * {LN2}")
+            lines.append("logits *= length")
+            rate = "length"
         if score.softcap is not None:
-            rate = "rate"
             lines.append(f"logits, rate = _softcap(logits, {score.softcap!r} * {LOG2E})")
+            rate = "rate * length" if score.length_scaled else "rate"
         if score.alibi:
             lines.append("logits -= slope * tl.abs(i - j).to(tl.float32)")
         if score.bias is not None:
             lines.append(f"logits += tl.load(by_lag + _entry(i, j)) * {LOG2E}")
         functions["_score"] = function("_score(logits, i, j, slope, by_lag)", doc, *lines, f"return logits, {rate}")
         fields["SCORE"] = "_score"
+    if score.softplus:
+        fields["SOFTPLUS"] = "True"
     if p := score.dropout:
         doc = f"Factors of the weights: 0 with probability {p!r}, else 1 / (1 - {p!r})."
         bits = "bits = _mix(_mix(stream + i.to(tl.uint32)) + _mix(j.to(tl.uint32) + 0x9E3779B9))"

@@ -15,6 +15,7 @@ from pidsl.hf.refused import UnsupportedError, check_arguments, refuse
 from pidsl.hf.swapped import Swapped, swapped_in
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
+from pidsl.nn.choosing import lists_of_call
 from pidsl.runtime.kernels.kernel import Kernel
 
 
@@ -66,11 +67,14 @@ def attend(
             raise refuse_gaps(what)
         if mask.blocks is not None:
             raise refuse_blocks(what)
+    select = None if swapped is None else swapped.select
     if kept is not None:
-        out = kept.attend(kernel, query, mask, calls[0], {"scale": scaling, **inputs})
+        out = kept.attend(kernel, query, mask, calls[0], {"scale": scaling, **inputs}, select)
         return out.transpose(1, 2).contiguous(), None
     if swapped is not None:
         _check_whole(module, mask, swapped)
+        if select is not None:
+            inputs["blocks"] = lists_of_call(select, query, key, calls[0])
     if wrong := sizes_differ(mask, query.shape, key.shape):
         hint = 'cache=pidsl.hf.DerivedCache(model), or cache_implementation="static"'
         raise refuse(wrong, "a mask of the tokens that the layer has", module, hint)

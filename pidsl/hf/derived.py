@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -17,7 +17,11 @@ from pidsl.hf.attention import refuse_changed
 from pidsl.hf.described import Described
 from pidsl.hf.refused import refuse
 from pidsl.hf.registered import runs_here
+from pidsl.nn.choosing import lists_behind
 from pidsl.runtime.kernels.kernel import Kernel
+
+if TYPE_CHECKING:
+    from pidsl.select.selector import Selector
 
 KINDS = frozenset(("full_attention", "sliding_attention", "chunked_attention"))
 
@@ -100,8 +104,9 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return marked
 
     def attend(
-        self, kernel: Kernel, query: Tensor, mask: Described, call: Mapping[str, Any], inputs: Mapping[str, Any]
-    ) -> Tensor:
+        self, kernel: Kernel, query: Tensor, mask: Described, call: Mapping[str, Any], inputs: Mapping[str, Any],
+        select: Selector | None = None,
+    ) -> Tensor:  # fmt: skip
         """Keep the keys of the last `update`, and attend: [B, Hq, n, Dv].
 
         Args:
@@ -110,6 +115,7 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             mask: of the call.
             call: what a kernel that is given all keys is told of where they stand.
             inputs: what the kernel takes beside: scale, sinks.
+            select: makes the lists of a pattern that chooses; what it keeps of the tokens is kept beside the cache.
         """
         assert self._new is not None
         k, v = self._new
@@ -123,23 +129,33 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             self.kept = pidsl.Cache(
                 kernel, *sizes, max_tokens=self.max_tokens, lookahead=self.lookahead, value_dim=v.shape[3]
             )
+        if select is not None and (mask.left is not None or mask.stop is not None):
+            hint = "past_key_values=transformers.DynamicCache(), which keeps all keys, in their order"
+            raise refuse("padding, a derived cache and a selector", "sequences of one length", hint=hint)
         if before == 0:
-            out: Tensor = kernel(query, k, v, **call, **inputs)
+            lists = self._lists(select, query, k, before)
+            out: Tensor = kernel(query, k, v, **call, **inputs, **lists)
             if self._waiting:
                 self._append(k, v, mask, 0)
         elif n <= self.lookahead + 1 or not self._waiting:
+            lists = self._lists(select, query, k, before)
             if self._waiting:
                 self._append(k, v, mask, before)
-            out = self._decode(kernel, query, mask, before, inputs)
+            out = self._decode(kernel, query, mask, before, {**inputs, **lists})
         else:
             parts = []
             for s in range(0, n, self.lookahead + 1):
                 piece = slice(s, min(s + self.lookahead + 1, n))
+                lists = self._lists(select, query[:, :, piece], k[:, :, piece], before + s)
                 self._append(k[:, :, piece], v[:, :, piece], mask, before + s)
-                parts.append(self._decode(kernel, query[:, :, piece], mask, before + s, inputs))
+                parts.append(self._decode(kernel, query[:, :, piece], mask, before + s, {**inputs, **lists}))
             out = torch.cat(parts, 2)
         self._waiting = False
         return out
+
+    def _lists(self, select: Selector | None, q: Tensor, k: Tensor, before: int) -> dict[str, Any]:
+        """The lists of rows behind `before` others, whose keys are not kept yet."""
+        return {} if select is None else {"blocks": lists_behind(select, q, k, self.kept, before, new=self._waiting)}
 
     def _decode(self, kernel: Kernel, query: Tensor, mask: Described, before: int, inputs: Mapping[str, Any]) -> Tensor:
         """Attention of rows behind `before` others, all of which are kept by now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
@@ -18,16 +18,23 @@ from pidsl.hf.own_classes import change_classes
 from pidsl.hf.refused import refuse
 from pidsl.hf.registered import register, runs_here
 from pidsl.hf.swapped import NAME, Swapped, swapped_in
+from pidsl.language.chosen import Selection
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
-from pidsl.language.terms import Term, within
+from pidsl.language.terms import Term, is_chosen, within
+from pidsl.nn.choosing import check_selector
+
+if TYPE_CHECKING:
+    from pidsl.select.selector import Selector
 
 Pattern = Term | Heads
 Model = TypeVar("Model", bound=PreTrainedModel)
 BEFORE = "_pidsl_before"
 
 
-def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> Model:
+def patch(
+    model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern], *, select: Selector | None = None
+) -> Model:  # fmt: skip
     """Attend under another pattern, in every layer of a model, in some kinds of layers, or layer by layer.
 
     The model runs by pidsl from then on. Positions count from the first token of each sequence. `generate` gets a
@@ -38,6 +45,8 @@ def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> 
         model: a decoder or an encoder of transformers, or one with a head on it; it is changed in place.
         pattern: a term or heads for all layers; `pidsl.layers`, one for each; or a mapping of the names in
             `config.layer_types`, where layers of other kinds keep their own.
+        select: of patterns with `chosen`, what chooses, for all their layers: a `pidsl.select.Selector` that is called
+            with queries and keys after their rotation. Its parameters, if it has any, are not the model's.
 
     Returns:
         the model.
@@ -56,14 +65,15 @@ def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> 
         if any(within(x)[1] for x in _terms(term)):
             hint = "the pattern without documents: position_ids that restart keep them apart under any pattern"
             raise ArgumentError(f"{term!r}", "a pattern of positions in one sequence", _where(model), hint)
-        pidsl.compile(term)
+        kernel = pidsl.compile(term)
+        _check_select(select, kernel.choice, term, _where(model))
     unpatch(model)
     before = implementations(model)
     register()
     if not runs_here(model):
         model.set_attn_implementation("pidsl")
     for module, term in swapped.items():
-        setattr(module, NAME, Swapped(term))
+        setattr(module, NAME, Swapped(term, select if any(map(is_chosen, _terms(term))) else None))
     setattr(model, BEFORE, before)
     if hasattr(model, "generate"):
         vars(model)["generate"] = Generate(model)  # found before that of the class, copied and pickled with the model
@@ -86,10 +96,12 @@ def unpatch(model: Model) -> Model:
 
 
 @contextmanager
-def patched(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern]) -> Iterator[Model]:
+def patched(
+    model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern], *, select: Selector | None = None
+) -> Iterator[Model]:  # fmt: skip
     """`patch` for a while: `with pidsl.hf.patched(model, term): ...`."""
     try:
-        yield patch(model, pattern)
+        yield patch(model, pattern, select=select)
     finally:
         unpatch(model)
 
@@ -147,6 +159,17 @@ def _by_layer(
         expected = "a term, heads, layers, or a mapping of layer types to such"
         raise ArgumentError(f"{pattern!r}", expected, where)
     return dict.fromkeys(modules, pattern)
+
+
+def _check_select(select: Selector | None, choice: Selection | None, term: Pattern, where: str) -> None:
+    if choice is not None and select is None:
+        hint = "pidsl.hf.patch(model, pattern, select=pidsl.select.MoBA(block, budget, queries))"
+        raise ArgumentError(f"{term!r} without a selector", "what makes its lists in each call", where, hint)
+    if choice is not None and select is not None and not select.rotated:
+        expected = "a selector of queries and keys after their rotation, which is all that attention functions get"
+        raise ArgumentError(f"{type(select).__name__}", expected, where, "pidsl.select.MoBA(block, budget, queries)")
+    if choice is not None:
+        check_selector(select, choice, term, where)
 
 
 def _terms(pattern: Pattern) -> Sequence[Term]:

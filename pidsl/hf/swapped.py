@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
+
+if TYPE_CHECKING:
+    from pidsl.select.selector import Selector
 
 NAME = "_pidsl_swapped"
 
 
 class Swapped(NamedTuple):
-    """A pattern that was put into a module."""
+    """A pattern that was put into a module.
+
+    Args:
+        term: the pattern.
+        select: what makes the lists of one that chooses.
+    """
 
     term: Term | Heads
+    select: Selector | None = None
 
 
 def swapped_in(module: Any) -> Swapped | None:

@@ -2,7 +2,8 @@
 
     s_ij = softcap * tanh(scale * q_i . k_j / temperature / softcap)  -  slope * |lag|  +  bias[clamp(lag, low, high)]
 
-    denominator_i = sum_j e^s_ij + e^sink         out_i = sum_j drop_ij e^s_ij / denominator_i v_j
+    w(s) = e^s, or softplus(s) = log(1 + e^s)
+    denominator_i = sum_j w(s_ij) + e^sink        out_i = sum_j drop_ij w(s_ij) / denominator_i v_j
 
 Every part is left out unless asked for, and every parameter is one per query head. A score is the *structure*: a
 plain value, immutable, hashable, compared by structure, printed as source. The numbers that are learned are tensors
@@ -11,15 +12,18 @@ given when the compiled kernel is called.
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass, fields
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from pidsl.errors import TermError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Normalizer = Literal["softmax", "softplus", "length_scaled_softmax", "length_scaled_softplus"]
 
 LONGEST_TABLE = 1 << 14  # entries of a bias table: a kernel sums its gradient in registers
 
@@ -35,6 +39,17 @@ class Score:
     sinks: bool = False
     temperature: bool = False
     dropout: float = 0.0
+    normalizer: Normalizer = "softmax"
+
+    @property
+    def softplus(self) -> bool:
+        """Whether weights are softplus of the logits, not e to their power."""
+        return self.normalizer.endswith("softplus")
+
+    @property
+    def length_scaled(self) -> bool:
+        """Whether `q . k` is multiplied by log(i + 1)."""
+        return self.normalizer.startswith("length_scaled")
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -64,6 +79,7 @@ PLAIN = Score()  # that of plain attention: nothing happens to the logits
 def score(
     *, scale: float | None = None, softcap: float | None = None, alibi: bool = False,
     bias: tuple[int, int] | None = None, sinks: bool = False, temperature: bool = False, dropout: float = 0,
+    normalizer: Normalizer = "softmax",
 ) -> Score:  # fmt: skip
     """What happens to a logit, for `pidsl.compile(term, score=...)`.
 
@@ -87,6 +103,10 @@ def score(
         temperature: divide the logits by `temperature[h]` before the softcap; the call takes `temperature [Hq]`.
         dropout: probability with which a weight is dropped after the softmax; the others are divided by
             1 - dropout. The call takes `seed`, an integer: equal seeds drop equal pairs, on every backend.
+        normalizer: what makes weights of the logits s of a row: "softmax", e^s over their sum; "softplus",
+            softplus(s) over their sum, and `lse` is the logarithm of that sum. With "length_scaled_" before it,
+            `scale * q . k` is first multiplied by log(i + 1), i the position of the query: for softplus the first
+            stage of LSSAR (arXiv 2501.13428), for softmax Scalable-Softmax (arXiv 2501.19399).
 
     Returns:
         A `Score`.
@@ -107,7 +127,9 @@ def score(
     dropped = _number("dropout", dropout, "0 <= dropout < 1", -math.inf)
     if not 0 <= dropped < 1:
         raise TermError(f"dropout = {dropout!r}", "0 <= dropout < 1", "score(...)")
-    return Score(scale, softcap, alibi, bias, sinks, temperature, dropped)
+    if normalizer not in get_args(Normalizer):
+        _refuse_normalizer(normalizer)
+    return Score(scale, softcap, alibi, bias, sinks, temperature, dropped, normalizer)
 
 
 def threshold(dropout: float) -> int:
@@ -140,6 +162,13 @@ def _number(name: str, value: Any, expected: str, above: float) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not above < float(value) < math.inf:
         raise TermError(f"{name} = {value!r} ({type(value).__name__})", expected, "score(...)")
     return float(value)
+
+
+def _refuse_normalizer(normalizer: object) -> NoReturn:
+    close = difflib.get_close_matches(str(normalizer).lower(), get_args(Normalizer), n=1)
+    expected = f"one of {', '.join(map(repr, get_args(Normalizer)))}: a function of each logit and its query's position"
+    hint = f"pidsl.score(normalizer={close[0]!r})" if close else ""
+    raise TermError(f"normalizer = {normalizer!r}", expected, "score(...)", hint)
 
 
 def _lags(bias: Any) -> tuple[int, int]:

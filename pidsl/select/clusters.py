@@ -14,10 +14,10 @@ from pidsl.select.selector import Selector
 class Clusters(Selector):
     """Tokens of the clusters that a query belongs to (Routing Transformer, arXiv 2003.05997).
 
-        c(x) = argmax_c mu_c . x / |x|            per key head
+        c(x) = argmax_c mu_c . x / norm(x)             per key head
         query i lists j <= i with c(k_j) = c(q_i)
 
-    and where these are more than `budget`, those with the largest mu_c . k_j / |k_j|.
+    and where these are more than `budget`, those with the largest `mu_c . k_j / norm(k_j)`.
 
     The published code takes the tokens nearest to each centroid of the whole sequence, so that a choice depends on
     tokens to come; here each query has the nearest ones among those before it. The own token is always listed.
@@ -49,7 +49,7 @@ class Clusters(Selector):
         self.register_buffer("centroids", normalize(torch.randn(kv_heads, clusters, dim), dim=-1))
 
     def _near(self, x: Tensor) -> Tensor:
-        """mu_c . x / |x| of [B, Hkv, ..., D] with every centroid."""
+        """mu_c . x / norm(x) of [B, Hkv, ..., D] with every centroid."""
         return normalize(wide(x), dim=-1) @ self.centroids.to(wide(x).dtype).mT
 
     def summarise(self, units: Tensor, first: int) -> Tensor:

@@ -16,7 +16,7 @@ class Compressed(Selector):
 
         c_w = compress(k_{stride w} ... k_{stride w + size - 1})     every `stride` tokens
         p_iw = softmax_w(q_i . c_w / sqrt(D))                        over the windows that end at i or before
-        score_ic = sum_w p_iw |window w and block c| / stride        averaged over a group of heads
+        score_ic = sum_w p_iw overlap(window w, block c) / stride        averaged over a group of heads
 
     Its module has three branches, each with a softmax and a gate of its own: `attend`, which reads the compressed keys
     and values; the blocks that this lists; and a window. `pidsl.gate` blends the latter two in one kernel.
@@ -40,7 +40,7 @@ class Compressed(Selector):
         if stride < 1 or size < 1 or size % stride or block % stride:
             got = f"size = {size}, stride = {stride}, block = {block}"
             raise TermError(got, "size and block multiples of stride", "Compressed(...)")
-        self.size, self.stride, self.cut = size, stride, False
+        self.size, self.stride, self.partial = size, stride, False
         self.compress, self.compress_values = compress, compress_values
 
     def summarise(self, units: Tensor, first: int) -> Tensor:
@@ -80,7 +80,7 @@ class Compressed(Selector):
         values = wide(values).mean(3) if self.compress_values is None else self.compress_values(values)
         found, count = [], max(1, AT_ONCE // (q.shape[0] * q.shape[1] * keys.shape[2]))
         for at, part in zip(range(0, n, count), q.split(count, 2), strict=True):
-            rows = Rows(at, part.shape[2], at, at + part.shape[2], 1, self.block, n)
+            rows = Rows(at, part.shape[2], at, at + part.shape[2], 1, self.block)
             logits = products(part.to(keys.dtype), keys) * (q.shape[3] ** -0.5 if scale is None else scale)
             p = softmax(logits, self._windows(rows, keys.shape[2], q.device))
             found.append(products(p, values.mT.to(p.dtype)))

@@ -110,10 +110,10 @@ class SeerGate(Selector):
         for rows in self.parts(0, n, q.shape[0] * q.shape[1] * self.queries * n):
             known = rows.known(q.device)
             with torch.no_grad():
-                p = attention(real_q[:, :, rows.start : rows.end], real_k[:, :, :n], rows.start, scale)
+                p = attention(real_q[:, :, rows.start : rows.end], real_k[:, :, : rows.end], rows.start, scale)
                 target = _largest(_largest(p, self.block, 3), self.queries, 2) * known
                 target = (target / target.sum(-1, keepdim=True).clamp_min(1e-30)).to(kept.dtype)
-            gate = self.log_gate(q[:, :, rows.start : rows.end], kept, rows).masked_fill(~known, 0.0)
+            gate = self.log_gate(q[:, :, rows.start : rows.end], self.cut(kept, rows), rows).masked_fill(~known, 0.0)
             loss = loss + (torch.special.xlogy(target, target) - target * gate).sum()
         return loss / (q.shape[0] * q.shape[1] * -(-n // self.queries))
 

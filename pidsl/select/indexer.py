@@ -103,12 +103,15 @@ class LightningIndexer(Selector):
             seen = rows.known(q.device)[None, None]
             if blocks is not None:
                 lists = blocks[:, :, at].long()
-                listed = torch.zeros(*lists.shape[:3], n + 1, dtype=torch.bool, device=q.device)
-                seen = seen & listed.scatter_(3, torch.where(lists < 0, n, lists), True)[..., :n]
+                listed = torch.zeros(*lists.shape[:3], rows.end + 1, dtype=torch.bool, device=q.device)
+                seen = (
+                    seen
+                    & listed.scatter_(3, torch.where((lists < 0) | (lists > rows.end), rows.end, lists), True)[..., :-1]
+                )
             with torch.no_grad():
-                p = attention(real_q[:, :, at], real_k, rows.start, scale).sum(1, keepdim=True) * seen
+                p = attention(real_q[:, :, at], real_k[:, :, : rows.end], rows.start, scale).sum(1, keepdim=True) * seen
                 target = (p / p.sum(-1, keepdim=True).clamp_min(1e-30)).to(kept.dtype)
-            found = log_softmax(self.scores(q[:, :, at], kept, rows), seen).masked_fill(~seen, 0.0)
+            found = log_softmax(self.scores(q[:, :, at], self.cut(kept, rows), rows), seen).masked_fill(~seen, 0.0)
             return (torch.special.xlogy(target, target) - target * found).sum()
 
         wide_enough = max(self.width(q, kept), real_q.shape[0] * real_q.shape[1] * n)

@@ -10,7 +10,9 @@ from pidsl.select.selector import Selector
 
 
 class MoBA(Selector):
-    """Blocks by the mean of their keys: `score = q . mean_j k_j`, the own block always (MoBA, arXiv 2502.13189).
+    """Blocks by the mean of their keys, the own block always (MoBA, arXiv 2502.13189):
+
+        score_rc = q_r . mean of k_j over key block c
 
     The published one has `queries=1`. With more, q is the mean query of the query block.
 
@@ -43,7 +45,7 @@ class MoBA(Selector):
 class Quest(Selector):
     """Blocks by the largest product that any of their keys could have (Quest, arXiv 2406.10774):
 
-        score = sum_d max(q_d min_j k_jd, q_d max_j k_jd)
+        score_rc = sum_d max(q_rd min_j k_jd, q_rd max_j k_jd)          j in key block c
 
     The published one decodes with pages of `block=16`, `queries=1`. With more queries, q is their mean.
 

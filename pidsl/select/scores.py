@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,13 +15,12 @@ Per = Literal["head", "group", "entry"]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Some query blocks of a call, and the keys that there are.
+    """Some query blocks of a call, and the key blocks that begin before their end.
 
     Args:
         first, count: the query blocks.
         start, end: positions of their first token, and behind their last one.
         queries, block: tokens per query block and per key block.
-        keys: how many keys there are.
     """
 
     first: int
@@ -29,12 +29,11 @@ class Rows:
     end: int
     queries: int
     block: int
-    keys: int
 
     @property
     def blocks(self) -> int:
         """How many key blocks there are."""
-        return -(-self.keys // self.block)
+        return -(-self.end // self.block)
 
     def last(self, device: torch.device) -> Tensor:
         """int64 [count]: the position of the last token of each query block."""
@@ -63,6 +62,11 @@ class Rows:
         own = torch.arange(self.first, self.first + self.count, device=device) * self.queries // self.block
         near = blocks > own[:, None] - local if local else torch.zeros_like(blocks, dtype=torch.bool)
         return self.reached(device) & (near | (blocks < first))
+
+
+def exact(device: torch.device) -> AbstractContextManager[object]:
+    """Without the halves of an autocast."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def wide(x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pidsl.errors import ArgumentError, TermError
-from pidsl.select.scores import Per, Rows, best, shared
+from pidsl.select.scores import Per, Rows, best, exact, shared
 
 AT_ONCE = 1 << 20  # scores that are made at once, unless one query block has more
 
@@ -81,7 +81,7 @@ class Selector(nn.Module, ABC):
         self.block, self.budget, self.queries = block, budget, queries
         self.first, self.local, self.per = first, local, per
         self.size = self.stride = block  # of the units of keys that are summarised
-        self.cut = True  # an unfinished unit has a summary too
+        self.partial = True  # an unfinished unit has a summary too
         always = first + (self._own + local - 1 if local else 0)
         if budget < always:
             raise TermError(f"budget = {budget}", f"at least the {always} blocks always listed", f"{name}(...)")
@@ -200,7 +200,7 @@ class Selector(nn.Module, ABC):
             raise ArgumentError(f"k: {got}", expected, f"{type(self).__name__}(...).append")
         if k.shape[:2] != tail.shape[:2] or k.shape[3] != tail.shape[3]:
             raise ArgumentError(f"k: {list(k.shape)}", expected, f"{type(self).__name__}(...).append")
-        with torch.no_grad():
+        with torch.no_grad(), exact(k.device):
             summaries = state.summaries
             tail = torch.cat([tail, k], 2) if tail.shape[2] else k
             new = max(0, (tail.shape[2] - self.size) // self.stride + 1)
@@ -226,18 +226,24 @@ class Selector(nn.Module, ABC):
         if q.shape[0] != b or q.shape[1] % kv_heads or q.shape[3] != d or n > state.length:
             expected = f"[{b}, a multiple of {kv_heads}, at most {state.length}, {d}], the last tokens of the state"
             raise ArgumentError(f"q: {list(q.shape)}", expected, f"{type(self).__name__}(...).step")
-        with torch.no_grad():
+        with torch.no_grad(), exact(q.device):
             kept = self.kept(state)
-            parts = self.parts(state.length - n, n, self.width(q, kept))
-            found = [self._chosen(self.scores(part, kept, rows), rows) for part, rows in self.each(q, parts)]
+            offset = state.length - n
+            found = [
+                self._chosen(
+                    self.scores(q[:, :, rows.start - offset : rows.end - offset], self.cut(kept, rows), rows), rows
+                )
+                for rows in self.parts(offset, n, self.width(q, kept))
+            ]
             if not found:
                 heads = {"head": q.shape[1], "group": kv_heads, "entry": 1}[self.per]
                 return torch.empty(b, heads, 0, 0, dtype=torch.int32, device=q.device)
-            return torch.cat(found, 2)
+            most = found[-1].shape[3]
+            return torch.cat([pad(x, (0, most - x.shape[3]), value=-1) for x in found], 2)
 
     def kept(self, state: State) -> Tensor:
         """The summaries, that of an unfinished unit last."""
-        if not state.tail.shape[2] or not self.cut:
+        if not state.tail.shape[2] or not self.partial:
             return state.summaries
         last = self.summarise(state.tail[:, :, None], state.summaries.shape[2])
         return torch.cat([state.summaries, last], 2) if state.summaries.shape[2] else last
@@ -251,13 +257,11 @@ class Selector(nn.Module, ABC):
         for at in range(first, end, count):
             behind = min(end, at + count)
             start, stop = max(offset, at * q), min(offset + n, behind * q)
-            yield Rows(at, behind - at, start, stop, q, self.block, offset + n)
+            yield Rows(at, behind - at, start, stop, q, self.block)
 
-    def each(self, q: Tensor, parts: Iterator[Rows]) -> Iterator[tuple[Tensor, Rows]]:
-        """Parts with their queries; the last token of q is that of the last part."""
-        for rows in parts:
-            offset = rows.keys - q.shape[2]
-            yield q[:, :, rows.start - offset : rows.end - offset], rows
+    def cut(self, kept: Tensor, rows: Rows) -> Tensor:
+        """The summaries of the units that begin before the end of some query blocks."""
+        return kept[:, :, : -(-rows.end // self.stride)]
 
     def _chosen(self, scores: Tensor, rows: Rows) -> Tensor:
         device = scores.device

@@ -6,7 +6,7 @@ import ast
 import copy
 import difflib
 import pickle
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -36,6 +36,7 @@ from pidsl import (
     stride,
     window,
 )
+from pidsl.language.score import Normalizer
 from pidsl.patterns import combiner_fixed
 from pidsl.runtime.call import dropout
 from pidsl.testing import Inputs, assert_matches_dense, inputs, shapes, terms
@@ -50,6 +51,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "sinks": {"sinks": True},
     "temperature": {"temperature": True},
     "dropout": {"dropout": 0.3},
+    "softplus": {"normalizer": "softplus"},
     "all": {"scale": 0.3, "softcap": 3.0, "alibi": True, "bias": (0, 6), "sinks": True, "temperature": True,
             "dropout": 0.2},
 }  # fmt: skip
@@ -105,6 +107,9 @@ def test_text() -> None:
         ({"bias": (0, 1 << 20)}, "at most 16384 lags"),
         ({"dropout": 1.0}, "0 <= dropout < 1"),
         ({"dropout": -0.1}, "0 <= dropout < 1"),
+        ({"normalizer": "Soft_plus"}, r"normalizer = 'Soft_plus'[\s\S]*pidsl\.score\(normalizer='softplus'\)"),
+        ({"normalizer": "relu"}, "'length_scaled_softplus': a function of each logit and its query's position"),
+        ({"normalizer": None}, "normalizer = None"),
     ],
 )
 def test_values_that_are_none(parts: dict[str, Any], message: str) -> None:
@@ -195,6 +200,7 @@ def calls(draw: st.DrawFn, longest: int, dtypes: tuple[str, ...]) -> tuple[Term,
         sinks=draw(st.booleans()),
         temperature=draw(st.booleans()),
         dropout=draw(st.sampled_from([0.0, 0.0, 0.1, 0.7])),
+        normalizer=draw(st.sampled_from(["softmax", "softmax", *get_args(Normalizer)])),
     )
     return draw(terms(depth=2)), s, draw(inputs(shapes(longest, head_dims=(8, 16)), dtypes=dtypes))
 

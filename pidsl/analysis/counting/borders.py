@@ -79,7 +79,8 @@ class Masks:
     def __init__(self, term: Term, pairs: isl.Set, last: int) -> None:
         self.ever: Ints | None = None
         entries = ENTRIES // sum(WORTH.get(type(t), 1) for t in walk(term))
-        if last > FEW and last * last <= entries and _grows(pairs):  # then i attends j or not, whatever n is
+        # then i attends j or not, whatever n is
+        if last > FEW and last * last <= entries and by_length(pairs) is not None:
             self.ever = np.cumsum(dense_mask(term, last), axis=1, dtype=np.int32)
             return
         if last > FEW and last**3 // 3 > entries:
@@ -96,12 +97,3 @@ class Masks:
     def largest(self, n: int) -> int:
         """The most keys of any query among n."""
         return int(self.ever[:n, n - 1].max() if self.ever is not None else self.each[n, :n].max())
-
-
-def _grows(pairs: isl.Set) -> bool:
-    """Whether a longer sequence only adds pairs of its new tokens."""
-    try:
-        with limited("whether pairs depend on n", 200_000):
-            return by_length(pairs) is not None
-    except TooHardError:
-        return False

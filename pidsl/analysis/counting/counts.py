@@ -61,12 +61,8 @@ def _pairs(term: Term) -> Bound:
 
 def _direct(term: Term) -> tuple[sympy.Expr, int]:
     points = square(term)
-    grown = _grown(points)
-    if grown is not None:
-        shape, stretches = _by_length(grown)
-    else:
-        shape, stretches = _by_rows(points)
-    del shape
+    grown = by_length(points)
+    stretches = _by_rows(points) if grown is None else _by_length(grown)
     return quasi.expression(quasi.merged(stretches), n)
 
 
@@ -108,15 +104,7 @@ def _apart(term: Term) -> sympy.Expr | None:
     return total
 
 
-def _grown(points: isl.Set) -> tuple[isl.Set, isl.Set] | None:
-    try:
-        with limited("whether pairs depend on n", 200_000):
-            return by_length(points)
-    except TooHardError:
-        return None
-
-
-def _by_length(grown: tuple[isl.Set, isl.Set]) -> tuple[Chambers, list[quasi.Stretch]]:
+def _by_length(grown: tuple[isl.Set, isl.Set]) -> list[quasi.Stretch]:
     """Sums of what each token adds."""
     with limited("the chambers of what a token adds"):
         shape = chambers(grown[0]) | chambers(grown[1])
@@ -127,10 +115,10 @@ def _by_length(grown: tuple[isl.Set, isl.Set]) -> tuple[Chambers, list[quasi.Str
     t = np.arange(most)
     added = sum((count({"t": t}) for count in parts), np.zeros(most, dtype=np.int64))
     values = np.concatenate([[0], np.cumsum(added)])
-    return shape, stretches_of(shape, lambda x: values[x])
+    return stretches_of(shape, lambda x: values[x])
 
 
-def _by_rows(points: isl.Set) -> tuple[Chambers, list[quasi.Stretch]]:
+def _by_rows(points: isl.Set) -> list[quasi.Stretch]:
     """Sums over the queries for each n on its own, part by part: each has a period of its own, often a short one."""
     shape, each = Chambers((0,), 1), []
     with limited("the parts of the pairs"):
@@ -142,7 +130,7 @@ def _by_rows(points: isl.Set) -> tuple[Chambers, list[quasi.Stretch]]:
         shape |= own
     if 3 * shape.period * len(each) > LONGEST:
         raise TooHardError(f"a formula of period {shape.period}", f"at most {LONGEST} counts")
-    return shape, stretches_of(shape, lambda lengths: [sum(quasi.value(s, int(x)) for s in each) for x in lengths])
+    return stretches_of(shape, lambda lengths: [sum(quasi.value(s, int(x)) for s in each) for x in lengths])
 
 
 def stretches_of(shape: Chambers, count: Callable[[Ints], Sequence[int] | Ints]) -> list[quasi.Stretch]:

@@ -7,8 +7,6 @@ The largest over i is a maximum that isl decides for every n; or counts of few t
 
 from __future__ import annotations
 
-from typing import Any
-
 import islpy as isl
 import sympy
 
@@ -19,7 +17,8 @@ from pidsl.analysis.counting.progressions import Progression, keys_of_query
 from pidsl.analysis.counting.windows import Windows
 from pidsl.analysis.formulas import pieces
 from pidsl.analysis.formulas.guess import guess
-from pidsl.analysis.formulas.piecewise import Formula, formula, function
+from pidsl.analysis.formulas.piecewise import Formula, formula
+from pidsl.analysis.formulas.read import function
 from pidsl.analysis.formulas.words import i, n
 from pidsl.analysis.ways import Asked
 from pidsl.errors import TooHardError
@@ -62,7 +61,7 @@ def _written(part: Progression) -> sympy.Expr:
     found = sympy.Integer(0)
     for expr, here in each:
         if not (here.is_equal(rows) or _is_none(expr, rows - here)):
-            expr = sympy.Piecewise((expr, _tidy(pieces.membership(here.gist(rows)))), (0, True), evaluate=False)
+            expr = sympy.Piecewise((expr, pieces.membership(here.gist(rows))), (0, True), evaluate=False)
         found += expr
     return found
 
@@ -71,16 +70,6 @@ def _is_none(expr: sympy.Expr, where: isl.Set) -> bool:
     """Whether a formula is 0 somewhere by itself."""
     there = function(expr, ("n", "i")).intersect_domain(where)
     return bool((where - there.domain()).is_empty() and there.ne_set(there - there).is_empty())
-
-
-def _tidy(condition: Any) -> Any:
-    """Comparisons with 0 written with what is added on either side: `n - i - 3 >= 0 -> n >= i + 3`."""
-    if isinstance(condition, sympy.And | sympy.Or):
-        return condition.func(*map(_tidy, condition.args))
-    if not isinstance(condition, sympy.Ge) or condition.rhs != 0:
-        return condition
-    less = [term for term in sympy.Add.make_args(condition.lhs) if term.could_extract_minus_sign()]
-    return sympy.Ge(condition.lhs - sympy.Add(*less), -sympy.Add(*less))
 
 
 def largest(asked: Asked) -> Bound:

@@ -13,11 +13,13 @@ from typing import Any
 
 import islpy as isl
 
+from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation import build
 from pidsl.relation.isl import coalesced, disjoint, limited, read_map, read_set
 
 _dim: Any = isl.dim_type
+SOON = 200_000  # operations of isl for telling whether pairs depend on n
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +78,19 @@ def by_length(pairs: isl.Set) -> tuple[isl.Set, isl.Set] | None:
 
     Returns:
         `[t] -> { [j] : j <= t }` and `[t] -> { [i] : i < t }`, the pairs of token t with itself and those before it;
-        None when whether i attends j depends on n.
+        None when whether i attends j depends on n, or isl does not tell soon.
     """
-    ever = without(pairs, "n")
-    box = read_set("[n] -> { [i, j] : 0 <= i < n and 0 <= j < n }")
-    if not (ever & box).is_equal(pairs):
+    try:
+        with limited("whether pairs depend on n", SOON):
+            ever = without(pairs, "n")
+            box = read_set("[n] -> { [i, j] : 0 <= i < n and 0 <= j < n }")
+            if not (ever & box).is_equal(pairs):
+                return None
+            rows = apply(ever & read_set("[t] -> { [t, j] : 0 <= j <= t }"), "{ [i, j] -> [j] }")
+            columns = apply(ever & read_set("[t] -> { [i, t] : 0 <= i < t }"), "{ [i, j] -> [i] }")
+            return coalesced(rows), coalesced(columns)
+    except TooHardError:
         return None
-    rows = apply(ever & read_set("[t] -> { [t, j] : 0 <= j <= t }"), "{ [i, j] -> [j] }")
-    columns = apply(ever & read_set("[t] -> { [i, t] : 0 <= i < t }"), "{ [i, j] -> [i] }")
-    return coalesced(rows), coalesced(columns)
 
 
 def rows_of(pairs: isl.Set) -> isl.Set:

@@ -17,8 +17,8 @@ from typing import Any
 import sympy
 import z3
 
-from pidsl.analysis.formulas.smtlib import Condition, asserted, declared
-from pidsl.analysis.formulas.words import internal, symbol
+from pidsl.analysis.formulas.smtlib import Condition, asserted, declared, divided, quotient
+from pidsl.analysis.formulas.words import internal, solved, symbol
 from pidsl.errors import TooHardError
 from pidsl.relation.isl import in_turn
 
@@ -124,12 +124,8 @@ class _Asked:
                 yield from self.leaves(expr.xreplace({atom: value}), path if decided else (*path, case))
 
     def _quotient(self, atom: sympy.Expr) -> sympy.Expr:
-        above, below = sympy.fraction(sympy.together(atom.args[0]))
-        above, below = sympy.expand(above), sympy.expand(below)
-        whole = sum(
-            (t / below for t in sympy.Add.make_args(above) if (t / below).as_numer_denom()[1] == 1), sympy.S.Zero
-        )
-        rest = sympy.expand(above - whole * below)
+        above, below = quotient(atom.args[0])
+        whole, rest = divided(above, below)
         if rest == 0:
             return whole
         for small in (0, -1):  # the least numerators that there are: 0 <= rest - small*below < below
@@ -213,19 +209,8 @@ def _candidates(leaves: Sequence[_Leaf], values: Sequence[sympy.Expr], asked: _A
     found: dict[Condition, None] = {}
     for side in sides:
         for x in (side, -side, side - 1, -side - 1):
-            found.setdefault(_written(x))
+            found.setdefault(solved(x))
     return sorted((c for c in found if c not in (sympy.true, sympy.false)), key=lambda c: (c.count_ops(), str(c)))
-
-
-def _written(x: sympy.Expr) -> Condition:
-    """x >= 0, with n alone on the left where that can be, else what is positive on the larger side."""
-    n = sympy.Symbol("n", integer=True)
-    if x.has(n) and abs(x.coeff(n, 1)) == 1 and not x.coeff(n, 0).has(n):
-        rest = sympy.expand(x - x.coeff(n, 1) * n)
-        return n >= -rest if x.coeff(n, 1) == 1 else n <= rest
-    more = [t for t in sympy.Add.make_args(x) if not t.could_extract_minus_sign()]
-    less = [-t for t in sympy.Add.make_args(x) if t.could_extract_minus_sign()]
-    return sympy.Add(*more) >= sympy.Add(*less)
 
 
 def _parting(

@@ -12,7 +12,7 @@ from typing import Any
 import islpy as isl
 import sympy
 
-from pidsl.analysis.formulas.words import symbol
+from pidsl.analysis.formulas.words import solved, symbol
 from pidsl.errors import TooHardError
 from pidsl.relation.isl import convex_parts
 
@@ -79,8 +79,7 @@ def membership(domain: isl.Set) -> Any:
         tests = []
         for constraint in part.get_constraints():
             if not constraint.is_div_constraint():  # what a floor is, the formula says itself
-                value = plain(constraint.get_aff())
-                tests.append(sympy.Eq(value, 0) if constraint.is_equality() else sympy.Ge(value, 0))
+                tests.append(solved(plain(constraint.get_aff()), sympy.Eq if constraint.is_equality() else sympy.Ge))
         parts.append(sympy.And(*tests))
     return sympy.Or(*parts)
 

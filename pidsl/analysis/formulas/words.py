@@ -162,6 +162,21 @@ def floor_div(x: sympy.Expr, by: sympy.Expr) -> sympy.Expr:
     return sympy.floor(x / by)
 
 
+def solved(x: sympy.Expr, kind: Any = sympy.Ge) -> sympy.Basic:
+    """x >= 0, or x = 0, with n alone on the left where that can be, else what is positive on the larger side.
+
+    >>> solved(i - n + 3), solved(2 * i - j - 1)
+    (n <= i + 3, 2*i >= j + 1)
+    """
+    if abs(x.coeff(n, 1)) == 1 and not x.coeff(n, 0).has(n):
+        rest = sympy.expand(x - x.coeff(n, 1) * n)
+        return kind(n, -rest) if x.coeff(n, 1) == 1 else kind(rest, n).reversed
+    terms = sympy.Add.make_args(x)
+    less = sympy.Add(*(-t for t in terms if t.could_extract_minus_sign()))
+    more = sympy.Add(*(t for t in terms if not t.could_extract_minus_sign()))
+    return kind(more, less).reversed if more.is_Number and not less.is_Number else kind(more, less)
+
+
 def divides(expr: sympy.Expr) -> bool:
     """Whether a formula has floors of divisions by a symbol, of which z3 decides not all."""
     floors = expr.atoms(sympy.floor, sympy.ceiling, sympy.Mod)

@@ -14,7 +14,9 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis.bound import ANY, Bound, Certificate
-from pidsl.analysis.formulas.piecewise import Formula, function
+from pidsl.analysis.formulas.pieces import written
+from pidsl.analysis.formulas.piecewise import Formula
+from pidsl.analysis.formulas.read import function
 from pidsl.analysis.formulas.words import L, n
 from pidsl.analysis.layers import stacks
 from pidsl.analysis.layers.forms import is_form
@@ -24,7 +26,6 @@ from pidsl.analysis.layers.lag_formulas import (
     long_lags_of,
     missing_lags_of,
     pairs_formula,
-    shortest,
 )
 from pidsl.analysis.layers.lags import lag_sums
 from pidsl.analysis.layers.stacks import connected
@@ -72,9 +73,9 @@ def by_late_repetition(asked: Asked) -> Bound:
 
 def _one(asked: Asked) -> Term:
     """The pattern of each of any number of layers."""
-    if asked.question.layers != ANY or not isinstance(asked.subject, Term):
+    if asked.question.layers != ANY:
         raise NotMine
-    return asked.subject
+    return asked.pattern
 
 
 def _operations(term: Term) -> int:
@@ -145,7 +146,7 @@ def _in_l(asked: Asked, layers: _Layers, operations: int) -> Bound:
             f = long_lags_of(pairs).dim_max(0)
         else:
             f = before_missing(missing_lags_of(pairs).intersect_params(where), where)
-        expr, from_ = shortest(f, where), first
+        expr, from_ = written(f, where), first
         while from_ and _is_formula(layers.formula(quantity, from_ - 1), expr.subs(L, from_ - 1), layers.where):
             from_ -= 1
         early = [layers.formula(quantity, k) for k in range(from_)]

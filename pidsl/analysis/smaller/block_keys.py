@@ -9,7 +9,7 @@ from typing import Any
 import islpy as isl
 import sympy
 
-from pidsl.analysis.formulas.piecewise import function
+from pidsl.analysis.formulas.read import function
 from pidsl.analysis.smaller.between import Formulas, Levels, keys_between, lacks, place
 from pidsl.relation.isl import CONTEXT, largest, least, read_set
 

@@ -32,7 +32,7 @@ from pidsl.analysis.formulas.words import extreme, from_index, i, n
 from pidsl.analysis.symbolic.corner import ONE, ZERO, InBlocks, Lagged, Shape, fact_of
 from pidsl.analysis.symbolic.definition import NotByLag
 from pidsl.analysis.symbolic.differences import check_corners
-from pidsl.analysis.symbolic.progressions import Reader
+from pidsl.analysis.symbolic.progressions import Reader, chinese
 from pidsl.analysis.ways import Asked
 from pidsl.errors import TooHardError
 from pidsl.language.expr import Index
@@ -258,7 +258,7 @@ class Corners:
         if a.every and b.every and a.every != b.every:
             (p, c), (q, d) = a.every, b.every
             if all(v.is_Integer for v in (p, c, q, d)):
-                every = self._chinese(int(p), int(c), int(q), int(d))
+                every = chinese(int(p), int(c), int(q), int(d))
                 if every is None:
                     return None
             elif p == q and self.certain(sympy.Ne(c, d)):
@@ -277,12 +277,6 @@ class Corners:
         # i//s - j//s <= x: then i - j <= s x + s - 1
         lags = frozenset(lag for lag in lags if not any(self.certain(lag >= s * x + s - 1) for x, s in blocks))
         return Corner(rows, keys, lags, blocks, every)
-
-    @staticmethod
-    def _chinese(p: int, c: int, q: int, d: int) -> Progression | None:
-        step = int(sympy.ilcm(p, q))
-        start = next((v for v in range(c, step, p) if v % q == d), None)
-        return None if start is None else (sympy.Integer(step), sympy.Integer(start))
 
     def _least(self, bounds: Bounds) -> Bounds:
         kept: list[sympy.Expr] = []

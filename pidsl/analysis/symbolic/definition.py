@@ -6,13 +6,17 @@ What proofs start from: `attends` and `holds_at` are the definition of a term, `
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from functools import wraps
 
 import sympy
 
+from pidsl.analysis.bound import Bound
 from pidsl.analysis.domains import require_names
 from pidsl.analysis.formulas.smtlib import Condition
 from pidsl.analysis.formulas.words import CeilLog, L, from_index, internal, n
 from pidsl.analysis.schedules import BaseSchedule, LayerRule, SkipSchedule
+from pidsl.analysis.verdict import Verdict, failed
 from pidsl.analysis.ways import NotMine
 from pidsl.language.expr import Index
 from pidsl.language.terms import (
@@ -45,6 +49,21 @@ I, J, M, W = (internal(name) for name in "ijmw")
 
 class NotByLag(NotMine):
     """The term is not told by lags, positions and blocks, or not as far as a formula needs it."""
+
+
+def refusing(check: Callable[[Bound], Verdict]) -> Callable[[Bound], Verdict]:
+    """A checker that refuses what is not told by lags, positions and blocks, and certificates of another form."""
+
+    @wraps(check)
+    def checked(bound: Bound) -> Verdict:
+        try:
+            return check(bound)
+        except NotByLag as e:
+            return failed(str(e))
+        except (TypeError, ValueError, KeyError, AttributeError) as e:
+            return failed(f"a certificate of another form: {e!r}")
+
+    return checked
 
 
 def holds_at(term: Term, lag: sympy.Expr) -> Condition:

@@ -18,19 +18,14 @@ import sympy
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas.smt import Obligation, Prover, split_by_divisor
-from pidsl.analysis.formulas.smtlib import Condition, Count, Definition, IsZero
+from pidsl.analysis.formulas.smtlib import SIDES, Condition, Count, Definition, IsZero
 from pidsl.analysis.formulas.words import i, internal, j, n
 from pidsl.analysis.symbolic.corner import shape_from
-from pidsl.analysis.symbolic.definition import NotByLag, attends, holds_at
-from pidsl.analysis.verdict import Verdict, failed
+from pidsl.analysis.symbolic.definition import NotByLag, attends, holds_at, refusing
+from pidsl.analysis.verdict import Verdict
 
 Conditions = tuple[Condition, ...]
 LAG = internal("lag")
-SIDES: dict[str, Callable[[sympy.Expr], Condition]] = {
-    "==": IsZero, "<=": lambda gap: gap >= 0, ">=": lambda gap: gap <= 0
-}  # fmt: skip
-"""What is claimed of a formula minus the quantity that it bounds."""
-
 
 Obligations = Callable[[Bound, Conditions, Definition, Definition], Iterator[Obligation]]
 
@@ -41,25 +36,16 @@ def _checker(obligations: Obligations) -> Callable[[Bound], Verdict]:
     The term is a condition on a lag, or on a query and a key where more matters.
     """
 
+    @refusing
     @wraps(obligations)
     def check(bound: Bound) -> Verdict:
         given = tuple(dict.fromkeys((*domain(bound.term), *bound.assumptions)))
         formula = Definition("formula", (i, n) if bound.quantity == "degree" else (n,), bound.expr)
-        try:
-            term = Definition("attends", (i, j), attends(bound.term, i, j))
-            if bound.method != "corners" and bound.quantity != "max degree":
-                term = Definition("attends", (LAG,), holds_at(bound.term, LAG))
-        except NotByLag as e:
-            return failed(str(e))
+        term = Definition("attends", (i, j), attends(bound.term, i, j))
+        if bound.method != "corners" and bound.quantity != "max degree":
+            term = Definition("attends", (LAG,), holds_at(bound.term, LAG))
         prover = Prover(definitions=(formula, term), heading=str(bound))
-        try:
-            for o in obligations(bound, given, formula, term):
-                if not prover.prove(o):
-                    break
-        except NotByLag as e:
-            return failed(str(e), *prover.steps)
-        except (TypeError, ValueError, KeyError, AttributeError) as e:
-            return failed(f"a certificate of another form: {e!r}", *prover.steps)
+        prover.all(obligations(bound, given, formula, term))
         return prover.verdict()
 
     return check

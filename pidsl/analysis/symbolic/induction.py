@@ -28,8 +28,8 @@ from pidsl.analysis.formulas.smt import Obligation, Prover, follows
 from pidsl.analysis.formulas.smtlib import Applied, Condition, Definition
 from pidsl.analysis.formulas.words import L, internal, n
 from pidsl.analysis.schedules import LayerRule
-from pidsl.analysis.symbolic.definition import I, J, M, NotByLag, W, attends, first_layer, layer_at, rule_domain
-from pidsl.analysis.verdict import Verdict, failed
+from pidsl.analysis.symbolic.definition import I, J, M, W, attends, first_layer, layer_at, refusing, rule_domain
+from pidsl.analysis.verdict import Verdict
 
 And, Or, Not, Eq = sympy.And, sympy.Or, sympy.Not, sympy.Eq
 Conditions = tuple[Condition, ...]
@@ -38,14 +38,10 @@ COMPARED: dict[str, Any] = {"==": Eq, "<=": sympy.Ge, ">=": sympy.Le}  # formula
 INFINITY = internal("infinity")
 
 
+@refusing
 def check_reach(bound: Bound) -> Verdict:
     """Verify what L layers reach, and the formula from it."""
-    try:
-        return _Proof(bound, dict(bound.certificate.facts)).verdict()
-    except NotByLag as e:
-        return failed(str(e))
-    except (TypeError, ValueError, AttributeError, KeyError) as e:
-        return failed(f"a certificate of another form: {e!r}")
+    return _Proof(bound, dict(bound.certificate.facts)).verdict()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
-from itertools import product
 from typing import TypeAlias
 
 import sympy
@@ -27,9 +26,9 @@ from pidsl.analysis.formulas.words import divides, extreme, from_index, symbol
 from pidsl.analysis.symbolic.definition import I, J, NotByLag
 from pidsl.analysis.symbolic.lag_counts import steps_to
 from pidsl.analysis.symbolic.live_check import check_live
-from pidsl.analysis.symbolic.progressions import Progression, Reader
+from pidsl.analysis.symbolic.progressions import Progression, Reader, by_first_keys
 from pidsl.analysis.ways import Asked, NotMine
-from pidsl.language.terms import Blocked, Blocks, Causal, Full, Intersection, Keys, Term, Union, Window, walk
+from pidsl.language.terms import Blocked, Blocks, Causal, Intersection, Term, Union, Window, walk
 
 METHOD = "live keys by witness"
 t = symbol("t")
@@ -94,7 +93,7 @@ def live_by_lag(subject: Term, assume: Iterable[Condition] = ()) -> Bound:
 
 def _read(subject: Term, reader: Reader) -> list[_Part]:
     """The parts of a pattern; those that depend on the lag alone and are about all keys as one."""
-    parts = _parts(subject)
+    parts = by_first_keys(subject)
     blocks = [(x, _between(x, reader)) for first, x in parts if first is None]
     by_lag = [x for x, found in blocks if found is None]
     found = [part for _, part in blocks if part is not None]
@@ -208,25 +207,6 @@ def _last(first: sympy.Expr, many: sympy.Expr) -> str:
     if many.has(t):
         return f"the {kept}keys from the block of token t + 1 on, or of the last blocks"
     return f"the {kept}last {many} keys"
-
-
-def _parts(term: Term) -> list[tuple[sympy.Expr | None, Term]]:
-    """Terms whose union this is: how many of the first keys each is about (None: all keys), and at which lags."""
-    match term:
-        case Keys(0, stop, 1) if stop is not None:
-            return [(from_index(stop), Full())]
-        case Union(a, b):
-            return [*_parts(a), *_parts(b)]
-        case Intersection(a, b) if _has_keys(a) or _has_keys(b):
-            return [
-                (y if x is None else x if y is None else extreme(sympy.Min, x, y), p & q)
-                for (x, p), (y, q) in product(_parts(a), _parts(b))
-            ]
-    return [(None, term)]
-
-
-def _has_keys(term: Term) -> bool:
-    return any(first is not None for first, _ in _parts(term))
 
 
 def _end(p: Progression, reader: Reader) -> sympy.Expr:

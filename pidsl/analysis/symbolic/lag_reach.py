@@ -7,7 +7,7 @@ The answer to "depth" is the least number of layers that connects every causal p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import reduce
 
@@ -33,11 +33,12 @@ from pidsl.analysis.symbolic.families import (
     window_and_some_skips,
 )
 from pidsl.analysis.symbolic.induction import check_reach
-from pidsl.analysis.symbolic.progressions import Reader, Sides
+from pidsl.analysis.symbolic.progressions import Progression, Reader, Sides, by_first_keys
 from pidsl.analysis.ways import Asked, NotMine
-from pidsl.language.terms import Blocks, Causal, Intersection, Keys, Term, Union
+from pidsl.language.terms import Blocks, Causal, Intersection, Term, Union
 
 METHOD = "layers by induction"
+BACK = Sides((Progression(sympy.Integer(0), sympy.Integer(1), None),), ())  # all lags >= 0
 
 
 def match_family(subject: Subject, assume: Iterable[Condition] = ()) -> tuple[Family, tuple[Condition, ...]]:
@@ -63,21 +64,22 @@ def match_family(subject: Subject, assume: Iterable[Condition] = ()) -> tuple[Fa
     block = _block(subject)
     if block is not None:
         return _matched(own_block(*block), known)
-    sinks, rest = _sinks(subject)
-    if rest is None:
-        raise NotByLag("sinks and nothing else")
-    reader = Reader.of(subject, given)
-    sides = reader.sides(rest)
+    reader, parts = Reader.of(subject, given), dict.fromkeys(by_first_keys(subject))
+    sinks = [first for first, _ in parts if first is not None]
+    rest = [lags for first, lags in parts if first is None]
+    if len(sinks) > 1 or any(reader.sides(lags) != BACK for first, lags in parts if first is not None) or not rest:
+        raise NotByLag("first keys that not every later query sees, or nothing else")
+    sides = reader.sides(reduce(Union, rest))
     if sides.future:
         raise NotByLag("it looks ahead: the ends of the sequence matter in every layer")
     known = (*known, *reader.chosen)
     k, skip, comb, steps = _lags(sides)
-    if steps is not None and sinks is None:
+    if steps is not None and not sinks:
         return _matched(multiples(*steps), known)
-    if sinks is not None:
+    if sinks:
         if k is None or skip is not None or comb is not None:
             raise NotByLag("sinks beside more than a window")
-        return _matched(window_and_sinks(k, sinks), known)
+        return _matched(window_and_sinks(k, *sinks), known)
     if k is None:
         raise NotByLag("it is no window with one skip or one comb")
     if skip is not None:
@@ -129,34 +131,6 @@ def _block(term: Term) -> tuple[sympy.Expr, bool] | None:
         case Intersection(Blocks(size), Causal()) | Intersection(Causal(), Blocks(size)):
             return from_index(size), True
     return None
-
-
-def _sinks(term: Term) -> tuple[sympy.Expr | None, Term | None]:
-    """The first keys that every later query sees, and what else there is; None for none of either."""
-    sinks: sympy.Expr | None = None
-    others: list[Term] = []
-    for part in dict.fromkeys(_parts(term)):
-        match part:
-            case Intersection(Keys(0, stop, 1), Causal()) | Intersection(Causal(), Keys(0, stop, 1)) if (
-                stop is not None and sinks is None
-            ):
-                sinks = from_index(stop)
-            case _:
-                others.append(part)
-    return sinks, (reduce(Union, others) if others else None)
-
-
-def _parts(term: Term) -> Iterator[Term]:
-    """What a term is the union of."""
-    match term:
-        case Union(a, b):
-            yield from _parts(a)
-            yield from _parts(b)
-        case Intersection(Union(a, b), Causal()) | Intersection(Causal(), Union(a, b)):
-            yield from _parts(Intersection(a, Causal()))
-            yield from _parts(Intersection(b, Causal()))
-        case _:
-            yield term
 
 
 def reach_by_family(

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from math import gcd, lcm
+from itertools import product
+from math import lcm
 
 import sympy
 
 from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.smtlib import Condition
-from pidsl.analysis.formulas.words import from_index
+from pidsl.analysis.formulas.words import extreme, from_index
 from pidsl.analysis.symbolic.definition import NotByLag
 from pidsl.errors import TooHardError
 from pidsl.language.terms import (
@@ -27,6 +28,7 @@ from pidsl.language.terms import (
     Empty,
     Full,
     Intersection,
+    Keys,
     Lags,
     Shift,
     Stride,
@@ -197,7 +199,11 @@ class Reader:
             if self.certain(inside):
                 return Progression(sympy.Max(x.start, y.start), x.step, last)
         if all(v.is_Integer for v in (x.start, x.step, y.start, y.step)):
-            return _chinese(x, y, last)
+            if (met := chinese(*map(int, (x.step, x.start, y.step, y.start)))) is None:
+                return None
+            step, rest = met
+            least = max(x.start, y.start)
+            return _short(Progression(least + (rest - least) % step, step, last))
         raise NotByLag(f"how progressions with steps {x.step} and {y.step} meet")
 
     def _single(self, x: Progression, y: Progression) -> Progression | None:
@@ -242,14 +248,28 @@ def _least(a: sympy.Expr | None, b: sympy.Expr | None) -> sympy.Expr | None:
     return sympy.Min(a, b)
 
 
-def _chinese(x: Progression, y: Progression, last: sympy.Expr | None) -> Progression | None:
-    """Numbers only: the common lags of two progressions are one again, or none."""
-    a, s, b, t = (int(v) for v in (x.start, x.step, y.start, y.step))
-    step = lcm(s, t)
-    if (a - b) % gcd(s, t):
-        return None
-    start = next(v for v in range(max(a, b), max(a, b) + step) if (v - a) % s == 0 and (v - b) % t == 0)
-    return _short(Progression(sympy.Integer(start), sympy.Integer(step), last))
+def chinese(p: int, c: int, q: int, d: int) -> tuple[sympy.Expr, sympy.Expr] | None:
+    """(s, r): the numbers that are c modulo p and d modulo q are r modulo s, 0 <= r < s; None for none."""
+    step = lcm(p, q)
+    start = next((v for v in range(c % p, step, p) if (v - d) % q == 0), None)
+    return None if start is None else (sympy.Integer(step), sympy.Integer(start))
+
+
+def by_first_keys(term: Term) -> list[tuple[sympy.Expr | None, Term]]:
+    """Terms whose union this is: how many of the first keys each is about (None: all keys), and at which lags."""
+    match term:
+        case Keys(0, stop, 1) if stop is not None:
+            return [(from_index(stop), Full())]
+        case Union(a, b):
+            return [*by_first_keys(a), *by_first_keys(b)]
+        case Intersection(a, b):
+            parts = [*product(by_first_keys(a), by_first_keys(b))]
+            if any(first is not None for pair in parts for first, _ in pair):
+                return [
+                    (y if x is None else x if y is None else extreme(sympy.Min, x, y), p & q)
+                    for (x, p), (y, q) in parts
+                ]
+    return [(None, term)]
 
 
 def subsets(parts: tuple[Progression, ...], reader: Reader) -> Iterator[tuple[int, Progression]]:

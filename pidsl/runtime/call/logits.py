@@ -1,10 +1,12 @@
 """The parts of a score on tiles and along diagonals, and their gradients.
 
-    raw = scale * q . k     capped = softcap * tanh(raw / softcap)     s = capped + added     p = exp(s - lse)
+    raw = scale * q . k     capped = softcap * tanh(raw / softcap)     s = capped + added     p = w(s) / e^lse
 
-    dO V' = dP'    dP = drop dP'    dS = p (dP - rowsum(dO * O) + dlse)    draw = dS (1 - (capped / softcap)^2)
+    dO V' = dP'    dP = drop dP'    dS = p (dP - rowsum(dO * O) + dlse) w'(s) / w(s)
+    draw = dS (1 - (capped / softcap)^2)
 
-`added` holds ALiBi and the bias by lag. A sink is one more logit whose value is 0, so its gradient needs no tile:
+`added` holds ALiBi and the bias by lag. Weights w(s) that are not e^s are e^log(w(s)): what follows is a softmax.
+A sink is one more logit whose value is 0, so its gradient needs no tile:
 `dsink = sum over rows of e^(sink - lse) (dlse - rowsum(dO * O))`. Nor does that of the temperature, which scales the
 queries: `dtemperature = -sum(q * dq) / temperature`.
 """
@@ -38,6 +40,18 @@ class Place(NamedTuple):
     stream: Tensor
 
 
+class Rates(NamedTuple):
+    """Derivatives of logits, of which weights are a softmax; None for 1.
+
+    Args:
+        bend: by s, to which slopes and bias are added.
+        slope: of s by scale * q . k.
+    """
+
+    bend: Tensor | None
+    slope: Tensor | None
+
+
 NOWHERE = Place(*[torch.empty(0)] * 4)
 
 
@@ -59,7 +73,7 @@ class TileScore:
     @property
     def additive(self) -> bool:
         """Nothing but a term is added to the logits."""
-        return self.score.softcap is None and not self.score.dropout
+        return self.score.softcap is None and not self.score.dropout and not self.score.softplus
 
     @property
     def placed(self) -> bool:
@@ -77,8 +91,17 @@ class TileScore:
             total = entries if total is None else total + entries
         return total
 
-    def capped(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The capped logits and their derivative, None for 1; -inf stays -inf."""
+    def of(self, raw: Tensor, place: Place) -> tuple[Tensor, Rates]:
+        """The logits of which weights are a softmax, from scale * q . k, and their derivatives; -inf stays -inf."""
+        s, slope = self._capped(raw)
+        added = self.added(place)
+        s = s if added is None else s.add_(added)
+        if not self.score.softplus:
+            return s, Rates(None, slope)
+        s, bend = log_softplus(s)
+        return s, Rates(bend, slope)
+
+    def _capped(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
         cap = self.score.softcap
         if cap is None:
             return raw, None
@@ -95,7 +118,7 @@ class TileScore:
         return torch.where(keep, x / (1 - p), 0.0)
 
     def learn(self, ds: Tensor, place: Place) -> None:
-        """Add what the gradients `ds` of the final logits say about slopes and bias, in a fixed order."""
+        """Add what the gradients `ds` of s say about slopes and bias, in a fixed order."""
         if self.grad_slopes is not None:
             by_row = -(ds * (place.i - place.j).abs()).sum(-1)
             add_rows(self.grad_slopes, 0, place.head[..., 0].expand(by_row.shape).reshape(-1), by_row.view(-1))
@@ -107,6 +130,23 @@ class TileScore:
         assert self.score.bias is not None
         low, high = self.score.bias
         return (place.i - place.j).clamp(low, high) - low
+
+
+def log_softplus(s: Tensor) -> tuple[Tensor, Tensor]:
+    """log(softplus(s)) and its derivative; s and 1 where softplus(s) is e^s, down to s = -inf.
+
+    softplus(s) = e^min(s, 0) rest, with t = e^-|s| and rest = log(1 + t) / t, or s + log(1 + t) above 0.
+    """
+    t = s.abs().neg_().exp_().clamp_(min=torch.finfo(s.dtype).tiny)
+    rest = torch.log1p(t)
+    rest = torch.where(s > 0, s + rest, rest / t)
+    bend = t.add_(1.0).mul_(rest).reciprocal_()
+    return rest.log_().add_(s.clamp(max=0.0)), bend
+
+
+def length_factors(score: Score, i: Tensor) -> Tensor | None:
+    """log(i + 1) of queries at positions i, by which a score scales their logits; None for 1."""
+    return torch.log((i + 1).clamp(min=1).double()) if score.length_scaled else None
 
 
 def add_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -92,11 +92,20 @@ class ReferenceProgram:
         return dq, dk, dv, dict(zip(names, found, strict=True))
 
     def attends(self, n: int, m: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which keys at positions j queries at positions i attend: bool [queries, keys]."""
+        """Which keys at positions j queries at positions i attend, whatever is chosen: bool [queries, keys]."""
+        return self._attended(lambda term: term, n, m, i, j)
+
+    def attends_anyway(self, n: int, m: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Those that they attend where nothing is chosen."""
+        return self._attended(forced, n, m, i, j)
+
+    def _attended(
+        self, of: Callable[[Term], Term], n: int, m: int, i: NDArray[np.int64], j: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
         term = self.plan.term
         assert not isinstance(term, Heads)
         known = (j >= 0) & (j < m)  # no position is asked about that there is not
-        return table(term, range(int(i[0]), int(i[-1]) + 1), np.where(known, j, 0), n, m) & known
+        return table(of(term), range(int(i[0]), int(i[-1]) + 1), np.where(known, j, 0), n, m) & known
 
     def picked(self, call: Call, keep: NDArray[np.bool_], at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(out, lse) of a call whose keys stand at positions `at`, of which rows keep some."""
@@ -146,6 +155,8 @@ class ReferenceProgram:
         j = torch.arange(keys, device=device) + call.positions.key_offset if at is None else at
 
         scores = _Scores.apply(q, k, mask) * call.scale  # type: ignore[no-untyped-call]
+        if self.score.length_scaled:
+            scores = scores * (i + 1).to(dtype).log()
         if "temperature" in inputs:
             scores = scores / inputs["temperature"][:, None, None]
         if self.score.softcap is not None:
@@ -155,6 +166,8 @@ class ReferenceProgram:
         if self.score.bias is not None:
             low, high = self.score.bias
             scores = scores + inputs["bias"][:, (i - j).clamp(low, high) - low]
+        if self.score.softplus:  # where it is below the smallest number, it is e^s
+            scores = torch.where(scores < -36, scores, torch.nn.functional.softplus(scores.clamp(min=-36), 1, 40).log())
         scores = torch.where(mask, scores, -torch.inf)
         if "sinks" in inputs:  # a key more, with value 0
             scores = torch.cat([scores, inputs["sinks"][:, None, None].expand(batch, heads, rows, 1)], -1)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pidsl.runtime.call.logits import NOWHERE, Place
+from pidsl.runtime.call.logits import NOWHERE, Place, Rates
 from pidsl.runtime.run_torch.tile_ops import seen
 from pidsl.runtime.run_torch.tiles import distinct
 from pidsl.runtime.run_torch.walks import Bound, Operands, Schedule, Segment, Sizes, Walk
@@ -114,8 +114,8 @@ class Chunk:
         torch.mul(x, y, out=product)
         torch.sum(product, -1, out=into)
 
-    def logits(self, place: Place) -> tuple[Tensor, Tensor | None]:
-        """The logits, -inf where there is no pair, and their derivative by scale * q . k (None for 1)."""
+    def logits(self, place: Place) -> tuple[Tensor, Rates]:
+        """The logits, -inf where there is no pair, and their derivatives."""
         q, k, score = self.given.rows[0], self.given.keys[0], self.given.score
         logits = q.new_empty((len(self.stretches), *k.shape[:2], self.stop - self.start))
         for x, s in zip(logits, self.stretches, strict=True):
@@ -128,9 +128,7 @@ class Chunk:
                 here.masked_fill_(~s.kept.to(x.device), -torch.inf)
             elif s.kept is not None:
                 here.add_(torch.where(s.kept, 0.0, -torch.inf))
-        logits, slope = score.capped(logits)
-        added = score.added(place)
-        return logits if added is None else logits.add_(added), slope
+        return score.of(logits, place)
 
     def place(self) -> Place:
         """Positions and heads of the pairs, as `[lags, B, Hkv, rows]`."""
@@ -179,7 +177,7 @@ def backward(schedule: Schedule[Stretch], given: Operands) -> None:
     (k, v), (dk, dv), score = given.keys, given.sums, given.score
     for chunk in chunks(schedule, given):
         place = chunk.place()
-        logits, slope = chunk.logits(place)
+        logits, (bend, slope) = chunk.logits(place)
         p = logits.sub_(chunk.rows(lse)).exp_()
         delta = p.new_empty(p.shape[1:])
         chunk.dots(chunk.rows(grad_out), chunk.rows(out), delta)
@@ -187,6 +185,8 @@ def backward(schedule: Schedule[Stretch], given: Operands) -> None:
         for x, s in zip(ds, chunk.stretches, strict=True):
             chunk.dots(chunk.rows(grad_out, s), chunk.keys(v, s), chunk.here(x, s))
         ds = score.dropped(ds, place).sub_(delta).mul_(p)
+        if bend is not None:
+            ds.mul_(bend)
         if given.learned:
             there = torch.zeros_like(ds)  # else NaN may be where there is no pair
             for x, y, s in zip(there, ds, chunk.stretches, strict=True):

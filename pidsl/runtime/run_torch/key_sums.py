@@ -41,6 +41,20 @@ class KeySums:
         else:
             add_rows(self.whole, 2, where[0, 0].reshape(-1), grads.reshape(*self.whole.shape[:2], -1, self.columns))
 
+    def add_units(self, numbers: Tensor, grads: Tensor, size: int = 1) -> None:
+        """Add to rows by their numbers among `[B, Hkv, m]`; to runs of `size` rows, counted so, where there is `whole`.
+
+        Args:
+            numbers: one after the other; several may be one.
+            grads: what they get.
+            size: as said.
+        """
+        if self.whole is None:
+            self.parts.append((numbers, grads.reshape(-1, self.columns)))
+        else:
+            width = size * self.columns
+            add_rows(self.whole.view(-1, width), 0, numbers, grads.reshape(-1, width))
+
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `[B, Hkv, start:stop, columns]`, to add to in place."""
         if self.whole is not None:

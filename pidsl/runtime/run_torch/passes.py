@@ -21,9 +21,18 @@ from torch.nn.functional import pad
 
 from pidsl.language.score import PLAIN, Score
 from pidsl.runtime.call.call import Call, Gradients, Positions
-from pidsl.runtime.call.logits import NOWHERE, TileScore, add_sinks, row_pull, sink_gradient, temperature_gradient
+from pidsl.runtime.call.logits import (
+    NOWHERE,
+    TileScore,
+    add_sinks,
+    length_factors,
+    row_pull,
+    sink_gradient,
+    temperature_gradient,
+)
 from pidsl.runtime.call.sums import accumulator
 from pidsl.runtime.run_torch import diagonals, tile_ops
+from pidsl.runtime.run_torch.chosen import Chosen, Gathered
 from pidsl.runtime.run_torch.diagonals import DiagonalSet
 from pidsl.runtime.run_torch.key_sums import KeySums
 from pidsl.runtime.run_torch.picked import Picked
@@ -39,7 +48,7 @@ DENSE_LOGITS = 1 << 25  # logits in one call of the dense operations,
 SCORED_LOGITS = 1 << 21  # and where a score is added to them: several tensors of that size are alive at a time
 MANY = 4  # all keys are brought into form at once where tiles hold at least 1 / MANY of their number
 _LANES = 16  # padded head sizes are multiples of this
-Piece = DiagonalSet | TileWalk[Any]
+Piece = DiagonalSet | TileWalk[Any] | Chosen
 
 
 def prepare(x: Tensor, columns: int) -> Tensor:
@@ -85,6 +94,9 @@ class Pass(Operands):
         self.score = TileScore(score, self.inputs)
         if score.temperature:
             self.q = self.q / self.inputs["temperature"][:, None, None]
+        self.lengths = length_factors(score, torch.arange(n, device=q.device)[:, None] + self.sizes.offset)
+        if self.lengths is not None:
+            self.q = self.q * self.lengths.to(self.q.dtype)
         self.places = None
         if self.score.placed:
             i, head, stream = (torch.arange(x, device=q.device) for x in (n, self.heads, self.batch * self.heads))
@@ -95,7 +107,7 @@ class Pass(Operands):
 
     def compute(self, pieces: tuple[Piece, ...]) -> None:
         """Go through the pieces."""
-        schedules = [piece.schedule(self.sizes) for piece in pieces]
+        schedules: list[Schedule[Any]] = [piece.schedule(self.sizes) for piece in pieces]
         self.many = self.sizes.m <= MANY * sum(x.visited for x in schedules)
         if self.many:
             self.keys = tuple(prepare(x, self.columns) for x in self.keys)
@@ -127,7 +139,7 @@ class Pass(Operands):
         """The results before any key is seen, in every row."""
         raise NotImplementedError
 
-    def take(self, batch: Batch) -> None:
+    def take(self, batch: Batch | Gathered) -> None:
         """Take in the pairs of a batch."""
         raise NotImplementedError
 
@@ -143,7 +155,7 @@ class Pass(Operands):
             limit = logits if self.dense_only else min(limit, logits)
         return max(1, limit)
 
-    def logits(self, batch: Batch | Picked) -> Logits:
+    def logits(self, batch: Batch | Gathered | Picked) -> Logits:
         """What becomes of the logits of a batch."""
         place = NOWHERE if self.places is None else batch.place()
         return Logits(self.scale, self.score, place, batch.mask, batch.triangle)
@@ -176,11 +188,11 @@ class Forward(Pass):
         out.zero_()
         lse.fill_(-torch.inf)
 
-    def take(self, batch: Batch) -> None:
+    def take(self, batch: Batch | Gathered) -> None:
         """Attention of tiles."""
         batch.put(self.attend(batch), tile_ops.write if batch.fresh else tile_ops.merge)
 
-    def attend(self, batch: Batch | Picked) -> tuple[Tensor, Tensor]:
+    def attend(self, batch: Batch | Gathered | Picked) -> tuple[Tensor, Tensor]:
         """By the flash operation if that can do it."""
         (q,), (k, v), logits = batch.rows, map(self.fit, batch.keys), self.logits(batch)
         if self.score.additive and not self.dense_only:
@@ -256,13 +268,13 @@ class Backward(Pass):
         """No gradient yet."""
         self.results[0].zero_()
 
-    def take(self, batch: Batch) -> None:
+    def take(self, batch: Batch | Gathered) -> None:
         """What tiles add to the gradients."""
         dq, *of_keys = self.gradients(batch)
         batch.put((dq,), tile_ops.write if batch.fresh else tile_ops.add)
         batch.add(of_keys)
 
-    def gradients(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def gradients(self, batch: Batch | Gathered) -> tuple[Tensor, Tensor, Tensor]:
         """By the flash operation if that can do it."""
         rows, (k, v), logits = Rows(*batch.rows), map(self.fit, batch.keys), self.logits(batch)
         if self.score.additive and not self.learned and not self.dense_only:
@@ -280,6 +292,8 @@ class Backward(Pass):
         temperature, sinks = self.inputs.get("temperature"), self.inputs.get("sinks")
         q, out, lse, grad_out, grad_lse = self.given
         dq = self.results[0][..., : self.dim]
+        if self.lengths is not None:
+            dq.mul_(self.lengths)
         found = {"slopes": self.score.grad_slopes, "bias": self.score.grad_bias} if self.learned else {}
         if sinks is not None:
             found["sinks"] = sink_gradient(sinks, lse, row_pull(out, grad_out, grad_lse))

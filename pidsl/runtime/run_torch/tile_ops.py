@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pidsl.runtime.call.logits import Place, TileScore
+from pidsl.runtime.call.logits import Place, Rates, TileScore
 from pidsl.runtime.call.sums import over_kept
 from pidsl.runtime.run_torch.walks import Mask
 
@@ -60,11 +60,10 @@ class Logits(NamedTuple):
         """x with `value` at the pairs that are not kept, in place."""
         return x if self.mask is None else x.masked_fill_(~self.mask.keep, value)
 
-    def of(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The logits, -inf where no pair is kept, and their derivative by scale * q . k (None for 1)."""
-        s, slope = self.score.capped(torch.matmul(q, k.mT).mul_(self.scale))
-        added = self.score.added(self.place)
-        return self.masked(s if added is None else s.add_(added), -torch.inf), slope
+    def of(self, q: Tensor, k: Tensor) -> tuple[Tensor, Rates]:
+        """The logits, -inf where no pair is kept, and their derivatives."""
+        s, rates = self.score.of(torch.matmul(q, k.mT).mul_(self.scale), self.place)
+        return self.masked(s, -torch.inf), rates
 
 
 class Rows(NamedTuple):
@@ -135,10 +134,11 @@ def attend_dense_backward(
     """
     q, out, grad_out, lse = rows
     score, place = logits.score, logits.place
-    s, slope = logits.of(q, k)
+    s, (bend, slope) = logits.of(q, k)
     p = logits.masked(s.sub_(lse.unsqueeze(-1)).exp_(), 0.0)  # lse may be NaN
     dp = score.dropped(torch.matmul(grad_out, v.mT), place)
-    ds = logits.masked(dp.sub_((grad_out * out).sum(-1, keepdim=True)).mul_(p), 0.0)
+    ds = dp.sub_((grad_out * out).sum(-1, keepdim=True)).mul_(p)
+    ds = logits.masked(ds if bend is None else ds.mul_(bend), 0.0)
     if learned:
         score.learn(ds, place)
     if slope is not None:

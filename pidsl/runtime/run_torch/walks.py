@@ -1,6 +1,6 @@
 """What all walks have in common: a piece of a pattern, taken in batches of equal tiles.
 
-    walk = Band(...), Boxes(...) or Listed(...)            what a generated program says about a piece
+    walk = Band(...), Boxes(...), Listed(...), Chosen(...)  what a generated program says about a piece
     schedule = walk.schedule(Sizes(n, m, *positions))       its tiles, in segments of equal ones; remembered
     for batch in walk.batches(schedule, given):             as many tiles at a time as one call takes
         more = attention(batch.rows, batch.keys, batch.mask)
@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pidsl.runtime.call.call import Inputs
 from pidsl.runtime.call.logits import TileScore
 from pidsl.runtime.run_torch.key_sums import KeySums
 
@@ -211,6 +212,8 @@ class Operands:
     kv_heads: int
     group: int  # query heads that share a key head
     columns: int  # of everything
+    many: bool  # all keys are in form, for tiles meet a good part of them
+    inputs: Inputs  # beside q, k and v
     scale: float
     score: TileScore
     places: tuple[Tensor, Tensor, Tensor] | None  # [B, Hq, n] position, head and stream, where asked for

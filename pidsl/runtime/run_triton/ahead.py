@@ -372,7 +372,13 @@ def specialised(value: Any, *, constant: bool, fixed: bool) -> tuple[str, bool]:
     """The type Triton gives an argument, and whether it knows that 16 divides it."""
     if constant or value is None:
         return "constexpr", False
-    names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int32: "i32", torch.int64: "i64"}
+    names = {
+        torch.float32: "fp32",
+        torch.float16: "fp16",
+        torch.bfloat16: "bf16",
+        torch.int32: "i32",
+        torch.int64: "i64",
+    }
     if isinstance(value, torch.Tensor):
         return f"*{names[value.dtype]}", True
     if hasattr(value, "block_shape"):  # a tensor descriptor made on the host

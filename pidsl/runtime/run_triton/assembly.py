@@ -134,7 +134,9 @@ class Assembly:
         longest, together = (bounds.keys, bounds.all_keys) if by_keys else (bounds.rows, bounds.all_rows)
         each, classes = tiles.most(longest, from_0=bounds.square), min(tiles.classes, longest)
         entries = tiles.most_of_all(sequences, min(together, sequences * longest))
-        if sequences * each * classes <= entries and (tiles.checked or not tiles.moved):  # programs of those do not see where they end
+        if sequences * each * classes <= entries and (
+            tiles.checked or not tiles.moved
+        ):  # programs of those do not see where they end
             return Programs(each, classes, sequences * heads)
         found = Given(f"{'keys' if by_keys else 'rows'} in {tiles}{', the last first' * last_first}")
         if found not in self.buffers:

@@ -323,7 +323,10 @@ class Sweep:
     def _shares(self, stage: Stage, pack: int) -> bool:
         """Whether query heads of a key head, which have one list, fit in a tile with all rows of a block."""
         assert stage.box is not None
-        one = self.made.group == 1 or self.made.known[chosen.names(self._lists_by)[0]].shape[1] < self.made.known["q"].shape[1]
+        one = (
+            self.made.group == 1
+            or self.made.known[chosen.names(self._lists_by)[0]].shape[1] < self.made.known["q"].shape[1]
+        )
         return one and min(stage.box[0], self.own[0]) <= stage.tile // pack
 
     def _pack_of_lists(self, stage: Stage, pairs: Pairs) -> int:
@@ -347,6 +350,8 @@ class Sweep:
         loops = getattr(made.program.module, "_runs", None)
         walks = self.stages[number].kind["WALKS"]
         wide = max(made.fields["D_PAD"], made.fields["V_PAD"]) >= WIDE
-        if (not wide and self.works[number].tiles.mean() < LONG) or any(x["LOOPS"] is not loops and not x.get("SIZE") for x in walks):
+        if (not wide and self.works[number].tiles.mean() < LONG) or any(
+            x["LOOPS"] is not loops and not x.get("SIZE") for x in walks
+        ):
             return False
         return all(made.known[x].describable for x in (("q", "grad_out") if self.task == "grad_key" else ("k", "v")))
