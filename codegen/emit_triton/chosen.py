@@ -1,9 +1,8 @@
 """Blocks that calls choose as device functions: a program owns a tile of one block and visits the blocks that the call
 lists for it, first those without a mask.
 
-Lists reach the kernel by blocks of queries and by blocks of keys, see `pidsl.runtime.run_triton.chosen`: the numbers of
-the blocks that a block meets, among all blocks of the sequence. A tile of what is met is part of one block, or holds
-several short ones.
+Lists reach the kernel by blocks of queries and by blocks of keys, see `pidsl.runtime.run_triton.chosen`: where the
+blocks begin that a block meets. A tile of what is met is part of one block, or holds several short ones.
 """
 
 from __future__ import annotations
@@ -113,21 +112,22 @@ class SelectedWalker(Walker[Selected]):
             by = f" // {each}" if each > 1 else ""
             out.put(f"here = entries + first{by}", "entry = tl.load(here)")
         with out.block(f"for x in tl.range(first, stop{stages}):"):
-            at, tests = "None", self._put_joined(out, masked=masked) if joined else self._put_tile(out)
-            if not joined:
-                out.put(f"here = entries + (x + 1){by}" if by else "here += 1")
-                out.put("entry = tl.load(here)  # behind the last one of all there is one more")
-                at = "at" if self._even else "None"
-            if not masked:
-                out.put(f"state = DO[1](task, state, {source}, {at}, {swept.name}, None, None, KIND)")
-                return
-            inside = swept.exist(*tests)
-            if not self.careful:
-                inside, at = " & ".join([*tests, *[f"({swept.name} >= first_met) & ({swept.name} <= last_met)"]]), "None"
-            elif self.over_keys:  # those that no row attends are blanked
-                at = "None"
-            out.put(f"inside = {inside}", f"keep = {self._keep}" + " & inside[None, :]" * bool(tests))
-            out.put(f"state = DO[1](task, state, {source}, {at}, {swept.name}, inside, keep, KIND)")
+            tests, inside = self._put_joined(out, masked=masked) if joined else self._put_tile(out), "None, None"
+            if masked:
+                out.put(f"inside = {self._inside(tests)}", f"keep = {self._keep}" + " & inside[None, :]" * bool(tests))
+                inside = "inside, keep"
+            # keys that no row of the tile attends are blanked, which descriptors do not
+            at = "None" if joined or not self._even or (masked and self.over_keys) else "at"
+            out.put(f"state = DO[1](task, state, {source}, {at}, {swept.name}, {inside}, KIND)")
+            if not joined:  # behind the last one of all there is one more
+                out.put(f"here = entries + (x + 1){by}" if by else "here += 1", "entry = tl.load(here)")
+
+    def _inside(self, tests: list[str]) -> str:
+        """Which rows (keys) of a tile there are, and in which some own position can meet any."""
+        name = self.swept.name
+        if self.careful:
+            return self.swept.exist(*tests)
+        return " & ".join([*tests, f"({name} >= first_met)", f"({name} <= last_met)"])
 
     @cached_property
     def _interval(self) -> Interval:
@@ -178,7 +178,7 @@ class SelectedWalker(Walker[Selected]):
         size, tile, swept, each = self.sizes[1], self.walk.visited, self.swept, self._each
         inner = f" + x % {each} * {tile}" if each > 1 else ""
         out.put(
-            f"at = entry.to(KIND.INDEX) * {size}{inner}{swept.less}",
+            f"at = entry.to(KIND.INDEX){inner}",
             f"{swept.name} = at + tl.arange(0, {tile})",
         )
         return [f"(x % {each} * {tile} + tl.arange(0, {tile}) < {size})"] if size % tile else []
@@ -195,7 +195,7 @@ class SelectedWalker(Walker[Selected]):
             out.put(f"listing = (number < listed){beyond}")
             load = "tl.load(entries + number, mask=listing, other=0)"
         inner = f" + {inside} % {size}" if size > 1 else ""
-        out.put(f"{swept.name} = {load}.to(KIND.INDEX) * {size}{inner}{swept.less}")
+        out.put(f"{swept.name} = {load}.to(KIND.INDEX){inner}")
         return ["listing"]
 
     @property
