@@ -1,8 +1,9 @@
 """What one tests patterns and kernels with: Hypothesis strategies, and the two assertions that judge a kernel.
 
     terms, predicates, grids, sizes, lengths     patterns, and the numbers in them
+    choices                                      patterns in which calls choose
     gates, heads, schedules, scores, summaries   what is made of patterns, and goes with them
-    shapes, inputs                               what a kernel is called with
+    shapes, inputs, lists                        what a kernel is called with
     assert_matches_dense                         values and gradients are those of dense attention in float64
     assert_plan_sound                            the plan computes exactly its pattern, for every length
 
@@ -31,11 +32,11 @@ from pidsl.language.summaries import Summaries, spans
 from pidsl.language.summaries import summaries as summaries_of
 from pidsl.language.terms import Blocks, Chosen, Keys, Leaf, Queries, Ring, Stride, Term, Window
 from pidsl.testing_dense import Inputs, Shapes, assert_matches_dense
-from pidsl.testing_kernels import assert_plan_sound, inputs, shapes
+from pidsl.testing_kernels import assert_plan_sound, inputs, lists, shapes
 
 __all__ = [
-    "Inputs", "Shapes", "assert_matches_dense", "assert_plan_sound", "gates", "grids", "heads", "inputs", "lengths",
-    "predicates", "schedules", "scores", "shapes", "sizes", "summaries", "terms",
+    "Inputs", "Shapes", "assert_matches_dense", "assert_plan_sound", "choices", "gates", "grids", "heads", "inputs",
+    "lengths", "lists", "predicates", "schedules", "scores", "shapes", "sizes", "summaries", "terms",
 ]  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def sizes(least: int, most: int, symbols: tuple[str, ...] = ()) -> st.SearchStra
 
 
 def terms(depth: int = 5, *, ring: bool = False, grid: bool = False, symbols: tuple[str, ...] = ()) -> Terms:
-    """Terms of every word and every operator, up to `depth` operators inside one another.
+    """Terms of every word but `chosen` and every operator, up to `depth` operators inside one another.
 
     Args:
         depth: 0 gives single words.
@@ -205,6 +206,17 @@ def predicates(symbols: tuple[str, ...] = ()) -> Terms:
         max_leaves=3,
     )
     return pred.map(lambda p: vocabulary.where_pred(trace.as_pred(p)))
+
+
+@st.composite
+def choices(draw: st.DrawFn, depth: int = 2) -> Term:
+    """Terms with a choice of small blocks, beside and among terms of up to `depth` operators inside one another."""
+    sizes = draw(st.sampled_from([(4, 3, 4), (4, 3, 2), (8, 2, 4), (3, 4, 5), (1, 6, 1), (2, 20, 1), (16, 2, 16)]))
+    found = vocabulary.chosen(*sizes, within=draw(st.just(vocabulary.causal) | terms(depth)))
+    for _ in range(draw(st.integers(0, 2))):
+        static = draw(terms(depth))
+        found = draw(st.sampled_from([lambda a, b: a | b, lambda a, b: a & b, lambda a, b: a - b]))(found, static)
+    return found
 
 
 @lru_cache

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
 
@@ -41,13 +43,14 @@ class Shapes:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """One call of a kernel."""
+    """One call of a kernel; `blocks` for patterns with a choice."""
 
     q: Tensor
     k: Tensor
     v: Tensor
     offset: int
     key_offset: int = 0
+    blocks: Tensor | None = None
 
 
 def random_inputs(s: Shapes, dtype: torch.dtype, seed: int, layout: str, device: str = "cpu") -> Inputs:
@@ -126,12 +129,13 @@ def assert_matches_dense(
     positions: dict[str, Any] = {"offset": given.offset} | (
         {"key_offset": given.key_offset} if given.key_offset else {}
     )
-    out, lse = kernel(q, k, v, **positions, scale=scale, return_lse=True, **numbers | learned)
+    chosen = {} if given.blocks is None else {"blocks": given.blocks}
+    out, lse = kernel(q, k, v, **positions, **chosen, scale=scale, return_lse=True, **numbers | learned)
     if score is not None:
         wide = [x.double() for x in (q, k, v)]
         same = numbers | {name: x.double() for name, x in learned.items()}
         judge: Callable[..., Any] = compile(pattern, "reference", score)
-        exact, exact_lse = judge(*wide, **positions, scale=scale, return_lse=True, **same)
+        exact, exact_lse = judge(*wide, **positions, **chosen, scale=scale, return_lse=True, **same)
     else:
         exact, exact_lse = _dense(pattern, replace(given, q=q, k=k, v=v), scale)
     name = str(q.dtype).removeprefix("torch.")
@@ -139,6 +143,8 @@ def assert_matches_dense(
     scored = "" if score is None else f", {score!r}"
     sizes = ", ".join(f"{letter} {list(x.shape)}" for letter, x in (("q", q), ("k", k), ("v", v)))
     stand = ", ".join(f"{name} {x}" for name, x in positions.items())
+    if given.blocks is not None:
+        stand += f", blocks {given.blocks.tolist()}" if given.blocks.numel() < 200 else ", blocks"
     where = f"{pattern!r}{scored}, {sizes}, {stand}, {name}"
 
     def close(what: str, got: Tensor, want: Tensor, within: float) -> None:
@@ -170,11 +176,26 @@ def _dense(term: Term | Heads, given: Inputs, scale: float | None) -> tuple[Tens
     import torch
 
     q, k, v = given.q, given.k, given.v
-    found = term.mask(q.shape[2], k.shape[2], given.offset, given.key_offset)
-    mask = torch.from_numpy(found.copy()).to(q.device)
+    mask = _mask(term, given).to(q.device)
     group = max(1, q.shape[1] // max(1, k.shape[1]))
     q, k, v = q.double(), k.double().repeat_interleave(group, 1), v.double().repeat_interleave(group, 1)
     scores = (q @ k.mT * (q.shape[3] ** -0.5 if scale is None else scale)).masked_fill(~mask, -torch.inf)
     live = mask.any(-1)[..., None]
     p = torch.softmax(scores.masked_fill(~live, 0.0), -1).masked_fill(~live, 0.0)
     return p @ v, torch.logsumexp(scores, -1)
+
+
+def _mask(term: Term | Heads, given: Inputs) -> Tensor:
+    """bool [..., n, m]: the pairs of a call."""
+    import torch
+
+    (batch, heads, n, _), m = given.q.shape, given.k.shape[2]
+    if given.blocks is None or isinstance(term, Heads):
+        return torch.from_numpy(term.mask(n, m, given.offset, given.key_offset).copy())
+    lists = given.blocks.cpu().numpy()
+    own = heads // lists.shape[1]
+    found = [
+        term.mask(n, m, given.offset, given.key_offset, blocks=lists[b, h // own])
+        for b in range(batch) for h in range(heads)
+    ]  # fmt: skip
+    return torch.from_numpy(np.array(found).reshape(batch, heads, n, m))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -62,6 +63,40 @@ def inputs(
     s = of if isinstance(of, Shapes) else draw(shapes() if of is None else of)
     dtype = getattr(torch, draw(st.sampled_from(tuple(dtypes))))
     return random_inputs(s, dtype, draw(st.integers(0, 9)), draw(st.sampled_from(LAYOUTS)), device)
+
+
+@st.composite
+def lists(draw: st.DrawFn, term: Term, of: Shapes, *, device: str = "cpu") -> Any:
+    """What calls list for a pattern with a choice: any order, repeats, -1, fewer than the budget, rows that are empty.
+
+    Args:
+        term: the pattern.
+        of: sizes of the call.
+        device: where the tensor is.
+
+    Returns:
+        A strategy of int32 tensors [B, 1 or Hkv or Hq, query blocks, up to the budget].
+    """
+    import torch
+
+    from pidsl.language.chosen import selection
+
+    choice = selection(term)
+    assert choice is not None, f"{term!r} has no choice"
+    block, budget, queries = choice.numbers
+    rows = (of.offset + of.n - 1) // queries - of.offset // queries + 1 if of.n else 0
+    first, last = of.key_offset // block, (of.key_offset + of.m - 1) // block if of.m else -1
+    heads = draw(st.sampled_from(sorted({1, of.kv_heads, of.heads})))
+    width, skipped = draw(st.integers(0, budget) | st.just(budget)), draw(st.sampled_from((0.0, 0.3, 1.0)))
+    made = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    shape = of.batch, heads, rows, width
+    found = torch.randint(first, max(first, last) + 1, shape, generator=made, dtype=torch.int32)
+    none = torch.rand(shape, generator=made) < skipped
+    if last < first:
+        none = torch.ones_like(none)
+    elif rows > 1 and draw(st.booleans()):  # whole rows
+        none |= torch.rand((*shape[:3], 1), generator=made) < 0.3
+    return found.masked_fill_(none, -1).to(device)
 
 
 def assert_plan_sound(term: Term, backends: Sequence[str] = ("torch", "triton"), *, moved: bool = False) -> None:

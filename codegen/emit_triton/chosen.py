@@ -70,65 +70,78 @@ class SelectedWalker(Walker[Selected]):
         return [own.name, "block", "start < stop", "table"]
 
     def loops(self, out: Lines) -> None:
-        size, tile, joined, own, swept = self.sizes[1], self.walk.visited, self._joined, self.owned, self.swept
-        each = f" * {-(-size // tile)}" if size > tile else ""
+        own, swept, joined = self.owned, self.swept, self._joined
+        each = f" * {self._each}" if self._each > 1 else ""
         out.put(
             f"{own.name}, block, there, lists = {own.letter}",
             "entries, full, listed = _list(lists, head, block, there, KIND)",
         )
+        begin, many, source = "0", f"tl.cdiv(listed, {joined})" if joined else f"listed{each}", "0"
         if self._even:
-            if not joined:
-                out.put("source = DO[0](task, 0, WALK, KIND)")
-            out.put(f"full = full // {joined}" if joined else f"full = full{each}")
+            if joined:
+                out.put(f"full = full // {joined}")
+            else:
+                out.put("source = DO[0](task, 0, WALK, KIND)", *[f"full *= {self._each}"] * (self._each > 1))
+                source = "source"
             out.put("first, stop = _part(0, full, split, KIND)")
-            with out.block("for x in tl.range(first, stop):"):
-                at = self._put_places(out, masked=False)
-                source = "0" if joined else "source"
-                out.put(f"state = DO[1](task, state, {source}, {at}, {swept.name}, None, None, KIND)")
-        begin, many = "full" if self._even else "0", f"listed{each}"
-        if joined:
-            if self._even:
+            self._put_loop(out, source, masked=False)
+            begin, many = "full", f"listed{each}"
+            if joined:
                 out.put(f"full *= {joined}")
-            begin, many = "0", f"tl.cdiv(listed - {begin}, {joined})" if self._even else f"tl.cdiv(listed, {joined})"
+                begin, many = "0", f"tl.cdiv(listed - full, {joined})"
         out.put(f"first, stop = _part({begin}, {many}, split, KIND)")
-        with out.block("for x in tl.range(first, stop):"):
-            at = self._put_places(out, masked=True)
-            out.put(f"keep = {self.kept((own.name, swept.name))}")
-            if at != "None":
-                out.put(f"place = None if KIND.CAREFUL else {at}")
-                at = "place"
-            source = "source" if self._even and not joined else "0"
+        self._put_loop(out, source, masked=True)
+
+    @property
+    def _each(self) -> int:
+        """Tiles of a block."""
+        return -(-self.sizes[1] // self.walk.visited)
+
+    def _put_loop(self, out: Lines, source: str, *, masked: bool) -> None:
+        """Put the loop over tiles x of blocks, the number of which is loaded one tile ahead; or those of short ones."""
+        own, swept, joined, each = self.owned, self.swept, self._joined, self._each
+        stages = ", num_stages=1" if masked and self._even else ""  # few
+        if not joined:
+            by = f" // {each}" if each > 1 else ""
+            out.put(f"here = entries + first{by}", "entry = tl.load(here)")
+        with out.block(f"for x in tl.range(first, stop{stages}):"):
+            at, tests = "None", self._put_joined(out, masked=masked) if joined else self._put_tile(out)
+            if not joined:
+                out.put(f"here = entries + (x + 1){by}" if by else "here += 1")
+                out.put("entry = tl.load(here)  # behind the last one of all there is one more")
+                at = "at" if self._even else "None"
+            if not masked:
+                out.put(f"state = DO[1](task, state, {source}, {at}, {swept.name}, None, None, KIND)")
+                return
+            out.put(f"inside = {swept.exist(*tests)}", f"keep = {self.kept((own.name, swept.name))}")
+            if at == "at" and self.over_keys:  # those that no row attends are blanked
+                out.put("at = None if KIND.CAREFUL else at")
             out.put(f"state = DO[1](task, state, {source}, {at}, {swept.name}, inside, keep, KIND)")
 
-    def _put_places(self, out: Lines, *, masked: bool) -> str:
-        """Put where the rows (keys) of tile x are, and with a mask which there are; the name of the first, where they
-        follow each other."""
+    def _put_tile(self, out: Lines) -> list[str]:
+        """Put where the rows (keys) of a tile of one block are; which of them are in the block."""
+        size, tile, swept, each = self.sizes[1], self.walk.visited, self.swept, self._each
+        inner = f" + x % {each} * {tile}" if each > 1 else ""
+        out.put(
+            f"at = entry.to(KIND.INDEX) * {size}{inner}{swept.less}",
+            f"{swept.name} = at + tl.arange(0, {tile})",
+        )
+        return [f"(x % {each} * {tile} + tl.arange(0, {tile}) < {size})"] if size % tile else []
+
+    def _put_joined(self, out: Lines, *, masked: bool) -> list[str]:
+        """Put where the rows (keys) of a tile of several blocks are; which of them are in a block."""
         size, tile, joined, swept = self.sizes[1], self.walk.visited, self._joined, self.swept
-        each, tests = -(-size // tile), []
-        if joined:
-            inside = "tl.arange(0, {})".format(tile)
-            number = f"x * {joined} + {inside} // {size}" if size > 1 else f"x * {joined} + {inside}"
-            load = f"tl.load(entries + {number})"
-            if masked:
-                if self._even:
-                    number = f"full + {number}"
-                out.put(f"number = {number}")
-                out.put("listing = (number < listed)" + (f" & ({inside} < {joined * size})" if tile % size else ""))
-                load, tests = "tl.load(entries + number, mask=listing, other=0)", ["listing"]
-            y = f" + {inside} % {size}" if size > 1 else ""
-            out.put(f"{swept.name} = {load}.to(KIND.INDEX) * {size}{y}{swept.less}")
-        else:
-            entry = f"x // {each}" if each > 1 else "x"
-            inner = f" + x % {each} * {tile}" if each > 1 else ""
-            out.put(
-                f"at = tl.load(entries + {entry}).to(KIND.INDEX) * {size}{inner}{swept.less}",
-                f"{swept.name} = at + tl.arange(0, {tile})",
-            )
-            if size % tile:
-                tests = [f"(x % {each} * {tile} + tl.arange(0, {tile}) < {size})"]
+        inside = f"tl.arange(0, {tile})"
+        number = f"x * {joined} + {inside}" + (f" // {size}" if size > 1 else "")
+        load = f"tl.load(entries + {number})"
         if masked:
-            out.put(f"inside = {swept.exist(*tests)}")
-        return "None" if joined or not self._even else "at"
+            out.put(f"number = {f'full + {number}' if self._even else number}")
+            beyond = f" & ({inside} < {joined * size})" if tile % size else ""
+            out.put(f"listing = (number < listed){beyond}")
+            load = "tl.load(entries + number, mask=listing, other=0)"
+        inner = f" + {inside} % {size}" if size > 1 else ""
+        out.put(f"{swept.name} = {load}.to(KIND.INDEX) * {size}{inner}{swept.less}")
+        return ["listing"]
 
     @property
     def pad(self) -> int:

@@ -145,27 +145,26 @@ def _part(first, stop, split, KIND: tl.constexpr):
 
 
 @triton.jit
-def _lists(
-    table, choices, segments, number, batch, heads, list_rows, list_group, KIND: tl.constexpr
-):  # fmt: skip
-    """The lists of a batch entry or a sequence: the first one's place in the table, the entries of all, how many there
-    are for each head that has some, and how many query heads share them."""
-    first = batch.to(tl.int64) * (heads // list_group) * list_rows
+def _lists(table, choices, segments, number, batch, heads, list_rows, list_group, KIND: tl.constexpr):
+    """The lists of a batch entry, or of a sequence: the table of the entry, the entries of all, where those of the
+    sequence begin, how many the entry has for each head that has some, and how many query heads share them."""
+    begin = 0
     if KIND.RAGGED:
-        first += tl.load(segments + number * 8 + 7)
-    return table + first * 3, choices, list_rows, list_group
+        begin = tl.load(segments + number * 8 + 7)
+    return table + batch.to(tl.int64) * (heads // list_group) * list_rows * 3, choices, begin, list_rows, list_group
 
 
 @triton.jit
 def _list(lists, head, block, there, KIND: tl.constexpr):
     """The list of a block for a head, where the block is there: its entries, how many are full, and of all of them."""
-    table, choices, list_rows, list_group = lists
+    table, choices, begin, list_rows, list_group = lists
     if KIND.PACK > 1:
         head = tl.min(head, 0)  # of those that share a tile, which share lists
-    at = table + ((head // list_group).to(tl.int64) * list_rows + block) * 3
-    begin = tl.load(at, mask=there, other=0)
+    there &= begin + block < list_rows
+    at = table + ((head // list_group).to(tl.int64) * list_rows + begin + block) * 3
+    first = tl.load(at, mask=there, other=0)
     full = tl.load(at + 1, mask=there, other=0).to(tl.int32)
-    return choices + begin, full, tl.load(at + 2, mask=there, other=0).to(tl.int32)
+    return choices + first, full, tl.load(at + 2, mask=there, other=0).to(tl.int32)
 
 
 @triton.jit

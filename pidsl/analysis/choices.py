@@ -16,10 +16,7 @@ from typing import Any, cast
 import sympy
 
 from pidsl.analysis.bound import Bound, Certificate, Question, Relation
-from pidsl.analysis.formulas import smt
-from pidsl.analysis.formulas.assume import Condition
-from pidsl.analysis.formulas.words import from_index, n, symbol
-from pidsl.analysis.verdict import Verdict, failed
+from pidsl.analysis.formulas.words import from_index, n
 from pidsl.errors import TermError, TooHardError
 from pidsl.language.chosen import Selection, forced, possible, selection
 from pidsl.language.terms import Term, is_chosen
@@ -32,8 +29,6 @@ AT_MOST: Mapping[str, Relation] = {
 """What a quantity of all that is possible says about it under any choice."""
 CAPPED = {"pairs": n, "degree": sympy.Integer(1), "max degree": sympy.Integer(1)}
 """Queries that a budget is added for."""
-_FLIPPED: Mapping[str, Relation] = {"<=": ">=", ">=": "<="}
-t, i = symbol("t"), symbol("i")
 
 
 def any_chosen(subject: Any) -> bool:
@@ -72,44 +67,6 @@ def bounded(question: Question, ask: Callable[[Question], Bound]) -> Bound:
     needs = dict.fromkeys(c for x in known for c in x.assumptions)
     reason = "whatever calls choose" + (f"; {known[0].reason}" if known[0].reason else "")
     return Bound(question, wanted, pick(*said), tuple(needs), Certificate(RULE, (), tuple(known)), reason)
-
-
-def check(bound: Bound) -> Verdict:
-    """Every premise says something about the pattern, whatever is chosen, and together no less than is claimed."""
-    wanted = AT_MOST.get(bound.quantity)
-    if wanted is None or not any_chosen(bound.subject) or bound.relation == "==":
-        return failed(f"no bound of what calls choose: {bound.quantity} {bound.relation}")
-    if not bound.certificate.premises:
-        return failed("no premise")
-    said, needs = [], list[Condition]()
-    for premise in bound.certificate.premises:
-        subject = premise.subject
-        if premise.question != replace(bound.question, subject=subject):
-            return failed(f"{premise.name} of {premise.shown_subject} answers another question")
-        if subject == of_most(bound.subject) and bound.relation == wanted and premise.relation in ("==", wanted):
-            said.append(premise.expr)
-        elif subject == of_least(bound.subject) and premise.relation in ("==", bound.relation):
-            if bound.relation == _FLIPPED[wanted]:
-                said.append(premise.expr)
-            elif bound.quantity in CAPPED and isinstance(bound.subject, Term):
-                said.append(_capped(premise.expr, bound.question))
-            else:
-                return failed(f"what is forced does not bound {bound.quantity} {bound.relation}")
-        else:
-            return failed(f"{premise.name} {premise.relation} of {premise.shown_subject} says nothing about it")
-        needs += premise.assumptions
-    prover = smt.Prover([f"{x.name} of {x.shown_subject} {x.relation} {x.expr}" for x in bound.certificate.premises])
-    known = (*bound.assumptions, *(x >= 0 for x in (n, t, i)))
-    for condition in needs:
-        if condition not in known:
-            prover.prove(smt.Obligation(f"assumed: {condition}", known, condition))
-    strongest = (sympy.Min if bound.relation == "<=" else sympy.Max)(*said)
-    if strongest == bound.expr or sympy.expand(strongest - bound.expr) == 0:
-        prover.steps.append("the formula is what they say, identically")
-    else:
-        weaker = sympy.Ge if bound.relation == "<=" else sympy.Le
-        prover.prove(smt.Obligation("the formula", known, cast(Condition, weaker(bound.expr, strongest))))
-    return prover.verdict()
 
 
 def _said(premise: Bound, question: Question) -> sympy.Expr:

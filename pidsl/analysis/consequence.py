@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import lcm
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import sympy
@@ -22,6 +22,7 @@ from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.agreement import branch_starts, shape_of
 from pidsl.analysis.formulas.assume import Condition, conditions, require_known, simplified
 from pidsl.analysis.formulas.evaluate import values_of
+from pidsl.analysis.formulas.smtlib import SIDES
 from pidsl.analysis.formulas.words import L, holds, internal, n, symbol
 from pidsl.analysis.sizes import FLOPS, factor
 from pidsl.analysis.statements import VARIABLES, names_of
@@ -31,7 +32,6 @@ from pidsl.errors import TooHardError
 RULE = "consequence"
 POINTS = 20_000  # most n at which two formulas are compared
 FLIPPED: dict[str, Relation] = {"==": "==", "<=": ">=", ">=": "<="}
-CLAIMED: dict[str, Any] = {"==": sympy.Eq, "<=": sympy.Ge, ">=": sympy.Le}  # formula against quantity, which it bounds
 t = symbol("t")
 SOURCES = {"sparsity": "pairs", "average degree": "pairs", "kv bytes": "live keys"} | dict.fromkeys(FLOPS, "pairs")
 """Quantities that are made of another one."""
@@ -160,7 +160,7 @@ def _compared(bound: Bound, said: sympy.Expr) -> Condition:
     infinite = {sympy.oo: internal("infinity"), -sympy.oo: -internal("infinity")}
     claimed, said = bound.expr.xreplace(infinite), said.xreplace(infinite)
     times = {"sparsity": n**2, "average degree": n}.get(bound.quantity, 1)
-    return cast(Condition, CLAIMED[bound.relation](sympy.expand((claimed - said) * times), 0))
+    return SIDES[bound.relation](sympy.expand((claimed - said) * times))
 
 
 def _agree(a: sympy.Expr, b: sympy.Expr, assumptions: Iterable[Condition]) -> bool:

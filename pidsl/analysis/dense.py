@@ -1,9 +1,10 @@
-"""Depth by boolean matrices, for a number of tokens: slower than formulas, and always an answer."""
+"""Layers by boolean matrices, for a number of tokens: slower than formulas, and always an answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,13 @@ from pidsl.relation.oracle import dense_mask
 
 Bools = NDArray[np.bool_]
 Of = Literal["causal", "all"]
+Masks = tuple[Bools, ...]  # one for each axis of a grid; tokens in a row are a grid of one axis
+Bits = list[list[int]]  # for each axis, the keys of each position
 
 ROWS = 64  # that are multiplied at a time
 WORK = 3e11  # multiplications of single numbers, a few seconds
+UNIONS = 3e8  # of 64 bits
+BYTES, ROWS_KEPT = 1 << 29, 5e6  # of states that are remembered
 
 
 def times(a: Bools, b: Bools) -> Bools:
@@ -33,6 +38,59 @@ def farthest_in(seen: Bools) -> int | None:
 def contiguous_in(seen: Bools) -> int:
     """The last lag before the first one that some pair lacks."""
     return next((lag - 1 for lag in range(len(seen)) if not np.diagonal(seen, -lag).all()), len(seen) - 1)
+
+
+MEASURES: dict[str, Callable[[Bools], int | None]] = {"farthest": farthest_in, "contiguous": contiguous_in}
+
+
+def layered(schedule: Sequence[Masks], work: float = WORK) -> Iterator[tuple[Masks, int]]:
+    """What 1, 2, ... layers connect, and how many layers fewer connect the same: 0 if none do.
+
+    A schedule begins again after its last layer. From a state that comes again on, everything does.
+
+    Args:
+        schedule: for each layer, the one at the input first, the mask of each axis.
+        work: multiplications of single numbers.
+
+    Raises:
+        TooHardError: it takes more.
+    """
+    past: dict[Any, int] = {}
+    seen, each = schedule[0], sum(float(len(mask)) ** 3 for mask in schedule[0])
+    size = sum(mask.size for mask in seen) / 8
+    for done in count(1):
+        state = (done % len(schedule), *(np.packbits(mask).tobytes() for mask in seen))
+        yield seen, done - past.setdefault(state, done)
+        if done * each > work or done * size > BYTES:
+            raise TooHardError(f"{done} layers of {_size(seen)} tokens", "a depth, or a cycle, before that")
+        seen = tuple(map(times, schedule[done % len(schedule)], seen))
+
+
+def by_bits(schedule: Sequence[Masks], work: float = UNIONS) -> Iterator[tuple[Bits, int]]:
+    """As `layered`, and apart from it: rows are bits of integers."""
+    keys = [[[np.flatnonzero(row).tolist() for row in mask] for mask in masks] for masks in schedule]
+    seen: Bits = [[1 << p for p in range(len(mask))] for mask in schedule[0]]
+    past: dict[Any, int] = {}
+    spent = 0.0
+    for done in count(1):
+        layer = keys[(done - 1) % len(keys)]
+        seen = [[_any(before, row) for row in rows] for before, rows in zip(seen, layer, strict=True)]
+        state = (done % len(keys), *map(tuple, seen))
+        yield seen, done - past.setdefault(state, done)
+        spent += sum(len(rows) + sum(map(len, rows)) * max(1, len(rows) / 64) for rows in layer)
+        if spent > work or done * sum(map(len, seen)) > ROWS_KEPT:
+            raise TooHardError(f"{done} layers of {_size(schedule[0])} tokens", "a depth, or a cycle, before that")
+
+
+def _any(seen: list[int], keys: list[int]) -> int:
+    found = 0
+    for key in keys:
+        found |= seen[key]
+    return found
+
+
+def _size(masks: Masks) -> str:
+    return " x ".join(str(len(mask)) for mask in masks)
 
 
 def reach_of(quantity: str, layers: Sequence[Term], n: int) -> int | None:
@@ -89,21 +147,19 @@ def depth_of(schedule: Sequence[Term], n: int, of: Of) -> int | None:
         TooHardError: it takes too many products of matrices this large.
     """
     masks = [dense_mask(term, n) for term in schedule]
-    target = target_of(of, n)
     if len(masks) == 1 and n > 32 and grows(masks[0], of):
+        target = target_of(of, n)
         return _search(masks[0], n, lambda seen: bool((seen | ~target).all()))
-    seen, count = masks[0], 1
-    kept, kept_at = seen, 1
-    while not (seen | ~target).all():
-        if count * float(n) ** 3 > WORK:
-            raise TooHardError(f"{count} products of {n} x {n} matrices", "a depth, or a cycle, before that")
-        seen = times(masks[count % len(masks)], seen)
-        count += 1
-        if (count - kept_at) % len(masks) == 0 and (seen == kept).all():
-            return None  # from here on everything repeats, and nothing on the way was enough
-        if count >= 2 * kept_at:
-            kept, kept_at = seen, count
-    return count
+    return depth_in(masks, of)[0]
+
+
+def depth_in(schedule: Sequence[Bools], of: Of, work: float = WORK) -> tuple[int | None, int]:
+    """As `depth_of`, of masks; and the number of layers after which that is known."""
+    target = target_of(of, len(schedule[0]))
+    for layers, ((seen,), again) in enumerate(layered([(mask,) for mask in schedule], work), 1):
+        if again or not (target & ~seen).any():
+            return None if again else layers, layers
+    raise AssertionError
 
 
 def _search(layer: Bools, n: int, enough: Callable[[Bools], bool]) -> int | None:
@@ -126,31 +182,13 @@ def _search(layer: Bools, n: int, enough: Callable[[Bools], bool]) -> int | None
 
 
 def is_depth(schedule: Sequence[Term], n: int, of: Of, value: int | None) -> str:
-    """Why `value` is not the depth, "" if it is: rows as bits of integers, one layer after another."""
-    masks = [dense_mask(term, n) for term in schedule]
-    steps = [[[int(t) for t in np.flatnonzero(row)] for row in mask] for mask in masks]
+    """Why `value` is not the depth, "" if it is: one layer after another, by bits."""
     wanted = [sum(1 << int(j) for j in np.flatnonzero(row)) for row in target_of(of, n)]
-    seen = [1 << i for i in range(n)]
-    past: dict[tuple[int, ...], int] = {}
-    layers = 0
-    work = sum(map(len, steps[0])) * n / 64
-    while True:
-        seen = [_any(seen, row) for row in steps[layers % len(steps)]]
-        layers += 1
+    for layers, ((seen,), again) in enumerate(by_bits([(dense_mask(term, n),) for term in schedule]), 1):
         if all(s & w == w for s, w in zip(seen, wanted, strict=True)):
             return "" if layers == value else f"{layers} layers are enough"
         if layers == value:
             return f"{layers} layers are not enough"
-        state = (layers % len(steps), *seen)
-        if state in past:
+        if again:
             return "" if value is None else "no number of layers is enough"
-        past[state] = layers
-        if layers * work > 3e8 or layers * n > 4e6:
-            raise TooHardError(f"{layers} layers of {n} tokens", "a depth, or a cycle, before that")
-
-
-def _any(seen: list[int], keys: list[int]) -> int:
-    found = 0
-    for t in keys:
-        found |= seen[t]
-    return found
+    raise AssertionError

@@ -18,7 +18,7 @@ from itertools import chain, islice
 import sympy
 
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.formulas.words import Periodic, Value, holds, symbol, value_of
+from pidsl.analysis.formulas.words import Periodic, symbol
 from pidsl.analysis.measured import (
     BY_TIME,
     CORNER,
@@ -28,13 +28,13 @@ from pidsl.analysis.measured import (
     LAYERS,
     PRODUCTS,
     TOKENS,
-    WORK,
+    admits,
     composed,
     connected,
     layers_of,
     longest_mask,
     look_back,
-    measured,
+    refuted,
     sizes_of,
     varies,
 )
@@ -68,29 +68,9 @@ def refutation(bound: Bound, purpose: str) -> str:
     if not bound.is_known or bound.quantity not in MEASURED:
         return ""
     draw = random.Random(f"{purpose}: {bound.quantity} of {bound.shown_subject}")
-    for values in chain(_samples(bound, draw), _far(bound, draw) if purpose == AGAIN else ()):
-        found, exact = measured(bound, values, FAR_WORK if purpose == AGAIN else WORK)
-        if found is None:
-            continue
-        numbers = {symbol(name): sympy.Integer(value) for name, value in values.items()}
-        try:
-            claimed = value_of(bound.expr, numbers)
-        except ValueError:
-            claimed = math.nan  # equal to nothing
-        if _agree(bound.relation, found, claimed, exact):
-            continue
-        at = ", ".join(f"{name} = {value}" for name, value in values.items())
-        return f"at {at} it says {bound.relation} {claimed}, the masks {'' if exact else 'at least '}{found}"
-    return ""
-
-
-def _agree(relation: str, found: Value, claimed: Value, exact: bool) -> bool:
-    """Whether a claim is compatible with what was found, which is the least it can be where it is not exact."""
-    if relation == "<=" or (relation == "==" and not exact):
-        return found <= claimed
-    if relation == ">=":
-        return found >= claimed or (not exact and not math.isnan(claimed))
-    return found == claimed
+    if purpose == AGAIN:
+        return refuted(bound, chain(_samples(bound, draw), _far(bound, draw)), FAR_WORK)
+    return refuted(bound, _samples(bound, draw))
 
 
 # -- where to look -----------------------------------------------------------------------------------------------------
@@ -104,7 +84,7 @@ def _samples(bound: Bound, draw: random.Random) -> Iterator[dict[str, int]]:
         if bound.quantity in BY_TIME and bound.argument("n") is None:
             past = {b + k for b in _numbers(bound, values) for k in (-1, 0, 1) if 0 <= b + k <= TOKENS}
             tokens = {0, 1, *draw.sample(range(TOKENS), 8), *draw.sample(sorted(past), min(len(past), 8))}
-            yield from _admitted(bound, ({**values, "t": t} for t in sorted(tokens)))
+            yield from ({**values, "t": t} for t in sorted(tokens))
         elif isinstance(count := bound.argument("n"), int):
             yield from [{**values, "n": count}] if count <= longest else []
         else:
@@ -126,7 +106,7 @@ def _far(bound: Bound, draw: random.Random) -> Iterator[dict[str, int]]:
         sizes = {x for x in (*_numbers(bound, values), *sizes_of(terms)) if near < 3 * x and x + 1 < far}
         lengths = {x + k for x in sorted(sizes)[-2:] for k in (1, draw.randint(1, max(1, min(4 * x, far - x - 1))))}
         if bound.quantity in BY_TIME:
-            yield from _admitted(bound, ({**values, "t": t} for t in sorted(lengths) if t > TOKENS))
+            yield from ({**values, "t": t} for t in sorted(lengths) if t > TOKENS)
             continue
         free = {s.name for s in bound.expr.free_symbols}
         for layers in (1, 2) if "L" in free else (None,):
@@ -136,7 +116,7 @@ def _far(bound: Bound, draw: random.Random) -> Iterator[dict[str, int]]:
             points = [{**at, "n": n} for n in sorted(x for x in lengths | late if x <= far)]
             if bound.quantity == "degree":
                 points = [{**point, "i": i} for point in points for i in {point["n"] - 1, draw.randrange(point["n"])}]
-            yield from _admitted(bound, points)
+            yield from points
 
 
 def _lengths(bound: Bound, values: dict[str, int], longest: int, draw: random.Random) -> Iterator[dict[str, int]]:
@@ -159,7 +139,7 @@ def _lengths(bound: Bound, values: dict[str, int], longest: int, draw: random.Ra
     lengths = ({**values, "n": n} for n in sorted(found))
     if bound.quantity == "degree":
         lengths = ({**at, "i": i} for at in lengths if at["n"] for i in {at["n"] - 1, draw.randrange(at["n"])})
-    yield from _admitted(bound, lengths)
+    yield from lengths
 
 
 def _period(expr: sympy.Expr) -> int:
@@ -180,25 +160,12 @@ def _least(bound: Bound, values: dict[str, int], longest: int) -> int | None:
     """The first n that the assumptions admit, up to the longest; they are about sequences that are long enough."""
     about = [c for c in bound.assumptions if symbol("n") in c.free_symbols and not c.has(symbol("i"))]
     low, high = 0 if bound.quantity in ("pairs", *PRODUCTS) else 1, longest
-    if low > high or not _true(about, {**values, "n": high}):
+    if low > high or not admits(about, {**values, "n": high}):
         return None
     while low < high:
         n = (low + high) // 2
-        low, high = (low, n) if _true(about, {**values, "n": n}) else (n + 1, high)
+        low, high = (low, n) if admits(about, {**values, "n": n}) else (n + 1, high)
     return low
-
-
-def _admitted(bound: Bound, points: Iterable[dict[str, int]]) -> Iterator[dict[str, int]]:
-    return (at for at in points if _true(bound.assumptions, at))
-
-
-def _true(conditions: Iterable[sympy.Basic], values: dict[str, int]) -> bool:
-    """Whether conditions hold, or would with numbers for what is still open."""
-    at = {symbol(name): value for name, value in values.items()}
-    try:
-        return all(holds(c, at) for c in conditions if c.free_symbols <= at.keys())
-    except ValueError:
-        return False
 
 
 def _numbers(bound: Bound, values: dict[str, int]) -> set[int]:
@@ -218,7 +185,7 @@ def _bindings(bound: Bound, draw: random.Random) -> Iterator[dict[str, int]]:
     for k in range(TRIES):
         most = min(len(SMALL), 2 + k // 4)  # small ones first
         values = {name: SMALL[draw.randrange(most)] for name in names}
-        if values in found or not _true(bound.assumptions, values) or not layers_of(bound.subject, values, 1):
+        if values in found or not admits(bound.assumptions, values) or not layers_of(bound.subject, values, 1):
             continue
         found.append(values)
         yield values

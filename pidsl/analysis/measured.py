@@ -9,17 +9,19 @@ import math
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import sympy
 
+from pidsl.analysis import choices
 from pidsl.analysis.bound import Bound, Form, Question, Subject, restated
-from pidsl.analysis.dense import Bools, contiguous_in, farthest_in, target_of, times
-from pidsl.analysis.formulas.words import Value
+from pidsl.analysis.dense import Bools, contiguous_in, depth_in, farthest_in, times
+from pidsl.analysis.formulas.words import Value, holds, symbol, value_of
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.statements import names_of
-from pidsl.errors import PidslError
+from pidsl.errors import PidslError, TooHardError
+from pidsl.language.chosen import selection
 from pidsl.language.terms import (
     Blocked,
     Blocks,
@@ -58,6 +60,7 @@ HORIZON = 160  # tokens after t, within which every key that is ever attended ag
 TOKENS = 64  # the largest t
 LIVE = ("live keys", "live pages")
 BY_TIME = (*LIVE, "kv bytes")
+COUNTED = {"pairs": "<=", "degree": "<=", "max degree": "<=", "average degree": "<=", "sparsity": ">="}
 PRODUCTS = {"forward flops": ("q k", "p v"), "backward flops": ("q k", "dO v", "p dO", "dS k", "dS q")}
 ELEMENTS = dict.fromkeys(("bf16", "fp16", "bfloat16", "float16"), np.float16) | {
     "fp32": np.float32, "float32": np.float32, "fp64": np.float64, "float64": np.float64
@@ -65,16 +68,25 @@ ELEMENTS = dict.fromkeys(("bf16", "fp16", "bfloat16", "float16"), np.float16) | 
 
 
 def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[Value | None, bool]:
-    """The quantity, counted, and whether exactly or at least; None where that takes too long."""
+    """The quantity, counted, and whether exactly or at least; None where that takes too long.
+
+    Of patterns from which calls choose, the most, or the least, that any lists make of it: what the relation is about.
+    """
     if bound.quantity in PRODUCTS:
         pairs = restated(bound, quantity="pairs", form=None)
         return _times(measured(pairs, values, work), _flops(bound.question))
+    if bound.quantity in (*LIVE, "farthest", "contiguous", "depth") and choices.any_chosen(bound.subject):
+        most = choices.AT_MOST[bound.quantity] == bound.relation
+        found = choices.of_most(bound.subject) if most else choices.of_least(bound.subject)
+        return measured(restated(bound, subject=found), values, work)
     if bound.quantity in BY_TIME:
         t = values["t"] if "t" in values else values["n"] - 1
         term = layers_of(bound.subject, values, 1)[0]
         found = _live(bound, term, t) if t >= 0 else (0, True)
         return _times(found, _row_bytes(bound.question)) if bound.quantity == "kv bytes" else found
     n, layers = values["n"], bound.argument("layers")
+    if bound.quantity in COUNTED and choices.any_chosen(bound.subject):
+        return _of_choices(bound, values), True
     if bound.quantity == "depth":
         return _depth(bound, values, work), True
     if bound.quantity in ("farthest", "contiguous"):
@@ -100,6 +112,72 @@ def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[
             return Fraction(int(mask.sum()), n), True
         case _:
             return 1 - Fraction(int(mask.sum()), n * n), True
+
+
+def _of_choices(bound: Bound, values: dict[str, int]) -> Value:
+    """A count under the lists that make most of it, or under none."""
+    term, n = layers_of(bound.subject, values, 1)[0], values["n"]
+    forced, possible = (_mask(x, n) for x in (choices.of_least(term), choices.of_most(term)))
+    rows = forced.sum(axis=1)
+    size = selection(term)
+    if bound.relation == COUNTED[bound.quantity] and size is not None:
+        block, budget, queries = size.numbers
+        blocks = np.add.reduceat(possible & ~forced, np.arange(0, n, block), axis=1, dtype=np.int64)
+        rows = rows + np.sort(blocks, axis=1)[:, -budget:].sum(axis=1)
+        together = np.add.reduceat(blocks, np.arange(0, n, queries), axis=0)  # one list for a block of queries
+        pairs = int(forced.sum() + np.sort(together, axis=1)[:, -budget:].sum())
+    else:
+        pairs = int(rows.sum())
+    match bound.quantity:
+        case "degree":
+            return int(rows[values["i"]])
+        case "max degree":
+            return int(rows.max())
+        case "pairs":
+            return pairs
+        case "average degree":
+            return Fraction(pairs, n)
+        case _:
+            return 1 - Fraction(pairs, n * n)
+
+
+def refuted(bound: Bound, points: Iterable[dict[str, int]], work: float = WORK) -> str:
+    """Where masks contradict a bound, among points that its assumptions admit; "" if nowhere."""
+    for at in points:
+        if not admits(bound.assumptions, at):
+            continue
+        found, exact = measured(bound, at, work)
+        if found is None or agrees(bound.relation, found, value := formula_at(bound.expr, at), exact):
+            continue
+        where = ", ".join(f"{name} = {x}" for name, x in at.items())
+        return f"at {where} it says {bound.relation} {value}, the masks {'' if exact else 'at least '}{found}"
+    return ""
+
+
+def admits(conditions: Iterable[sympy.Basic], values: dict[str, int]) -> bool:
+    """Whether conditions hold, or would with numbers for what is still open."""
+    at = {symbol(name): value for name, value in values.items()}
+    try:
+        return all(holds(c, at) for c in conditions if c.free_symbols <= at.keys())
+    except ValueError:
+        return False
+
+
+def formula_at(expr: sympy.Expr, values: dict[str, int]) -> Value:
+    """The formula at numbers; where it has no value nan, which is no other's equal."""
+    try:
+        return value_of(expr, {symbol(name): sympy.Integer(value) for name, value in values.items()})
+    except ValueError:
+        return math.nan
+
+
+def agrees(relation: str, found: Value, claimed: Value, exact: bool = True) -> bool:
+    """Whether a claim is compatible with what was found, which is the least it can be where it is not exact."""
+    if relation == "<=" or (relation == "==" and not exact):
+        return found <= claimed
+    if relation == ">=":
+        return found >= claimed or (not exact and not math.isnan(claimed))
+    return found == claimed
 
 
 def _times(found: tuple[Value | None, bool], factor: int) -> tuple[Value | None, bool]:
@@ -142,27 +220,27 @@ def _corner_looks_back(term: Term) -> bool:
 
 
 def _depth(bound: Bound, values: dict[str, int], work: float) -> Value | None:
-    """The fewest layers that connect the pairs in question; the claimed oo, where all that are looked at do not."""
+    """The fewest layers that connect the pairs in question; the claimed oo, where the first of a rule do not."""
     n = values["n"]
-    most = LAYERS if isinstance(bound.subject, LayerRule) else 2 * n
-    layers = layers_of(bound.subject, values, max(1, min(most, int(work / n**3))))
+    endless = isinstance(bound.subject, LayerRule)
+    layers = layers_of(bound.subject, values, LAYERS if endless else len(_each(bound.subject)))
+    if not layers:
+        return None
     of = bound.argument("of")
     if of is None:  # with symbols, only causal pairs are counted
         masks = (_mask(term, n) for term in layers[:1] if not names_of(bound.subject))
         of = "all" if any(np.triu(mask, 1).any() for mask in masks) else "causal"
     if of == "causal" and n <= CORNER and look_back(layers):
         enough = connected(layers_of(bound.subject, values, LAYERS))
-        return next((count for count, tokens in enumerate(enough, 1) if n <= tokens), _if_infinite(bound))
-    target, seen = target_of(of, n), np.eye(n, dtype=np.bool_)
-    for count, term in enumerate(layers, 1):
-        seen = times(_mask(term, n), seen)
-        if (seen | ~target).all():
-            return count
-    return _if_infinite(bound)
-
-
-def _if_infinite(bound: Bound) -> Value | None:
-    return math.inf if bound.expr == sympy.oo else None
+        if (soon := next((count for count, tokens in enumerate(enough, 1) if n <= tokens), None)) is not None:
+            return soon
+    try:
+        found, known = depth_in([_mask(term, n) for term in layers], of, work)
+    except TooHardError:
+        return None
+    if endless and (found is None or known > len(layers)):  # layers that were not looked at may be others
+        return math.inf if bound.expr == sympy.oo else None
+    return math.inf if found is None else found
 
 
 @lru_cache(maxsize=256)
@@ -265,8 +343,11 @@ def _grows(term: Term) -> bool:
 @lru_cache(maxsize=256)
 def varies(subject: Subject) -> bool:
     """Whether each length needs a mask of its own."""
-    terms = subject if isinstance(subject, tuple) else (subject,)
-    return any(isinstance(t, LayerRule) or any(map(_by_length, walk(t))) for t in terms)
+    return any(isinstance(t, LayerRule) or any(map(_by_length, walk(t))) for t in _each(subject))
+
+
+def _each(subject: Subject) -> tuple[Any, ...]:
+    return subject if isinstance(subject, tuple) else (subject,)
 
 
 def _by_length(term: Term) -> bool:
@@ -307,14 +388,16 @@ def composed(term: Term) -> bool:
 
 
 def sizes_of(terms: Iterable[Term]) -> set[int]:
-    """The whole numbers in terms, and the tokens of grids."""
+    """The whole numbers in terms, the tokens of grids, and the last of listed pairs."""
     found: set[int] = set()
     for part in (part for term in terms for part in walk(term)):
         if isinstance(part, Neighborhood | Halo):
             found.add(math.prod(part.shape))
         elif isinstance(part, Lags):
             found.update(abs(x) for x in part.values if isinstance(x, int))
-        elif not isinstance(part, Pairs | Where):
+        elif isinstance(part, Pairs):
+            found.update(max(place) for place in zip(*part.values, strict=True))
+        elif not isinstance(part, Where):
             found.update(abs(x) for x in own_values(part) if isinstance(x, int))
     return found
 

@@ -15,7 +15,7 @@ from math import prod
 import islpy as isl
 import sympy
 
-from pidsl.analysis import held_out
+from pidsl.analysis import choices, held_out
 from pidsl.analysis.bound import Bound, Question, Subject, restated
 from pidsl.analysis.consequence import RULE
 from pidsl.analysis.formulas import smt
@@ -120,23 +120,33 @@ class Tried:
 @in_turn
 def tried(question: Question, assume: tuple[sympy.Basic, ...] = ()) -> Tried:
     """The strongest answer that some way finds, and what became of each way; unknown with all reasons without one."""
+    if choices.any_chosen(question.subject) and question.quantity in choices.AT_MOST:
+        found = choices.bounded(question, lambda smaller: answer(smaller, about(smaller, assume)))
+        premises = found.certificate.premises
+        return Tried(found, tuple((f"{x.shown_subject}", f"{x.relation} {x.expr}") for x in premises))
     rows: list[tuple[str, str]] = []
     best: Bound | None = None
     for way in WAYS[question.quantity]:
         if way.kind not in ("any", _kind(question)):
             continue
-        found = _tried(way, Asked(question, assume, answer, best))
-        if isinstance(found, str):
-            rows += [(way.name, found)] if found else []
+        said = _tried(way, Asked(question, assume, answer, best))
+        if isinstance(said, str):
+            rows += [(way.name, said)] if said else []
             continue
-        rows.append((way.name, f"{found.relation} {found.expr}"))
-        best = max(best or found, found, key=_strength)
+        rows.append((way.name, f"{said.relation} {said.expr}"))
+        best = max(best or said, said, key=_strength)
         if _strength(best) >= ENOUGH:
             break
     if best is None:
         why = "; ".join(dict.fromkeys(what for _, what in rows)) or "no way to an answer is known"
         best = Bound(question, "unknown", sympy.nan, reason=why)
     return Tried(best, tuple(rows))
+
+
+def about(question: Question, assume: tuple[sympy.Basic, ...]) -> tuple[sympy.Basic, ...]:
+    """The conditions that are about symbols of what is asked."""
+    names = names_of(question.subject)
+    return tuple(c for c in assume if {s.name for s in c.free_symbols} <= names)
 
 
 def answer(question: Question, assume: tuple[sympy.Basic, ...] = ()) -> Bound:

@@ -12,14 +12,14 @@ from typing import Any, Literal, TypeAlias
 
 import sympy
 
-from pidsl.analysis import consequence, documents
+from pidsl.analysis import choices, consequence, documents
 from pidsl.analysis.bound import ANY, Bound, Question, asking
 from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.formulas.assume import conditions, require_known
 from pidsl.analysis.formulas.words import symbol
 from pidsl.analysis.layers.stacks import attempt, number
-from pidsl.analysis.portfolio import answer, static
+from pidsl.analysis.portfolio import about, answer, static
 from pidsl.analysis.schedules import LayerRule
 from pidsl.analysis.smaller.axes import grid_of
 from pidsl.analysis.statements import VARIABLES, names_of
@@ -198,6 +198,10 @@ def _asked(question: Question, assume: Assume) -> Bound:
     variables = VARIABLES[question.quantity] if question.layers in (None, ANY) else "n"
     _require(subject, known, variables)
     own = static(known)
+    if documents.any_confined(subject) and choices.any_chosen(subject):
+        source = replace(question, quantity=consequence.SOURCES.get(question.quantity, question.quantity))
+        found = choices.bounded(source, lambda smaller: _asked(smaller, about(smaller, own)))
+        return _under(found if source == question else consequence.derived(found, question), known)
     if documents.any_confined(subject):
         whole = documents.every_pair(question)
         return _under(consequence.bounded(answer(whole, own), subject), known)

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pidsl.analysis import held_out
 from pidsl.analysis.bound import Bound, Certificate
+from pidsl.analysis.choices import any_chosen
 from pidsl.analysis.documents import ACROSS, any_confined
 from pidsl.analysis.formulas import smt
 from pidsl.analysis.sizes import FLOPS, TENSORS
@@ -59,6 +60,7 @@ class Rule:
         about: statements that it can prove.
         checker: "module:function" that verifies a bound.
         confined: whether it may be about a pattern within any documents.
+        chosen: whether it may be about a pattern from which calls choose.
     """
 
     theorem: str
@@ -66,6 +68,7 @@ class Rule:
     about: tuple[About, ...]
     checker: str
     confined: bool = False
+    chosen: bool = False
 
     def check(self, bound: Bound) -> Verdict:
         """Verify a statement of this kind, whose premises are verified."""
@@ -206,6 +209,7 @@ RULES: dict[str, Rule] = {
         (About(TERMS, (*TENSORS,), COSTS),),
         "pidsl.analysis.sizes:check_sizes",
         confined=True,
+        chosen=True,
     ),
     "no layer": Rule(
         "without a layer, every token is itself",
@@ -219,6 +223,7 @@ RULES: dict[str, Rule] = {
         (About(TERMS, (ACROSS,)),),
         "pidsl.analysis.documents:check_apart",
         confined=True,
+        chosen=True,
     ),
     "corners": Rule(
         "a sum of corners of the (query, key) plane, to which a key and a query more add what they say (z3)",
@@ -231,6 +236,20 @@ RULES: dict[str, Rule] = {
         "induction",
         (About(TERMS, ("pairs",)),),
         "pidsl.analysis.symbolic.differences:check_pairs",
+    ),
+    "choice": Rule(
+        "whatever calls choose lies between what is forced and all that is possible, at most a budget of keys further",
+        "reduction",
+        (
+            About(TERMS, ("pairs", "degree", "max degree")),
+            About(TERMS, ("live keys",), ROWS),
+            About(TERMS, ("live pages",), PAGES),
+            About(ALL, REACH, SOME),
+            About(ALL, ("depth",), DEPTH),
+        ),
+        "pidsl.analysis.choices_check:check",
+        confined=True,
+        chosen=True,
     ),
     "consequence": Rule(
         "follows from another statement about the same pattern, proved by itself",
@@ -248,6 +267,7 @@ RULES: dict[str, Rule] = {
         ),
         "pidsl.analysis.consequence:check",
         confined=True,
+        chosen=True,
     ),
 }
 
@@ -284,6 +304,8 @@ def verdict_of(bound: Bound, known: dict[Bound, Verdict] | None = None) -> Verdi
             return failed(why)
         if any_confined(bound.subject) and not (bound.question.allowed or rule.confined):
             return failed("of a pattern within documents, what is proved follows from all pairs that some allow")
+        if any_chosen(bound.subject) and not rule.chosen:
+            return failed("of a pattern from which calls choose, only what holds of every choice is proved")
         if not is_soon() and (why := held_out.refutation(bound, held_out.AGAIN)):
             return failed(why)
         steps: list[str] = []

@@ -1,6 +1,5 @@
 """Bounds as JSON, with the certificates by which they are verified again, in another place or at another time.
 
-    {"pidsl": 1, "question": {"subject": "window(4)", "quantity": "farthest", "layers": 3}, "relation": "==",
     {"pidsl": 1, "question": {"subject": "window(4)", "quantity": "farthest", "layers": 3}, "relation": "==", ...
      "formula": "Min(12, n - 1)", "assumptions": ["n >= 1"], "certificate": {"rule": ..., "facts": {}, "premises": []}}
 Nothing in a file is trusted or executed: terms and formulas are parsed by grammars, and what they say is verified.

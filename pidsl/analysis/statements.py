@@ -16,6 +16,7 @@ import sympy
 from sympy.functions.elementary.piecewise import ExprCondPair
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
+from pidsl.analysis import choices
 from pidsl.analysis.bound import ANY, Bound, Form, Question
 from pidsl.analysis.documents import ACROSS, AT_MOST, any_confined
 from pidsl.analysis.domains import domain
@@ -115,6 +116,8 @@ def misstated(bound: Bound, proves: Iterable[About]) -> str:
     }
     if confined and not allowed and bound.relation != most.get(bound.quantity):
         return "of a pattern within documents, only bounds are proved"
+    if choices.any_chosen(bound.subject) and bound.relation == "==" and bound.quantity not in (ACROSS, *TENSORS):
+        return "of a pattern from which calls choose, only bounds are proved"
     about = next((one for one in proves if bound.quantity in one.quantities), None)
     if about is None:
         return f"{bound.method} says nothing about {bound.quantity}"

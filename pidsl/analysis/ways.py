@@ -9,10 +9,14 @@ from typing import Any, Literal
 
 import sympy
 
-from pidsl.analysis.bound import Bound, Question
+from pidsl.analysis.bound import Bound, Certificate, Question
+from pidsl.analysis.formulas.piecewise import Formula
+from pidsl.language.terms import Term
 
 Kind = Literal["numbers", "symbols", "any"]
 Confirmed = Literal["", "where a symbol divides", "where it divides", "always"]
+
+NEVER = "some pair stays out of reach of every number of layers"
 
 
 class NotMine(Exception):
@@ -39,6 +43,25 @@ class Asked:
     def subject(self) -> Any:
         """What it is about."""
         return self.question.subject
+
+    @property
+    def pattern(self) -> Term:
+        """What it is about, where that is one term, of every layer.
+
+        Raises:
+            NotMine: it is a schedule, or a rule for layers.
+        """
+        if not isinstance(self.question.subject, Term):
+            raise NotMine
+        return self.question.subject
+
+    def answered(self, found: Formula, certificate: Certificate) -> Bound:
+        """The exact answer that is a formula in n, with what a reader should know of it."""
+        if self.question.quantity == "depth":
+            note = NEVER if found.expr.has(sympy.oo) else ""
+        else:
+            note = "for shorter n the formula has many cases" if found.least > 1 else ""
+        return Bound(self.question, "==", found.expr, found.assumptions, certificate, note)
 
 
 @dataclass(frozen=True, slots=True)

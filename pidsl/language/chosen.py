@@ -22,6 +22,7 @@ from pidsl.language.terms import (
     Term,
     Union,
     is_chosen,
+    is_confined,
     walk,
 )  # fmt: skip
 from pidsl.language.trees import Steps, own_values, run, shallow
@@ -95,7 +96,7 @@ def _replaced(term: Term, by: Callable[[Chosen], Term]) -> Steps[Term]:
     match term, parts:
         case Union(), [x, Empty()] | [Empty(), x]:
             return x
-        case (Intersection(), [Empty(), _] | [_, Empty()]) | (Difference(), [Empty(), _]):
+        case (Intersection(), [Empty(), _] | [_, Empty()]) | (Difference(), [Empty(), _]) if not is_confined(term):
             return Empty()
         case Union() | Intersection(), _:
             return shallow(type(term)(*parts))

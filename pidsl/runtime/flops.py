@@ -5,7 +5,8 @@ As torch counts its own attention, 2 flops for a multiply-add and nothing for th
     forward     2 pairs (D + Dv)          the logits, and the values
     backward    2 pairs (3 D + 2 Dv)      the logits again; the gradients of weights, values, queries and keys
 
-for each query head of each batch entry; `pairs` are those of its pattern, in a ragged call of each sequence.
+for each query head of each batch entry; `pairs` are those of its pattern, in a ragged call of each sequence, and where
+calls choose the most that any lists attend.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from pidsl.errors import BackendError
+from pidsl.language.chosen import forced, possible, selection
 from pidsl.language.heads import Heads
 from pidsl.language.parse import parse
 from pidsl.language.terms import Term
@@ -89,4 +91,11 @@ def _of_heads(pattern: str, heads: int, rows: int, keys: int, offset: int, key_o
 
     found: Term | Heads = parse(pattern)
     groups = found.groups if isinstance(found, Heads) else ((heads, found),)
-    return sum(count * counting.pairs(term, rows, keys, offset, key_offset) for count, term in groups)
+    total = 0
+    for count, term in groups:
+        most = counting.pairs(possible(term), rows, keys, offset, key_offset)
+        if (lists := selection(term)) is not None:
+            block, budget, _ = lists.numbers
+            most = min(most, counting.pairs(forced(term), rows, keys, offset, key_offset) + rows * budget * block)
+        total += count * most
+    return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +62,11 @@ class Rows:
         own = torch.arange(self.first, self.first + self.count, device=device) * self.queries // self.block
         near = blocks > own[:, None] - local if local else torch.zeros_like(blocks, dtype=torch.bool)
         return self.reached(device) & (near | (blocks < first))
+
+
+def exact(device: torch.device) -> AbstractContextManager[object]:
+    """Without the halves of an autocast."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def wide(x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pidsl.errors import ArgumentError, TermError
-from pidsl.select.scores import Per, Rows, best, shared
+from pidsl.select.scores import Per, Rows, best, exact, shared
 
 AT_ONCE = 1 << 20  # scores that are made at once, unless one query block has more
 
@@ -200,7 +200,7 @@ class Selector(nn.Module, ABC):
             raise ArgumentError(f"k: {got}", expected, f"{type(self).__name__}(...).append")
         if k.shape[:2] != tail.shape[:2] or k.shape[3] != tail.shape[3]:
             raise ArgumentError(f"k: {list(k.shape)}", expected, f"{type(self).__name__}(...).append")
-        with torch.no_grad():
+        with torch.no_grad(), exact(k.device):
             summaries = state.summaries
             tail = torch.cat([tail, k], 2) if tail.shape[2] else k
             new = max(0, (tail.shape[2] - self.size) // self.stride + 1)
@@ -226,7 +226,7 @@ class Selector(nn.Module, ABC):
         if q.shape[0] != b or q.shape[1] % kv_heads or q.shape[3] != d or n > state.length:
             expected = f"[{b}, a multiple of {kv_heads}, at most {state.length}, {d}], the last tokens of the state"
             raise ArgumentError(f"q: {list(q.shape)}", expected, f"{type(self).__name__}(...).step")
-        with torch.no_grad():
+        with torch.no_grad(), exact(q.device):
             kept = self.kept(state)
             offset = state.length - n
             found = [

@@ -10,10 +10,11 @@ from typing import Any, cast
 from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound, asking
 from pidsl.analysis.formulas.words import Value
+from pidsl.analysis.layers.stacks import number
 from pidsl.analysis.portfolio import answer
-from pidsl.errors import PidslError, SizeError, TermError
+from pidsl.errors import PidslError, TermError
 from pidsl.language.shown import Displayed
-from pidsl.language.terms import Term, require_concrete, require_free
+from pidsl.language.terms import Term, is_confined, require_concrete, require_free
 from pidsl.language.vocabulary import window
 from pidsl.relation.isl import in_turn
 from pidsl.studies.cost import shown
@@ -200,8 +201,7 @@ def compare(
         SymbolError: a pattern holds symbols without a range, or a range is for none.
     """
     for name, value in (("n", n), ("layers", layers), ("head_dim", head_dim)):
-        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-            raise SizeError(f"{name} = {value!r}", "an integer >= 1", where="compare(...)")
+        number(value, name, 1, "compare(...)")
     named = list(_named(patterns, ranges))
     if not named:
         raise TermError("no patterns", "at least one", where="compare([])")
@@ -233,7 +233,8 @@ def _row(name: str, pattern: Pattern, n: int, layers: int, head_dim: int) -> Row
     terms = terms_of(pattern, n, layers)
     for term in terms:
         require_concrete(term, "compare patterns")
-        require_free(term, "what it costs and reaches")
+        if is_confined(term):
+            require_free(term, "what it costs and reaches")
     found: dict[str, tuple[Answer, ...]] = {}
     reasons: dict[str, str] = {}
     asked: dict[str, Callable[[], Iterable[Bound]]] = {

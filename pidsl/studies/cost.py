@@ -14,6 +14,7 @@ from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound, asking, exact
 from pidsl.analysis.consequence import derived
 from pidsl.analysis.formulas.words import n as tokens
+from pidsl.analysis.layers.stacks import number
 from pidsl.analysis.sizes import DTYPES, TENSORS
 from pidsl.errors import ArgumentError, PidslError, SizeError, SymbolError
 from pidsl.language.shown import Drawn
@@ -110,8 +111,8 @@ def cost(
         raise ArgumentError(f"dtype = {dtype!r}", f"one of {', '.join(DTYPES)}", where="cost(...)")
     groups = heads if kv_heads is None else kv_heads
     counts = {"head_dim": head_dim, "heads": heads, "kv_heads": groups, "batch": batch}
-    checked = {key: _size(key, value, 1) for key, value in counts.items()}
-    length = None if n is None else _size("n", n, 0)
+    checked = {key: number(value, key, 1, "cost(...)") for key, value in counts.items()}
+    length = None if n is None else number(n, "n", 0, "cost(...)")
     if heads % groups:
         raise SizeError(f"kv_heads = {groups}", f"a divisor of heads = {heads}", where="cost(...)")
     given: dict[str, Any] = {**checked, "dtype": name}
@@ -175,12 +176,6 @@ def _planned(
         return None, f"no plan: {e.given}"
     except PidslError as e:
         return None, f"no plan: {e.given} {e.where}".strip()
-
-
-def _size(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value.__index__()) < least:
-        raise SizeError(f"{name} = {value!r}", f"an integer >= {least}", where="cost(...)")
-    return int(value.__index__())
 
 
 def shown(value: object) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 
 from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound, asking
+from pidsl.analysis.layers.stacks import number
 from pidsl.analysis.portfolio import answer
 from pidsl.errors import PidslError, SizeError, TermError
 from pidsl.language.schedule import Schedule
@@ -217,10 +218,8 @@ def design(
         SymbolError: a parameter without a range, or a range without a parameter.
     """
     for name, value in (("n", n), ("layers", layers), ("max_degree", max_degree)):
-        if value is None and name == "max_degree":
-            continue
-        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:  # type: ignore[operator]
-            raise SizeError(f"{name} = {value!r}", "an integer >= 1", where="design(...)")
+        if value is not None or name != "max_degree":
+            number(value, name, 1, "design(...)")
     if n >= LIMIT:
         raise SizeError(f"n = {n}", "n below 2**31: sizes of patterns stay below it", where="design(...)")
     own = _own(family)

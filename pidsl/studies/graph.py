@@ -10,9 +10,8 @@ import networkx as nx
 import numpy as np
 
 from pidsl.analysis.layers import stacks
-from pidsl.analysis.layers.lags import extent, intervals
 from pidsl.analysis.layers.stacks import Stack, checked, square, stack
-from pidsl.errors import SizeError, TooHardError
+from pidsl.errors import SizeError
 from pidsl.language.terms import Term, require_concrete, require_free
 from pidsl.relation.isl import coalesced, in_turn, largest, limited, read_set
 from pidsl.relation.oracle import dense_mask
@@ -88,29 +87,6 @@ def path(subject: object, i: int, j: int, layers: int | None = None, n: int | No
     return chain
 
 
-def paths(subject: object, i: int, j: int, layers: int | None = None, n: int | None = None) -> int:
-    """How many chains of tokens there are by which token j reaches token i: exact.
-
-    >>> import pidsl
-    >>> paths(pidsl.window(1), 5, 3, 4)  # two steps of one token among four layers
-    6
-
-    Args and errors as in `path`; TooHardError also where more than 4096 tokens lie on the way of a layer.
-    """
-    layers_, tokens = _arguments(subject, i, j, layers, n)
-    with limited(f"the paths through {len(layers_)} layers"):
-        seen = _seen_from(layers_, j, tokens)
-        ways = {i: 1} if _holds(seen[-1], i) else {}
-        for level in range(len(layers_), 0, -1):
-            pairs = _at(layers_[level - 1], tokens).intersect_range(seen[level - 1])
-            before: dict[int, int] = {}
-            for token, count in ways.items():
-                for key in _listed(_row(pairs, token)):
-                    before[key] = before.get(key, 0) + count
-            ways = before
-    return ways.get(j, 0)
-
-
 def _arguments(subject: object, i: object, j: object, layers: object, n: object) -> tuple[Stack, int]:
     terms = stack(checked(subject), None if layers is None else stacks.number(layers, "layers"))
     for term in terms:
@@ -144,14 +120,6 @@ def _row(pairs: isl.Map, i: int) -> isl.Set:
 
 def _holds(tokens: isl.Set, i: int) -> bool:
     return not (tokens & read_set(f"{{ [t] : t = {i} }}")).is_empty()
-
-
-def _listed(tokens: isl.Set) -> list[int]:
-    if tokens.is_empty():
-        return []
-    if not tokens.is_bounded() or extent(tokens)[1] - extent(tokens)[0] > 16 * NODES:
-        raise TooHardError("tokens far apart on the way", f"at most {NODES} of them")
-    return [t for low, high in intervals(tokens) or () for t in range(low, high + 1)]
 
 
 def _check(chain: list[int], layers: Stack, tokens: int) -> None:

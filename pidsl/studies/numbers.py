@@ -10,6 +10,7 @@ import numpy as np
 from pidsl.analysis.bound import Bound, asking
 from pidsl.analysis.dense import depth_of
 from pidsl.analysis.formulas.words import Value
+from pidsl.analysis.layers.lags import plus
 from pidsl.analysis.measured import measured
 from pidsl.analysis.portfolio import answer
 from pidsl.analysis.schedules import BaseSchedule
@@ -94,7 +95,7 @@ def depth_within(terms: Sequence[Term], n: int, layers: int) -> float | None:
     whole = (1 << n) - 1
     seen = 1
     for layer in range(layers):
-        seen = _plus(seen, runs[terms[layer % len(terms)]]) & whole
+        seen = plus(seen, runs[terms[layer % len(terms)]]) & whole
         if seen == whole:
             return layer + 1
     return math.inf
@@ -104,18 +105,6 @@ def _runs(lags: np.ndarray) -> list[tuple[int, int]]:
     """First and last of each run of lags."""
     cuts = np.flatnonzero(np.diff(lags) != 1)
     return list(zip(lags[[0, *cuts + 1]].tolist(), lags[[*cuts, -1]].tolist(), strict=True)) if len(lags) else []
-
-
-def _plus(seen: int, runs: list[tuple[int, int]]) -> int:
-    """The bits d + e for every bit d and every e of the runs."""
-    found = 0
-    for first, last in runs:
-        spread, many = seen, 1  # copies of it next to one another
-        while many < last - first + 1:
-            more = min(many, last - first + 1 - many)
-            spread, many = spread | spread << more, many + more
-        found |= spread << first
-    return found
 
 
 def layers_of(pattern: Pattern, n: int, layers: int) -> tuple[Term, ...]:

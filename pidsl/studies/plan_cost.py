@@ -16,7 +16,7 @@ import sympy
 from pidsl.analysis.formulas.words import holds as holds_at
 from pidsl.analysis.formulas.words import symbol
 from pidsl.errors import TooHardError
-from pidsl.language.terms import Term
+from pidsl.language.terms import Term, is_chosen
 from pidsl.relation import counting
 from pidsl.relation.isl import limited
 
@@ -36,7 +36,7 @@ class PlanCost:
     Args:
         backend: whose plan.
         n: tokens.
-        attended: pairs of the pattern.
+        attended: pairs of the pattern; where calls choose, at most.
         forward: pairs in the tiles of the forward pass.
         grad_query: pairs in the tiles of the pass that gives dQ: three products each, q k, dO v and dS k.
         grad_key: pairs in the tiles of the pass that gives dK and dV: four products each, q k, dO v, P dO and dS q.
@@ -123,5 +123,6 @@ def _attended(term: Term, n: int) -> int:
     from pidsl.analysis.questions import pairs
 
     found = pairs(term)
-    known = found.is_exact and all(holds_at(c, {symbol("n"): sympy.Integer(n)}) for c in found.assumptions)
+    told = found.is_exact or is_chosen(term)  # of what calls choose, the most that they may
+    known = told and all(holds_at(c, {symbol("n"): sympy.Integer(n)}) for c in found.assumptions)
     return int(found(n=n)) if known else counting.pairs(term, n)

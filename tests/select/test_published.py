@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import pidsl
 from pidsl.select import MoBA, Quest, SeerGate, Selector
 from pidsl.select.antidiagonal import Antidiagonal
 from pidsl.select.clusters import Clusters
@@ -121,28 +122,31 @@ def turned(x: list[float], position: int, base: float) -> list[float]:
     return [z.real for z in pairs] + [z.imag for z in pairs]
 
 
-@pytest.mark.parametrize(("queries", "threshold"), [(8, None), (8, 0.2), (1, None), (16, 0.1)])
+@pytest.mark.parametrize(("queries", "threshold"), [(8, None), (8, 0.2), (1, 0.3), (16, 0.1)])
 def test_seer_gate(queries: int, threshold: float | None) -> None:
     """softmax of rotated maps of pooled queries (mean) and keys (max, min, mean)."""
     q, k = inputs(45, 2)
     s = SeerGate(D, HQ, HKV, 8, 3, queries, width=4, rope=100.0, threshold=threshold).double()
 
-    def mapped(x: list[float], weight: Tensor, position: int) -> list[float]:
-        out = [sum(x[i] * weight[i, o].item() for i in range(len(x))) for o in range(weight.shape[1])]
+    def mapped(x: list[float], weight: list[list[float]], position: int) -> list[float]:
+        out = [sum(x[i] * weight[i][o] for i in range(len(x))) for o in range(4)]
         return turned(out, position, 100.0)
 
-    def score(b: int, h: int, r: int, c: int) -> float:
+    q_map, k_map = s.q_map.tolist(), s.k_map.tolist()
+
+    @cache
+    def gate(b: int, h: int, r: int) -> dict[int, float]:
         last = tokens(r, queries, 45)[-1]
-        at = mapped(mean(q[b, h], tokens(r, queries, 45)), s.q_map[h], r * queries)
+        at = mapped(mean(q[b, h], tokens(r, queries, 45)), q_map[h], r * queries)
         logits = []
         seen = [x for x in range(6) if x * 8 <= last and (queries % 8 == 0 or x * 8 + 7 <= last)]
         for x in seen:
             block = k[b, h // 2, tokens(x, 8, 45)].T.tolist()
             pooled = [max(d) for d in block] + [min(d) for d in block] + [sum(d) / len(d) for d in block]
-            logits.append(dot(at, mapped(pooled, s.k_map[h // 2], x * 8)) / 2)
-        return dict(zip(seen, exps(logits), strict=True)).get(c, 0.0)
+            logits.append(dot(at, mapped(pooled, k_map[h // 2], x * 8)) / 2)
+        return dict(zip(seen, exps(logits), strict=True))
 
-    check(s, q, k, score)
+    check(s, q, k, lambda b, h, r, c: gate(b, h, r).get(c, 0.0))
 
 
 @pytest.mark.parametrize(("size", "stride", "block"), [(8, 4, 8), (4, 4, 8), (12, 4, 4)])
@@ -188,20 +192,24 @@ def test_lightning_indexer() -> None:
         s.k_norm.weight.fill_(1.0)
         s.weights.weight.copy_(torch.randn(s.weights.weight.shape, generator=made))
         s.q_map.weight.copy_(torch.randn(s.q_map.weight.shape, generator=made))
+    (part,) = s.parts(0, 30, 1)
+    found = s.scores(q, s.kept(s.append(s.start(B, HKV, D, dtype=q.dtype), k)), part)
+    assert found[1, 0, 20, 7].item() == pytest.approx(score(1, 0, 20, 7))
     check(s, q, k, score)
 
 
-@pytest.mark.parametrize(("routes", "budget"), [(1, 30), (1, 3), (2, 6)])
-def test_clusters(routes: int, budget: int) -> None:
-    """Keys before the query whose nearest centroid is one of the query's."""
+@pytest.mark.parametrize(("routes", "budget", "per"), [(1, 30, "head"), (1, 3, "group"), (2, 6, "head")])
+def test_clusters(routes: int, budget: int, per: str) -> None:
+    """Keys before the query whose nearest centroid is one of the query's, or of the mean of a group's queries."""
     q, k = inputs(30, 6)
-    s = Clusters(D, HKV, 4, budget, routes=routes).double()
+    s = Clusters(D, HKV, 4, budget, routes=routes, per=per).double()  # type: ignore[arg-type]
 
     def near(x: list[float], head: int) -> list[float]:
         return [dot(x, mu) / math.sqrt(dot(x, x)) for mu in s.centroids[head].tolist()]
 
     def score(b: int, h: int, r: int, c: int) -> float:
-        query, key = near(q[b, h, r].tolist(), h // 2), near(k[b, h // 2, c].tolist(), h // 2)
+        together = [h] if per == "head" else [h // 2 * 2, h // 2 * 2 + 1]
+        query, key = near(q[b, together, r].mean(0).tolist(), h // 2), near(k[b, h // 2, c].tolist(), h // 2)
         of_key = max(range(4), key=lambda x: key[x])
         own = sorted(range(4), key=lambda x: -query[x])[:routes]
         return key[of_key] if of_key in own else -math.inf
@@ -209,7 +217,7 @@ def test_clusters(routes: int, budget: int) -> None:
     check(s, q, k, score)
 
 
-@pytest.mark.parametrize(("n", "block", "queries", "threshold"), [(48, 8, 8, None), (45, 8, 8, 0.7), (45, 4, 8, 0.5)])
+@pytest.mark.parametrize(("n", "block", "queries", "threshold"), [(48, 8, 8, None), (42, 8, 8, 0.7), (45, 4, 8, 0.5)])
 def test_antidiagonal(n: int, block: int, queries: int, threshold: float | None) -> None:
     """From the matrix of logits: sums along one antidiagonal of every square, a softmax, sums over blocks."""
     q, k = inputs(n, 7)
@@ -233,3 +241,28 @@ def test_antidiagonal(n: int, block: int, queries: int, threshold: float | None)
         return sum(known[b, h, u][v] for u in rows for v in columns if v <= u)
 
     check(s, q, k, score)
+
+
+def test_three_branches_of_nsa() -> None:
+    """Gated: compressed windows, chosen blocks, a window; each with its softmax, the last two in one kernel."""
+    (q, k), v, n = inputs(29, 3), inputs(29, 8)[1], 29
+    s = Compressed(8, 3, size=8, stride=4)
+    lists, weights = s(q, k), torch.rand(B, HQ, n, 3, dtype=torch.float64)
+    branches = pidsl.gate(chosen=pidsl.chosen(8, 3, 1), window=pidsl.window(11) & pidsl.causal)
+    out = pidsl.compile(branches, backend="torch")(q, k, v, weights=weights[..., 1:], blocks=lists)
+    out = out + weights[..., :1] * s.attend(q, k, v)
+    for b, h, i in itertools.product(range(B), range(HQ), range(n)):
+        chosen = [j for j in range(i + 1) if j // 8 in lists[b, h // 2, i].tolist()]
+        ended = [range(w, w + 8) for w in range(0, i - 6, 4)]
+        keys, values = k[b, h // 2].tolist(), v[b, h // 2].tolist()
+        sets = [
+            [(mean(k[b, h // 2], w), mean(v[b, h // 2], w)) for w in ended],
+            [(keys[j], values[j]) for j in chosen],
+            [(keys[j], values[j]) for j in range(max(0, i - 11), i + 1)],
+        ]
+        wanted = torch.zeros(D, dtype=torch.float64)
+        for g, pairs in zip(weights[b, h, i], sets, strict=True):
+            p = exps([dot(q[b, h, i].tolist(), key) / D**0.5 for key, _ in pairs])
+            for x, (_, value) in zip(p, pairs, strict=True):
+                wanted += g * x * torch.tensor(value, dtype=torch.float64)
+        torch.testing.assert_close(out[b, h, i], wanted)

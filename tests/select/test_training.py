@@ -56,7 +56,9 @@ def test_gradients_of_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     s, (q, k), real = SeerGate(D, HQ, HKV, 8, 2, 8, width=4).double(), inputs(30), inputs(30, 1)
     q.requires_grad_()
+    whole = s.distillation(q, k, real)
     monkeypatch.setattr("pidsl.select.selector.AT_ONCE", 1)
+    torch.testing.assert_close(s.distillation(q, k, real), whole)
     grads = torch.autograd.grad(s.distillation(q, k, real), [*s.parameters(), q], allow_unused=True)
     assert grads[-1] is None
     names = [name for name, _ in s.named_parameters()]
@@ -109,8 +111,8 @@ def test_gradients_of_the_indexer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pidsl.select.selector.AT_ONCE", 1)
     parts = torch.autograd.grad(s.divergence(q, k, real), list(s.parameters()))
     torch.testing.assert_close(parts, whole[:-1])
-    before, optimizer = s.divergence(q, k, real).item(), torch.optim.Adam(s.parameters(), 0.03)
-    for _ in range(30):
+    before, optimizer = s.divergence(q, k, real).item(), torch.optim.Adam(s.parameters(), 0.05)
+    for _ in range(20):
         optimizer.zero_grad()
         s.divergence(q, k, real).backward()
         optimizer.step()

@@ -82,6 +82,14 @@ def test_rooms_import_one_way(house: str) -> None:
     assert circles({x: {b for a, b in arrows if a == x} for x in packages}) == set()
 
 
+def test_selectors_know_errors_alone() -> None:
+    """On loading: modules, which some of them need the rotation of, are given selectors."""
+    for name, (source, package) in modules().items():
+        if name.startswith("pidsl.select"):
+            loaded = {x for x, _, on_load in imports(source, package) if on_load and x.startswith("pidsl")}
+            assert all(x.startswith(("pidsl.select", "pidsl.errors")) for x in loaded), name
+
+
 def private(name: str) -> Iterator[str]:
     """Private names of other modules that a module takes: `from x import _y`, or `x._y` of an imported module x."""
     source, package = modules()[name]

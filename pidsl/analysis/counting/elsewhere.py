@@ -8,8 +8,6 @@ their sums and products, the cases of the formula, and beyond all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import fields
 from random import Random
 from typing import Any
 
@@ -20,11 +18,10 @@ import sympy
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.counting.lattice import rows_of, square, without
 from pidsl.analysis.formulas.evaluate import first_difference
-from pidsl.analysis.formulas.words import holds, i, n, symbol
-from pidsl.analysis.measured import LIVE, TOKENS, longest_mask, measured, varies
-from pidsl.analysis.verdict import is_soon
+from pidsl.analysis.formulas.words import i, n, symbol
+from pidsl.analysis.measured import LIVE, TOKENS, admits, longest_mask, refuted, sizes_of, varies
+from pidsl.analysis.verdict import Verdict, failed, is_soon
 from pidsl.errors import TooHardError
-from pidsl.language.terms import Term, walk
 from pidsl.relation.isl import limited, read_map, read_set
 from pidsl.relation.lives import asked
 from pidsl.relation.oracle import dense_mask
@@ -36,6 +33,12 @@ MOST = 20_000  # of them
 ROWS = 3  # queries of each of these lengths
 DENSE = 1200  # tokens of the longest mask
 t = symbol("t")
+
+
+def also(bound: Bound, found: Verdict) -> Verdict:
+    """What was found, unless other counts contradict it."""
+    failure = differs(bound) if found.holds else ""
+    return failed(failure, *found.steps) if failure else found
 
 
 def differs(bound: Bound) -> str:
@@ -53,10 +56,8 @@ def differs(bound: Bound) -> str:
 
 def _live(bound: Bound) -> str:
     """Live keys, of few tokens by dense masks, of others by isl."""
-    for at in range(TOKENS + 1):
-        right, exact = measured(bound, {"t": at})
-        if right is not None and exact and _wrong(bound.expr, {t: [at]}, [right]) is not None:
-            return f"at t = {at} the masks say {right}"
+    if why := refuted(bound, ({"t": at} for at in range(TOKENS + 1))):
+        return why
     lookahead, page = bound.question.lookahead, bound.question.page
     since = 1 if lookahead is None else -lookahead
     try:
@@ -74,7 +75,7 @@ def _live(bound: Bound) -> str:
 
 def _differs_at(bound: Bound, x: sympy.Symbol, points: isl.Set) -> str:
     for at in _places(bound, x):
-        if not _admitted(bound, {x: at}) or (right := _count(points, {x: at})) is None:
+        if not admits(bound.assumptions, {x.name: at}) or (right := _count(points, {x: at})) is None:
             continue
         if _wrong(bound.expr, {x: [at]}, [right]) is not None:
             return f"at {x} = {at}, held out, the count is {right}, not {bound.expr.subs(x, at)}"
@@ -86,17 +87,13 @@ def _wrong(expr: sympy.Expr, at: dict[sympy.Symbol, Any], right: Any) -> int | N
     return first_difference(expr, points, np.array(right).astype(object))
 
 
-def _admitted(bound: Bound, at: dict[sympy.Symbol, int]) -> bool:
-    return all(holds(c, at) for c in bound.assumptions if c.free_symbols <= at.keys())
-
-
 # -- where to look -----------------------------------------------------------------------------------------------------
 
 
 def _places(bound: Bound, x: sympy.Symbol) -> list[int]:
     """Values of n, or of t."""
     draw = Random(f"{bound.quantity} of {bound.shown_subject} elsewhere")
-    own = sorted({abs(v) for part in walk(bound.term) for v in _numbers(part) if v})[:20]
+    own = sorted(sizes_of([bound.term]) - {0})[:20]
     cases = {int(v) for v in bound.expr.atoms(sympy.Integer) if 0 <= v <= MOST}
     marks = {a + b for a in (0, *own) for b in (0, *own)} | {a * b for a in own for b in own} | cases | {0}
     near = sorted({m + k for m in marks if m <= MOST for k in (-1, 0, 1, 2) if m + k >= 0})
@@ -106,16 +103,6 @@ def _places(bound: Bound, x: sympy.Symbol) -> list[int]:
         start = draw.randrange(last + 1)
         some.update(range(start, start + min(max(own, default=1), RUN)))
     return sorted({*some, last + draw.randrange(1, 60), 2 * last + draw.randrange(60)})
-
-
-def _numbers(part: object) -> Iterator[int]:
-    """Whole numbers in the fields of a word."""
-    values = [getattr(part, f.name) for f in fields(part)] if isinstance(part, Term) else part  # type: ignore[arg-type]
-    for value in values if isinstance(values, list | tuple) else ():
-        if isinstance(value, int) and not isinstance(value, bool):
-            yield value
-        elif isinstance(value, tuple):
-            yield from _numbers(value)
 
 
 # -- what is there -----------------------------------------------------------------------------------------------------
@@ -130,7 +117,7 @@ def _short(bound: Bound) -> str:
     else:  # a mask is a corner of all that are longer
         keys = np.cumsum(dense_mask(term, longest), axis=1, dtype=np.int64)
         each = [(x, keys[:x, x - 1] if x else keys[:0, 0]) for x in range(longest + 1)]
-    each = [(x, keys) for x, keys in each if _admitted(bound, {n: x})]
+    each = [(x, keys) for x, keys in each if admits(bound.assumptions, {"n": x})]
     if bound.quantity == "degree":
         draw = Random(f"queries of {term!r}")
         rows = [(x, k, int(keys[k])) for x, keys in each if x for k in (x - 1, draw.randrange(x))]
@@ -159,7 +146,7 @@ def _long(bound: Bound) -> str:
 
 
 def _differs_in_rows(bound: Bound, rows: list[tuple[int, int, int]]) -> str:
-    rows = [row for row in rows if _admitted(bound, {n: row[0], i: row[1]})]
+    rows = [row for row in rows if admits(bound.assumptions, {"n": row[0], "i": row[1]})]
     if not rows:
         return ""
     lengths, queries, right = zip(*rows, strict=True)

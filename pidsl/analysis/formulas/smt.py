@@ -32,7 +32,9 @@ from pidsl.analysis.formulas.smtlib import (
     Writer,
     asserted,
     declared,
+    divided,
     expanded,
+    named,
     quotient,
     used,
     written,
@@ -261,7 +263,7 @@ class Prover:
         own = [c for c in conditions if c.free_symbols <= below.free_symbols]
         if not any(below.is_positive or _impossible([*known, below <= 0]) for known in (own, conditions)):
             raise TermError(f"a division by {below}", f"{below} >= 1 by assumption", where=str(atom))
-        multiple, rest = _divided(above, below)
+        multiple, rest = divided(above, below)
         remainders = [x for x in rest.free_symbols if re.fullmatch(r"r\d+!", x.name)]
         small = remainders[0] if len(remainders) == 1 else sympy.Integer(0)  # 0 <= small < below
         if small == 0 or (small < below) in conditions:
@@ -302,8 +304,19 @@ def _whole(o: Obligation, definitions: Iterable[Definition]) -> tuple[str, str]:
     functions = [x for x in ("power", "log") if f"({x} " in defined + given + contrary]
     lines = [f"(set-logic {'QF_UFNIA' if functions else 'QF_NIA'})\n"]
     lines += [f"(declare-fun {x} (Int Int) Int)\n" for x in functions]
-    lines += [declared(free), *(f"(declare-const {x} Int)\n" for x in writer.gaps), defined, given]
+    lines += [declared(free), *(f"(declare-const {x} Int)\n" for x in writer.gaps)]
+    names = {named(s.name) for s in free}
+    for function, x in sorted(writer.bases):  # of the others nothing needs to be known
+        if x in names or x.isdigit():
+            lines += [f"(assert {_FIRST[function].format(x)})\n"]
+    lines += [defined, given]
     return "".join(lines), contrary
+
+
+_FIRST = {  # of a power, and of a logarithm, of which z3 is asked by their definition
+    "power": "(and (= (power {0} 0) 1) (= (power {0} 1) {0}))",
+    "log": "(=> (>= {0} 2) (and (= (log {0} 1) 0) (= (log {0} {0}) 1)))",
+}
 
 
 def _comment(text: str) -> str:
@@ -385,16 +398,6 @@ def _at_least_zero(c: Condition) -> sympy.Expr | None:
         return None
     x = sympy.expand(c.lhs - c.rhs)
     return {">=": x, ">": x - 1, "<=": -x, "<": sympy.expand(-x - 1)}.get(c.rel_op)
-
-
-def _divided(x: sympy.Expr, by: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
-    """x as by * multiple + rest, term by term: `p*q + r - 1` by p is (q, r - 1)."""
-    multiple = rest = sympy.Integer(0)
-    for term in sympy.Add.make_args(x):
-        share = term / by
-        whole = share.as_numer_denom()[1] == 1
-        multiple, rest = (multiple + share, rest) if whole else (multiple, rest + term)
-    return multiple, rest
 
 
 def _quotients(shift: sympy.Expr, by: sympy.Expr, conditions: Sequence[Condition]) -> tuple[int, int] | None:

@@ -38,6 +38,12 @@ class Count(sympy.Function):
     """A conclusion: of numbers and conditions in turn, the numbers whose condition holds sum to 0."""
 
 
+SIDES: dict[str, Callable[[sympy.Expr], Condition]] = {
+    "==": IsZero, "<=": lambda gap: gap >= 0, ">=": lambda gap: gap <= 0
+}  # fmt: skip
+"""What is claimed of a formula minus the quantity that it bounds."""
+
+
 class Applied(BooleanFunction):
     """A condition that is defined by name, of some arguments."""
 
@@ -111,6 +117,7 @@ class Writer:
     def __init__(self, definitions: Iterable[Definition] = (), taken: Iterable[str] = ()) -> None:
         self.definitions = {d.name: d for d in definitions}
         self.taken = frozenset(taken)  # names of variables
+        self.bases: set[tuple[str, str]] = set()  # of powers and logarithms, each by its function
         self.gaps: list[str] = []  # variables for what formulas are where no case holds
         self._scales: dict[str, int] = {}
         self._known: dict[sympy.Basic, Any] = {}
@@ -187,9 +194,13 @@ class Writer:
             scale, text = self.formula(e.base)
             return scale ** int(e.exp), _product([text] * int(e.exp))
         if e.is_Pow and e.exp.is_integer is not False and not e.exp.is_Integer:
-            return 1, f"(power {self.whole(e.base)} {self.whole(e.exp)})"
+            base = self.whole(e.base)
+            self.bases.add(("power", base))
+            return 1, f"(power {base} {self.whole(e.exp)})"
         if isinstance(e, CeilLog):
-            return 1, f"(log {self.whole(e.args[0])} {self.whole(e.args[1])})"
+            base = self.whole(e.args[0])
+            self.bases.add(("log", base))
+            return 1, f"(log {base} {self.whole(e.args[1])})"
         if isinstance(e, sympy.Min | sympy.Max):
             return self._extreme(e)
         if isinstance(e, sympy.Abs):
@@ -256,6 +267,16 @@ def quotient(x: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
     if below.could_extract_minus_sign():
         above, below = -above, -below
     return sympy.expand(above), sympy.expand(below)
+
+
+def divided(x: sympy.Expr, by: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+    """x as by * multiple + rest, term by term: `p*q + r - 1` by p is (q, r - 1)."""
+    multiple = rest = sympy.Integer(0)
+    for term in sympy.Add.make_args(x):
+        share = term / by
+        whole = share.as_numer_denom()[1] == 1
+        multiple, rest = (multiple + share, rest) if whole else (multiple, rest + term)
+    return multiple, rest
 
 
 def declared(parts: Iterable[sympy.Basic]) -> str:

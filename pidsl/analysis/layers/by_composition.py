@@ -17,10 +17,10 @@ from pidsl.analysis.bound import ANY, Bound, Certificate
 from pidsl.analysis.consequence import derived
 from pidsl.analysis.formulas.piecewise import formula
 from pidsl.analysis.layers.by_forms import closed_form
-from pidsl.analysis.layers.forms import least_layers, outside, target_map, unseen
+from pidsl.analysis.layers.forms import least_layers, outside, unseen
 from pidsl.analysis.layers.lag_formulas import pairs_formula
-from pidsl.analysis.layers.stacks import connected, square, stack
-from pidsl.analysis.ways import Asked, NotMine
+from pidsl.analysis.layers.stacks import connected, square, stack, target_map
+from pidsl.analysis.ways import NEVER, Asked, NotMine
 from pidsl.errors import TooHardError
 from pidsl.relation.isl import CONTEXT, coalesced, limited, read_set
 
@@ -29,7 +29,7 @@ RECENT = 6  # numbers of layers that a new one is compared with
 LAYERS = 24  # that are composed, one after another, before a formula is given up
 BRANCHES = 24
 OPERATIONS = 300_000  # of differences, each up to 20 microseconds
-NEVER = 100_000  # for each invariant
+INVARIANT = 100_000  # for each invariant
 CYCLES = (1, 2, 3)  # residues of L that are told apart
 PARTS = 64  # of the pairs that are compared with others
 MATRICES = 2048  # tokens
@@ -42,8 +42,7 @@ def reach(asked: Asked) -> Bound:
     if q.layers == ANY:
         raise NotMine
     found = pairs_formula(q.quantity, connected(stack(asked.subject, q.layers)))
-    note = "for shorter n the formula has many cases" if found.least > 1 else ""
-    return Bound(q, "==", found.expr, found.assumptions, Certificate("layers"), note)
+    return asked.answered(found, Certificate("layers"))
 
 
 def by_small_matrices(asked: Asked) -> Bound:
@@ -69,11 +68,8 @@ def _by_matrices(asked: Asked, most: int) -> Bound:
     if q.n is None or q.of is None or q.n > most:
         raise NotMine("" if q.n is None else f"matrices of more than {most} tokens")
     found = dense.depth_of(stack(asked.subject, None), q.n, q.of)
-    value, reason = (sympy.Integer(found), "") if found is not None else (sympy.oo, NONE)
+    value, reason = (sympy.Integer(found), "") if found is not None else (sympy.oo, NEVER)
     return Bound(q, "==", value, (), Certificate("matrices"), reason)
-
-
-NONE = "some pair stays out of reach of every number of layers"
 
 
 def depth(asked: Asked) -> Bound:
@@ -170,7 +166,7 @@ class _Depth:
             if self.remaining.is_empty():
                 return
             try:
-                with limited("pairs out of reach", NEVER):
+                with limited("pairs out of reach", INVARIANT):
                     closed = closure(self.layers, cycle)
                     missing = outside(self.layers, self.target, closed, cycle)
             except (TooHardError, isl.Error):

@@ -73,9 +73,9 @@ def by_late_repetition(asked: Asked) -> Bound:
 
 def _one(asked: Asked) -> Term:
     """The pattern of each of any number of layers."""
-    if asked.question.layers != ANY or not isinstance(asked.subject, Term):
+    if asked.question.layers != ANY:
         raise NotMine
-    return asked.subject
+    return asked.pattern
 
 
 def _operations(term: Term) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from heapq import heappop, heappush
 from operator import eq
 from typing import Any
@@ -17,7 +16,7 @@ from pidsl.analysis.formulas.piecewise import Formula, chain, runs
 from pidsl.analysis.formulas.words import L, n, value_of
 from pidsl.analysis.layers.gaps import turned, until_repeated
 from pidsl.analysis.layers.lag_formulas import in_n_and_l, lags_formula
-from pidsl.analysis.layers.lags import added, causal_lags, finite_lags, intervals, lag_sums, spread
+from pidsl.analysis.layers.lags import added, causal_lags, finite_lags, intervals, lag_sums, plus
 from pidsl.analysis.layers.stacks import WHOLE, stack
 from pidsl.analysis.layers.sums import Intervals, Staircase, Sums, both_ways, merged, mirrored, normal
 from pidsl.analysis.ways import Asked, NotMine
@@ -43,13 +42,11 @@ def reach(asked: Asked) -> Bound:
     """Farthest or contiguous of any layers that only look back, or of L equal ones with finitely many lags."""
     q = asked.question
     if q.layers != ANY:
-        lags = lag_sums(layers := stack(asked.subject, q.layers))
+        lags = lag_sums(stack(asked.subject, q.layers))
         if lags is None:
             raise NotMine
-        found = lags_formula(q.quantity, lags)
-        note = "for shorter n the formula has many cases" if found.least > 1 and layers else ""
-        return Bound(q, "==", found.expr, found.assumptions, Certificate(RULE), note)
-    term = _one(asked)
+        return asked.answered(lags_formula(q.quantity, lags), Certificate(RULE))
+    term = asked.pattern
     if q.quantity == "contiguous" and causal_lags(term) is not None:
         stairs, facts = staircase(term)
         return _bound(asked, stairs.formula(), (sympy.Ge(L, 0), sympy.Ge(n, 1)), facts)
@@ -74,7 +71,7 @@ def reach(asked: Asked) -> Bound:
 
 def depth(asked: Asked) -> Bound:
     """Depth of a pattern that only looks back; or both ways, up to some lag each."""
-    q, term = asked.question, _one(asked)
+    q, term = asked.question, asked.pattern
     if q.n is not None:
         raise NotMine
     if q.of == "causal":
@@ -93,21 +90,11 @@ def depth(asked: Asked) -> Bound:
             sums, early = all_sums(lags)
             stairs, facts = both_ways(sums, early), (*facts, *_facts(sums))
         found = _with_short(term, start, stairs)
-    reason = "some pair stays out of reach of every number of layers" if found.expr.has(sympy.oo) else ""
-    return _bound(asked, found.expr, found.assumptions, facts, reason)
+    return asked.answered(found, Certificate(RULE, facts))
 
 
-def _one(asked: Asked) -> Term:
-    """The pattern of every layer."""
-    if not isinstance(asked.subject, Term):
-        raise NotMine
-    return asked.subject
-
-
-def _bound(
-    asked: Asked, expr: sympy.Expr, assumptions: tuple[sympy.Basic, ...], facts: Facts, reason: str = ""
-) -> Bound:
-    return Bound(asked.question, "==", expr, assumptions, Certificate(RULE, facts), reason)
+def _bound(asked: Asked, expr: sympy.Expr, assumptions: tuple[sympy.Basic, ...], facts: Facts) -> Bound:
+    return Bound(asked.question, "==", expr, assumptions, Certificate(RULE, facts))
 
 
 def _lags(term: Term) -> tuple[int, Intervals]:
@@ -199,9 +186,8 @@ def _for_all(quantity: str, start: int, lags: Intervals) -> tuple[sympy.Expr, Fa
 
 def _from(expr: sympy.Expr, quantity: str, term: Term, start: int) -> int:
     """The n from which on a formula for n >= start is right, by masks of the n before."""
-    measure: Callable[[dense.Bools], int | None] = dense.farthest_in if quantity == "farthest" else dense.contiguous_in
     for tokens in range(start - 1, max(0, start - SHORT), -1):
-        values, again = until_repeated(dense_mask(term, tokens), measure, tokens - 1, WORK)
+        values, again = until_repeated(dense_mask(term, tokens), quantity, WORK)
         for layers in range(2 * len(values) + tokens):
             known = values[turned(layers, again, len(values) - again)]
             if value_of(expr, {n: tokens, L: layers}) != (-math.inf if known is None else known):
@@ -267,7 +253,7 @@ def _heights(parts: Intervals, largest: int, last: int) -> tuple[int, ...]:
                 return tuple(reach[:-1])
             if len(reach) > WHOLE:
                 raise TooHardError(f"lags that fill up after more than {WHOLE} layers", "fewer")
-            bits = _sum(bits, parts) & mask
+            bits = plus(bits, parts) & mask
             reach.append(_ones(bits) - 1)
         bound *= 4
 
@@ -280,7 +266,7 @@ def _until_everything(lags: isl.Set, start: int, period: int) -> tuple[int, ...]
         parts = intervals(lags & read_set(f"{{ [d] : d < {bound} }}")) or ()
         mask, bits, reach = (1 << bound) - 1, 1, [0]
         while bits != mask:
-            bits = _sum(bits, parts) & mask
+            bits = plus(bits, parts) & mask
             now, layers = _ones(bits) - 1, len(reach)
             if (reach[-1] >= period - 1 and now >= first - 1) or (
                 bits == mask and bound >= layers * (start + period) + period
@@ -291,14 +277,6 @@ def _until_everything(lags: isl.Set, start: int, period: int) -> tuple[int, ...]
                 raise TooHardError(f"lags that fill up after more than {WHOLE} layers", "fewer")
         bound *= 4  # all lags below the bound, and still no reason why those above should be
     raise TooHardError(f"lags of period {period}", "a shorter period")
-
-
-def _sum(bits: int, parts: Intervals) -> int:
-    """Sums of the ones of a number and elements of a set."""
-    total = 0
-    for low, high in parts:
-        total |= spread(bits << low, high - low)
-    return total
 
 
 def _ones(bits: int) -> int:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
+from itertools import islice
 from math import ceil, floor, lcm
 
 import islpy as isl
 import sympy
 
 from pidsl.analysis.bound import ANY, Bound, Certificate
-from pidsl.analysis.dense import Bools, contiguous_in, farthest_in, reach_in
+from pidsl.analysis.dense import depth_in, reach_in
 from pidsl.analysis.formulas.piecewise import Formula
 from pidsl.analysis.formulas.plane import Affine, of_isl
 from pidsl.analysis.formulas.words import L, n
 from pidsl.analysis.layers.by_values import PERIODS, fitted
-from pidsl.analysis.layers.gaps import Gaps, Masks, depth_in, gaps_of, leaves, turned, until_repeated
+from pidsl.analysis.layers.gaps import Gaps, gaps_of, leaves, masks_of, turned, until_repeated
 from pidsl.analysis.layers.stacks import square, stack
 from pidsl.analysis.layers.turns import by_number
 from pidsl.analysis.ways import Asked, NotMine
@@ -38,25 +39,21 @@ def reach(asked: Asked) -> Bound:
     known = gaps_in(layers)
     gaps = gaps_of(layers, known).through(len(layers))
     _require(_last(gaps), len(layers) - 1, WORK)
-    masks = {term: Masks(term, known) for term in set(layers)}
-    values = []
-    for count in range(1, _last(gaps) + 1):
-        each = {term: mask.among(count) for term, mask in masks.items()}
-        values.append(reach_in(q.quantity, [each[term] for term in layers], count))
+    values = [reach_in(q.quantity, masks, len(masks[0])) for masks in islice(masks_of(layers, known), _last(gaps))]
     return _made(asked, fitted(values, -sympy.oo, gaps.period), known)
 
 
 def depth(asked: Asked) -> Bound:
     """Depth of a term whose layers connect everything, or repeat, after so many layers for every n."""
-    q = asked.question
-    if q.n is not None or q.of is None or not isinstance(q.subject, Term):
+    q, term = asked.question, asked.pattern
+    if q.n is not None or q.of is None:
         raise NotMine
-    known = gaps_in([q.subject])
-    one, masks = gaps_of([q.subject], known), Masks(q.subject, known)
+    known = gaps_in([term])
+    one, masks = gaps_of([term], known), masks_of([term], known)
     values: list[int | None] = []
     most = 1  # layers that are compared with each other or with the target
     while len(values) < _last(one.through(most)):
-        value, layers = depth_in(masks.among(len(values) + 1), q.of)
+        value, layers = depth_in(next(masks), q.of)
         values.append(value)
         most = max(most, layers)
         _require(_last(one.through(most)), most, WORK)
@@ -65,17 +62,15 @@ def depth(asked: Asked) -> Bound:
 
 def any_number(asked: Asked) -> Bound:
     """Farthest or contiguous of L layers that come to repeat, after numbers of layers that do not grow with n."""
-    q, term = asked.question, asked.subject
-    if q.layers != ANY or not isinstance(term, Term):
+    q, term = asked.question, asked.pattern
+    if q.layers != ANY:
         raise NotMine
     known = gaps_in([term])
-    one, masks = gaps_of([term], known), Masks(term, known)
-    measure: Callable[[Bools], int | None] = farthest_in if q.quantity == "farthest" else contiguous_in
+    one, masks = gaps_of([term], known), masks_of([term], known)
     first, period = 0, 1
     each: list[tuple[int, list[int | None]]] = []
     while len(each) < _last(one.through(first + period)):
-        tokens = len(each) + 1
-        values, again = until_repeated(masks.among(tokens), measure, tokens - 1, CYCLE_WORK / tokens)
+        values, again = until_repeated(next(masks)[0], q.quantity, CYCLE_WORK / (len(each) + 1))
         each.append((again, values))
         first, period = max(first, again), lcm(period, len(values) - again)
         if (first + period) * float(_last(one.through(first + period))) ** 4 / 4 > CYCLE_WORK:
@@ -87,11 +82,8 @@ def any_number(asked: Asked) -> Bound:
 
 
 def _made(asked: Asked, found: Formula, known: Known, **facts: int) -> Bound:
-    reason = "some pair stays out of reach of every number of layers" if found.expr.has(sympy.oo) else ""
     gaps = tuple((term, x.period, x.free) for term, x in known.items())
-    certificate = Certificate(RULE, (("gaps", gaps), *facts.items()))
-    note = reason if asked.question.quantity == "depth" else ""
-    return Bound(asked.question, "==", found.expr, found.assumptions, certificate, note)
+    return asked.answered(found, Certificate(RULE, (("gaps", gaps), *facts.items())))
 
 
 def _last(gaps: Gaps) -> int:

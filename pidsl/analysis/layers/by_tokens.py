@@ -15,9 +15,9 @@ from pidsl.analysis.formulas.agreement import branch_starts
 from pidsl.analysis.formulas.guess import guess
 from pidsl.analysis.formulas.piecewise import Formula
 from pidsl.analysis.formulas.words import n
-from pidsl.analysis.layers.by_values import value_at
-from pidsl.analysis.layers.follow import DISTINCT, LATEST, SHORT, STEPS, Token
+from pidsl.analysis.layers.check_tokens import DISTINCT, LATEST, SHORT, STEPS, Token
 from pidsl.analysis.layers.stacks import stack
+from pidsl.analysis.measured import formula_at
 from pidsl.analysis.ways import Asked, NotMine
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
@@ -40,22 +40,20 @@ def reach(asked: Asked) -> Bound:
     found = guess([dense.reach_of(q.quantity, layers, x) for x in range(1, LAGS + 1)], -sympy.oo, LAG_BRANCHES, SEEN)
     if found is None:
         raise TooHardError(f"the {q.quantity} lags of up to {LAGS} tokens", "a formula that they follow")
-    note = "for shorter n the formula has many cases" if found.least > 1 else ""
-    return Bound(q, "==", found.expr, found.assumptions, Certificate("layers"), note)
+    return asked.answered(found, Certificate("layers"))
 
 
 def depth(asked: Asked) -> Bound:
     """Depth, as few tokens suggest, and the tokens to follow for a proof."""
-    q = asked.question
-    if q.n is not None or q.of is None or not isinstance(q.subject, Term):
+    q, term = asked.question, asked.pattern
+    if q.n is not None or q.of is None:
         raise NotMine
-    values = [dense.depth_of((q.subject,), x, q.of) for x in range(1, DEPTHS + 1)]
+    values = [dense.depth_of((term,), x, q.of) for x in range(1, DEPTHS + 1)]
     found = guess(values, sympy.oo, BRANCHES, SEEN)
     if found is None:
         raise TooHardError(f"the depths for up to {DEPTHS} tokens", "a formula that they follow")
-    reason = "some pair stays out of reach of every number of layers" if found.expr.has(sympy.oo) else ""
-    facts = (("tokens", tuple(_tokens(q.subject, q.of, found))),)
-    return Bound(q, "==", found.expr, found.assumptions, Certificate("depth by tokens", facts), reason)
+    facts = (("tokens", tuple(_tokens(term, q.of, found))),)
+    return asked.answered(found, Certificate("depth by tokens", facts))
 
 
 def _tokens(term: Term, of: Of, found: Formula) -> Iterator[tuple[int | None, int, bool]]:
@@ -63,8 +61,11 @@ def _tokens(term: Term, of: Of, found: Formula) -> Iterator[tuple[int | None, in
     start = max(SHORT, found.least, *branch_starts(found.expr, n))
     if start > LATEST:
         raise TooHardError(f"the depths for up to {DEPTHS} tokens", f"one formula from {LATEST} on")
-    depths = {x: value_at(found.expr, x) for x in range(start, start + LAGS)}
-    if value_at(found.expr, start + GROWN * LAGS) > max(depths.values()) or len(set(depths.values())) > DISTINCT:
+    depths = {x: formula_at(found.expr, {"n": x}) for x in range(start, start + LAGS)}
+    if (
+        formula_at(found.expr, {"n": start + GROWN * LAGS}) > max(depths.values())
+        or len(set(depths.values())) > DISTINCT
+    ):
         raise TooHardError(f"the formula {found.expr}", "finitely many depths")
     masks = {x: dense_mask(term, x) for x in depths}
     monotone = of == "all" or all(mask.diagonal().all() for mask in masks.values())
@@ -86,20 +87,25 @@ def _tokens(term: Term, of: Of, found: Formula) -> Iterator[tuple[int | None, in
 
 
 def _shows(mask: Bools, of: Of, token: Token, layers: int | None) -> bool:
-    layer, wanted = (mask.T, target_of(of, len(mask)).T) if token.seen else (mask, target_of(of, len(mask)))
-    rows = [np.flatnonzero(row) for row in layer]
+    rows, wanted = _followable(mask, of, token.seen)
     return _followed(rows, token.at % len(mask), wanted[token.at], layers) is not None
 
 
-def candidates(masks: Sequence[Bools], target: str, layers: int | None) -> Iterator[Token]:
+def _followable(mask: Bools, of: Of, seen: bool) -> tuple[list[np.ndarray], Bools]:
+    """The keys of each token and those that are wanted, or the tokens that see it."""
+    layer, wanted = (mask.T, target_of(of, len(mask)).T) if seen else (mask, target_of(of, len(mask)))
+    return [np.flatnonzero(row) for row in layer], wanted
+
+
+def candidates(masks: Sequence[Bools], of: Of, layers: int | None) -> Iterator[Token]:
     """Tokens that say why so many layers (None: any number) are not enough, by dense masks: the quickest first.
 
     Args:
         masks: of several n, all of which the token is to work for; where none does, those of single n.
-        target: "causal" or "all".
+        of: the pairs that are wanted.
         layers: how many are not enough.
     """
-    each = [_costs(mask, target_of("causal" if target == "causal" else "all", len(mask)), layers) for mask in masks]
+    each = [_costs(mask, of, layers) for mask in masks]
     found: dict[Token, int] = {}
     for costs in each:
         for token in costs:
@@ -108,12 +114,11 @@ def candidates(masks: Sequence[Bools], target: str, layers: int | None) -> Itera
     return islice(sorted(found, key=lambda token: (found[token], abs(token.at), token.at)), TRIED)
 
 
-def _costs(mask: Bools, target: Bools, layers: int | None) -> dict[Token, int]:
+def _costs(mask: Bools, of: Of, layers: int | None) -> dict[Token, int]:
     """For the tokens of one n that work: the number of layers through which they are followed."""
     n, found = len(mask), {}
     for seen in (False, True):
-        layer, wanted = (mask.T, target.T) if seen else (mask, target)
-        rows = [np.flatnonzero(row) for row in layer]
+        rows, wanted = _followable(mask, of, seen)
         for i in range(n):
             cost = _followed(rows, i, wanted[i], layers)
             if cost is not None:

@@ -1,24 +1,24 @@
 """Formulas in n that are proved by values: what is quasi-affine from some n on is known by two periods from there.
 
-A quantity whose `start` and `period` a theorem gives (`short`, `two_sided`, `blocked`) is worked out for all n up to
-there and a little beyond; the formula that the values follow is the answer, and comparing the two is its proof.
+A quantity whose `start` and `period` a theorem gives (`gaps`) is worked out for all n up to there and a little beyond;
+the formula that the values follow is the answer, and comparing the two is its proof.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import lcm
 
 import sympy
 
 from pidsl.analysis.bound import Bound
-from pidsl.analysis.formulas.agreement import Shape, shape_of
+from pidsl.analysis.formulas.agreement import shape_of
 from pidsl.analysis.formulas.guess import guess
 from pidsl.analysis.formulas.piecewise import Formula
 from pidsl.analysis.formulas.read import tokens_of
-from pidsl.analysis.formulas.words import Value, n, value_of
+from pidsl.analysis.formulas.words import n
+from pidsl.analysis.measured import formula_at
 from pidsl.errors import TooHardError
 
 BRANCHES = 24
@@ -36,26 +36,6 @@ def fitted(values: Sequence[int | None], infinite: sympy.Expr, period: int) -> F
     if found is None:
         raise TooHardError(f"values for up to {len(values)} tokens", "a formula that they follow")
     return found
-
-
-def shape(expr: sympy.Expr) -> Shape:
-    """Where a formula in n changes, and its period; infinite cases count as numbers.
-
-    Raises:
-        TooHardError: it is not quasi-affine.
-    """
-    found = shape_of(expr.xreplace({sympy.oo: sympy.Integer(0), -sympy.oo: sympy.Integer(0)}), n)
-    if found.degree > 1:
-        raise TooHardError(f"the formula {expr}", "affine in classes of n")
-    return found
-
-
-def value_at(expr: sympy.Expr, count: int) -> Value:
-    """A formula at n; where it has no value, nan, which is no other's equal."""
-    try:
-        return value_of(expr, {n: sympy.Integer(count)})
-    except ValueError:
-        return math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +65,26 @@ class Claim:
         return found
 
     def last(self, start: int, period: int) -> int:
-        """The n up to which values decide, of what is quasi-affine from `start` on."""
+        """The n up to which values decide, of what is quasi-affine from `start` on; infinite cases count as numbers.
+
+        Raises:
+            TooHardError: the formula is not quasi-affine.
+        """
         if self.given is not None:
             return self.given
-        own = shape(self.bound.expr)
+        own = shape_of(self.bound.expr.xreplace({sympy.oo: sympy.Integer(0), -sympy.oo: sympy.Integer(0)}), n)
+        if own.degree > 1:
+            raise TooHardError(f"the formula {self.bound.expr}", "affine in classes of n")
         return max(start, self.least, *own.starts) + 2 * lcm(period, own.period)
 
-    def failure(self, value: Callable[[int], int | None], last: int, infinite: float) -> str:
-        """Why the claim is wrong, "" if it is right: `value` says what is, None for `infinite`."""
-        for count in range(self.least, (last if self.most is None else min(last, self.most)) + 1):
-            found = value(count)
-            known = infinite if found is None else found
-            if value_at(self.bound.expr, count) != known:
+    def admits(self, count: int) -> bool:
+        """Whether it says something about so many tokens."""
+        return self.least <= count and (self.most is None or count <= self.most)
+
+    def failure(self, values: Sequence[int | None], infinite: float) -> str:
+        """Why the claim is wrong, "" if it is right: the values are those for 1, 2, ... tokens, None for `infinite`."""
+        for count, value in enumerate(values, 1):
+            known = infinite if value is None else value
+            if self.admits(count) and formula_at(self.bound.expr, {"n": count}) != known:
                 return f"{known} for {count} tokens"
         return ""

@@ -12,8 +12,7 @@ from pidsl.analysis.dense import is_depth, reach_of
 from pidsl.analysis.formulas.agreement import branch_starts
 from pidsl.analysis.formulas.read import region, stated, tokens_of
 from pidsl.analysis.formulas.words import n
-from pidsl.analysis.layers.by_values import value_at
-from pidsl.analysis.layers.forms import is_form, least_layers, outside, target_map, unseen
+from pidsl.analysis.layers.forms import is_form, least_layers, outside, unseen
 from pidsl.analysis.layers.judged import (
     OPERATIONS,
     composed,
@@ -25,7 +24,9 @@ from pidsl.analysis.layers.judged import (
     verdict,
     whole,
 )
-from pidsl.analysis.verdict import Verdict, failed
+from pidsl.analysis.layers.stacks import by_width, target_map
+from pidsl.analysis.measured import formula_at
+from pidsl.analysis.verdict import Verdict, failed, is_soon
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import CONTEXT, coalesced, limited, read_map, read_set
@@ -69,15 +70,21 @@ def check_layers(bound: Bound) -> Verdict:
     with limited("checking a formula over layers", OPERATIONS):
         terms = terms_of(bound)
         layers = fresh(terms)
+        pairs = composed(layers)
         try:
-            with limited("the lags of all pairs", TOGETHER):
-                failure = not_reach_of(composed(layers), bound, region(bound.assumptions, ("n", "L")))
+            with limited("the lags of all pairs", _share(TOGETHER, pairs)):
+                failure = not_reach_of(pairs, bound, region(bound.assumptions, ("n", "L")))
         except TooHardError:
-            failure = _not_long(bound, terms, layers)
+            failure = _not_long(bound, terms, layers, _share(LONG, pairs))
     return verdict(failure, f"the pairs of {len(terms)} layers, composed", "the formula compared with them, for all n")
 
 
-def _not_long(bound: Bound, terms: Sequence[Term], layers: Sequence[isl.Map]) -> str:
+def _share(operations: int, pairs: isl.Map) -> int:
+    """So many operations, fewer of those that take long where an answer was found just now."""
+    return by_width(operations, pairs) if is_soon() else operations
+
+
+def _not_long(bound: Bound, terms: Sequence[Term], layers: Sequence[isl.Map], operations: int) -> str:
     """Why a formula is not the quantity: masks of short sequences, and isl for long ones only.
 
     Where borders are far apart fewer parts remain: no part has a larger lag, and for each n some part has it; or all
@@ -91,11 +98,11 @@ def _not_long(bound: Bound, terms: Sequence[Term], layers: Sequence[isl.Map]) ->
         return f"other formulas up to {start} tokens"
     for count in range(least, start):
         known = reach_of(bound.quantity, terms, count)
-        if value_at(expr, count) != (float("-inf") if known is None else known):
+        if formula_at(expr, {"n": count}) != (float("-inf") if known is None else known):
             return f"{known} for {count} tokens"
     where = read_set(f"[n] -> {{ : n >= {start} }}")
     f = stated(expr, where)
-    with limited(f"the {bound.quantity} lag of long sequences", LONG):
+    with limited(f"the {bound.quantity} lag of long sequences", operations):
         pairs = coalesced(layers[0].intersect_params(where))
         for relation in layers[1:]:
             pairs = coalesced(coalesced(relation.intersect_params(where)).apply_range(pairs))

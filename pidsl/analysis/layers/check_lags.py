@@ -10,7 +10,7 @@ import islpy as isl
 import sympy
 
 from pidsl.analysis.bound import ANY, Bound
-from pidsl.analysis.dense import Bools, contiguous_in, farthest_in, is_depth
+from pidsl.analysis.dense import is_depth
 from pidsl.analysis.formulas.read import region, stated
 from pidsl.analysis.formulas.words import L, n, value_of
 from pidsl.analysis.layers import judged
@@ -240,11 +240,10 @@ def _check_any(bound: Bound) -> Verdict:
     if where.is_empty():
         return failed("no n and L satisfy the assumptions")
     if fact("reach") is not None or (bound.quantity == "contiguous" and fact("regular") is None):
-        if bound.quantity != "contiguous" or bound.expr.has(sympy.oo, -sympy.oo):
+        if bound.quantity != "contiguous":
             return failed("a staircase says how far lags go without a gap")
         wanted = verified_staircase(causal_lags(term), fact).value()
-        wrong = judged.differs(stated(bound.expr, where, ("n", "L")), wanted, where)
-        return judged.verdict(f"not {wanted}" if wrong else "", "sums of lags", "induction on L", "for all n and L")
+        return _compared(bound, wanted, where, "induction on L", "for all n and L")
     start = 1 if fact("regular") is None else whole(fact("regular"), 1)
     parts = points(lags_of(term, start))
     if fact("layers") is None and parts:
@@ -262,8 +261,7 @@ def _check_any(bound: Bound) -> Verdict:
     where = where & read_set(f"[n, L] -> {{ : n >= {start} }}")
     if bound.quantity == "contiguous" and parts and parts[0][0] < 0 < parts[-1][1] and normal(parts)[1] == 1:
         wanted = both_ways(*verified_sums(parts, fact), ahead=False).value()
-        wrong = bound.expr.has(sympy.oo) or judged.differs(stated(bound.expr, where, ("n", "L")), wanted, where)
-        return judged.verdict(f"not {wanted}" if wrong else "", "sums of lags", "induction on L", "for all n and L")
+        return _compared(bound, wanted, where, "induction on L", "for all n and L")
     lags = read_set("[n, L] -> { [d] : d = 0 and L = 0 }")
     if parts:
         sums, early = verified_sums(parts, fact)
@@ -273,10 +271,18 @@ def _check_any(bound: Bound) -> Verdict:
     return judged.verdict(failure, "sums of lags", "induction on L", "compared for all n and L")
 
 
+def _compared(bound: Bound, wanted: isl.PwAff, where: isl.Set, *steps: str) -> Verdict:
+    """Whether the formula is this function of n and L where it is claimed; of reach, which is never infinite."""
+    if bound.quantity != "depth" and bound.expr.has(sympy.oo, -sympy.oo):
+        return failed(f"{bound.expr} is infinite")
+    names = ("n",) if bound.quantity == "depth" else ("n", "L")
+    wrong = judged.differs(stated(bound.expr, where, names), wanted, where)
+    return judged.verdict(f"not {wanted}" if wrong else "", "sums of lags", *steps)
+
+
 def _by_masks(bound: Bound, tokens: int) -> isl.PwAff:
     """The quantity of so many tokens for every L, as `[n, L] -> { [value] }`, by masks until they repeat."""
-    measure: Callable[[Bools], int | None] = farthest_in if bound.quantity == "farthest" else contiguous_in
-    values, again = until_repeated(dense_mask(bound.term, tokens), measure, tokens - 1, WORK)
+    values, again = until_repeated(dense_mask(bound.term, tokens), bound.quantity, WORK)
     turn = f"mod {len(values) - again} = 0 and L >= {again}"
     when = [f"L = {k}" if k < again else f"(L - {k}) {turn}" for k in range(len(values))]
     pieces = [f"[({value})] : {here}" for value, here in zip(values, when, strict=True) if value is not None]
@@ -298,8 +304,7 @@ def _check_depth(bound: Bound) -> Verdict:
     f, fact = stated(bound.expr, where), bound.certificate.fact
     if bound.question.of == "causal":
         wanted = verified_staircase(causal_lags(term), fact).depth()
-        wrong = judged.differs(f, wanted, where)
-        return judged.verdict(f"not {wanted}" if wrong else "", "sums of lags", "the least L, for all n")
+        return _compared(bound, wanted, where, "the least L, for all n")
     regular = whole(fact("regular"), 1, LARGEST)
     parts = points(lags_of(term, regular))
     start = _from(parts, regular)
@@ -315,5 +320,4 @@ def _check_depth(bound: Bound) -> Verdict:
     if normal(parts)[1] > 1:  # sums of L lags are in one class: 0 or 1 is none
         return judged.verdict("" if f.domain().is_disjoint(late) else "no number of layers is enough", "one class")
     wanted = both_ways(*verified_sums(parts, fact)).depth()
-    wrong = judged.differs(f, wanted, late)
-    return judged.verdict(f"not {wanted}" if wrong else "", f"matrices for n < {start}", "sums of lags", "for all n")
+    return _compared(bound, wanted, late, f"matrices for n < {start}", "for all n")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from math import lcm
-from typing import Any
 
 import islpy as isl
 
 from pidsl.analysis.bound import ANY, Bound, restated
-from pidsl.analysis.dense import contiguous_in, farthest_in, reach_in
+from pidsl.analysis.dense import depth_in, reach_in
 from pidsl.analysis.formulas.words import L, holds
 from pidsl.analysis.layers.by_values import Claim
-from pidsl.analysis.layers.gaps import Gaps, Masks, depth_in, gaps_of, leaves, turned, until_repeated
+from pidsl.analysis.layers.gaps import Gaps, gaps_of, leaves, masks_of, turned, until_repeated
 from pidsl.analysis.layers.judged import layer, terms_of, whole
 from pidsl.analysis.layers.turns import numbers_of, turns_of
 from pidsl.analysis.verdict import Verdict, failed
@@ -64,13 +64,9 @@ def _check_reach(bound: Bound, known: dict[Term, Gaps]) -> Verdict:
     claim, layers = Claim(bound), terms_of(bound)
     gaps = gaps_of(layers, known).through(len(layers))
     last = _count(claim.last(gaps.start, gaps.period), len(layers))
-    masks = {term: Masks(term, known) for term in set(layers)}
-
-    def value(count: int) -> int | None:
-        each = {term: mask.among(count) for term, mask in masks.items()}
-        return reach_in(bound.quantity, [each[term] for term in layers], count)
-
-    return _verdict(claim.failure(value, last, float("-inf")), last)
+    some = islice(masks_of(layers, known), last)
+    values = [reach_in(bound.quantity, x, len(x[0])) if claim.admits(len(x[0])) else None for x in some]
+    return _verdict(claim.failure(values, float("-inf")), last)
 
 
 def _check_depth(bound: Bound, known: dict[Term, Gaps]) -> Verdict:
@@ -78,15 +74,13 @@ def _check_depth(bound: Bound, known: dict[Term, Gaps]) -> Verdict:
     if claim.given is not None or of is None:
         return failed("a depth for every n is what is counted")
     gaps = gaps_of([bound.term], known).through(most)
-    last, masks = _count(claim.last(gaps.start, gaps.period), most), Masks(bound.term, known)
-
-    values = []
-    for tokens in range(1, last + 1):  # also of n that are not claimed: long ones are like them
-        value, layers = depth_in(masks.among(tokens), of)
+    last, values = _count(claim.last(gaps.start, gaps.period), most), []
+    for masks in islice(masks_of([bound.term], known), last):  # also of n not claimed: long ones are like them
+        value, layers = depth_in(masks, of)
         if layers > most:
-            return failed(f"{layers} layers of {tokens} tokens, more than {most}")
+            return failed(f"{layers} layers of {len(masks[0])} tokens, more than {most}")
         values.append(value)
-    return _verdict(claim.failure(lambda count: values[count - 1], last, float("inf")), last)
+    return _verdict(claim.failure(values, float("inf")), last)
 
 
 def _check_any(bound: Bound, known: dict[Term, Gaps]) -> Verdict:
@@ -107,17 +101,16 @@ def _check_any(bound: Bound, known: dict[Term, Gaps]) -> Verdict:
         return failed("no L satisfies the assumptions")
     gaps = gaps_of([bound.term], known).through(first + period)
     last = _count(max(claim.last(gaps.start, gaps.period) for claim in claims.values()), first + period)
-    measure: Any = farthest_in if bound.quantity == "farthest" else contiguous_in
-    masks, each = Masks(bound.term, known), []
-    for tokens in range(1, last + 1):
-        values, again = until_repeated(masks.among(tokens), measure, tokens - 1, PROOF)
+    each = []
+    for (mask,) in islice(masks_of([bound.term], known), last):
+        values, again = until_repeated(mask, bound.quantity, PROOF)
         if again > first or period % (len(values) - again):
-            return failed(f"layers of {tokens} tokens that do not repeat from {first} on, after {period} more")
+            return failed(f"layers of {len(mask)} tokens that do not repeat from {first} on, after {period} more")
         each.append((again, values))
     for layers in range(max(start, first) + lcm(turns, period)):
         if claim := claims.get(turned(layers, start, turns)):
             wanted = [v[turned(layers, again, len(v) - again)] for again, v in each]
-            if failure := claim.failure(lambda count, wanted=wanted: wanted[count - 1], last, float("-inf")):  # type: ignore[misc]
+            if failure := claim.failure(wanted, float("-inf")):
                 return failed(f"{layers} layers: {failure}")
     return _verdict("", last)
 

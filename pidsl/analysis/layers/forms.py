@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import islpy as isl
 
+from pidsl.analysis.layers.stacks import diagonal
 from pidsl.relation.isl import coalesced, read_map, read_set
-
-EVERY = "[n] -> { [i] -> [i] : 0 <= i < n }"
 
 
 def is_form(pairs: isl.Map, first: int, layer: isl.Map, start: isl.Map, where: isl.Set) -> bool:
@@ -51,11 +50,6 @@ def least_layers(pairs: isl.Map, first: int, target: isl.Map, where: isl.Set) ->
     return enough.move_dims(isl.dim_type.set, 0, isl.dim_type.param, 1, 1).dim_min(0)
 
 
-def target_map(of: str | None) -> isl.Map:
-    """The pairs that depth is about."""
-    return read_map(f"[n] -> {{ [i] -> [j] : 0 <= i < n and 0 <= j < n {'and j <= i' if of == 'causal' else ''} }}")
-
-
 def unseen(layers: list[isl.Map], target: isl.Map) -> isl.Map:
     """Pairs of the target of tokens without keys, or that nothing sees, whatever the number of layers.
 
@@ -85,7 +79,7 @@ def outside(layers: list[isl.Map], target: isl.Map, closed: isl.Map, cycle: int)
         several = coalesced(several.apply_range(step))
     if not several.is_subset(closed) or not closed.apply_range(several).is_subset(closed):
         return None
-    seen = closed | read_map(EVERY)
+    seen = closed | diagonal()
     found = target - closed  # L = cycle, 2 cycle, ...
     for _ in range(cycle - 1):
         seen = coalesced(step.apply_range(seen))

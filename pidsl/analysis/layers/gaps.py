@@ -16,13 +16,14 @@ these n, that is so for all n, and any number of layers gives what one below k +
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from math import lcm
 
 import numpy as np
 
-from pidsl.analysis.dense import Bools, Of, target_of, times
+from pidsl.analysis.dense import MEASURES, Bools, layered
 from pidsl.errors import TooHardError
 from pidsl.language import terms as t
 from pidsl.language.terms import Term
@@ -105,43 +106,29 @@ def turned(layers: int, first: int, period: int) -> int:
     return layers if layers < first else first + (layers - first) % period
 
 
-def until_repeated(
-    layer: Bools, measure: Callable[[Bools], int | None], most: int, work: float
-) -> tuple[list[int | None], int]:
-    """What is measured after 0, 1, 2, ... layers until it repeats for good, and after how many it does so.
-
-    Args:
-        layer: the mask of one layer.
-        measure: of what layers connect.
-        most: the value that no larger set changes.
-        work: multiplications of single numbers.
+def until_repeated(layer: Bools, quantity: str, work: float) -> tuple[list[int | None], int]:
+    """Farthest or contiguous after 0, 1, 2, ... layers until it repeats for good, and after how many it does so.
 
     Raises:
-        TooHardError: it takes more.
+        TooHardError: it takes more multiplications of single numbers.
     """
-    seen = np.eye(len(layer), dtype=np.bool_)
-    past, values = {np.packbits(seen).tobytes(): 0}, [measure(seen)]
-    grows = bool(layer.diagonal().all())
-    while not (grows and values[-1] == most):  # more layers connect no less
-        seen = times(layer, seen)
-        if (again := past.setdefault(np.packbits(seen).tobytes(), len(values))) < len(values):
-            return values, again
+    measure, grows = MEASURES[quantity], bool(layer.diagonal().all())
+    values = [measure(np.eye(len(layer), dtype=np.bool_))]
+    for (seen,), again in layered([(layer,)], work):
+        if grows and values[-1] == len(layer) - 1:  # more layers connect no less
+            return values, len(values) - 1
+        if again:
+            return values, len(values) - again
         values.append(measure(seen))
-        if len(values) * float(len(layer)) ** 3 > work:
-            raise TooHardError(f"layers of {len(layer)} tokens that go on to connect others", "a cycle")
-    return values, len(values) - 1
+    raise AssertionError
 
 
-def depth_in(layer: Bools, of: Of) -> tuple[int | None, int]:
-    """The depth, None if it is infinite, and the layers after which that is known."""
-    missing = target_of(of, len(layer))
-    seen, layers, past = layer, 1, {np.packbits(layer).tobytes()}
-    while (missing & ~seen).any():
-        seen, layers = times(layer, seen), layers + 1
-        if (state := np.packbits(seen).tobytes()) in past:
-            return None, layers
-        past.add(state)
-    return layers, layers
+def masks_of(layers: Sequence[Term], known: Mapping[Term, Gaps]) -> Iterator[list[Bools]]:
+    """The dense masks of several layers for n = 1, 2, ..."""
+    each = {term: Masks(term, known) for term in set(layers)}
+    for n in count(1):
+        masks = {term: mask.among(n) for term, mask in each.items()}
+        yield [masks[term] for term in layers]
 
 
 class Masks:

@@ -14,7 +14,7 @@ import sympy
 
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.formulas.read import stated
-from pidsl.analysis.layers.stacks import Stack, checked, stack
+from pidsl.analysis.layers.stacks import Stack, checked, diagonal, stack, target_map
 from pidsl.analysis.verdict import Verdict, failed
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
@@ -24,7 +24,6 @@ from pidsl.relation.isl import coalesced, limited, read_map, read_set
 SOON = 20_000  # operations for one key of each query
 OPERATIONS = 8_000_000  # a proof may take longer than its statement
 LARGEST = 1 << 40
-PAST = "[n] -> { [i] -> [j] : 0 <= j <= i < n }"
 
 
 def terms_of(bound: Bound) -> Stack:
@@ -51,8 +50,7 @@ def fresh(terms: Iterable[Term]) -> list[isl.Map]:
 
 def composed(layers: Iterable[isl.Map], where: isl.Set | None = None) -> isl.Map:
     """What the layers connect, from the output down, for the n that matter."""
-    seen = read_map("[n] -> { [i] -> [i] : 0 <= i < n }")
-    seen = seen if where is None else seen.intersect_params(where)
+    seen = diagonal() if where is None else diagonal().intersect_params(where)
     for one in reversed(list(layers)):
         seen = coalesced(seen.apply_range(one))
     return seen
@@ -101,7 +99,7 @@ def not_reach_of(pairs: isl.Map, bound: Bound, where: isl.Set) -> str:
     if bound.quantity == "farthest":
         lags = _some(pairs, isl.Map.lexmin)
     else:
-        lags = _some(read_map(PAST) - pairs, isl.Map.lexmax)
+        lags = _some(target_map("causal") - pairs, isl.Map.lexmax)
     return not_reach(bound.quantity, lags, lags, bound.expr, where)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import islpy as isl
 import sympy
 
 from pidsl.analysis.formulas.pieces import written
 from pidsl.analysis.formulas.piecewise import Branch, Formula, chain, formula
 from pidsl.analysis.formulas.words import n
-from pidsl.analysis.layers.stacks import lags_of, past
+from pidsl.analysis.layers.stacks import by_width, lags_of, target_map
 from pidsl.analysis.layers.sums import Intervals
 from pidsl.errors import TooHardError
 from pidsl.relation.isl import CONTEXT, limited, read_set
@@ -19,21 +21,20 @@ LAG_OPERATIONS = 200_000  # differences of many parts are slow ones: up to 20 mi
 
 def long_lags_of(pairs: isl.Map) -> isl.Set:
     """Lags with the largest of all: of each query to its first key, where isl tells these soon."""
-    try:
-        with limited("the first key of each query", SOON):
-            return lags_of(pairs.lexmin())
-    except TooHardError:
-        return lags_of(pairs)
+    return _lags_of(pairs, isl.Map.lexmin)
 
 
 def missing_lags_of(pairs: isl.Map) -> isl.Set:
     """Lags >= 0 of missing pairs, with the smallest: of each query to the nearest key that it lacks, as above."""
-    missing = past() - pairs
+    return _lags_of(target_map("causal") - pairs, isl.Map.lexmax)
+
+
+def _lags_of(pairs: isl.Map, choose: Callable[[isl.Map], isl.Map]) -> isl.Set:
     try:
-        with limited("the nearest key that each query lacks", SOON):
-            return lags_of(missing.lexmax())
+        with limited("one key of each query", SOON):
+            return lags_of(choose(pairs))
     except TooHardError:
-        return lags_of(missing)
+        return lags_of(pairs)
 
 
 def lags_formula(quantity: str, lags: Intervals | isl.Set) -> Formula:
@@ -49,7 +50,7 @@ def lags_formula(quantity: str, lags: Intervals | isl.Set) -> Formula:
 
 def pairs_formula(quantity: str, pairs: isl.Map, least: int = 1) -> Formula:
     """Farthest or contiguous of given pairs, for n >= least."""
-    with limited(f"the {quantity} lag", LAG_OPERATIONS):
+    with limited(f"the {quantity} lag", by_width(LAG_OPERATIONS, pairs)):
         if quantity == "farthest":
             lags = long_lags_of(pairs)
             return Formula(-sympy.oo, least) if lags.is_empty() else formula(lags.dim_max(0), -sympy.oo, least)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import TypeVar
 
@@ -93,10 +93,15 @@ def added(a: Intervals, b: Intervals) -> Intervals:
         if len(a) * len(b) > 100 * MANY:
             raise TooHardError(f"{len(a)} * {len(b)} intervals of lags", "fewer")
         return merged((x + u, y + v) for x, y in a for u, v in b)
-    bits, total = to_bits(a), 0
-    for u, v in b:
-        total |= spread(bits, v - u) << u
-    return from_bits(total)
+    return from_bits(plus(to_bits(a), b))
+
+
+def plus(bits: int, parts: Iterable[tuple[int, int]]) -> int:
+    """Sums of a one of an integer and an element of intervals, as ones."""
+    total = 0
+    for low, high in parts:
+        total |= spread(bits << low, high - low)
+    return total
 
 
 def to_bits(a: Intervals) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import islpy as isl
 
@@ -25,17 +25,18 @@ Subject = Term | Stack  # one term for all layers, or a term per layer
 T = TypeVar("T")
 
 PARTS = 400
+WIDE = 16  # constraints of a part of pairs
 OPERATIONS = 1_000_000  # for composing the layers
 
 
-def number(value: object, name: str, least: int = 0) -> int:
+def number(value: Any, name: str, least: int = 0, where: str = "") -> int:
     """`value` as an integer >= least.
 
     Raises:
         SizeError: it is none.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__") or int(value.__index__()) < least:
-        raise SizeError(f"{name} = {value!r}", f"an integer >= {least}")
+        raise SizeError(f"{name} = {value!r}", f"an integer >= {least}", where)
     return int(value.__index__())
 
 
@@ -84,7 +85,14 @@ def square(term: Term) -> isl.Map:
         return coalesced(same.project_out(isl.dim_type.param, 1, 1))
 
 
-DIAGONAL = "[n] -> { [i] -> [i] : 0 <= i < n }"
+def diagonal() -> isl.Map:
+    """Every token and itself: what no layer connects."""
+    return read_map("[n] -> { [i] -> [i] : 0 <= i < n }")
+
+
+def target_map(of: str | None) -> isl.Map:
+    """The pairs that depth is about: "causal", every token and its predecessors, or all."""
+    return read_map(f"[n] -> {{ [i] -> [j] : 0 <= i < n and 0 <= j < n {'and j <= i' if of == 'causal' else ''} }}")
 
 
 def connected(layers: Stack) -> isl.Map:
@@ -94,7 +102,7 @@ def connected(layers: Stack) -> isl.Map:
         TooHardError: isl's operation limit struck.
     """
     if not layers:
-        return read_map(DIAGONAL)
+        return diagonal()
     with limited(f"the pairs of {len(layers)} layers", OPERATIONS):
         return _connected(layers)
 
@@ -122,14 +130,15 @@ def _same(a: isl.Map, b: isl.Map) -> bool:
         return False
 
 
+def by_width(operations: int, pairs: isl.Map) -> int:
+    """So many of isl's operations; fewer where pairs have many constraints each: those take longer, and seldom end."""
+    parts = pairs.get_basic_maps()
+    return int(operations * min(1.0, WIDE * len(parts) / max(1, sum(part.n_constraint() for part in parts))) ** 3)
+
+
 def lags_of(pairs: isl.Map) -> isl.Set:
     """The lags i - j of pairs."""
     return pairs.reverse().deltas()
-
-
-def past() -> isl.Map:
-    """Every token and its predecessors."""
-    return read_map("[n] -> { [i] -> [j] : 0 <= j <= i < n }")
 
 
 def attempt(action: Callable[[], T]) -> T | TooHardError:

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from pidsl.analysis.dense import Bools, times
+from pidsl.analysis.dense import Masks, times
 from pidsl.language.terms import Compose, Halo, Intersection, Neighborhood, Power, Term, Transpose, Union, walk
 from pidsl.relation.counting import axes
 from pidsl.relation.oracle import dense_mask
 
 LONGEST = 2048  # positions on an axis
-Masks = tuple[Bools, ...]  # one for each axis
 
 
 @dataclass(frozen=True)

@@ -10,27 +10,24 @@ from __future__ import annotations
 from random import Random
 
 import islpy as isl
-import numpy as np
 import sympy
 
-from pidsl.analysis import dense
 from pidsl.analysis.bound import ANY, Bound
 from pidsl.analysis.counting import elsewhere
 from pidsl.analysis.counting.lattice import square
-from pidsl.analysis.dense import Bools
 from pidsl.analysis.formulas.read import function
-from pidsl.analysis.formulas.words import L, holds, n, value_of
+from pidsl.analysis.measured import refuted
 from pidsl.analysis.smaller.between import Levels, assumed, between, levels, questions, unlike
 from pidsl.analysis.smaller.block_keys import in_blocks, keys_function, lengths
 from pidsl.analysis.verdict import Verdict, failed
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import limited, read_set
-from pidsl.relation.oracle import dense_mask
 
 EQUAL = 300_000  # operations of isl for comparing a pattern with that of its blocks
 LONGEST = 800  # tokens whose layers are multiplied
 SHORT, FEW = 40, 8  # all lengths below, all of so many whole blocks, and so many longer ones
+WORK = 1e11  # multiplications for the layers of one of them
 DEEP = 3  # layers of them, where there are any number
 
 
@@ -112,29 +109,8 @@ def _measured(bound: Bound, size: int) -> str:
     blocks = range(1, max(2, LONGEST // size) + 1)
     few = {size * b + k for b in blocks[:FEW] for k in (-1, 0, 1)} | {*range(1, SHORT)}
     more = {size * b + k for b in blocks for k in (0, draw.randrange(size))}
-    for tokens in sorted(few | {*draw.sample(sorted(more), min(len(more), FEW))}):
-        for count in (1, DEEP) if bound.question.layers == ANY else (0,):
-            at = {n: tokens, L: count}
-            if not all(holds(c, at) for c in bound.assumptions):
-                continue
-            right = _right(bound, tokens, count or bound.question.layers)
-            if value_of(bound.expr, {x: sympy.Integer(v) for x, v in at.items()}) != right:
-                return f"for {tokens} tokens it is {right}"
-    return ""
-
-
-def _right(bound: Bound, tokens: int, layers: object) -> float:
-    mask: Bools = dense_mask(bound.term, tokens)
-    if bound.quantity == "depth":
-        assert bound.question.of is not None
-        found = dense.depth_of((bound.term,), tokens, bound.question.of)
-        return float("inf") if found is None else found
-    if not isinstance(layers, int):
-        raise TooHardError(f"{layers} layers", "a number of them")
-    seen: Bools = np.eye(tokens, dtype=np.bool_)
-    for _ in range(layers):
-        seen = dense.times(mask, seen)
-    if bound.quantity == "contiguous":
-        return dense.contiguous_in(seen)
-    far = dense.farthest_in(seen)
-    return -float("inf") if far is None else far
+    some = sorted(few | {*draw.sample(sorted(more), min(len(more), FEW))})
+    layers = (1, DEEP) if bound.question.layers == ANY else (0,)
+    return refuted(
+        bound, ({"n": tokens} | ({"L": count} if count else {}) for tokens in some for count in layers), WORK
+    )

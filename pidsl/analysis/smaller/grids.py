@@ -6,7 +6,6 @@ the axes are as after some fewer, sooner or later: so what L layers do is known 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, islice, pairwise
 from math import prod
@@ -17,10 +16,10 @@ import sympy
 
 from pidsl.analysis import dense
 from pidsl.analysis.bound import ANY, Bound, Certificate
-from pidsl.analysis.dense import Of
+from pidsl.analysis.dense import Masks, Of
 from pidsl.analysis.formulas.words import L, Periodic, i, n, symbol
-from pidsl.analysis.smaller.axes import Grid, Masks, grid_of
-from pidsl.analysis.ways import Asked, NotMine
+from pidsl.analysis.smaller.axes import Grid, grid_of
+from pidsl.analysis.ways import NEVER, Asked, NotMine
 from pidsl.errors import TooHardError
 
 METHOD = "whole grids"
@@ -41,7 +40,7 @@ def answer(asked: Asked) -> Bound:
     grid = grid_of(asked.subject)
     if grid is None or grid.tokens <= MANY:
         raise NotMine
-    return _of_grid(asked, grid)
+    return of_few_tokens(asked)
 
 
 def of_few_tokens(asked: Asked) -> Bound:
@@ -50,16 +49,10 @@ def of_few_tokens(asked: Asked) -> Bound:
     Raises:
         TooHardError: it takes too much work.
     """
-    grid = grid_of(asked.subject)
-    if grid is None:
+    q, grid = asked.question, grid_of(asked.subject)
+    if grid is None or q.n is not None or q.page is not None or q.lookahead is not None:
         raise NotMine
-    return _of_grid(asked, grid)
-
-
-def _of_grid(asked: Asked, grid: Grid) -> Bound:
-    q, assumptions, reason = asked.question, [sympy.Ge(n, grid.tokens)], ""
-    if q.n is not None or q.page is not None or q.lookahead is not None:
-        raise NotMine
+    assumptions, reason = [sympy.Ge(n, grid.tokens)], ""
     keys = [mask.sum(axis=1) for mask in grid.layers[0]]
     match q.quantity:
         case "pairs":
@@ -119,19 +112,8 @@ Measure = Callable[[Grid, Masks], "int | sympy.Expr"]
 
 
 def _composed(grid: Grid) -> Iterator[tuple[Masks, int]]:
-    """What 1, 2, ... layers connect on each axis, and how many layers before connected the same, 0 if none did.
-
-    A schedule begins again after its last layer.
-    """
-    past: dict[tuple[Any, ...], int] = {}
-    seen, work = grid.layers[0], 0
-    for done in itertools.count(1):
-        state = (done % len(grid.layers), *(np.packbits(x).tobytes() for x in seen))
-        yield seen, done - past.setdefault(state, done)
-        work += sum(size**3 for size in grid.shape)
-        if work > WORK:
-            raise TooHardError(f"{done} layers of a grid of {grid.shape}", "fewer")
-        seen = tuple(map(dense.times, grid.layers[done % len(grid.layers)], seen))
+    """What 1, 2, ... layers connect on each axis, and how many layers before connected the same, 0 if none did."""
+    return dense.layered(grid.layers, WORK)
 
 
 def _for_layers(grid: Grid, measure: Measure) -> sympy.Expr:
@@ -192,7 +174,7 @@ def _depth(grid: Grid, of: Of) -> tuple[sympy.Expr, str]:
             return expr, "tokens behind the grid see nothing"
         if period:
             break
-    return sympy.oo, "some pair stays out of reach of every number of layers"
+    return sympy.oo, NEVER
 
 
 def _connects(seen: Masks, of: Of) -> bool:

@@ -7,7 +7,6 @@ about is counted token by token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from math import lcm, prod
 from random import Random
@@ -17,7 +16,7 @@ import numpy as np
 import sympy
 
 from pidsl.analysis.bound import ANY, Bound
-from pidsl.analysis.dense import Bools
+from pidsl.analysis.dense import Bits, Bools, by_bits
 from pidsl.analysis.formulas.agreement import shape_of
 from pidsl.analysis.formulas.evaluate import values_of
 from pidsl.analysis.formulas.words import L, i, n, symbol, value_of
@@ -35,7 +34,6 @@ WORK = 60_000_000  # unions of rows of bits, some seconds
 NEAR = 63  # lags among which one that is missing is looked for first
 WINDOWS = 400_000_000  # pairs of tokens that are looked at for the first that is missing
 t = symbol("t")
-Bits = list[list[int]]  # for each axis: the keys of each position
 
 
 def check_grid(bound: Bound) -> Verdict:
@@ -156,35 +154,11 @@ def _live(axes: Grid) -> Ints:
 # -- layers ------------------------------------------------------------------------------------------------------------
 
 
-def _composed(axes: Grid) -> Iterator[tuple[int, Bits]]:
-    """What 1, 2, ... layers connect on each axis, and how many layers fewer connect the same, 0 if none."""
-    keys = [[[np.flatnonzero(row).tolist() for row in mask] for mask in layer] for layer in axes.layers]
-    seen: Bits = [[1 << p for p in range(size)] for size in axes.shape]
-    past: dict[Any, int] = {}
-    done, work = 0, 0
-    while True:
-        layer = keys[done % len(keys)]
-        for k, rows in enumerate(layer):
-            before, after = seen[k], []
-            for row in rows:
-                bits = 0
-                for p in row:
-                    bits |= before[p]
-                after.append(bits)
-            seen[k] = after
-        work += sum(len(row) for rows in layer for row in rows)
-        if work > WORK:
-            raise TooHardError(f"{done} layers of a grid of {axes.shape}", "fewer")
-        done += 1
-        state = (done % len(keys), *map(tuple, seen))
-        yield done - past.setdefault(state, done), seen
-
-
 def _wrong_depth(bound: Bound, axes: Grid) -> str:
     inside = _where(bound.expr, sympy.Eq(n, axes.tokens), sympy.oo)
     if inside is None or bound.question.of is None:
         return f"not a formula for n = {axes.tokens}, and oo for more"
-    for count, (again, seen) in enumerate(_composed(axes), 1):
+    for count, (seen, again) in enumerate(by_bits(axes.layers, WORK), 1):
         if _connected(seen, axes.shape, bound.question.of):
             return "" if inside == count else f"{count} layers are enough"
         if again:
@@ -214,7 +188,7 @@ def _wrong_reach(bound: Bound, axes: Grid) -> str:
         expr = inside
     value = partial(_contiguous if bound.quantity == "contiguous" else _farthest, axes)
     last = layers if isinstance(layers, int) else None
-    for count, (again, seen) in enumerate(_composed(axes), 1):
+    for count, (seen, again) in enumerate(by_bits(axes.layers, WORK), 1):
         if layers == ANY or count == last:
             right = value(seen)
             if value_of(expr, {L: sympy.Integer(count)}) != right:

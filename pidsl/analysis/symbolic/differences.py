@@ -18,7 +18,7 @@ import sympy
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas.smt import Obligation, Prover, split_by_divisor
-from pidsl.analysis.formulas.smtlib import Condition, Count, Definition, IsZero
+from pidsl.analysis.formulas.smtlib import SIDES, Condition, Count, Definition, IsZero
 from pidsl.analysis.formulas.words import i, internal, j, n
 from pidsl.analysis.symbolic.corner import shape_from
 from pidsl.analysis.symbolic.definition import NotByLag, attends, holds_at, refusing
@@ -26,11 +26,6 @@ from pidsl.analysis.verdict import Verdict
 
 Conditions = tuple[Condition, ...]
 LAG = internal("lag")
-SIDES: dict[str, Callable[[sympy.Expr], Condition]] = {
-    "==": IsZero, "<=": lambda gap: gap >= 0, ">=": lambda gap: gap <= 0
-}  # fmt: skip
-"""What is claimed of a formula minus the quantity that it bounds."""
-
 
 Obligations = Callable[[Bound, Conditions, Definition, Definition], Iterator[Obligation]]
 

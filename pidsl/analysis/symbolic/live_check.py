@@ -19,10 +19,9 @@ import sympy
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.domains import domain
 from pidsl.analysis.formulas.smt import Obligation, Prover
-from pidsl.analysis.formulas.smtlib import Definition
+from pidsl.analysis.formulas.smtlib import SIDES, Definition
 from pidsl.analysis.formulas.words import n, symbol
 from pidsl.analysis.symbolic.definition import I, J, attends, refusing
-from pidsl.analysis.symbolic.differences import SIDES
 from pidsl.analysis.verdict import Verdict
 
 t = symbol("t")

@@ -232,8 +232,8 @@ def capturing(device: torch.device) -> bool:
 
 
 def checked(device: torch.device) -> bool:
-    """Whether values are looked at, which waits for the device: not those of a graph that is recorded, those on the CPU
-    always, others unless that is turned off."""
+    """Whether values are looked at, which waits for the device: not those of a graph that is recorded and not where
+    there are none (meta), those on the CPU always, others unless that is turned off."""
     if torch.compiler.is_compiling() or device.type == "meta":
         return False
     if device.type == "cpu":

@@ -23,7 +23,7 @@ from pidsl.runtime.call.logits import Place
 from pidsl.runtime.run_torch.tiles import Change
 from pidsl.runtime.run_torch.walks import LARGEST_MASK, Bound, Mask, Operands, Schedule, Segment, Sizes, Walk, mask_of
 
-GATHERED = 1 << 21  # elements of the keys of one batch: more would leave the caches, and be new memory for each batch
+GATHERED = 1 << 20  # elements of the keys of one batch: more would leave the caches, and be new memory for each batch
 STEPS = 8  # widths of tiles between a power of two and the next
 
 
@@ -54,13 +54,13 @@ class Chosen(Walk[Segment]):
         """As many tiles at a time as one call takes."""
         tiles = Tiles(self, given)
         for masked in False, True:
-            for these, width in tiles.groups(masked):
-                limit = given.at_once(tiles.height, width * self.block)
-                limit = min(limit, GATHERED // (width * self.block * given.columns))
+            for group in tiles.groups(masked):
+                keys = group.blocks.shape[1] * self.block
+                limit = min(given.at_once(tiles.height, keys), GATHERED // (keys * given.columns))
                 if masked:
-                    limit = min(limit, LARGEST_MASK // (tiles.height * width * self.block))
-                for some in these.split(max(1, limit)):
-                    yield Gathered(tiles, some, width, masked)
+                    limit = min(limit, LARGEST_MASK // (tiles.height * keys))
+                for part in group.split(max(1, limit)):
+                    yield Gathered(tiles, part)
 
     def lists(self, given: Operands) -> Lists:
         """The lists of a call; blocks that the sequence begins or ends in are not full."""
@@ -81,11 +81,11 @@ class Chosen(Walk[Segment]):
 
 
 class Units(NamedTuple):
-    """A tensor `[B, H, rows, ...]` by units of rows: unit z of (b, h) is `all[b * steps[0] + h * steps[1] + z * steps[2]]`.
+    """A tensor `[B, H, rows, ...]` by units of rows.
 
     Args:
-        all: `[units, ...]`, all of a unit side by side.
-        steps: as said.
+        all: `[units, ...]`, what is in a unit side by side.
+        steps: unit z of (b, h) is number `b * steps[0] + h * steps[1] + z * steps[2]`.
     """
 
     all: Tensor
@@ -108,8 +108,37 @@ class Units(NamedTuple):
         return Units(x.as_strided((count, x.shape[3]), (step, 1)), (b, h, j))
 
     def numbers(self, b: Tensor, h: Tensor, z: Tensor) -> Tensor:
-        """Which of `all`, one after the other."""
-        return (b * self.steps[0] + h * self.steps[1] + z * self.steps[2]).reshape(-1)
+        """Which of `all`."""
+        owner = b * self.steps[0] + h * self.steps[1]
+        return owner + (z if self.steps[2] == 1 else z * self.steps[2])
+
+
+class Group(NamedTuple):
+    """Tiles with about as many blocks each.
+
+    Args:
+        masked: some pairs of the blocks are kept; else all.
+        equal: all tiles have as many blocks as the widest.
+        b, head: `[tiles]`, batch entries, and heads of the lists or of the keys, whichever are more.
+        first: `[tiles]`, of the rows of each the first, which need not exist.
+        where: `[tiles, units]`, which units of all rows those of a tile are, or the nearest ones that exist.
+        blocks: `[tiles, widest]`, blocks of keys,
+        real: `[tiles]`, of which so many are listed; then others follow.
+    """
+
+    masked: bool
+    equal: bool
+    b: Tensor
+    head: Tensor
+    first: Tensor
+    where: Tensor
+    blocks: Tensor
+    real: Tensor
+
+    def split(self, limit: int) -> Iterator[Group]:
+        """In parts of at most so many tiles."""
+        for part in zip(*(x.split(limit) for x in self[2:]), strict=True):
+            yield Group(self.masked, self.equal, *part)
 
 
 class Tiles:
@@ -117,48 +146,55 @@ class Tiles:
 
     Attributes:
         walk, given, lists: what they are of.
-        heads: of the lists or the keys, whichever are more; each with `members` query heads.
-        rows: of the lists.
+        heads: of the lists or of the keys, whichever are more; each with `members` query heads.
         height: rows of a tile.
         unit, key_unit: rows of a unit of rows, and of one of the keys of full blocks.
+        whole: all rows of all tiles exist.
     """
 
     def __init__(self, walk: Chosen, given: Operands) -> None:
         self.walk, self.given, self.lists = walk, given, walk.lists(given)
-        _, self.list_heads, self.rows, _ = self.lists.entries.shape
-        self.heads = max(self.list_heads, given.kv_heads)
+        self.heads = max(self.lists.entries.shape[1], given.kv_heads)
         self.members = given.heads // self.heads
         self.height = self.members * walk.queries
         n, m, offset, key_offset = given.sizes
         self.unit = gcd(walk.queries, n, offset % walk.queries)
         self.key_unit = gcd(walk.block, m, key_offset % walk.block) if given.many else 1
+        self.whole = offset % walk.queries == (offset + n) % walk.queries == 0
         self.of_rows, self.of_results = ([Units.of(x, self.unit) for x in some] for some in (given.rows, given.results))
         self.of_keys = {1: [Units.in_place(x) for x in given.keys]}
         if self.key_unit > 1:
             self.of_keys[self.key_unit] = [Units.of(x, self.key_unit) for x in given.keys]
 
-    def groups(self, masked: bool) -> Iterator[tuple[Tensor, int]]:
-        """The tiles with about as many blocks each, and how many they have at most."""
-        _, full, listed, _ = self.lists
-        counts = (listed - full if masked else full).expand(-1, self.heads, -1).reshape(-1)
-        found = counts.cpu().numpy().astype(np.int64)
+    def groups(self, masked: bool) -> Iterator[Group]:
+        """The tiles that have full blocks, or masked ones."""
+        entries, full, listed = (x.expand(-1, self.heads, *x.shape[2:]) for x in self.lists[:3])
+        counts, shape = listed - full if masked else full, full.shape
+        found = counts.cpu().numpy().astype(np.int64).ravel()
         step = np.maximum(1, 2 ** np.frexp(found)[1].astype(np.int64) // (2 * STEPS))
         widths = -(-found // step) * step
         for width in np.unique(widths[found > 0]):
             these = np.flatnonzero(widths == width)
-            yield torch.from_numpy(these).to(counts.device), int(found[these].max())
+            least, most = int(found[these].min()), int(found[these].max())
+            at = b, head, row = tuple(torch.from_numpy(x).to(full.device) for x in np.unravel_index(these, shape))
+            count, inside = counts[at], torch.arange(most, device=full.device)
+            if least < most:
+                inside = torch.where(inside < count[:, None], inside, 0)
+            if masked:
+                inside = inside + full[at][:, None]
+            blocks = entries[at].gather(1, inside.long().expand(len(these), -1)).long()
+            first = row * self.walk.queries - self.given.sizes.offset % self.walk.queries
+            yield Group(masked, least == most, b, head, first, self._units(b, head, first), blocks, count)
 
-    def listed(self, at: tuple[Tensor, ...], width: int, masked: bool) -> tuple[Tensor, Tensor | None]:
-        """Blocks of keys `[tiles, width]` of tiles at (b, head, row), and which of them are listed; None for all."""
-        entries, full, listed, _ = self.lists
-        b, head, row = at
-        at = b, head if self.list_heads > 1 else torch.zeros_like(head), row
-        first = full[at].long()[:, None] if masked else 0
-        count = listed[at][:, None] - first if masked else full[at][:, None]
-        inside = torch.arange(width, device=b.device)
-        there = inside < count
-        y = entries[at].long().gather(1, first + torch.where(there, inside, 0))
-        return y, None if bool(there.all()) else there
+    def _units(self, b: Tensor, head: Tensor, first: Tensor) -> Tensor:
+        heads = (head * self.members)[:, None, None] + torch.arange(self.members, device=b.device)[:, None]
+        units = self.inside(first, True)[:, None].clamp(0, self.given.sizes.n // self.unit - 1)
+        return self.of_rows[0].numbers(b[:, None, None], heads, units).flatten(1)
+
+    def inside(self, first: Tensor, units: bool = False) -> Tensor:
+        """`[tiles, queries]`, or units of them: rows of tiles of one query head, which need not exist."""
+        size = self.unit if units else 1
+        return first[:, None] // size + torch.arange(self.walk.queries // size, device=first.device)
 
 
 class Gathered:
@@ -166,9 +202,7 @@ class Gathered:
 
     Args:
         tiles: all,
-        these: numbers of those that have
-        width: blocks, about,
-        masked: and not full ones.
+        group: and those that are taken.
 
     Attributes:
         given, rows, keys, mask, triangle, fresh: see `pidsl.runtime.run_torch.tiles.Batch`.
@@ -176,75 +210,82 @@ class Gathered:
 
     fresh = triangle = False
 
-    def __init__(self, tiles: Tiles, these: Tensor, width: int, masked: bool) -> None:
-        walk, self.given, self._tiles = tiles.walk, tiles.given, tiles
-        owner, row = these // tiles.rows, these % tiles.rows
-        self._b, self._head = (owner // tiles.heads)[:, None, None], (owner % tiles.heads)[:, None, None]
-        y, there = tiles.listed((self._b[:, 0, 0], self._head[:, 0, 0], row), width, masked)
-        device, (n, m, offset, key_offset) = these.device, self.given.sizes
-        start = (row + offset // walk.queries) * walk.queries - offset
-        self._r = start[:, None, None] + torch.arange(walk.queries, device=device)  # [tiles, 1, rows]
-        absent = (self._r < 0) | (self._r >= n)
-        self._present = None if not bool(absent.any()) else ~absent
-        self._j = (y * walk.block - key_offset)[..., None] + torch.arange(walk.block, device=device)
-        self.mask = self._kept(y, there) if masked else self._padded(there)
-        self._r, self._j = self._r.clamp(0, n - 1), self._j.clamp(0, m - 1)
-        self._key_unit = 1 if masked else tiles.key_unit
-        member = torch.arange(tiles.members, device=device)[:, None]
-        self._heads = self._head * tiles.members + member  # [tiles, members, 1]
-        self._where = tiles.of_rows[0].numbers(self._b, self._heads, self._r[..., :: tiles.unit] // tiles.unit)
+    def __init__(self, tiles: Tiles, group: Group) -> None:
+        self._tiles, self._group, self.given = tiles, group, tiles.given
+        self._shape = len(group.b), 1, tiles.height
+        self._where = group.where.reshape(-1)
+        self._present = None if tiles.whole else self._exists(True).reshape(-1)
+        size = self._size = 1 if group.masked else tiles.key_unit
+        starts = group.blocks * tiles.walk.block - self.given.sizes.key_offset
+        if size > 1:
+            starts = starts // size
+        self._units = (starts[..., None] + torch.arange(tiles.walk.block // size, device=starts.device)).flatten(1)
+        self.mask = self._kept() if group.masked else self._padded()
+        if group.masked:
+            self._units = self._units.clamp(0, self.given.sizes.m - 1)
+        self._kv_head = group.head // (tiles.heads // self.given.kv_heads)
         self.rows = [self._row(x, y) for x, y in zip(tiles.of_rows, self.given.rows, strict=True)]
-        self.keys = [self._key(x) for x in tiles.of_keys[self._key_unit]]
+        self.keys = [self._key(x) for x in tiles.of_keys[size]]
+
+    def _exists(self, units: bool = False) -> Tensor:
+        """`[tiles, members, rows]`, or units of rows: those that exist."""
+        tiles, last = self._tiles, self.given.sizes.n // (self._tiles.unit if units else 1) - 1
+        r = tiles.inside(self._group.first, units)[:, None]
+        return ((r >= 0) & (r <= last)).expand(-1, tiles.members, -1)
 
     def _row(self, units: Units, x: Tensor) -> Tensor:
         """Rows of x; 0 in those that do not exist, and of lse infinity, so that there is no weight."""
-        found = units.all.index_select(0, self._where).view(*self._shape(), *x.shape[3:])
-        if self._present is None:
-            return found
-        absent = ~self._present.expand(-1, self._tiles.members, -1).reshape(self._shape())
-        return found.masked_fill_(absent, torch.inf) if x.ndim == 3 else found.masked_fill_(absent[..., None], 0.0)
-
-    def _shape(self) -> tuple[int, int, int]:
-        return len(self._b), 1, self._tiles.height
+        found = units.all.index_select(0, self._where)
+        if self._present is not None:
+            found.masked_fill_(~self._present[:, None], torch.inf if x.ndim == 3 else 0.0)
+        return found.view(*self._shape, *x.shape[3:])
 
     def _key(self, units: Units) -> Tensor:
-        found = units.all.index_select(0, units.numbers(*self._key_units(self._key_unit)))
-        return found.view(len(self._b), 1, self._j[0].numel(), -1)
+        at = units.numbers(self._group.b[:, None], self._kv_head[:, None], self._units)
+        count, width = self._units.shape
+        return units.all.index_select(0, at.view(-1)).view(count, 1, width * self._size, -1)
 
-    def _key_units(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Batch entries, key heads and units of all keys."""
-        head = self._head // (self._tiles.heads // self.given.kv_heads)
-        return self._b, head, self._j[..., ::size] // size
-
-    def _kept(self, y: Tensor, there: Tensor | None) -> Mask | None:
+    def _kept(self) -> Mask | None:
         """The pairs to keep of blocks that are not full."""
-        sizes, (count, _, height) = self.given.sizes, self._shape()
-        r, j = self._r.cpu().numpy()[..., None], self._j.view(count, 1, 1, -1).cpu().numpy()
+        sizes, tiles = self.given.sizes, self._tiles
+        r = tiles.inside(self._group.first)[:, None, :, None].cpu().numpy()
+        j = self._units[:, None, None].cpu().numpy()
         kept: Any = (j >= 0) & (j < sizes.m) & (r >= 0) & (r < sizes.n)
-        if self._tiles.walk.keep is not None:
-            kept = kept & self._tiles.walk.keep(**sizes.names, r=r, j=j)
-        if there is not None:
-            kept = kept & there.repeat_interleave(self._tiles.walk.block, 1)[:, None, None].cpu().numpy()
-        every = np.array(np.broadcast_to(kept, (count, self._tiles.members, r.shape[2], j.shape[3])))
-        return mask_of(every.reshape(count, 1, height, -1), self.given.rows[0].dtype, y.device)
+        if tiles.walk.keep is not None:
+            kept = kept & tiles.walk.keep(**sizes.names, r=r, j=j)
+        if (listed := self._listed()) is not None:
+            kept = kept & listed.cpu().numpy()
+        every = np.array(np.broadcast_to(kept, (len(j), tiles.members, r.shape[2], j.shape[3])))
+        return mask_of(every.reshape(*self._shape, -1), self.given.rows[0].dtype, self._where.device)
 
-    def _padded(self, there: Tensor | None) -> Mask | None:
+    def _padded(self) -> Mask | None:
         """All pairs of the blocks that are listed."""
-        if there is None:
+        if (listed := self._listed()) is None:
             return None
-        blocks = torch.where(there, 0.0, -torch.inf).to(self.given.rows[0].dtype)
-        bias = blocks.repeat_interleave(self._tiles.walk.block, 1)[:, None, None]
-        return Mask(bias.expand(*self._shape(), -1), None)
+        bias = torch.where(listed, 0.0, -torch.inf).to(self.given.rows[0].dtype)
+        return Mask(bias.expand(*self._shape, -1), None)
+
+    def _listed(self) -> Tensor | None:
+        """`[tiles, 1, 1, keys]`: those of blocks that are listed; None for all."""
+        group = self._group
+        if group.equal:
+            return None
+        there = torch.arange(group.blocks.shape[1], device=group.b.device) < group.real[:, None]
+        return there.repeat_interleave(self._tiles.walk.block, 1)[:, None, None]
 
     def place(self) -> Place:
         """Where the pairs are, for a pass with `places`."""
         assert self.given.places is not None
-        sizes, count = self.given.sizes, len(self._b)
-        i = (self._r + sizes.offset).expand(-1, self._tiles.members, -1)
-        stream = self.given.places[2][self._b, self._heads, 0]
-        heads, streams = (x.expand(i.shape) for x in (self._heads, stream))
-        i, head, stream = (x.reshape(count, 1, -1, 1) for x in (i, heads, streams))
-        return Place(i, self._j.view(count, 1, 1, -1) + sizes.key_offset, head, stream)
+        (n, _, offset, key_offset), group, tiles = self.given.sizes, self._group, self._tiles
+        i = tiles.inside(group.first)[:, None].clamp(0, n - 1).expand(-1, tiles.members, -1) + offset
+        j = self._units * self._size
+        if self._size > 1:
+            j = (j[..., None] + torch.arange(self._size, device=j.device)).flatten(1)
+        head = group.head[:, None] * tiles.members + torch.arange(tiles.members, device=i.device)
+        stream = self.given.places[2][group.b[:, None], head, 0]
+        head, stream = (x[..., None].expand(i.shape) for x in (head, stream))
+        i, head, stream = (x.reshape(*self._shape, 1) for x in (i, head, stream))
+        return Place(i, j[:, None, None] + key_offset, head, stream)
 
     def put(self, values: Sequence[Tensor], change: Change) -> None:
         """Change the results of the rows, in place."""
@@ -252,15 +293,13 @@ class Gathered:
         found = [x.all.index_select(0, where) for x in units]
         change([x.view(y.shape) for x, y in zip(found, values, strict=True)], values)
         if self._present is not None:
-            present = self._present[..., :: self._tiles.unit].expand(-1, self._tiles.members, -1).reshape(-1)
-            where, found = where[present], [x[present] for x in found]
+            where, found = where[self._present], [x[self._present] for x in found]
         for x, y in zip(units, found, strict=True):
             x.all.index_copy_(0, where, y)
 
     def add(self, grads: Sequence[Tensor]) -> None:
         """Add `[tiles, 1, keys, D]` to the sums of the keys, in a fixed order."""
-        size, (_, _, m, _) = self._key_unit, self.given.keys[0].shape
-        b, head, z = self._key_units(size)
-        where = (((b * self.given.kv_heads + head) * (m // size)) + z).reshape(-1)
+        first = (self._group.b * self.given.kv_heads + self._kv_head) * (self.given.sizes.m // self._size)
+        where = (first[:, None] + self._units).view(-1)
         for x, grad in zip(self.given.sums, grads, strict=True):
-            x.add_units(where, grad, size)
+            x.add_units(where, grad, self._size)

@@ -107,7 +107,7 @@ class Pass(Operands):
 
     def compute(self, pieces: tuple[Piece, ...]) -> None:
         """Go through the pieces."""
-        schedules = [piece.schedule(self.sizes) for piece in pieces]
+        schedules: list[Schedule[Any]] = [piece.schedule(self.sizes) for piece in pieces]
         self.many = self.sizes.m <= MANY * sum(x.visited for x in schedules)
         if self.many:
             self.keys = tuple(prepare(x, self.columns) for x in self.keys)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pidsl.codegen.plan.walks import Selected
 from pidsl.language.expr import Pred, Truth, holds
@@ -38,7 +39,7 @@ def names(by: str) -> tuple[str, str, str]:
 
 
 def tables(call: Call, choice: Choice, *, backward: bool = False) -> dict[str, Tensor]:
-    """Those of a call: int64 [B, H, blocks, 3], entries int32, and for a ragged call its table of sequences.
+    """Those of a call: int64 [B, H, blocks, 3], entries int32 and one more, and of a ragged call its sequences.
 
     Args:
         call: with the input `blocks`.
@@ -69,7 +70,7 @@ def _table(lists: Lists) -> Tensor:
 
 
 def _named(by: str, table: Tensor, entries: Tensor, call: Call, size: int) -> dict[str, Tensor]:
-    made = dict(zip(names(by), (table, entries), strict=False))
+    made = dict(zip(names(by), (table, pad(entries.flatten(), (0, 1))), strict=False))
     where = call.positions
     if not isinstance(where, Positions):
         of, _, length, offset, _, keys, key_offset = where.table.long().unbind(1)[: len(COLUMNS)]

@@ -33,7 +33,7 @@ from pidsl.errors import SizeError, SymbolError, TermError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import read_set
 from pidsl.relation.oracle import dense_mask
-from pidsl.studies.graph import attention_graph, path, paths
+from pidsl.studies.graph import attention_graph, path
 from pidsl.testing import terms
 
 EXAMPLES = settings.default.max_examples
@@ -152,9 +152,6 @@ def test_graph_and_paths_by_eye() -> None:
     assert path(PI, 5, 5, 0) == [5]
     assert path(PI, 5, 4, 0) is None
     assert path([lags(1), lags(10)], 11, 0) == [0, 1, 11]  # the layer at the input first
-    assert paths(window(1), 5, 3, 4) == 6
-    assert paths(window(1), 2**40, 2**40 - 3, 5) == 10
-    assert paths(lags(1), 5, 3, 4) == 0
 
 
 # -- against matrices --------------------------------------------------------------------------------------------------
@@ -306,7 +303,6 @@ def test_paths(schedule: list[Term], tokens: int, data: st.DataObject) -> None:
     layers = data.draw(st.integers(0, 5))
     masks = [dense_mask(schedule[k % len(schedule)], tokens) for k in range(layers)]
     counts = reduce(lambda seen, mask: mask.astype(object) @ seen, masks, np.eye(tokens, dtype=object))
-    assert paths(schedule, i, j, layers, tokens) == counts[i, j]
     chain = path(schedule, i, j, layers, tokens)
     assert (chain is not None) == bool(counts[i, j])
     if chain is not None:

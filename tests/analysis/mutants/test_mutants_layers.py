@@ -99,7 +99,7 @@ FAULTS = [
     fault("a lag lost", "by_lags.finite_lags", changed(lambda x: x and x[1:]), "by_lags:depth", BOTH, ALL),
     fault("a lag lost", "by_lags.causal_lags", changed(lambda x: x & read_set("{ [d] : d < 16 }")),
           "by_lags:reach", PI, NEAR),
-    fault("a bit too far", "by_lags.spread", lambda real: lambda bits, by: real(bits, by + 1),
+    fault("a bit too far", "by_lags.plus", lambda real: lambda bits, parts: real(bits, [(a, b + 1) for a, b in parts]),
           "by_lags:depth", PI, DEEP),
     fault("sums of one lag less", "by_lags.added", lambda _: lambda a, b: a, "by_lags:depth", BOTH, ALL),
     fault("a step misread", "by_lags.normal", changed(lambda x: (x[0], 1, x[2])), "by_lags:depth", lags(-1, 1), ALL),

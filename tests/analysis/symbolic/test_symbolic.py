@@ -323,6 +323,7 @@ def cvc5_answers(text: str) -> list[str]:
     [
         window(k).pairs(), (window(k) | lags(p)).pairs(), (window(k) | lags(p)).farthest(),
         (window(k) | lags(p)).contiguous(), (window(k) | COMB).depth(), window(k).degree().of_query, COMB.live(),
+        ask.farthest(BaseSchedule(p)), ask.farthest(SkipSchedule(k, p)), (blocks(p) & causal).degree().of_query,
     ],
     ids=lambda b: f"{b.name}-{b.subject}",
 )  # fmt: skip
