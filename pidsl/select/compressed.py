@@ -84,7 +84,7 @@ class Compressed(Selector):
             rows = Rows(at, part.shape[2], at, at + part.shape[2], 1, self.block)
             logits = products(part.to(keys.dtype), keys) * (q.shape[3] ** -0.5 if scale is None else scale)
             p = softmax(logits, self._windows(rows, keys.shape[2], q.device))
-            found.append(products(p, values.mT))
+            found.append(products(p, values.mT.to(p.dtype)))
         return torch.cat(found, 2).to(q.dtype)
 
 
