@@ -17,7 +17,7 @@ from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Term
-from pidsl.nn.choosing import check_selector, lists
+from pidsl.nn.choosing import check_lists, check_selector, lists
 from pidsl.nn.places import Place, of_one_document, place, place_behind
 from pidsl.nn.rotary import rotate
 from pidsl.runtime.call import ragged
@@ -162,18 +162,23 @@ class Attention(nn.Module):
         q, k, v = self.project(x)
         inputs = self.inputs(x, q, where)
         turned = self.rotated(q, where), self.rotated(k, where)
-        if self.kernel.choice is not None:
-            inputs["blocks"] = self._lists((q, k), turned, where, blocks)
-        return self.attend(*turned, v, where, inputs)
+        if self.kernel.choice is None and blocks is None:
+            return self.attend(*turned, v, where, inputs)
+        inputs["blocks"], beside = self._lists((q, k), turned, where, blocks)
+        found = self.attend(*turned, v, where, inputs)
+        if beside is not None:
+            where.cache.beside = beside
+        return found
 
     def _lists(
         self, plain: tuple[Tensor, Tensor], turned: tuple[Tensor, Tensor], where: Place, blocks: Blocks | None
-    ) -> Tensor:
-        """Which blocks are attended, of queries and keys before and after rotation."""
-        if isinstance(blocks, Tensor):
-            return blocks
+    ) -> tuple[Tensor, Any]:
+        """Which blocks are attended, of queries and keys before and after rotation; and what to keep beside a cache."""
         if blocks is not None:
-            return blocks(*turned)
+            made = blocks(*turned) if callable(blocks) else blocks
+            if where.follows and self.kernel.choice is not None:
+                check_lists(made, self.kernel.choice, *turned, where.cache)
+            return made, None
         assert self.select is not None
         return lists(self.select, *(turned if self.select.rotated else plain), where)
 
