@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pidsl.errors import BackendError
+from pidsl.language.chosen import Selection, selection
 from pidsl.language.score import PLAIN
 from pidsl.runtime import flops, sequences
 from pidsl.runtime.call.arguments import check_positions, check_scale, raise_faults
@@ -71,10 +72,10 @@ def run_forward(program: Program, call: Call) -> tuple[Tensor, Tensor]:
     call = call.prepared()
     nothing = call.q.numel() == 0 or call.k.numel() == 0
     if isinstance(call.positions, Segments) and (nothing or not program.ragged):
-        run = partial(run_forward, program)
+        run, choice = partial(run_forward, program), _choice(program, call)
         if call.positions.keys_at is not None and not program.ragged:
-            return sequences.from_cache(call, cast("sequences.Picking", program), run)
-        return sequences.forward(call, run)
+            return sequences.from_cache(call, cast("sequences.Picking", program), run, choice)
+        return sequences.forward(call, run, choice)
     if nothing:
         out, lse = _empty_results(call.q, call.v)
         sinks = call.inputs.get("sinks")
@@ -97,7 +98,7 @@ def run_backward(
     nothing = q.numel() == 0 or k.numel() == 0 or (grad_out is None and grad_lse is None)
     if isinstance(call.positions, Segments) and (nothing or not program.ragged):
         run = partial(run_backward, program, learned=learned)
-        return sequences.backward(given, (out, lse), (grad_out, grad_lse), run)
+        return sequences.backward(given, (out, lse), (grad_out, grad_lse), run, _choice(program, call))
     if nothing:
         dq, dk, dv, *rest = (torch.zeros_like(x) for x in call.tensors)
         found: Any = {name: x for name, x in zip(call.names, rest, strict=True) if name != "blocks"}
@@ -112,6 +113,11 @@ def run_backward(
     asked = [name in found and (learned or name not in LEARNED) for name in call.names]
     own = (found[x].to(given.inputs[x].dtype) if y else None for x, y in zip(call.names, asked, strict=True))
     return dq, dk, dv, *own
+
+
+def _choice(program: Program, call: Call) -> Selection | None:
+    """What the lists of a call are of."""
+    return selection(program.plan.term) if "blocks" in call.inputs else None
 
 
 def owned(x: Tensor) -> Tensor:

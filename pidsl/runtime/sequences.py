@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pidsl.language.chosen import Selection
 from pidsl.runtime.call.call import Call, Positions
+from pidsl.runtime.call.chosen import listed_at, lists_by_sequence
 from pidsl.runtime.call.ragged import Batch, table_of
 from pidsl.runtime.call.segments import COLUMNS, Pages, Segments, Slots
 from pidsl.runtime.call.segments import Sequence as One
@@ -62,10 +64,10 @@ def _table_shape(q: Tensor, kind: str, tensors: Any, numbers: Any, sizes: Any) -
 # -- one after the other -----------------------------------------------------------------------------------------
 
 
-def forward(call: Call, run: Forward) -> tuple[Tensor, Tensor]:
-    """(out, lse) of a ragged call, by `run` of calls that are not."""
+def forward(call: Call, run: Forward, choice: Selection | None = None) -> tuple[Tensor, Tensor]:
+    """(out, lse) of a ragged call, by `run` of calls that are not; `choice`: what its lists are of, if it has some."""
     out, lse = _nothing(call)
-    for one, own in _each(call):
+    for one, own in _each(call, choice):
         part, part_lse = run(own)
         _rows(out, one).copy_(part)
         _rows(lse, one).copy_(part_lse)
@@ -84,22 +86,29 @@ def _nothing(call: Call) -> tuple[Tensor, Tensor]:
 class Picking(Protocol):
     """What a program that is not `ragged` offers where keys lie in slots or on pages.
 
-    `attends(n, m, i, j)` says which keys at positions j (-1: none) queries at positions i attend, bool [queries, keys];
-    `picked(call, keep, at)` is (out, lse) of a call whose keys stand at positions `at`, of which rows keep some.
+    `attends(n, m, i, j)` says which keys at positions j (-1: none) queries at positions i attend, bool [queries, keys],
+    at most where calls choose, and `attends_anyway` at least;
+    `picked(call, keep, at)` is (out, lse) of a call whose keys stand at positions `at`, of which rows keep some, bool
+    [rows, keys] or [B, Hq, rows, keys].
     """
 
     attends: Callable[[int, int, Ints, Ints], Bools]
+    attends_anyway: Callable[[int, int, Ints, Ints], Bools]
     picked: Callable[[Call, Bools, Ints], tuple[Tensor, Tensor]]
 
 
-def from_cache(call: Call, program: Picking, run: Forward) -> tuple[Tensor, Tensor]:
-    """(out, lse) of a call whose keys lie in slots or on pages: those that a row attends are gathered, no others."""
+def from_cache(call: Call, program: Picking, run: Forward, choice: Selection | None = None) -> tuple[Tensor, Tensor]:
+    """(out, lse) of a call whose keys lie in slots or on pages: those that a row attends are gathered, no others.
+
+    Of lists, the blocks of all heads are gathered.
+    """
     assert isinstance(call.positions, Segments)
     q, at = call.q, call.positions.keys_at
     assert at is not None
     out, lse = _nothing(call)
     places = at.positions.cpu().numpy() if isinstance(at, Slots) else at.table.cpu().numpy()
     of = [one for one in call.positions.on_host if one.rows]
+    lists = [] if choice is None else lists_by_sequence(call.inputs["blocks"], of, choice.numbers[2])
     first = 0
     while first < len(of):
         one, last = of[first], first + 1
@@ -109,15 +118,20 @@ def from_cache(call: Call, program: Picking, run: Forward) -> tuple[Tensor, Tens
         positions = places[one.batch].astype(np.int64) if isinstance(at, Slots) else _on_pages(places[one.batch], at)
         i = np.arange(one.offset, one.offset + one.rows)
         keep = program.attends(one.offset + one.rows, one.keys, i, positions)
+        if choice is not None:
+            blocks, span = torch.cat(lists[first:last]), range(i[0], i[-1] + 1)
+            listed = listed_at(blocks, choice, span, (one.key_offset, one.keys), torch.from_numpy(positions))
+            keep = keep & listed.repeat_interleave(q.shape[1] // blocks.shape[1], 1).cpu().numpy()
+            keep |= program.attends_anyway(one.offset + one.rows, one.keys, i, positions)
         keep &= (positions >= one.key_offset) & (positions < one.keys)
-        used = np.flatnonzero(keep.any(0))
+        used = np.flatnonzero(keep.any(tuple(range(keep.ndim - 1))))
         rows = (entries, slice(None), slice(one.row, one.row + one.rows))
         k, v = (_gathered(x, at, entries, used, positions) for x in (call.k, call.v))
-        inputs = call.inputs
+        inputs = {name: x for name, x in call.inputs.items() if name != "blocks"}
         if "seed" in inputs:
             inputs = {**inputs, "stream": first * q.shape[1]}
         own = Call(q[rows], k, v, call.scale, Positions(one.offset), inputs)
-        found = program.picked(own, keep[:, used], positions[used]) if len(used) else run(own)
+        found = program.picked(own, keep[..., used], positions[used]) if len(used) else run(own)
         if found[1].shape == lse.shape:
             return found
         out[rows], lse[rows] = found
@@ -148,7 +162,11 @@ def _gathered(x: Tensor, at: Slots | Pages, entries: slice, used: Ints, position
 
 
 def backward(
-    call: Call, results: Sequence[Tensor], grads: Sequence[Tensor | None], run: Backward
+    call: Call,
+    results: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    run: Backward,
+    choice: Selection | None = None,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of `call.tensors`, by `run` of calls that are not ragged.
 
@@ -157,10 +175,11 @@ def backward(
         results: out and lse,
         grads: and their gradients; None is zero.
         run: takes a call, its results and their gradients.
+        choice: what its lists are of, if it has some.
     """
     out, lse = results
-    total: list[Tensor | None] = [torch.zeros_like(x) for x in call.tensors]
-    for one, own in _each(call):
+    total: list[Tensor | None] = [torch.zeros_like(x) if x.is_floating_point() else None for x in call.tensors]
+    for one, own in _each(call, choice):
         of_out, of_lse = (None if x is None else _rows(x, one) for x in grads)
         found = run(own, _rows(out, one), _rows(lse, one), of_out, of_lse)
         for x, grad in enumerate(found):
@@ -174,14 +193,17 @@ def backward(
     return tuple(total)
 
 
-def _each(call: Call) -> Iterator[tuple[One, Call]]:
+def _each(call: Call, choice: Selection | None) -> Iterator[tuple[One, Call]]:
     """The sequences that have rows, each with a call of its own."""
     assert isinstance(call.positions, Segments)
-    heads = call.q.shape[1]
-    for number, one in enumerate(call.positions.on_host):
+    heads, all_of = call.q.shape[1], call.positions.on_host
+    lists = [] if choice is None else lists_by_sequence(call.inputs["blocks"], all_of, choice.numbers[2])
+    for number, one in enumerate(all_of):
         if one.rows == 0:
             continue
         inputs: Mapping[str, Any] = call.inputs
+        if lists:
+            inputs = {**inputs, "blocks": lists[number]}
         if "seed" in inputs:
             inputs = {**inputs, "stream": number * heads}
         yield one, Call(

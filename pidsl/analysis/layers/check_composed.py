@@ -29,12 +29,13 @@ from pidsl.analysis.measured import formula_at
 from pidsl.analysis.verdict import Verdict, failed, is_soon
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
-from pidsl.relation.isl import CONTEXT, coalesced, limited, read_set
+from pidsl.relation.isl import CONTEXT, coalesced, limited, read_map, read_set
 
 TOGETHER = 2_000_000  # operations for taking the lags of all parts together
 LAYERS = 64  # that are composed
 LONG = 600_000  # operations for long sequences alone
 SHORT, LATEST = 28, 60  # tokens up to which masks are asked, at least and at most
+LAGS = 40  # the longest contiguous reach that is proved lag by lag
 
 
 def _read(text: object) -> isl.Map:
@@ -84,8 +85,14 @@ def _share(operations: int, pairs: isl.Map) -> int:
 
 
 def _not_long(bound: Bound, terms: Sequence[Term], layers: Sequence[isl.Map], operations: int) -> str:
-    """Why a formula is not the quantity: masks of short sequences, and isl for long ones, where fewer parts remain."""
+    """Why a formula is not the quantity: masks of short sequences, and isl for long ones only.
+
+    Where borders are far apart fewer parts remain: no part has a larger lag, and for each n some part has it; or all
+    lags up to the formula are there, and not the next.
+    """
     expr, (least, _) = bound.expr, tokens_of(bound.assumptions)
+    if expr.has(sympy.oo, sympy.nan) or (bound.quantity != "farthest" and expr.has(-sympy.oo)):
+        return f"{expr} is infinite"
     start = max(SHORT, least, *branch_starts(expr, n))
     if start > LATEST:
         return f"other formulas up to {start} tokens"
@@ -94,11 +101,54 @@ def _not_long(bound: Bound, terms: Sequence[Term], layers: Sequence[isl.Map], op
         if formula_at(expr, {"n": count}) != (float("-inf") if known is None else known):
             return f"{known} for {count} tokens"
     where = read_set(f"[n] -> {{ : n >= {start} }}")
+    f = stated(expr, where)
     with limited(f"the {bound.quantity} lag of long sequences", operations):
         pairs = coalesced(layers[0].intersect_params(where))
         for relation in layers[1:]:
             pairs = coalesced(coalesced(relation.intersect_params(where)).apply_range(pairs))
-        return not_reach_of(pairs, bound, where)
+        return (_not_farthest if bound.quantity == "farthest" else _not_contiguous)(pairs, f, where)
+
+
+def _not_farthest(pairs: isl.Map, f: isl.PwAff, where: isl.Set) -> str:
+    value = isl.Set.from_pw_aff(f)
+    larger = value.apply(read_map("{ [v] -> [d] : d > v }"))
+    open_ = value.params()
+    silent = where - open_
+    for part in pairs.get_basic_maps():
+        lags = isl.Map.from_basic_map(part).reverse().deltas()
+        if not (larger & lags).is_empty():
+            return "some pair has a larger lag"
+        if not (lags.params() & silent).is_empty():
+            return "-oo where there are pairs"
+        if not open_.is_empty():
+            open_ = (open_ - (value & lags).params()).coalesce()
+    return "" if open_.is_empty() else "some n has no pair with that lag"
+
+
+def _not_contiguous(pairs: isl.Map, f: isl.PwAff, where: isl.Set) -> str:
+    if not where.is_subset(f.domain()):
+        return "the formula has no value somewhere"
+    whole = where & f.eq_set(isl.PwAff.read_from_str(CONTEXT, "[n] -> { [(n - 1)] }"))
+    if not _lags(0, "n - 1").intersect_params(whole).is_subset(pairs):
+        return "not all pairs are connected"
+    rest = where - whole
+    for reach in range(-1, LAGS):
+        if rest.is_empty():
+            return ""
+        here = rest & f.eq_set(isl.PwAff.read_from_str(CONTEXT, f"[n] -> {{ [({reach})] }}"))
+        if here.is_empty():
+            continue
+        if not _lags(0, str(reach)).intersect_params(here).is_subset(pairs):
+            return f"a pair of lag <= {reach} is missing"
+        after = _lags(reach + 1, str(reach + 1)).intersect_params(here)
+        if not here.is_subset((after - pairs).params()):
+            return f"lag {reach + 1} is connected"
+        rest = rest - here
+    return "" if rest.is_empty() else f"a reach of more than {LAGS} lags"
+
+
+def _lags(first: int, last: str) -> isl.Map:
+    return read_map(f"[n] -> {{ [i] -> [j] : {first} <= i - j <= {last} and 0 <= j and i < n }}")
 
 
 # -- any number of layers ----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ captured has none; what is out of range attends nothing then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from pidsl.runtime.call.arguments import Fault, check_form, raise_faults
 from pidsl.runtime.call.call import Positions, Where
 from pidsl.runtime.call.ragged import checked
 from pidsl.runtime.call.segments import COLUMNS
+from pidsl.runtime.call.segments import Sequence as One
 
 NEVER = 2**31 - 1  # sorts behind every block
 
@@ -139,9 +140,8 @@ def rows_of(choice: Choice, where: Where, shape: tuple[int, int, int], rows: int
     counts = spans(offset, length, choice.queries)
     key_counts = spans(key_offset, keys, choice.block)
     begin, owner = (first_rows(of, x) for x in (counts, key_counts))
-    if checked(device) and len(table) and (most := int((begin + counts).max())) > rows:
-        expected = f"{most} rows or more: the blocks of {choice.queries} queries of all sequences of a batch entry"
-        raise_faults([Fault("blocks", f"{rows} rows", expected)], "kernel(q, k, v, blocks=...)")
+    if checked(device) and len(table):
+        _check_rows(int((begin + counts).max()), rows, choice.queries)
     # the sequence of each row: the last one of its batch entry that begins at it or before
     own = torch.zeros(batch, rows + 1, dtype=torch.int64, device=device)
     number = torch.arange(len(table), device=device)
@@ -164,6 +164,32 @@ def rows_of(choice: Choice, where: Where, shape: tuple[int, int, int], rows: int
     most = where.all_keys // choice.block + 2 * len(table)
     places = each(length), each(keys), each(offset), each(key_offset)
     return Rows(x, choice.queries, *places, start, end, each(owner), most)
+
+
+def _check_rows(most: int, rows: int, queries: int) -> None:
+    if most > rows:
+        expected = f"{most} rows or more: the blocks of {queries} queries of all sequences of a batch entry"
+        raise_faults([Fault("blocks", f"{rows} rows", expected)], "kernel(q, k, v, blocks=...)")
+
+
+def lists_by_sequence(blocks: Tensor, sequences: Sequence[One], queries: int) -> list[Tensor]:
+    """The lists of each sequence `[1, H, its blocks of queries, K]`.
+
+    Args:
+        blocks: of the call.
+        sequences: in order, entry by entry.
+        queries: of a block.
+
+    Raises:
+        ArgumentError: fewer rows than the sequences of a batch entry have blocks.
+    """
+    found, entry, stop = [], -1, 0
+    for one in sequences:
+        first = stop if one.batch == entry else 0
+        entry, stop = one.batch, first + blocks_of(one.offset, one.rows, queries)
+        _check_rows(stop, blocks.shape[2], queries)
+        found.append(blocks[entry : entry + 1, :, first:stop])
+    return found
 
 
 def spans(offset: Tensor, length: Tensor, size: int) -> Tensor:
@@ -257,3 +283,29 @@ def check_range(given: Tensor, there: Tensor, first: Any, last: Any) -> None:
     expected = f"-1, or a block of keys that there is: {first} .. {last}"
     hint = "blocks.masked_fill(blocks > last, -1); on a GPU, PIDSL_CHECK_VALUES=0 leaves out what is out of range"
     raise_faults([Fault("blocks", got, expected, hint)], "kernel(q, k, v, blocks=...)")
+
+
+def listed_at(blocks: Tensor, choice: Selection, rows: range, keys: tuple[int, int], at: Tensor) -> Tensor:
+    """bool [B, H, rows, keys]: whether the lists of rows have the block of a key.
+
+    Args:
+        blocks: of the rows.
+        choice: what they list.
+        rows: their positions.
+        keys: from the first position on that has a key, and to which: those between may be listed.
+        at: int64 [keys], their positions, or any negative number.
+
+    Raises:
+        ArgumentError: a number that is neither -1 nor a block of keys that there is.
+    """
+    block, _, queries = choice.numbers
+    first, last = keys[0] // block, (keys[1] - 1) // block
+    there = (blocks >= first) & (blocks <= last)
+    if checked(blocks.device):
+        check_range(blocks, there, first, last)
+    table = torch.zeros(*blocks.shape[:3], last + 2, dtype=torch.bool, device=blocks.device)
+    table.scatter_(-1, torch.where(there, blocks, last + 1).long(), True)
+    table[..., last + 1] = False
+    at = at.to(blocks.device)
+    row = torch.arange(rows.start, rows.stop, device=at.device) // queries - rows.start // queries
+    return table[:, :, row][..., torch.where(at < 0, last + 1, at // block).clamp(max=last + 1)]

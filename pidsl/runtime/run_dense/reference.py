@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -92,11 +92,20 @@ class ReferenceProgram:
         return dq, dk, dv, dict(zip(names, found, strict=True))
 
     def attends(self, n: int, m: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which keys at positions j queries at positions i attend: bool [queries, keys]."""
+        """Which keys at positions j queries at positions i attend, whatever is chosen: bool [queries, keys]."""
+        return self._attended(lambda term: term, n, m, i, j)
+
+    def attends_anyway(self, n: int, m: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Those that they attend where nothing is chosen."""
+        return self._attended(forced, n, m, i, j)
+
+    def _attended(
+        self, of: Callable[[Term], Term], n: int, m: int, i: NDArray[np.int64], j: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
         term = self.plan.term
         assert not isinstance(term, Heads)
         known = (j >= 0) & (j < m)  # no position is asked about that there is not
-        return table(term, range(int(i[0]), int(i[-1]) + 1), np.where(known, j, 0), n, m) & known
+        return table(of(term), range(int(i[0]), int(i[-1]) + 1), np.where(known, j, 0), n, m) & known
 
     def picked(self, call: Call, keep: NDArray[np.bool_], at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(out, lse) of a call whose keys stand at positions `at`, of which rows keep some."""

@@ -17,7 +17,7 @@ class Picked:
 
     Args:
         call: its rows, and its keys.
-        keep: bool [rows, keys].
+        keep: bool [rows, keys], or of every head [B, Hq, rows, keys].
         at: int64 [keys], the positions of the keys.
 
     Attributes:
@@ -34,7 +34,9 @@ class Picked:
         self._shape = batch, heads, n
         kv_heads = call.k.shape[1]
         self.rows, self.keys = (q.reshape(batch, kv_heads, heads // kv_heads * n, -1),), (call.k, call.v)
-        kept = keep if heads == kv_heads else np.tile(keep, (heads // kv_heads, 1))
+        kept = keep if keep.ndim > 2 or heads == kv_heads else np.tile(keep, (heads // kv_heads, 1))
+        if keep.ndim > 2:
+            kept = keep.reshape(batch, kv_heads, heads // kv_heads * n, -1)
         self.mask: Mask | None = mask_of(kept, q.dtype, q.device)
 
     def place(self) -> Place:

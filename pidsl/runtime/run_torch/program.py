@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pidsl.language.chosen import forced, possible
 from pidsl.language.heads import Heads
+from pidsl.language.terms import Term
 from pidsl.runtime.call.call import Call, Gradients
 from pidsl.runtime.run_torch.passes import Forward
 
@@ -47,20 +49,40 @@ class TorchProgram:
         self.backward: Callable[..., Gradients] = self.module.backward
 
     def attends(self, n: int, m: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which keys at positions j queries at positions i attend: bool [queries, keys]."""
-        found = self._attends.attends(n=n, m=m, i=i[:, None], j=j[None])
-        return np.array(np.broadcast_to(found, (len(i), len(j))))
+        """Which keys at positions j queries at positions i attend, whatever is chosen: bool [queries, keys]."""
+        return self._attended(self._most, n, m, i, j)
+
+    def attends_anyway(self, n: int, m: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Those that they attend where nothing is chosen."""
+        return self._attended(self._least, n, m, i, j)
+
+    def _attended(
+        self, by: ModuleType, n: int, m: int, i: NDArray[np.int64], j: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        return np.array(np.broadcast_to(by.attends(n=n, m=m, i=i[:, None], j=j[None]), (len(i), len(j))))
 
     def picked(self, call: Call, keep: NDArray[np.bool_], at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(out, lse) of a call whose keys stand at positions `at`, of which rows keep some."""
         return Forward(call, self.plan.score).picked(keep, at)
 
     @cached_property
-    def _attends(self) -> ModuleType:
-        from pidsl.codegen.emit_torch.pairs import pairs_source
+    def _most(self) -> ModuleType:
+        return _pairs(possible(self._term))
 
+    @cached_property
+    def _least(self) -> ModuleType:
+        return _pairs(forced(self._term))
+
+    @property
+    def _term(self) -> Term:
         assert not isinstance(self.plan.term, Heads)
-        return _load(f"from numpy import maximum, minimum\n\n\n{pairs_source(self.plan.term)}")
+        return self.plan.term
+
+
+def _pairs(term: Term) -> ModuleType:
+    from pidsl.codegen.emit_torch.pairs import pairs_source
+
+    return _load(f"from numpy import maximum, minimum\n\n\n{pairs_source(term)}")
 
 
 def _load(source: str) -> ModuleType:
