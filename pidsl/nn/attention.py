@@ -110,10 +110,13 @@ class Attention(nn.Module):
             refuse(self.forward, where, more, unknown, positional="x alone, which q, k and v are made of")
         self._check(x)
         given = {"lengths": lengths, "documents": documents, "offset": offset}
-        if blocks is None and self.kernel.choice is not None and self.select is None:
-            expected = f"lists for {self.kernel.recipe.of!r}"
+        pattern, chosen = self.kernel.recipe.of, self.kernel.choice is not None
+        if blocks is None and chosen and self.select is None:
             hint = "SparseAttention(..., select=pidsl.select.MoBA(block, budget, queries)), or layer(x, blocks=lists)"
-            raise_faults([Fault("blocks", "nothing", expected, hint)], f"{type(self).__name__}(...)(x)")
+            raise_faults([Fault("blocks", "nothing", f"lists for {pattern!r}", hint)], f"{type(self).__name__}(...)(x)")
+        if blocks is not None and not chosen:
+            expected, hint = f"nothing: {pattern!r} has no choice", "pattern | pidsl.chosen(block, budget, queries)"
+            raise_faults([Fault("blocks", "a value", expected, hint)], f"{type(self).__name__}(...)(x)")
         if cache is None:
             found = self.mixed(x, place(x, given, f"{type(self).__name__}(...)(x)"), blocks)
         else:

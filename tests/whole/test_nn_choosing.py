@@ -210,9 +210,10 @@ def test_lists_that_are_given() -> None:
     q, k, _ = parts(turned, x)
     close(seen[0][0], rotate(q, 1e4))
     close(seen[0][1], rotate(k, 1e4))
-    packed = own(x[:1], blocks=blocks[:1], documents=torch.tensor([[0] * 6 + [1] * 8]))
-    close(packed[:, :6], own(x[:1, :6], blocks=blocks[:1, :, :2].clamp(max=1)))
-    close(packed[:, 6:], own(x[:1, 6:], blocks=blocks[:1, :, 2:].clamp(max=1)))
+    blocks = blocks[:1].clamp(max=1)  # of each document
+    packed = own(x[:1], blocks=blocks, documents=torch.tensor([[0] * 6 + [1] * 8]))
+    close(packed[:, :6], own(x[:1, :6], blocks=blocks[:, :, :2]))
+    close(packed[:, 6:], own(x[:1, 6:], blocks=blocks[:, :, 2:]))
 
 
 def test_a_layer_uses_the_choice_of_another() -> None:
@@ -291,8 +292,9 @@ def test_lists_that_are_missing() -> None:
     lists = MoBA(4, 2, 1)(*parts(PLAIN, X)[:2])
     close(PLAIN(X, blocks=lists), layer(MIXED, MoBA(4, 2, 1))(X))
     plain = layer(LOCAL, None)
-    with pytest.raises(pidsl.PidslError, match="blocks"):
-        plain(X, blocks=lists)
+    hint = "pattern | pidsl.chosen(block, budget, queries)"
+    fails(lambda: plain(X, blocks=lists), "blocks: a value", "nothing: window(2) & causal has no choice", hint)
+    close(layer(LOCAL | chosen(4, 2, 1), None)(X, blocks=lists), PLAIN(X, blocks=lists))
 
 
 def test_tokens_that_a_selector_has_not_seen() -> None:
@@ -328,12 +330,6 @@ def test_nothing_is_kept_of_a_call_that_fails() -> None:
         ):
             with pytest.raises(ArgumentError, match=said):
                 OWN(X[:, 8:], cache=cache, blocks=wrong)
-        with pytest.raises(pidsl.PidslError, match="blocks"):
-            plain, other = layer(LOCAL, None), cache_of(layer(LOCAL, None), 2)
-            try:
-                plain(X[:, :1], cache=other, blocks=torch.zeros(2, 1, 1, 2, dtype=torch.int32))
-            finally:
-                assert other.tokens.tolist() == [0, 0]
         close(OWN(X[:, 8:], cache=cache), whole[:, 8:])
         with pytest.raises(ArgumentError, match="max_tokens"):
             OWN(X[:, 8:], cache=cache)
