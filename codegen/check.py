@@ -191,7 +191,7 @@ def check_attended(plan: Plan, whole: isl.Map, square: bool) -> Iterator[str]:
         known = f"{frame.known} and {frame.square}" if square else frame.known
         exist = frame.set(f"[{name}] : 0 <= {name} < {length} and {known}")
         said = exist if pred is None else region(pred, _scope(frame, name)) & exist
-        if (any(plan.walked(Listed)) or any(plan.walked(Selected))) and not exist.is_subset(said):
+        if any(plan.walked(Listed)) and not exist.is_subset(said):
             yield f"the condition on attended {name} leaves out what is listed"
         if not (said.is_equal(points & exist) if plan.attended_exact else points.is_subset(said)):
             yield f"the condition on attended {name} is wrong"

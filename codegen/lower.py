@@ -60,7 +60,7 @@ def planned(
     whose = backend_of(backend, kind(target, head_dim, itemsize))
     if (lists := selection(term)) is not None:
         other = lower(forced(term), backend, head_dim, size, frame, target, itemsize)
-        return _with_list(term, chosen_piece(term, lists, whose, frame), other)
+        return replace(other, term=term, pieces=(*other.pieces, chosen_piece(term, lists, whose, frame)))
     if (listed := separate(term)) is not None:
         other = lower(listed.other, backend, head_dim, size, frame, target, itemsize)
         return _with_list(term, list_piece(listed, whose, frame), other)

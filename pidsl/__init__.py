@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from pidsl.interop.from_natten import from_natten
     from pidsl.interop.from_sdpa import from_sdpa
     from pidsl.interop.packing import Packing
+    from pidsl.interop.regions import Regions
     from pidsl.runtime.cache.cache import Cache
     from pidsl.runtime.compile import compile
     from pidsl.runtime.kernels.form import Explained
@@ -79,8 +80,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArgumentError", "BackendError", "Bound", "Cache", "Explained", "Gate", "Heads", "Kernel", "KeywordError",
-    "Packing", "ParseError", "PidslError", "PredicateError", "Recipe", "Schedule", "Score", "SizeError", "Summaries",
-    "SymbolError", "Term", "TermError", "TooHardError", "TruthError",
+    "Packing", "ParseError", "PidslError", "PredicateError", "Recipe", "Regions", "Schedule", "Score", "SizeError",
+    "Summaries", "SymbolError", "Term", "TermError", "TooHardError", "TruthError",
     "alibi_slopes", "blocks", "causal", "check_claims", "chosen", "compare", "compile", "confined", "design",
     "documents", "empty", "from_flex", "from_natten", "from_sdpa", "full", "gate", "halo", "heads", "keys", "lags",
     "layers", "maximum", "merge", "minimum", "neighborhood", "no_leak", "pairs", "parse", "queries", "ring", "score",
@@ -137,6 +138,7 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         "Explained": "pidsl.runtime.kernels.form",
         "Kernel": "pidsl.runtime.kernels.kernel",
         "Packing": "pidsl.interop.packing",
+        "Regions": "pidsl.interop.regions",
         "compile": "pidsl.runtime.compile",
         "merge": "pidsl.runtime.kernels.merge",
         "no_leak": "pidsl.analysis.documents",

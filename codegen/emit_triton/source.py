@@ -66,7 +66,7 @@ def _known(plan: Plan, made: Stages, rows: Sequence[Mapping[str, str]]) -> Itera
         if len(found) == 1:
             of_walks[field] = found.pop()
     for row in rows or [{}]:
-        fields = {x: _literal(y) for x, y in {**row, **made.pattern}.items() if x.isupper()}
+        fields = {x: _literal(y) for x, y in {**made.pattern, **row}.items() if x.isupper()}
         yield {**fields_of("STAGE"), **fields, **absent, **of_walks}
 
 

@@ -77,7 +77,10 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Plan(Displayed):
-    """Disjoint pieces whose union is the term's relation, and how each is computed."""
+    """Disjoint pieces whose union is the term's relation, and how each is computed.
+
+    Keys and rows that are attended are those of all pieces but that of a choice, which only a call knows.
+    """
 
     term: Term | Heads
     backend: str

@@ -5,8 +5,8 @@ As torch counts its own attention, 2 flops for a multiply-add and nothing for th
     forward     2 pairs (D + Dv)          the logits, and the values
     backward    2 pairs (3 D + 2 Dv)      the logits again; the gradients of weights, values, queries and keys
 
-for each query head of each batch entry; `pairs` are those of its pattern, in a ragged call of each sequence. Where calls
-choose, they are the most that any lists attend.
+for each query head of each batch entry; `pairs` are those of its pattern, in a ragged call of each sequence, and where
+calls choose the most that any lists attend.
 """
 
 from __future__ import annotations

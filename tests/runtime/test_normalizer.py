@@ -16,9 +16,7 @@ from torch.nn.functional import normalize, softplus
 
 import pidsl
 from pidsl import Term, causal, compile, keys, lags, score, stride, window
-from pidsl.codegen.lower import lower
 from pidsl.runtime.call.logits import log_softplus
-from pidsl.runtime.run_triton.ahead import compile_ahead
 from pidsl.testing import Inputs, assert_matches_dense, inputs, shapes, terms
 
 ALL = ("torch", "reference", "triton")
@@ -37,7 +35,8 @@ def formula(term: Term, name: str, given: Inputs, scale: float) -> tuple[Tensor,
     weights = softplus(s) if name.endswith("softplus") else s.exp()
     weights = weights * torch.from_numpy(term.mask(n, m, given.offset).copy())
     total = weights.sum(-1, keepdim=True)
-    return torch.where(total > 0, weights / total, 0.0) @ v, total[..., 0].log()
+    seen = torch.where(total > 0, total, 1.0)
+    return weights / seen @ v, torch.where(total > 0, seen.log(), -torch.inf)[..., 0]
 
 
 @st.composite
@@ -52,7 +51,7 @@ def agrees(backend: Any, call: tuple[Term, str, Inputs]) -> None:
     results = []
     for which in (0, 1):
         leaves = [x.detach().clone().requires_grad_() for x in (given.q, given.k, given.v)]
-        own, scale = given._replace(q=leaves[0], k=leaves[1], v=leaves[2]), given.q.shape[3] ** -0.5
+        own, scale = replace(given, q=leaves[0], k=leaves[1], v=leaves[2]), given.q.shape[3] ** -0.5
         if which:
             kernel = compile(term, backend, score(normalizer=name))  # type: ignore[arg-type]
             out, lse = kernel(*leaves, offset=given.offset, return_lse=True)
@@ -72,7 +71,7 @@ def test_random_patterns_on_torch(call: tuple[Term, str, Inputs]) -> None:
     agrees("reference", call)
 
 
-@settings(max_examples=max(1, settings.default.max_examples // 10))
+@settings(max_examples=max(1, settings.default.max_examples // 20))
 @given(calls(16, "float32"))
 def test_random_patterns_on_triton(call: tuple[Term, str, Inputs]) -> None:
     agrees("triton", call)
@@ -89,8 +88,9 @@ def test_with_every_other_part(name: Any, backend: Any) -> None:
         "sinks": torch.randn(4, generator=made),
         "temperature": torch.rand(4, generator=made) + 0.5,
     }
-    q, k, v = tensors(15, 17, 8, 16, heads=4, kv_heads=2)
-    for term in (PI, lags(0, 2, 5), window(3) & keys(0, 9)):
+    n, few = (15, (PI, lags(0, 2, 5))) if backend == "torch" else (7, (window(2) | lags(4),))
+    q, k, v = tensors(n, n + 2, 8, 16, heads=4, kv_heads=2)
+    for term in few:
         kernel = compile(term, backend, replace(parts, normalizer=name))
         assert_matches_dense(kernel, Inputs(q, k, v, 2), parameters=numbers | {"seed": 3})
 
@@ -182,9 +182,3 @@ def test_nan_where_nobody_looks(backend: Any) -> None:
         results.append([out, *torch.autograd.grad(out[:, :, mask.any(1)].sum(), leaves)])
     for plain, poisoned in zip(*results, strict=True):
         assert torch.equal(plain, poisoned)
-
-
-def test_softplus_uses_tensor_cores_and_does_not_spill() -> None:
-    reports = compile_ahead(replace(lower(window(63)), score=score(normalizer="softplus")), "cuda:90", torch.bfloat16)
-    assert all(x.hgmma for x in reports if x.name != "row_statistics")
-    assert not any(x.spills for x in reports)

@@ -70,6 +70,12 @@ def test_a_scored_kernel_uses_tensor_cores_and_does_not_spill() -> None:
     assert not any(x.spills_in_loops for x in reports if x.name != "grad_key")
 
 
+def test_softplus_uses_tensor_cores_and_does_not_spill() -> None:
+    reports = compile_ahead(replace(lower(window(63)), score=score(normalizer="softplus")), "cuda:90", torch.bfloat16)
+    assert all(x.hgmma for x in reports if x.name != "row_statistics")
+    assert not any(x.spills for x in reports)
+
+
 def test_heads_in_one_launch_use_tensor_cores_and_do_not_spill() -> None:
     several = heads([(6, window(63)), (2, window(255) | keys(0, 4) & causal)])
     plan = together(several, lambda term, size: lower(term, size=size))

@@ -76,6 +76,18 @@ def test_step_by_step() -> None:
             assert torch.equal(torch.cat(each, 2), torch.nn.functional.pad(lists, (0, 5 - lists.shape[3]), value=-1))
 
 
+def test_steps_inside_a_query_block() -> None:
+    """Tokens of two query blocks make two rows, wherever the state ends."""
+    uses, (q, k) = Reuse([0, 0], {0: MoBA(8, 3, 8)}), inputs(10, 0)
+    states = uses.begin(uses.start(2, 2, 8))
+    states.blocks(0, q[:, :, :6], k[:, :, :6])
+    choices = uses.begin(states.states)
+    lists = choices.blocks(0, q[:, :, 6:], k[:, :, 6:])
+    assert lists is not None
+    assert lists.shape[2] == 2
+    assert choices.blocks(1, q[:, :, 6:], k[:, :, 6:]) is lists
+
+
 def test_parameters_are_those_of_the_selectors() -> None:
     from pidsl.select import SeerGate
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import pidsl
 from pidsl.errors import ArgumentError, TermError
 from pidsl.select import Antidiagonal, Clusters, Compressed, LightningIndexer, MoBA, Quest, SeerGate, Selector
-from pidsl.select.scores import best
+from pidsl.select.scores import best, means
 
 B, HQ, HKV, D = 2, 4, 2, 8
 
@@ -55,19 +55,23 @@ def widened(lists: Tensor, budget: int) -> Tensor:
     return torch.nn.functional.pad(lists, (0, budget - lists.shape[3]), value=-1)
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[str, tuple[int, int, int], int]:
-    block, queries = draw(st.sampled_from([(8, 8), (8, 1), (4, 8), (8, 4), (8, 16)]))
-    name = draw(st.sampled_from(sorted(MADE)))
-    queries = 4 if name == "antidiagonal" and queries == 1 else queries
-    return name, (block, draw(st.integers(4, 9)), queries), draw(st.integers(1, 60))
+each_name = pytest.mark.parametrize("name", MADE)
+each_size = pytest.mark.parametrize(("block", "budget", "queries"), [(8, 4, 8), (8, 3, 1), (4, 5, 8), (8, 4, 4)])
+few = settings(max_examples=settings.default.max_examples // 10)
 
 
-@settings(max_examples=settings.default.max_examples * 2)
-@given(cases(), st.booleans(), st.data())
-def test_step_by_step_is_the_whole_call(case: tuple[str, tuple[int, int, int], int], whole: bool, data: Any) -> None:
-    name, sizes, n = case
-    s, (q, k) = make(name, sizes), inputs(n, n, whole)
+def sized(name: str, block: int, budget: int, queries: int) -> Selector:
+    return make(name, (block, budget, 4 if name == "antidiagonal" and queries == 1 else queries))
+
+
+@each_name
+@each_size
+@few
+@given(st.integers(1, 60), st.booleans(), st.data())
+def test_step_by_step_is_the_whole_call(
+    name: str, block: int, budget: int, queries: int, n: int, whole: bool, data: Any
+) -> None:
+    s, (q, k) = sized(name, block, budget, queries), inputs(n, n, whole)
     cuts = data.draw(st.lists(st.integers(0, n // s.queries), max_size=6))
     ends = [*sorted(c * s.queries for c in cuts), n]
     state, at, found = s.start(B, HKV, D, dtype=k.dtype), 0, []
@@ -78,24 +82,26 @@ def test_step_by_step_is_the_whole_call(case: tuple[str, tuple[int, int, int], i
     assert torch.equal(torch.cat(found, 2), widened(s(q, k), s.budget))
 
 
-@given(cases(), st.integers(0, 59))
-def test_an_offset_is_the_last_rows(case: tuple[str, tuple[int, int, int], int], offset: int) -> None:
+@each_name
+@each_size
+@pytest.mark.parametrize("offset", [9, 24, 43])
+def test_an_offset_is_the_last_rows(name: str, block: int, budget: int, queries: int, offset: int) -> None:
     """Of queries that begin with a query block; and of others, as of a state with as many keys."""
-    name, sizes, n = case
-    s, (q, k) = make(name, sizes), inputs(n, n)
-    offset %= n
+    n = 44
+    s, (q, k) = sized(name, block, budget, queries), inputs(n, n)
     aligned = offset - offset % s.queries
     assert torch.equal(s(q[:, :, aligned:], k, offset=aligned), s(q, k)[:, :, aligned // s.queries :])
     state = s.append(s.start(B, HKV, D, dtype=k.dtype), k)
     assert torch.equal(s(q[:, :, offset:], k, offset=offset), s.step(q[:, :, offset:], state))
 
 
-@settings(max_examples=settings.default.max_examples * 2)
-@given(cases(), st.integers(0, 59))
-def test_no_choice_depends_on_what_comes(case: tuple[str, tuple[int, int, int], int], at: int) -> None:
+@each_name
+@each_size
+@pytest.mark.parametrize("at", [13, 30, 50])
+def test_no_choice_depends_on_what_comes(name: str, block: int, budget: int, queries: int, at: int) -> None:
     """Lists of the query blocks that end before a token are the same whatever it is; and none has a block to come."""
-    name, sizes, n = case
-    s, (q, k) = make(name, sizes), inputs(n, n)
+    n = 55
+    s, (q, k) = sized(name, block, budget, queries), inputs(n, n)
     found = s(q, k)
     last = torch.tensor([min(n, (r + 1) * s.queries) - 1 for r in range(found.shape[2])])
     assert (found * s.block <= last[:, None]).all()
@@ -127,7 +133,7 @@ def test_the_whole_budget_is_causal(name: str, queries: int) -> None:
     assert ((mask & causal) == causal).all()
 
 
-@pytest.mark.parametrize("name", MADE)
+@each_name
 def test_smaller_budgets_are_beginnings(name: str) -> None:
     q, k = inputs(60, 3)
     large, small = make(name, (8, 8, 8)), make(name, (8, 4, 8))
@@ -141,6 +147,12 @@ def test_ties_go_to_the_lowest_index(scores: list[float], data: Any) -> None:
     count = data.draw(st.integers(1, len(scores)))
     order = sorted(range(len(scores)), key=lambda i: (math.inf if math.isnan(scores[i]) else -scores[i], i))
     assert best(torch.tensor(scores), count).tolist() == order[:count]
+
+
+def test_means_of_blocks_that_are_cut() -> None:
+    x = torch.arange(10.0).view(1, 1, 10, 1)
+    assert means(x, 4, 3)[0, 0, :, 0].tolist() == [0.0, 2.5, 6.5, 9.0]
+    assert means(x[:, :, :2], 4, 1)[0, 0, :, 0].tolist() == [0.5]
 
 
 def test_equal_keys_list_the_first_blocks() -> None:
@@ -176,7 +188,7 @@ def test_nothing_of_queries_times_keys_is_made(name: str) -> None:
     assert q.numel() <= largest.found < n * n // 4
 
 
-@pytest.mark.parametrize("name", MADE)
+@each_name
 def test_packed_documents_are_calls_of_their_own(name: str) -> None:
     s, (q, k) = make(name, (8, 4, 8)), inputs(50, 4)
     lists, at, row = s.packed(q, k, [9, 40, 1]), 0, 0
@@ -187,7 +199,7 @@ def test_packed_documents_are_calls_of_their_own(name: str) -> None:
     assert row == lists.shape[2]
 
 
-@pytest.mark.parametrize("name", MADE)
+@each_name
 def test_halves_and_many_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """bfloat16 is scored in float32; how many query blocks come at once says nothing."""
     q, k = inputs(60, 5, dtype=torch.bfloat16)
@@ -280,7 +292,7 @@ def test_traced_and_under_autocast(name: str) -> None:
     assert torch.equal(torch.compile(s, backend="eager", fullgraph=True)(q, k), found)
 
 
-@pytest.mark.parametrize("name", MADE)
+@each_name
 def test_all_is_made_where_the_queries_are(name: str) -> None:
     s, (q, k) = make(name, (8, 4, 8)), inputs(50, 0)
     shape = s(q, k).shape

@@ -54,10 +54,7 @@ def check_pairs(bound: Bound) -> Verdict:
             raise TooHardError(f"{bound.name}: {last} lengths to count", f"at most {POINTS}")
         return _pairs_up_to(points, parts, each, last)[at]
 
-    found = compare(bound, bound.expr, n, each, 2, count)
-    if found.holds and (failure := elsewhere.differs(bound)):
-        return Verdict(False, found.steps, failure)
-    return found
+    return elsewhere.also(bound, compare(bound, bound.expr, n, each, 2, count))
 
 
 def compare(
@@ -139,7 +136,4 @@ def check_live(bound: Bound) -> Verdict:
     with limited("the parts of the live keys"):
         each = [chambers(isl.Set.from_basic_set(part)) for part in disjoint(points)]
     count = counter(points)
-    found = compare(bound, bound.expr, t, each, 1, lambda at: count({"t": at}))
-    if found.holds and (failure := elsewhere.differs(bound)):
-        return Verdict(False, found.steps, failure)
-    return found
+    return elsewhere.also(bound, compare(bound, bound.expr, t, each, 1, lambda at: count({"t": at})))

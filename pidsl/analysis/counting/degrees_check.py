@@ -58,7 +58,7 @@ def check_degree(bound: Bound) -> Verdict:
             candidates.remove(found)
     if any(left.values()):
         return failed("the formula counts other keys as well", *steps)
-    return _also_elsewhere(bound, Verdict(True, (*steps, "each term of the formula is the size of one (isl)")))
+    return elsewhere.also(bound, Verdict(True, (*steps, "each term of the formula is the size of one (isl)")))
 
 
 def _samples() -> tuple[Ints, Ints]:
@@ -93,16 +93,11 @@ def _is_size(term: sympy.Expr, factor: int, part: Progression) -> bool:
     )
 
 
-def _also_elsewhere(bound: Bound, found: Verdict) -> Verdict:
-    failure = elsewhere.differs(bound) if found.holds else ""
-    return failed(failure, *found.steps) if failure else found
-
-
 def check_maximum(bound: Bound) -> Verdict:
     """No query has more keys, and for every n one has as many."""
     if not bound.assumptions:
         return failed("claimed for n = 0, where there is no query")
-    return _also_elsewhere(bound, _by_degree(bound) if bound.certificate.premises else _by_masks(bound))
+    return elsewhere.also(bound, _by_degree(bound) if bound.certificate.premises else _by_masks(bound))
 
 
 def _by_degree(bound: Bound) -> Verdict:

@@ -17,7 +17,7 @@ from typing import Any
 import sympy
 import z3
 
-from pidsl.analysis.formulas.smtlib import Condition, asserted, declared
+from pidsl.analysis.formulas.smtlib import Condition, asserted, declared, divided, quotient
 from pidsl.analysis.formulas.words import internal, solved, symbol
 from pidsl.errors import TooHardError
 from pidsl.relation.isl import in_turn
@@ -124,12 +124,8 @@ class _Asked:
                 yield from self.leaves(expr.xreplace({atom: value}), path if decided else (*path, case))
 
     def _quotient(self, atom: sympy.Expr) -> sympy.Expr:
-        above, below = sympy.fraction(sympy.together(atom.args[0]))
-        above, below = sympy.expand(above), sympy.expand(below)
-        whole = sum(
-            (t / below for t in sympy.Add.make_args(above) if (t / below).as_numer_denom()[1] == 1), sympy.S.Zero
-        )
-        rest = sympy.expand(above - whole * below)
+        above, below = quotient(atom.args[0])
+        whole, rest = divided(above, below)
         if rest == 0:
             return whole
         for small in (0, -1):  # the least numerators that there are: 0 <= rest - small*below < below

@@ -32,6 +32,7 @@ from pidsl.analysis.formulas.smtlib import (
     Writer,
     asserted,
     declared,
+    divided,
     expanded,
     named,
     quotient,
@@ -262,7 +263,7 @@ class Prover:
         own = [c for c in conditions if c.free_symbols <= below.free_symbols]
         if not any(below.is_positive or _impossible([*known, below <= 0]) for known in (own, conditions)):
             raise TermError(f"a division by {below}", f"{below} >= 1 by assumption", where=str(atom))
-        multiple, rest = _divided(above, below)
+        multiple, rest = divided(above, below)
         remainders = [x for x in rest.free_symbols if re.fullmatch(r"r\d+!", x.name)]
         small = remainders[0] if len(remainders) == 1 else sympy.Integer(0)  # 0 <= small < below
         if small == 0 or (small < below) in conditions:
@@ -397,16 +398,6 @@ def _at_least_zero(c: Condition) -> sympy.Expr | None:
         return None
     x = sympy.expand(c.lhs - c.rhs)
     return {">=": x, ">": x - 1, "<=": -x, "<": sympy.expand(-x - 1)}.get(c.rel_op)
-
-
-def _divided(x: sympy.Expr, by: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
-    """x as by * multiple + rest, term by term: `p*q + r - 1` by p is (q, r - 1)."""
-    multiple = rest = sympy.Integer(0)
-    for term in sympy.Add.make_args(x):
-        share = term / by
-        whole = share.as_numer_denom()[1] == 1
-        multiple, rest = (multiple + share, rest) if whole else (multiple, rest + term)
-    return multiple, rest
 
 
 def _quotients(shift: sympy.Expr, by: sympy.Expr, conditions: Sequence[Condition]) -> tuple[int, int] | None:

@@ -269,6 +269,16 @@ def quotient(x: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
     return sympy.expand(above), sympy.expand(below)
 
 
+def divided(x: sympy.Expr, by: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+    """x as by * multiple + rest, term by term: `p*q + r - 1` by p is (q, r - 1)."""
+    multiple = rest = sympy.Integer(0)
+    for term in sympy.Add.make_args(x):
+        share = term / by
+        whole = share.as_numer_denom()[1] == 1
+        multiple, rest = (multiple + share, rest) if whole else (multiple, rest + term)
+    return multiple, rest
+
+
 def declared(parts: Iterable[sympy.Basic]) -> str:
     """The variables of conditions, one declaration each."""
     names = sorted({s.name for part in parts for s in part.free_symbols})

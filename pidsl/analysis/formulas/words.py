@@ -172,8 +172,9 @@ def solved(x: sympy.Expr, kind: Any = sympy.Ge) -> sympy.Basic:
         rest = sympy.expand(x - x.coeff(n, 1) * n)
         return kind(n, -rest) if x.coeff(n, 1) == 1 else kind(rest, n).reversed
     terms = sympy.Add.make_args(x)
-    less = [-t for t in terms if t.could_extract_minus_sign()]
-    return kind(sympy.Add(*(t for t in terms if not t.could_extract_minus_sign())), sympy.Add(*less))
+    less = sympy.Add(*(-t for t in terms if t.could_extract_minus_sign()))
+    more = sympy.Add(*(t for t in terms if not t.could_extract_minus_sign()))
+    return kind(more, less).reversed if more.is_Number and not less.is_Number else kind(more, less)
 
 
 def divides(expr: sympy.Expr) -> bool:

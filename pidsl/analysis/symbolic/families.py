@@ -17,7 +17,7 @@ and a witness w!.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
 import sympy
@@ -120,31 +120,26 @@ def window(k: sympy.Expr, inside: tuple[sympy.Expr, ...] = ()) -> Family:
 
 
 def window_and_skip(k: sympy.Expr, p: sympy.Expr) -> Family:
-    """Lags 0 .. k and p > k. The witness is how many layers take the skip."""
+    """Lags 0 .. k and p > k, in every layer."""
     c = ceil_div(p - 1, k)  # layers of the window that close the gap between two skips
-    walked, rest = k * (c - 1), LAG - p * W
+    walked = k * (c - 1)
     far = p * (L + 1 - c) + walked
     near = sympy.Piecewise((k * L, L < c), (far, True))
     depth = sympy.Piecewise((Max(1, ceil_div(n - 1, k)), n - 1 <= walked), (c - 1 + ceil_div(n - 1 - walked, p), True))
     q, top = sympy.floor(LAG / p), L + 1 - c
-    return Family(
-        "L layers reach p*s + (0..k*(L-s)) for s = 0..L",
-        (k >= 1, p > k),
-        And(0 <= W, W <= L, 0 <= rest, rest <= k * (L - W)),
-        {
-            "farthest": Answer(p * L, (L >= 1, n > p * L)), "contiguous": Answer(near, (L >= 1, n > near + 1)),
-            "depth": Answer(depth, (n >= 1,)),
+    found = window_and_some_skips(k, p, L)
+    return replace(
+        found,
+        shown="L layers reach p*s + (0..k*(L-s)) for s = 0..L",
+        answers={
+            **found.answers, "contiguous": Answer(near, (L >= 1, n > near + 1)), "depth": Answer(depth, (n >= 1,)),
         },
-        first=((LAG <= k, ZERO), (LAG > k, ONE)),
-        longer=((LAST <= k, W), (LAST > k, W + 1)),
-        between=((W <= 0, J + Max(0, LAG - k), ZERO), (W >= 1, I - p, W - 1)),
-        attained=((TRUE, p * L, ZERO, L),),
         connected=(
             Connected(L < c, k * L, ALWAYS, ((TRUE, k * L + 1, ZERO),)),
             Connected(L >= c, far, ((q < top, q), (q >= top, top)), ((TRUE, far + 1, ZERO),)),
         ),
         cuts=(
-            ("beyond", (W <= L,), (p - k) * (L - W) >= 0),
+            *found.cuts,
             *((name, (), c >= 1) for name in ("every 2", "missing 1", "missing 2")),
             ("every 2", (q < top,), k * (top - 1 - q) >= 0),
             ("every 2", (q >= top,), p * (q - top) >= 0),
