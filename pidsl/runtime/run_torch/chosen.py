@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,10 +23,8 @@ from pidsl.runtime.call.logits import Place
 from pidsl.runtime.run_torch.tiles import Change
 from pidsl.runtime.run_torch.walks import LARGEST_MASK, Bound, Mask, Operands, Schedule, Segment, Sizes, Walk, mask_of
 
-# Elements of the keys of one batch: more would leave the caches, and be new memory for each batch; with fewer, threads
-# wait for each other more often.
-GATHERED = 1 << 21
-WAITING = 1 << 23  # elements of results that wait until all are changed at once
+GATHERED = 1 << 21  # elements of the keys of one batch: threads wait for each other a few times for each
+WAITING = 1 << 21  # elements of results that wait until all are changed at once
 STEPS = 8  # widths of tiles between a power of two and the next
 
 
@@ -117,6 +115,19 @@ class Units(NamedTuple):
         return owner + (z if self.steps[2] == 1 else z * self.steps[2])
 
 
+class Room:
+    """Memory that is used again: new memory of many MiB costs more than what is read into it."""
+
+    def __init__(self) -> None:
+        self._all: Tensor | None = None
+
+    def of(self, shape: tuple[int, int], like: Tensor) -> Tensor:
+        """Elements of some shape, with what was in them."""
+        if self._all is None or self._all.numel() < prod(shape):
+            self._all = like.new_empty(prod(shape))
+        return self._all[: prod(shape)].view(shape)
+
+
 class Group(NamedTuple):
     """Tiles with about as many blocks each.
 
@@ -169,6 +180,7 @@ class Tiles:
         self.of_keys = {1: [Units.in_place(x) for x in given.keys]}
         if self.key_unit > 1:
             self.of_keys[self.key_unit] = [Units.of(x, self.key_unit) for x in given.keys]
+        self.room = [Room() for _ in given.keys]
         self.waiting: list[tuple[Tensor, Sequence[Tensor], Change]] = []
 
     def groups(self, masked: bool) -> Iterator[Group]:
@@ -251,7 +263,7 @@ class Gathered:
             self._units = self._units.clamp(0, self.given.sizes.m - 1)
         self._kv_head = group.head // (tiles.heads // self.given.kv_heads)
         self.rows = [self._row(x, y) for x, y in zip(tiles.of_rows, self.given.rows, strict=True)]
-        self.keys = [self._key(x) for x in tiles.of_keys[size]]
+        self.keys = [self._key(*x) for x in zip(tiles.of_keys[size], tiles.room, strict=True)]
 
     def _exists(self, units: bool = False) -> Tensor:
         """`[tiles, members, rows]`, or units of rows: those that exist."""
@@ -266,10 +278,12 @@ class Gathered:
             found.masked_fill_(~self._present[:, None], torch.inf if x.ndim == 3 else 0.0)
         return found.view(*self._shape, *x.shape[3:])
 
-    def _key(self, units: Units) -> Tensor:
+    def _key(self, units: Units, room: Room) -> Tensor:
+        """Keys, where those of the batch before were."""
         at = units.numbers(self._group.b[:, None], self._kv_head[:, None], self._units)
-        count, width = self._units.shape
-        return units.all.index_select(0, at.view(-1)).view(count, 1, width * self._size, -1)
+        found = room.of((at.numel(), units.all.shape[1]), units.all)
+        torch.index_select(units.all, 0, at.view(-1), out=found)
+        return found.view(len(at), 1, at.shape[1] * self._size, -1)
 
     def _kept(self) -> Mask | None:
         """The pairs to keep of blocks that are not full."""
