@@ -81,7 +81,8 @@ def compare(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     given = [torch.randn(shape, generator=made).to(device, getattr(torch, args.dtype)) for _ in range(3)]
     lists = random_lists(args.heads, -(-args.n // BLOCK), args.budget).to(device)
     term = pidsl.window(WINDOW) & pidsl.causal | pidsl.chosen(BLOCK, args.budget)
-    kernel, setup = pidsl.compile(term), {}
+    kernel: Any = pidsl.compile(term)
+    setup: dict[str, float] = {}
     sides: dict[str, Call] = {
         "pidsl": lambda q, k, v: kernel(q, k, v, blocks=lists),
         "dense SDPA": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),

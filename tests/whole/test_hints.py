@@ -276,6 +276,11 @@ LANGUAGE = [
         lambda: compiled(TERM, score=pidsl.score(alibi=True))(Q, K, V, slopes=SLOPES),
     ),
     Case(
+        "pidsl.score(normalizer='softplus')",
+        lambda: pidsl.score(normalizer="soft_plus"),  # type: ignore[arg-type]
+        lambda: compiled(TERM, score=pidsl.score(normalizer="softplus"))(Q, K, V),
+    ),
+    Case(
         "bias=(0, 127) here",
         lambda: pidsl.score(bias=torch.zeros(4, 128)),
         lambda: compiled(TERM, score=pidsl.score(bias=(0, 127)))(Q, K, V, bias=torch.zeros(4, 128)),
@@ -732,6 +737,13 @@ def padded() -> None:
     same(out[:, :, 3:], kernel(*(x[:, :, 3:] for x in (Q, K, V))))
 
 
+def regions() -> None:
+    of = pidsl.Regions(torch.tensor([[0, 0, 1, 1, 0, 0, 1, 1]]))
+    out = of.restore(kernel.packed(*map(of.sort, (Q, K, V)), of.packing.cu_seqlens_q))
+    ids = of.packing.documents[None]
+    same(out, of.restore(kernel(*(x[:, :, of.order] for x in (Q, K, V)), documents=ids)[0].transpose(0, 1)))
+
+
 def documents() -> None:
     """Ids in runs, a negative one for padding."""
     out = kernel(Q, K, V, documents=torch.tensor([[4, 4, 4, -1, 9, 9, 9, 9]]))
@@ -869,7 +881,7 @@ KEYWORDS = [
     Case(
         "ids that are different for every document",
         lambda: kernel(Q, K, V, documents=torch.tensor([[0, 0, 1, 1, 0, 0, 1, 1]])),
-        documents,
+        lambda: (documents(), regions()),
     ),
     Case(
         "a call for each sequence",

@@ -235,8 +235,9 @@ class Transposed(NamedTuple):
     """The lists by key blocks: which query blocks list each.
 
     Args:
-        entries: int32 [B * H * R * K], query blocks; for each owner those to which it is full, ascending, then the
-            others, ascending. No full one has queries before the first row.
+        entries: int32 [B * H * R * K], the rows (of q, counted from the first row of the sequence) that query blocks
+            begin with, some before row 0; for each owner those to which it is full, ascending, then the others,
+            ascending. No full one begins before row 0.
         begin: int32 [B * H * owners + 1], where those of owner `(b * H + h) * owners + key block` begin,
         full: int32 [B * H * owners], and how many of them are full.
         owners: key blocks of a batch entry at most.
@@ -261,9 +262,9 @@ def transposed(lists: Lists) -> Transposed:
     # every owner twice: the rows to which it is full, then the others
     key = torch.where(listed, 2 * owner + (~full).long(), 2 * none).view(-1)
     order = key.sort(stable=True)
-    query_block = rows.x.expand(listed.shape).reshape(-1)
+    start = (rows.x * rows.size - rows.offset).expand(listed.shape).reshape(-1)
     ends = torch.searchsorted(order.values, torch.arange(2 * none + 1, device=device), out_int32=True)
-    return Transposed(query_block[order.indices].int(), ends[::2].contiguous(), ends[1::2] - ends[:-1:2], owners)
+    return Transposed(start[order.indices].int(), ends[::2].contiguous(), ends[1::2] - ends[:-1:2], owners)
 
 
 def check_range(given: Tensor, there: Tensor, first: Any, last: Any) -> None:

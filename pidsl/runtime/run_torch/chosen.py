@@ -23,7 +23,10 @@ from pidsl.runtime.call.logits import Place
 from pidsl.runtime.run_torch.tiles import Change
 from pidsl.runtime.run_torch.walks import LARGEST_MASK, Bound, Mask, Operands, Schedule, Segment, Sizes, Walk, mask_of
 
-GATHERED = 1 << 20  # elements of the keys of one batch: more would leave the caches, and be new memory for each batch
+# Elements of the keys of one batch: more would leave the caches, and be new memory for each batch; with fewer, threads
+# wait for each other more often.
+GATHERED = 1 << 21
+WAITING = 1 << 23  # elements of results that wait until all are changed at once
 STEPS = 8  # widths of tiles between a power of two and the next
 
 
@@ -61,6 +64,7 @@ class Chosen(Walk[Segment]):
                     limit = min(limit, LARGEST_MASK // (tiles.height * keys))
                 for part in group.split(max(1, limit)):
                     yield Gathered(tiles, part)
+            tiles.write()
 
     def lists(self, given: Operands) -> Lists:
         """The lists of a call; blocks that the sequence begins or ends in are not full."""
@@ -165,6 +169,7 @@ class Tiles:
         self.of_keys = {1: [Units.in_place(x) for x in given.keys]}
         if self.key_unit > 1:
             self.of_keys[self.key_unit] = [Units.of(x, self.key_unit) for x in given.keys]
+        self.waiting: list[tuple[Tensor, Sequence[Tensor], Change]] = []
 
     def groups(self, masked: bool) -> Iterator[Group]:
         """The tiles that have full blocks, or masked ones."""
@@ -195,6 +200,27 @@ class Tiles:
         """`[tiles, queries]`, or units of them: rows of tiles of one query head, which need not exist."""
         size = self.unit if units else 1
         return first[:, None] // size + torch.arange(self.walk.queries // size, device=first.device)
+
+    def put(self, where: Tensor, values: Sequence[Tensor], change: Change) -> None:
+        """Change units of the results, soon: every change of many is one of each thread less to wait for.
+
+        No unit is in two batches of full blocks, nor in two of masked ones.
+        """
+        self.waiting.append((where, values, change))
+        if sum(len(x) for x, *_ in self.waiting) * self.unit * self.given.columns >= WAITING:
+            self.write()
+
+    def write(self) -> None:
+        """Change what waits."""
+        if not self.waiting:
+            return
+        where, change = torch.cat([x for x, *_ in self.waiting]), self.waiting[0][2]
+        values = [torch.cat(x) for x in zip(*(x for _, x, _ in self.waiting), strict=True)]
+        self.waiting.clear()
+        found = [x.all.index_select(0, where).view(y.shape) for x, y in zip(self.of_results, values, strict=True)]
+        change(found, values)
+        for x, y in zip(self.of_results, found, strict=True):
+            x.all.index_copy_(0, where, y.view(len(where), -1))
 
 
 class Gathered:
@@ -288,14 +314,12 @@ class Gathered:
         return Place(i, j[:, None, None] + key_offset, head, stream)
 
     def put(self, values: Sequence[Tensor], change: Change) -> None:
-        """Change the results of the rows, in place."""
-        units, where = self._tiles.of_results, self._where
-        found = [x.all.index_select(0, where) for x in units]
-        change([x.view(y.shape) for x, y in zip(found, values, strict=True)], values)
+        """Change the results of the rows."""
+        by_row, unit, where = (x.flatten(0, 2) for x in values), self._tiles.unit, self._where
+        found = [x.view(len(where), unit, *x.shape[1:]) for x in by_row]
         if self._present is not None:
             where, found = where[self._present], [x[self._present] for x in found]
-        for x, y in zip(units, found, strict=True):
-            x.all.index_copy_(0, where, y)
+        self._tiles.put(where, found, change)
 
     def add(self, grads: Sequence[Tensor]) -> None:
         """Add `[tiles, 1, keys, D]` to the sums of the keys, in a fixed order."""
