@@ -59,7 +59,8 @@ def patch(
     modules = attention_modules(model)
     swapped = _by_layer(model, modules, pattern)
     heads = getattr(model.config.get_text_config(), "num_attention_heads", None)
-    for term in {id(x): x for x in swapped.values()}.values():
+    terms = {id(x): x for x in swapped.values()}.values()
+    for term in terms:
         if isinstance(term, Heads) and heads not in (None, len(term)):
             raise ArgumentError(f"heads for {len(term)} query heads", f"{heads}, as the model has", _where(model))
         if any(within(x)[1] for x in _terms(term)):
@@ -67,6 +68,8 @@ def patch(
             raise ArgumentError(f"{term!r}", "a pattern of positions in one sequence", _where(model), hint)
         kernel = pidsl.compile(term)
         _check_select(select, kernel.choice, term, _where(model))
+    if not any(is_chosen(x) for term in terms for x in _terms(term)):
+        check_selector(select, None, next(iter(terms), pattern), _where(model))
     unpatch(model)
     before = implementations(model)
     register()
