@@ -18,11 +18,11 @@ from pidsl.hf.own_classes import change_classes
 from pidsl.hf.refused import refuse
 from pidsl.hf.registered import register, runs_here
 from pidsl.hf.swapped import NAME, Swapped, swapped_in
-from pidsl.language.chosen import Selection
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.terms import Term, is_chosen, within
 from pidsl.nn.choosing import check_selector
+from pidsl.runtime.call.chosen import Listed
 
 if TYPE_CHECKING:
     from pidsl.select.selector import Selector
@@ -164,7 +164,7 @@ def _by_layer(
     return dict.fromkeys(modules, pattern)
 
 
-def _check_select(select: Selector | None, choice: Selection | None, term: Pattern, where: str) -> None:
+def _check_select(select: Selector | None, choice: Listed | None, term: Pattern, where: str) -> None:
     if choice is not None and select is None:
         hint = "pidsl.hf.patch(model, pattern, select=pidsl.select.MoBA(block, budget, queries))"
         raise ArgumentError(f"{term!r} without a selector", "what makes its lists in each call", where, hint)
