@@ -65,15 +65,11 @@ class Chosen(Walk[Segment]):
             tiles.write()
 
     def lists(self, given: Operands) -> Lists:
-        """The lists of a call; blocks that the sequence begins or ends in are not full."""
+        """The lists of a call."""
         sizes, device = given.sizes, given.rows[0].device
 
         def full(x: Tensor, y: Tensor, **_: Any) -> Any:
-            first, last = y * self.block >= sizes.key_offset, (y + 1) * self.block <= sizes.key_offset + sizes.m
-            if self.full is None:
-                return torch.zeros_like(first)
-            found = self.full(**sizes.names, x=x.cpu().numpy(), y=y.cpu().numpy())
-            return first & last & torch.as_tensor(found, device=device)
+            return self.full is not None and self.full(**sizes.names, x=x.cpu().numpy(), y=y.cpu().numpy())
 
         blocks, choice = given.inputs["blocks"], Choice(self.block, self.budget, self.queries, full)
         where = Positions(sizes.offset, sizes.key_offset)
