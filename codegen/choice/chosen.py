@@ -13,7 +13,7 @@ from pidsl.errors import TooHardError
 from pidsl.language.chosen import Selection, forced, possible
 from pidsl.language.expr import Pred, Truth, Var, substitute_pred
 from pidsl.language.terms import Term
-from pidsl.relation.build import needs_square, unclipped
+from pidsl.relation.build import needs_square, rows_relation, unclipped
 from pidsl.relation.forms import predicate
 from pidsl.relation.frame import Frame
 from pidsl.relation.isl import coalesced, limited, read_map, read_set
@@ -26,7 +26,7 @@ def chosen_piece(term: Term, lists: Selection, backend: Backend, frame: Frame) -
     block, budget, queries = lists.numbers
     within, other = possible(term), forced(term)
     with limited(f"the mask of what {term!r} chooses"):
-        keep = beside(within, other, frame)
+        keep = _kept(within, other, frame)
     layout = ChosenBlocks(block, budget, queries, within, other, _full(within, other, (queries, block), frame))
 
     def walk(over: Over, prices: Sequence[Price]) -> Selected:
@@ -39,6 +39,15 @@ def chosen_piece(term: Term, lists: Selection, backend: Backend, frame: Frame) -
     grad_query = walk("keys", backend.grad_query) if backend.grad_query else over_keys
     over_queries = walk("queries", backend.grad_key) if backend.grad_key else None
     return Piece((keep,), over_keys, grad_query, over_queries, None, reference=REFERENCE)
+
+
+def _kept(within: Term, other: Term, frame: Frame) -> Pred:
+    """The condition on an existing row r and key j that the pair is in one term and not in the other, a short one."""
+    with suppress(TooHardError), limited(f"the pairs of {within!r} beside {other!r}", FULL):
+        flat = frame.map("[[r] -> [j]] -> [r, j]")
+        rest = rows_relation(within, frame) - rows_relation(other, frame)
+        return predicate(coalesced(coalesced(rest).wrap().apply(flat).gist(frame.existing())), ("r", "j"))
+    return beside(within, other, frame)
 
 
 def _full(within: Term, other: Term, sizes: tuple[int, int], frame: Frame) -> Pred:

@@ -1,18 +1,21 @@
 """Blocks that calls choose as device functions: a program owns a tile of one block and visits the blocks that the call
 lists for it, first those without a mask.
 
-Lists reach the kernel by blocks of queries and by blocks of keys, see `pidsl.runtime.run_triton.chosen`: the numbers of
-the blocks that a block meets, among all blocks of the sequence. A tile of what is met is part of one block, or holds
-several short ones.
+Lists reach the kernel by blocks of queries and by blocks of keys, see `pidsl.runtime.run_triton.chosen`: where the
+blocks begin that a block meets. A tile of what is met is part of one block, or holds several short ones.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, reduce
 
+from pidsl.codegen.emit_triton.expr import index_source, pred_source
 from pidsl.codegen.emit_triton.lines import Lines
+from pidsl.codegen.emit_triton.masks import Interval, Mask, interval
 from pidsl.codegen.emit_triton.walker import Named, Walker
 from pidsl.codegen.plan.walks import Selected
+from pidsl.language.algebra import settled
+from pidsl.language.expr import Var, substitute_pred
 
 
 class SelectedWalker(Walker[Selected]):
@@ -49,7 +52,9 @@ class SelectedWalker(Walker[Selected]):
         return size % tile == 0 or tile % size == 0
 
     def put(self, named: Named, name: str) -> dict[str, str]:
-        fields = super().put(named, name)
+        if not self._rest.everything:
+            named(self._rest.function, self._rest.source)
+        fields = {"LOOPS": named(name, self._source)}
         return fields if self._joined or not self._even else {**fields, "SIZE": str(self.walk.visited)}
 
     def put_own(self, out: Lines) -> list[str]:
@@ -100,30 +105,80 @@ class SelectedWalker(Walker[Selected]):
     def _put_loop(self, out: Lines, source: str, *, masked: bool) -> None:
         """Put the loop over tiles x of blocks, the number of which is loaded one tile ahead; or those of short ones."""
         own, swept, joined, each = self.owned, self.swept, self._joined, self._each
-        stages = ", num_stages=1" if masked and self._even else ""  # few
+        if masked:
+            out.put(*self._bounds)
+        stages = ", num_stages=1" if masked and self._even and self.over_keys else ""  # few
         if not joined:
             by = f" // {each}" if each > 1 else ""
             out.put(f"here = entries + first{by}", "entry = tl.load(here)")
         with out.block(f"for x in tl.range(first, stop{stages}):"):
-            at, tests = "None", self._put_joined(out, masked=masked) if joined else self._put_tile(out)
-            if not joined:
-                out.put(f"here = entries + (x + 1){by}" if by else "here += 1")
-                out.put("entry = tl.load(here)  # behind the last one of all there is one more")
-                at = "at" if self._even else "None"
-            if not masked:
-                out.put(f"state = DO[1](task, state, {source}, {at}, {swept.name}, None, None, KIND)")
-                return
-            out.put(f"inside = {swept.exist(*tests)}", f"keep = {self.kept((own.name, swept.name))}")
-            if at == "at" and self.over_keys:  # those that no row attends are blanked
-                out.put("at = None if KIND.CAREFUL else at")
-            out.put(f"state = DO[1](task, state, {source}, {at}, {swept.name}, inside, keep, KIND)")
+            tests, inside = self._put_joined(out, masked=masked) if joined else self._put_tile(out), "None, None"
+            if masked:
+                out.put(f"inside = {self._inside(tests)}", f"keep = {self._keep}" + " & inside[None, :]" * bool(tests))
+                inside = "inside, keep"
+            # keys that no row of the tile attends are blanked, which descriptors do not
+            at = "None" if joined or not self._even or (masked and self.over_keys) else "at"
+            out.put(f"state = DO[1](task, state, {source}, {at}, {swept.name}, {inside}, KIND)")
+            if not joined:  # behind the last one of all there is one more
+                out.put(f"here = entries + (x + 1){by}" if by else "here += 1", "entry = tl.load(here)")
+
+    def _inside(self, tests: list[str]) -> str:
+        """Which rows (keys) of a tile there are, and in which some own position can meet any."""
+        name = self.swept.name
+        if self.careful:
+            return self.swept.exist(*tests)
+        return " & ".join([*tests, f"({name} >= first_met)", f"({name} <= last_met)"])
+
+    @cached_property
+    def _interval(self) -> Interval:
+        """Between which rows (keys) each own position meets others, and what else its mask asks."""
+        return interval(settled(substitute_pred(self.masks[0].pred, {"q_head": Var("head")})), self.swept.name)
+
+    @cached_property
+    def _rest(self) -> Mask:
+        """What is left of the mask, as a function."""
+        name, doc = self.masks[0].function, self.masks[0].doc
+        return Mask(name if self.over_keys else f"{name}_by_keys", doc, self._interval.rest)
+
+    @property
+    def careful(self) -> bool:
+        """Which keys of a tile some row attends, only its mask tells."""
+        return not self.over_keys or not self._rest.everything
+
+    @property
+    def _bounds(self) -> list[str]:
+        """Lines with the bounds of what each own position meets, among what there is."""
+        found, own, length = self._interval, self.owned.name, self.swept.length
+        low, high = ["0"], [f"{length} - 1"]
+        for ends, given in ((low, found.low), (high, found.high)):
+            ends += [index_source(x) for x in given]
+        lines = [f"low = {own} * 0 + {reduce('tl.maximum({}, {})'.format, low)}"]
+        lines.append(f"high = {own} * 0 + {reduce('tl.minimum({}, {})'.format, high)}")
+        if found.own is not None:
+            lines.append(f"high = tl.where({pred_source(found.own)}, high, -1)")
+        if not self.careful:
+            lines += [
+                f"first_met = tl.min(tl.where(task[4] & (low <= high), low, {length}), 0)",
+                "last_met = tl.max(tl.where(task[4], high, -1), 0)",
+            ]
+        return [*lines, "low, width = tl.where(high < low, -1073741824, low), _between(low, high, KIND)[1]"]
+
+    @property
+    def _keep(self) -> str:
+        """The mask of a tile."""
+        own, swept = f"{self.owned.name}[:, None]", f"{self.swept.name}[None, :]"
+        keep = f"_within({swept}, low[:, None], width[:, None])"
+        if self._rest.everything:
+            return keep
+        r, j = (own, swept) if self.over_keys else (swept, own)
+        return f"{keep} & {self._rest.call({'r': r, 'j': j, 'q_head': 'head'})}"
 
     def _put_tile(self, out: Lines) -> list[str]:
         """Put where the rows (keys) of a tile of one block are; which of them are in the block."""
         size, tile, swept, each = self.sizes[1], self.walk.visited, self.swept, self._each
         inner = f" + x % {each} * {tile}" if each > 1 else ""
         out.put(
-            f"at = entry.to(KIND.INDEX) * {size}{inner}{swept.less}",
+            f"at = entry.to(KIND.INDEX){inner}",
             f"{swept.name} = at + tl.arange(0, {tile})",
         )
         return [f"(x % {each} * {tile} + tl.arange(0, {tile}) < {size})"] if size % tile else []
@@ -140,7 +195,7 @@ class SelectedWalker(Walker[Selected]):
             out.put(f"listing = (number < listed){beyond}")
             load = "tl.load(entries + number, mask=listing, other=0)"
         inner = f" + {inside} % {size}" if size > 1 else ""
-        out.put(f"{swept.name} = {load}.to(KIND.INDEX) * {size}{inner}{swept.less}")
+        out.put(f"{swept.name} = {load}.to(KIND.INDEX){inner}")
         return ["listing"]
 
     @property

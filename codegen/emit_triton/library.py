@@ -553,7 +553,7 @@ def _add_key_grads(task, state, source, at, r, inside, keep, KIND: tl.constexpr)
         ds = _slopes(bent, drop, rate, dp, row_pull, live, KIND)[1]
         grad_v += (p * drop)[:, None] * grad.to(tl.float32)
     else:
-        if KIND.CAREFUL and keep is not None:
+        if KIND.CAREFUL and keep is not None and not KIND.LISTS:  # those ask for rows that are there
             keep = keep & live[None, :]
         x = tl.dot(key, tl.trans(query), input_precision=KIND.PRECISION)
         p, bent, drop, rate = _weights(x, row_lse2[None, :], keep, i[None, :], j[:, None], score, KIND)
@@ -728,7 +728,11 @@ def grad_key(
     right = _matrix(v, batch, key_head, v_b, v_h, first_key, v_r, KIND)
     key = _load(left, j, mine, k_r, k_d, KIND.D, KIND.D_PAD)
     value = _load(right, j, mine, v_r, v_d, KIND.V, KIND.V_PAD)
-    state = tl.zeros([KIND.TILE, KIND.D_PAD], tl.float32), tl.zeros([KIND.TILE, KIND.V_PAD], tl.float32)
+    key_0 = (split * pairs + own).to(tl.int64) * own_rows - own_first + first_key
+    sum_v = tl.zeros([KIND.TILE, KIND.V_PAD], tl.float32)
+    if running_v is not None:
+        sum_v += _load(running_v + key_0 * KIND.V, j, exists, KIND.V, 1, KIND.V, KIND.V_PAD)
+    state = tl.zeros([KIND.TILE, KIND.D_PAD], tl.float32), sum_v
     for member in tl.range(0, group, disable_licm=True):
         head = key_head * group + member
         score = _of_head(slopes, bias, temperature, seed, scale, number, head, heads, KIND)
@@ -740,12 +744,10 @@ def grad_key(
         state = _meet((_tiles, _add_key_grads), task, state, split, t, d, b, KIND)
     sum_k, sum_v = state
     sum_k *= scale
-    row = (split * pairs + own).to(tl.int64) * own_rows - own_first + first_key + j
-    if running_k is not None:
-        sum_k += _load(running_k, row, exists, KIND.D, 1, KIND.D, KIND.D_PAD)
-        sum_v += _load(running_v, row, exists, KIND.V, 1, KIND.V, KIND.V_PAD)
-    _store(grad_k, row, exists, sum_k, KIND.D, KIND.D_PAD)
-    _store(grad_v, row, exists, sum_v, KIND.V, KIND.V_PAD)
+    _store(grad_v + key_0 * KIND.V, j, exists, sum_v, KIND.V, KIND.V_PAD)
+    if running_k is not None:  # not before: with both of them it is more than registers hold
+        sum_k += _load(running_k + key_0 * KIND.D, j, exists, KIND.D, 1, KIND.D, KIND.D_PAD)
+    _store(grad_k + key_0 * KIND.D, j, exists, sum_k, KIND.D, KIND.D_PAD)
 
 
 @triton.jit

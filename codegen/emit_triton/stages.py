@@ -116,7 +116,7 @@ class Stages:
                 owners, _ = list_table(first.walk.layout, by_keys=not first.over_keys)
                 row |= {"listed": str(owners * -(-first.walk.layout.size // stage.tile)), "table": repr(first.table)}
             case SelectedWalker():
-                row |= {"LISTS": "True", "CAREFUL": "True", "box": str((first.sizes[0], first.tiles, None))}
+                row |= {"LISTS": "True", "CAREFUL": str(first.careful), "box": str((first.sizes[0], first.tiles, None))}
                 row |= dict.fromkeys(["KEYS"] * len(self._keys) + ["ROWS"] * len(self._rows), "None")
             case BoxesWalker():
                 grid, own = first.walk.layout, first.walk.own

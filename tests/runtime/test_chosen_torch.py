@@ -43,6 +43,7 @@ def test_many_tiles_in_few_and_large_batches(data: st.DataObject, term: Term) ->
     patch = pytest.MonkeyPatch()
     with patch.context() as m:
         m.setattr(walk, "GATHERED", data.draw(st.sampled_from((1, 1 << 12, 1 << 20))))
+        m.setattr(walk, "WAITING", data.draw(st.sampled_from((1, 1 << 12, 1 << 20))))
         assert_matches_dense(term, replace(call, blocks=data.draw(lists(term, of))), backend="torch")
 
 
@@ -169,6 +170,6 @@ def test_few_rows_behind_many_keys_touch_those_that_are_listed() -> None:
 
 def test_no_rows_no_keys_and_lists_without_columns() -> None:
     for n, m, width in ((0, 9, 3), (9, 0, 3), (9, 9, 0)):
-        call, rows = tensors(n, m), -(-n // 2)
+        (q, k, v), rows = tensors(n, m), -(-n // 2)
         blocks = torch.full((1, 2, rows, width), -1, dtype=torch.int32)
-        assert_matches_dense(MIXED, Inputs(*call, 0, blocks=blocks), backend="torch")
+        assert_matches_dense(MIXED, Inputs(q, k, v, 0, blocks=blocks), backend="torch")

@@ -141,3 +141,16 @@ def test_a_mask_that_differs_is_counted(
     assert masks.main(["--libraries", "torch", "--out", str(out)]) == 1
     (case,) = json.loads(out.read_text())["cases"]
     assert case["first"] == "5 x 5: 1 unequal"
+
+
+def test_chosen_blocks(peers: ModuleType, tmp_path: Path) -> None:
+    chosen, out = importlib.import_module("chosen_blocks"), tmp_path / "chosen.json"
+    sizes = ["--n", "300", "--heads", "2", "--head-dim", "16", "--budget", "2"]
+    small = ["--quick", "--no-flex", "--device", "cpu", *sizes]
+    assert chosen.main([*small, "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert report["error"]["pidsl"] < 1e-5
+    assert report["forward"].keys() == report["forward+backward"].keys() == {"pidsl", "dense SDPA"}
+    lists = chosen.random_lists(2, 5, 2)[0, 1].tolist()
+    assert lists[0] == [-1, -1] and all(x < row for row, own in enumerate(lists) for x in own)
+    assert all(len({*own}) == 2 for own in lists[2:])

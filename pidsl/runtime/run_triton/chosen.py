@@ -1,8 +1,8 @@
 """The blocks that a call lists, as tables for kernels: by blocks of queries, and by blocks of keys.
 
 A table has for every block, of every head that has lists, where its entries begin, how many of those are full, and how
-many there are. The entries of a block of queries are blocks of keys, those of a block of keys are blocks of queries;
-both are counted by positions, from position 0 on.
+many there are. The entries of a block of queries are where blocks of keys begin, those of a block of keys where blocks of
+queries begin: rows of k and of q, counted from the first ones of the sequence; a block that those cut begins before 0.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def tables(call: Call, choice: Choice, *, backward: bool = False) -> dict[str, T
     shape = call.q.shape[0], call.q.shape[2], call.k.shape[2]
     rows = rows_of(choice, call.positions, shape, blocks.shape[2], blocks.device)
     lists = lists_of(blocks, choice, rows, check=not backward)
-    found = _named(BY_QUERIES, _table(lists), lists.entries, call, choice.queries)
+    begin = (lists.entries.long() * choice.block - rows.key_offset).int()
+    found = _named(BY_QUERIES, _table(lists), begin, call, choice.queries)
     if backward:
         by_keys = transposed(lists)
         counts = by_keys.begin[:-1], by_keys.full, by_keys.begin.diff()
