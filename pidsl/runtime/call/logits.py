@@ -24,7 +24,6 @@ from pidsl.runtime.call.call import Inputs
 from pidsl.runtime.call.dropout import kept
 from pidsl.runtime.call.sums import add_rows
 
-
 LINEAR = 38.0  # beyond, softplus(s) is s, or e^s, in double precision
 
 
