@@ -18,11 +18,11 @@ from pidsl.hf.own_classes import change_classes
 from pidsl.hf.refused import refuse
 from pidsl.hf.registered import register, runs_here
 from pidsl.hf.swapped import NAME, Swapped, swapped_in
-from pidsl.language.chosen import Selection
 from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.terms import Term, is_chosen, within
 from pidsl.nn.choosing import check_selector
+from pidsl.runtime.call.chosen import Listed
 
 if TYPE_CHECKING:
     from pidsl.select.selector import Selector
@@ -59,7 +59,8 @@ def patch(
     modules = attention_modules(model)
     swapped = _by_layer(model, modules, pattern)
     heads = getattr(model.config.get_text_config(), "num_attention_heads", None)
-    for term in {id(x): x for x in swapped.values()}.values():
+    terms = {id(x): x for x in swapped.values()}.values()
+    for term in terms:
         if isinstance(term, Heads) and heads not in (None, len(term)):
             raise ArgumentError(f"heads for {len(term)} query heads", f"{heads}, as the model has", _where(model))
         if any(within(x)[1] for x in _terms(term)):
@@ -67,6 +68,8 @@ def patch(
             raise ArgumentError(f"{term!r}", "a pattern of positions in one sequence", _where(model), hint)
         kernel = pidsl.compile(term)
         _check_select(select, kernel.choice, term, _where(model))
+    if not any(is_chosen(x) for term in terms for x in _terms(term)):
+        check_selector(select, None, next(iter(terms), pattern), _where(model))
     unpatch(model)
     before = implementations(model)
     register()
@@ -161,7 +164,7 @@ def _by_layer(
     return dict.fromkeys(modules, pattern)
 
 
-def _check_select(select: Selector | None, choice: Selection | None, term: Pattern, where: str) -> None:
+def _check_select(select: Selector | None, choice: Listed | None, term: Pattern, where: str) -> None:
     if choice is not None and select is None:
         hint = "pidsl.hf.patch(model, pattern, select=pidsl.select.MoBA(block, budget, queries))"
         raise ArgumentError(f"{term!r} without a selector", "what makes its lists in each call", where, hint)

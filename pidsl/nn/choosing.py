@@ -12,17 +12,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pidsl.errors import ArgumentError
-from pidsl.language.chosen import Selection
 from pidsl.nn.places import Place
 from pidsl.runtime.call.arguments import Fault, raise_faults
-from pidsl.runtime.call.chosen import blocks_of, check_blocks, check_range, spans
+from pidsl.runtime.call.chosen import Listed, blocks_of, check_blocks, check_range, spans
 from pidsl.runtime.call.ragged import checked
 
 if TYPE_CHECKING:
     from pidsl.select.selector import Selector, State
 
 
-def check_selector(select: Any, choice: Selection | None, pattern: object, where: str) -> None:
+def check_selector(select: Any, choice: Listed | None, pattern: object, where: str) -> None:
     """Raise for a selector that does not list what a pattern chooses.
 
     Args:
@@ -40,7 +39,7 @@ def check_selector(select: Any, choice: Selection | None, pattern: object, where
     if choice is None:
         hint = f"{pattern!r} | pidsl.chosen(select.block, select.budget, select.queries)"
         raise ArgumentError(f"select with {pattern!r}", "a pattern with a choice", where, hint)
-    block, budget, queries = choice.numbers
+    block, budget, queries = choice
     if (select.block, select.queries) != (block, queries) or select.budget > budget:
         got = f"a selector of {select.budget} blocks of {select.block} for {select.queries} queries"
         expected = f"at most {budget} blocks of {block} for {queries} queries, as {pattern!r} has"
@@ -95,7 +94,7 @@ def lists(select: Selector, q: Tensor, k: Tensor, where: Place) -> tuple[Tensor,
     return lists_of_call(select, q, k, call), None
 
 
-def check_lists(blocks: Any, choice: Selection, q: Tensor, k: Tensor, cache: Any) -> None:
+def check_lists(blocks: Any, choice: Listed, q: Tensor, k: Tensor, cache: Any) -> None:
     """Raise for lists that a step does not take, before its tokens are put into a cache.
 
     Args:
@@ -107,7 +106,7 @@ def check_lists(blocks: Any, choice: Selection, q: Tensor, k: Tensor, cache: Any
     Raises:
         ArgumentError: what the kernel would say of them.
     """
-    block, _, queries = choice.numbers
+    block, _, queries = choice
     raise_faults(check_blocks(blocks, choice, (q, k), None), "layer(x, cache=cache, blocks=...)")
     if not checked(q.device):
         return

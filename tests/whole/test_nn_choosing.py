@@ -68,7 +68,7 @@ def parts(own: SparseAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def formula(own: SparseAttention, x: Tensor, blocks: Tensor) -> Tensor:
     """What the module should give under some lists, with a mask for each head."""
-    batch, n, _ = x.shape
+    n = x.shape[1]
     q, k, v = parts(own, x)
     if own.rope is not None:
         q, k = rotate(q, own.rope), rotate(k, own.rope)

@@ -23,6 +23,8 @@ from pidsl.runtime.call.ragged import checked
 from pidsl.runtime.call.segments import COLUMNS
 from pidsl.runtime.call.segments import Sequence as One
 
+Listed = tuple[int, int, int]  # block, budget and queries of what calls list
+
 NEVER = 2**31 - 1  # sorts behind every block
 
 
@@ -40,7 +42,7 @@ class Choice(NamedTuple):
     full: Callable[..., Any]
 
 
-def check_blocks(blocks: Any, choice: Selection, given: tuple[Tensor, Tensor], positions: Any) -> list[Fault]:
+def check_blocks(blocks: Any, choice: Listed, given: tuple[Tensor, Tensor], positions: Any) -> list[Fault]:
     """Faults of the lists of a call, but for their numbers.
 
     Args:
@@ -49,11 +51,11 @@ def check_blocks(blocks: Any, choice: Selection, given: tuple[Tensor, Tensor], p
         given: q and k.
         positions: of a uniform call, or anything else.
     """
-    (q, k), (_, most, size) = given, choice.numbers
+    (q, k), (_, most, size) = given, choice
     said = f"int32 [batch, 1 or kv_heads or heads, query blocks, up to {most}]"
     if blocks is None:
         hint = "kernel(q, k, v, blocks=lists), lists that a selector of pidsl.select makes"
-        return [Fault("blocks", "nothing", f"{said}: the pattern has {tuple(choice)} chosen by each call", hint)]
+        return [Fault("blocks", "nothing", f"{said}: the pattern has {choice} chosen by each call", hint)]
     if fault := check_form("blocks", blocks, said.removeprefix("int32 ")):
         return [fault]
     faults = []
