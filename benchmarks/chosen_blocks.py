@@ -6,7 +6,8 @@
 `window(63) & causal | chosen(64, 16)`: for each block of 64 queries of each head 16 distinct blocks of its past, as far
 as there are so many, at random. The sides take turns within each round, after warm-up; medians with (min .. max).
 FlexAttention is compiled; its mask reads a table of the blocks that are listed, and is built apart, by its own
-compiled `create_block_mask` (it has no backward pass on the CPU). Lists are given as they are, in int32: the times of
+compiled `create_block_mask`, in blocks of 64, as the lists, and of 128, as it does by itself (it has no backward pass
+on the CPU). Lists are given as they are, in int32: the times of
 pidsl hold all that is done with them. Errors are against float64 attention under the mask, on some rows.
 """
 
@@ -18,6 +19,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ import pidsl
 from pidsl.demo.measure import alternate, default_device, duration, machine, versions
 
 BLOCK, WINDOW = 64, 63
+FLEX = BLOCK, 128  # sizes of FlexAttention's blocks: the one of the lists, and its own
 Call = Callable[[Tensor, Tensor, Tensor], Any]
 
 
@@ -42,8 +45,8 @@ def random_lists(heads: int, rows: int, budget: int, seed: int = 0) -> Tensor:
     return torch.where(order.values < 0, -1, order.indices).int()
 
 
-def block_mask(lists: Tensor, n: int, setup: dict[str, float]) -> Any:
-    """FlexAttention's mask of the pattern under lists; how long it took goes to `setup`."""
+def block_mask(lists: Tensor, n: int, size: int, setup: dict[str, float]) -> Any:
+    """FlexAttention's mask of the pattern under lists, in blocks of some size; how long it took goes to `setup`."""
     from torch.nn.attention import flex_attention as flex
 
     rows = lists.shape[2]
@@ -54,9 +57,9 @@ def block_mask(lists: Tensor, n: int, setup: dict[str, float]) -> Any:
         return (i >= j) & ((i - j <= WINDOW) | table[h, i // BLOCK, j // BLOCK])
 
     build = torch.compile(flex.create_block_mask)
-    for name in ("FlexAttention mask, first", "FlexAttention mask"):
+    for name in (f"mask in blocks of {size}, first", f"mask in blocks of {size}"):
         start = time.perf_counter()
-        mask = build(mask_mod, None, lists.shape[1], n, n, device=lists.device, BLOCK_SIZE=BLOCK)
+        mask = build(mask_mod, None, lists.shape[1], n, n, device=lists.device, BLOCK_SIZE=size)
         setup[name] = time.perf_counter() - start
     return mask
 
@@ -81,7 +84,8 @@ def compare(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     given = [torch.randn(shape, generator=made).to(device, getattr(torch, args.dtype)) for _ in range(3)]
     lists = random_lists(args.heads, -(-args.n // BLOCK), args.budget).to(device)
     term = pidsl.window(WINDOW) & pidsl.causal | pidsl.chosen(BLOCK, args.budget)
-    kernel, setup = pidsl.compile(term), {}
+    kernel: Any = pidsl.compile(term)
+    setup: dict[str, float] = {}
     sides: dict[str, Call] = {
         "pidsl": lambda q, k, v: kernel(q, k, v, blocks=lists),
         "dense SDPA": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
@@ -89,8 +93,12 @@ def compare(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     if not args.no_flex:
         from torch.nn.attention import flex_attention as flex
 
-        mask, attend = block_mask(lists, args.n, setup), torch.compile(flex.flex_attention)
-        sides["FlexAttention"] = lambda q, k, v: attend(q, k, v, block_mask=mask)
+        for size in FLEX:
+            torch._dynamo.reset()
+            mask, attend = block_mask(lists, args.n, size, setup), torch.compile(flex.flex_attention)
+            sides[f"FlexAttention, {size}"] = partial(attend, block_mask=mask)
+            with torch.no_grad():
+                sides[f"FlexAttention, {size}"](*given)
     found: dict[str, Any] = {"setup_seconds": setup, "error": {}}
 
     def forward(side: Call) -> Callable[[], Any]:
@@ -110,7 +118,7 @@ def compare(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         if name != "dense SDPA":
             found["error"][name] = error(term, lists, given, forward(side)())
     for what, make in (("forward", forward), ("forward+backward", both)):
-        able = [x for x in sides if what == "forward" or x != "FlexAttention" or device.type == "cuda"]
+        able = [x for x in sides if what == "forward" or "Flex" not in x or device.type == "cuda"]
         times = alternate({x: make(sides[x]) for x in able}, args.rounds, device, 1)
         ours = times["pidsl"].median
         found[what] = {
@@ -118,7 +126,7 @@ def compare(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
             for x, t in times.items()
         }
         for x, t in times.items():
-            print(f"  {what:17s} {x:14s} {t}, {t.median / ours:.2f} of pidsl")
+            print(f"  {what:17s} {x:20s} {t}, {t.median / ours:.2f} of pidsl")
     for x, seconds in setup.items():
         print(f"  {x}: {duration(seconds)}")
     print("  errors: " + ", ".join(f"{x} {y:.1e}" for x, y in found["error"].items()))
@@ -128,6 +136,8 @@ def compare(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
     device = default_device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     report: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/chosen_blocks.py", *(sys.argv[1:] if argv is None else argv)]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": commit(), "machine": machine(device),
@@ -151,6 +161,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget", type=int, default=16, help="blocks of 64 keys that are chosen")
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument("--threads", type=int, help="of torch (default: one for each core)")
     parser.add_argument("--rounds", type=int, help="timed calls of each side (default 7; 3 with --quick)")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--no-flex", action="store_true", help="without FlexAttention, which compiles for a minute")

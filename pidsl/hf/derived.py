@@ -83,6 +83,7 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.kept: Any = None  # a pidsl.Cache
         self.tokens = 0  # padding included
         self._new: tuple[Tensor, Tensor] | None = None
+        self._select: Selector | None = None  # of the layer whose keys they are
         self._waiting = False
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -129,16 +130,18 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             self.kept = pidsl.Cache(
                 kernel, *sizes, max_tokens=self.max_tokens, lookahead=self.lookahead, value_dim=v.shape[3]
             )
-        if select is not None and (mask.left is not None or mask.stop is not None):
-            hint = "past_key_values=transformers.DynamicCache(), which keeps all keys, in their order"
-            raise refuse("padding, a derived cache and a selector", "sequences of one length", hint=hint)
+        if self._waiting:
+            self._select = select
+        elif select is not self._select:
+            hint = "past_key_values=transformers.DynamicCache(), or one selector for all layers that share keys"
+            raise refuse("layers that share keys, with selectors of their own", "a summary of one selector", hint=hint)
         if before == 0:
-            lists = self._lists(select, query, k, before)
+            lists = self._lists(select, query, k, mask, before)
             out: Tensor = kernel(query, k, v, **call, **inputs, **lists)
             if self._waiting:
                 self._append(k, v, mask, 0)
         elif n <= self.lookahead + 1 or not self._waiting:
-            lists = self._lists(select, query, k, before)
+            lists = self._lists(select, query, k, mask, before)
             if self._waiting:
                 self._append(k, v, mask, before)
             out = self._decode(kernel, query, mask, before, {**inputs, **lists})
@@ -146,16 +149,20 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             parts = []
             for s in range(0, n, self.lookahead + 1):
                 piece = slice(s, min(s + self.lookahead + 1, n))
-                lists = self._lists(select, query[:, :, piece], k[:, :, piece], before + s)
+                lists = self._lists(select, query[:, :, piece], k[:, :, piece], mask, before + s)
                 self._append(k[:, :, piece], v[:, :, piece], mask, before + s)
                 parts.append(self._decode(kernel, query[:, :, piece], mask, before + s, {**inputs, **lists}))
             out = torch.cat(parts, 2)
         self._waiting = False
         return out
 
-    def _lists(self, select: Selector | None, q: Tensor, k: Tensor, before: int) -> dict[str, Any]:
-        """The lists of rows behind `before` others, whose keys are not kept yet."""
-        return {} if select is None else {"blocks": lists_behind(select, q, k, self.kept, before, new=self._waiting)}
+    def _lists(self, select: Selector | None, q: Tensor, k: Tensor, mask: Described, before: int) -> dict[str, Any]:
+        """The lists of rows behind `before` others, whose keys are kept next, unless they are by now."""
+        if select is None:
+            return {}
+        real = _real(mask, before, k)
+        blocks, self.kept.beside = lists_behind(select, q, k, self.kept, real, new=self._waiting)
+        return {"blocks": blocks}
 
     def _decode(self, kernel: Kernel, query: Tensor, mask: Described, before: int, inputs: Mapping[str, Any]) -> Tensor:
         """Attention of rows behind `before` others, all of which are kept by now."""
@@ -173,13 +180,12 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def _append(self, k: Tensor, v: Tensor, mask: Described, before: int) -> None:
         """Keep what is no padding of k and v, whose first row stands behind `before` others."""
         n = k.shape[2]
-        if mask.left is None and mask.stop is None:
+        real = _real(mask, before, k)
+        if real is None:
             self.kept.append(k, v)
             return
-        zero = torch.zeros(k.shape[0], dtype=torch.int64, device=k.device)
-        skipped = (zero if mask.left is None else mask.left - before).clamp(0, n)
-        end = (zero + n if mask.stop is None else mask.stop - before).clamp(0, n)
-        lengths = (end - skipped).clamp(min=0)
+        skipped, end = real
+        lengths = end - skipped
         if before and bool((lengths == n).all()):
             self.kept.append(k, v)
             return
@@ -212,7 +218,7 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def reset(self) -> None:
         """Forget all tokens."""
-        self.kept, self.tokens, self._new, self._waiting = None, 0, None, False
+        self.kept, self.tokens, self._new, self._select, self._waiting = None, 0, None, None, False
 
     def batch_repeat_interleave(self, repeats: int) -> NoReturn:
         """Refused: the batch of a cache stays what it is."""
@@ -225,6 +231,19 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def offload(self) -> NoReturn:
         """Refused."""
         raise refuse("offloading of a derived cache", "a cache on the device of its model")
+
+
+def _real(mask: Described, before: int, k: Tensor) -> tuple[Tensor, Tensor] | None:
+    """int64 [B] each, the first row of k behind `before` others that is no padding, and the one after the last.
+
+    None where all are tokens.
+    """
+    if mask.left is None and mask.stop is None:
+        return None
+    n, zero = k.shape[2], torch.zeros(k.shape[0], dtype=torch.int64, device=k.device)
+    first = (zero if mask.left is None else mask.left - before).clamp(0, n)
+    end = (zero + n if mask.stop is None else mask.stop - before).clamp(0, n)
+    return first, torch.maximum(first, end)
 
 
 def _rows(x: Tensor, at: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Regions:
         count = max((int(x.max()) + 1 for x in of if len(x)), default=0)
         self._orders = [at[x.argsort(stable=True)] for at, x in zip(tokens, of, strict=True)]
         ends = [torch.nn.functional.pad(torch.bincount(x, minlength=count).cumsum(0), (1, 0)).int() for x in of]
-        self.packing = Packing(ends[0], *ends[1:], align)
+        self.packing = Packing(ends[0], None if ids_k is None else ends[1], align)
 
     @property
     def order(self) -> Tensor:

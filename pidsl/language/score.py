@@ -104,9 +104,9 @@ def score(
         dropout: probability with which a weight is dropped after the softmax; the others are divided by
             1 - dropout. The call takes `seed`, an integer: equal seeds drop equal pairs, on every backend.
         normalizer: what makes weights of the logits s of a row: "softmax", e^s over their sum; "softplus",
-            softplus(s) over their sum, and `lse` is the logarithm of that sum. With "length_scaled_" before it,
-            `scale * q . k` is first multiplied by log(i + 1), i the position of the query: for softplus the first
-            stage of LSSAR (arXiv 2501.13428), for softmax Scalable-Softmax (arXiv 2501.19399).
+            softplus(s) over their sum, and `lse` is the logarithm of that sum. In the two that are "length scaled",
+            `scale * q . k` is first multiplied by log(i + 1), i the position of the query: of softplus the first
+            stage of LSSAR (arXiv 2501.13428), of softmax Scalable-Softmax (arXiv 2501.19399).
 
     Returns:
         A `Score`.

@@ -17,7 +17,7 @@ from pidsl.language.heads import Heads
 from pidsl.language.schedule import Schedule
 from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Term
-from pidsl.nn.choosing import check_selector, lists
+from pidsl.nn.choosing import check_lists, check_selector, lists
 from pidsl.nn.places import Place, of_one_document, place, place_behind
 from pidsl.nn.rotary import rotate
 from pidsl.runtime.call import ragged
@@ -110,10 +110,13 @@ class Attention(nn.Module):
             refuse(self.forward, where, more, unknown, positional="x alone, which q, k and v are made of")
         self._check(x)
         given = {"lengths": lengths, "documents": documents, "offset": offset}
-        if blocks is None and self.kernel.choice is not None and self.select is None:
-            expected = f"lists for {self.kernel.recipe.of!r}"
+        pattern, chosen = self.kernel.recipe.of, self.kernel.choice is not None
+        if blocks is None and chosen and self.select is None:
             hint = "SparseAttention(..., select=pidsl.select.MoBA(block, budget, queries)), or layer(x, blocks=lists)"
-            raise_faults([Fault("blocks", "nothing", expected, hint)], f"{type(self).__name__}(...)(x)")
+            raise_faults([Fault("blocks", "nothing", f"lists for {pattern!r}", hint)], f"{type(self).__name__}(...)(x)")
+        if blocks is not None and not chosen:
+            expected, hint = f"nothing: {pattern!r} has no choice", "pattern | pidsl.chosen(block, budget, queries)"
+            raise_faults([Fault("blocks", "a value", expected, hint)], f"{type(self).__name__}(...)(x)")
         if cache is None:
             found = self.mixed(x, place(x, given, f"{type(self).__name__}(...)(x)"), blocks)
         else:
@@ -162,18 +165,23 @@ class Attention(nn.Module):
         q, k, v = self.project(x)
         inputs = self.inputs(x, q, where)
         turned = self.rotated(q, where), self.rotated(k, where)
-        if self.kernel.choice is not None:
-            inputs["blocks"] = self._lists((q, k), turned, where, blocks)
-        return self.attend(*turned, v, where, inputs)
+        if self.kernel.choice is None and blocks is None:
+            return self.attend(*turned, v, where, inputs)
+        inputs["blocks"], beside = self._lists((q, k), turned, where, blocks)
+        found = self.attend(*turned, v, where, inputs)
+        if beside is not None:
+            where.cache.beside = beside
+        return found
 
     def _lists(
         self, plain: tuple[Tensor, Tensor], turned: tuple[Tensor, Tensor], where: Place, blocks: Blocks | None
-    ) -> Tensor:
-        """Which blocks are attended, of queries and keys before and after rotation."""
-        if isinstance(blocks, Tensor):
-            return blocks
+    ) -> tuple[Tensor, Any]:
+        """Which blocks are attended, of queries and keys before and after rotation; and what to keep beside a cache."""
         if blocks is not None:
-            return blocks(*turned)
+            made = blocks(*turned) if callable(blocks) else blocks
+            if where.follows and self.kernel.choice is not None:
+                check_lists(made, self.kernel.choice, *turned, where.cache)
+            return made, None
         assert self.select is not None
         return lists(self.select, *(turned if self.select.rotated else plain), where)
 
@@ -235,7 +243,8 @@ class SparseAttention(Attention):
         output_gate: "head", "element" or None: the gate has one logit per head, or one per element.
         affine: whether softmax weights are scaled and shifted.
         select: of a pattern with `chosen`, what chooses: a `pidsl.select.Selector` of its block, queries and budget,
-            called with q and k. Its summaries of earlier tokens are kept beside a cache.
+            called with q and k. Its summaries of earlier tokens are kept beside a cache. Behind a cache, queries of a
+            block that come without the others of it are listed by themselves: with `queries=1` as in one call.
         backend: as in `pidsl.compile`.
 
     Raises:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from pidsl.errors import ArgumentError
-from pidsl.language.chosen import Selection
 from pidsl.nn.places import Place
 from pidsl.runtime.call.arguments import Fault, raise_faults
-from pidsl.runtime.call.chosen import blocks_of
+from pidsl.runtime.call.chosen import Listed, blocks_of, check_blocks, check_range, spans
 from pidsl.runtime.call.ragged import checked
 
 if TYPE_CHECKING:
-    from pidsl.select.selector import Selector
+    from pidsl.select.selector import Selector, State
 
 
-def check_selector(select: Any, choice: Selection | None, pattern: object, where: str) -> None:
+def check_selector(select: Any, choice: Listed | None, pattern: object, where: str) -> None:
     """Raise for a selector that does not list what a pattern chooses.
 
     Args:
@@ -31,43 +31,94 @@ def check_selector(select: Any, choice: Selection | None, pattern: object, where
         where: the call.
 
     Raises:
-        ArgumentError: one without the other is no fault of a pattern: its calls are given lists. A selector without a
-            choice is, or one of other blocks, or of a larger budget.
+        ArgumentError: no selector; one for a pattern without a choice, or of other blocks, or of a larger budget. A
+            choice without a selector is no fault: its calls are given lists.
     """
     if select is None:
         return
+    if missing := [x for x in ("block", "budget", "queries", "start") if not hasattr(select, x)]:
+        raise ArgumentError(f"select without {missing[0]}: {select!r}", "a pidsl.select.Selector", where)
     if choice is None:
         hint = f"{pattern!r} | pidsl.chosen(select.block, select.budget, select.queries)"
         raise ArgumentError(f"select with {pattern!r}", "a pattern with a choice", where, hint)
-    block, budget, queries = choice.numbers
+    block, budget, queries = choice
     if (select.block, select.queries) != (block, queries) or select.budget > budget:
         got = f"a selector of {select.budget} blocks of {select.block} for {select.queries} queries"
         expected = f"at most {budget} blocks of {block} for {queries} queries, as {pattern!r} has"
         raise ArgumentError(got, expected, where, "pidsl.chosen(select.block, select.budget, select.queries)")
 
 
-def lists(select: Selector, q: Tensor, k: Tensor, where: Place) -> Tensor:
+class Apart(NamedTuple):
+    """What a selector keeps of batch entries that have different numbers of tokens.
+
+    Args:
+        states: of each entry alone.
+    """
+
+    states: tuple[State, ...]
+
+    @property
+    def length(self) -> Tensor:
+        """int64 [B], tokens of each entry."""
+        return torch.tensor([x.length for x in self.states])
+
+    def reordered(self, indices: Tensor) -> Apart:
+        """The states whose entry b is entry `indices[b]` of these."""
+        return Apart(tuple(self.states[b] for b in indices.tolist()))
+
+
+def lists(select: Selector, q: Tensor, k: Tensor, where: Place) -> tuple[Tensor, Any]:
     """The lists of all query blocks of a call of a module, int32 [B, heads, query blocks, at most budget].
 
     Args:
         select: the selector.
         q, k: as it takes them.
-        where: where the tokens stand. What is kept of those of a cache is kept beside it.
+        where: where the tokens stand.
+
+    Returns:
+        the lists, and what is to be kept beside the cache once its tokens are appended; None without one.
 
     Raises:
-        ArgumentError: tokens that do not begin at position 0; a cache whose tokens came another way, or of several
-            lengths.
+        ArgumentError: tokens that begin behind position 0; a cache whose tokens came another way.
     """
     call, name = where.call, "the selector of SparseAttention(...)"
-    if where.cache is not None and where.lengths is not None:
-        hint = "a prompt of one length for all batch entries, or a batch for each length"
-        raise ArgumentError("lengths", "one length, of whose tokens a selector keeps summaries", name, hint)
     if where.cache is not None:
-        return lists_behind(select, q, k, where.cache, where.cache.tokens)
-    if "offset" in call:
-        expected = "0: blocks of keys are counted from the first one on"
-        raise_faults([Fault("offset", "a value", expected, "lengths=..., with padding on the right")], name)
-    return lists_of_call(select, q, k, call)
+        real = None
+        if where.lengths is not None:
+            end = torch.as_tensor(where.lengths, device=q.device).expand(q.shape[0])
+            real = torch.zeros_like(end), end
+        return lists_behind(select, q, k, where.cache, real)
+    offset = call.get("offset", 0)
+    if checked(q.device) and bool((torch.as_tensor(offset) > 0).any()):
+        expected = "at most 0: blocks of keys are counted from the first one on"
+        hint = "layer(x, cache=cache), a cache that the tokens before came to"
+        raise_faults([Fault("offset", f"{int(torch.as_tensor(offset).max())}", expected, hint)], name)
+    return lists_of_call(select, q, k, call), None
+
+
+def check_lists(blocks: Any, choice: Listed, q: Tensor, k: Tensor, cache: Any) -> None:
+    """Raise for lists that a step does not take, before its tokens are put into a cache.
+
+    Args:
+        blocks: what was given.
+        choice: what it should list.
+        q, k: of the tokens.
+        cache: what their keys are put into afterwards.
+
+    Raises:
+        ArgumentError: what the kernel would say of them.
+    """
+    block, _, queries = choice
+    raise_faults(check_blocks(blocks, choice, (q, k), None), "layer(x, cache=cache, blocks=...)")
+    if not checked(q.device):
+        return
+    rows = spans(cache.tokens, torch.full_like(cache.tokens, q.shape[2]), queries)
+    if blocks.shape[2] < int(rows.max()):
+        expected = f"{int(rows.max())} rows: the blocks of {queries} queries that the tokens lie in"
+        raise_faults([Fault("blocks", f"{blocks.shape[2]} rows", expected)], "layer(x, cache=cache, blocks=...)")
+    last = ((cache.tokens + q.shape[2] - 1) // block)[:, None, None, None]
+    unread = torch.arange(blocks.shape[2], device=q.device)[:, None] >= rows[:, None, None, None]
+    check_range(blocks, unread | (blocks >= 0) & (blocks <= last), 0, last)
 
 
 def lists_of_call(select: Selector, q: Tensor, k: Tensor, call: Mapping[str, Any]) -> Tensor:
@@ -99,15 +150,21 @@ def lists_of_call(select: Selector, q: Tensor, k: Tensor, call: Mapping[str, Any
     return _stacked(found)
 
 
-def lists_behind(select: Selector, q: Tensor, k: Tensor, cache: Any, before: Any, *, new: bool = True) -> Tensor:
-    """The lists of tokens that a cache then holds; `cache.beside` is what the selector keeps of its tokens.
+def lists_behind(
+    select: Selector, q: Tensor, k: Tensor, cache: Any, real: tuple[Tensor, Tensor] | None = None, *, new: bool = True
+) -> tuple[Tensor, Any]:
+    """The lists of tokens that come to a cache, whose `beside` is what the selector keeps of those in it.
 
     Args:
         select: the selector.
         q, k: of the tokens, as it takes them.
-        cache: what their keys are put into, or None for the first ones.
-        before: how many tokens there are, a number or of each batch entry.
-        new: whether the selector does not know them yet.
+        cache: what their keys are put into afterwards.
+        real: int [B] each, the first row of every batch entry that is no padding, and the one after the last; None:
+            all rows are tokens.
+        new: whether they come; or else are in the cache, and the selector knows them.
+
+    Returns:
+        the lists, and what is to be kept beside the cache.
 
     Raises:
         ArgumentError: tokens of the cache that the selector has not seen.
@@ -115,13 +172,34 @@ def lists_behind(select: Selector, q: Tensor, k: Tensor, cache: Any, before: Any
     state = cache.beside
     if state is None:
         state = select.start(k.shape[0], k.shape[1], k.shape[3], dtype=k.dtype, device=k.device)
-    if new and checked(q.device) and bool((torch.as_tensor(before) != state.length).any()):
-        got = f"a cache of {int(torch.as_tensor(before).max())} tokens, of which the selector knows {state.length}"
+    known = torch.as_tensor(state.length, device=q.device)
+    if new and checked(q.device) and bool((cache.tokens != known).any()):
+        got = f"a cache of {int(cache.tokens.max())} tokens, of which the selector knows {int(known.max())}"
         hint = "cache.clear(), and the prompt again: after cache.crop(...), or tokens that other calls appended"
         raise ArgumentError(got, "tokens that came with their queries", "the selector of a module", hint)
-    if new:
-        state = cache.beside = select.append(state, k)
-    return select.step(q, state)
+    if real is None and not isinstance(state, Apart):
+        state = select.append(state, k) if new else state
+        return select.step(q, state), state
+    n = q.shape[2]
+    rows = [(0, n)] * q.shape[0] if real is None else list(zip(*(x.tolist() for x in real), strict=True))
+    found, states = [], []
+    for b, (first, end) in enumerate(rows):
+        own = slice(first, end)
+        part = state.states[b] if isinstance(state, Apart) else _entry(state, b)
+        part = select.append(part, k[b : b + 1, :, own]) if new else part
+        lists = select.step(q[b : b + 1, :, own], part)
+        # rows of a step that are no tokens of it stand before these, where the entry has others
+        shown = min(n, part.length)
+        before = blocks_of(part.length - shown, shown, select.queries) - lists.shape[2]
+        behind = max(0, blocks_of(0, n, select.queries) - before - lists.shape[2])
+        found.append(pad(lists, (0, 0, before, behind), value=-1))
+        states.append(part)
+    return _stacked(found), Apart(tuple(states))
+
+
+def _entry(state: State, b: int) -> State:
+    """What is kept of one batch entry."""
+    return replace(state, summaries=state.summaries[b : b + 1], tail=state.tail[b : b + 1])
 
 
 def _of_runs(select: Selector, q: Tensor, k: Tensor, documents: Tensor) -> Tensor:

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from pidsl.codegen.choice.targets import Kind, kind
-from pidsl.language.chosen import Selection, selection
+from pidsl.language.chosen import selection
 from pidsl.language.heads import Heads
 from pidsl.language.parse import parse, parse_term
 from pidsl.language.score import PLAIN, Score
 from pidsl.language.terms import Ring, Term, walk
 from pidsl.language.trace import where
 from pidsl.runtime.call.call import Call, Gradients
+from pidsl.runtime.call.chosen import Listed
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -266,10 +267,10 @@ def is_choice(program: str) -> bool:
 
 
 @untraced
-def chooses(pattern: str) -> tuple[Selection, ...]:
-    """What calls of a pattern list, by its text."""
+def chooses(pattern: str) -> tuple[Listed, ...]:
+    """What calls of a pattern list, by its text; numbers, which torch can trace."""
     found = selection(parse_term(pattern))
-    return () if found is None else (found,)
+    return () if found is None else (found.numbers,)
 
 
 @untraced

@@ -44,7 +44,7 @@ class Compressed(Selector):
         self.compress, self.compress_values = compress, compress_values
 
     def summarise(self, units: Tensor, first: int) -> Tensor:
-        return wide(units).mean(3) if self.compress is None else self.compress(units)
+        return _compressed(units, self.compress)
 
     def _windows(self, rows: Rows, windows: int, device: torch.device) -> Tensor:
         """bool [count, windows]: those that end where the queries do or before."""
@@ -52,7 +52,8 @@ class Compressed(Selector):
         return ends <= rows.last(device)[:, None] + 1
 
     def scores(self, q: Tensor, kept: Tensor, rows: Rows) -> Tensor:
-        q, windows = pooled(q, rows).to(kept.dtype), kept.shape[2]
+        kept, windows = wide(kept), kept.shape[2]
+        q = pooled(q, rows).to(kept.dtype)
         p = softmax(products(q, kept) * q.shape[3] ** -0.5, self._windows(rows, windows, q.device))
         p = self.shared(p, kept.shape[1])
         each, over = self.block // self.stride, self.size // self.stride
@@ -75,9 +76,9 @@ class Compressed(Selector):
         n = q.shape[2]
         if n < self.size:
             return q.new_zeros(*q.shape[:3], v.shape[3])
-        keys = self.summarise(k[:, :, :n].unfold(2, self.size, self.stride).transpose(3, 4), 0)
-        values = v[:, :, :n].unfold(2, self.size, self.stride).transpose(3, 4)
-        values = wide(values).mean(3) if self.compress_values is None else self.compress_values(values)
+        windows = (x[:, :, :n].unfold(2, self.size, self.stride).transpose(3, 4) for x in (k, v))
+        modules = (self.compress, self.compress_values)
+        keys, values = (wide(_compressed(*pair)) for pair in zip(windows, modules, strict=True))
         found, count = [], max(1, AT_ONCE // (q.shape[0] * q.shape[1] * keys.shape[2]))
         for at, part in zip(range(0, n, count), q.split(count, 2), strict=True):
             rows = Rows(at, part.shape[2], at, at + part.shape[2], 1, self.block)
@@ -85,3 +86,11 @@ class Compressed(Selector):
             p = softmax(logits, self._windows(rows, keys.shape[2], q.device))
             found.append(products(p, values.mT.to(p.dtype)))
         return torch.cat(found, 2).to(q.dtype)
+
+
+def _compressed(units: Tensor, module: nn.Module | None) -> Tensor:
+    """[B, Hkv, w, size, D] to [B, Hkv, w, D]; a module is given what its parameters are."""
+    if module is None:
+        return wide(units).mean(3)
+    weight = next(module.parameters(), None)
+    return module(units if weight is None else units.to(weight.dtype))

@@ -71,7 +71,7 @@ class SeerGate(Selector):
     def log_gate(self, q: Tensor, kept: Tensor, rows: Rows) -> Tensor:
         """Logarithm of the gate, [B, Hq, rows.count, rows.blocks]; -inf where there is no summary to be seen."""
         mapped = self._turned(pooled(q, rows).to(self.q_map.dtype) @ self.q_map, rows.first, self.queries)
-        return log_softmax(products(mapped, kept) * mapped.shape[3] ** -0.5, rows.known(q.device))
+        return log_softmax(products(wide(mapped), wide(kept)) * mapped.shape[3] ** -0.5, rows.known(q.device))
 
     def scores(self, q: Tensor, kept: Tensor, rows: Rows) -> Tensor:
         return self.shared(self.log_gate(q, kept, rows).exp(), kept.shape[1])
@@ -106,13 +106,13 @@ class SeerGate(Selector):
         kept = self.summarise(whole, 0)
         if n % self.block:
             kept = torch.cat([kept, self.summarise(k[:, :, None, n - n % self.block :], n // self.block)], 2)
-        loss = kept.new_zeros(())
+        loss = wide(kept).new_zeros(())
         for rows in self.parts(0, n, q.shape[0] * q.shape[1] * self.queries * n):
             known = rows.known(q.device)
             with torch.no_grad():
                 p = attention(real_q[:, :, rows.start : rows.end], real_k[:, :, : rows.end], rows.start, scale)
                 target = _largest(_largest(p, self.block, 3), self.queries, 2) * known
-                target = (target / target.sum(-1, keepdim=True).clamp_min(1e-30)).to(kept.dtype)
+                target = (target / target.sum(-1, keepdim=True).clamp_min(1e-30)).to(loss.dtype)
             gate = self.log_gate(q[:, :, rows.start : rows.end], self.cut(kept, rows), rows).masked_fill(~known, 0.0)
             loss = loss + (torch.special.xlogy(target, target) - target * gate).sum()
         return loss / (q.shape[0] * q.shape[1] * -(-n // self.queries))

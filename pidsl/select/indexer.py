@@ -96,7 +96,7 @@ class LightningIndexer(Selector):
             raise ArgumentError(f"blocks: {list(blocks.shape)}", expected, "LightningIndexer(...).divergence")
         q, k, real_q, real_k = (x.detach()[:, :, :n] for x in (q, k, *attended))
         kept = self.summarise(k[:, :, :, None], 0)
-        loss = kept.new_zeros(())
+        loss = wide(kept).new_zeros(())
 
         def part(kept: Tensor, rows: Rows) -> Tensor:
             at = slice(rows.start, rows.end)
@@ -110,7 +110,7 @@ class LightningIndexer(Selector):
                 )
             with torch.no_grad():
                 p = attention(real_q[:, :, at], real_k[:, :, : rows.end], rows.start, scale).sum(1, keepdim=True) * seen
-                target = (p / p.sum(-1, keepdim=True).clamp_min(1e-30)).to(kept.dtype)
+                target = (p / p.sum(-1, keepdim=True).clamp_min(1e-30)).to(loss.dtype)
             found = log_softmax(self.scores(q[:, :, at], self.cut(kept, rows), rows), seen).masked_fill(~seen, 0.0)
             return (torch.special.xlogy(target, target) - target * found).sum()
 

@@ -14,14 +14,14 @@ from pidsl.errors import PidslError, SizeError, TermError
 from pidsl.language.schedule import Schedule
 from pidsl.language.shown import Displayed
 from pidsl.language.sizes import LIMIT
-from pidsl.language.terms import Term, of_lags_alone
+from pidsl.language.terms import Term, is_chosen, of_lags_alone
 from pidsl.language.vocabulary import causal
 from pidsl.relation.isl import in_turn
 from pidsl.studies.compare import laid_out
 from pidsl.studies.cost import shown
 from pidsl.studies.limits import least_degree, least_pairs, pairs_needed
 from pidsl.studies.members import Family, Member, Pattern, Ranges, require_used
-from pidsl.studies.numbers import cost_at, layers_of, value_at
+from pidsl.studies.numbers import cost_at, layers_of, surely, value_at
 from pidsl.studies.search import FAMILIES, cheapest, cheapest_known, reached, too_few
 
 Search = Callable[[int, int, int], tuple[Member | None, str]]  # of n, layers and the largest degree
@@ -37,9 +37,9 @@ class Candidate:
         pattern: a term for every layer, or a schedule.
         n: tokens.
         layers: how many there are.
-        pairs: attended pairs of all layers together.
-        degree: keys of the query with the most, in any layer.
-        depth: a bound that is at most `layers` at n.
+        pairs: attended pairs of all layers together; where calls choose, at most.
+        degree: keys of the query with the most, in any layer; likewise.
+        depth: a bound that is at most `layers` at n; where calls choose, of what is attended in every call.
         counts: a bound for the pairs of each layer; unknown where they were counted.
         least_pairs: no pattern of this kind can have fewer pairs, by `pairs_needed` at `least_at`; None of patterns
             that look at more than the lag, or ahead.
@@ -68,7 +68,8 @@ class Candidate:
         That the bounds are about this pattern, that each is proved, and that at n they say what is said here.
         """
         terms = layers_of(self.pattern, self.n, self.layers)
-        subject = self.pattern.unions if isinstance(self.pattern, Schedule) else self.pattern
+        certain = surely(self.pattern)
+        subject = certain.unions if isinstance(certain, Schedule) else certain
         stated = self.depth.question
         if (stated.subject, stated.quantity) != (subject, "depth") or stated.n not in (None, self.n):
             return False
@@ -85,7 +86,8 @@ class Candidate:
             return False
         if (pairs, degree) != (self.pairs, self.degree) or not connects or not self._cannot_be_beaten(set(terms)):
             return False
-        distinct = {id(bound): bound for bound in (*self.counts, *largest.values()) if bound.is_exact}
+        stated_of = (x for x in (*self.counts, *largest.values()) if x.is_exact or (x.is_known and is_chosen(x.term)))
+        distinct = {id(bound): bound for bound in stated_of}
         return all(bound.proof.check() for bound in (self.depth, *distinct.values()))
 
     def _cannot_be_beaten(self, terms: set[Term]) -> bool:
@@ -270,7 +272,7 @@ def _candidate(name: str, member: Member, n: int, layers: int) -> Candidate:
         layers=layers,
         pairs=sum(_exactly(known[term], n) for term in terms),
         degree=max(cost_at(term, n)[1] for term in known),
-        depth=ask.depth(member.pattern, n),
+        depth=ask.depth(surely(member.pattern), n),
         counts=tuple(known[term] for term in terms),
         least_pairs=least[0],
         least_at=least[1],
@@ -278,8 +280,9 @@ def _candidate(name: str, member: Member, n: int, layers: int) -> Candidate:
 
 
 def _exactly(bound: Bound, n: int) -> int:
-    """By an exact formula, or counted."""
-    return int(value_at(bound if bound.is_exact else replace(bound, relation="unknown"), n)[0])
+    """By an exact formula, or counted; of what calls choose, the most."""
+    told = bound.is_exact or is_chosen(bound.term)
+    return int(value_at(bound if told else replace(bound, relation="unknown"), n)[0])
 
 
 def looks_back(term: Term) -> bool:

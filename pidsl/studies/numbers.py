@@ -15,8 +15,9 @@ from pidsl.analysis.measured import measured
 from pidsl.analysis.portfolio import answer
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.errors import PidslError, SizeError, SymbolError, TooHardError
-from pidsl.language.schedule import Schedule
-from pidsl.language.terms import Term, of_lags_alone
+from pidsl.language.heads import Heads, heads
+from pidsl.language.schedule import Schedule, layers
+from pidsl.language.terms import Term, is_chosen, of_lags_alone
 from pidsl.language.vocabulary import causal, window
 from pidsl.relation import counting
 from pidsl.relation.oracle import table
@@ -54,7 +55,13 @@ def _counted(bound: Bound, n: int) -> Value | None:
 
 
 def cost_at(term: Term, n: int) -> tuple[int, int]:
-    """Pairs and the largest degree: from the lags, query by query, or from formulas where there are many queries."""
+    """Pairs and the largest degree: from the lags, query by query, or from formulas where there are many queries.
+
+    Of what calls choose, the most that any lists make of it.
+    """
+    if is_chosen(term):
+        most = [value_at(answer(asking(term, quantity)), n) for quantity in ("pairs", "max degree")]
+        return int(most[0][0]), int(most[1][0])
     lags = lags_of(term, n)
     if lags is not None:
         return int((n - lags).sum()), len(lags)
@@ -64,6 +71,19 @@ def cost_at(term: Term, n: int) -> tuple[int, int]:
             return int(answers[0][0]), int(answers[1][0])
     keys = counting.degree(term, n)
     return int(keys.sum()), int(keys.max())
+
+
+def surely(pattern: Pattern) -> Pattern:
+    """What a pattern attends in every call, whatever is chosen."""
+    if isinstance(pattern, Term):
+        return pattern.forced
+    if isinstance(pattern, Schedule):
+        return layers([_surely(layer) for layer in pattern])
+    return pattern
+
+
+def _surely(layer: Term | Heads) -> Term | Heads:
+    return layer.forced if isinstance(layer, Term) else heads((count, term.forced) for count, term in layer.groups)
 
 
 def lags_of(term: Term, n: int) -> np.ndarray | None:

@@ -22,11 +22,11 @@ from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.schedules import BaseSchedule
 from pidsl.errors import PidslError, TooHardError
-from pidsl.language.terms import Term, require_free
+from pidsl.language.terms import Term, is_confined, require_free
 from pidsl.language.vocabulary import causal, lags, stride, window
 from pidsl.studies.limits import least_degree
 from pidsl.studies.members import Family, Member, Pattern, Ranges, members
-from pidsl.studies.numbers import cost_at, depth_within, layers_of, reason_of
+from pidsl.studies.numbers import cost_at, depth_within, layers_of, reason_of, surely
 
 NEAR = 4  # members that are asked for their depth where none fits
 
@@ -183,7 +183,8 @@ def cheapest(family: Family, ranges: Ranges, n: int, layers: int, limit: int) ->
 
     def counted(term: Term) -> tuple[int, int]:
         if term not in known:
-            require_free(term, "what it costs and reaches")
+            if is_confined(term):
+                require_free(term, "what it costs and reaches")
             known[term] = cost_at(term, n)
         return known[term]
 
@@ -222,13 +223,16 @@ def cheapest(family: Family, ranges: Ranges, n: int, layers: int, limit: int) ->
 def _connects(member: Member, n: int, layers: int) -> bool:
     """Whether at most so many layers connect n tokens; by the formula of the depth, which is known of what does.
 
+    Of what calls choose, whether they do whatever is chosen.
+
     Raises:
         TooHardError: what is known does not tell.
     """
-    counted = depth_within(layers_of(member.pattern, n, layers), n, layers)
+    pattern = surely(member.pattern)
+    counted = depth_within(layers_of(pattern, n, layers), n, layers)
     if counted is not None and counted > layers:
         return False
-    depth = ask.depth(member.pattern, n)
+    depth = ask.depth(pattern, n)
     return reached(depth, n, layers)
 
 

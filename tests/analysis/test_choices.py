@@ -174,3 +174,13 @@ def test_other_rules_prove_nothing_of_choices() -> None:
     for relation in ("==", ">=", "<="):
         moved = replace(restated(possible, subject=PLAIN), relation=relation)
         assert not moved.proof.check()
+
+
+def test_a_design_with_a_budget() -> None:
+    """What is forced connects the tokens whatever is chosen; pairs and degree are the most that lists make of them."""
+    found = pidsl.design(64, 4, family=lambda w, b: window(w) | chosen(4, b), ranges={"w": (7, 16, 20), "b": (1, 2)})
+    best = found.best
+    assert best is not None and dict(best.parameters) == {"w": 16, "b": 1}
+    rows, pairs = worst(window(16) | chosen(4, 1), 64)
+    assert best.degree >= rows.max() and best.pairs >= 4 * pairs
+    assert best.depth.subject == window(16) and found.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +17,13 @@ from torch import Tensor
 
 from pidsl import causal, score, stride, window
 from pidsl.codegen.emit_triton import excerpt, library
-from pidsl.codegen.emit_triton.library import Kind, Walk, _mix, _part, _softcap, add_parts, forward, join
+from pidsl.codegen.emit_triton.library import Kind, Walk, _mix, _part, _softcap, _softplus, add_parts, forward, join
 from pidsl.codegen.emit_triton.masks import interval
 from pidsl.codegen.emit_triton.source import triton_source
 from pidsl.codegen.lower import lower
 from pidsl.language.expr import And, Compare, Pred, Var, holds
 from pidsl.runtime.call.dropout import mix
+from pidsl.runtime.call.logits import log_softplus
 
 interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="these tests are for the interpreter")
 
@@ -63,6 +65,24 @@ def test_softcap_and_bits() -> None:
     torch.testing.assert_close(capped.double(), wanted.detach(), rtol=0, atol=1e-4)
     torch.testing.assert_close(rate.double(), x.grad, rtol=0, atol=1e-5)
     assert torch.equal(mixed, mix(torch.arange(64)))
+
+
+@triton.jit
+def _of_softplus(x, weights, rates):
+    at = tl.arange(0, 256)
+    low, rest, rate = _softplus(tl.load(x + at))
+    tl.store(weights + at, low + tl.log2(rest))
+    tl.store(rates + at, rate / rest)
+
+
+@interpreted
+def test_softplus() -> None:
+    x = torch.cat([torch.linspace(-30.0, 30.0, 250), torch.tensor([-1e30, -1e3, -0.0, 1e3, 1e30, -3e-5])])
+    weights, rates = torch.zeros(256), torch.zeros(256)
+    _of_softplus[(1,)](x, weights, rates)
+    wanted, bend = log_softplus(x.double() * math.log(2))
+    torch.testing.assert_close(weights.double() * math.log(2), wanted, rtol=5e-7, atol=5e-7)
+    torch.testing.assert_close(rates.double(), bend, rtol=5e-7, atol=0)
 
 
 def of(*shape: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Patterns put into models, with a cache of the keys that they can still ask for."""
 
-# follows the hints of pidsl/hf/patching.py: patch, attention_modules, _by_layer, __call__
-# follows the hints of pidsl/hf/derived.py: __init__
+# follows the hints of pidsl/hf/patching.py: patch, attention_modules, _by_layer, _check_select, __call__
+# follows the hints of pidsl/hf/derived.py: __init__, attend
 # follows the hints of pidsl/hf/attention.py: attend, refuse_changed, _check_packed, _check_whole
 # follows the hints of pidsl/hf/interface.py: _not_through
 
@@ -18,7 +18,8 @@ from torch import Tensor
 
 import pidsl
 import pidsl.hf
-from pidsl import blocks, causal, keys, stride, window
+import pidsl.select
+from pidsl import blocks, causal, chosen, keys, stride, window
 from pidsl.errors import ArgumentError
 
 OPTIONS: dict[str, Any] = dict(max_new_tokens=14, do_sample=False, eos_token_id=None, pad_token_id=0)
@@ -271,3 +272,131 @@ def test_keys_that_a_layer_changes(small: ModuleType) -> None:
     with pytest.raises(pidsl.hf.UnsupportedError, match="latent attention"):
         pidsl.hf.DerivedCache(model(small, "deepseek_v3", "pidsl"))
     assert copy.deepcopy(own.config)._attn_implementation == "pidsl"
+
+
+CHOOSE = {
+    "moba": lambda: pidsl.select.MoBA(4, 2, 1, local=0),
+    "quest": lambda: pidsl.select.Quest(4, 2, 1, per="group"),
+    "indexer": lambda: pidsl.select.LightningIndexer(32, 16, 8, heads=2, width=4),
+}
+
+
+@pytest.mark.parametrize("name", CHOOSE)
+def test_chosen_blocks_have_the_same_tokens_with_any_cache(small: ModuleType, name: str) -> None:
+    torch.manual_seed(0)
+    select = CHOOSE[name]()
+    pattern = window(2) | chosen(select.block, select.budget, select.queries)
+    own = pidsl.hf.patch(model(small), pattern, select=select)
+    for side in ("none", "left"):
+        given = {**OPTIONS, "attention_mask": small.padded(ids(), side)}
+        wanted = own.generate(ids(), use_cache=False, **given)
+        assert torch.equal(own.generate(ids(), **given), wanted)
+        assert torch.equal(own.generate(ids(), cache=small.T.DynamicCache(), **given), wanted)
+    beams = own.generate(ids(), num_beams=3, **given)
+    assert torch.equal(beams, own.generate(ids(), num_beams=3, cache=small.T.DynamicCache(), **given))
+    assert not torch.equal(wanted, pidsl.hf.patch(own, window(2)).generate(ids(), **given))
+
+
+def test_chosen_blocks_of_keys_that_layers_share(small: ModuleType) -> None:
+    """Layers of Gemma 3n that have no keys of their own choose among those of another one."""
+    own = pidsl.hf.patch(model(small, "gemma3n"), window(2) | chosen(4, 2, 1), select=pidsl.select.MoBA(4, 2, 1))
+    given = {**OPTIONS, "attention_mask": small.padded(ids(), "left")}
+    wanted = own.generate(ids(), use_cache=False, **given)
+    assert torch.equal(own.generate(ids(), **given), wanted)
+    alike = [pidsl.select.MoBA(4, 2, 1) for _ in range(4)]
+    pidsl.hf.patch(own, window(2) | chosen(4, 2, 1), select=alike)
+    with pytest.raises(pidsl.hf.UnsupportedError, match="a summary of one selector") as shared:
+        own.generate(ids(), **given)
+    assert "DynamicCache(), or one selector for all layers that share keys" in shared.value.hint
+    assert torch.equal(own.generate(ids(), cache=small.T.DynamicCache(), **given), wanted)
+
+
+def test_each_layer_has_a_selector_of_its_own(small: ModuleType) -> None:
+    """As learned ones are: by the first one for both, the second layer lists something else."""
+    torch.manual_seed(0)
+    own, pattern = model(small), window(1) | chosen(1, 4, 1)
+    each = torch.nn.ModuleList(pidsl.select.LightningIndexer(32, 16, 4, heads=2, width=4) for _ in range(2))
+    pidsl.hf.patch(own, pattern, select=each)
+    wanted, logits = own.generate(ids(), use_cache=False, **OPTIONS), own(ids()).logits
+    assert torch.equal(own.generate(ids(), **OPTIONS), wanted)
+    assert not torch.allclose(pidsl.hf.patch(own, pattern, select=each[0])(ids()).logits, logits, atol=1e-4)
+    assert torch.equal(pidsl.hf.patch(own, pattern, select=list(each))(ids()).logits, logits)
+    with pytest.raises(ArgumentError, match="3 selectors\n  expected: one, or 2, one for each layer"):
+        pidsl.hf.patch(own, pattern, select=[each[0]] * 3)
+    with pytest.raises(ArgumentError, match="without a selector"):
+        pidsl.hf.patch(own, pattern, select=[each[0], None])
+    pidsl.hf.patch(own, pidsl.layers([window(1), pattern]), select=[None, each[0]])
+    assert torch.equal(own.generate(ids(), **OPTIONS), own.generate(ids(), use_cache=False, **OPTIONS))
+
+
+def test_chosen_blocks_of_the_whole_budget_are_the_model(small: ModuleType) -> None:
+    """The logits and tokens of a model whose attention is causal, and that has its own again afterwards."""
+    own = model(small, "llama")
+    tokens, mask = own.generate(ids(), use_cache=False, **OPTIONS), small.padded(ids(), "right")
+    plain, masked = own(ids()).logits, own(ids(), attention_mask=mask).logits
+    for select in (pidsl.select.MoBA(4, 8, 1), pidsl.select.Quest(8, 4, 4)):
+        with pidsl.hf.patched(own, window(1) | chosen(select.block, select.budget, select.queries), select=select):
+            assert torch.allclose(own(ids()).logits, plain, atol=1e-4)
+            assert torch.allclose(own(ids(), attention_mask=mask).logits[mask == 1], masked[mask == 1], atol=1e-4)
+            assert torch.equal(own.generate(ids(), **OPTIONS), tokens)
+            packed = own(ids(), position_ids=torch.cat([torch.arange(8), torch.arange(9)])[None], use_cache=False)
+            assert torch.allclose(packed.logits[:, 8:], own(ids()[:, 8:]).logits, atol=1e-4)
+    assert torch.equal(own(ids()).logits, plain)
+
+
+def test_chosen_blocks_by_the_formula(small: ModuleType) -> None:
+    """One layer under the mask of the lists that its selector made."""
+    select = pidsl.select.MoBA(4, 2, 4, per="entry")
+    made: list[Tensor] = []
+    select.register_forward_hook(lambda module, given, out: made.append(out))
+    pattern = window(2) | chosen(4, 2, 4)
+    config = small.T.LlamaConfig(**{**small.GROUPED, "num_hidden_layers": 1})
+    own = small.made(small.T.AutoModelForCausalLM, config, "eager")
+    with pidsl.hf.patched(own, pattern, select=select):
+        found = own(ids()).logits
+    (lists,) = made
+    dense = torch.tensor([[pattern.mask(17, blocks=entry[0].numpy()).tolist()] for entry in lists])
+    additive = torch.where(dense, 0.0, torch.finfo(torch.float32).min)
+    assert torch.allclose(own(ids(), attention_mask=additive).logits, found, atol=1e-4)
+
+
+def test_chosen_blocks_in_some_layers(small: ModuleType) -> None:
+    """A selector has its say where there is a choice; its steps go back, and copies go on, with the cache."""
+    select = pidsl.select.MoBA(4, 2, 1)
+    own = pidsl.hf.patch(model(small), pidsl.layers([COMB, window(2) | chosen(4, 2, 1)]), select=select)
+    swapped = [x._pidsl_swapped.select for x in own.modules() if hasattr(x, "_pidsl_swapped")]
+    assert swapped == [None, select]
+    wanted = own.generate(ids(), use_cache=False, **OPTIONS)
+    assert torch.equal(own.generate(ids(), **OPTIONS), wanted)
+    mask = torch.ones_like(ids())
+    mask[0, 13:], mask[1, :5] = 0, 0
+    with torch.no_grad():
+        whole = own(ids(), attention_mask=mask, use_cache=False).logits
+        for steps in ((4, 4, 9), (12, 1, 4), (1, 15, 1)):
+            for lookahead in (1, 20):
+                cache, found, start = pidsl.hf.DerivedCache(own, lookahead=lookahead), [], 0
+                for n in steps:
+                    rows = ids()[:, start : start + n]
+                    found.append(own(rows, attention_mask=mask[:, : start + n], past_key_values=cache).logits)
+                    start += n
+                assert torch.allclose(torch.cat(found, 1)[mask == 1], whole[mask == 1], atol=1e-4)
+    again = pickle.loads(pickle.dumps(own))
+    assert torch.equal(again.generate(ids(), **OPTIONS), wanted)
+
+
+def test_a_selector_is_needed_and_fits(small: ModuleType) -> None:
+    own, pattern = model(small), window(2) | chosen(4, 2, 1)
+    with pytest.raises(ArgumentError, match="without a selector") as missing:
+        pidsl.hf.patch(own, pattern)
+    assert missing.value.hint == "pidsl.hf.patch(model, pattern, select=pidsl.select.MoBA(block, budget, queries))"
+    gate = pidsl.select.SeerGate(8, 4, 2, 4, 2, 1)
+    with pytest.raises(ArgumentError, match="SeerGate") as before:
+        pidsl.hf.patch(own, pattern, select=gate)
+    assert before.value.hint == "pidsl.select.MoBA(block, budget, queries)"
+    with pytest.raises(ArgumentError, match="at most 2 blocks of 4"):
+        pidsl.hf.patch(own, pattern, select=pidsl.select.MoBA(4, 3, 1))
+    with pytest.raises(ArgumentError, match="a pattern with a choice"):
+        pidsl.hf.patch(own, pidsl.layers([window(2), window(3)]), select=pidsl.select.MoBA(4, 3, 1))
+    assert not hasattr(own, "_pidsl_before")
+    pidsl.hf.patch(own, pattern, select=pidsl.select.MoBA(4, 2, 1))
+    assert torch.isfinite(own(ids()).logits).all()

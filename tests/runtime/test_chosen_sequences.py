@@ -1,4 +1,4 @@
-"""Blocks that calls list, in ragged batches, packed documents and behind a cache: as in calls of each sequence alone."""
+"""Blocks that calls list in ragged batches, packed documents and behind a cache: as calls of each sequence alone."""
 
 from __future__ import annotations
 
@@ -104,11 +104,12 @@ def test_too_few_rows_for_the_sequences() -> None:
 @pytest.mark.parametrize("backend", HERE)
 @pytest.mark.parametrize("term", SIZES, ids=str)
 @pytest.mark.parametrize("pages", [{}, {"page_size": 8}], ids=["derived", "paged"])
-def test_decoding_from_a_cache(backend: Any, term: Term, pages: dict[str, int]) -> None:
+def test_decoding_from_a_cache(backend: Any, term: Term, pages: dict[str, Any]) -> None:
     """Step by step, entries of different lengths, lists of any number of heads, two tokens at once."""
     (block, queries), batch, total = SIZES[term], 3, 30
     q, k, v = tensors(total, total, heads=4, kv_heads=2, batch=batch)
-    kernel, behind, made = pidsl.compile(term, backend), [0, 3, 11], torch.Generator().manual_seed(4)
+    behind, made = [0, 3, 11], torch.Generator().manual_seed(4)
+    kernel: Any = pidsl.compile(term, backend)
     cache = pidsl.Cache(kernel, batch, 2, 16, torch.float32, "cpu", lookahead=1, **pages)
     first = torch.tensor([total - 12 - x for x in behind])
     cache.append(k[:, :, : total - 12], v[:, :, : total - 12], lengths=first)
@@ -133,7 +134,7 @@ def test_decoding_from_a_cache(backend: Any, term: Term, pages: dict[str, int]) 
 
 def test_decoding_with_a_block_that_there_is_not() -> None:
     q, k, v = tensors(30, 30)
-    kernel = pidsl.compile(MIXED, "torch")
+    kernel: Any = pidsl.compile(MIXED, "torch")
     cache = pidsl.Cache(kernel, 1, 2, 16, torch.float32, "cpu")
     cache.append(k, v)
     blocks = torch.tensor([0, 8, 1], dtype=torch.int32).view(1, 1, 1, 3)

@@ -169,6 +169,31 @@ def test_compressed_branch_and_its_gradients() -> None:
     assert s(q, k).shape == (B, HKV, 45, 4)
 
 
+@pytest.mark.parametrize("of_module", [torch.float32, torch.bfloat16])
+def test_halves(of_module: torch.dtype) -> None:
+    """Queries and keys of bfloat16 with modules of either kind: losses and branches are made in float32."""
+    torch.manual_seed(0)
+    learned = nn.Sequential(nn.Flatten(-2), nn.Linear(8 * D, D))
+    made = (
+        SeerGate(D, HQ, HKV, 8, 2, 8, width=4),
+        indexer().float(),
+        Compressed(8, 4, size=8, stride=4, compress=learned),
+    )
+    (q, k), real = inputs(45, dtype=torch.bfloat16), inputs(45, 1, torch.bfloat16)
+
+    def results() -> list[Tensor]:
+        gate, index, compressed = made
+        return [gate.distillation(q, k, real), index.divergence(q, k, real), compressed.attend(q, k, k).float()]
+
+    wanted = results()
+    for s in made:
+        s.to(of_module)
+    for got, want in zip(results(), wanted, strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, want, rtol=0.1, atol=0.1)
+    assert all((s(q, k) >= -1).all() for s in made)
+
+
 def test_centroids_move_to_their_tokens() -> None:
     torch.manual_seed(0)
     s, (q, k) = Clusters(D, HKV, 5, 8, decay=0.9).double(), inputs(40)

@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 import pidsl
-from pidsl import blocks, causal, full, lags, maximum, parse, stride, where, window
+from pidsl import blocks, causal, chosen, full, lags, maximum, parse, stride, where, window
 from pidsl.analysis.layers import stacks
 from pidsl.codegen.emit_triton.expr import index_source
 from pidsl.demo.output import Folder
@@ -42,6 +42,7 @@ from pidsl.runtime.call import ragged
 from pidsl.runtime.call.keywords import ELSEWHERE
 from pidsl.runtime.run_triton import cache
 from pidsl.runtime.run_triton.program import TritonProgram
+from pidsl.select import MoBA
 from pidsl.studies.graph import attention_graph
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -274,6 +275,11 @@ LANGUAGE = [
         "alibi=True here",
         lambda: pidsl.score(alibi=SLOPES),
         lambda: compiled(TERM, score=pidsl.score(alibi=True))(Q, K, V, slopes=SLOPES),
+    ),
+    Case(
+        "pidsl.score(normalizer='softplus')",
+        lambda: pidsl.score(normalizer="soft_plus"),  # type: ignore[arg-type]
+        lambda: compiled(TERM, score=pidsl.score(normalizer="softplus"))(Q, K, V),
     ),
     Case(
         "bias=(0, 127) here",
@@ -732,6 +738,13 @@ def padded() -> None:
     same(out[:, :, 3:], kernel(*(x[:, :, 3:] for x in (Q, K, V))))
 
 
+def regions() -> None:
+    of = pidsl.Regions(torch.tensor([[0, 0, 1, 1, 0, 0, 1, 1]]))
+    out = of.restore(kernel.packed(*map(of.sort, (Q, K, V)), of.packing.cu_seqlens_q))
+    ids = of.packing.documents[None]
+    same(out, of.restore(kernel(*(x[:, :, of.order] for x in (Q, K, V)), documents=ids)[0].transpose(0, 1)))
+
+
 def documents() -> None:
     """Ids in runs, a negative one for padding."""
     out = kernel(Q, K, V, documents=torch.tensor([[4, 4, 4, -1, 9, 9, 9, 9]]))
@@ -869,7 +882,7 @@ KEYWORDS = [
     Case(
         "ids that are different for every document",
         lambda: kernel(Q, K, V, documents=torch.tensor([[0, 0, 1, 1, 0, 0, 1, 1]])),
-        documents,
+        lambda: (documents(), regions()),
     ),
     Case(
         "a call for each sequence",
@@ -931,7 +944,55 @@ FAMILIES = [
     ),
 ]
 
-CASES = [*FAMILIES, *LANGUAGE, *REFUSED, *PATTERNS, *ANALYSIS, *KERNELS, *KEYWORDS, *DERIVATIVES]
+# --- what calls choose
+
+CHOSEN = chosen(4, 2, 4)
+CHOOSING = compiled(TERM | CHOSEN)
+LISTS = torch.tensor([[0, -1], [1, 0]], dtype=torch.int32).expand(1, 4, 2, 2)
+
+
+def under_lists(blocks: Tensor, own: Any = CHOOSING) -> None:
+    """A call under some lists is the dense formula under their mask."""
+    found = own(Q, K, V, blocks=blocks)
+    every = blocks.expand(1, 4, 2, blocks.shape[3])[0].cpu().numpy()
+    mask = torch.stack([torch.from_numpy(own.term.mask(8, blocks=x)) for x in every])
+    same(found, scaled_dot_product_attention(Q, *(x.repeat_interleave(2, 1) for x in (K, V)), attn_mask=mask))
+
+
+def one_choice_of_each() -> None:
+    for other in (CHOSEN, window(1) | CHOSEN):
+        gated = compiled(pidsl.gate(a=CHOSEN, b=other))(Q, K, V, weights=WEIGHTS, blocks=LISTS)
+        each = [compiled(x)(Q, K, V, blocks=LISTS) for x in (CHOSEN, other)]
+        same(gated, each[0] * WEIGHTS[..., :1] + each[1] * WEIGHTS[..., 1:])
+    headed = compiled(pidsl.heads([(2, CHOSEN), (2, TERM | CHOSEN)]))(Q, K, V, blocks=LISTS)
+    same(headed, torch.cat([compiled(CHOSEN)(Q, K, V, blocks=LISTS)[:, :2], CHOOSING(Q, K, V, blocks=LISTS)[:, 2:]], 1))
+
+
+def no_block_behind_the_last(last: int = 1) -> None:
+    far = torch.where(LISTS == 1, 7, LISTS)
+    under_lists(far.masked_fill(far > last, -1))
+
+
+CHOICES = [
+    Case("chosen(...) of the same block, budget and queries; or a gate, or heads, with a choice in each",
+         lambda: compiled(CHOSEN | chosen(8, 2)), one_choice_of_each),
+    Case("within=shift of what may be chosen", lambda: compiled(CHOSEN.shift(1)),
+         lambda: under_lists(LISTS, compiled(TERM | chosen(4, 2, 4, within=causal.shift(1))))),
+    Case("chosen(...) of the same block, budget and queries; or a kernel for each: pidsl.compile(term)",
+         lambda: compiled(pidsl.gate(a=CHOSEN, b=chosen(8, 2, 4))), one_choice_of_each),
+    Case("window(3) | chosen(64, 16)", lambda: TERM.mask(8, blocks=[[0]]),
+         lambda: is_mask(TERM | chosen(64, 16), lambda i, j: j <= i)
+         or (TERM | chosen(64, 16)).mask(8, blocks=[[0]])),
+    Case("kernel(q, k, v, blocks=lists), lists that a selector of pidsl.select makes", lambda: CHOOSING(Q, K, V),
+         lambda: under_lists(MoBA(4, 2, 4)(Q, K))),
+    Case("blocks.int()", lambda: CHOOSING(Q, K, V, blocks=LISTS.long()), lambda: under_lists(LISTS.long().int())),
+    Case("blocks.to(q.device)", lambda: CHOOSING(Q, K, V, blocks=LISTS.to("meta")),
+         lambda: under_lists(LISTS.to(Q.device))),
+    Case("blocks.masked_fill(blocks > last, -1)",
+         lambda: CHOOSING(Q, K, V, blocks=torch.where(LISTS == 1, 7, LISTS)), no_block_behind_the_last),
+]  # fmt: skip
+
+CASES = [*CHOICES, *FAMILIES, *LANGUAGE, *REFUSED, *PATTERNS, *ANALYSIS, *KERNELS, *KEYWORDS, *DERIVATIVES]
 NAMES = [f"{number}: {case.says}" for number, case in enumerate(CASES)]
 
 

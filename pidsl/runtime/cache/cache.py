@@ -66,8 +66,8 @@ class Cache:
         layout: of pages, [pages, 2, page, Hkv, D] ("NHD") or [pages, 2, Hkv, page, D] ("HND").
 
     Attributes:
-        beside: what a selector keeps of the tokens so far, a `pidsl.select.State` or None; it is reordered with the
-            cache, and forgotten where tokens are.
+        beside: what a selector keeps of the tokens so far, or None; it is reordered with the cache, and forgotten where
+            tokens are.
 
     Raises:
         ArgumentError: an argument is not what is said here.

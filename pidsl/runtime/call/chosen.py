@@ -23,6 +23,8 @@ from pidsl.runtime.call.ragged import checked
 from pidsl.runtime.call.segments import COLUMNS
 from pidsl.runtime.call.segments import Sequence as One
 
+Listed = tuple[int, int, int]  # block, budget and queries of what calls list
+
 NEVER = 2**31 - 1  # sorts behind every block
 
 
@@ -40,7 +42,7 @@ class Choice(NamedTuple):
     full: Callable[..., Any]
 
 
-def check_blocks(blocks: Any, choice: Selection, given: tuple[Tensor, Tensor], positions: Any) -> list[Fault]:
+def check_blocks(blocks: Any, choice: Listed, given: tuple[Tensor, Tensor], positions: Any) -> list[Fault]:
     """Faults of the lists of a call, but for their numbers.
 
     Args:
@@ -49,11 +51,11 @@ def check_blocks(blocks: Any, choice: Selection, given: tuple[Tensor, Tensor], p
         given: q and k.
         positions: of a uniform call, or anything else.
     """
-    (q, k), (_, most, size) = given, choice.numbers
+    (q, k), (_, most, size) = given, choice
     said = f"int32 [batch, 1 or kv_heads or heads, query blocks, up to {most}]"
     if blocks is None:
         hint = "kernel(q, k, v, blocks=lists), lists that a selector of pidsl.select makes"
-        return [Fault("blocks", "nothing", f"{said}: the pattern has {tuple(choice)} chosen by each call", hint)]
+        return [Fault("blocks", "nothing", f"{said}: the pattern has {choice} chosen by each call", hint)]
     if fault := check_form("blocks", blocks, said.removeprefix("int32 ")):
         return [fault]
     faults = []
@@ -212,22 +214,23 @@ def lists_of(blocks: Tensor, choice: Choice, rows: Rows, check: bool = True) -> 
     Raises:
         ArgumentError: a number that is neither -1 nor a block of keys that there is.
     """
-    given = blocks.long()
-    there = (given >= rows.first) & (given <= rows.last)
+    there = (blocks >= rows.first) & (blocks <= rows.last)
     if check and checked(blocks.device):
-        check_range(given, there | (rows.last < rows.first), rows.first, rows.last)  # rows of no sequence are not read
-    found = torch.where(there, given, NEVER).sort(dim=-1).values
+        check_range(blocks, there | (rows.last < rows.first), rows.first, rows.last)  # rows of no sequence are not read
+    found = torch.where(there, blocks, NEVER).sort(dim=-1).values
     repeated = torch.zeros_like(there)
     repeated[..., 1:] = found[..., 1:] == found[..., :-1]
-    found = torch.where(repeated, NEVER, found)
-    listed = found < NEVER
-    full = choice.full(
-        n=rows.n, m=rows.m, offset=rows.offset, key_offset=rows.key_offset, x=rows.x, y=torch.where(listed, found, 0)
-    )
-    whole = (found * choice.block >= rows.key_offset) & ((found + 1) * choice.block <= rows.key_offset + rows.m)
-    full = torch.as_tensor(full, device=blocks.device).expand(found.shape) & listed & whole
-    order = (found + torch.where(full, 0, NEVER + 1)).sort(stable=True, dim=-1)
-    entries = found.gather(-1, order.indices).int()
+    listed = (found < NEVER) & ~repeated
+    y = torch.where(listed, found, 0).long()
+    lengths = {"n": rows.n, "m": rows.m, "offset": rows.offset, "key_offset": rows.key_offset}
+    full = torch.as_tensor(choice.full(**lengths, x=rows.x, y=y), device=blocks.device) & listed
+    full &= (y * choice.block >= rows.key_offset) & ((y + 1) * choice.block <= rows.key_offset + rows.m)
+    # where each goes: full ones, others, what is not listed
+    before, others = full.cumsum(-1), (listed & ~full).cumsum(-1)
+    rest = torch.arange(found.shape[-1], device=blocks.device) - before - others
+    first, second = before[..., -1:], others[..., -1:]
+    place = torch.where(full, before - 1, torch.where(listed, first + others - 1, first + second + rest))
+    entries = torch.empty_like(found).scatter_(-1, place, torch.where(listed, found, NEVER))
     return Lists(entries, full.sum(-1, dtype=torch.int32), listed.sum(-1, dtype=torch.int32), rows)
 
 

@@ -327,7 +327,7 @@ def _documents(ids: Tensor) -> Tensor:
     if again is not None:
         b, at, name = int(entry[again]), int(first[again]), int(of[again])
         got = f"documents[{b}, {at}] = {name}, which an earlier run has too"
-        hint = "ids that are different for every document, or sort the tokens by document"
+        hint = "ids that are different for every document, or pidsl.Regions(ids), which sorts tokens by class"
         raise_faults([Fault("documents", got, "one run of tokens for each id", hint)], _DOCUMENTS)
     zero = torch.zeros_like(first)
     return _table(entry, first, after - first, zero, first, after - first, zero)

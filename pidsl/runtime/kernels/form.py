@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from pidsl.language.chosen import Selection
 from pidsl.language.shown import Displayed
 from pidsl.language.terms import Term
 from pidsl.runtime.call.arguments import Fault
 from pidsl.runtime.call.call import Call
+from pidsl.runtime.call.chosen import Listed
 
 if TYPE_CHECKING:
     from pidsl.codegen.plan.nodes import Plan
@@ -119,7 +119,7 @@ class Form(Sections):
         return tuple(dict.fromkeys([*self.inputs, *(x for part in self.parts.values() for x in part.form.named)]))
 
     @property
-    def choices(self) -> tuple[Selection, ...]:
+    def choices(self) -> tuple[Listed, ...]:
         """What the lists of a call are, for the patterns of all its programs; more than one do not fit one call."""
         return tuple(dict.fromkeys(x for part in self.parts.values() for x in part.form.choices))
 

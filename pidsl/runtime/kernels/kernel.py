@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from pidsl.errors import TermError
-from pidsl.language.chosen import Selection
 from pidsl.language.recipe import Backend, Recipe
 from pidsl.language.shown import Displayed
 from pidsl.language.vocabulary import documents
@@ -19,7 +18,7 @@ from pidsl.runtime import sequences
 from pidsl.runtime.call import arguments, ragged
 from pidsl.runtime.call.arguments import DTYPES, PARTS, Fault, head_dim_fits
 from pidsl.runtime.call.call import START, Call, Positions
-from pidsl.runtime.call.chosen import check_blocks
+from pidsl.runtime.call.chosen import Listed, check_blocks
 from pidsl.runtime.call.keywords import refuse
 from pidsl.runtime.call.ragged import Batch, Kept
 from pidsl.runtime.call.segments import Pages
@@ -77,7 +76,7 @@ class Kernel(Displayed):
         form: how the results of programs become its own.
         takes: the names of what a call may give beside q, k, v and the positions.
         confined: the pattern has the word `documents`: calls without documents are refused.
-        choice: what `blocks` of a call lists, for a pattern with the word `chosen`; else None.
+        choice: block, budget and queries of what `blocks` of a call lists, where the pattern has `chosen`; else None.
     """
 
     def __init__(self, recipe: Recipe, form: Form, confined: bool = False) -> None:
@@ -371,11 +370,11 @@ class Kernel(Displayed):
         call = Call(q, k, v, factor, positions or START, inputs)
         return backend, call, [*faults, *self.form.faults(call, usable, not faults)]
 
-    def _one_choice(self) -> Selection | None:
+    def _one_choice(self) -> Listed | None:
         """What the lists of a call are; of a gate or heads, one for all."""
         choices = self.form.choices
         if len(choices) > 1:
-            sizes = " and ".join(map(str, map(tuple, choices)))
+            sizes = " and ".join(map(str, choices))
             given = f"choices of {sizes} (block, budget, queries) in {self.recipe.of!r}"
             hint = "chosen(...) of the same block, budget and queries; or a kernel for each: pidsl.compile(term)"
             raise TermError(given, "one: a call has one `blocks`", hint=hint)

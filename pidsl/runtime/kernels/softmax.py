@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from pidsl.language.chosen import Selection
 from pidsl.language.recipe import Backend
 from pidsl.language.score import Score
 from pidsl.language.terms import Term
 from pidsl.runtime.call.call import Call
+from pidsl.runtime.call.chosen import Listed
 from pidsl.runtime.kernels.form import Form
 from pidsl.runtime.operator import attended
 from pidsl.runtime.programs import Program, Programs, chooses, preferred, rings, usual
@@ -43,7 +43,7 @@ class Softmax(Form):
         return (self.term,) if "ring" in (text := repr(self.term)) and rings(text) else ()
 
     @property
-    def choices(self) -> tuple[Selection, ...]:
+    def choices(self) -> tuple[Listed, ...]:
         return chooses(repr(self.term)) if self.inputs else ()
 
     @property

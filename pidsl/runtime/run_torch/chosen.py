@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,8 @@ from pidsl.runtime.call.logits import Place
 from pidsl.runtime.run_torch.tiles import Change
 from pidsl.runtime.run_torch.walks import LARGEST_MASK, Bound, Mask, Operands, Schedule, Segment, Sizes, Walk, mask_of
 
-GATHERED = 1 << 20  # elements of the keys of one batch: more would leave the caches, and be new memory for each batch
+GATHERED = 1 << 21  # elements of the keys of one batch: threads wait for each other a few times for each
+WAITING = 1 << 21  # elements of results that wait until all are changed at once
 STEPS = 8  # widths of tiles between a power of two and the next
 
 
@@ -61,17 +62,14 @@ class Chosen(Walk[Segment]):
                     limit = min(limit, LARGEST_MASK // (tiles.height * keys))
                 for part in group.split(max(1, limit)):
                     yield Gathered(tiles, part)
+            tiles.write()
 
     def lists(self, given: Operands) -> Lists:
-        """The lists of a call; blocks that the sequence begins or ends in are not full."""
+        """The lists of a call."""
         sizes, device = given.sizes, given.rows[0].device
 
         def full(x: Tensor, y: Tensor, **_: Any) -> Any:
-            first, last = y * self.block >= sizes.key_offset, (y + 1) * self.block <= sizes.key_offset + sizes.m
-            if self.full is None:
-                return torch.zeros_like(first)
-            found = self.full(**sizes.names, x=x.cpu().numpy(), y=y.cpu().numpy())
-            return first & last & torch.as_tensor(found, device=device)
+            return self.full is not None and self.full(**sizes.names, x=x.cpu().numpy(), y=y.cpu().numpy())
 
         blocks, choice = given.inputs["blocks"], Choice(self.block, self.budget, self.queries, full)
         where = Positions(sizes.offset, sizes.key_offset)
@@ -111,6 +109,19 @@ class Units(NamedTuple):
         """Which of `all`."""
         owner = b * self.steps[0] + h * self.steps[1]
         return owner + (z if self.steps[2] == 1 else z * self.steps[2])
+
+
+class Room:
+    """Memory that is used again: new memory of many MiB costs more than what is read into it."""
+
+    def __init__(self) -> None:
+        self._all: Tensor | None = None
+
+    def of(self, shape: tuple[int, int], like: Tensor) -> Tensor:
+        """Elements of some shape, with what was in them."""
+        if self._all is None or self._all.numel() < prod(shape):
+            self._all = like.new_empty(prod(shape))
+        return self._all[: prod(shape)].view(shape)
 
 
 class Group(NamedTuple):
@@ -165,6 +176,8 @@ class Tiles:
         self.of_keys = {1: [Units.in_place(x) for x in given.keys]}
         if self.key_unit > 1:
             self.of_keys[self.key_unit] = [Units.of(x, self.key_unit) for x in given.keys]
+        self.room = [Room() for _ in given.keys]
+        self.waiting: list[tuple[Tensor, Sequence[Tensor], Change]] = []
 
     def groups(self, masked: bool) -> Iterator[Group]:
         """The tiles that have full blocks, or masked ones."""
@@ -196,6 +209,27 @@ class Tiles:
         size = self.unit if units else 1
         return first[:, None] // size + torch.arange(self.walk.queries // size, device=first.device)
 
+    def put(self, where: Tensor, values: Sequence[Tensor], change: Change) -> None:
+        """Change units of the results, soon: every change of many is one of each thread less to wait for.
+
+        No unit is in two batches of full blocks, nor in two of masked ones.
+        """
+        self.waiting.append((where, values, change))
+        if sum(len(x) for x, *_ in self.waiting) * self.unit * self.given.columns >= WAITING:
+            self.write()
+
+    def write(self) -> None:
+        """Change what waits."""
+        if not self.waiting:
+            return
+        where, change = torch.cat([x for x, *_ in self.waiting]), self.waiting[0][2]
+        values = [torch.cat(x) for x in zip(*(x for _, x, _ in self.waiting), strict=True)]
+        self.waiting.clear()
+        found = [x.all.index_select(0, where).view(y.shape) for x, y in zip(self.of_results, values, strict=True)]
+        change(found, values)
+        for x, y in zip(self.of_results, found, strict=True):
+            x.all.index_copy_(0, where, y.view(len(where), -1))
+
 
 class Gathered:
     """Some tiles, as a pass takes them: `[tiles, 1, ...]`.
@@ -225,7 +259,7 @@ class Gathered:
             self._units = self._units.clamp(0, self.given.sizes.m - 1)
         self._kv_head = group.head // (tiles.heads // self.given.kv_heads)
         self.rows = [self._row(x, y) for x, y in zip(tiles.of_rows, self.given.rows, strict=True)]
-        self.keys = [self._key(x) for x in tiles.of_keys[size]]
+        self.keys = [self._key(*x) for x in zip(tiles.of_keys[size], tiles.room, strict=True)]
 
     def _exists(self, units: bool = False) -> Tensor:
         """`[tiles, members, rows]`, or units of rows: those that exist."""
@@ -240,10 +274,12 @@ class Gathered:
             found.masked_fill_(~self._present[:, None], torch.inf if x.ndim == 3 else 0.0)
         return found.view(*self._shape, *x.shape[3:])
 
-    def _key(self, units: Units) -> Tensor:
+    def _key(self, units: Units, room: Room) -> Tensor:
+        """Keys, where those of the batch before were."""
         at = units.numbers(self._group.b[:, None], self._kv_head[:, None], self._units)
-        count, width = self._units.shape
-        return units.all.index_select(0, at.view(-1)).view(count, 1, width * self._size, -1)
+        found = room.of((at.numel(), units.all.shape[1]), units.all)
+        torch.index_select(units.all, 0, at.view(-1), out=found)
+        return found.view(len(at), 1, at.shape[1] * self._size, -1)
 
     def _kept(self) -> Mask | None:
         """The pairs to keep of blocks that are not full."""
@@ -288,14 +324,12 @@ class Gathered:
         return Place(i, j[:, None, None] + key_offset, head, stream)
 
     def put(self, values: Sequence[Tensor], change: Change) -> None:
-        """Change the results of the rows, in place."""
-        units, where = self._tiles.of_results, self._where
-        found = [x.all.index_select(0, where) for x in units]
-        change([x.view(y.shape) for x, y in zip(found, values, strict=True)], values)
+        """Change the results of the rows."""
+        by_row, unit, where = (x.flatten(0, 2) for x in values), self._tiles.unit, self._where
+        found = [x.view(len(where), unit, *x.shape[1:]) for x in by_row]
         if self._present is not None:
             where, found = where[self._present], [x[self._present] for x in found]
-        for x, y in zip(units, found, strict=True):
-            x.all.index_copy_(0, where, y)
+        self._tiles.put(where, found, change)
 
     def add(self, grads: Sequence[Tensor]) -> None:
         """Add `[tiles, 1, keys, D]` to the sums of the keys, in a fixed order."""
