@@ -10,7 +10,9 @@ from pidsl.codegen.lower import lower
 from pidsl.runtime.run_triton.ahead import PRODUCTS, KernelReport, Problem, compile_ahead
 
 LONGER = 1.03  # loops over packed documents, at most, than those of a plain call
-TERMS = ("causal", "window(1023)", "window(63) | stride(256) & causal")
+TERMS = (
+    "causal", "window(1023)", "window(63) | stride(256) & causal", "window(63) & causal | chosen(64, 16)",
+)  # fmt: skip
 PLAIN = Problem(8, 16, 16, 2048, 2048)  # of so many programs that no walk is cut
 CALLS = {
     "plain": PLAIN, "packed": Problem(1, 16, 16, 16384, 16384, sequences=16),

@@ -18,8 +18,8 @@ from pidsl.relation.forms import predicate
 from pidsl.relation.frame import Frame
 from pidsl.relation.isl import coalesced, limited, read_map, read_set
 
-JOINED = 64  # positions of a tile that holds several blocks;
-SMALL = SMALLEST_TILE, 32  # of one that is owned, where blocks are no longer
+JOINED, JOINED_ROWS = 64, 32  # keys (rows) of a tile that holds several blocks: of more rows, addresses would spill
+SMALL = SMALLEST_TILE, 32  # of a tile that is owned, where blocks are no longer
 FULL = 300_000  # isl operations on which blocks need no mask; without an answer, all of them have one
 
 
@@ -36,8 +36,8 @@ def chosen_piece(term: Term, lists: Selection, backend: Backend, frame: Frame) -
 
     def walk(over: Over, prices: Sequence[Price]) -> Selected:
         own, met = (queries, block) if over == "keys" else (block, queries)
-        together = met * budget if over == "keys" else JOINED  # of all blocks that one of the others meets
-        most = max(own, SMALLEST_TILE), max(met, min(together, JOINED), SMALLEST_TILE)
+        joined = min(met * budget, JOINED) if over == "keys" else JOINED_ROWS
+        most = max(own, SMALLEST_TILE), max(met, joined, SMALLEST_TILE)
         sizes = [(x.rows, x.cols) if over == "keys" else (x.cols, x.rows) for x in prices]
         if not backend.exact:
             sizes += [(x, y) for x in SMALL for y in (*SMALL, JOINED)]

@@ -75,7 +75,7 @@ class SelectedWalker(Walker[Selected]):
         return [own.name, "block", "start < stop", "table"]
 
     def loops(self, out: Lines) -> None:
-        own, swept, joined = self.owned, self.swept, self._joined
+        own, joined = self.owned, self._joined
         each = f" * {self._each}" if self._each > 1 else ""
         out.put(
             f"{own.name}, block, there, lists = {own.letter}",
@@ -104,7 +104,7 @@ class SelectedWalker(Walker[Selected]):
 
     def _put_loop(self, out: Lines, source: str, *, masked: bool) -> None:
         """Put the loop over tiles x of blocks, the number of which is loaded one tile ahead; or those of short ones."""
-        own, swept, joined, each = self.owned, self.swept, self._joined, self._each
+        swept, joined, each = self.swept, self._joined, self._each
         if masked:
             out.put(*self._bounds)
         stages = ", num_stages=1" if masked and self._even and (self.over_keys or joined) else ""  # few
@@ -161,7 +161,7 @@ class SelectedWalker(Walker[Selected]):
                 f"first_met = tl.min(tl.where(task[4] & (low <= high), low, {length}), 0)",
                 "last_met = tl.max(tl.where(task[4], high, -1), 0)",
             ]
-        return [*lines, "low, width = tl.where(high < low, -1073741824, low), _between(low, high, KIND)[1]"]
+        return [*lines, "_, width = _between(low, high, KIND)", "low = tl.where(high < low, -1073741824, low)"]
 
     @property
     def _keep(self) -> str:

@@ -28,11 +28,12 @@ import triton.language as tl
 # What kernels are specialised for. By a row of the tables: which positions a program owns (tile t of TILE of a class
 # mod STEP, which CLASS says where there is one; or what OWN says), the walks over what they meet, whether that is one
 # key (row) each (LAGS), which keys and rows are attended (KEYS, ROWS; or CAREFUL: what the mask says), whether it is
-# the call that lists what they meet (LISTS), and what happens to logits and weights. By a call: widths, the precision of products, the dtype of indices, whether every key and every
-# row that exists is attended, whether tiles come through tensor descriptors, into how many parts walks are split (of
-# how many tiles each; 0: alike), whether the last tile comes first, how many query heads share a tile of rows, whether
-# warps have tasks of their own; whether there are sequences, all from position 0 on (FROM_0), and where their keys lie
-# ("slots", with a PERIOD, or "pages" of so many keys; see `pidsl.runtime.call.segments`).
+# the call that lists what they meet (LISTS), and what happens to logits and weights. By a call: widths, the precision
+# of products, the dtype of indices, whether every key and every row that exists is attended, whether tiles come through
+# tensor descriptors, into how many parts walks are split (of how many tiles each; 0: alike), whether the last tile
+# comes first, how many query heads share a tile of rows, whether warps have tasks of their own; whether there are
+# sequences, all from position 0 on (FROM_0), and where their keys lie ("slots", with a PERIOD, or "pages" of so many
+# keys; see `pidsl.runtime.call.segments`).
 STAGE = {"WALKS": (), "TILE": 0, "STEP": 1, "CLASS": None, "OWN": None, "LAGS": False, "KEYS": None, "ROWS": None,
          "CAREFUL": False, "LISTS": False, "SCORE": None, "SOFTPLUS": False, "DROPOUT": None, "ENTRY": None, "TABLE": 0,
          "WIDTH": 0}  # fmt: skip

@@ -120,7 +120,9 @@ def test_decoding_in_parts(pages: dict[str, int], heads: int) -> None:
 
 
 def test_one_query_keeps_all_multiprocessors_busy_and_reads_keys_once_for_a_group() -> None:
-    q, k = (torch.empty(1, heads, rows, 128, dtype=torch.bfloat16, device="meta") for heads, rows in ((32, 1), (8, 40000)))
+    q, k = (
+        torch.empty(1, heads, rows, 128, dtype=torch.bfloat16, device="meta") for heads, rows in ((32, 1), (8, 40000))
+    )
     for heads, pack in ((1, 4), (8, 4), (32, 1)):
         blocks = torch.empty(1, heads, 1, 256, dtype=torch.int32, device="meta")
         program = TritonProgram(lower(chosen(64, 256), head_dim=128))

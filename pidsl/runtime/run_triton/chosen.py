@@ -1,8 +1,8 @@
 """The blocks that a call lists, as tables for kernels: by blocks of queries, and by blocks of keys.
 
 A table has for every block, of every head that has lists, where its entries begin, how many of those are full, and how
-many there are. The entries of a block of queries are where blocks of keys begin, those of a block of keys where blocks of
-queries begin: rows of k and of q, counted from the first ones of the sequence; a block that those cut begins before 0.
+many there are. The entries of a block of queries are where blocks of keys begin, those of a block of keys where blocks
+of queries begin: rows of k and of q, counted from the first ones of the sequence; one that those cut begins before 0.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def choice_of(program: Loaded) -> Choice | None:
     if program.plan is not None:
         (piece,) = program.plan.walked(Selected)
         full = piece.layout.full
-    return Choice(*program.module.CHOSEN, lambda **lengths: holds(full, lengths))
+    block, budget, queries = program.module.CHOSEN
+    return Choice(block, budget, queries, lambda **lengths: holds(full, lengths))
 
 
 def names(by: str) -> tuple[str, str, str]:
