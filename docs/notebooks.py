@@ -15,7 +15,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 DOCS = Path(__file__).parent
 FOLDER = DOCS / "notebooks"
-PAGES = [DOCS / "tutorial" / f"{name}.md" for name in ("first_pattern", "bounds", "compile", "train", "decode")]
+CHAPTERS = "first_pattern", "bounds", "compile", "train", "decode", "select"
+PAGES = [DOCS / "tutorial" / f"{name}.md" for name in CHAPTERS]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK_NEARBY = re.compile(r"\]\((?=[\w-]+\.md)")
 MODULE = re.compile(r"^[\w.]*\.(?=\w+:)")

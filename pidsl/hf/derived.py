@@ -83,6 +83,7 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.kept: Any = None  # a pidsl.Cache
         self.tokens = 0  # padding included
         self._new: tuple[Tensor, Tensor] | None = None
+        self._select: Selector | None = None  # of the layer whose keys they are
         self._waiting = False
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -129,6 +130,11 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             self.kept = pidsl.Cache(
                 kernel, *sizes, max_tokens=self.max_tokens, lookahead=self.lookahead, value_dim=v.shape[3]
             )
+        if self._waiting:
+            self._select = select
+        elif select is not self._select:
+            hint = "past_key_values=transformers.DynamicCache(), or one selector for all layers that share keys"
+            raise refuse("layers that share keys, with selectors of their own", "a summary of one selector", hint=hint)
         if before == 0:
             lists = self._lists(select, query, k, mask, before)
             out: Tensor = kernel(query, k, v, **call, **inputs, **lists)
@@ -212,7 +218,7 @@ class DerivedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def reset(self) -> None:
         """Forget all tokens."""
-        self.kept, self.tokens, self._new, self._waiting = None, 0, None, False
+        self.kept, self.tokens, self._new, self._select, self._waiting = None, 0, None, None, False
 
     def batch_repeat_interleave(self, repeats: int) -> NoReturn:
         """Refused: the batch of a cache stays what it is."""

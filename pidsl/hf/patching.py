@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
@@ -29,12 +29,11 @@ if TYPE_CHECKING:
 
 Pattern = Term | Heads
 Model = TypeVar("Model", bound=PreTrainedModel)
+Select = Union["Selector", Sequence["Selector | None"], nn.ModuleList, None]
 BEFORE = "_pidsl_before"
 
 
-def patch(
-    model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern], *, select: Selector | None = None
-) -> Model:  # fmt: skip
+def patch(model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern], *, select: Select = None) -> Model:
     """Attend under another pattern, in every layer of a model, in some kinds of layers, or layer by layer.
 
     The model runs by pidsl from then on. Positions count from the first token of each sequence. `generate` gets a
@@ -45,8 +44,9 @@ def patch(
         model: a decoder or an encoder of transformers, or one with a head on it; it is changed in place.
         pattern: a term or heads for all layers; `pidsl.layers`, one for each; or a mapping of the names in
             `config.layer_types`, where layers of other kinds keep their own.
-        select: of patterns with `chosen`, what chooses, for all their layers: a `pidsl.select.Selector` that is called
-            with queries and keys after their rotation. Its parameters, if it has any, are not the model's.
+        select: of patterns with `chosen`, what chooses, for all their layers or, in a list, for each layer of the
+            model: a `pidsl.select.Selector` that is called with queries and keys after their rotation. Its parameters,
+            if it has any, are not the model's.
 
     Returns:
         the model.
@@ -58,6 +58,7 @@ def patch(
     """
     modules = attention_modules(model)
     swapped = _by_layer(model, modules, pattern)
+    selects = _selectors(model, modules, select)
     heads = getattr(model.config.get_text_config(), "num_attention_heads", None)
     terms = {id(x): x for x in swapped.values()}.values()
     for term in terms:
@@ -66,17 +67,17 @@ def patch(
         if any(within(x)[1] for x in _terms(term)):
             hint = "the pattern without documents: position_ids that restart keep them apart under any pattern"
             raise ArgumentError(f"{term!r}", "a pattern of positions in one sequence", _where(model), hint)
-        kernel = pidsl.compile(term)
-        _check_select(select, kernel.choice, term, _where(model))
-    if not any(is_chosen(x) for term in terms for x in _terms(term)):
-        check_selector(select, None, next(iter(terms), pattern), _where(model))
+    for module, term in swapped.items():
+        _check_select(selects[module], pidsl.compile(term).choice, term, _where(model))
+    if select is not None and not any(is_chosen(x) for term in terms for x in _terms(term)):
+        check_selector(next(filter(None, selects.values()), None), None, next(iter(terms), pattern), _where(model))
     unpatch(model)
     before = implementations(model)
     register()
     if not runs_here(model):
         model.set_attn_implementation("pidsl")
     for module, term in swapped.items():
-        setattr(module, NAME, Swapped(term, select if any(map(is_chosen, _terms(term))) else None))
+        setattr(module, NAME, Swapped(term, selects[module] if any(map(is_chosen, _terms(term))) else None))
     setattr(model, BEFORE, before)
     if hasattr(model, "generate"):
         vars(model)["generate"] = Generate(model)  # found before that of the class, copied and pickled with the model
@@ -100,8 +101,8 @@ def unpatch(model: Model) -> Model:
 
 @contextmanager
 def patched(
-    model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern], *, select: Selector | None = None
-) -> Iterator[Model]:  # fmt: skip
+    model: Model, pattern: Pattern | Schedule | Mapping[str, Pattern], *, select: Select = None
+) -> Iterator[Model]:
     """`patch` for a while: `with pidsl.hf.patched(model, term): ...`."""
     try:
         yield patch(model, pattern, select=select)
@@ -164,11 +165,22 @@ def _by_layer(
     return dict.fromkeys(modules, pattern)
 
 
+def _selectors(model: PreTrainedModel, modules: list[nn.Module], select: Select) -> dict[nn.Module, Selector | None]:
+    """The selector of each layer."""
+    if not isinstance(select, Sequence | nn.ModuleList):
+        return dict.fromkeys(modules, select)
+    if len(select) != len(modules):
+        given, expected = f"{len(select)} selectors", f"one, or {len(modules)}, one for each layer"
+        raise ArgumentError(given, expected, _where(model))
+    each: Any = zip(modules, select, strict=True)
+    return dict(each)
+
+
 def _check_select(select: Selector | None, choice: Listed | None, term: Pattern, where: str) -> None:
     if choice is not None and select is None:
         hint = "pidsl.hf.patch(model, pattern, select=pidsl.select.MoBA(block, budget, queries))"
         raise ArgumentError(f"{term!r} without a selector", "what makes its lists in each call", where, hint)
-    if choice is not None and select is not None and not select.rotated:
+    if choice is not None and select is not None and not getattr(select, "rotated", True):
         expected = "a selector of queries and keys after their rotation, which is all that attention functions get"
         raise ArgumentError(f"{type(select).__name__}", expected, where, "pidsl.select.MoBA(block, budget, queries)")
     if choice is not None:

@@ -243,7 +243,8 @@ class SparseAttention(Attention):
         output_gate: "head", "element" or None: the gate has one logit per head, or one per element.
         affine: whether softmax weights are scaled and shifted.
         select: of a pattern with `chosen`, what chooses: a `pidsl.select.Selector` of its block, queries and budget,
-            called with q and k. Its summaries of earlier tokens are kept beside a cache.
+            called with q and k. Its summaries of earlier tokens are kept beside a cache. Behind a cache, queries of a
+            block that come without the others of it are listed by themselves: with `queries=1` as in one call.
         backend: as in `pidsl.compile`.
 
     Raises:

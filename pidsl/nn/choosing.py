@@ -31,11 +31,13 @@ def check_selector(select: Any, choice: Listed | None, pattern: object, where: s
         where: the call.
 
     Raises:
-        ArgumentError: one without the other is no fault of a pattern: its calls are given lists. A selector without a
-            choice is, or one of other blocks, or of a larger budget.
+        ArgumentError: no selector; one for a pattern without a choice, or of other blocks, or of a larger budget. A
+            choice without a selector is no fault: its calls are given lists.
     """
     if select is None:
         return
+    if missing := [x for x in ("block", "budget", "queries", "start") if not hasattr(select, x)]:
+        raise ArgumentError(f"select without {missing[0]}: {select!r}", "a pidsl.select.Selector", where)
     if choice is None:
         hint = f"{pattern!r} | pidsl.chosen(select.block, select.budget, select.queries)"
         raise ArgumentError(f"select with {pattern!r}", "a pattern with a choice", where, hint)

@@ -1,7 +1,7 @@
 """Patterns put into models, with a cache of the keys that they can still ask for."""
 
 # follows the hints of pidsl/hf/patching.py: patch, attention_modules, _by_layer, _check_select, __call__
-# follows the hints of pidsl/hf/derived.py: __init__
+# follows the hints of pidsl/hf/derived.py: __init__, attend
 # follows the hints of pidsl/hf/attention.py: attend, refuse_changed, _check_packed, _check_whole
 # follows the hints of pidsl/hf/interface.py: _not_through
 
@@ -301,7 +301,32 @@ def test_chosen_blocks_of_keys_that_layers_share(small: ModuleType) -> None:
     """Layers of Gemma 3n that have no keys of their own choose among those of another one."""
     own = pidsl.hf.patch(model(small, "gemma3n"), window(2) | chosen(4, 2, 1), select=pidsl.select.MoBA(4, 2, 1))
     given = {**OPTIONS, "attention_mask": small.padded(ids(), "left")}
-    assert torch.equal(own.generate(ids(), **given), own.generate(ids(), use_cache=False, **given))
+    wanted = own.generate(ids(), use_cache=False, **given)
+    assert torch.equal(own.generate(ids(), **given), wanted)
+    alike = [pidsl.select.MoBA(4, 2, 1) for _ in range(4)]
+    pidsl.hf.patch(own, window(2) | chosen(4, 2, 1), select=alike)
+    with pytest.raises(pidsl.hf.UnsupportedError, match="a summary of one selector") as shared:
+        own.generate(ids(), **given)
+    assert "DynamicCache(), or one selector for all layers that share keys" in shared.value.hint
+    assert torch.equal(own.generate(ids(), cache=small.T.DynamicCache(), **given), wanted)
+
+
+def test_each_layer_has_a_selector_of_its_own(small: ModuleType) -> None:
+    """As learned ones are: by the first one for both, the second layer lists something else."""
+    torch.manual_seed(0)
+    own, pattern = model(small), window(1) | chosen(1, 4, 1)
+    each = torch.nn.ModuleList(pidsl.select.LightningIndexer(32, 16, 4, heads=2, width=4) for _ in range(2))
+    pidsl.hf.patch(own, pattern, select=each)
+    wanted, logits = own.generate(ids(), use_cache=False, **OPTIONS), own(ids()).logits
+    assert torch.equal(own.generate(ids(), **OPTIONS), wanted)
+    assert not torch.allclose(pidsl.hf.patch(own, pattern, select=each[0])(ids()).logits, logits, atol=1e-4)
+    assert torch.equal(pidsl.hf.patch(own, pattern, select=list(each))(ids()).logits, logits)
+    with pytest.raises(ArgumentError, match="3 selectors\n  expected: one, or 2, one for each layer"):
+        pidsl.hf.patch(own, pattern, select=[each[0]] * 3)
+    with pytest.raises(ArgumentError, match="without a selector"):
+        pidsl.hf.patch(own, pattern, select=[each[0], None])
+    pidsl.hf.patch(own, pidsl.layers([window(1), pattern]), select=[None, each[0]])
+    assert torch.equal(own.generate(ids(), **OPTIONS), own.generate(ids(), use_cache=False, **OPTIONS))
 
 
 def test_chosen_blocks_of_the_whole_budget_are_the_model(small: ModuleType) -> None:

@@ -154,3 +154,26 @@ def test_chosen_blocks(peers: ModuleType, tmp_path: Path) -> None:
     lists = chosen.random_lists(2, 5, 2)[0, 1].tolist()
     assert lists[0] == [-1, -1] and all(x < row for row, own in enumerate(lists) for x in own)
     assert all(len({*own}) == 2 for own in lists[2:])
+
+
+def test_what_a_budget_buys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model that hardly learned: what it says with the whole budget is what it says with all keys."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    budget = importlib.import_module("budget")
+    monkeypatch.setattr(budget, "BUDGETS", (1, 32))
+    monkeypatch.setattr(
+        budget, "accuracy", lambda model, questions: {name: round(model(x).square().mean().item(), 4)
+                                                      for name, (x, _) in questions.items()}
+    )  # fmt: skip
+    out = tmp_path / "new" / "budget.json"
+    small = ["--seeds", "1", "--steps", "3", "--gate-steps", "2", "--questions", "2", "--out", str(out)]
+    assert budget.main(small) == 0
+    report = json.loads(out.read_text())
+    assert {"machine", "versions", "command", "sizes"} <= report.keys()
+    rows = {(row["selector"], row["budget"]): row for row in report["runs"][0]["rows"]}
+    names = {name for name, _ in rows}
+    assert names == {"all keys", "window", "SeerGate", "MoBA", "Quest", "random", "largest"}
+    for name in names - {"all keys", "window"}:
+        assert rows[name, 32] == {**rows["all keys", None], "selector": name, "budget": 32}
+        assert rows[name, 1]["recall"] not in (rows["all keys", None]["recall"], rows["window", 0]["recall"])
+        assert rows[name, 1]["keys"] == 16 and rows["window", 0]["keys"] == 8

@@ -284,6 +284,8 @@ def test_a_selector_that_is_not_the_patterns() -> None:
         )  # fmt: skip
         layer(LOCAL | chosen(wrong.block, wrong.budget, wrong.queries), wrong)(X)
     layer(MIXED, MoBA(4, 1, 1))(X)  # fewer are fine
+    for other in (LOCAL, MIXED):
+        fails(lambda other=other: layer(other, "moba"), "select without block: 'moba'", "a pidsl.select.Selector", "")
 
 
 def test_lists_that_are_missing() -> None:
