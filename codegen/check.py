@@ -330,7 +330,7 @@ def check_list(piece: Piece, listed: BlockList, term: Term, frame: Frame) -> Ite
 
 
 def check_choice(plan: Plan, term: Term) -> Iterator[str]:
-    """What calls choose is what the term lets them, its mask is true on that less the other pieces, and full is full."""
+    """What calls choose is what the term lets them, its mask leaves out other pieces, and blocks called full are."""
     lists, pieces = selection(term), list(plan.walked(Selected))
     if (lists is None) != (not pieces):
         yield "a choice that the term has not, or none where it has one"

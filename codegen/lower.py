@@ -12,8 +12,8 @@ from functools import lru_cache
 import islpy as isl
 
 from pidsl.codegen.choice.boxes import Product
-from pidsl.codegen.choice.chosen import chosen_piece
 from pidsl.codegen.choice.choose import choose_layouts
+from pidsl.codegen.choice.chosen import chosen_piece
 from pidsl.codegen.choice.cost import REFERENCE, Backend, Sizes, backend_of
 from pidsl.codegen.choice.envelope import Envelope, envelope, envelope_piece, on_grids
 from pidsl.codegen.choice.grid_axes import axes_of

@@ -113,7 +113,7 @@ class Product:
 
     def _find_span(self, over: Over, k: int, own: int, swept: int) -> tuple[int, int, int, int]:
         """Pairs, boxes visited, tokens in them and own boxes of one axis."""
-        return on_axis(*_ends(self.axes[k], over, own), self._length(k), own, swept)
+        return on_axis(*_ends(self.axes[k], over, own), self._length(k), own, swept, exact=swept == 1)
 
     @cached_property
     def _attended(self) -> int:

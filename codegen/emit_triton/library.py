@@ -404,7 +404,6 @@ def _absorb(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
         scale2 = 1.0
     if keep is not None:
         logits = tl.where(keep, logits, -float("inf"))
-    rest = 1.0
     if KIND.SOFTPLUS:
         logits, rest, _ = _softplus(logits)
     if KIND.LAGS:
@@ -421,10 +420,14 @@ def _absorb(task, state, source, at, j, inside, keep, KIND: tl.constexpr):
         base = tl.where(new_top == -float("inf"), 0.0, new_top)  # -inf - -inf is NaN
     fade = tl.exp2(top - base)
     if KIND.LAGS:
-        p = tl.exp2(logits * scale2 - base) * rest
+        p = tl.exp2(logits * scale2 - base)
+    else:
+        p = tl.exp2(logits * scale2 - base[:, None])
+    if KIND.SOFTPLUS:
+        p *= rest
+    if KIND.LAGS:
         total = total * fade + p
     else:
-        p = tl.exp2(logits * scale2 - base[:, None]) * rest
         total = total * fade + tl.sum(p, 1)
     if KIND.DROPOUT is not None:
         p *= KIND.DROPOUT(stream, i, j)

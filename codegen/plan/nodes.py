@@ -24,8 +24,8 @@ class Piece:
     """Some pairs of the pattern, in no other piece, and how each pass visits them.
 
     `keep` is true on exactly its pairs among those that a walk visits: it has one predicate for the row and key of
-    `Runs` (over c, d, a, b) and of `Listed` and `Selected` blocks (over r, j), one per axis of a grid for `Boxes` (over a, b), and
-    none for `Lags`, which have their own. The walks of all passes are of one kind and have one layout.
+    `Runs` (over c, d, a, b) and of `Listed` and `Selected` blocks (over r, j), one per axis of a grid for `Boxes`
+    (over a, b), and none for `Lags`, which have their own. The walks of all passes are of one kind and have one layout.
     """
 
     keep: tuple[Pred, ...]

@@ -18,7 +18,7 @@ import islpy as isl
 import numpy as np
 from numpy.typing import NDArray
 
-from pidsl.codegen.plan.walks import BlockList, ChosenBlocks, Boxes, Grid, Lag, Lags, Listed, Runs, Selected, Walk
+from pidsl.codegen.plan.walks import BlockList, Boxes, ChosenBlocks, Grid, Lag, Lags, Listed, Runs, Selected, Walk
 from pidsl.errors import TooHardError
 from pidsl.language.expr import And, Compare, Index, Or, Pred, Var, evaluate, holds
 from pidsl.relation.counting import count_loops
@@ -45,7 +45,8 @@ def computed(walk: Walk, n: int) -> int:
             tiles = max(int(_of_runs(walk, _lengths_of(n), head).sum()) for head in _walking(walk))
             return tiles * walk.rows * walk.cols
         case Boxes(grid, _, own, swept, first, last):
-            return prod(on_axis(*axis)[0] for axis in zip(first, last, _lengths(grid, n), own, swept, strict=True))
+            axes = zip(first, last, _lengths(grid, n), own, swept, strict=True)
+            return prod(on_axis(*axis, exact=walk.visited == 1)[0] for axis in axes)
         case Listed(layout=BlockList(size, blocks)):
             return size**2 * sum(max(pair) * size < n for pair in blocks)
         case Selected(layout=x):  # at most: it is the calls that list them
@@ -206,13 +207,15 @@ def _lengths(grid: Grid, n: int) -> list[int]:
     return [x if length is None else min(x, length) for x, length in zip(found, grid.lengths, strict=True)]
 
 
-def on_axis(first: Index, last: Index | None, length: int, own: int, swept: int) -> tuple[int, int, int, int]:
-    """Pairs, boxes of keys, keys in them and boxes of queries of one axis; boxes of single tokens end with the grid."""
+def on_axis(
+    first: Index, last: Index | None, length: int, own: int, swept: int, *, exact: bool
+) -> tuple[int, int, int, int]:  # fmt: skip
+    """Pairs, boxes of keys, keys in them and boxes of queries of one axis; exact ones of queries end with the grid."""
     t = np.arange(-(-length // own))
     low = np.maximum(evaluate(first, {"t": t}), 0 * t)
     high = np.minimum(length - 1 if last is None else evaluate(last, {"t": t}), length - 1 + 0 * t)
     boxes = np.maximum(-(-(high - low + 1) // swept), 0)
-    heights = np.minimum(own, length - t * own) if swept == 1 else np.full(t.shape, own)
+    heights = np.minimum(own, length - t * own) if exact else np.full(t.shape, own)
     keys = boxes * swept
     return int((heights * keys).sum()), int(boxes.sum()), int(keys.sum()), int((boxes > 0).sum())
 

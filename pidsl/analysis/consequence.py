@@ -33,7 +33,10 @@ RULE = "consequence"
 POINTS = 20_000  # most n at which two formulas are compared
 FLIPPED: dict[str, Relation] = {"==": "==", "<=": ">=", ">=": "<="}
 t = symbol("t")
-SOURCES = {"sparsity": "pairs", "average degree": "pairs", "kv bytes": "live keys"} | dict.fromkeys(FLOPS, "pairs")
+SOURCES = {
+    "sparsity": "pairs", "average degree": "pairs", "kv bytes": "live keys", "decode bytes": "max degree",
+    **dict.fromkeys(FLOPS, "pairs"),
+}  # fmt: skip
 """Quantities that are made of another one."""
 
 
@@ -80,7 +83,7 @@ def read(premise: Bound, question: Question) -> Reading:
         raise TooHardError(f"{premise.name} of {premise.shown_subject} as a premise", "one about the same")
     if of.n is None and question.n is not None:
         at = {t: question.n - 1} if of.quantity in ("live keys", "kv bytes") else {n: question.n}
-        if t in at and question.n == 0:  # no token, no key
+        if question.n == 0 and (t in at or question.quantity == "decode bytes"):  # no token, no key
             return Reading("==", sympy.Integer(0), ())
         expr, needs = expr.subs(at), tuple(c.subs(at) for c in needs)
     elif of.n != question.n:

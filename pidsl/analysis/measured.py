@@ -75,6 +75,12 @@ def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[
     if bound.quantity in PRODUCTS:
         pairs = restated(bound, quantity="pairs", form=None)
         return _times(measured(pairs, values, work), _flops(bound.question))
+    if bound.quantity == "decode bytes" and values.get("n") == 0:
+        return 0, True
+    if bound.quantity == "decode bytes":
+        return _times(
+            measured(restated(bound, quantity="max degree", form=None), values, work), _row_bytes(bound.question)
+        )
     if bound.quantity in (*LIVE, "farthest", "contiguous", "depth") and choices.any_chosen(bound.subject):
         most = choices.AT_MOST[bound.quantity] == bound.relation
         found = choices.of_most(bound.subject) if most else choices.of_least(bound.subject)

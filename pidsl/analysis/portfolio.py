@@ -99,7 +99,7 @@ WAYS: dict[str, tuple[Way, ...]] = {
         Way("tokens followed", "layers.by_tokens:depth", "numbers", "always"),
         Way("axes of a small grid", "smaller.grids:of_few_tokens", "numbers"),
     ),
-    **dict.fromkeys(("sparsity", "average degree", "kv bytes", *FLOPS), MADE),
+    **dict.fromkeys(("sparsity", "average degree", "kv bytes", "decode bytes", *FLOPS), MADE),
 }
 
 

@@ -257,7 +257,7 @@ RULES: dict[str, Rule] = {
         (
             About(TERMS, ("pairs",), TOKENS),
             About(TERMS, ("max degree", "sparsity", "average degree"), {"n": maybe(from_(1))}),
-            About(TERMS, (*FLOPS,), COSTS),
+            About(TERMS, ("decode bytes", *FLOPS), COSTS),
             About(TERMS, ("degree", ACROSS)),
             About(TERMS, ("live keys",), {**ROWS, **TOKENS}),
             About(TERMS, ("live pages",), PAGES),

@@ -36,6 +36,8 @@ class Cost(Drawn):
         backward_read_bytes, backward_write_bytes: moved at least, by the backward pass.
         memory_bytes: out and lse; there are no temporaries of n * n elements.
         kv_bytes: K and V rows that decoding must keep after the tokens 0 .. t, t = n - 1 for a given n.
+        decode_bytes: K and V rows that a step reads which decodes one token of n: of the keys of the query with most;
+            where calls choose, by one list for the heads that share a key head.
         plan: what the chosen plan computes; None where there is none.
         plan_reason: why there is none.
     """
@@ -49,6 +51,7 @@ class Cost(Drawn):
     backward_write_bytes: Bound
     memory_bytes: Bound
     kv_bytes: Bound
+    decode_bytes: Bound
     plan: PlanCost | None
     plan_reason: str = ""
 
@@ -76,7 +79,7 @@ def cost(
         backward  10 D FLOPs per attended pair: five products, as in FlashAttention: q k, dO v, p dO, dS k, dS q
         bytes     q, k, v read once, out written once, lse (float32) written once; backward reads q, k, v, out, dout
                   and lse once and writes dq, dk, dv once
-        decoding  2 D * kv_heads * batch * bytes(dtype) per live key
+        decoding  2 D * kv_heads * batch * bytes(dtype) per live key that is kept, and per attended key that is read
 
     The softmax is not counted. The plan computes whole tiles, and scores twice in its two backward passes: 6 D and
     8 D FLOPs per computed pair.
@@ -100,7 +103,8 @@ def cost(
         batch: sequences.
 
     Returns:
-        A `Cost`; print it for a table. Where the pairs are known as a bound only, so are the FLOPs.
+        A `Cost`; print it for a table. Where the pairs are known as a bound only, so are the FLOPs; where calls
+        choose, all of it is what they cost at most.
 
     Raises:
         SizeError: a number is negative, zero where it counts something, or `kv_heads` does not divide `heads`.
@@ -137,6 +141,7 @@ def cost(
         backward_write_bytes=sizes("backward write bytes"),
         memory_bytes=sizes("memory bytes"),
         kv_bytes=scaled("kv bytes", live),
+        decode_bytes=scaled("decode bytes", ask.degree(term).maximum),
         plan=plan,
         plan_reason=reason,
     )

@@ -144,8 +144,8 @@ def test_a_walk_by_hand() -> None:
     strides = {f"{name}_{axis}": x.stride(i) for name, x in zip("qkv", (q, k, v)) for i, axis in enumerate("bhrd")}  # noqa: B905
     forward[(2 * 2,)](
         q, k, v, out, lse, **dict.fromkeys(("running", "table", "slopes", "sinks", "bias", "temperature", "seed")),
-        **dict.fromkeys(("segments", "listed", "key_table", "held")), prefix=0, each=0,
-        scale=0.3, n=20, m=27, heads=2, group=2, tiles=2, classes=1, pairs=2, own_rows=20, **numbers, **strides,
+        **dict.fromkeys(("segments", "listed", "choices", "key_table", "held")), prefix=0, each=0, list_rows=0,
+        list_group=0, scale=0.3, n=20, m=27, heads=2, group=2, tiles=2, classes=1, pairs=2, own_rows=20, **numbers, **strides,
         KIND=Kind(WALKS=(Walk(_every_other),), TILE=16, D=16, D_PAD=16, V=16, V_PAD=16),
     )  # fmt: skip
     logits = 0.3 * q @ k[:, :, ::2].mT

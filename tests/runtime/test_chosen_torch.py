@@ -23,6 +23,7 @@ from pidsl.testing import Inputs, assert_matches_dense, choices, inputs, lists, 
 MIXED = window(5) & causal | keys(0, 2) & causal | chosen(4, 3, queries=2)
 LATENT = chosen(1, 6, queries=1) | window(2) & causal
 FAR = chosen(16, 2, queries=16, within=window(60) & causal) | stride(8) & causal
+DOTTED = chosen(4, 8, queries=4, within=stride(3)) | window(0)  # no block is full
 NOT_CAUSAL = chosen(4, 5, queries=8, within=full) - keys(0, 2)
 
 
@@ -36,13 +37,14 @@ def test_random_terms_and_lists(data: st.DataObject, term: Term) -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.data(), st.sampled_from((MIXED, LATENT, FAR, NOT_CAUSAL)))
+@given(st.data(), st.sampled_from((MIXED, LATENT, FAR, DOTTED, NOT_CAUSAL)))
 def test_many_tiles_in_few_and_large_batches(data: st.DataObject, term: Term) -> None:
     of = data.draw(shapes(400, offsets=(0, 5, 64), key_offsets=(0, 0, 7)))
     call = data.draw(inputs(of, dtypes=("float32", "float64", "bfloat16")))
     patch = pytest.MonkeyPatch()
     with patch.context() as m:
         m.setattr(walk, "GATHERED", data.draw(st.sampled_from((1, 1 << 12, 1 << 20))))
+        m.setattr(walk, "STEPS", data.draw(st.sampled_from((1, 8))))  # 1: lists of 5 and of 8 blocks in one group
         m.setattr(walk, "WAITING", data.draw(st.sampled_from((1, 1 << 12, 1 << 20))))
         assert_matches_dense(term, replace(call, blocks=data.draw(lists(term, of))), backend="torch")
 

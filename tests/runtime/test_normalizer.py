@@ -106,8 +106,9 @@ def test_the_first_stage_of_the_paper() -> None:
     torch.testing.assert_close(compile(causal, "torch", s)(q, k, v), want)
 
 
-def test_rows_that_come_later_know_their_positions() -> None:
-    kernel = compile(PI, "torch", score(normalizer="length_scaled_softplus"))
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_rows_that_come_later_know_their_positions(backend: Any) -> None:
+    kernel = compile(PI, backend, score(normalizer="length_scaled_softplus"))
     q, k, v = tensors(20, 20, 8, 8)
     whole = kernel(q, k, v)
     torch.testing.assert_close(kernel(q[:, :, 13:], k, v, offset=13), whole[:, :, 13:])

@@ -17,11 +17,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from pidsl.language.score import Score
 from pidsl.runtime.call.call import Inputs
 from pidsl.runtime.call.dropout import kept
 from pidsl.runtime.call.sums import add_rows
+
+LINEAR = 38.0  # beyond, softplus(s) is s, or e^s, in double precision
 
 
 class Place(NamedTuple):
@@ -133,15 +136,11 @@ class TileScore:
 
 
 def log_softplus(s: Tensor) -> tuple[Tensor, Tensor]:
-    """log(softplus(s)) and its derivative; s and 1 where softplus(s) is e^s, down to s = -inf.
-
-    softplus(s) = e^min(s, 0) rest, with t = e^-|s| and rest = log(1 + t) / t, or s + log(1 + t) above 0.
-    """
-    t = s.abs().neg_().exp_().clamp_(min=torch.finfo(s.dtype).tiny)
-    rest = torch.log1p(t)
-    rest = torch.where(s > 0, s + rest, rest / t)
-    bend = t.add_(1.0).mul_(rest).reciprocal_()
-    return rest.log_().add_(s.clamp(max=0.0)), bend
+    """log(softplus(s)) and its derivative; s and 1 where softplus(s) is e^s in double precision, down to s = -inf."""
+    low = s < -LINEAR
+    plus = softplus(s, 1.0, LINEAR)
+    bend = torch.sigmoid(s).div_(plus).masked_fill_(low, 1.0)
+    return torch.where(low, s, plus.log_()), bend
 
 
 def length_factors(score: Score, i: Tensor) -> Tensor | None:
