@@ -18,11 +18,16 @@ from pidsl.relation.forms import predicate
 from pidsl.relation.frame import Frame
 from pidsl.relation.isl import coalesced, limited, read_map, read_set
 
+JOINED = 64  # positions of a tile that holds several blocks;
+SMALL = SMALLEST_TILE, 32  # of one that is owned, where blocks are no longer
 FULL = 300_000  # isl operations on which blocks need no mask; without an answer, all of them have one
 
 
 def chosen_piece(term: Term, lists: Selection, backend: Backend, frame: Frame) -> Piece:
-    """The piece of what a pattern may choose beside what it attends anyway, in the largest tiles that blocks fill."""
+    """The piece of what a pattern may choose beside what it attends anyway, in the largest tiles that blocks fill.
+
+    Programs own parts of one block, but tiles of what they meet may hold several.
+    """
     block, budget, queries = lists.numbers
     within, other = possible(term), forced(term)
     with limited(f"the mask of what {term!r} chooses"):
@@ -30,10 +35,14 @@ def chosen_piece(term: Term, lists: Selection, backend: Backend, frame: Frame) -
     layout = ChosenBlocks(block, budget, queries, within, other, _full(within, other, (queries, block), frame))
 
     def walk(over: Over, prices: Sequence[Price]) -> Selected:
-        sizes = [(x.rows, x.cols) for x in prices]
-        most = max(queries, SMALLEST_TILE), max(block, SMALLEST_TILE)
-        fitting = [x for x in sizes if x[0] <= most[0] and x[1] <= most[1]]
-        return Selected(layout, over, *max(fitting or [min(sizes)]))
+        own, met = (queries, block) if over == "keys" else (block, queries)
+        together = met * budget if over == "keys" else JOINED  # of all blocks that one of the others meets
+        most = max(own, SMALLEST_TILE), max(met, min(together, JOINED), SMALLEST_TILE)
+        sizes = [(x.rows, x.cols) if over == "keys" else (x.cols, x.rows) for x in prices]
+        if not backend.exact:
+            sizes += [(x, y) for x in SMALL for y in (*SMALL, JOINED)]
+        rows, cols = max([x for x in sizes if x[0] <= most[0] and x[1] <= most[1]] or [min(sizes)])
+        return Selected(layout, over, *((rows, cols) if over == "keys" else (cols, rows)))
 
     over_keys = walk("keys", backend.forward)
     grad_query = walk("keys", backend.grad_query) if backend.grad_query else over_keys

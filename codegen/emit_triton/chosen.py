@@ -107,7 +107,7 @@ class SelectedWalker(Walker[Selected]):
         own, swept, joined, each = self.owned, self.swept, self._joined, self._each
         if masked:
             out.put(*self._bounds)
-        stages = ", num_stages=1" if masked and self._even and self.over_keys else ""  # few
+        stages = ", num_stages=1" if masked and self._even and (self.over_keys or joined) else ""  # few
         if not joined:
             by = f" // {each}" if each > 1 else ""
             out.put(f"here = entries + first{by}", "entry = tl.load(here)")

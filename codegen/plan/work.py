@@ -165,7 +165,8 @@ def _of_lists(walk: Selected, lists: ChosenBlocks, env: dict[str, Any]) -> Count
         own, rows, other, listed = other, keys, own, rows
     else:
         listed = min(lists.budget, keys)
-    return np.full((1, rows * -(-own // walk.owned)), listed * -(-other // walk.visited), np.int64)
+    tiles = listed * -(-other // walk.visited) if other >= walk.visited else -(-listed // (walk.visited // other))
+    return np.full((1, rows * -(-own // walk.owned)), tiles, np.int64)
 
 
 def _of_lags(walk: Lags, env: dict[str, Any]) -> Counts:
