@@ -134,9 +134,10 @@ def lists_of_call(select: Selector, q: Tensor, k: Tensor, call: Mapping[str, Any
     n, m = q.shape[2], k.shape[2]
     usual = {"offset": 0, "key_offset": 0, "lengths": n, "key_lengths": m}
     given = {name: call.get(name, value) for name, value in usual.items()}
-    numbers = all(isinstance(x, int) for x in given.values())
-    if numbers and given["key_offset"] == 0 and given["lengths"] == n:
-        return select(q, k[:, :, : given["key_lengths"]], offset=given["offset"])
+    if all(isinstance(x, int) for x in given.values()):
+        offset, first, rows, keys = given.values()
+        if first == 0 and rows == n and keys >= offset + n:  # what lies behind the last query plays no part
+            return select(q, k, offset=offset)
     found = []
     for b in range(q.shape[0]):
         offset, first, rows, keys = (int(x[b]) if isinstance(x, Tensor) and x.dim() else int(x) for x in given.values())
@@ -172,11 +173,12 @@ def lists_behind(
     state = cache.beside
     if state is None:
         state = select.start(k.shape[0], k.shape[1], k.shape[3], dtype=k.dtype, device=k.device)
-    known = torch.as_tensor(state.length, device=q.device)
-    if new and checked(q.device) and bool((cache.tokens != known).any()):
-        got = f"a cache of {int(cache.tokens.max())} tokens, of which the selector knows {int(known.max())}"
-        hint = "cache.clear(), and the prompt again: after cache.crop(...), or tokens that other calls appended"
-        raise ArgumentError(got, "tokens that came with their queries", "the selector of a module", hint)
+    if new and checked(q.device):
+        known = torch.as_tensor(state.length, device=q.device)
+        if bool((cache.tokens != known).any()):
+            got = f"a cache of {int(cache.tokens.max())} tokens, of which the selector knows {int(known.max())}"
+            hint = "cache.clear(), and the prompt again: after cache.crop(...), or tokens that other calls appended"
+            raise ArgumentError(got, "tokens that came with their queries", "the selector of a module", hint)
     if real is None and not isinstance(state, Apart):
         state = select.append(state, k) if new else state
         return select.step(q, state), state

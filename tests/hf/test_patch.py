@@ -275,8 +275,7 @@ def test_keys_that_a_layer_changes(small: ModuleType) -> None:
 
 
 CHOOSE = {
-    "moba": lambda: pidsl.select.MoBA(4, 2, 1, local=0),
-    "quest": lambda: pidsl.select.Quest(4, 2, 1, per="group"),
+    "moba": lambda: pidsl.select.MoBA(4, 2, 1, local=0, per="group"),
     "indexer": lambda: pidsl.select.LightningIndexer(32, 16, 8, heads=2, width=4),
 }
 

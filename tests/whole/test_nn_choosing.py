@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import pidsl
@@ -194,6 +196,31 @@ def test_steps_inside_of_blocks_of_queries(make: Callable[[], SparseAttention]) 
             start += n
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_any_selector_of_tokens(data: st.DataObject) -> None:
+    """Prompts of any lengths, then steps of several tokens, are as each sequence alone; and that is the formula."""
+    block, first, local = (data.draw(st.integers(*ends)) for ends in ((1, 7), (0, 1), (0, 2)))
+    budget = data.draw(st.integers(max(1, first + local), 4))
+    kind, per = data.draw(st.sampled_from((MoBA, Quest))), data.draw(st.sampled_from(("head", "group", "entry")))
+    static = data.draw(st.sampled_from((LOCAL, keys(0, 2) & causal, pidsl.empty)))
+    select = kind(block, budget, 1, first=first, local=local, per=per)
+    own = layer(static | chosen(block, budget, 1), select, rope=data.draw(st.sampled_from((None, 1e4))))
+    lengths = data.draw(st.lists(st.integers(0, 12), min_size=2, max_size=3))
+    steps, most = data.draw(st.lists(st.integers(1, 3), max_size=3)), max(*lengths, 1)
+    x, more = torch.randn(len(lengths), most, 32), torch.randn(len(lengths), sum(steps), 32)
+    with torch.no_grad():
+        cache = cache_of(own, len(lengths), lookahead=2, page_size=data.draw(st.sampled_from((None, 4))))
+        found = [own(x, lengths=torch.tensor(lengths), cache=cache)]
+        found += [own(part, cache=cache) for part in more.split(steps, 1)] if steps else []
+        for b, n in enumerate(lengths):
+            whole = torch.cat([x[b, :n], more[b]])[None]
+            if whole.shape[1]:
+                mine = torch.cat([found[0][b, :n], *(part[b] for part in found[1:])])[None]
+                close(mine, own(whole))
+                close(mine, formula(own, whole, listed(own, whole)))
+
+
 def test_lists_that_are_given() -> None:
     own = layer(LOCAL | chosen(4, 3, 4), None)
     x = torch.randn(2, 14, 32)
@@ -247,6 +274,18 @@ def test_the_whole_budget_is_causal_attention() -> None:
         own.load_state_dict(dense.state_dict(), strict=False)
         x = torch.randn(2, N, 32)
         close(own(x), dense(x))
+
+
+def test_a_call_is_one_graph() -> None:
+    own, graphs = MAKE["moba"](), []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    x = torch.randn(2, N, 32)
+    close(torch.compile(own, backend=count, fullgraph=True)(x), own(x))
+    assert len(graphs) == 1
 
 
 def test_the_parameters_of_a_gate_are_the_modules() -> None:

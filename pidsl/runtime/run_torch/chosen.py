@@ -23,7 +23,7 @@ from pidsl.runtime.call.logits import Place
 from pidsl.runtime.run_torch.tiles import Change
 from pidsl.runtime.run_torch.walks import LARGEST_MASK, Bound, Mask, Operands, Schedule, Segment, Sizes, Walk, mask_of
 
-GATHERED = 1 << 21  # elements of the keys of one batch: threads wait for each other a few times for each
+GATHERED = 1 << 22  # elements of the keys of one batch: threads wait for each other a few times for each
 WAITING = 1 << 21  # elements of results that wait until all are changed at once
 STEPS = 8  # widths of tiles between a power of two and the next
 
