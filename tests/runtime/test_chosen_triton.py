@@ -25,7 +25,7 @@ from pidsl.testing import Inputs, assert_matches_dense, choices, inputs, lists, 
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="CPU tensors need the interpreter")
 
-FEW = settings.default.max_examples // 7
+FEW = settings.default.max_examples // 10
 MIXED = window(5) & causal | keys(0, 2) & causal | chosen(16, 3, queries=16)
 LATENT = chosen(1, 20, queries=1) | window(2) & causal
 ODD = chosen(20, 2, queries=12, within=window(40) & causal) | window(0)
@@ -45,7 +45,7 @@ def test_random_terms_and_lists(data: st.DataObject, term: Term) -> None:
 @settings(deadline=None, max_examples=FEW)
 @given(st.data(), st.sampled_from((MIXED, ODD, NOT_CAUSAL)))
 def test_tiles_of_parts_of_blocks_and_of_many_blocks(data: st.DataObject, term: Term) -> None:
-    of = data.draw(shapes(60, offsets=(0, 5, 64), key_offsets=(0, 0, 7), head_dims=(16,)))
+    of = data.draw(shapes(45, offsets=(0, 5, 64), key_offsets=(0, 0, 7), head_dims=(16,)))
     call = data.draw(inputs(of, dtypes=("float32", "bfloat16", "float16")))
     assert_matches_dense(term, replace(call, blocks=data.draw(lists(term, of))), backend="triton")
 
@@ -79,7 +79,7 @@ def test_the_order_of_a_list_repeats_and_another_run_change_no_bit(term: Term) -
 @pytest.mark.parametrize(("term", "heads"), [(MIXED, 1), (LATENT, 2), (ODD, 4)], ids=str)
 def test_documents_and_entries_of_any_length(term: Term, heads: int) -> None:
     """Packed, and in a batch with rows of nobody, as the dense mask has it."""
-    n = 8 if term is LATENT else 30
+    n = 6 if term is LATENT else 30
     q, k, v = tensors(n, n, heads=4, kv_heads=2)
     block, budget, queries = SIZES[term]
     ids = torch.zeros(1, n, dtype=torch.int64)
@@ -158,7 +158,7 @@ def test_a_list_of_the_future_leaks_nothing() -> None:
     assert torch.equal(alone(q, k, first, blocks=every)[:, :, :8], alone(q, k, v, blocks=every)[:, :, :8])
 
 
-@pytest.mark.parametrize("number", [-2, 3, 2**31 - 1, -(2**31)])
+@pytest.mark.parametrize("number", [3, -(2**31)])
 def test_what_is_out_of_range_raises_and_without_a_check_is_left_out(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
