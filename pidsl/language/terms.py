@@ -208,7 +208,7 @@ class Chosen(Term):
     queries: Index
     within: Term
     chooses = True
-    LEAST = (1, 1, 1)
+    LEAST = (1, 1, 1, None)
 
     @classmethod
     def made(cls, *values: Any) -> Term:
