@@ -297,3 +297,10 @@ def test_odd_statements_are_answered(part: str) -> None:
 def test_what_is_no_formula_is_refused_everywhere(wrong: Any) -> None:
     for bound in statements():
         assert not restated(bound, expr=wrong).proof.check()
+
+
+@pytest.mark.parametrize("subject", [(window(2), window(3)), (window(2), lags(0, 5), causal)], ids=repr)
+@pytest.mark.parametrize("question", [ask.farthest, ask.contiguous], ids=["farthest", "contiguous"])
+def test_what_holds_of_any_number_of_layers_is_no_statement_about_several(subject: Any, question: Any) -> None:
+    for bound in (question(window(2)), question(window(2) | lags(9)), question(window(2) | stride(5) & causal)):
+        assert not restated(bound, subject=subject).proof.check()

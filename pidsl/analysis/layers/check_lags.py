@@ -235,8 +235,11 @@ def _is_sum(parts: Intervals, x: int) -> bool:
 
 
 def _check_any(bound: Bound) -> Verdict:
-    (term,), where = judged.terms_of(bound), region(bound.assumptions, ("n", "L"))
+    terms, where = judged.terms_of(bound), region(bound.assumptions, ("n", "L"))
     fact = bound.certificate.fact
+    if len(terms) != 1:
+        return failed("a term for each layer, and no number of layers")
+    (term,) = terms
     if where.is_empty():
         return failed("no n and L satisfy the assumptions")
     if fact("reach") is not None or (bound.quantity == "contiguous" and fact("regular") is None):
