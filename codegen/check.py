@@ -323,9 +323,7 @@ def check_list(piece: Piece, listed: BlockList, term: Term, frame: Frame) -> Ite
     """The list is that of the term, and its mask lets through what is wanted and not in other pieces."""
     if separate(term) != listed:
         yield "the list is not that of the term"
-    flat, exist = frame.map("[[r] -> [j]] -> [r, j]"), frame.existing()
-    within, other = (rows_relation(x, frame).wrap().apply(flat) & exist for x in (listed.within, listed.other))
-    if not (region(piece.keep[0], _scope(frame, "r, j")) & exist).is_equal(within - other):
+    if not _is_kept(piece, _beside(listed.within, listed.other, frame), frame):
         yield "the mask of the list is wrong"
 
 
@@ -339,14 +337,25 @@ def check_choice(plan: Plan, term: Term) -> Iterator[str]:
         assert isinstance(layout, ChosenBlocks)
         if (layout.block, layout.budget, layout.queries) != lists or layout.within != possible(term):
             yield "the choice is not that of the term"
-        flat, exist = frame.map("[[r] -> [j]] -> [r, j]"), frame.existing()
-        within, other = (rows_relation(x, frame).wrap().apply(flat) & exist for x in (possible(term), forced(term)))
-        if not (region(piece.keep[0], _scope(frame, "r, j")) & exist).is_equal(within - other):
+        pairs = _beside(possible(term), forced(term), frame)
+        if not _is_kept(piece, pairs, frame):
             yield "the mask of the choice is wrong"
         blocks = f"x = floor((r + offset)/{layout.queries}) and y = floor({frame.key}/{layout.block})"
-        full = region(layout.full, _scope(frame, "x, y")).apply(frame.map(f"[x, y] -> [r, j] : {blocks}")) & exist
-        if not full.is_subset(within - other):
+        full = region(layout.full, _scope(frame, "x, y")).apply(frame.map(f"[x, y] -> [r, j] : {blocks}"))
+        if not (full & frame.existing()).is_subset(pairs):
             yield "blocks that are called full are not"
+
+
+def _beside(within: Term, other: Term, frame: Frame) -> isl.Set:
+    """The existing rows and keys whose pair is in one term and not in the other."""
+    flat, exist = frame.map("[[r] -> [j]] -> [r, j]"), frame.existing()
+    first, less = (rows_relation(x, frame).wrap().apply(flat) & exist for x in (within, other))
+    return first - less
+
+
+def _is_kept(piece: Piece, pairs: isl.Set, frame: Frame) -> bool:
+    """Whether the mask of a piece over (r, j) is true on exactly these."""
+    return bool((region(piece.keep[0], _scope(frame, "r, j")) & frame.existing()).is_equal(pairs))
 
 
 def check_grid(piece: Piece, grid: Grid) -> Iterator[str]:

@@ -11,6 +11,7 @@ from functools import cached_property, reduce
 
 from pidsl.codegen.emit_triton.expr import index_source, pred_source
 from pidsl.codegen.emit_triton.lines import Lines
+from pidsl.codegen.emit_triton.lists import doc_of
 from pidsl.codegen.emit_triton.masks import Interval, Mask, interval
 from pidsl.codegen.emit_triton.walker import Named, Walker
 from pidsl.codegen.plan.walks import Selected
@@ -23,10 +24,7 @@ class SelectedWalker(Walker[Selected]):
 
     @property
     def doc(self) -> str:
-        own, met = ("rows", "keys") if self.over_keys else ("keys", "rows")
-        sizes = self.walk.owned, self.walk.visited
-        meet = f"what {sizes[0]} {own} meet in the listed ones, in tiles of {sizes[1]} {met}"
-        return f"Piece {self.number}, {self.walk.layout}: {meet}."
+        return doc_of(self)
 
     @property
     def sizes(self) -> tuple[int, int]:

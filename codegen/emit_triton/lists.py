@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 from pidsl.codegen.emit_triton.lines import Lines
 from pidsl.codegen.emit_triton.walker import Walker
@@ -28,6 +29,14 @@ def table_name(number: int, *, by_keys: bool) -> str:
     return f"list_{number}_by_{'keys' if by_keys else 'queries'}"
 
 
+def doc_of(walker: Walker[Any]) -> str:
+    """What a walker over blocks that are listed for the own one does."""
+    own, met = ("rows", "keys") if walker.over_keys else ("keys", "rows")
+    sizes = walker.walk.owned, walker.walk.visited
+    meet = f"what {sizes[0]} {own} meet in the listed ones, in tiles of {sizes[1]} {met}"
+    return f"Piece {walker.number}, {walker.walk.layout}: {meet}."
+
+
 class ListedWalker(Walker[Listed]):
     """Tiles of the blocks that are listed for the own one."""
 
@@ -43,10 +52,7 @@ class ListedWalker(Walker[Listed]):
 
     @property
     def doc(self) -> str:
-        own, met = ("rows", "keys") if self.over_keys else ("keys", "rows")
-        sizes = self.walk.owned, self.walk.visited
-        meet = f"what {sizes[0]} {own} meet in the listed ones, in tiles of {sizes[1]} {met}"
-        return f"Piece {self.number}, {self.walk.layout}: {meet}."
+        return doc_of(self)
 
     def put_own(self, out: Lines) -> list[str]:
         count, size, tile, own = self._count, self.walk.layout.size, self.walk.owned, self.owned

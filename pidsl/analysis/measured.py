@@ -75,9 +75,9 @@ def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[
     if bound.quantity in PRODUCTS:
         pairs = restated(bound, quantity="pairs", form=None)
         return _times(measured(pairs, values, work), _flops(bound.question))
-    if bound.quantity == "decode bytes" and values.get("n") == 0:
-        return 0, True
     if bound.quantity == "decode bytes":
+        if values["n"] == 0:
+            return 0, True
         return _times(
             measured(restated(bound, quantity="max degree", form=None), values, work), _row_bytes(bound.question)
         )

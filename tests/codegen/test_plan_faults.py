@@ -15,7 +15,7 @@ import torch
 from test_plan import moved, visits
 from torch import Tensor
 
-from pidsl import causal, halo, keys, lags, neighborhood, pairs, queries, stride, where, window
+from pidsl import causal, chosen, halo, keys, lags, neighborhood, pairs, queries, stride, where, window
 from pidsl.codegen.check import check_plan
 from pidsl.codegen.choice.cost import BACKENDS
 from pidsl.codegen.lower import lower
@@ -173,3 +173,26 @@ def test_a_wrong_relation_is_found(term: Term) -> None:
     plan = lower(term, "torch")
     with pytest.raises(PlanError, match="relation of the plan"):
         check_plan(replace(plan, relation=lower(causal.T, "torch").relation))
+
+
+def test_faults_of_a_choice_are_refused() -> None:
+    plan = lower(window(63) | chosen(64, 16))
+    check_plan(plan)
+    *static, piece = plan.pieces
+
+    def laid(**changes: Any) -> Plan:
+        walks: dict[str, Any] = {
+            name: replace(getattr(piece, name), layout=replace(piece.layout, **changes))
+            for name in ("forward", "grad_query", "grad_key")
+        }
+        return replace(plan, pieces=(*static, replace(piece, **walks)))
+
+    wrong = {
+        "the mask of the choice is wrong": replace(plan, pieces=(*static, replace(piece, keep=(Truth(True),)))),
+        "blocks that are called full are not": laid(full=Truth(True)),
+        "the choice is not that of the term": laid(budget=17),
+        "none where it has one": replace(plan, pieces=tuple(static)),
+    }
+    for message, faulty in wrong.items():
+        with pytest.raises(PlanError, match=message):
+            check_plan(faulty)

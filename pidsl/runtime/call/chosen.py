@@ -216,7 +216,7 @@ def lists_of(blocks: Tensor, choice: Choice, rows: Rows, check: bool = True) -> 
         ArgumentError: a number that is neither -1 nor a block of keys that there is.
     """
     there = (blocks >= rows.first) & (blocks <= rows.last)
-    if check and checked(blocks.device):
+    if check:
         check_range(blocks, there | (rows.last < rows.first), rows.first, rows.last)  # rows of no sequence are not read
     found = torch.where(there, blocks, NEVER).sort(dim=-1).values
     repeated = torch.zeros_like(there)
@@ -279,7 +279,7 @@ def check_range(given: Tensor, there: Tensor, first: Any, last: Any) -> None:
         there: of the same shape, the numbers that are first .. last.
         first, last: blocks of keys, numbers or tensors.
     """
-    if os.environ.get("PIDSL_CHECK_VALUES", "1") == "0":
+    if not checked(given.device) or os.environ.get("PIDSL_CHECK_VALUES", "1") == "0":
         return
     wrong = ~there & (given != -1)
     if not bool(wrong.any()):
@@ -308,8 +308,7 @@ def listed_at(blocks: Tensor, choice: Selection, rows: range, keys: tuple[int, i
     block, _, queries = choice.numbers
     first, last = keys[0] // block, (keys[1] - 1) // block
     there = (blocks >= first) & (blocks <= last)
-    if checked(blocks.device):
-        check_range(blocks, there, first, last)
+    check_range(blocks, there, first, last)
     table = torch.zeros(*blocks.shape[:3], last + 2, dtype=torch.bool, device=blocks.device)
     table.scatter_(-1, torch.where(there, blocks, last + 1).long(), True)
     table[..., last + 1] = False

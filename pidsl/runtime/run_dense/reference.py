@@ -29,7 +29,6 @@ from pidsl.relation.oracle import table
 from pidsl.runtime.call.call import Call, Gradients, Positions
 from pidsl.runtime.call.chosen import check_range
 from pidsl.runtime.call.dropout import kept
-from pidsl.runtime.call.ragged import checked
 from pidsl.runtime.call.sums import accumulator, over_kept
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class ReferenceProgram:
         q, _, v, *_ = call
         out = q.new_zeros(*q.shape[:3], v.shape[3])
         lse = torch.full(q.shape[:3], -torch.inf, dtype=accumulator(q.dtype), device=q.device)
-        if (lists := call.inputs.get("blocks")) is not None and checked(lists.device):
+        if (lists := call.inputs.get("blocks")) is not None:
             self._check(lists, call)
         for rows, mask in self._chunks(call):
             part, part_lse = self._attention(_rows(call, rows), mask)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pidsl.runtime.call.call import Positions
-from pidsl.runtime.call.chosen import Choice, Lists, lists_of, rows_of
+from pidsl.runtime.call.chosen import Choice, Lists, blocks_of, lists_of, rows_of
 from pidsl.runtime.call.logits import Place
 from pidsl.runtime.run_torch.tiles import Change
 from pidsl.runtime.run_torch.walks import LARGEST_MASK, Bound, Mask, Operands, Schedule, Segment, Sizes, Walk, mask_of
@@ -48,7 +48,7 @@ class Chosen(Walk[Segment]):
 
     def cut(self, sizes: Sizes) -> Iterator[Segment]:
         """One segment for all: the tiles are known when the lists are."""
-        rows = (sizes.offset + sizes.n - 1) // self.queries - sizes.offset // self.queries + 1
+        rows = blocks_of(sizes.offset, sizes.n, self.queries)
         yield Segment(visited=rows * self.budget * self.block)
 
     def batches(self, schedule: Schedule[Segment], given: Operands) -> Iterator[Gathered]:
