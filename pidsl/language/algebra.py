@@ -222,6 +222,37 @@ def _tidy(e: Index) -> Index:
     return _sum(*_linear(inside))
 
 
+def reduced(p: Pred) -> Pred:
+    """`p` with multiples of divisors taken out: `(256 * j + 3) % 128 -> 3`, `(i + 70) // 64 -> (i + 6) // 64 + 1`."""
+    match p:
+        case Compare(op, x, y):
+            return fold(Compare(op, _reduced(x), _reduced(y)))
+        case And(x, y) | Or(x, y):
+            return fold(type(p)(reduced(x), reduced(y)))
+        case Not(x):
+            return fold(Not(reduced(x)))
+        case _:
+            return p
+
+
+def _reduced(e: Index) -> Index:
+    match e:
+        case FloorDiv(x, int(y)) | Mod(x, int(y)) if y > 0:
+            terms, constant = _linear(_tidy(_reduced(x)))
+            inside = _sum({atom: factor % y for atom, factor in terms.items() if factor % y}, constant % y)
+            rest = simplify(type(e)(inside, y))
+            if isinstance(e, Mod):
+                return rest
+            whole = _sum({atom: factor // y for atom, factor in terms.items() if factor // y}, constant // y)
+            return simplify(Add(rest, whole))
+        case Add(x, y) | Sub(x, y) | Mul(x, y) | FloorDiv(x, y) | Mod(x, y) | Min(x, y) | Max(x, y):
+            return simplify(type(e)(_reduced(x), _reduced(y)))
+        case Abs(x):
+            return simplify(Abs(_reduced(x)))
+        case _:
+            return e
+
+
 def separated(p: Pred, keys: frozenset[str]) -> Pred:
     """`p` with every comparison written rows against keys: then a tile costs one comparison per pair.
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pidsl.analysis.bound import Bound
-    from pidsl.analysis.counting.traffic import Communication
     from pidsl.analysis.layers.reachable import Reachable
     from pidsl.analysis.questions import Degree
+    from pidsl.distributed.planning.traffic import Communication
     from pidsl.language.terms import Term
     from pidsl.relation.queries import Difference
     from pidsl.studies.cost import Cost
@@ -292,6 +292,15 @@ class Questions(Shown):
         """
         return behind("reachable")(self._own, layers)
 
+    def received(self, assume: Assume = (), **form: Any) -> Bound:
+        """Key rows, or their bytes, that a rank gets from others at most; see `pidsl.analysis.questions.received`.
+
+        >>> import pidsl
+        >>> pidsl.window(pidsl.symbols("k")).received().expr
+        Min(k, n - 1)
+        """
+        return behind("received")(self._own, assume, **form)
+
     def communication(self, n: int, workers: int) -> Communication:
-        """Key rows that each of P workers needs from each other; see `analysis.counting.traffic.communication`."""
+        """Key rows that each of P workers needs from each other; see `distributed.traffic.communication`."""
         return behind("communication")(self._own, n, workers)

@@ -52,6 +52,11 @@ class Score:
         return self.normalizer.startswith("length_scaled")
 
     @property
+    def positional(self) -> bool:
+        """Whether it asks where query and key stand."""
+        return bool(self.alibi or self.bias is not None or self.dropout or self.length_scaled)
+
+    @property
     def parameters(self) -> tuple[str, ...]:
         """What a kernel with this score must be given by name when it is called."""
         asked = {

@@ -84,7 +84,8 @@ def asked(term: Term, *, fresh: bool = False) -> isl.Set:
 def lives(terms: Sequence[Term]) -> Lives | None:
     """The lives of keys that `terms` attend, eventually periodic; None where none such is found.
 
-    They are exact, or, where the exact ones are not periodic or have a long period, all as long as the longest.
+    They are exact, or, where the exact ones are not periodic or have a long period, all as long as the longest; where
+    there is no longest, for ever but for the residue classes that nobody asks for.
 
     >>> import pidsl
     >>> lives([pidsl.window(4) | pidsl.keys(0, 2) & pidsl.causal])
@@ -99,7 +100,7 @@ def lives(terms: Sequence[Term]) -> Lives | None:
     period, edge = lcm(*(found.period for found in each)), max(found.edge for found in each)
     count = edge + 3 * period + 2
     if period > CLASSES or edge > LISTED or count > LONGEST:
-        return _longest(terms, each)
+        return _longest(terms, each) or _of_classes(terms)
     with limited("the lives of keys, one by one"):
         life = np.stack([found.at(count) for found in each]).max(0)
     for shorter in (d for d in range(1, period + 1) if period % d == 0):
@@ -107,7 +108,7 @@ def lives(terms: Sequence[Term]) -> Lives | None:
         start = int(differs[-1]) + 1 if len(differs) else 0
         if start <= edge + 1:
             return Lives(tuple(life[:start].tolist()), tuple(life[start : start + shorter].tolist()))
-    return _longest(terms, each)
+    return _longest(terms, each) or _of_classes(terms)
 
 
 def _longest(terms: Sequence[Term], each: Sequence[_Function]) -> Lives | None:
@@ -127,6 +128,30 @@ def _longest(terms: Sequence[Term], each: Sequence[_Function]) -> Lives | None:
                     return None
                 most = max(most, longest)
     return Lives((FOREVER,) * start, (most,))
+
+
+def _of_classes(terms: Sequence[Term]) -> Lives | None:
+    """For ever, or never for the residue classes of keys that no query attends; None where all are attended.
+
+    >>> import pidsl
+    >>> growing = pidsl.where(lambda i, j: (j <= i) & (i <= 2 * j))
+    >>> _of_classes([growing]), lives([growing & pidsl.keys(1, None, 2)])
+    (None, Lives(first=(), classes=(-2147483648, 2147483647)))
+    """
+    with limited("which keys are asked for"):
+        keys = [coalesced(asked(term).apply(read_map("{ [i, j] -> [j] }"))).compute_divs() for term in terms]
+        parts = [part for found in keys for part in found.get_basic_sets()]
+        period = lcm(*(_shape(constraint.get_aff())[0] for part in parts for constraint in part.get_constraints()))
+        if not 1 < period <= CLASSES:
+            return None
+        life = [NEVER] * period
+
+        def seen(c: isl.Point) -> None:
+            life[c.get_coordinate_val(_dim.set, 0).to_python()] = FOREVER
+
+        for found in keys:
+            found.apply(read_map(f"{{ [j] -> [j mod {period}] }}")).foreach_point(seen)
+    return Lives((), tuple(life)) if NEVER in life else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,21 +15,30 @@ Ints = NDArray[np.int64]
 
 def count_piece(domain: isl.Set, size: isl.Aff, env: Mapping[str, Ints]) -> Ints:
     """A quasi-affine function on a set of parameters with known divisions, 0 elsewhere, for arrays of parameters."""
-    inside = np.zeros(next(iter(env.values())).shape, dtype=np.bool_)
+    held = np.zeros(next(iter(env.values())).shape, dtype=np.bool_)
     for basic in domain.get_basic_sets():
-        inside |= _inside(basic, env)
-    return inside * _affine(size, env)
+        held |= inside(basic, env)
+    return held * affine_at(size, env)
 
 
-def _inside(part: isl.BasicSet, env: Mapping[str, Ints]) -> NDArray[np.bool_]:
+def value_at(f: isl.PwAff, env: Mapping[str, Ints]) -> Ints:
+    """A piecewise quasi-affine function of parameters, 0 where it is not defined, for arrays of parameters."""
+    found = np.zeros(next(iter(env.values())).shape, dtype=np.int64)
+    for domain, size in f.get_pieces():
+        found += count_piece(domain.compute_divs(), size, env)
+    return found
+
+
+def inside(part: isl.BasicSet, env: Mapping[str, Ints]) -> NDArray[np.bool_]:
+    """Where a set of parameters with known divisions has them, for arrays of parameters."""
     found = np.ones(next(iter(env.values())).shape, dtype=np.bool_)
     for constraint in part.get_constraints():
-        value = _affine(constraint.get_aff(), env)
+        value = affine_at(constraint.get_aff(), env)
         found &= (value == 0) if constraint.is_equality() else (value >= 0)
     return found
 
 
-def _affine(f: isl.Aff, env: Mapping[str, Ints]) -> Ints:
+def affine_at(f: isl.Aff, env: Mapping[str, Ints]) -> Ints:
     """A quasi-affine function of the parameters at arrays of them."""
     bottom = int(f.get_denominator_val().to_python())
 
@@ -45,5 +54,5 @@ def _affine(f: isl.Aff, env: Mapping[str, Ints]) -> Ints:
     for k in range(f.dim(_dim.div)):
         slope = whole(f.get_coefficient_val(_dim.div, k))
         if slope:
-            total += slope * _affine(f.get_div(k), env)
+            total += slope * affine_at(f.get_div(k), env)
     return total // bottom

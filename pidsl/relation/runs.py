@@ -6,6 +6,7 @@ causal - lags(1, 2, 7)  ->  [(0, 0), (3, 6), (8, inf)]
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from math import inf
 
 from pidsl.language.expr import (
@@ -60,6 +61,22 @@ def runs_within(term: Term) -> Mapping[int, Runs]:
         if (runs := _runs(t, found)) is not None:
             found[id(t)] = runs
     return found
+
+
+@lru_cache(maxsize=1024)
+def lag_runs(term: Term) -> Runs | None:
+    """The runs of lags that say which pairs a term without symbols has; None for a term of something else too.
+
+    >>> import pidsl
+    >>> lag_runs(pidsl.causal - pidsl.lags(1, 2, 7)), lag_runs(pidsl.blocks(8))
+    ([(0, 0), (3, 6), (8, inf)], None)
+    """
+    found: dict[int, Runs] = {}
+    for t in bottom_up(term, lambda t: isinstance(t, Term)):
+        if (runs := _runs(t, found)) is None:
+            return None
+        found[id(t)] = runs
+    return found[id(term)]
 
 
 def _runs(term: Term, inside: Mapping[int, Runs]) -> Runs | None:

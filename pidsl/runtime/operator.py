@@ -20,7 +20,7 @@ from pidsl.language.chosen import Selection, selection
 from pidsl.language.score import PLAIN
 from pidsl.runtime import flops, sequences
 from pidsl.runtime.call.arguments import check_positions, check_scale, raise_faults
-from pidsl.runtime.call.call import Call, Positions
+from pidsl.runtime.call.call import Call, Positions, Spread
 from pidsl.runtime.call.logits import sink_gradient
 from pidsl.runtime.call.segments import Segments
 from pidsl.runtime.call.sums import accumulator
@@ -32,6 +32,9 @@ LEARNED = ("slopes", "bias")  # inputs whose gradients take work of their own
 
 def attended(programs: Programs, backend: str, call: Call) -> tuple[Tensor, Tensor]:
     """(out, lse) of a checked call on a backend; where torch records a graph, as the op that names the program."""
+    where: Any = call.positions
+    if isinstance(where, Spread):
+        return where.attended(programs, backend, call)
     if len(call.inputs) != len(programs.inputs):  # those of the forms around it are none of the program's
         call = call._replace(inputs={name: call.inputs[name] for name in programs.inputs})
     tensors = call.tensors

@@ -139,6 +139,16 @@ def test_what_is_not_periodic_is_kept() -> None:
     assert slots((long,)).width(10**6) == 7001
 
 
+@pytest.mark.parametrize("kept", [keys(1, None, 4), where(lambda i, j: j // 3 % 5 == 2)])
+def test_of_what_is_not_periodic_classes_that_nobody_asks_for_are_not_kept(kept: Term) -> None:
+    growing = where(lambda i, j: (j <= i) & (i <= 2 * j)) & kept
+    found, asked = slots((growing,)), growing.mask(60).any(0)
+    assert found.proof.check() and len(found.rooms) > 1
+    assert (found.lives.at(np.arange(60)) == np.where(asked, FOREVER, -1)).all()
+    assert found.width(60) == asked.sum()
+    assert (proved_lives((growing,)).at(np.arange(60)) >= 0).tolist() == asked.tolist()
+
+
 def test_a_wrong_life_is_refuted() -> None:
     term = (window(3) | keys(0, None, 4)) & causal
     right = lives((term,))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pidsl.runtime.call.segments import Segments
 from pidsl.runtime.call.sums import accumulator
+
+if TYPE_CHECKING:
+    from pidsl.runtime.programs import Programs
 
 Inputs = Mapping[str, Any]  # by name, those the program asks for: tensors (slopes, bias, ...) and numbers (seed)
 NO_INPUTS: Inputs = MappingProxyType({})
@@ -29,8 +33,30 @@ class Positions(NamedTuple):
         return type(self.key_offset) is not int or self.key_offset != 0
 
 
+class Spread(ABC):
+    """Rows that are a share of a longer sequence, of which other processes hold the rest.
+
+    A form evaluates such a call as any other; where a program would be run, `attended` says what is.
+    """
+
+    moved = False
+
+    @abstractmethod
+    def begun(self, call: Call) -> Spread:
+        """For a call that was checked, before anything is computed: what it needs of the others is on its way."""
+
+    @abstractmethod
+    def attended(self, programs: Programs, backend: str, call: Call) -> tuple[Tensor, Tensor]:
+        """(out, lse) of the rows of q, as one process that held everything would compute them."""
+
+    @abstractmethod
+    def of_heads(self, queries: Heads, keys: Heads) -> Spread:
+        """For some of the query heads and of the key heads of the call, runs (first, count, step) of them."""
+
+
 START = Positions()
-Where = Positions | Segments
+Heads = tuple[tuple[int, int, int], ...]
+Where = Positions | Segments  # or a `Spread`, which no program sees
 Rest = tuple[tuple[str, ...], Any, Where, Inputs]  # names of tensors, scale, positions, the inputs that are none
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pidsl.language.heads import Heads
 from pidsl.language.terms import Term
 from pidsl.runtime.call.arguments import PARTS, Fault
-from pidsl.runtime.call.call import Call
+from pidsl.runtime.call.call import Call, Spread
 from pidsl.runtime.call.dropout import mix
 from pidsl.runtime.kernels.form import Form, Plans
 from pidsl.runtime.kernels.shares import Shares, join, shares, split
@@ -68,18 +68,23 @@ class ByHead(Form):
         if len(kernels) == 1:
             return kernels[0].form.attend(call, backend)
         q, k, v = call[:3]
-        if backend == "triton" and self._whole(kind_of("triton", q, v), call.positions.moved):
+        where: Any = call.positions
+        spread = isinstance(where, Spread)
+        if backend == "triton" and not spread and self._whole(kind_of("triton", q, v), where.moved):
             return attended(self._together, backend, call)
         parts = self._shares[q.shape[1] // k.shape[1]]
+        places = [where] * len(kernels)
+        if spread:
+            places = [where.of_heads(mine, keys) for mine, keys in zip(parts.queries, parts.keys, strict=True)]
         try:
             heads = split(q, parts.queries), split(k, parts.keys), split(v, parts.keys)
         except RuntimeError as e:
             refuse_transform(e, self._together)
             raise
-        launches = zip(kernels, *heads, self._split_inputs(call.inputs, parts), strict=True)
+        launches = zip(kernels, *heads, places, self._split_inputs(call.inputs, parts), strict=True)
         results = [
-            kernel.form.attend(call._replace(q=mine, k=keys, v=values, inputs=own), backend)
-            for kernel, mine, keys, values, own in launches
+            kernel.form.attend(call._replace(q=mine, k=keys, v=values, positions=at, inputs=own), backend)
+            for kernel, mine, keys, values, at, own in launches
         ]
         return join(parts.queries, *(out for out, _ in results)), join(parts.queries, *(lse for _, lse in results))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, cast, overload
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from pidsl.relation.documents import crossing
 from pidsl.runtime import sequences
 from pidsl.runtime.call import arguments, ragged
 from pidsl.runtime.call.arguments import DTYPES, PARTS, Fault, head_dim_fits
-from pidsl.runtime.call.call import START, Call, Positions
+from pidsl.runtime.call.call import START, Call, Positions, Spread
 from pidsl.runtime.call.chosen import Listed, check_blocks
 from pidsl.runtime.call.keywords import refuse
 from pidsl.runtime.call.ragged import Batch, Kept
@@ -37,12 +37,14 @@ class _Asked(NamedTuple):
         documents: ids of tokens.
         packed: cu_seqlens_q, cu_seqlens_k and their alignment.
         cache: where k and v come from.
+        spread: whose other rows and keys are elsewhere.
     """
 
     entries: tuple[Any, ...] = ()
     documents: Any = None
     packed: tuple[Any, ...] = ()
     cache: Any = None
+    spread: Spread | None = None
 
     @property
     def uniform(self) -> bool:
@@ -51,6 +53,8 @@ class _Asked(NamedTuple):
 
     def batch(self, q: Tensor, k: Tensor, entries: Sequence[Any]) -> tuple[list[Fault], Any]:
         """Its sequences, and what is wrong with them; `entries` with offsets that were checked."""
+        if self.spread is not None:
+            return [], self.spread
         if self.cache is not None:
             return [], ragged.of_cache(self.cache, q.shape[0], q.shape[2])
         if self.packed:
@@ -269,7 +273,7 @@ class Kernel(Displayed):
         Args:
             q: queries [B, Hq, n, D] of the last n tokens that were appended, n at most `cache.lookahead + 1`. Of a
                 batch entry with fewer tokens, the first rows are padding: 0, lse -inf.
-            cache: a `pidsl.Cache` of this kernel's pattern.
+            cache: a `pidsl.Cache` of this kernel's pattern, or a `pidsl.distributed.SharedCache`, which ranks share.
             more, scale, return_lse, inputs: as in a call; no summaries.
 
         Returns:
@@ -289,10 +293,30 @@ class Kernel(Displayed):
             expected = f"a cache of {self.recipe.of!r}"
             fault = Fault("cache", f"{cache!r}", expected, "pidsl.Cache(kernel, ...), of the kernel that decodes")
         arguments.raise_faults([] if fault is None else [fault], where)
+        if (attended := getattr(cache, "attended", None)) is not None:  # of a cache that ranks share
+            out, lse = attended(self, q, scale, inputs)
+            return (out, lse) if return_lse else out
         given = self._cast(Call(q, cache.keys, cache.values, scale, inputs=inputs))
         arguments.raise_faults(ragged.check_cache(given.q, cache), where)
         out, lse = self._run(given, _Asked(cache=cache), return_lse, where)
         return (out, lse) if return_lse else out
+
+    def spread(
+        self, q: Tensor, k: Tensor, v: Tensor, over: Spread, *, scale: float | None = None, where: str = "",
+        **inputs: Any,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """(out, lse) of rows that are a share of a sequence; see `pidsl.distributed.ContextParallel`.
+
+        Args:
+            q, k, v: the rows, keys and values that are here, [B, H, rows, D].
+            over: what knows the others.
+            scale, inputs: as in a call.
+            where: the call, for messages.
+        """
+        where = where or self._where
+        if inputs and not self.takes.issuperset(inputs):
+            inputs = self._named((), inputs)
+        return self._run(self._cast(Call(q, k, v, scale, inputs=inputs)), _Asked(spread=over), False, where)
 
     def _run(self, call: Call, asked: _Asked, return_lse: bool, where: str) -> tuple[Tensor, Tensor]:
         """(out, lse) of a call that was cast, if nothing is wrong with it."""
@@ -304,6 +328,8 @@ class Kernel(Displayed):
         if isinstance(batch, Batch):
             traced = is_traced(call.q, call.k, call.v)
             call = call._replace(positions=sequences.segments(call.q, call.k, batch, bool(self.rings), traced))
+        if isinstance(batch, Spread):
+            call = call._replace(positions=cast(Any, batch.begun(call)))
         return self.form.attend(call, backend)
 
     def _named(self, more: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
