@@ -201,6 +201,16 @@ def test_design(capsys: Said) -> None:
     assert nothing["found"] == [] and "7^4" in nothing["reason"]
 
 
+def test_a_front(capsys: Said) -> None:
+    asked = ("design", "-n", "300", "--layers", "3", "--front", "--window", "3", "--budget", "depth=2")
+    found = as_json(capsys, *asked, "--check")
+    front = pidsl.design(300, 3, window=3, budget={"depth": 2}).front
+    assert found["checked"] is True and found["budget"] == {"depth": 2} and found["window"] == 3
+    assert [(x["keys"], x["cache"], x["received"], x["depth"]) for x in found["found"]] == [x.measures for x in front]
+    assert "least possible" in said(capsys, *asked)
+    assert "nothing fits" in said(capsys, *asked, "--budget", "keys=4", code=1)
+
+
 def test_families_with_ranges(capsys: Said) -> None:
     text = "window(k) | keys(0, 4) & causal"
     found = as_json(capsys, "compare", f"sinks={text}", "causal", "--range", "k=2,4", "-n", "64")
@@ -406,6 +416,32 @@ def test_a_bare_name_stands_for_the_call_of_the_page(capsys: Said) -> None:
     captured = capsys.readouterr()
     assert captured.err == "longformer stands for longformer(512)\n"
     assert json.loads(captured.out)["pattern"] == repr(pidsl.parse("longformer(512)"))
+
+
+def test_devices(capsys: Said) -> None:
+    asked = (
+        "devices",
+        "window(k) | stride(64) & causal",
+        "-b",
+        "k=15",
+        "--n",
+        "16384",
+        "--ranks",
+        "8",
+        "--kv-heads",
+        "2",
+    )
+    text = said(capsys, *asked)
+    found = pidsl.distributed.plan(pidsl.window(15) | pidsl.stride(64) & pidsl.causal, n=16384, ranks=8, kv_heads=2)
+    assert text == f"{found}\n" and "all-gather" in text
+    told = as_json(capsys, *asked)
+    assert told["forward"] == {
+        "most": found.forward.most, "total": found.forward.total,
+        "received": found.forward.received.tolist(), "sent": found.forward.sent.tolist(),
+    }  # fmt: skip
+    assert told["pairs"] == found.pairs.tolist() and told["sharding"]["kind"] == found.shards.kind
+    assert [x["move"] for x in told["parts"]] == [x.chosen.name for xs in found.choices.values() for x in xs]
+    assert [x["reason"] is None for x in told["others"]] == [True, True, False]
 
 
 @pytest.mark.parametrize("name", sorted(pidsl.patterns.WRITTEN))
