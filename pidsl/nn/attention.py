@@ -18,7 +18,7 @@ from pidsl.language.schedule import Schedule
 from pidsl.language.summaries import Summaries
 from pidsl.language.terms import Term
 from pidsl.nn.choosing import check_lists, check_selector, lists
-from pidsl.nn.places import Place, of_one_document, place, place_behind
+from pidsl.nn.places import Place, of_one_document, place, place_behind, place_shared
 from pidsl.nn.rotary import rotate
 from pidsl.runtime.call import ragged
 from pidsl.runtime.call.arguments import Fault, check_kind, check_tensor, raise_faults
@@ -26,6 +26,7 @@ from pidsl.runtime.call.keywords import refuse
 from pidsl.runtime.programs import autocasts
 
 if TYPE_CHECKING:
+    from pidsl.distributed.running.prepare import Sharding
     from pidsl.language.recipe import Backend, OutputGate
     from pidsl.runtime.cache.cache import Cache
     from pidsl.select.selector import Selector
@@ -43,6 +44,7 @@ class Attention(nn.Module):
         dim, heads, kv_heads, bias, rope, backend: as in `SparseAttention`.
         pattern: a term, heads, a gate or summaries, without symbols.
         select: makes the lists of a pattern with `chosen`.
+        context, sharding: see `SparseAttention`.
         output: the options of `pidsl.compile` that are about the output.
     """
 
@@ -64,6 +66,8 @@ class Attention(nn.Module):
         rope: float | None,
         backend: Backend,
         select: Selector | None = None,
+        context: Any = None,
+        sharding: Sharding = "contiguous",
         **output: Any,
     ) -> None:
         super().__init__()
@@ -75,6 +79,12 @@ class Attention(nn.Module):
         self.rope, self.select = rope, select
         self.kernel: Any = pidsl.compile(pattern, backend=backend, **output)
         check_selector(select, self.kernel.choice, pattern, f"{type(self).__name__}(...)")
+        self.parallel = None
+        if context is not None:
+            _check_parallel(select, f"{type(self).__name__}(...)")
+            from pidsl.distributed import ContextParallel
+
+            self.parallel = ContextParallel(self.kernel, context, sharding)
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.head_dim, bias=bias)
         self.out = nn.Linear(dim, dim, bias=bias)
 
@@ -117,11 +127,21 @@ class Attention(nn.Module):
         if blocks is not None and not chosen:
             expected, hint = f"nothing: {pattern!r} has no choice", "pattern | pidsl.chosen(block, budget, queries)"
             raise_faults([Fault("blocks", "a value", expected, hint)], f"{type(self).__name__}(...)(x)")
-        if cache is None:
+        if self.parallel is not None:
+            found = self.mixed(x, self._shared(x, given, cache), blocks)
+        elif cache is None:
             found = self.mixed(x, place(x, given, f"{type(self).__name__}(...)(x)"), blocks)
         else:
             found = self._followed(x, given, cache, blocks)
         return self.out(found.transpose(1, 2).flatten(2))
+
+    def _shared(self, x: Tensor, given: Mapping[str, Any], cache: Cache | None) -> Place:
+        """Where the tokens of this rank stand."""
+        name = f"{type(self).__name__}(..., context=...)(x)"
+        if cache is not None:
+            hint = "pidsl.distributed.SharedCache, which ranks share"
+            raise_faults([Fault("cache", "a cache with context", "nothing: the ranks train", hint)], name)
+        return place_shared(x, given, self.parallel, name)
 
     def _followed(self, x: Tensor, given: Mapping[str, Any], cache: Cache, blocks: Blocks | None) -> Tensor:
         """What the heads find for tokens that a cache then holds."""
@@ -205,7 +225,8 @@ class Attention(nn.Module):
         """[B, heads, n, D] from the projections, turned by their positions."""
         cache = where.cache
         if cache is None:
-            return self.kernel(q, k, v, **where.call, **inputs)
+            attention: Any = self.parallel or self.kernel
+            return attention(q, k, v, **where.call, **inputs)
         if where.follows:
             cache.append(k, v)
             return self.kernel.decode(q, cache, **inputs)
@@ -245,6 +266,12 @@ class SparseAttention(Attention):
         select: of a pattern with `chosen`, what chooses: a `pidsl.select.Selector` of its block, queries and budget,
             called with q and k. Its summaries of earlier tokens are kept beside a cache. Behind a cache, queries of a
             block that come without the others of it are listed by themselves: with `queries=1` as in one call.
+        context: a torch process group or a `DeviceMesh` of one dimension (`mesh["cp"]`) whose ranks share the tokens
+            of each sequence: x are those of this rank, as `layer.parallel.shard(tokens, 1)` gives them, and documents
+            are ids of all tokens. See `pidsl.distributed.ContextParallel`.
+        sharding: which rank has which tokens, the same for all layers of a model: "contiguous", or "zigzag", which
+            shares causal patterns out evenly; `pidsl.distributed.plan(pidsl.layers([...]), n, ranks)` says which is
+            cheaper.
         backend: as in `pidsl.compile`.
 
     Raises:
@@ -265,6 +292,8 @@ class SparseAttention(Attention):
         output_gate: OutputGate | None = None,
         affine: bool = False,
         select: Selector | None = None,
+        context: Any = None,
+        sharding: Sharding = "contiguous",
         backend: Backend = "auto",
     ) -> None:
         if isinstance(pattern, Schedule):
@@ -281,7 +310,7 @@ class SparseAttention(Attention):
                 "pidsl.nn.PiAttention, or a module of your own around pidsl.compile(gate)",
             )
         options = {"output_gate": output_gate, "affine": affine}
-        super().__init__(dim, heads, pattern, kv_heads, bias, rope, backend, select, **options)
+        super().__init__(dim, heads, pattern, kv_heads, bias, rope, backend, select, context, sharding, **options)
         self.output_gate, self.affine = output_gate, affine
         if output_gate is not None:
             self.gate = nn.Linear(dim, heads if output_gate == "head" else dim, bias=bias)
@@ -296,6 +325,12 @@ class SparseAttention(Attention):
         elif self.output_gate == "element":
             found["output_gate"] = self.gate(x).unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)
         return found
+
+
+def _check_parallel(select: Selector | None, where: str) -> None:
+    if select is not None:
+        hint = "layer(x, blocks=lists), lists of this rank's query blocks"
+        raise ArgumentError("select with context", "lists: a selector sees the keys of one rank alone", where, hint)
 
 
 def _check_sizes(module: str, dim: int, heads: int, kv_heads: int, rope: float | None) -> None:

@@ -13,6 +13,7 @@ from pidsl.nn.attention import Attention
 from pidsl.nn.places import Place
 
 if TYPE_CHECKING:
+    from pidsl.distributed.running.prepare import Sharding
     from pidsl.language.recipe import Backend
     from pidsl.patterns.pi import Skip
 
@@ -35,7 +36,7 @@ class PiAttention(Attention):
     formula is not known to us, and this one is a reading of it. For the skip set see `pidsl.patterns.pi`.
 
     Args:
-        dim, heads, kv_heads, bias, rope, backend: as in `SparseAttention`.
+        dim, heads, kv_heads, bias, rope, context, sharding, backend: as in `SparseAttention`.
         k: radius of the window in tokens.
         period: the skip in tokens, the paper's pi.
         skip: which reading of the skip set, as in `pidsl.patterns.pi_attention`.
@@ -58,11 +59,14 @@ class PiAttention(Attention):
         kv_heads: int | None = None,
         bias: bool = False,
         rope: float | None = None,
+        context: Any = None,
+        sharding: Sharding = "contiguous",
         backend: Backend = "auto",
     ) -> None:
         from pidsl.patterns import pi_branches, pi_gate
 
-        super().__init__(dim, heads, pi_gate(k, period, skip=skip, causal=causal), kv_heads, bias, rope, backend)
+        pattern = pi_gate(k, period, skip=skip, causal=causal)
+        super().__init__(dim, heads, pattern, kv_heads, bias, rope, backend, context=context, sharding=sharding)
         self.skip = pi_branches(k, period, skip=skip, causal=causal)["skip"]
         self.skip_lags = tuple(map(int, self.skip.values)) if isinstance(self.skip, Lags) else (0,)  # type: ignore[arg-type]
         self.gate = nn.Sequential(nn.Linear(self.head_dim, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))

@@ -86,6 +86,37 @@ def place(x: Tensor, given: Mapping[str, Any], where: str) -> Place:
     return Place(call, first=offset, length=length)
 
 
+def place_shared(x: Tensor, given: Mapping[str, Any], parallel: Any, where: str) -> Place:
+    """Where the tokens of a rank stand, of which other ranks hold the rest.
+
+    Args:
+        x: the tokens of this rank.
+        given: `lengths`, `documents` and `offset`, as a module is called with them.
+        parallel: the `pidsl.distributed.ContextParallel` of the module.
+        where: the call, for the message.
+
+    Raises:
+        ArgumentError: ids that are not of all tokens; lengths or an offset; ranks that disagree.
+    """
+    batch, documents = x.shape[0], given["documents"]
+    n = parallel.length(x.shape[1])
+    expected, hint = "nothing: all ranks together have one sequence", "documents=ids, -1 for padding"
+    faults = [
+        Fault(name, "a value with context", expected, hint)
+        for name in ("lengths", "offset")
+        if given[name] is not None and (isinstance(given[name], Tensor) or given[name] != 0)
+    ]
+    if documents is not None:
+        said = f"[{batch}, {n}], one for each token of all ranks"
+        faults += ragged.check_integers("documents", documents, x.device, [[batch, n]], said)
+    raise_faults(faults, where)
+    mine = parallel.positions(n).to(x.device)
+    if documents is None:
+        return Place({}, positions=mine, length=n)
+    first, end = (ends[:, mine] for ends in _ends(documents))
+    return Place({"documents": documents}, positions=mine - first, length=end - first)
+
+
 def place_behind(x: Tensor, cache: Any) -> Place:
     """Where tokens stand that follow those of a cache."""
     n, before = x.shape[1], cache.tokens[:, None]

@@ -1,0 +1,1 @@
+"""What moves between ranks, exactly, and which way of moving it is cheapest."""

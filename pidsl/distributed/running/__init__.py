@@ -1,0 +1,1 @@
+"""Processes that hold the tokens of a sequence together: what they agree on, send each other, and compute."""
