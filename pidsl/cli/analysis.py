@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pidsl
-from pidsl.cli.options import LENGTH, as_json, bind, parts, pattern, ranges, read, write_json
+from pidsl.cli.options import LENGTH, Binding, as_json, bind, parts, pattern, ranges, read, write_json
 from pidsl.console import console, picture, table
 from pidsl.errors import ParseError, PidslError, SymbolError, TermError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pidsl.analysis.formulas.assume import Condition
     from pidsl.language.terms import Term
     from pidsl.studies.compare import Row
+    from pidsl.studies.front import Front
 
 WIDEST = 64  # tokens of a text picture
 COUNTED = 1 << 22  # tokens up to which keys are counted query by query
@@ -308,6 +309,7 @@ Examples:
   pidsl design -n 65536 --layers 4
   pidsl design -n 4096 --layers 4 --max-degree 64 --check
   pidsl design -n 1048576 --layers 12 --family "window | skip" --json
+  pidsl design -n 32768 --layers 12 --front --window 63 --budget keys=800 --budget depth=10
   pidsl design "window(w) | lags(s)" -n 1024 --layers 9 -r w=1:64 -r s=64,128"""
 )
 @click.argument("patterns", nargs=-1, metavar="[[NAME=]PATTERN...]")
@@ -316,12 +318,22 @@ Examples:
 @click.option("--layers", type=click.IntRange(1), required=True, metavar="L", help="At most so many layers.")
 @click.option("--max-degree", type=click.IntRange(1), metavar="KEYS", help="Keys of a query at most.")
 @click.option("--family", "families", multiple=True, metavar="NAME", help="Only this family; may be given again.")
+@click.option(
+    "--budget",
+    "budget",
+    multiple=True,
+    type=Binding(),
+    metavar="NAME=NUMBER",
+    help="At most so many degree, keys, cache, received or depth.",
+)
+@click.option("--window", type=click.IntRange(0), default=0, metavar="TOKENS", help="Each layer attends the last ones.")
+@click.option("--front", is_flag=True, help="All members that no other is better than, not the best of each family.")
 @click.option("--check", is_flag=True, help="Verify what was found from the statements; exit 1 if that fails.")
 @as_json
 @click.pass_context
 def design(
-    context: click.Context, patterns: tuple[str, ...], ranges: Mapping[str, list[int]], n: int, layers: int,
-    max_degree: int | None, families: tuple[str, ...], check: bool, as_json: bool,
+    context: click.Context, /, patterns: tuple[str, ...], ranges: Mapping[str, list[int]], n: int, layers: int,
+    max_degree: int | None, families: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
     """The fewest pairs that connect all tokens within so many layers.
 
@@ -330,10 +342,16 @@ def design(
 
     JSON: "tokens", "layers", "max_degree", "least_degree", "reason" (null where something fits), "missing" (why, by
     family), "checked" (null: not asked), and "found" with "family", "parameters", "pattern", "pairs", "least_pairs",
-    "degree", "depth".
+    "degree", "depth". With --front "found" has "keys", "cache", "received" and "depth" of each point instead, the keys
+    received at most.
     """
-    own = _all_named(patterns, {}) or None
-    found = pidsl.design(n, layers, max_degree, families or None, family=own, ranges=ranges or None)
+    own, budget = _all_named(patterns, {}) or None, dict(options["budget"])
+    found = pidsl.design(n, layers, max_degree, families or None, family=own, ranges=ranges or None,
+                         budget=budget or None, window=options["window"])  # fmt: skip
+    check, as_json = options["check"], options["as_json"]
+    if options["front"]:
+        _write_front(context, found.front, check, as_json)
+        return
     checked = found.check() if check and found.found else None
     if as_json:
         each = [
@@ -352,6 +370,30 @@ def design(
         if checked is not None:
             click.echo(f"  checked: {'yes' if checked else 'no'}")
     if not found.found or checked is False:
+        context.exit(1)
+
+
+def _write_front(context: click.Context, front: Front, check: bool, as_json: bool) -> None:
+    checked = front.check() if check and front.points else None
+    if as_json:
+        from pidsl.studies.points import MEASURES
+
+        each = [
+            {
+                "family": x.family, "parameters": dict(x.parameters), "pattern": repr(x.pattern), "degree": x.degree,
+                **{name: getattr(x, name) for name in MEASURES},
+            }
+            for x in front
+        ]  # fmt: skip
+        write_json({
+            "tokens": front.n, "layers": front.layers, "window": front.window, "budget": dict(front.budget),
+            "missing": dict(front.missing), "checked": checked, "found": each,
+        })  # fmt: skip
+    else:
+        click.echo(str(front))
+        if checked is not None:
+            click.echo(f"  checked: {'yes' if checked else 'no'}")
+    if not front.points or checked is False:
         context.exit(1)
 
 

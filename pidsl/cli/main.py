@@ -16,7 +16,7 @@ from click.exceptions import NoArgsIsHelpError
 from rich.text import Text
 
 import pidsl
-from pidsl.cli import analysis, kernels, pages
+from pidsl.cli import analysis, devices, kernels, pages
 from pidsl.cli.carets import told, under
 from pidsl.console import console
 from pidsl.errors import PidslError
@@ -24,9 +24,8 @@ from pidsl.errors import PidslError
 RENAMED = {"analyse": "bounds", "analyze": "bounds", "explain": "plan"}
 COMPLETE = "_PIDSL_COMPLETE"  # set by a shell that asks for completions
 EPILOG = """\b
-PATTERN: a term, "window(63) | stride(256) & causal", a call or name of
-pidsl.patterns, "longformer(512)", or - to read it from standard input.
-Exit codes: 0 fine, 1 the answer is no, 2 bad input, 130 interrupted."""
+PATTERN: "window(63) | stride(256) & causal", call or name of pidsl.patterns,
+or - for standard input. Exit: 0 fine, 1 no, 2 bad input, 130 interrupted."""
 
 
 class Commands(click.Group):
@@ -52,7 +51,7 @@ def cli() -> None:
     """Sparse attention as a compiler problem."""
 
 
-for command in (*analysis.COMMANDS, *kernels.COMMANDS, *pages.COMMANDS):
+for command in (*analysis.COMMANDS, *kernels.COMMANDS, *devices.COMMANDS, *pages.COMMANDS):
     cli.add_command(command)
 
 

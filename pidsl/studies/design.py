@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import TypeAlias
 
 from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound, asking
@@ -19,11 +20,16 @@ from pidsl.language.vocabulary import causal
 from pidsl.relation.isl import in_turn
 from pidsl.studies.compare import laid_out
 from pidsl.studies.cost import shown
+from pidsl.studies.front import Front, Wanted, checked_budget, front_of
 from pidsl.studies.limits import least_degree, least_pairs, pairs_needed
 from pidsl.studies.members import Family, Member, Pattern, Ranges, require_used
 from pidsl.studies.numbers import cost_at, layers_of, surely, value_at
+from pidsl.studies.points import Point
 from pidsl.studies.search import FAMILIES, cheapest, cheapest_known, reached, too_few
 
+Own: TypeAlias = Family | list[Family]  # a list: what each layer of a schedule may be
+DIGITS = "window | digits"
+KNOWN = (*FAMILIES, DIGITS)
 Search = Callable[[int, int, int], tuple[Member | None, str]]  # of n, layers and the largest degree
 
 
@@ -106,6 +112,7 @@ class Design(Displayed):
         found: the best of each family, the fewest pairs first.
         missing: why other families have none.
         least_degree: with fewer keys per query than this, no pattern connects n tokens in so many layers.
+        wanted: finds the front.
     """
 
     n: int
@@ -114,6 +121,12 @@ class Design(Displayed):
     found: tuple[Candidate, ...]
     missing: tuple[tuple[str, str], ...]
     least_degree: int
+    wanted: Callable[[], Front] = field(repr=False, compare=False)
+
+    @cached_property
+    def front(self) -> Front:
+        """The members that no other is better than in keys, cache, received and depth; found when first asked for."""
+        return self.wanted()
 
     @property
     def best(self) -> Candidate | None:
@@ -166,7 +179,8 @@ class Design(Displayed):
 @in_turn
 def design(
     n: int, layers: int, max_degree: int | None = None, families: Iterable[str] | None = None, *,
-    family: Family | Mapping[str, Family] | None = None, ranges: Ranges | None = None,
+    family: Own | Mapping[str, Own] | None = None, ranges: Ranges | None = None,
+    budget: Mapping[str, int] | None = None, window: int = 0,
 ) -> Design:  # fmt: skip
     """The cheapest patterns that connect every causal pair of n tokens within so many layers.
 
@@ -200,23 +214,42 @@ def design(
       dilated  window(16) | window(16).dilated(32)              117,216          26,972   4.35      33      4
       any pattern has a query with at least 6 keys: degree^layers >= n
 
+    Beside the fewest pairs there is a front: members that no other is better than in keys per query, keys kept for
+    decoding, keys received from other ranks, and depth. It is found when it is asked for.
+
+    >>> print(design(4096, 4, budget={"keys": 400}, window=31).front)
+    n = 4,096 tokens connected within 4 layers, window(31) in each, keys <= 400
+      family           pattern               keys  least possible  largest  KV keys  received  depth
+      window | digits  w = 31, m = 3, D = 4   139              32       36    4,095  <= 4,095      4
+      window | digits  w = 31, m = 2, D = 3   148              49       42    4,126  <= 4,126      3
+      window | digits  w = 31, m = 2, D = 2   227             130       82    4,157  <= 4,157      2
+      keys, KV keys and received are sums over the layers; largest: keys of a query in one layer
+
     Args:
         n: tokens, 1 <= n < 2**31.
         layers: at most so many, >= 1.
         max_degree: keys of a query at most, >= 1; None: any number.
-        families: some of "window | stride", "window | skip", "base schedule", "window"; default: all, or none beside a
-            family of one's own.
+        families: some of "window | stride", "window | skip", "base schedule", "window", and for the front
+            "window | digits", a window in every layer and lags that grow from layer to layer; default: all, or none
+            beside a family of one's own.
         family: a function that returns a pattern (None: no member), or a term or schedule with symbols; or several
-            under names. Every member is tried: of patterns that look ahead, every pair has to be connected.
+            under names. Every member is tried: of patterns that look ahead, every pair has to be connected. A list
+            is what each layer of a schedule may be: patterns of the lag alone, that look back.
         ranges: for each of its parameters (low, high), both included, or its integers one by one.
+        budget: the most of "degree" (as `max_degree`), "keys" (of a query, summed over the layers), "cache" (keys that
+            decoding keeps, summed over the layers), "received" (keys that a rank with consecutive tokens gets from
+            others, likewise) and "depth"; some or none. A key is a row of k and v; `Point.bytes` says how many bytes.
+        window: every layer attends at least the last so many tokens, and the query's own.
 
     Returns:
         The best of each family with formulas and proofs, and beside it what no pattern of its kind can beat; or why
-        nothing fits.
+        nothing fits. With a budget, a window, a list, or "window | digits" asked for by name, the best of a family is
+        the point of its front with the fewest pairs.
 
     Raises:
-        SizeError: n < 1, layers < 1 or max_degree < 1.
-        TermError: an unknown family, or what is none.
+        SizeError: n < 1, layers < 1 or max_degree < 1; no number in a budget.
+        TermError: an unknown family, or what is none; an unknown name in a budget; a list with patterns that look
+            ahead, or at more than the lag.
         SymbolError: a parameter without a range, or a range without a parameter.
     """
     for name, value in (("n", n), ("layers", layers), ("max_degree", max_degree)):
@@ -224,34 +257,67 @@ def design(
             number(value, name, 1, "design(...)")
     if n >= LIMIT:
         raise SizeError(f"n = {n}", "n below 2**31: sizes of patterns stay below it", where="design(...)")
+    limits = checked_budget(budget, window, max_degree, "design(...)")
     own = _own(family)
-    require_used(own.values(), ranges, "design(...)")
-    chosen = (() if own else tuple(FAMILIES)) if families is None else tuple(families)
-    for name in chosen:
-        if name not in FAMILIES:
-            raise TermError(f"family {name!r}", f"some of {', '.join(map(repr, FAMILIES))}", where="design(...)")
+    flat = [one for each in own.values() for one in (each if isinstance(each, list) else [each])]
+    require_used(flat, ranges, "design(...)")
+    known = (() if own else KNOWN) if families is None else tuple(families)
+    for name in known:
+        if name not in KNOWN:
+            raise TermError(f"family {name!r}", f"some of {', '.join(map(repr, KNOWN))}", where="design(...)")
+    asked = partial(_asked, own, known, ranges, Wanted(n, layers, limits, int(window)))
+    only_there = any(isinstance(one, list) for one in own.values()) or (families is not None and DIGITS in known)
+    if budget or window or only_there:
+        found, missing, front = _of_front(*asked(), n, layers)
+        return Design(n, layers, limits.get("degree"), found, missing, least_degree(n, layers), lambda: front)
     limit = n if max_degree is None else min(max_degree, n)
-    searches: dict[str, Search] = {name: partial(cheapest, one, ranges or {}) for name, one in own.items()}
-    known: dict[str, Search] = {name: partial(cheapest_known, FAMILIES[name]) for name in chosen}
-    found, missing = [], []
-    for name, search in (*searches.items(), *known.items()):
+    searches: dict[str, Search] = {name: partial(cheapest, one, ranges or {}) for name, one in own.items()}  # type: ignore[arg-type]
+    searches |= {name: partial(cheapest_known, FAMILIES[name]) for name in known if name in FAMILIES}
+    best: list[Candidate] = []
+    none: list[tuple[str, str]] = []
+    for name, search in searches.items():
         member, note = search(n, layers, limit)
         if member is not None:
-            found.append(_candidate(name, member, n, layers))
+            best.append(_candidate(name, member, n, layers))
         if note:
-            missing.append((name, note))
-    found.sort(key=lambda x: (x.pairs, x.degree))
-    return Design(n, layers, max_degree, tuple(found), tuple(missing), least_degree(n, layers))
+            none.append((name, note))
+    best.sort(key=lambda x: (x.pairs, x.degree))
+    return Design(n, layers, max_degree, tuple(best), tuple(none), least_degree(n, layers), lambda: asked()[0])
 
 
-def _own(family: Family | Mapping[str, Family] | None) -> dict[str, Family]:
+@in_turn
+def _asked(
+    own: Mapping[str, Own], known: tuple[str, ...], ranges: Ranges | None, wanted: Wanted
+) -> tuple[Front, dict[str, list[Point]]]:
+    return front_of(own, known, ranges, wanted)
+
+
+def _of_front(
+    front: Front, of: Mapping[str, list[Point]], n: int, layers: int
+) -> tuple[tuple[Candidate, ...], tuple[tuple[str, str], ...], Front]:
+    """Of each family the point with the fewest pairs, and which have none."""
+    best = [min(points, key=lambda x: (x.pairs, x.degree)) for points in of.values() if points]
+    found = [_candidate(x.family, Member(x.parameters, x.pattern), n, layers) for x in best]
+    told = dict(front.missing)
+    none = [(name, "no member that connects all tokens is known to fit") for name, each in of.items() if not each]
+    missing = [(name, "; ".join(filter(None, (why, told.pop(name, ""))))) for name, why in none]
+    return tuple(sorted(found, key=lambda x: (x.pairs, x.degree))), (*missing, *told.items()), front
+
+
+def _own(family: Own | Mapping[str, Own] | None) -> dict[str, Own]:
     """The caller's families under names; a function's is its own."""
     if family is None:
         return {}
+    if isinstance(family, tuple | list):
+        family = {"layers": list(family)}
     if isinstance(family, Mapping):
         if not family:
             raise TermError("family = {}", "at least one", where="design(...)")
-        return {str(name): one for name, one in family.items()}
+        named = {str(name): list(one) if isinstance(one, tuple) else one for name, one in family.items()}
+        for name, one in named.items():
+            if one == []:
+                raise TermError(f"family {name!r}, an empty list", "what each layer may be", where="design(...)")
+        return named
     if isinstance(family, str):
         hint = f"families=[{family!r}]" if family in FAMILIES else ""
         raise TermError(f"family = {family!r}", "a function or a term with symbols", "design(...)", hint)

@@ -23,6 +23,23 @@ def least_degree(n: int, layers: int) -> int:
     return low
 
 
+def least_keys(n: int, layers: int, depth: int) -> int:
+    """Keys per query, summed over the layers, that no pattern can have fewer of which connects n tokens in `depth`.
+
+    Let layer l have a query with at most d_l keys. The last token sees at most `d_1 ... d_D` tokens through D layers,
+    and it has to see n; of numbers with so large a product those that differ by one at most have the least sum. The
+    layers after them have a key each at least, or what was seen is lost.
+
+    >>> least_keys(4096, 6, 6), least_keys(4096, 6, 3)
+    (24, 51)
+    """
+    size = least_degree(n, depth)
+    less = 0
+    while less < depth and size > 1 and size ** (depth - less - 1) * (size - 1) ** (less + 1) >= n:
+        less += 1
+    return depth * size - less + layers - depth
+
+
 def least_pairs(n: int, layers: int, same: bool) -> tuple[int, int]:
     """The largest of `pairs_needed` over all m, and the m: a lower bound of the pairs of all layers.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -86,6 +87,7 @@ def _surely(layer: Term | Heads) -> Term | Heads:
     return layer.forced if isinstance(layer, Term) else heads((count, term.forced) for count, term in layer.groups)
 
 
+@lru_cache(maxsize=32)
 def lags_of(term: Term, n: int) -> np.ndarray | None:
     """The lags below n of a pattern that only looks back, and at the lag alone; None of others."""
     if not of_lags_alone(term) or n > COUNTED:
@@ -109,7 +111,7 @@ def depth_within(terms: Sequence[Term], n: int, layers: int) -> float | None:
         except TooHardError:
             return None
         return found if found is not None and found <= layers else math.inf
-    runs = dict(zip(dict.fromkeys(terms), map(_runs, each), strict=True))  # type: ignore[arg-type]
+    runs = dict(zip(dict.fromkeys(terms), map(runs_of, each), strict=True))  # type: ignore[arg-type]
     if sum(len(runs[term]) for term in terms[:layers]) * n > SHIFTED:
         return None
     whole = (1 << n) - 1
@@ -121,7 +123,7 @@ def depth_within(terms: Sequence[Term], n: int, layers: int) -> float | None:
     return math.inf
 
 
-def _runs(lags: np.ndarray) -> list[tuple[int, int]]:
+def runs_of(lags: np.ndarray) -> list[tuple[int, int]]:
     """First and last of each run of lags."""
     cuts = np.flatnonzero(np.diff(lags) != 1)
     return list(zip(lags[[0, *cuts + 1]].tolist(), lags[[*cuts, -1]].tolist(), strict=True)) if len(lags) else []

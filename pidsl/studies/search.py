@@ -236,6 +236,19 @@ def _connects(member: Member, n: int, layers: int) -> bool:
     return reached(depth, n, layers)
 
 
+def depth_at(pattern: Pattern, n: int) -> float:
+    """The depth at n, exactly.
+
+    Raises:
+        TooHardError: it is not known.
+    """
+    depth = ask.depth(pattern, n)
+    found = float(depth(n=n))
+    if not depth.is_exact:
+        raise TooHardError(f"a depth {depth.relation} {found:g}", "one that is known")
+    return found
+
+
 def reached(depth: Bound, n: int, layers: int) -> bool:
     """Whether the depth at n is at most so many layers.
 

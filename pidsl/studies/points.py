@@ -1,0 +1,252 @@
+"""What a pattern costs in four numbers, each with its proof, and which patterns no other is better than in all four.
+
+    keys        keys of the query with the most, summed over the layers
+    cache       keys that decoding keeps after token n - 1, summed over the layers
+    received    keys that a rank with consecutive tokens gets from others, summed over the layers: at most
+    depth       layers after which every pair is connected
+
+A key here is a row of k and v: of H key heads of D elements of 2 bytes each it is 4 H D bytes; see `Point.bytes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+from pidsl.analysis import questions as ask
+from pidsl.analysis.bound import Bound, asking
+from pidsl.analysis.layers.lags import causal_lags, extent
+from pidsl.analysis.layers.stacks import number
+from pidsl.analysis.portfolio import answer
+from pidsl.analysis.sizes import DTYPES
+from pidsl.errors import ArgumentError, PidslError, SizeError, TooHardError
+from pidsl.language.schedule import Schedule
+from pidsl.language.terms import Term, is_chosen, of_lags_alone
+from pidsl.studies.members import Pattern
+from pidsl.studies.numbers import cost_at, lags_of, layers_of, surely, value_at
+
+MEASURES: dict[str, str] = {
+    "keys": "keys per query, all layers",
+    "cache": "KV keys",
+    "received": "received",
+    "depth": "depth",
+}
+LIMITS = ("degree", *MEASURES)  # of a budget
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one layer at n tokens: pairs, keys of the query with the most, keys kept, keys received; "==" or "<=" each."""
+
+    pairs: int
+    degree: int
+    cache: int
+    received: int
+    relations: tuple[tuple[str, str], ...] = ()
+
+
+@lru_cache(maxsize=1 << 14)
+def cost_of(term: Term, n: int) -> Cost:
+    """What a layer costs at n tokens.
+
+    Raises:
+        TooHardError: a number of them is not known, or known from below only.
+    """
+    pairs, degree = cost_at(term, n)
+    lags = causal_lags(term) if of_lags_alone(term) else None
+    if lags is not None:  # key j is asked for later, and by a rank that begins after it, while some lag reaches it
+        if lags.is_empty():
+            return Cost(pairs, degree, 0, 0)
+        most = extent(lags)[1] if lags.is_bounded() else n
+        return Cost(pairs, degree, min(most, n), min(most, n - 1))
+    most_of = {"cache": ask.live(term), "received": ask.received(term)}
+    found = {name: _at_most(bound, n) for name, bound in most_of.items()}
+    inexact = tuple((name, "<=") for name, bound in most_of.items() if name == "cache" and not bound.is_exact)
+    chosen = (("keys", "<="),) if is_chosen(term) else ()
+    return Cost(pairs, degree, found["cache"], found["received"], (*inexact, *chosen))
+
+
+def _at_most(bound: Bound, n: int) -> int:
+    """The number at n of a bound that says it, or how much it is at most.
+
+    Raises:
+        TooHardError: it says neither.
+    """
+    if bound.relation not in ("==", "<="):
+        raise TooHardError(f"{bound.name} of {bound.shown_subject}", "a number that it is at most", hint=bound.reason)
+    try:
+        return int(bound(t=n - 1) if bound.quantity == "live keys" else bound(n=n))
+    except SizeError as e:
+        raise TooHardError(f"{bound.name} of {bound.shown_subject} at n = {n}", "a number that it is at most") from e
+
+
+@dataclass(frozen=True)
+class Point:
+    """A pattern that connects n tokens, and what it costs.
+
+    Args:
+        family: its name.
+        parameters: the sizes that make it; of a schedule of patterns of a list, none.
+        pattern: a term for every layer, or a schedule.
+        n: tokens.
+        layers: how many there are; a schedule begins again after its last.
+        pairs: attended pairs of all layers together.
+        degree: keys of the query with the most, in any layer.
+        keys: the same of each layer, summed over the layers.
+        cache: keys that decoding keeps after token n - 1, summed over the layers.
+        received: keys that a rank with consecutive tokens gets from others, summed over the layers: at most.
+        depth: layers after which all tokens are connected.
+        relations: of numbers that are no exact ones, "<=".
+    """
+
+    family: str
+    parameters: tuple[tuple[str, int], ...]
+    pattern: Pattern
+    n: int
+    layers: int
+    pairs: int
+    degree: int
+    keys: int
+    cache: int
+    received: int
+    depth: int
+    relations: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def measures(self) -> tuple[int, ...]:
+        """Keys, cache, received and depth."""
+        return self.keys, self.cache, self.received, self.depth
+
+    @cached_property
+    def bounds(self) -> Mapping[str, tuple[Bound, ...]]:
+        """The bounds behind the numbers, with their proofs: "cache" and "received" of each layer, and "depth"."""
+        terms = self.terms
+        return {
+            "cache": tuple(map(ask.live, terms)),
+            "received": tuple(map(ask.received, terms)),
+            "depth": (ask.depth(surely(self.pattern), self.n),),
+        }
+
+    @property
+    def proof(self) -> Point:
+        """The point as its own proof: `point.proof.check()`."""
+        return self
+
+    def check(self) -> bool:
+        """Verify every number: keys are counted again from rows of the mask, or by a formula; all others are proved.
+
+        That the bounds are about this pattern, that each is proved, and that at n they say what is said here.
+        """
+        try:
+            return self._is_proved()
+        except PidslError:
+            return False
+
+    def _is_proved(self) -> bool:
+        terms, bounds = self.terms, self.bounds
+        certain = surely(self.pattern)
+        subject = certain.unions if isinstance(certain, Schedule) else certain
+        (deep,) = bounds["depth"]
+        asked = (deep.question.subject, deep.question.quantity)
+        if asked != (subject, "depth") or not deep.is_exact or deep(n=self.n) != self.depth:
+            return False
+        for name, quantity in (("cache", "live keys"), ("received", "received keys")):
+            each = bounds[name]
+            if [bound.question for bound in each] != [asking(term, quantity) for term in terms]:
+                return False
+            said = self.relations.get(name, "<=" if name == "received" else "==")
+            if said == "==" and not all(bound.is_exact for bound in each):
+                return False
+            if sum(_at_most(bound, self.n) for bound in each) != getattr(self, name):
+                return False
+        counted = {term: _counted(term, self.n) for term in dict.fromkeys(terms)}
+        pairs, keys = (sum(counted[term][k] for term in terms) for k in (0, 1))
+        degree = max(counted[term][1] for term in terms)
+        if (pairs, keys, degree) != (self.pairs, self.keys, self.degree):
+            return False
+        distinct = {id(bound): bound for each in bounds.values() for bound in each}
+        return all(bound.proof.check() for bound in distinct.values())
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The pattern of each layer."""
+        return layers_of(self.pattern, self.n, self.layers)
+
+    def bytes(
+        self, kv_heads: int = 1, head_dim: int = 64, value_dim: int | None = None, dtype: str = "bf16"
+    ) -> tuple[int, int]:
+        """Bytes of the cache and bytes received, for one sequence.
+
+        >>> import pidsl
+        >>> pidsl.design(4096, 6).front.points[0].bytes(kv_heads=8, head_dim=128)
+        (16773120, 16773120)
+
+        Args:
+            kv_heads: key heads.
+            head_dim: elements of a row of q and k.
+            value_dim: of v; default: `head_dim`.
+            dtype: of k and v.
+
+        Raises:
+            SizeError: a number of elements or heads below 1.
+            ArgumentError: an unknown dtype.
+        """
+        if dtype not in DTYPES:
+            raise ArgumentError(f"dtype = {dtype!r}", f"one of {', '.join(DTYPES)}", where="bytes(...)")
+        heads, of_key = number(kv_heads, "kv_heads", 1, "bytes(...)"), number(head_dim, "head_dim", 1, "bytes(...)")
+        of_value = of_key if value_dim is None else number(value_dim, "value_dim", 1, "bytes(...)")
+        row = heads * (of_key + of_value) * DTYPES[dtype]
+        return self.cache * row, self.received * row
+
+    def shown(self, measure: str) -> str:
+        """A number as text, with "<=" where it is a bound only."""
+        relation = self.relations.get(measure, "<=" if measure == "received" else "==")
+        return f"{'' if relation == '==' else '<= '}{getattr(self, measure):,}"
+
+
+def _counted(term: Term, n: int) -> tuple[int, int]:
+    """Pairs and the largest degree, from the rows of the mask; of many tokens from formulas that are proved.
+
+    Raises:
+        TooHardError: there is no proof.
+    """
+    if lags_of(term, n) is None:
+        for quantity in ("pairs", "max degree"):
+            bound = answer(asking(term, quantity))
+            told = bound.is_exact or is_chosen(term)
+            if told and value_at(bound, n)[1] is not None and not bound.proof.check():
+                raise TooHardError(f"{quantity} of {term!r}", "a formula with a proof")
+    return cost_at(term, n)
+
+
+def point(
+    family: str, parameters: tuple[tuple[str, int], ...], pattern: Pattern, n: int, layers: int, depth: int
+) -> Point:
+    """A pattern of which the depth is known, with what it costs.
+
+    Raises:
+        TooHardError: a number is not known.
+    """
+    each = [cost_of(term, n) for term in layers_of(pattern, n, layers)]
+    total = {name: sum(getattr(x, name) for x in each) for name in ("pairs", "cache", "received")}
+    keys, relations = sum(x.degree for x in each), dict(found for x in each for found in x.relations)
+    return Point(family, parameters, pattern, n, layers, degree=max(x.degree for x in each), keys=keys, depth=depth,
+                 relations=relations, **total)  # fmt: skip
+
+
+def within_budget(x: Point, budget: Mapping[str, int]) -> bool:
+    """Whether no number is larger than the budget's."""
+    return all(getattr(x, name) <= most for name, most in budget.items())
+
+
+def undominated(points: Iterable[Point]) -> tuple[Point, ...]:
+    """Those that no other is better than: the fewest keys first; of points with equal numbers, the first.
+
+    One is better than another when no number of it is larger, and one is smaller.
+    """
+    found: list[Point] = []
+    for x in sorted(points, key=lambda x: x.measures):
+        if not any(all(a <= b for a, b in zip(y.measures, x.measures, strict=True)) for y in found):
+            found.append(x)
+    return tuple(found)
