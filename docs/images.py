@@ -15,13 +15,13 @@ from pidsl import causal, stride, window
 
 FOLDER = Path(__file__).parent / "images"
 PATTERN = window(2) | stride(5) & causal
-MEASURED = Path(__file__).parent.parent / "benchmarks" / "results" / "budget.json"
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 TASKS = {"recall": "multi-query recall", "passkey": "passkey"}
 
 
 def budget() -> Figure:
     """What benchmarks/budget.py found: accuracy by keys per query, the median over seeds and all of them behind it."""
-    runs = [run["rows"] for run in json.loads(MEASURED.read_text(encoding="utf-8"))["runs"]]
+    runs = [run["rows"] for run in json.loads((RESULTS / "budget.json").read_text(encoding="utf-8"))["runs"]]
     figure = Figure(figsize=(8.5, 3.4), layout="constrained")
     panels: Any = figure.subplots(1, 2, sharey=True)
     names = dict.fromkeys(row["selector"] for row in runs[0] if row["budget"])
@@ -43,11 +43,37 @@ def budget() -> Figure:
     return figure
 
 
+def devices() -> Figure:
+    """What benchmarks/devices.py models: the exchange of one layer, by each way, and what there is to compute."""
+    model = json.loads((RESULTS / "devices.json").read_text(encoding="utf-8"))["model"]["clusters"]
+    patterns = list(dict.fromkeys(row["pattern"] for row in model["rows"]))
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels: Any = figure.subplots(1, len(patterns), sharey=True)
+    for panel, pattern in zip(panels, patterns, strict=True):
+        rows = [row for row in model["rows"] if row["pattern"] == pattern]
+        gpus = [row["gpus"] for row in rows]
+        computed = [1e3 * row["compute_seconds"] for row in rows]
+        panel.plot(gpus, computed, "--", color="gray", linewidth=1.2, label="pairs to compute")
+        for color, (way, label) in enumerate(EXCHANGES.items()):
+            took = [(x, 1e3 * row["exchange_seconds"][way]) for x, row in zip(gpus, rows, strict=True)
+                    if row["exchange_seconds"][way] is not None]  # fmt: skip
+            panel.plot(*zip(*took, strict=True), "o-", color=f"C{color}", label=label, markersize=3, linewidth=1.2)
+        panel.set(xlabel="GPUs", xscale="log", yscale="log")
+        panel.set_title(pattern, fontsize="medium")
+        panel.set_xticks(gpus, labels=[str(x) for x in gpus])
+        panel.minorticks_off()
+    panels[0].set_ylabel("modelled, ms per layer, forward")
+    figure.legend(*panels[-1].get_legend_handles_labels(), frameon=False, fontsize="small", loc="outside right center")
+    return figure
+
+
+EXCHANGES = {"pidsl": "exchange of pidsl's plan", "all-gather": "all-gather", "ring": "ring", "Ulysses": "Ulysses"}
 PICTURES = {
     "mask": lambda: PATTERN.plot(32),
     "plan": lambda: (stride(32) & causal).plot(8192, tiles="plan"),
     "field": lambda: PATTERN.plot(64, of=63, layers=4),
     "budget": budget,
+    "devices": devices,
 }
 
 

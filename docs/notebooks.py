@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 DOCS = Path(__file__).parent
 FOLDER = DOCS / "notebooks"
-CHAPTERS = "first_pattern", "bounds", "compile", "train", "decode", "select"
+CHAPTERS = "first_pattern", "bounds", "compile", "train", "decode", "select", "many_devices"
 PAGES = [DOCS / "tutorial" / f"{name}.md" for name in CHAPTERS]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK_NEARBY = re.compile(r"\]\((?=[\w-]+\.md)")

@@ -81,12 +81,15 @@ NOT_HERE = {
     "git": "changes the checkout",
     "python -m venv": "makes an environment",
     "PIDSL_SHOW": "an environment for a program of the reader",
+    "torchrun": "test_training_on_two_processes below",
+    "python docs/examples": "test_training_on_two_processes and test_the_generate_example below",
     "python benchmarks": "takes minutes; tests/whole/test_benchmark.py runs benchmarks on less",
     "pidsl demo": "tests/whole/test_demo.py",
     "pidsl bench": "measures",
     "pidsl claims": "tests/studies/test_claims.py",
+    "pidsl report": "tests/pictures/test_report.py",
 }
-TAKES_LONG = ("demo", "bench", "claims")
+TAKES_LONG = ("demo", "bench", "claims", "report")
 
 
 @pytest.mark.parametrize(("command", "page"), COMMANDS)
@@ -131,7 +134,14 @@ def test_the_notebooks_are_made_of_the_pages(notebooks: SimpleNamespace, tmp_pat
     assert made == kept
 
 
-@pytest.mark.parametrize("page", sorted((DOCS / "tutorial").glob("[!i]*.md")), ids=lambda page: page.stem)
+TUTORIAL = sorted((DOCS / "tutorial").glob("[!i]*.md"))
+
+
+# One of them in a kernel; that the pages say what is shown is tested above for each.
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(x, marks=[] if x.stem == "first_pattern" else pytest.mark.slow, id=x.stem) for x in TUTORIAL],
+)
 def test_the_notebooks_run_and_show_what_the_pages_say(notebooks: SimpleNamespace, page: Path) -> None:
     import nbclient
 

@@ -67,7 +67,7 @@ def test_no_import_goes_in_a_circle(rooms: tuple[str, ...]) -> None:
     assert circles(graph(*rooms)) == set()
 
 
-@pytest.mark.parametrize("house", ["pidsl.codegen", "pidsl.runtime", "pidsl.analysis"])
+@pytest.mark.parametrize("house", ["pidsl.codegen", "pidsl.runtime", "pidsl.analysis", "pidsl.distributed"])
 def test_rooms_import_one_way(house: str) -> None:
     def room(name: str) -> str:
         return ".".join(name.split(".")[:3])
