@@ -5,6 +5,7 @@
 #   make test PYTHON=python3.13         another Python (`make clean` first)
 #   make test PYTEST_ARGS='-k language' part of the tests
 #   HYPOTHESIS_PROFILE=long make test   twenty times the random examples
+#   make slow                           the tests that `make test` leaves out
 
 TORCH ?= torch==2.13.0
 export TORCH # the shell splits it into words and reads no `>` in it
@@ -20,7 +21,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest docs linkcheck notebooks floors bench proofs machine clean
+.PHONY: help demo test lint types pytest slow devices docs linkcheck notebooks floors bench proofs machine clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -39,6 +40,12 @@ types: $(READY) ## mypy, strict
 
 pytest: $(READY) ## the tests alone
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+
+slow: $(READY) ## the tests that `make test` leaves out: more targets, head dims and numbers of what it tries on some
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m slow $(PYTEST_ARGS)
+
+devices: $(READY) ## the tests of many devices with twenty times the random examples: some twenty minutes
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m 'slow or not slow' tests/distributed $(PYTEST_ARGS)
 
 docs: $(READY) ## the documentation as a site, in build/docs; a warning is an error
 	$(BIN)/python -m sphinx -a -W -n --keep-going -q docs build/docs

@@ -56,6 +56,7 @@ from pidsl.runtime.registration import register
 if TYPE_CHECKING:
     from pidsl import analysis as analysis
     from pidsl import codegen as codegen
+    from pidsl import distributed as distributed
     from pidsl import nn as nn
     from pidsl import patterns as patterns
     from pidsl import runtime as runtime
@@ -113,6 +114,7 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "pairs for every length": "pidsl.analysis.questions:pairs",
     "sparsity for every length": "pidsl.analysis.questions:sparsity",
     "live": "pidsl.analysis.questions:live",
+    "received": "pidsl.analysis.questions:received",
     "kv bytes": "pidsl.studies.cost:kv_bytes",
     "farthest": "pidsl.analysis.questions:farthest",
     "contiguous": "pidsl.analysis.questions:contiguous",
@@ -121,9 +123,11 @@ stand_behind({  # who answers the questions that one asks of a pattern, each imp
     "attention_graph": "pidsl.studies.graph:attention_graph",
     "path": "pidsl.studies.graph:path",
     "reachable": "pidsl.analysis.layers.reachable:reachable",
-    "communication": "pidsl.analysis.counting.traffic:communication",
+    "communication": "pidsl.distributed.planning.traffic:communication",
     "plot": "pidsl.pictures.plot:plot",
     "plot of formulas": "pidsl.pictures.lines:plot",
+    "plot of a front": "pidsl.pictures.front:plot",
+    "plot of a plan for ranks": "pidsl.pictures.ranks:plot",
     "html": "pidsl.pictures.html:html",
     "svg": "pidsl.pictures.html:svg_of",
 })  # fmt: skip
@@ -156,4 +160,4 @@ if not TYPE_CHECKING:  # what needs torch, or takes time to import, is imported 
         return submodule(__name__, name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__, "nn", "patterns", "select", "testing"})
+        return sorted({*globals(), *__all__, "distributed", "nn", "patterns", "select", "testing"})

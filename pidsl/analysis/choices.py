@@ -23,8 +23,8 @@ from pidsl.language.terms import Term, is_chosen
 
 RULE = "choice"
 AT_MOST: Mapping[str, Relation] = {
-    "pairs": "<=", "degree": "<=", "max degree": "<=", "live keys": "<=", "live pages": "<=", "farthest": "<=",
-    "contiguous": "<=", "depth": ">=",
+    "pairs": "<=", "degree": "<=", "max degree": "<=", "live keys": "<=", "live pages": "<=", "received keys": "<=",
+    "farthest": "<=", "contiguous": "<=", "depth": ">=",
 }  # fmt: skip
 """What a quantity of all that is possible says about it under any choice."""
 CAPPED = {"pairs": n, "degree": sympy.Integer(1), "max degree": sympy.Integer(1)}

@@ -35,6 +35,7 @@ FLIPPED: dict[str, Relation] = {"==": "==", "<=": ">=", ">=": "<="}
 t = symbol("t")
 SOURCES = {
     "sparsity": "pairs", "average degree": "pairs", "kv bytes": "live keys", "decode bytes": "max degree",
+    "received bytes": "received keys",
     **dict.fromkeys(FLOPS, "pairs"),
 }  # fmt: skip
 """Quantities that are made of another one."""

@@ -20,7 +20,7 @@ from pidsl.relation.isl import in_turn
 ACROSS, METHOD = "pairs across documents", "documents apart"
 AT_MOST: Mapping[str, Relation] = {
     "pairs": "<=", "degree": "<=", "max degree": "<=", "average degree": "<=", "live keys": "<=", "live pages": "<=",
-    "farthest": "<=", "sparsity": ">=",
+    "received keys": "<=", "farthest": "<=", "sparsity": ">=",
 }  # fmt: skip
 
 

@@ -51,7 +51,7 @@ PARTS = 100  # of a formula that are searched for numbers
 
 COUNTS = ("pairs", "sparsity", "degree", "max degree", "average degree")
 MEASURED = (
-    *COUNTS, *BY_TIME, *PRODUCTS, "decode bytes", "farthest", "contiguous", "depth",
+    *COUNTS, *BY_TIME, *PRODUCTS, "decode bytes", "received keys", "received bytes", "farthest", "contiguous", "depth",
 )  # fmt: skip
 
 

@@ -81,7 +81,12 @@ def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[
         return _times(
             measured(restated(bound, quantity="max degree", form=None), values, work), _row_bytes(bound.question)
         )
-    if bound.quantity in (*LIVE, "farthest", "contiguous", "depth") and choices.any_chosen(bound.subject):
+    if bound.quantity == "received bytes":
+        found = measured(restated(bound, quantity="received keys", form=None), values, work)
+        return _times(found, _row_bytes(bound.question))
+    if bound.quantity in (*LIVE, "received keys", "farthest", "contiguous", "depth") and choices.any_chosen(
+        bound.subject
+    ):
         most = choices.AT_MOST[bound.quantity] == bound.relation
         found = choices.of_most(bound.subject) if most else choices.of_least(bound.subject)
         return measured(restated(bound, subject=found), values, work)
@@ -106,6 +111,8 @@ def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[
             return contiguous_in(seen), True
         far = farthest_in(seen)
         return -math.inf if far is None else far, True
+    if bound.quantity == "received keys" and n > CORNER:
+        return None, True
     mask = _mask(layers_of(bound.subject, values, 1)[0], n)
     match bound.quantity:
         case "pairs":
@@ -116,8 +123,20 @@ def measured(bound: Bound, values: dict[str, int], work: float = WORK) -> tuple[
             return int(mask.sum(axis=1).max()), True
         case "average degree":
             return Fraction(int(mask.sum()), n), True
+        case "received keys":
+            return _received(mask), True
         case _:
             return 1 - Fraction(int(mask.sum()), n * n), True
+
+
+def _received(mask: Bools) -> int:
+    """The most keys outside of a .. b - 1 that rows a .. b - 1 attend."""
+    most = 0
+    for a in range(len(mask)):
+        seen = np.logical_or.accumulate(mask[a:], axis=0)
+        outside = np.triu(seen, a + 1) if a + 1 < len(mask) else np.zeros_like(seen)  # row b - 1 - a: keys from b on
+        most = max(most, int((seen[:, :a].sum(axis=1) + outside.sum(axis=1)).max()))
+    return most
 
 
 def _of_choices(bound: Bound, values: dict[str, int]) -> Value:

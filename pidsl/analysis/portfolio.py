@@ -83,6 +83,7 @@ WAYS: dict[str, tuple[Way, ...]] = {
         Way("lags", "symbolic.lag_live:live", confirmed="where a symbol divides"),
         Way("blocks", "smaller.blocks:answer", "numbers"),
     ),
+    "received keys": (Way("live keys, and reach ahead", "symbolic.ranks:received"),),
     "live pages": (Way("chambers of t", "counting.counts:live", "numbers"),),
     "farthest": REACH,
     "contiguous": REACH,
@@ -90,6 +91,7 @@ WAYS: dict[str, tuple[Way, ...]] = {
         Way("axes of a grid", "smaller.grids:answer", "numbers"),
         Way("families of lags", "symbolic.lag_reach:depth", confirmed="where a symbol divides"),
         Way("matrices of few tokens", "layers.by_composition:by_small_matrices", "numbers"),
+        Way("sums of lags, layer by layer", "layers.by_lags:depth_of_schedule", "numbers"),
         Way("the formula in n", "layers.by_composition:by_formula"),
         Way("matrices", "layers.by_composition:by_matrices", "numbers"),
         Way("sums of lags", "layers.by_lags:depth", "numbers"),
@@ -99,7 +101,7 @@ WAYS: dict[str, tuple[Way, ...]] = {
         Way("tokens followed", "layers.by_tokens:depth", "numbers", "always"),
         Way("axes of a small grid", "smaller.grids:of_few_tokens", "numbers"),
     ),
-    **dict.fromkeys(("sparsity", "average degree", "kv bytes", "decode bytes", *FLOPS), MADE),
+    **dict.fromkeys(("sparsity", "average degree", "kv bytes", "decode bytes", "received bytes", *FLOPS), MADE),
 }
 
 

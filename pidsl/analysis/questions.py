@@ -21,9 +21,10 @@ from pidsl.analysis.formulas.words import symbol
 from pidsl.analysis.layers.stacks import attempt, number
 from pidsl.analysis.portfolio import about, answer, static
 from pidsl.analysis.schedules import LayerRule
+from pidsl.analysis.sizes import DTYPES
 from pidsl.analysis.smaller.axes import grid_of
 from pidsl.analysis.statements import VARIABLES, names_of
-from pidsl.errors import SizeError, TermError
+from pidsl.errors import ArgumentError, SizeError, TermError
 from pidsl.language.schedule import Schedule
 from pidsl.language.shown import Displayed
 from pidsl.language.terms import Term
@@ -182,6 +183,44 @@ def live(term: Term, assume: Assume = (), lookahead: int | None = None, page: in
     rows = None if lookahead is None else number(lookahead, "lookahead")
     pages = None if page is None else number(page, "page", 1)
     return _asked(asking(_one(term), quantity, lookahead=rows, page=pages), assume)
+
+
+def received(
+    term: Term, assume: Assume = (), *, kv_heads: int | None = None, head_dim: int | None = None,
+    value_dim: int | None = None, dtype: str | None = None,
+) -> Bound:  # fmt: skip
+    """How many key rows a rank gets from others at most, where ranks hold consecutive tokens, however many they are.
+
+    >>> import pidsl
+    >>> k = pidsl.symbols("k")
+    >>> print(received(pidsl.window(k) | pidsl.keys(0, 4) & pidsl.causal))
+    received keys of window(k) | keys(0, 4) & causal
+      <= Min(k + 4, n - 1)
+      for k >= 0, n >= 1
+      proof: keys before a rank's own are live at its first row, those after them within reach ahead (z3)
+      note: of a rank with consecutive tokens, however many ranks share them
+
+    Args:
+        term: a pattern.
+        assume: conditions on the symbols and n.
+        kv_heads, head_dim, value_dim, dtype: with one of them, the bytes of these rows of k and v of one sequence;
+            default: 1 key head, 64 elements, as many as `head_dim`, "bf16".
+
+    Raises:
+        SymbolError, TermError: as in `pairs`.
+        SizeError: a number of elements or heads below 1.
+        ArgumentError: an unknown dtype.
+    """
+    if (kv_heads, head_dim, value_dim, dtype) == (None,) * 4:
+        return _asked(asking(_one(term), "received keys"), assume)
+    name = str(dtype or "bf16").removeprefix("torch.")
+    if name not in DTYPES:
+        raise ArgumentError(f"dtype = {dtype!r}", f"one of {', '.join(DTYPES)}", where="received(...)")
+    given = {"kv_heads": kv_heads or 1, "head_dim": head_dim or 64, "value_dim": value_dim or head_dim or 64}
+    sizes = {x: number(given[x] if value is None else value, x, 1, "received(...)") for x, value in (
+        ("kv_heads", kv_heads), ("head_dim", head_dim), ("value_dim", value_dim))}  # fmt: skip
+    question = asking(_one(term), "received bytes", **sizes, heads=sizes["kv_heads"], batch=1, dtype=name)
+    return _asked(question, assume)
 
 
 def _reach(quantity: str, patterns: Patterns, layers: int | None, assume: Assume) -> Bound:

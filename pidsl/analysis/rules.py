@@ -153,7 +153,7 @@ RULES: dict[str, Rule] = {
         "induction",
         (
             About(STACKS, REACH, SOME),
-            About(NUMBERS, ("depth",), DEPTH),
+            About(STACKS, ("depth",), DEPTH),
         ),
         "pidsl.analysis.layers.check_lags:check",
     ),
@@ -241,7 +241,7 @@ RULES: dict[str, Rule] = {
         "whatever calls choose lies between what is forced and all that is possible, at most a budget of keys further",
         "reduction",
         (
-            About(TERMS, ("pairs", "degree", "max degree")),
+            About(TERMS, ("pairs", "degree", "max degree", "received keys")),
             About(TERMS, ("live keys",), ROWS),
             About(TERMS, ("live pages",), PAGES),
             About(ALL, REACH, SOME),
@@ -250,6 +250,12 @@ RULES: dict[str, Rule] = {
         "pidsl.analysis.choices_check:check",
         confined=True,
         chosen=True,
+    ),
+    "ranks": Rule(
+        "keys before a rank's own are live at its first row, those after them within reach ahead (z3)",
+        "reduction",
+        (About(TERMS, ("received keys",)),),
+        "pidsl.analysis.symbolic.ranks_check:check",
     ),
     "consequence": Rule(
         "follows from another statement about the same pattern, proved by itself",
@@ -262,6 +268,8 @@ RULES: dict[str, Rule] = {
             About(TERMS, ("live keys",), {**ROWS, **TOKENS}),
             About(TERMS, ("live pages",), PAGES),
             About(TERMS, ("kv bytes",), KV_COSTS),
+            About(TERMS, ("received keys",), TOKENS),
+            About(TERMS, ("received bytes",), KV_COSTS),
             About(ALL, REACH, SOME),
             About(ALL, ("depth",), DEPTH),
         ),

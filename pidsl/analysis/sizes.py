@@ -32,7 +32,7 @@ TENSORS = {
 
 def factor(quantity: str, given: dict[str, Any]) -> int:
     """What a pair, or a live key, counts."""
-    if quantity in ("kv bytes", "decode bytes"):
+    if quantity in ("kv bytes", "decode bytes", "received bytes"):
         width = given["head_dim"] + given.get("value_dim", given["head_dim"])
         return width * given["kv_heads"] * given["batch"] * DTYPES[given["dtype"]]
     return FLOPS[quantity] * given["head_dim"] * given["heads"] * given["batch"]

@@ -32,7 +32,7 @@ REACH = ("farthest", "contiguous")
 
 VARIABLES: dict[str, str] = {
     **dict.fromkeys(("pairs", "sparsity", "average degree", "max degree", "depth"), "n"),
-    **dict.fromkeys((ACROSS, "decode bytes", *FLOPS, *TENSORS), "n"), "degree": "in",
+    **dict.fromkeys((ACROSS, "decode bytes", "received keys", "received bytes", *FLOPS, *TENSORS), "n"), "degree": "in",
     **dict.fromkeys(("live keys", "live pages", "kv bytes"), "t"), **dict.fromkeys(REACH, "nL"),
 }  # fmt: skip
 """The variables of a formula of each quantity, besides the symbols of the pattern."""
@@ -111,6 +111,7 @@ def misstated(bound: Bound, proves: Iterable[About]) -> str:
     most = {
         **AT_MOST,
         "kv bytes": "<=",
+        "received bytes": "<=",
         "decode bytes": "<=",
         **dict.fromkeys(FLOPS, "<="),
         **dict.fromkeys((ACROSS, *TENSORS), bound.relation),

@@ -8,6 +8,8 @@ from typing import Any
 
 from pidsl.analysis.bound import Bound
 from pidsl.analysis.questions import Degree
+from pidsl.distributed.planning.plan import Plan
+from pidsl.distributed.planning.shown import lines_of
 from pidsl.errors import PidslError
 from pidsl.language.expr import walk as walk_expression
 from pidsl.language.gate import Gate
@@ -22,6 +24,7 @@ from pidsl.pictures.parts import Panel, panels_of
 from pidsl.studies.compare import Comparison
 from pidsl.studies.cost import Cost
 from pidsl.studies.design import Design
+from pidsl.studies.front import Front
 
 LEAST, MOST = 32, 512  # tokens of a picture that nobody gave a length
 PANELS = 12  # pictures of one value
@@ -179,6 +182,19 @@ def comparison_html(found: Comparison) -> str:
 def design_html(found: Design) -> str:
     """The best of each family, and what was not found."""
     return _table(*found.as_text, left=2)
+
+
+@html.register
+def front_html(found: Front) -> str:
+    """The points of a front."""
+    return _table(*found.as_text, left=2)
+
+
+@html.register
+def ranks_html(found: Plan) -> str:
+    """A plan for ranks: its table, and its reasons below."""
+    text = f"<div><code>{escape(repr(found.asked.pattern))}</code></div>"
+    return f"<div>{text}{_table(*lines_of(found), left=1)}</div>"
 
 
 def _table(title: str, cells: list[list[str]], notes: list[str], left: int) -> str:

@@ -56,7 +56,7 @@ SYMBOLIC = [
     (window(k), "n > k"), (lags(p), ""), (stride(p), "p > 3"), (stride(p) & causal | window(k), "p > k"),
     (stride(k + p), ""), (keys(0, s) & causal, ""), (keys(0, s) & causal | window(k), ""),
     (window(k).dilated(3), ""), (window(k) - lags(p), "p <= k"),
-    (lags(0, p, 2 * p) & window(k), ""), (blocks(p) & causal, ""),
+    (lags(0, p, 2 * p) & window(k), ""), pytest.param(blocks(p) & causal, "", marks=pytest.mark.slow),
 ]  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def calls(draw: st.DrawFn) -> tuple[Heads, Inputs]:
     return heads((1, term) for term in each), draw(inputs(of, dtypes=("float32",)))
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings.default.max_examples // 6)
 @given(calls())
 def test_against_dense_attention(call: tuple[Heads, Inputs]) -> None:
     assert_matches_dense(call[0], call[1], backend="triton", scale=0.4)

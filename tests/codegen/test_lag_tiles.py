@@ -136,7 +136,7 @@ def test_random_lags_in_tiles(values: list[int], frame: Frame) -> None:
     check_plan(replace(lower(lags(*values), frame=frame), pieces=(piece,), attended_keys=None, attended_exact=False))
 
 
-@settings(max_examples=settings.default.max_examples // 5)
+@settings(max_examples=settings.default.max_examples // 8)
 @given(data=st.data())
 def test_against_dense_attention(data: st.DataObject) -> None:
     term = data.draw(

@@ -105,8 +105,13 @@ HUNDREDS = {
 }
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
-@pytest.mark.parametrize("name", HUNDREDS)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        pytest.param(name, backend, marks=pytest.mark.slow if (name, backend) == ("strides", "triton") else [])
+        for name in HUNDREDS for backend in ("torch", "triton")
+    ],
+)  # fmt: skip
 def test_hundreds_of_parts(name: str, backend: str) -> None:
     term = HUNDREDS[name]
     plan = lower(term, backend)

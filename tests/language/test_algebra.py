@@ -17,6 +17,7 @@ from pidsl.language.algebra import (
     non_negative,
     plus_one,
     positive,
+    reduced,
     separated,
     settled,
     smallest,
@@ -123,6 +124,7 @@ def test_predicates_are_printed_as_they_are_meant(p: Pred, env: dict[str, int]) 
 def test_rewrites_of_predicates_keep_the_value(p: Pred, q: Pred, env: dict[str, int]) -> None:
     expected = bool(holds(p, env))
     assert bool(holds(settled(p), env)) == bool(holds(positive(p), env)) == expected
+    assert bool(holds(reduced(p), env)) == expected
     assert bool(holds(separated(p, frozenset("b")), env)) == expected
     assert bool(holds(settled(p, {"a": env["a"]}), env)) == expected
     assert bool(holds(negated(p), env)) != expected

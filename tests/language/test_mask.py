@@ -165,6 +165,7 @@ def test_layers_over_more_tokens_than_a_table_holds() -> None:
 # --- counts
 
 
+@settings(max_examples=settings.default.max_examples * 3 // 5)
 @given(huge(), st.integers(0, 4), st.integers(0, 4), st.sampled_from([0, 2, 2**31, 2**62, 10**25]))
 def test_degrees_are_those_of_the_mask_at_any_size(term: Term, n: int, m: int, offset: int) -> None:
     try:

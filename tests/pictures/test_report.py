@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import pidsl
 from pidsl import blocks, causal, keys, lags, neighborhood, ring, stride, window
+from pidsl.cli.main import main
 from pidsl.errors import ArgumentError, PidslError, SizeError, SymbolError, TermError
 from pidsl.pictures import facts, report
 from pidsl.testing import terms
@@ -46,7 +47,9 @@ def reached(layers: list[pidsl.Term], token: int, n: int) -> np.ndarray[Any, Any
 
 
 def test_the_page_has_every_section_and_needs_nothing(tmp_path: Path) -> None:
-    path = report.write(window(63) | stride(256) & causal, tmp_path / "report.html", backend="torch")
+    """By the command that README and docs/howto/pictures.md show."""
+    path = tmp_path / "report.html"
+    assert main(["report", "window(63) | stride(256) & causal", "-o", str(path), "--backend", "torch"]) == 0
     text = path.read_text(encoding="utf-8")
     for part in ("The mask", "What a token sees", "Bounds", "Cost against dense", "The plan", "Kernel", "claims"):
         assert part in text, part
@@ -376,8 +379,13 @@ def test_a_million_tokens(show: Any) -> None:
 
 
 @browsing
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [
+        (390, True), (1280, False),
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in ((390, False), (1280, True))),
+    ],
+)  # fmt: skip
 def test_the_page_fits(show: Any, width: int, dark: bool) -> None:
     page = show(window(63) | stride(256) & causal, width=width, dark=dark, whole=True, layers=6)
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")

@@ -21,7 +21,10 @@ from pidsl.runtime.call.call import Call, Positions
 from pidsl.runtime.run_triton.program import TritonProgram
 
 ROOT = Path(__file__).parent.parent.parent
-SOME = [("causal", 64), ("causal", 128), ("window1023", 64), ("stride256", 128)]
+SOME = [
+    ("window1023", 64), ("stride256", 128),
+    *(pytest.param("causal", d, marks=pytest.mark.slow) for d in (64, 128)),  # fewer walks than a window has
+]  # fmt: skip
 
 
 @lru_cache

@@ -21,9 +21,10 @@ from pidsl.testing import terms
 BACKENDS = ("torch", "reference")
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 SINKS = keys(0, 2) & causal | window(3)
+SLOW = patterns.power_attention(64, block=4, window=2)  # many pieces, each interpreted
 SOME: list[Term] = [
     causal, full, window(5), window(4) | lags(16), stride(8) & causal, blocks(7) & causal, SINKS, keys(-3, None),
-    window(3).dilated(4), patterns.power_attention(64, block=4, window=2), window(2, 2), causal & ~window(3),
+    window(3).dilated(4), SLOW, window(2, 2), causal & ~window(3),
 ]  # fmt: skip
 POISON = float("nan")
 
@@ -217,8 +218,13 @@ def test_alignment(backend: Any, align: str) -> None:
         agrees(term, call, made(25, 22, 1, 2), packed(lengths, of_keys, align), 2e-5)
 
 
-@pytest.mark.parametrize("backend", [*BACKENDS, "triton"])
-@pytest.mark.parametrize("term", SOME, ids=str)
+@pytest.mark.parametrize(
+    ("backend", "term"),
+    [
+        pytest.param(backend, term, marks=pytest.mark.slow if (backend, term) == ("triton", SLOW) else [])
+        for backend in (*BACKENDS, "triton") for term in SOME
+    ], ids=str,
+)  # fmt: skip
 def test_packed(backend: Any, term: Term) -> None:
     lengths = [1, 0, 19, 40, 3]
     agrees(term, run_packed(pidsl.compile(term, backend), ends(lengths)), made(63, 63, 1, 2), packed(lengths), 2e-5)

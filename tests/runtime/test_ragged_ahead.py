@@ -35,7 +35,7 @@ def longest(reports: list[KernelReport]) -> dict[tuple[str, bool | None], float]
     return found
 
 
-@pytest.mark.parametrize("term", [causal, window(1023)], ids=repr)
+@pytest.mark.parametrize("term", [pytest.param(causal, marks=pytest.mark.slow), window(1023)], ids=repr)
 def test_loops_over_packed_documents_are_hardly_longer(term: Term) -> None:
     plain, packed = (compile_ahead(lower(term, target="cuda:90"), "cuda:90", problem=x) for x in (PLAIN, PACKED))
     assert not any(x.spills_in_loops for x in packed)
@@ -53,8 +53,12 @@ def test_packed_documents_on_other_targets(target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "keys_at"), [("cuda:80", "pages"), ("cuda:90", "slots"), ("cuda:100", "pages"), ("hip:gfx942", "slots")]
-)
+    ("target", "keys_at"),
+    [
+        ("cuda:90", "slots"), ("cuda:100", "pages"), pytest.param("cuda:80", "pages", marks=pytest.mark.slow),
+        pytest.param("hip:gfx942", "slots", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_steps_of_decoding(target: str, keys_at: str) -> None:
     problem = Problem(4, 32, 8, rows=1, keys=131072, sequences=4, keys_at=keys_at)
     term, parts = (causal, True) if keys_at == "pages" else (SINKS, False)

@@ -204,7 +204,10 @@ def test_random_terms(term: Term, batch: Batch, sizes: tuple[int, int]) -> None:
         assume(False)
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize(  # three are part of "all"
+    "name",
+    [pytest.param(x, marks=pytest.mark.slow if x in ("sinks", "slopes", "temperature") else []) for x in SCORES],
+)
 def test_scores(name: str) -> None:
     random, of = torch.Generator().manual_seed(1), SCORES[name]
     numbers = {x: torch.rand(4, generator=random) + 0.5 for x in ("sinks", "slopes", "temperature")}

@@ -21,7 +21,7 @@ def together(work, items):
 """
 
 PROOFS = """
-bounds = [(window(k) | lags(37 + i)).pairs() for i in range(16)]
+bounds = [(window(k) | lags(37 + i)).pairs() for i in range(8)]
 print(together(lambda b: b.proof.check(), bounds))
 """
 
@@ -90,7 +90,7 @@ print(all(torch.equal(x, torch.ones(1, 1, 8, 16)) for x in together(work, range(
 
 @pytest.mark.parametrize(
     ("work", "said"),
-    [(PROOFS, f"{[True] * 16}"), (QUESTIONS, "True"), (LIMITS, "True 0"), (KERNELS, "True"), (CACHE, "True")],
+    [(PROOFS, f"{[True] * 8}"), (QUESTIONS, "True"), (LIMITS, "True 0"), (KERNELS, "True"), (CACHE, "True")],
     ids=["proofs", "questions", "limits", "kernels", "cache"],
 )
 def test_four_threads(work: str, said: str, tmp_path) -> None:

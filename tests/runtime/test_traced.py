@@ -321,8 +321,12 @@ def test_export_with_a_dynamic_length(make: Callable[[], torch.nn.Module], dynam
 
 
 @pytest.mark.parametrize(
-    "first", ["import pidsl\nimport torch", "import torch\nimport pidsl", "import pidsl.nn, torch"]
-)
+    "first",
+    [
+        "import pidsl\nimport torch", "import torch\nimport pidsl",
+        pytest.param("import pidsl.nn, torch", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_an_export_loads_where_pidsl_is_imported(first: str, tmp_path: Any) -> None:
     model = Step(compile(heads([(1, window(3) | lags(11)), (1, FAR)]), score=score(softcap=4.0)))
     args = qkv(1, 9)

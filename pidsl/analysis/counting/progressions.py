@@ -20,7 +20,7 @@ from pidsl.analysis.counting.lattice import rows_of, square
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.isl import disjoint, limited, patience, read_map
-from pidsl.relation.pieces import Ints, count_piece
+from pidsl.relation.pieces import Ints, value_at
 
 T = TypeVar("T")
 _dim: Any = isl.dim_type
@@ -199,6 +199,5 @@ def count_progressions(parts: list[Progression], env: Mapping[str, Ints]) -> Int
     some = next(iter(env.values()))
     count = np.zeros(some.shape, dtype=np.int64)
     for part in parts:
-        for domain, size in part.size().get_pieces():
-            count += count_piece(domain.compute_divs(), size, env)
+        count += value_at(part.size(), env)
     return count

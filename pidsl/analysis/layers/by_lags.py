@@ -30,6 +30,7 @@ WIDEST = 256  # lags from end to end that look both ways
 REGULAR = (1, 40)  # n from which on a pattern may be one of lags
 RUNS = 8  # of sums, and layers that have sums of their own, for a formula in n and L
 LAYERS = 64  # after which sums of lags on both sides are regular
+TURNS = 4  # of a schedule at a number of tokens
 DENSE = 1 << 22  # the largest sum of infinitely many lags that is looked at
 BRANCHES = 24
 SHORT, WORK = 20, 1e8  # so many fewer tokens are tried by masks, and multiplications for each
@@ -91,6 +92,32 @@ def depth(asked: Asked) -> Bound:
             stairs, facts = both_ways(sums, early), (*facts, *_facts(sums))
         found = _with_short(term, start, stairs)
     return asked.answered(found, Certificate(RULE, facts))
+
+
+def depth_of_schedule(asked: Asked) -> Bound:
+    """Depth of layers that only look back, at a number of tokens: the lags that are connected, layer after layer."""
+    q = asked.question
+    if not isinstance(asked.subject, tuple) or q.n is None or q.of != "causal":
+        raise NotMine
+    terms = stack(asked.subject, None)
+    if q.n > DENSE or any(causal_lags(term) is None for term in terms):
+        raise NotMine
+    each = {term: _below(term, q.n) for term in dict.fromkeys(terms)}
+    whole, seen = (1 << q.n) - 1, 1
+    for count in range(TURNS * len(terms)):
+        seen = plus(seen, each[terms[count % len(terms)]]) & whole
+        if seen == whole:
+            return Bound(q, "==", sympy.Integer(count + 1), (), Certificate(RULE))
+    raise TooHardError(f"{TURNS * len(terms)} layers that leave lags out", "fewer that connect all")
+
+
+def _below(term: Term, tokens: int) -> Intervals:
+    """The lags of so many tokens."""
+    lags = causal_lags(term)
+    found = None if lags is None else intervals(lags & read_set(f"{{ [d] : d < {tokens} }}"))
+    if found is None:
+        raise NotMine
+    return found
 
 
 def _bound(asked: Asked, expr: sympy.Expr, assumptions: tuple[sympy.Basic, ...], facts: Facts) -> Bound:

@@ -298,12 +298,31 @@ def _from(parts: Intervals, regular: int) -> int:
     return max(regular, parts[-1][1] - parts[0][0]) if both else regular
 
 
+def _check_schedule(bound: Bound) -> Verdict:
+    """Depth at a number of tokens: the layers of the statement, one after another, until no lag is left out."""
+    terms, tokens = judged.terms_of(bound), whole(bound.question.n, 1, LARGEST)
+    if bound.question.of != "causal" or bound.assumptions or not bound.expr.is_Integer:
+        return failed("a number of layers, for every causal pair, without conditions")
+    inside = read_set(f"{{ [d] : d < {tokens} }}")
+    each = {term: points(causal_lags(term) & inside) for term in dict.fromkeys(terms)}
+    seen: Intervals = ((0, 0),)
+    for count in range(1, whole(int(bound.expr), 1, WHOLE) + 1):
+        seen = summed(seen, each[terms[(count - 1) % len(terms)]], tokens - 1)
+        if (seen == ((0, tokens - 1),)) != (count == bound.expr):
+            return failed(f"{count} layers connect {'all' if count != bound.expr else 'fewer'}")
+    return judged.verdict("", f"{len(terms)} layers: causal, translation invariant", "lags summed layer by layer")
+
+
 def _check_depth(bound: Bound) -> Verdict:
+    if bound.question.n is not None:
+        return _check_schedule(bound)
+    if isinstance(bound.subject, tuple) and len(bound.subject) != 1:
+        return failed("a term for each layer, and no number of tokens")
     (term,), where = judged.terms_of(bound), region(bound.assumptions, least=1)
     if where.is_empty():
         return failed("no n satisfies the assumptions")
-    if bound.expr.has(-sympy.oo) or bound.question.n is not None:
-        return failed("no depth is negative, and this one is for every n")
+    if bound.expr.has(-sympy.oo):
+        return failed("no depth is negative")
     f, fact = stated(bound.expr, where), bound.certificate.fact
     if bound.question.of == "causal":
         wanted = verified_staircase(causal_lags(term), fact).depth()

@@ -20,7 +20,6 @@ from pidsl.analysis.counting.borders import Masks, borders
 from pidsl.analysis.counting.inclusion import inclusion
 from pidsl.analysis.counting.largest import Largest
 from pidsl.analysis.counting.lattice import square
-from pidsl.analysis.counting.traffic import communication
 from pidsl.analysis.counting.windows import Windows
 from pidsl.analysis.formulas.agreement import shape_of
 from pidsl.analysis.formulas.evaluate import values_of
@@ -30,6 +29,7 @@ from pidsl.analysis.formulas.words import Periodic, Table, i, n, symbol
 from pidsl.analysis.portfolio import answer
 from pidsl.analysis.questions import degree, pairs, sparsity
 from pidsl.analysis.ways import Asked
+from pidsl.distributed.planning.traffic import communication
 from pidsl.errors import SizeError, TooHardError
 from pidsl.language.terms import Term
 from pidsl.testing import terms

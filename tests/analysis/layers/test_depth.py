@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import documented
 import numpy as np
@@ -15,12 +16,16 @@ from own_ways import contiguous, depth, farthest
 import pidsl
 from pidsl import Term, causal, full, keys, lags, stride, window
 from pidsl.analysis import questions as ask
-from pidsl.analysis.bound import Bound
+from pidsl.analysis.bound import Bound, asking
+from pidsl.analysis.dense import depth_of
 from pidsl.analysis.formulas.piecewise import chain, formula
 from pidsl.analysis.formulas.words import n, symbol
-from pidsl.analysis.layers.by_lags import BRANCHES, staircase
+from pidsl.analysis.layers import check_lags
+from pidsl.analysis.layers.by_lags import BRANCHES, depth_of_schedule, staircase
 from pidsl.analysis.layers.sums import Staircase
-from pidsl.errors import PidslError, SizeError
+from pidsl.analysis.portfolio import answer
+from pidsl.analysis.ways import Asked
+from pidsl.errors import PidslError, SizeError, TooHardError
 
 EXAMPLES = settings.default.max_examples
 
@@ -288,3 +293,25 @@ def test_a_skip_inside_the_window() -> None:
         inside = question(window(k) | lags(p), assume="p <= k")  # type: ignore[operator]
         assert inside.expr == question(window(k)).expr  # type: ignore[operator]
     assert not ask.farthest(window(k) | stride(p) & causal, assume="p <= k").is_known  # not called contradictory
+
+
+PIECES = st.one_of(
+    st.builds(window, st.integers(0, 6)),
+    st.builds(lambda x: lags(0, *x), st.lists(st.integers(0, 40), max_size=3)),
+    st.builds(lambda w, s: window(w) | lags(s), st.integers(0, 4), st.integers(1, 40)),
+    st.builds(lambda w, p: window(w) | stride(p) & causal, st.integers(0, 4), st.integers(1, 20)),
+    st.builds(lags, st.integers(0, 3)),
+)
+
+
+@given(st.lists(PIECES, min_size=2, max_size=5).map(tuple), st.integers(65, 150))
+def test_a_schedule_at_a_length(schedule: tuple[Term, ...], tokens: int) -> None:
+    """Layer by layer, and by matrices; a depth one off is refused by the checker."""
+    try:
+        found = depth_of_schedule(Asked(asking(schedule, "depth", of="causal", n=tokens), (), answer))
+    except TooHardError:
+        return
+    assert found.expr == depth_of(schedule, tokens, "causal")
+    assert found.proof.check()
+    for wrong in (found.expr + 1, max(found.expr - 1, 1)):
+        assert wrong == found.expr or not check_lags.check(replace(found, expr=wrong)).holds

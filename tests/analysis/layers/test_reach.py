@@ -157,7 +157,7 @@ def test_graph_and_paths_by_eye() -> None:
 # -- against matrices --------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES * 3 // 5)
 @given(terms(3, ring=True), st.integers(0, 4))
 def test_farthest_and_contiguous(term: Term, layers: int) -> None:
     for question, answer in ((farthest, farthest_in), (contiguous, contiguous_in)):

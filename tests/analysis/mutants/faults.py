@@ -29,6 +29,11 @@ for rule in RULES.values():
     import_module(rule.checker.partition(":")[0])
 
 
+def shared_out(faults: Iterable[Any]) -> list[Any]:
+    """Every other one in `make test`, the rest in `make slow`: all of them are a sweep, of a minute and a half."""
+    return [pytest.param(x, marks=pytest.mark.slow, id=str(x)) if k % 2 else x for k, x in enumerate(faults)]
+
+
 @dataclass(frozen=True)
 class Fault:
     """What is planted, and the questions that show it.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import sympy
-from faults import Fault, accepted, changed, fits, forget
+from faults import Fault, accepted, changed, fits, forget, shared_out
 
 import pidsl
 from pidsl.analysis import portfolio
@@ -227,7 +227,7 @@ def points(bound: Bound) -> list[dict[str, int]]:
     return [{"n": x, "L": count} for x in sizes for count in (0, 1, 2, 3, 7, 12)]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("fault", shared_out(FAULTS), ids=str)
 def test_planted_faults_are_refused(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     for q in fault.questions:
         RIGHT.setdefault(q, []) or RIGHT.update({q: answers(q)})

@@ -34,10 +34,13 @@ FAR, NEAR, DEEP, ALL = (
     ("farthest", {"layers": "L"}), ("contiguous", {"layers": "L"}),
     ("depth", {"of": "causal"}), ("depth", {"of": "all"}),
 )  # fmt: skip
+GROWING, SOON = (window(2), window(2) | lags(7), window(2) | lags(14)), ("depth", {"of": "causal", "n": 90})
 FAR2, NEAR2 = ("farthest", {"layers": 2}), ("contiguous", {"layers": 2})
 
 
-def fault(what: str, where: str, faulty: Faulty, way: str, term: Term, question: tuple[str, dict[str, Any]]) -> Fault:
+def fault(
+    what: str, where: str, faulty: Faulty, way: str, term: Term | tuple[Term, ...], question: tuple[str, dict[str, Any]]
+) -> Fault:
     """A faulty version of something in a finder's module, and the question that shows it.
 
     Args:
@@ -83,6 +86,14 @@ FAULTS = [
     ),
     fault("early sums lost", "by_lags.all_sums", changed(lambda x: (x[0], [((0, 0),)] * len(x[1]))),
           "by_lags:depth", lags(9, 10, -4, -3, -2), ALL),
+    *(
+        fault("lags of a layer " + what, "by_lags._below", faulty, "by_lags:depth_of_schedule", GROWING, SOON)
+        for what, faulty in (
+            ("lost", changed(lambda x: x[:1])), ("spread", changed(lambda x: ((0, x[0][1] + 3), *x[1:]))),
+        )
+    ),
+    fault("a bit too far", "by_lags.plus", lambda real: lambda bits, parts: real(bits, [(a, b + 9) for a, b in parts]),
+          "by_lags:depth_of_schedule", GROWING, SOON),
     fault("staircase a step short", "by_lags._heights", changed(lambda x: x[:-1]), "by_lags:reach", PI, NEAR),
     fault("a step too high", "by_lags._heights", changed(lambda x: (*x[:-1], x[-1] + 1)), "by_lags:reach", PI, NEAR),
     fault("a step too low", "by_lags._heights", changed(lambda x: (*x[:-1], x[-1] - 1)), "by_lags:depth", PI, DEEP),
@@ -214,6 +225,8 @@ def _forgotten() -> Iterator[None]:
 
 def is_right(bound: Bound) -> bool:
     """Whether a statement is what masks of up to 50 tokens say, for up to 14 layers."""
+    if isinstance(bound.subject, tuple):  # of a number of layers at a number of tokens
+        return bool(bound.expr == depth_of(bound.subject, bound.question.n or 1, "causal"))
     for tokens in (*range(1, 24), 31, 40, 50):
         layer, seen = dense_mask(bound.term, tokens), np.eye(tokens, dtype=np.bool_)
         measure = farthest_in if bound.quantity == "farthest" else contiguous_in

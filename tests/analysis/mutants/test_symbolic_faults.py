@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import sympy
-from faults import Fault, accepted, changed, fits, forget, given
+from faults import Fault, accepted, changed, fits, forget, given, shared_out
 
 from pidsl import blocks, causal, keys, lags, queries, stride, symbols, window
-from pidsl.analysis.bound import Bound
+from pidsl.analysis import portfolio
+from pidsl.analysis.bound import Bound, asking
 from pidsl.analysis.formulas.words import L, n
 from pidsl.analysis.schedules import BaseSchedule, SkipSchedule
-from pidsl.analysis.symbolic import corner, corners, families, lag_counts, lag_live, lag_reach, progressions
+from pidsl.analysis.symbolic import corner, corners, families, lag_counts, lag_live, lag_reach, progressions, ranks
 from pidsl.analysis.symbolic.families import Family
+from pidsl.analysis.verdict import Verdict
+from pidsl.analysis.ways import Asked
 
 k, p, s = symbols("k p s")
 FIRST, COMB = keys(0, s) & causal, stride(p) & causal
@@ -49,6 +52,25 @@ def keys_of(*terms: Any) -> Asking:
 
 def live(*terms: Any) -> Asking:
     return tuple(lambda t=t: lag_live.live_by_lag(t) for t in terms)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """What is proposed first of the keys that ranks get, whatever its check says; and what is proved of them."""
+
+    term: Any
+
+    def __call__(self) -> Bound:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ranks, "check", lambda bound: Verdict(True))
+            return ranks.received(Asked(asking(self.term, "received keys"), (), portfolio.answer))
+
+    def right(self) -> Bound:
+        return portfolio.answer(asking(self.term, "received keys"))
+
+
+def received(*terms: Any) -> Asking:
+    return tuple(map(Proposed, terms))
 
 
 def more(x: Any) -> Any:
@@ -155,6 +177,15 @@ FAULTS = [
     Fault(lag_live, "by_first_keys", changed(lambda found: found[:1]), live(SINKS)),
     Fault(lag_live, "_between", changed(lambda part: part and replace(part, many=part.many + 1)),
           live(blocks(k) & causal)),
+    # keys that ranks get from others
+    Fault(ranks, "_largest", changed(lambda found: [x - 1 for x in found]), received(window(k), SINKS)),
+    Fault(ranks, "_sums", changed(lambda found: [x - 1 for x in found]), received(window(k, k), causal)),
+    Fault(ranks, "_guesses", changed(lambda found: [sympy.Integer(0)]), received(window(k, k), window(k).T)),
+    Fault(ranks, "_guesses", changed(lambda found: [x - 1 for x in found]), received(window(2, k))),
+    Fault(ranks, "behind", changed(lambda question: replace(question, subject=window(0))), received(SKIP, SINKS)),
+    Fault(ranks, "ahead", changed(lambda question: replace(question, subject=question.subject.T)),
+          received(window(1, 5), window(0, 9))),
+    Fault(ranks, "ahead", changed(lambda question: replace(question, subject=window(1))), received(window(1, 5))),
 ]  # fmt: skip
 
 
@@ -176,11 +207,11 @@ RIGHT: dict[Any, Bound] = {}  # answers without a fault
 
 
 @pytest.mark.usefixtures("without_masks")
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("fault", shared_out(FAULTS), ids=str)
 def test_planted_faults_are_refused(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     for ask in fault.questions:
         if ask not in RIGHT:
-            RIGHT[ask] = ask()
+            RIGHT[ask] = ask.right() if isinstance(ask, Proposed) else ask()
     forget("symbolic")
     fault.plant(monkeypatch)
     proved = list(accepted(fault, lambda ask: [ask()]))
