@@ -184,6 +184,18 @@ def test_calls(what: Callable[..., None]) -> None:
     run(3, what)
 
 
+def plans(group: dist.ProcessGroup) -> None:
+    parallel = parallel_of(group, "window(9)", 21)
+    found = parallel.plan(21, kv_heads=2, head_dim=8, dtype="fp32")
+    assert found.shards == parallel.shards(21) and found.forward.most == 9 * 2 * (8 + 8) * 4
+    x = torch.randn(2, 21, 3, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(parallel.unshard(parallel.shard(x, 1), 1), x)
+
+
+def test_what_a_kernel_says_of_its_plan() -> None:
+    run(3, plans)
+
+
 def rows_of_heads(group: dist.ProcessGroup) -> list[list[int]]:
     """Of each pattern of heads: key heads, and rows of the keys that are here for it."""
     heads = pidsl.heads([(3, pidsl.window(3)), (1, pidsl.causal)])

@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pidsl.distributed.running.agree import agreed, group_of, refuse, together, told
+from pidsl.distributed.planning.plan import Plan, plan
+from pidsl.distributed.running.agree import agreed, group_of, refuse, together, told, watched
 from pidsl.distributed.running.exchange import Trip, depart
 from pidsl.distributed.running.prepare import Pattern, Setup, Sharding, chosen_setup, planned, shards_of
 from pidsl.distributed.running.sequences import Documents, documents_of
@@ -174,11 +175,16 @@ class ContextParallel:
         padded = mine.new_zeros((most, *mine.shape[1:]))
         padded[: len(mine)] = mine
         found = [torch.empty_like(padded) for _ in rows]
-        dist.all_gather(found, padded, group=self.group)
+        with watched(self.group, "the tokens of all ranks", mine.device) as wait:
+            wait(dist.all_gather(found, padded, group=self.group, async_op=True))
         shards = self.shards(sum(rows))
         order = np.concatenate([positions(shards.runs(rank)) for rank in range(self.ranks)])
         whole = torch.cat([x[:count] for x, count in zip(found, rows, strict=True)])
         return whole[torch.from_numpy(np.argsort(order)).to(x.device)].movedim(0, dim)
+
+    def plan(self, n: int, **sizes: Any) -> Plan:
+        """What moves between the ranks, and why; `sizes` as in `pidsl.distributed.plan`: kv_heads, dtype, ..."""
+        return plan(self.pattern, n, self.ranks, sharding=self.shards(n), **sizes)
 
     # -- a call
 
