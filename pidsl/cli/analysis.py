@@ -309,7 +309,7 @@ Examples:
   pidsl design -n 65536 --layers 4
   pidsl design -n 4096 --layers 4 --max-degree 64 --check
   pidsl design -n 1048576 --layers 12 --family "window | skip" --json
-  pidsl design -n 32768 --layers 12 --front --window 63 --budget keys=800 --budget depth=10
+  pidsl design -n 32768 --layers 12 --front --window 63 --budget keys=800
   pidsl design "window(w) | lags(s)" -n 1024 --layers 9 -r w=1:64 -r s=64,128"""
 )
 @click.argument("patterns", nargs=-1, metavar="[[NAME=]PATTERN...]")
