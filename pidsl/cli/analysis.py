@@ -365,11 +365,16 @@ def design(
             "tokens": n, "layers": layers, "max_degree": max_degree, "least_degree": found.least_degree,
             "reason": found.reason or None, "missing": dict(found.missing), "checked": checked, "found": each,
         })  # fmt: skip
-    else:
-        click.echo(str(found))
+    _end(context, None if as_json else found, checked, bool(found.found))
+
+
+def _end(context: click.Context, shown: object, checked: bool | None, found: bool) -> None:
+    """Print what was found, unless it was written as JSON; exit 1 where that is nothing, or does not hold."""
+    if shown is not None:
+        click.echo(str(shown))
         if checked is not None:
             click.echo(f"  checked: {'yes' if checked else 'no'}")
-    if not found.found or checked is False:
+    if not found or checked is False:
         context.exit(1)
 
 
@@ -389,12 +394,7 @@ def _write_front(context: click.Context, front: Front, check: bool, as_json: boo
             "tokens": front.n, "layers": front.layers, "window": front.window, "budget": dict(front.budget),
             "missing": dict(front.missing), "checked": checked, "found": each,
         })  # fmt: skip
-    else:
-        click.echo(str(front))
-        if checked is not None:
-            click.echo(f"  checked: {'yes' if checked else 'no'}")
-    if not front.points or checked is False:
-        context.exit(1)
+    _end(context, None if as_json else front, checked, bool(front.points))
 
 
 def _at(bound: Bound, n: int) -> Any:

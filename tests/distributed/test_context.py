@@ -115,7 +115,7 @@ def own_lists(case: Case, parallel: ContextParallel, blocks: Tensor) -> Tensor:
 
 
 def documents(case: Case) -> Any:
-    return None if case.ids is None else documents_of(np.array(case.ids))
+    return None if case.ids is None else documents_of(torch.tensor(case.ids))
 
 
 def judged(case: Case) -> tuple[list[Tensor], dict[str, Any]]:

@@ -2,7 +2,6 @@
 is gone; and what is wrong with a call or a module is said before anything is sent.
 
 # follows the hints of pidsl/distributed/running/context.py: __init__, _check_rows, _checked
-# follows the hints of pidsl/distributed/running/sequences.py: documents_of
 # follows the hints of pidsl/nn/attention.py: _check_parallel, _shared
 # follows the hints of pidsl/nn/places.py: place_shared
 """

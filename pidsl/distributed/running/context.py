@@ -275,8 +275,7 @@ class ContextParallel:
         if ids.dim() == 2 and ids.shape[0] != q.shape[0]:
             fault = Fault("documents", f"{ids.shape[0]} rows", f"{q.shape[0]}, the batch of q, or none")
             raise_faults([fault], self._where)
-        host = ids.cpu().numpy().astype(np.int64)
-        return documents_of(np.broadcast_to(host, (q.shape[0], host.shape[-1])))
+        return documents_of(ids.cpu().expand(q.shape[0], ids.shape[-1]))
 
     def _facts(self, call: Call, documents: Documents | None, tokens: int) -> Mapping[str, str]:
         """What all ranks must agree on."""

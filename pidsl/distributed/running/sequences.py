@@ -7,20 +7,20 @@ every document of the batch has a row, most of them empty: dropout counts docume
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
+from torch import Tensor
 
 from pidsl.distributed.running.meetings import Lists, Meeting, Table, Take, covered, places
 from pidsl.distributed.tokens.images import image
 from pidsl.distributed.tokens.placement import Placement
 from pidsl.distributed.tokens.runs import Ints, Run, positions
-from pidsl.errors import ArgumentError
 from pidsl.language.chosen import forced, possible, selection
 from pidsl.language.terms import Chosen, Term, is_chosen
 from pidsl.relation.sampled import sampled
 from pidsl.runtime.call.call import Positions
+from pidsl.runtime.call.ragged import table_of
 
 Document = tuple[int, int, int]  # batch entry, first token, tokens
 Documents = tuple[Document, ...]  # in the order of the batch
@@ -108,22 +108,12 @@ def _by_pattern(term: Term, count: Ints) -> Iterator[tuple[Term, Ints]]:
     yield from found.items()
 
 
-def documents_of(ids: Ints) -> Documents:
-    """The runs of equal ids [B, n], in the order of the batch; negative ids are padding.
+def documents_of(ids: Tensor) -> Documents:
+    """The runs of equal ids, int [B, n], in the order of the batch; negative ids are padding.
 
     Raises:
         ArgumentError: an id has two runs.
     """
-    found = []
-    for entry, row in enumerate(ids):
-        cuts = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), len(row)]
-        runs = [(a, b - a) for a, b in pairwise(cuts) if a < b and row[a] >= 0]
-        seen: set[int] = set()
-        for first, _ in runs:
-            if (name := int(row[first])) in seen:
-                got = f"documents[{entry}, {first}] = {name}, which an earlier run has too"
-                hint = "ids that are different for every document"
-                raise ArgumentError(got, "one run of tokens for each id", "parallel(q, k, v, documents=...)", hint)
-            seen.add(name)
-        found += [(entry, *run) for run in runs]
-    return tuple(found)
+    batch, n = ids.shape
+    table = table_of("documents", [ids], [], [batch, n, n, 0], ids.device)
+    return tuple((entry, first, count) for entry, first, count, *_ in table.tolist())

@@ -25,6 +25,7 @@ from pidsl.runtime.call.call import Call, Positions, Spread
 from pidsl.runtime.call.call import Heads as HeadRuns
 from pidsl.runtime.call.segments import Segments
 from pidsl.runtime.call.sums import accumulator
+from pidsl.runtime.kernels.merge import weighed
 from pidsl.runtime.operator import attended
 from pidsl.runtime.programs import Programs
 
@@ -260,14 +261,7 @@ def merged(results: Sequence[Result], call: Call) -> tuple[Tensor, Tensor]:
         return whole[0].out, whole[0].lse
     if not results:
         return q.new_zeros((*q.shape[:3], width)), q.new_full(q.shape[:3], -torch.inf, dtype=dtype)
-    lses = torch.stack([_spread(x, rows, -torch.inf) for x in results], -1)
-    top = lses.detach().amax(-1, keepdim=True)
-    top = torch.where(top == -torch.inf, 0.0, top)
-    weights = (lses - top).exp()
-    total = weights.sum(-1, keepdim=True)
-    dead = total == 0
-    total = torch.where(dead, 1.0, total)
-    shares = weights / total
+    shares, lse = weighed(torch.stack([_spread(x, rows) for x in results], -1))
     out = q.new_zeros((*q.shape[:3], width), dtype=dtype)
     for place, x in enumerate(results):
         if x.out is None:
@@ -278,15 +272,14 @@ def merged(results: Sequence[Result], call: Call) -> tuple[Tensor, Tensor]:
             kept = x.rows >= 0
             own = x.rows[kept]
             out[:, :, own] += x.out[:, :, kept] * shares[:, :, own, place, None]
-    lse = torch.where(dead, -torch.inf, total.log() + top).squeeze(-1)
     return out.to(q.dtype), lse
 
 
-def _spread(x: Result, rows: int, rest: float) -> Tensor:
-    """The lse of a result [B, H, rows], with `rest` in rows that it has not."""
+def _spread(x: Result, rows: int) -> Tensor:
+    """The lse of a result [B, H, rows], with -inf in rows that it has not."""
     if x.lse.shape[2] == rows and isinstance(x.rows, slice):
         return x.lse
-    found = x.lse.new_full((*x.lse.shape[:2], rows), rest)
+    found = x.lse.new_full((*x.lse.shape[:2], rows), -torch.inf)
     if isinstance(x.rows, slice):
         found[:, :, x.rows] = x.lse
     else:

@@ -73,14 +73,21 @@ def merged(results: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """`merge` of results that fit each other."""
     if len(results) == 1:
         return results[0]
-    lses = torch.stack([lse for _, lse in results], -1)
+    shares, lse = weighed(torch.stack([lse for _, lse in results], -1))
+    parts = [out * shares[..., s, None] for s, (out, _) in enumerate(results)]  # float32, of half precision outputs
+    return reduce(torch.add, parts).to(results[0][0].dtype), lse
+
+
+def weighed(lses: Tensor) -> tuple[Tensor, Tensor]:
+    """What each of several sets of keys weighs in each row [..., sets], and lse over all of them [...].
+
+    Args:
+        lses: of each set, [..., sets]; -inf where a row has no key in it: it weighs 0 there.
+    """
     top = lses.detach().amax(-1, keepdim=True)
     top = torch.where(top == -torch.inf, 0.0, top)
     weights = (lses - top).exp()
     total = weights.sum(-1, keepdim=True)
     dead = total == 0
     total = torch.where(dead, 1.0, total)
-    shares = weights / total
-    parts = [out * shares[..., s, None] for s, (out, _) in enumerate(results)]  # float32, of half precision outputs
-    lse = torch.where(dead, -torch.inf, total.log() + top).squeeze(-1)
-    return reduce(torch.add, parts).to(results[0][0].dtype), lse
+    return weights / total, torch.where(dead, -torch.inf, total.log() + top).squeeze(-1)
