@@ -154,6 +154,18 @@ def coalesced(x: SetOrMap) -> SetOrMap:
         return x
 
 
+def of_each_part(choose: Callable[[isl.BasicMap], isl.Map], pairs: isl.Map) -> isl.Map:
+    """The chosen pairs of every convex part, such as `isl.BasicMap.lexmin`: those of all pairs are among them.
+
+    `isl.Map.lexmin` compares what it finds in all parts. Where a limit strikes while it does, isl may read an object
+    that it could not make, and the process dies.
+    """
+    found = isl.Map.empty(pairs.get_space())
+    for part in pairs.get_basic_maps():
+        found = found | choose(part)
+    return found
+
+
 def convex_parts(x: isl.Set) -> list[isl.BasicSet]:
     """The basic sets of `x`, every division in them with a formula; finding one may split a set.
 

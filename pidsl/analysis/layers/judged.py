@@ -19,7 +19,7 @@ from pidsl.analysis.verdict import Verdict, failed
 from pidsl.errors import TooHardError
 from pidsl.language.terms import Term
 from pidsl.relation.build import unclipped
-from pidsl.relation.isl import coalesced, limited, read_map, read_set
+from pidsl.relation.isl import coalesced, limited, of_each_part, read_map, read_set
 
 SOON = 20_000  # operations for one key of each query
 OPERATIONS = 8_000_000  # a proof may take longer than its statement
@@ -97,17 +97,17 @@ def not_reach(quantity: str, lags: isl.Set, missing: isl.Set, expr: sympy.Expr, 
 def not_reach_of(pairs: isl.Map, bound: Bound, where: isl.Set) -> str:
     """As above, from the first key of each query, which is the farthest, or the nearest predecessor that it lacks."""
     if bound.quantity == "farthest":
-        lags = _some(pairs, isl.Map.lexmin)
+        lags = _some(pairs, isl.BasicMap.lexmin)
     else:
-        lags = _some(target_map("causal") - pairs, isl.Map.lexmax)
+        lags = _some(target_map("causal") - pairs, isl.BasicMap.lexmax)
     return not_reach(bound.quantity, lags, lags, bound.expr, where)
 
 
-def _some(pairs: isl.Map, choose: Callable[[isl.Map], isl.Map]) -> isl.Set:
-    """The lags of one pair of each query, where isl tells it soon, else of all pairs."""
+def _some(pairs: isl.Map, choose: Callable[[isl.BasicMap], isl.Map]) -> isl.Set:
+    """The lags of one pair of each query and part, where isl tells it soon, else of all pairs."""
     try:
         with limited("one key of each query", SOON):
-            return choose(pairs).reverse().deltas()
+            return of_each_part(choose, pairs).reverse().deltas()
     except TooHardError:
         return pairs.reverse().deltas()
 

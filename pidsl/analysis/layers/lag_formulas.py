@@ -13,26 +13,26 @@ from pidsl.analysis.formulas.words import n
 from pidsl.analysis.layers.stacks import by_width, lags_of, target_map
 from pidsl.analysis.layers.sums import Intervals
 from pidsl.errors import TooHardError
-from pidsl.relation.isl import CONTEXT, limited, read_set
+from pidsl.relation.isl import CONTEXT, limited, of_each_part, read_set
 
 SOON = 20_000  # operations for one key of each query
 LAG_OPERATIONS = 200_000  # differences of many parts are slow ones: up to 20 microseconds each
 
 
 def long_lags_of(pairs: isl.Map) -> isl.Set:
-    """Lags with the largest of all: of each query to its first key, where isl tells these soon."""
-    return _lags_of(pairs, isl.Map.lexmin)
+    """Lags with the largest of all: of each query to its first key in each part, where isl tells these soon."""
+    return _lags_of(pairs, isl.BasicMap.lexmin)
 
 
 def missing_lags_of(pairs: isl.Map) -> isl.Set:
     """Lags >= 0 of missing pairs, with the smallest: of each query to the nearest key that it lacks, as above."""
-    return _lags_of(target_map("causal") - pairs, isl.Map.lexmax)
+    return _lags_of(target_map("causal") - pairs, isl.BasicMap.lexmax)
 
 
-def _lags_of(pairs: isl.Map, choose: Callable[[isl.Map], isl.Map]) -> isl.Set:
+def _lags_of(pairs: isl.Map, choose: Callable[[isl.BasicMap], isl.Map]) -> isl.Set:
     try:
         with limited("one key of each query", SOON):
-            return lags_of(choose(pairs))
+            return lags_of(of_each_part(choose, pairs))
     except TooHardError:
         return lags_of(pairs)
 
