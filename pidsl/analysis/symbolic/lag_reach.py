@@ -119,6 +119,8 @@ def _lags(sides: Sides) -> Lags:
     if len(zero) + len(singles) + len(combs) != len(sides.past) or not few or (singles and not zero):
         raise NotByLag("it is no window with one skip or one comb")
     k = zero[0].last if zero else None
+    if k == 0 and singles and not combs:  # lags 0 and p
+        return None, None, None, (singles[0].start, sympy.Integer(1))
     if combs and (k is None or k == 0):
         return None, None, None, (combs[0].step, None)
     return k, singles[0].start if singles else None, combs[0].step if combs else None, None

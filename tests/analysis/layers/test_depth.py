@@ -252,7 +252,14 @@ def values_of(term: Term) -> Iterator[dict[str, int]]:
         yield dict(zip(names, numbers, strict=True))
 
 
-@pytest.mark.parametrize(("term", "assume"), FAMILIES, ids=repr)
+SLOW = [(window(k) | lags(p), "p == k + 1"), (window(k) | lags(p) | lags(p), "p >= 2*k")]  # cases of others here
+
+
+@pytest.mark.parametrize(
+    ("term", "assume"),
+    [pytest.param(*x, marks=[pytest.mark.slow] * (x in SLOW)) for x in FAMILIES],
+    ids=repr,
+)
 def test_families_with_symbols(term: Term, assume: str) -> None:
     """Every value of the symbols that the assumptions allow, and the proof."""
     for question, measure in (

@@ -129,6 +129,18 @@ def test_proofs_of_counts(term: Any) -> None:
         assert not replace(bound, expr=bound.expr + 1).proof.check()
 
 
+def test_a_token_and_one_before_it() -> None:
+    """Lags 0 and p are no window with a skip, whose gap the window closes, but multiples of p."""
+    for quantity in ("farthest", "contiguous", "depth"):
+        found = getattr(window(0) | lags(p), quantity)()
+        assert found.expr == getattr(window(1).dilated(p), quantity)().expr and found.proof.check()
+    for lag, count, tokens in itertools.product((1, 2, 5), (1, 2, 3), (2, 9, 24)):
+        far = min(count * lag, (tokens - 1) // lag * lag)
+        for term in (window(0) | lags(lag), lags(0, lag)):
+            assert term.farthest(count)(n=tokens) == far
+            assert term.contiguous(count)(n=tokens) == (far if lag == 1 else 0)
+
+
 def test_a_bound_for_symbolic_moduli_is_not_returned_while_z3_does_not_decide_it() -> None:
     bound = (COMB | stride(q) & causal).pairs()
     assert not bound.is_known
