@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pidsl
-from pidsl.cli.options import LENGTH, Binding, as_json, bind, parts, pattern, ranges, read, write_json
+from pidsl.cli.options import LENGTH, Binding, Size, as_json, bind, parts, pattern, ranges, read, write_json
 from pidsl.console import console, picture, table
 from pidsl.errors import ParseError, PidslError, SymbolError, TermError
 
@@ -324,9 +324,17 @@ Examples:
     multiple=True,
     type=Binding(),
     metavar="NAME=NUMBER",
-    help="At most so many degree, keys, cache, received or depth.",
+    help="At most: degree, keys, cache, cache_bytes, received, exchange_bytes, depth.",
 )
 @click.option("--window", type=click.IntRange(0), default=0, metavar="TOKENS", help="Each layer attends the last ones.")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=Size(),
+    metavar="NAME=VALUE",
+    help="kv_heads, head_dim, dtype, ranks: for bytes.",
+)
 @click.option("--front", is_flag=True, help="All members that no other is better than, not the best of each family.")
 @click.option("--check", is_flag=True, help="Verify what was found from the statements; exit 1 if that fails.")
 @as_json
@@ -342,12 +350,13 @@ def design(
 
     JSON: "tokens", "layers", "max_degree", "least_degree", "reason" (null where something fits), "missing" (why, by
     family), "checked" (null: not asked), and "found" with "family", "parameters", "pattern", "pairs", "least_pairs",
-    "degree", "depth". With --front "found" has "keys", "cache", "received" and "depth" of each point instead, the keys
-    received at most.
+    "degree", "depth". With --front "found" has "keys", "cache", "received", "depth",
+    "cache_bytes" and "exchange_bytes" of each point instead.
     """
     own, budget = _all_named(patterns, {}) or None, dict(options["budget"])
+    sizes: Any = dict(options["sizes"])
     found = pidsl.design(n, layers, max_degree, families or None, family=own, ranges=ranges or None,
-                         budget=budget or None, window=options["window"])  # fmt: skip
+                         budget=budget or None, window=options["window"], **sizes)  # fmt: skip
     check, as_json = options["check"], options["as_json"]
     if options["front"]:
         _write_front(context, found.front, check, as_json)
@@ -381,12 +390,13 @@ def _end(context: click.Context, shown: object, checked: bool | None, found: boo
 def _write_front(context: click.Context, front: Front, check: bool, as_json: bool) -> None:
     checked = front.check() if check and front.points else None
     if as_json:
+        from pidsl.studies.model import IN_BYTES
         from pidsl.studies.points import MEASURES
 
         each = [
             {
                 "family": x.family, "parameters": dict(x.parameters), "pattern": repr(x.pattern), "degree": x.degree,
-                **{name: getattr(x, name) for name in MEASURES},
+                **{name: getattr(x, name) for name in (*MEASURES, *IN_BYTES)},
             }
             for x in front
         ]  # fmt: skip

@@ -42,6 +42,20 @@ class Binding(click.ParamType[tuple[str, int]]):
         return name, int(number)
 
 
+class Size(click.ParamType[tuple[str, int | str]]):
+    """`NAME=NUMBER` or `NAME=WORD`."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int | str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = (x.strip() for x in str(value).partition("="))
+        if not equals or not name.isidentifier() or not re.fullmatch(r"[+-]?\d+|[A-Za-z][\w.]*", text):
+            self.fail(f"{value!r} is not NAME=VALUE, such as head_dim=128 or dtype=bf16", param, ctx)
+        return name, text if text[0].isalpha() else int(text)
+
+
 class Numbers(click.ParamType[tuple[str, list[int]]]):
     """`NAME=LOW:HIGH`, both included, `NAME=LOW:HIGH:STEP` or `NAME=NUMBER,NUMBER,...`."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TypeAlias
+from typing import TypeAlias, Unpack
 
 from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound, asking
@@ -23,6 +23,7 @@ from pidsl.studies.cost import shown
 from pidsl.studies.front import Front, Wanted, checked_budget, front_of
 from pidsl.studies.limits import least_degree, least_pairs, pairs_needed
 from pidsl.studies.members import Family, Member, Pattern, Ranges, require_used
+from pidsl.studies.model import Given, checked_sizes
 from pidsl.studies.numbers import cost_at, layers_of, surely, value_at
 from pidsl.studies.points import Point
 from pidsl.studies.search import FAMILIES, cheapest, cheapest_known, reached, too_few
@@ -180,7 +181,7 @@ class Design(Displayed):
 def design(
     n: int, layers: int, max_degree: int | None = None, families: Iterable[str] | None = None, *,
     family: Own | Mapping[str, Own] | None = None, ranges: Ranges | None = None,
-    budget: Mapping[str, int] | None = None, window: int = 0,
+    budget: Mapping[str, int] | None = None, window: int = 0, **sizes: Unpack[Given],
 ) -> Design:  # fmt: skip
     """The cheapest patterns that connect every causal pair of n tokens within so many layers.
 
@@ -238,8 +239,13 @@ def design(
         ranges: for each of its parameters (low, high), both included, or its integers one by one.
         budget: the most of "degree" (as `max_degree`), "keys" (of a query, summed over the layers), "cache" (keys that
             decoding keeps, summed over the layers), "received" (keys that a rank with consecutive tokens gets from
-            others, likewise) and "depth"; some or none. A key is a row of k and v; `Point.bytes` says how many bytes.
+            others, likewise) and "depth"; some or none. A key is a row of k and v. With sizes also "cache_bytes",
+            that decoding keeps, and "exchange_bytes", that the busiest of `ranks` gets, or sends if that is more, in
+            a forward pass; the same backward. Bytes are those of one sequence and all layers.
         window: every layer attends at least the last so many tokens, and the query's own.
+        sizes: of a model, as `pidsl.distributed.plan` takes them: kv_heads and head_dim; heads (default: `kv_heads`),
+            value_dim (`head_dim`), dtype ("bf16"), and ranks, how many share the tokens. The front says bytes then;
+            with ranks those of each member's plan, in the place of the keys received.
 
     Returns:
         The best of each family with formulas and proofs, and beside it what no pattern of its kind can beat; or why
@@ -247,10 +253,11 @@ def design(
         the point of its front with the fewest pairs.
 
     Raises:
-        SizeError: n < 1, layers < 1 or max_degree < 1; no number in a budget.
+        SizeError: n < 1, layers < 1 or max_degree < 1; no number in a budget, or of a size.
         TermError: an unknown family, or what is none; an unknown name in a budget; a list with patterns that look
             ahead, or at more than the lag.
         SymbolError: a parameter without a range, or a range without a parameter.
+        ArgumentError: an unknown size or dtype; a budget in bytes, or sizes, without what makes a key so many bytes.
     """
     for name, value in (("n", n), ("layers", layers), ("max_degree", max_degree)):
         if value is not None or name != "max_degree":
@@ -265,7 +272,8 @@ def design(
     for name in known:
         if name not in KNOWN:
             raise TermError(f"family {name!r}", f"some of {', '.join(map(repr, KNOWN))}", where="design(...)")
-    asked = partial(_asked, own, known, ranges, Wanted(n, layers, limits, int(window)))
+    model = checked_sizes(sizes, limits, "design(...)")
+    asked = partial(_asked, own, known, ranges, Wanted(n, layers, limits, int(window), model))
     only_there = any(isinstance(one, list) for one in own.values()) or (families is not None and DIGITS in known)
     if budget or window or only_there:
         found, missing, front = _of_front(*asked(), n, layers)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pidsl.errors import PidslError, SizeError, TermError
+from pidsl.errors import PidslError, SizeError, TermError, TooHardError
 from pidsl.language.door import behind
 from pidsl.language.shown import Displayed
 from pidsl.language.terms import Term, is_confined, require_free
@@ -18,8 +18,9 @@ from pidsl.studies.known_fronts import FRONTS, SKIPS, of_skips
 from pidsl.studies.layered import schedules
 from pidsl.studies.limits import least_keys
 from pidsl.studies.members import Family, Member, Ranges, members
+from pidsl.studies.model import IN_BYTES, Sizes
 from pidsl.studies.numbers import depth_within, layers_of, reason_of, surely
-from pidsl.studies.points import LIMITS, MEASURES, Point, point, undominated, within_budget
+from pidsl.studies.points import LIMITS, MEASURES, Point, planned, point, undominated, within_budget
 from pidsl.studies.search import depth_at
 
 if TYPE_CHECKING:
@@ -27,17 +28,32 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = 40  # points of a table as text
+PLANNED = 24  # members of a known family, or schedules of a list, that are planned for ranks; a plan takes a second
+TRIED = 512  # members of a caller's family that are
 SAME_DEPTH = 64  # windows with a skip that are looked at for each depth, where there are more
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a front: tokens, layers, the most of each number, and a window that every layer holds."""
+    """What is asked of a front: tokens, layers, the most of each number, and a window that every layer holds.
+
+    With the sizes of a model, numbers of bytes are asked for as well.
+    """
 
     n: int
     layers: int
     budget: Mapping[str, int]
     window: int = 0
+    sizes: Sizes | None = None
+
+    @property
+    def in_keys(self) -> dict[str, int]:
+        """The budget without bytes: of a cache, so many keys as it holds."""
+        found = {name: most for name, most in self.budget.items() if name not in IN_BYTES}
+        if self.sizes is not None and "cache_bytes" in self.budget:
+            keys = self.budget["cache_bytes"] // self.sizes.key
+            found["cache"] = min(keys, found.get("cache", keys))
+        return found
 
 
 @dataclass(frozen=True)
@@ -46,10 +62,12 @@ class Front(Displayed):
 
     Args:
         n, layers: what was asked.
-        budget: the most of each number: of "degree", "keys", "cache", "received" and "depth", some or none.
+        budget: the most of each number: of "degree", "keys", "cache", "received", "depth", "cache_bytes" and
+            "exchange_bytes", some or none.
         window: every layer attends the last so many tokens, and itself.
         points: the fewest keys first.
         missing: of families, what was not looked at, or is not known.
+        sizes: of the model that bytes are those of; None: they are not told.
     """
 
     n: int
@@ -58,6 +76,7 @@ class Front(Displayed):
     window: int
     points: tuple[Point, ...]
     missing: tuple[tuple[str, str], ...]
+    sizes: Sizes | None = None
 
     def __len__(self) -> int:
         return len(self.points)
@@ -69,9 +88,15 @@ class Front(Displayed):
         return self.points[index]
 
     def check(self) -> bool:
-        """Whether there are points, every number of each is proved, and none is better than another."""
-        fits = all(within_budget(x, self.budget) for x in self.points)
-        return bool(self.points) and fits and undominated(self.points) == self.points and all(x.check() for x in self)
+        """Whether there are points, as was asked, every number of each is proved, and none is better than another."""
+        asked = all(self._is_asked(x) for x in self.points)
+        return bool(self.points) and asked and undominated(self.points) == self.points and all(x.check() for x in self)
+
+    def _is_asked(self, x: Point) -> bool:
+        """Whether a point is of these tokens, layers and sizes, within the budget, with the window in each layer."""
+        moves = self.sizes is not None and self.sizes.ranks is not None
+        same = (x.n, x.layers, x.sizes, x.exchange_bytes is not None) == (self.n, self.layers, self.sizes, moves)
+        return same and within_budget(x, self.budget) and _holds(x.terms, self.window)
 
     @property
     def as_text(self) -> tuple[str, list[list[str]], list[str]]:
@@ -81,13 +106,13 @@ class Front(Displayed):
         held = f", window({self.window}) in each" if self.window else ""
         last = len(self.points) - 1
         rows = self.points if last < SHOWN else tuple(self.points[k * last // (SHOWN - 1)] for k in range(SHOWN))
-        cells = (
-            [["family", "pattern", "keys", "least possible", "largest", "KV keys", "received", "depth"]] if rows else []
-        )
+        kept, moved = self._columns
+        head = ["family", "pattern", "keys", "least possible", "largest", kept[0], moved[0], "depth"]
+        cells = [head] if rows else []
         for x in rows:
             least = least_keys(self.n, self.layers, x.depth)
-            cells.append([x.family, _short(x), x.shown("keys"), f"{least:,}", f"{x.degree:,}", x.shown("cache"),
-                          x.shown("received"), f"{x.depth:,}"])  # fmt: skip
+            cells.append([x.family, _short(x), x.shown("keys"), f"{least:,}", f"{x.degree:,}", x.shown(kept[1]),
+                          x.shown(moved[1]), f"{x.depth:,}"])  # fmt: skip
         notes = [f"{family}: {why}" for family, why in self.missing]
         if not rows:
             notes.insert(0, "nothing fits")
@@ -96,8 +121,20 @@ class Front(Displayed):
         if any(x.keys == least_keys(self.n, self.layers, x.depth) for x in rows):
             notes.append("no pattern of any kind that is as deep has fewer keys than the least possible")
         if rows:
-            notes.append("keys, KV keys and received are sums over the layers; largest: keys of a query in one layer")
+            of = f"keys, {kept[0]} and {moved[0]}"
+            notes.append(f"{of} are sums over the layers; largest: keys of a query in one layer")
+        if rows and self.sizes is not None:
+            ranks = "" if moved[0] == "received" else f"; exchange: of the busiest of {self.sizes.ranks:,} ranks"
+            notes.append(f"bytes of one sequence, {self.sizes}{ranks}")
         return f"n = {self.n:,} tokens connected within {within}{held}{limits}", cells, notes
+
+    @property
+    def _columns(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """What a table says of the cache and of what ranks get, and the name of the number."""
+        kept = ("KV keys", "cache") if self.sizes is None else ("cache bytes", "cache_bytes")
+        if self.sizes is None or self.sizes.ranks is None:
+            return kept, ("received", "received")
+        return kept, ("exchange bytes", "exchange_bytes")
 
     def __str__(self) -> str:
         return laid_out(*self.as_text, left=2)
@@ -179,18 +216,47 @@ def front_of(
         found, note = _skips(others, wanted)
         of[SKIPS] = _fit(found, wanted)
         missing += [(SKIPS, note)] if note else []
-    points = undominated(x for each in of.values() for x in each)
-    return Front(wanted.n, wanted.layers, wanted.budget, wanted.window, points, tuple(missing)), of
+    if wanted.sizes is not None and wanted.sizes.ranks is not None:
+        for name, points in of.items():
+            every = name in own and not isinstance(own[name], list)
+            of[name], note = _planned(points, wanted, TRIED if every else PLANNED)
+            missing += [(name, note)] if note else []
+        if any(of[name] and isinstance(own.get(name, []), list) for name in of):
+            what = "members of known families, and of lists, are those that cost least in the other numbers"
+            missing.append(("exchange bytes", what))
+    front = undominated(x for each in of.values() for x in each)
+    return Front(wanted.n, wanted.layers, wanted.budget, wanted.window, front, tuple(missing), wanted.sizes), of
 
 
 def _fit(points: Iterable[Point], wanted: Wanted) -> list[Point]:
-    return [x for x in points if within_budget(x, wanted.budget)]
+    """Those within the budget, with the sizes that bytes are those of; what ranks exchange is not asked yet."""
+    limits = wanted.in_keys
+    return [replace(x, sizes=wanted.sizes) for x in points if within_budget(x, limits)]
+
+
+def _planned(points: list[Point], wanted: Wanted, most: int) -> tuple[list[Point], str]:
+    """Those within the budget, with the bytes that ranks exchange; and what was not planned."""
+    first = undominated(points)[:most]
+    rest = sorted((x for x in points if x not in first), key=lambda x: x.measures)
+    left = most - len(first)
+    rest = rest if len(rest) <= left else [rest[k * len(rest) // left] for k in range(left)]
+    found: list[Point] = []
+    unknown: list[str] = []
+    for x in (*first, *rest):
+        try:
+            found.append(planned(x))
+        except TooHardError as e:
+            unknown.append(f"{_short(x)}: {reason_of(e)}")
+    notes = [] if len(points) <= most else [f"{most:,} of {len(points):,} members are planned for ranks"]
+    if unknown:
+        notes.append(f"what ranks exchange is not known of {len(unknown):,} ({unknown[0]})")
+    return [x for x in found if within_budget(x, wanted.budget)], "; ".join(notes)
 
 
 def _of_known(name: str, wanted: Wanted) -> Iterator[Point]:
     """Members of a family with formulas; how deep each is is counted."""
     n, layers = wanted.n, wanted.layers
-    last = min(layers, wanted.budget.get("depth", layers))
+    last = min(layers, wanted.in_keys.get("depth", layers))
     seen = set()
     for member, depth in FRONTS[name](n, layers, wanted.window):
         if depth > last or member.values in seen:
@@ -207,12 +273,12 @@ def _skips(others: list[Point], wanted: Wanted) -> tuple[list[Point], str]:
     n, layers = wanted.n, wanted.layers
     found: list[Point] = []
     most = 0
-    for depth, k, p in of_skips(n, min(layers, wanted.budget.get("depth", layers)), wanted.window):
+    for depth, k, p in of_skips(n, min(layers, wanted.in_keys.get("depth", layers)), wanted.window):
         degree = np.minimum(k + 1, n) + ((k < p) & (p < n))
         each = np.stack([layers * degree, layers * np.minimum(p, n), layers * np.minimum(p, n - 1), 0 * p + depth], 1)
         keep = np.ones(len(k), bool)
         for name, values in (("degree", degree), *zip(MEASURES, each.T, strict=True)):
-            keep &= values <= wanted.budget.get(name, 1 << 62)
+            keep &= values <= wanted.in_keys.get(name, 1 << 62)
         for other in others:
             keep &= ~(np.asarray(other.measures) <= each).all(1)
         at = np.flatnonzero(keep)
@@ -229,7 +295,7 @@ def _skips(others: list[Point], wanted: Wanted) -> tuple[list[Point], str]:
 def _of_members(name: str, family: Family, ranges: Ranges | None, wanted: Wanted) -> tuple[list[Point], str]:
     """Members of a caller's family that connect all tokens; and of how many that is not known."""
     n, layers = wanted.n, wanted.layers
-    last = min(layers, wanted.budget.get("depth", layers))
+    last = min(layers, wanted.in_keys.get("depth", layers))
     found: list[Point] = []
     unknown: list[str] = []
     for member in members(family, ranges, "design(...)"):
@@ -287,7 +353,7 @@ def _of_list(
                 )
             if _holds((member.pattern,), wanted.window):
                 terms.append(member.pattern)
-    return schedules(name, terms, wanted.n, wanted.layers, wanted.budget) if terms else ([], "it has no members")
+    return schedules(name, terms, wanted.n, wanted.layers, wanted.in_keys) if terms else ([], "it has no members")
 
 
 def _holds(terms: Iterable[Term], radius: int) -> bool:

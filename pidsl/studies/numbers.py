@@ -9,9 +9,10 @@ from functools import lru_cache
 import numpy as np
 
 from pidsl.analysis.bound import Bound, asking
+from pidsl.analysis.counting.progressions import progressions
 from pidsl.analysis.dense import depth_of
 from pidsl.analysis.formulas.words import Value
-from pidsl.analysis.layers.lags import plus
+from pidsl.analysis.layers.lags import causal_lags, plus
 from pidsl.analysis.measured import measured
 from pidsl.analysis.portfolio import answer
 from pidsl.analysis.schedules import BaseSchedule
@@ -21,7 +22,9 @@ from pidsl.language.schedule import Schedule, layers
 from pidsl.language.terms import Term, is_chosen, of_lags_alone
 from pidsl.language.vocabulary import causal, window
 from pidsl.relation import counting
+from pidsl.relation.isl import limited, read_set
 from pidsl.relation.oracle import table
+from pidsl.relation.pieces import value_at as value_of
 from pidsl.studies.members import Pattern
 
 Answer = tuple[Value, Bound | None]  # a number, and the formula it comes from
@@ -92,6 +95,31 @@ def lags_of(term: Term, n: int) -> np.ndarray | None:
     """The lags below n of a pattern that only looks back, and at the lag alone; None of others."""
     if not of_lags_alone(term) or n > COUNTED:
         return None
+    try:
+        return _listed(term, n)
+    except TooHardError:
+        return _in_rows(term, n)
+
+
+def _listed(term: Term, n: int) -> np.ndarray | None:
+    """As `lags_of`, from isl's words for them.
+
+    Raises:
+        TooHardError: isl has none within its limits.
+    """
+    lags = causal_lags(term)
+    if lags is None:
+        return None
+    with limited(f"the lags of {term!r} below {n}"):
+        parts = progressions(lags & read_set(f"{{ [d] : 0 <= d < {n} }}"))
+    one = {"n": np.full(1, n)}
+    ends = [(int(value_of(x.first, one)[0]), int(value_of(x.size(), one)[0]), x.step) for x in parts]
+    each = [first + max(step, 1) * np.arange(count) for first, count, step in ends]
+    return np.sort(np.concatenate([np.empty(0, np.int64), *each]), kind="stable")  # no lag is in two of them
+
+
+def _in_rows(term: Term, n: int) -> np.ndarray | None:
+    """As `lags_of`, from the first row and the last one of the mask."""
     first, last = table(term, np.array([0, n - 1]), np.arange(n), n, n)
     return None if first[1:].any() else n - 1 - np.flatnonzero(last)[::-1]
 

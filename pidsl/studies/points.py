@@ -5,26 +5,29 @@
     received    keys that a rank with consecutive tokens gets from others, summed over the layers: at most
     depth       layers after which every pair is connected
 
-A key here is a row of k and v: of H key heads of D elements of 2 bytes each it is 4 H D bytes; see `Point.bytes`.
+A key here is a row of k and v: of H key heads of D elements of 2 bytes each it is 4 H D bytes. Where the sizes of a
+model are told, points have the bytes of their cache; and where ranks are, the bytes that those exchange take the place
+of the keys received.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound, asking
 from pidsl.analysis.layers.lags import causal_lags, extent
 from pidsl.analysis.layers.stacks import number
-from pidsl.analysis.portfolio import answer
 from pidsl.analysis.sizes import DTYPES
 from pidsl.errors import ArgumentError, PidslError, SizeError, TooHardError
 from pidsl.language.schedule import Schedule
 from pidsl.language.terms import Term, is_chosen, of_lags_alone
 from pidsl.studies.members import Pattern
-from pidsl.studies.numbers import cost_at, lags_of, layers_of, surely, value_at
+from pidsl.studies.model import IN_BYTES, Sizes
+from pidsl.studies.numbers import cost_at, layers_of, surely
+from pidsl.studies.recount import counted, moved
 
 MEASURES: dict[str, str] = {
     "keys": "keys per query, all layers",
@@ -32,7 +35,7 @@ MEASURES: dict[str, str] = {
     "received": "received",
     "depth": "depth",
 }
-LIMITS = ("degree", *MEASURES)  # of a budget
+LIMITS = ("degree", *MEASURES, *IN_BYTES)  # of a budget
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,9 @@ class Point:
         received: keys that a rank with consecutive tokens gets from others, summed over the layers: at most.
         depth: layers after which all tokens are connected.
         relations: of numbers that are no exact ones, "<=".
+        sizes: of a model; None: what a key is in bytes is not told.
+        exchange_bytes: that the busiest rank gets, or sends if that is more, of all layers and one sequence, forward;
+            the same backward. By `pidsl.distributed.plan`, exact; None where ranks are not told.
     """
 
     family: str
@@ -112,11 +118,19 @@ class Point:
     received: int
     depth: int
     relations: Mapping[str, str] = field(default_factory=dict, compare=False)
+    sizes: Sizes | None = None
+    exchange_bytes: int | None = None
 
     @property
     def measures(self) -> tuple[int, ...]:
-        """Keys, cache, received and depth."""
-        return self.keys, self.cache, self.received, self.depth
+        """Keys, cache, received and depth; the bytes exchanged, where those are known, in the place of received."""
+        moved = self.received if self.exchange_bytes is None else self.exchange_bytes
+        return self.keys, self.cache, moved, self.depth
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """Bytes that decoding keeps of one sequence, of all layers; None where sizes are not told."""
+        return None if self.sizes is None else self.cache * self.sizes.key
 
     @cached_property
     def bounds(self) -> Mapping[str, tuple[Bound, ...]]:
@@ -134,9 +148,12 @@ class Point:
         return self
 
     def check(self) -> bool:
-        """Verify every number: keys are counted again from rows of the mask, or by a formula; all others are proved.
+        """Verify every number, by nothing that found it.
 
-        That the bounds are about this pattern, that each is proved, and that at n they say what is said here.
+        Keys and pairs are counted in masks, of many tokens by formulas that are proved where a pattern looks at more
+        than the lag. Cache, received and depth are proved: that the bounds are about this pattern, that each is
+        proved, and that at n they say what is said here. Bytes exchanged are counted rank by rank, from the mask of
+        each part of the plan; False where that takes more than 2**14 tokens of a pattern of more than the lag.
         """
         try:
             return self._is_proved()
@@ -160,13 +177,18 @@ class Point:
                 return False
             if sum(_at_most(bound, self.n) for bound in each) != getattr(self, name):
                 return False
-        counted = {term: _counted(term, self.n) for term in dict.fromkeys(terms)}
-        pairs, keys = (sum(counted[term][k] for term in terms) for k in (0, 1))
-        degree = max(counted[term][1] for term in terms)
+        found = {term: counted(term, self.n) for term in dict.fromkeys(terms)}
+        pairs, keys = (sum(found[term][k] for term in terms) for k in (0, 1))
+        degree = max(found[term][1] for term in terms)
         if (pairs, keys, degree) != (self.pairs, self.keys, self.degree):
+            return False
+        if self.exchange_bytes is not None and self.exchange_bytes != self._recounted_exchange():
             return False
         distinct = {id(bound): bound for each in bounds.values() for bound in each}
         return all(bound.proof.check() for bound in distinct.values())
+
+    def _recounted_exchange(self) -> int | None:
+        return None if self.sizes is None else moved(self.terms, self.n, self.sizes)
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -201,23 +223,9 @@ class Point:
 
     def shown(self, measure: str) -> str:
         """A number as text, with "<=" where it is a bound only."""
-        relation = self.relations.get(measure, "<=" if measure == "received" else "==")
+        of = measure.removesuffix("_bytes")  # exchange is exact
+        relation = self.relations.get(of, "<=" if of == "received" else "==")
         return f"{'' if relation == '==' else '<= '}{getattr(self, measure):,}"
-
-
-def _counted(term: Term, n: int) -> tuple[int, int]:
-    """Pairs and the largest degree, from the rows of the mask; of many tokens from formulas that are proved.
-
-    Raises:
-        TooHardError: there is no proof.
-    """
-    if lags_of(term, n) is None:
-        for quantity in ("pairs", "max degree"):
-            bound = answer(asking(term, quantity))
-            told = bound.is_exact or is_chosen(term)
-            if told and value_at(bound, n)[1] is not None and not bound.proof.check():
-                raise TooHardError(f"{quantity} of {term!r}", "a formula with a proof")
-    return cost_at(term, n)
 
 
 def point(
@@ -235,9 +243,19 @@ def point(
                  relations=relations, **total)  # fmt: skip
 
 
+def planned(x: Point) -> Point:
+    """A point with the bytes that ranks exchange.
+
+    Raises:
+        TooHardError: what moves cannot be counted.
+    """
+    return x if x.sizes is None else replace(x, exchange_bytes=x.sizes.plan(x.terms, x.n).busiest)
+
+
 def within_budget(x: Point, budget: Mapping[str, int]) -> bool:
-    """Whether no number is larger than the budget's."""
-    return all(getattr(x, name) <= most for name, most in budget.items())
+    """Whether no number is larger than the budget's, and all of them are known."""
+    known = ((getattr(x, name), most) for name, most in budget.items())
+    return all(number is not None and number <= most for number, most in known)
 
 
 def undominated(points: Iterable[Point]) -> tuple[Point, ...]:

@@ -211,6 +211,17 @@ def test_a_front(capsys: Said) -> None:
     assert "nothing fits" in said(capsys, *asked, "--budget", "keys=4", code=1)
 
 
+def test_a_front_in_bytes(capsys: Said) -> None:
+    sizes = ("kv_heads=2", "heads=4", "head_dim=16", "dtype=fp32", "ranks=2")
+    asked = ("design", "window(w)", "-r", "w=15:31", "-n", "64", "--layers", "4", "--front")
+    asked += tuple(x for size in sizes for x in ("--size", size))  # type: ignore[assignment]
+    found = as_json(capsys, *asked, "--budget", "exchange_bytes=20000", "--budget", "cache_bytes=20000", "--check")
+    (x,) = found["found"]
+    plan = pidsl.distributed.plan(pidsl.window(16), 64, 2, kv_heads=2, heads=4, head_dim=16, dtype="fp32")
+    assert found["checked"] is True and x["cache_bytes"] == 4 * 16 * 256 and x["exchange_bytes"] == 4 * plan.busiest
+    assert "exchange bytes" in said(capsys, *asked)
+
+
 def test_families_with_ranges(capsys: Said) -> None:
     text = "window(k) | keys(0, 4) & causal"
     found = as_json(capsys, "compare", f"sinks={text}", "causal", "--range", "k=2,4", "-n", "64")
