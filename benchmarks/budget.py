@@ -3,9 +3,9 @@
     python benchmarks/budget.py                    the table, and benchmarks/results/budget.json
     python benchmarks/budget.py --seeds 1 --steps 400
 
-A transformer is trained with causal attention on two tasks of 256 tokens. Then, with the weights that it has, each
-query attends a window and the blocks of 8 keys that a selector lists for it. Nothing else is trained, but for the gate,
-which is distilled from the attention of the trained model.
+A transformer is trained with causal attention on two tasks of 256 tokens, of pidsl/demo/tasks.py. Then, with the
+weights that it has, each query attends a window and the blocks of 8 keys that a selector lists for it. Nothing else is
+trained, but for the gate, which is distilled from the attention of the trained model.
 
 - recall (multi-query associative recall, arXiv 2312.04927): 16 keys with a value behind each stand among filler; in the
   last quarter all keys come again, and what is asked for is their value.
@@ -42,15 +42,15 @@ from torch.nn import functional as F
 import pidsl
 from pidsl import causal, chosen, window
 from pidsl.demo.measure import machine, versions
+from pidsl.demo.model import IGNORED
+from pidsl.demo.tasks import MARKER, TASKS
 from pidsl.nn import SparseAttention
 from pidsl.select import MoBA, Quest, SeerGate
 from pidsl.select.selector import Selector
 
 OUT = Path(__file__).resolve().parent / "results" / "budget.json"
 N, DIM, HEADS, LAYERS = 256, 64, 4, 2
-FILLER, KEYS, VALUES = 32, 64, 64  # tokens of each kind, in this order; then the marker
-MARKER = FILLER + KEYS + VALUES
-IGNORED = -100
+NAMES = ("recall", "passkey")
 BLOCK = 8
 LOCAL = window(BLOCK - 1) & causal
 BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -99,33 +99,10 @@ class Model(nn.Module):
         return self.logits(self.norm(x))
 
 
-def recall(batch: int, n: int, made: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Tokens [batch, n], and what comes behind each where that is asked for."""
-    tokens = torch.randint(FILLER, (batch, n), generator=made)
-    targets = torch.full((batch, n), IGNORED)
-    pairs, behind = n // 16, n // 4
-    keys = torch.rand(batch, KEYS, generator=made).argsort(1)[:, :pairs] + FILLER
-    values = torch.randint(FILLER + KEYS, MARKER, (batch, pairs), generator=made)
-    at = 2 * torch.rand(batch, (n - behind) // 2, generator=made).argsort(1)[:, :pairs]
-    asked = n - behind + 2 * torch.rand(batch, behind // 2, generator=made).argsort(1)[:, :pairs]
-    for where in (at, asked):
-        tokens.scatter_(1, where, keys).scatter_(1, where + 1, values)
-    return tokens, targets.scatter_(1, asked, values)
-
-
-def passkey(batch: int, n: int, made: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The same of one marker, with four values behind it."""
-    tokens = torch.randint(FILLER, (batch, n), generator=made)
-    targets = torch.full((batch, n), IGNORED)
-    values = torch.rand(batch, VALUES, generator=made).argsort(1)[:, :4] + FILLER + KEYS
-    said = torch.cat([torch.full((batch, 1), MARKER), values], 1)
-    at = torch.randint(n - n // 4 - 5, (batch, 1), generator=made) + torch.arange(5)
-    tokens.scatter_(1, at, said)
-    tokens[:, -5:], targets[:, -5:-1] = said, values
-    return tokens, targets
-
-
-TASKS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"recall": recall, "passkey": passkey}
+def asked(name: str, batch: int, n: int, made: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Tokens [batch, n] of a task, and its answers."""
+    found = TASKS[name].asked(batch, n, made)
+    return found.tokens, found.targets
 
 
 def trained(steps: int, made: torch.Generator, batch: int = 16) -> Model:
@@ -135,7 +112,7 @@ def trained(steps: int, made: torch.Generator, batch: int = 16) -> Model:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for step in range(steps):
         n = N >> max(0, 3 - 6 * step // steps)
-        both = [task(batch * N // n // 2, n, made) for task in TASKS.values()]
+        both = [asked(name, batch * N // n // 2, n, made) for name in NAMES]
         tokens, targets = (torch.cat(x) for x in zip(*both, strict=True))
         loss = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
         optimizer.zero_grad()
@@ -153,7 +130,7 @@ def distilled(model: Model, steps: int, made: torch.Generator, batch: int = 4) -
     optimizer = torch.optim.AdamW([x for gate in gates for x in gate.parameters()], 3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
     for _ in range(steps):
-        both = [task(batch // 2, N, made)[0] for task in TASKS.values()]
+        both = [asked(name, batch // 2, N, made)[0] for name in NAMES]
         loss = torch.zeros(())
         with torch.no_grad():
             seen = list(model.queries_and_keys(torch.cat(both)))
@@ -248,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         times.append(time.process_time())
         gates = distilled(model, args.gate_steps, made)
         times.append(time.process_time())
-        rows = compared(model, gates, {name: task(args.questions, N, made) for name, task in TASKS.items()})
+        rows = compared(model, gates, {name: asked(name, args.questions, N, made) for name in NAMES})
         times.append(time.process_time())
         names = ("training", "distilling", "comparing")
         seconds = {name: round(b - a, 1) for name, (a, b) in zip(names, pairwise(times), strict=True)}
@@ -265,7 +242,7 @@ def print_table(runs: list[dict[str, Any]]) -> None:
     print(f"{'selector':>10} {'blocks':>6} {'keys':>5}  {'recall':<26} passkey")
     for rows in zip(*(run["rows"] for run in runs), strict=True):
         first, cells = rows[0], []
-        for task in TASKS:
+        for task in NAMES:
             own = [row[task] for row in rows]
             cells.append(f"{statistics.median(own):6.1%} ({min(own):.1%} .. {max(own):.1%})")
         print(f"{first['selector']:>10} {first['budget'] or '':>6} {first['keys']:>5}  {cells[0]:<26} {cells[1]}")

@@ -20,10 +20,12 @@ from pidsl.analysis.bound import Bound
 from pidsl.console import Progress, heading, table
 from pidsl.demo import figure
 from pidsl.demo.check import compare
+from pidsl.demo.copying import Copied, learn_to_copy
 from pidsl.demo.measure import MIB, Times, alternate, default_device, machine, versions
-from pidsl.demo.model import ROPE, Block, ByteModel, DenseAttention
+from pidsl.demo.model import BYTES, ROPE, Block, DenseAttention, Model
 from pidsl.demo.output import Folder
 from pidsl.demo.settings import Settings
+from pidsl.demo.tasks import TASKS
 from pidsl.demo.text import standard_library
 from pidsl.demo.train import Run, share_weights, train
 from pidsl.language.gate import Gate
@@ -67,14 +69,18 @@ class Demo:
         self.results["errors"] = {"starting weights": self.check()}
         heading(f"4. Times at n = {self.settings.long}")
         self.results["seconds"] = self.time()
-        heading("5. Three byte-level language models on the source code of the Python standard library")
+        heading(f"5. A task where reach decides: the token {self.settings.copying.distance} back")
+        copied = self.copy()
+        self.results["copying"] = [summary(model) for model in copied]
+        heading("6. Three byte-level language models on the source code of the Python standard library")
         runs = self.train()
+        print(beside(runs, copied))
         self.results["training"] = [{**asdict(run), "step": list(run.step.seconds)} for run in runs]
-        heading("6. Kernels against dense attention on real activations: the trained weights")
+        heading("7. Kernels against dense attention on real activations: the trained weights")
         self.results["errors"]["trained weights"] = self.check()
-        heading("7. Results")
+        heading("8. Results")
         self.results["total_seconds"] = time.monotonic() - started
-        self.write_results(runs)
+        self.write_results(runs, copied)
         print(f"\n{self.results['total_seconds']:.0f} s in all, on {self.where}, backend {self.backend}")
         return self.results
 
@@ -178,7 +184,7 @@ class Demo:
 
     # -- models ------------------------------------------------------------------------------------------------------
 
-    def make_models(self) -> dict[str, ByteModel]:
+    def make_models(self) -> dict[str, Model]:
         """One model per pattern; they differ in the attention only."""
         settings = self.settings
         size = (settings.dim, settings.heads)
@@ -187,11 +193,37 @@ class Demo:
             "ring": lambda: SparseAttention(*size, self.patterns["ring"], rope=ROPE),
             "pi": lambda: PiAttention(*size, settings.k, settings.period, skip=settings.skip, rope=ROPE),
         }
-        models: dict[str, ByteModel] = {}
+        models: dict[str, Model] = {}
         for name, attention in attentions.items():
             torch.manual_seed(settings.budget.seed)
-            models[name] = ByteModel(settings.dim, settings.layers, attention).to(self.device)
+            models[name] = Model(BYTES, settings.dim, (attention() for _ in range(settings.layers))).to(self.device)
             share_weights(models["dense"], models[name])
+        return models
+
+    def copy(self) -> list[Copied]:
+        """Train models to copy, and hold what they answer beside what they are proved to see."""
+        sizes, task = self.settings.copying, TASKS["copy"]
+        n, budget = sizes.budget.length, sizes.budget
+        print(
+            f"{task.tokens} symbols at random, {n} of them; each asks for the one {sizes.distance} before it.\n"
+            f"{sizes.layers} layers, width {sizes.dim}, {sizes.heads} heads; at most {budget.steps} steps of "
+            f"{budget.batch} x {n} symbols; same seed, sequences and starting weights."
+        )
+        models = [learn_to_copy(name, term, sizes, self.device) for name, term in sizes.patterns.items()]
+        rows = [
+            [
+                x.name, repr(x.term), int(x.term.degree().maximum(n=n)), seen((x.term,) * sizes.layers, n),
+                "none" if x.way is None else " + ".join(map(str, x.way)),
+                len(x.bits), f"{x.step.median * 1e3:.0f}", f"{x.accuracy:.2%}",
+            ]
+            for x in models
+        ]  # fmt: skip
+        header = ["", "term", "keys", "contiguous / farthest", f"way to lag {sizes.distance}", "steps", "ms per step"]
+        print(table([*header, "right"], rows, left=2))
+        print(
+            f"Reach and way are proved for every n; right: of {models[0].asked} questions about other sequences.\n"
+            f"Who cannot see the symbol is right {task.chance:.2%} of the time, in the mean, whatever it has learned."
+        )
         return models
 
     def train(self) -> list[Run]:
@@ -218,11 +250,31 @@ class Demo:
         )
         return runs
 
-    def write_results(self, runs: list[Run]) -> None:
+    def write_results(self, runs: list[Run], copied: list[Copied]) -> None:
         """The picture and the figures."""
         size = min(5 * self.settings.period // 2, 1024)
-        print(self.folder.write("figure.png", lambda path: figure.draw(path, self.patterns, size, runs)))
+        print(self.folder.write("figure.png", lambda path: figure.draw(path, self.patterns, size, runs, copied)))
         print(self.folder.write("results.json", json.dumps(self.results, indent=1) + "\n"))
+
+
+def summary(model: Copied) -> dict[str, Any]:
+    """As results.json has it."""
+    return {
+        "name": model.name, "term": repr(model.term), "way": model.way, "bits": model.bits, "asked": model.asked,
+        "right": model.right, "step": list(model.step.seconds),
+    }  # fmt: skip
+
+
+def beside(runs: list[Run], copied: list[Copied]) -> str:
+    """What text makes of pi-attention and the window, and what copying does."""
+    held_out = {run.name: run.held_out for run in runs}
+    accuracy = {model.name: model.accuracy for model in copied}
+    worse = held_out["pi"] - held_out["ring"]
+    return (
+        f"On text pi is {abs(worse):.3f} bits per byte {'worse' if worse > 0 else 'better'} than the ring window, of "
+        f"one seed; copying, pi is right {accuracy['pi']:.1%} of the time, a window of as many keys "
+        f"{accuracy['window']:.1%}."
+    )
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -231,7 +283,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def activations(model: ByteModel, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def activations(model: Model, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q, k, v and gate weights as the kernel of the last layer gets them."""
     x = model.embedding(tokens)
     for block in model.blocks[:-1]:

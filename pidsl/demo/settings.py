@@ -14,6 +14,38 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Copying:
+    """The task to copy the token at a distance, and the models for it.
+
+    Args:
+        distance: how far back the answers stand, in tokens.
+        k, period: of pi-attention with a single skip; the window has as many keys.
+        dim, heads, layers, widen: of the models.
+        budget: of their training, which ends early where all is learned; then `excerpts` sequences are asked.
+    """
+
+    distance: int = 20
+    k: int = 6
+    period: int = 16
+    dim: int = 64
+    heads: int = 4
+    layers: int = 2
+    widen: int = 2
+    budget: Budget = field(default_factory=lambda: Budget(steps=150, batch=16, length=128, excerpts=128))
+
+    @property
+    def patterns(self) -> dict[str, Term]:
+        """Two with as many keys per query, and the ceiling."""
+        from pidsl.patterns import dense_attention, pi_attention, ring_attention
+
+        return {
+            "window": ring_attention(self.k + 1),
+            "pi": pi_attention(self.k, self.period, skip="single"),
+            "dense": dense_attention(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Sizes of all stages.
 
@@ -25,6 +57,7 @@ class Settings:
         rounds: timed calls of each side, forward.
         dim, heads, layers: of the language models.
         budget: of their training.
+        copying: the task where reach decides.
     """
 
     k: int = 63
@@ -38,11 +71,16 @@ class Settings:
     heads: int = 4
     layers: int = 3
     budget: Budget = field(default_factory=lambda: Budget(steps=200, batch=2, length=1024))
+    copying: Copying = field(default_factory=Copying)
 
     def quick(self) -> Settings:
         """Shorter sequences and a tenth of the training: the models hardly learn."""
-        budget = replace(self.budget, steps=max(1, self.budget.steps // 10), excerpts=4)
-        return replace(self, long=self.long // 4, rounds=3, budget=budget)
+
+        def less(budget: Budget) -> Budget:
+            return replace(budget, steps=max(1, budget.steps // 10), excerpts=4)
+
+        copying = replace(self.copying, budget=less(self.copying.budget))
+        return replace(self, long=self.long // 4, rounds=3, budget=less(self.budget), copying=copying)
 
     @property
     def patterns(self) -> dict[str, Term]:

@@ -1,9 +1,12 @@
-"""Real text that is on every machine: the source code of the Python standard library."""
+"""Real text: the source code of the Python standard library, which is on every machine, and six novels."""
 
 from __future__ import annotations
 
 import os
+import re
 import sysconfig
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,8 @@ LEAST = 1 << 20  # bytes for training to be worth it
 MOST = 24 << 20
 HELD_OUT = 12  # every so many files, one is held out
 EXCLUDED = frozenset({"site-packages", "dist-packages", "test", "tests", "__pycache__", "idle_test", "lib2to3"})
+
+_STRING = re.compile(rb"\x00[\x04\x08]\x00\x09(\x00...)", re.DOTALL)  # ASCII or UTF-8, shorter than 2**24 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,55 @@ def standard_library(folder: Path | None = None) -> Text:
     return Text(
         torch.frombuffer(train, dtype=torch.uint8), torch.frombuffer(held_out, dtype=torch.uint8), count, folder
     )
+
+
+def novels(folder: Path | None = None) -> Text:
+    """The six novels of Jane Austen as R's package janeaustenr has them, the last one held out.
+
+    Args:
+        folder: of the package, `.../site-library/janeaustenr`; default: where Debian's r-cran-janeaustenr installs it,
+            or what NOVELS in the environment says.
+
+    Raises:
+        PidslError: they are not there, or not to be read.
+    """
+    folder = folder or Path(os.environ.get("NOVELS", "/usr/lib/R/site-library/janeaustenr"))
+    path = folder / "data" / "Rdata.rdb"
+    try:
+        found = [_lines(stored) for stored in _stored(path.read_bytes())]
+    except (OSError, zlib.error):
+        found = []
+    books = [text for text in found if len(text) > LEAST // 8]
+    if len(books) < 2:
+        raise PidslError(
+            f"{len(books)} novels in {path}" if path.is_file() else f"no {path}",
+            "the novels of R's package janeaustenr",
+            hint="apt-get install r-cran-janeaustenr, or unpack it with dpkg -x and name its folder in NOVELS",
+        )
+    train = bytearray(b"".join(books[:-1]))
+    return Text(
+        torch.frombuffer(train, dtype=torch.uint8),
+        torch.frombuffer(bytearray(books[-1]), dtype=torch.uint8),
+        len(books),
+        folder,
+    )
+
+
+def _stored(database: bytes) -> Iterator[bytes]:
+    """The values in one of R's databases: each a length in four bytes, then a stream of zlib."""
+    while database:
+        stream = zlib.decompressobj()
+        yield stream.decompress(database[4:])
+        database = stream.unused_data
+
+
+def _lines(stored: bytes) -> bytes:
+    """The strings of a vector of them, in R's XDR format, a line each: flags of four bytes, the length, the bytes."""
+    lines, at = [], 0
+    while match := _STRING.search(stored, at):
+        at = match.end() + int.from_bytes(match[1])
+        lines.append(stored[match.end() : at])
+    return b"\n".join(lines)
 
 
 def _modules(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from pidsl.console import Progress
 from pidsl.demo.measure import MIB, alternate, duration, peak_memory
 from pidsl.demo.output import Folder
 from pidsl.demo.run import Demo
-from pidsl.demo.settings import Settings
+from pidsl.demo.settings import Copying, Settings
 from pidsl.demo.text import standard_library
 from pidsl.demo.train import Budget
 
@@ -22,6 +22,9 @@ CPU = torch.device("cpu")
 TINY = Settings(
     k=3, period=16, tokens=256, depths=(1, 2), long=128, rounds=2, dim=32, heads=2, layers=2,
     budget=Budget(steps=3, batch=2, length=64, excerpts=2),
+    copying=Copying(
+        distance=5, k=1, period=4, dim=16, heads=2, budget=Budget(steps=2, batch=2, length=16, excerpts=4)
+    ),
 )  # fmt: skip
 
 
@@ -63,6 +66,16 @@ def test_the_models_learn_something_from_the_same_start(tiny: tuple[Path, dict])
         assert len(run["bits"]) == len(run["step"]) == 3
         assert run["held_out"] < run["held_out_before"]
         assert 7.5 < run["held_out_before"] < 9.5  # 8 would be no idea at all
+
+
+def test_what_copies_stands_beside_what_is_seen(tiny: tuple[Path, dict]) -> None:
+    models = tiny[1]["copying"]
+    assert [(x["name"], x["term"], x["way"]) for x in models] == [
+        ("window", "window(2)", None), ("pi", "window(1) | lags(4)", [4, 1]), ("dense", "causal", [5, 0]),
+    ]  # fmt: skip
+    for model in models:
+        assert len(model["bits"]) == len(model["step"]) == 2
+        assert model["asked"] == 4 * (16 - 5) and 0 <= model["right"] <= model["asked"]
 
 
 # --- its parts
@@ -142,4 +155,6 @@ def test_durations() -> None:
 def test_quick_is_smaller() -> None:
     quick = Settings().quick()
     assert quick.long < Settings().long and quick.budget.steps < Settings().budget.steps
-    assert replace(quick, long=Settings().long, rounds=Settings().rounds, budget=Settings().budget) == Settings()
+    assert quick.copying.budget.steps < Settings().copying.budget.steps
+    same = {name: getattr(Settings(), name) for name in ("long", "rounds", "budget", "copying")}
+    assert replace(quick, **same) == Settings()
