@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pidsl import causal, stride, window
 FOLDER = Path(__file__).parent / "images"
 PATTERN = window(2) | stride(5) & causal
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+sys.path.insert(0, str(RESULTS.parent))
 TASKS = {"recall": "multi-query recall", "passkey": "passkey"}
 
 
@@ -67,6 +69,71 @@ def devices() -> Figure:
     return figure
 
 
+def quality_reach() -> Figure:
+    """What benchmarks/quality.py found of copies: accuracy by lag in two layers, on the lags that they see."""
+    rows = _results("copy")
+    names = dict.fromkeys(row["run"]["name"] for row in rows)
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    panels: Any = figure.subplots(2, -(-len(names) // 2), sharex=True, sharey=True)
+    for panel, name in zip(panels.flat, names, strict=False):
+        mine = [row for row in rows if row["run"]["name"] == name]
+        run = mine[0]["run"]
+        spec = pidsl.parse(run["pattern"])
+        pattern = getattr(spec, "union", spec) & causal
+        pairs = (pattern**2).mask(run["n"])
+        seen = [lag for lag in range(run["n"]) if pairs.diagonal(-lag).all()]
+        panel.broken_barh([(lag - 0.5, 1) for lag in seen], (0, 1.06), color="C2", alpha=0.25, linewidth=0)
+        found = [
+            (int(d), sum(b for _, b in x) / sum(a for a, _ in x)) for row in mine for d, x in row["by_distance"].items()
+        ]
+        panel.plot(*zip(*found, strict=True), "o", color="C0", markersize=3.5, alpha=0.6, clip_on=False)
+        panel.axhline(mine[0]["chance"], color="gray", linewidth=0.8, linestyle=":")
+        panel.set(xlim=(-1, 128), ylim=(0, 1.06))
+        panel.set_title(f"{name}: {run['pattern']}", fontsize=7.5)
+        panel.set_xticks([0, 32, 64, 96, 128])
+    for panel in panels[-1]:
+        panel.set_xlabel("distance of the copy")
+    for panel in panels[:, 0]:
+        panel.set_ylabel("answered correctly")
+    return figure
+
+
+def quality_text() -> Figure:
+    """What it found of text: bits per byte less those of the window, by position, with intervals."""
+    import quality_page
+
+    rows = _results("text")
+    tasks = dict.fromkeys(row["run"]["task"] for row in rows)
+    names = dict.fromkeys(row["run"]["name"] for row in rows if row["run"]["name"] != "window")
+    colors = {name: f"C{k}" for k, name in enumerate(names)}
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels: Any = figure.subplots(1, len(tasks), sharey=True)
+    for panel, task in zip(panels, tasks, strict=True):
+        mine = [row for row in rows if row["run"]["task"] == task]
+        window = {row["run"]["seed"]: row["by_position"] for row in mine if row["run"]["name"] == "window"}
+        size = mine[0]["run"]["n"] // len(mine[0]["by_position"])
+        for name in (name for name in colors if any(row["run"]["name"] == name for row in mine)):
+            differences = [
+                [a - b for a, b in zip(row["by_position"], window[row["run"]["seed"]], strict=True)]
+                for row in mine if row["run"]["name"] == name and row["run"]["seed"] in window
+            ]  # fmt: skip
+            means = [quality_page.mean_of(x) for x in zip(*differences, strict=True)]
+            x = [size * (k + 0.5) for k in range(len(means))]
+            panel.plot(x, [m.mean for m in means], "-", color=colors[name], label=name, linewidth=1.2)
+            ends = [m.mean - m.half for m in means], [m.mean + m.half for m in means]
+            panel.fill_between(x, *ends, color=colors[name], alpha=0.15, linewidth=0)
+        panel.axhline(0, color="gray", linewidth=0.8, linestyle=":")
+        panel.set(title={"python": "Python source", "novels": "novels"}[task], xlabel="bytes before")
+    panels[0].set_ylabel("bits per byte, less the window's")
+    panels[0].legend(frameon=False, fontsize="small")
+    return figure
+
+
+def _results(study: str) -> list[dict[str, Any]]:
+    lines = (RESULTS / "quality" / f"{study}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 EXCHANGES = {"pidsl": "exchange of pidsl's plan", "all-gather": "all-gather", "ring": "ring", "Ulysses": "Ulysses"}
 PICTURES = {
     "mask": lambda: PATTERN.plot(32),
@@ -74,6 +141,8 @@ PICTURES = {
     "field": lambda: PATTERN.plot(64, of=63, layers=4),
     "budget": budget,
     "devices": devices,
+    "quality_reach": quality_reach,
+    "quality_text": quality_text,
 }
 
 
