@@ -85,7 +85,7 @@ def done(study: str, results: Path) -> dict[Run, dict[str, Any]]:
         ArgumentError: a line is no result.
     """
     path, found = results / f"{study}.jsonl", {}
-    for number, line in enumerate(_whole(path).splitlines(), 1):
+    for number, line in enumerate(_whole(path).decode(errors="replace").splitlines(), 1):
         try:
             result = json.loads(line)
             found[Run(**result["run"])] = result
@@ -94,20 +94,20 @@ def done(study: str, results: Path) -> dict[Run, dict[str, Any]]:
     return found
 
 
-def _whole(path: Path) -> str:
+def _whole(path: Path) -> bytes:
     """The lines of a file that end."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    return text[: text.rfind("\n") + 1]
+    content = path.read_bytes() if path.exists() else b""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def mend(study: str, results: Path) -> bool:
     """Drop the last line of a study's file where it was cut off; whether it was."""
     path = results / f"{study}.jsonl"
-    content = path.read_bytes() if path.exists() else b""
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
-    return whole < len(content)
+    whole = len(_whole(path))
+    if not path.exists() or whole == path.stat().st_size:
+        return False
+    os.truncate(path, whole)
+    return True
 
 
 def results_of(runs: Sequence[Run], results: Path) -> dict[str, list[dict[str, Any]]]:
@@ -118,7 +118,7 @@ def results_of(runs: Sequence[Run], results: Path) -> dict[str, list[dict[str, A
 
 def missing(runs: Sequence[Run], results: Path) -> list[Run]:
     """Those without a result."""
-    there = {Run(**result["run"]) for each in results_of(runs, results).values() for result in each}
+    there = {run for study in dict.fromkeys(run.study for run in runs) for run in done(study, results)}
     return [run for run in runs if run not in there]
 
 

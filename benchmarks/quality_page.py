@@ -67,12 +67,11 @@ def quantile(degrees: int) -> float:
     return float(mpmath.findroot(outside, 2.0 + 2.0 / degrees))
 
 
-def by(rows: Rows, *names: str) -> dict[Any, list[Mapping[str, Any]]]:
-    """Results by arguments of their run, in the order in which these come."""
+def by(rows: Rows, name: str) -> dict[Any, list[Mapping[str, Any]]]:
+    """Results by an argument of their run, in the order in which its values come."""
     found: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        key = tuple(row["run"][name] for name in names)
-        found[key if len(names) > 1 else key[0]].append(row)
+        found[row["run"][name]].append(row)
     return dict(found)
 
 
@@ -115,9 +114,11 @@ def renewed(text: str, results: Mapping[str, Rows]) -> str:
 def reach(row: Mapping[str, Any]) -> str:
     """`12 / 32`: contiguous and farthest, as proved; in brackets from the composed mask, where no bound is so short."""
     contiguous, farthest = row["proved"]["contiguous"], row["proved"]["farthest"]
-    queries, keys = np.nonzero(field_of(Run(**row["run"])))
     assert contiguous is not None, row
-    return f"{contiguous} / ({(queries - keys).max()})" if farthest is None else f"{contiguous} / {farthest}"
+    if farthest is not None:
+        return f"{contiguous} / {farthest}"
+    queries, keys = np.nonzero(field_of(Run(**row["run"])))
+    return f"{contiguous} / ({(queries - keys).max()})"
 
 
 def at_distances(rows: Rows) -> str:

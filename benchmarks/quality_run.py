@@ -21,7 +21,8 @@ from torch import Tensor
 
 import pidsl
 from pidsl.analysis import questions as ask
-from pidsl.demo.model import BYTES, DenseAttention, Model
+from pidsl.demo.copying import OTHERS
+from pidsl.demo.model import BYTES, Model, attention
 from pidsl.demo.tasks import TASKS, Asked
 from pidsl.demo.text import Text, novels, standard_library
 from pidsl.demo.train import following, learn, said, until_learned
@@ -29,7 +30,7 @@ from pidsl.errors import ArgumentError, SizeError
 from pidsl.language.gate import Gate
 from pidsl.language.schedule import Schedule
 from pidsl.language.terms import Lags, Term, Window
-from pidsl.nn import Attention, PiAttention, SparseAttention
+from pidsl.nn import Attention, PiAttention
 
 ITSELF = pidsl.window(0)
 NEIGHBOUR = pidsl.lags(0, 1)  # what a convolution over two tokens sees
@@ -129,10 +130,8 @@ class Run:
         for term in self.terms:
             if isinstance(spec, Gate):
                 yield PiAttention(self.dim, self.heads, *_sizes(spec), rope=rope)
-            elif term == pidsl.causal:
-                yield DenseAttention(self.dim, self.heads, rope)
             else:
-                yield SparseAttention(self.dim, self.heads, term, rope=rope)
+                yield attention(term, self.dim, self.heads, rope)
 
 
 def _sizes(gate: Gate) -> tuple[int, int]:
@@ -197,7 +196,7 @@ def _answers(model: Model, run: Run, device: torch.device) -> dict[str, Any]:
 
     `by_distance` maps a distance to [asked, right] within the field and [asked, right] beyond it.
     """
-    questions = asked(run, QUESTIONS, torch.Generator().manual_seed((1 << 32) + run.seed))
+    questions = asked(run, QUESTIONS, torch.Generator().manual_seed(OTHERS + run.seed))
     where = questions.where
     right = (said(model, questions.tokens, device) == questions.targets)[where].numpy()
     queries = torch.arange(run.n).expand_as(where)[where].numpy()
@@ -225,7 +224,7 @@ def _excerpts(run: Run, made: torch.Generator) -> Iterator[tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def _bits(model: Model, run: Run, device: torch.device) -> dict[str, Any]:
-    """Bits per byte of held-out text, the same for all runs: of each excerpt, and by position, `BIN` at a time."""
+    """Bits per byte of held-out text, which is the same for all runs: of all, and by position, `BIN` at a time."""
     excerpts = _text(run.task).validation(EXCERPTS, run.n + 1)
     parts = []
     for tokens, targets in zip(*(x.split(8) for x in following(excerpts)), strict=True):

@@ -11,13 +11,11 @@ import torch
 from pidsl.analysis.layers.reachable import reachable
 from pidsl.console import Progress
 from pidsl.demo.measure import Times
-from pidsl.demo.model import ROPE, DenseAttention, Model
+from pidsl.demo.model import Model, attention
 from pidsl.demo.settings import Copying
 from pidsl.demo.tasks import TASKS
 from pidsl.demo.train import learn, said, until_learned
 from pidsl.language.terms import Term
-from pidsl.language.vocabulary import causal
-from pidsl.nn import SparseAttention
 from pidsl.studies.graph import path
 
 OTHERS = 1 << 32  # added to a seed: sequences that no model was trained on
@@ -56,12 +54,7 @@ def learn_to_copy(name: str, term: Term, sizes: Copying, device: torch.device) -
     task, budget = TASKS["copy"], sizes.budget
     task.check(budget.length, sizes.distance)
     torch.manual_seed(budget.seed)
-    attentions = (
-        DenseAttention(sizes.dim, sizes.heads)
-        if term == causal
-        else SparseAttention(sizes.dim, sizes.heads, term, rope=ROPE)
-        for _ in range(sizes.layers)
-    )
+    attentions = (attention(term, sizes.dim, sizes.heads) for _ in range(sizes.layers))
     model = Model(task.tokens, sizes.dim, attentions, sizes.widen).to(device)
     made = torch.Generator().manual_seed(budget.seed)
     sequences = (task.asked(budget.batch, budget.length, made, sizes.distance) for _ in range(budget.steps))

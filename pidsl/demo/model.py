@@ -26,6 +26,13 @@ class DenseAttention(SparseAttention):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
+def attention(pattern: pidsl.Term, dim: int, heads: int, rope: float | None = ROPE) -> Attention:
+    """The attention of a layer under a pattern: torch's own for dense causal attention."""
+    if pattern == pidsl.causal:
+        return DenseAttention(dim, heads, rope)
+    return SparseAttention(dim, heads, pattern, rope=rope)
+
+
 class Block(nn.Module):
     """`x + attention(norm(x))`, then `x + mlp(norm(x))`.
 

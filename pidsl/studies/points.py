@@ -19,13 +19,11 @@ from functools import cached_property, lru_cache
 from pidsl.analysis import questions as ask
 from pidsl.analysis.bound import Bound, asking
 from pidsl.analysis.layers.lags import causal_lags, extent
-from pidsl.analysis.layers.stacks import number
-from pidsl.analysis.sizes import DTYPES
-from pidsl.errors import ArgumentError, PidslError, SizeError, TooHardError
+from pidsl.errors import PidslError, SizeError, TooHardError
 from pidsl.language.schedule import Schedule
 from pidsl.language.terms import Term, is_chosen, of_lags_alone
 from pidsl.studies.members import Pattern
-from pidsl.studies.model import IN_BYTES, Sizes
+from pidsl.studies.model import IN_BYTES, Sizes, checked_sizes
 from pidsl.studies.numbers import cost_at, layers_of, surely
 from pidsl.studies.recount import counted, moved
 
@@ -214,12 +212,10 @@ class Point:
             SizeError: a number of elements or heads below 1.
             ArgumentError: an unknown dtype.
         """
-        if dtype not in DTYPES:
-            raise ArgumentError(f"dtype = {dtype!r}", f"one of {', '.join(DTYPES)}", where="bytes(...)")
-        heads, of_key = number(kv_heads, "kv_heads", 1, "bytes(...)"), number(head_dim, "head_dim", 1, "bytes(...)")
-        of_value = of_key if value_dim is None else number(value_dim, "value_dim", 1, "bytes(...)")
-        row = heads * (of_key + of_value) * DTYPES[dtype]
-        return self.cache * row, self.received * row
+        given = {"kv_heads": kv_heads, "head_dim": head_dim, "value_dim": value_dim, "dtype": dtype}
+        sizes = checked_sizes(given, {}, "bytes(...)")
+        assert sizes is not None
+        return self.cache * sizes.key, self.received * sizes.key
 
     def shown(self, measure: str) -> str:
         """A number as text, with "<=" where it is a bound only."""
